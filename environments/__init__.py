@@ -1,0 +1,1 @@
+"""Simulators, one file each, behind the Gymnasium interface; nothing here knows of VLMs or of pr2l."""

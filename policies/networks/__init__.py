@@ -1,0 +1,1 @@
+"""Policy networks, one file each: tokens, mask and proprio in, features out."""

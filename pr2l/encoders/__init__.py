@@ -1,0 +1,1 @@
+"""Frozen encoders, one file each: frames (and contexts) in, Tokens out."""

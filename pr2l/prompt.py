@@ -1,0 +1,78 @@
+"""Prompts: YAML files with named slots, which an episode's context fills.
+
+text: "where is the {target} ?"
+slots: [target]
+why: the VLM must look for the target, so its states say where it is
+source: written for this project
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from string import Formatter
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pr2l import registry
+from pr2l._yaml import read_mapping
+from pr2l.errors import UserError, did_you_mean, explain
+
+
+class Prompt(BaseModel):
+    """One prompt file. An empty text is allowed: the VLM then sees the frame alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str  # <environment>/<task>/<variant>, for messages
+    text: str  # what the VLM is asked; {slot} is replaced by the context's value, {{ and }} are braces
+    slots: tuple[str, ...] = ()  # the slots of the text, each once, in any order
+    why: str  # the reason for this wording
+    source: str  # where it comes from: a paper's table, or "written for this project"
+
+    def render(self, context: Mapping[str, str]) -> str:
+        """The text with its slots filled. A context may hold more than it uses; less is a UserError."""
+        for slot in self.slots:
+            if slot not in context:
+                raise UserError(
+                    f"prompt {self.name!r} needs {slot!r}, but the task's context gives "
+                    f"{', '.join(map(repr, context)) or 'nothing'}.{did_you_mean(slot, context)} "
+                    "Use another prompt, or name the slot as the task does."
+                )
+        return self.text.format_map(context)
+
+
+def load(name: str) -> Prompt:
+    """The prompt prompts/<name>.yaml, e.g. "doom/fetch/where".
+
+    Raises UnknownName if there is no such file, and UserError if its slots and its text disagree.
+    """
+    path = registry.load("prompts", name)
+    try:
+        prompt = Prompt.model_validate({**read_mapping(path), "name": name})
+    except ValidationError as error:
+        raise UserError(explain(error, str(path), Prompt.model_fields)) from error
+    used = _slots(prompt.text, name)
+    if used != set(prompt.slots):
+        raise UserError(
+            f"prompt {name!r}: the text uses the slots {sorted(used)}, but `slots:` lists "
+            f"{sorted(prompt.slots)}; make them agree in {path}"
+        )
+    return prompt
+
+
+def check(prompt: Prompt, contexts: Iterable[Mapping[str, str]]) -> list[str]:
+    """Every text that the contexts can give, in their order; raises UserError if a slot stays empty."""
+    return [prompt.render(context) for context in contexts]
+
+
+def _slots(text: str, name: str) -> set[str]:
+    """Names between braces; raises UserError for anything but plain names, such as {} or {target.name}."""
+    try:
+        fields = [(field, form, conversion) for _, field, form, conversion in Formatter().parse(text)]
+    except ValueError as error:
+        raise UserError(f"prompt {name!r}: {error} in {text!r}; write {{{{ or }}}} for a brace") from error
+    slots = {field for field, _, _ in fields if field is not None}
+    plain = all(slot.isidentifier() for slot in slots) and not any(form or conv for _, form, conv in fields)
+    if not plain:
+        raise UserError(f"prompt {name!r}: a slot is a plain name such as {{target}}, which {text!r} breaks")
+    return slots

@@ -1,0 +1,1 @@
+"""Data: <environment>/<task>/<variant>.yaml, read by pr2l.prompt."""
