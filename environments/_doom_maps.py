@@ -1,0 +1,167 @@
+"""Generated ViZDoom rooms: UDMF text and a WAD file in pure Python.
+
+A map is one rectangular sector with random walls, floor, ceiling, light, start pose and things, so that every
+episode can be a fresh room whose background says nothing about which kinds are in it.
+
+        y ^  (0, height) ------------- (width, height)        angles in degrees, 0 = east, 90 = north,
+          |      |   thing      thing      |                  counter-clockwise, as in the engine
+          |      |        start            |
+          |    (0, 0) ---------------- (width, 0)
+          +------------------------------------> x            one map unit is about 3 cm
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+# ViZDoom actor name -> (editor number, scale at which a person recognises its sprite across a room at 160x120).
+# Editor numbers: zdoom.org/wiki/Standard_editor_numbers. Sprites are Freedoom's, whose "BlueArmor" is red.
+ITEMS: dict[str, tuple[int, float]] = {
+    "Medikit": (2012, 2.0),
+    "GreenArmor": (2018, 2.0),
+    "BlueArmor": (2019, 2.0),
+    "Soulsphere": (2013, 2.0),
+    "BlueTorch": (44, 1.2),
+    "RedTorch": (46, 1.2),
+    "TallGreenColumn": (30, 1.2),
+    "Candelabra": (35, 1.4),
+}
+MONSTERS: dict[str, tuple[int, float]] = {
+    "Zombieman": (3004, 1.3),
+    "DoomImp": (3001, 1.3),
+    "Demon": (3002, 1.3),
+    "Cacodemon": (3005, 1.2),
+    "HellKnight": (69, 1.2),
+}
+THINGS = ITEMS | MONSTERS
+
+WALLS = ("BRICK1", "STARTAN2", "STONE2", "METAL1", "WOOD1", "MARBLE1")
+FLATS = ("FLOOR4_8", "FLAT5", "GRASS1", "FLAT1", "CEIL3_5", "RROCK01")
+
+MARGIN = 56  # units between a thing and a wall
+SPACING = 104  # units between two things
+CLEARING = 136  # units between the start and any thing
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An actor at (x, y) map units, facing `angle` degrees."""
+
+    name: str
+    x: float
+    y: float
+    angle: int = 0
+
+
+@dataclass(frozen=True)
+class Room:
+    """A rectangular room of width x height map units; light in 0..255; start is (x, y, degrees)."""
+
+    width: int
+    height: int
+    wall: str
+    floor: str
+    ceiling: str
+    light: int
+    start: tuple[float, float, int]
+    things: tuple[Thing, ...]
+
+
+def random_room(rng: np.random.Generator, kinds: Sequence[str], count: int) -> Room:
+    """A fresh room with `count` things drawn from `kinds` (a kind may come twice), none overlapping."""
+    width, height = (int(side) for side in rng.integers(416, 641, size=2))
+    placed = [_free_spot(rng, width, height, [])]
+    for _ in range(count):
+        placed.append(_free_spot(rng, width, height, placed))
+    start, *spots = placed
+    angles = rng.integers(0, 360, size=count + 1)
+    names = rng.choice(list(kinds), size=count)
+    return Room(
+        width,
+        height,
+        wall=str(rng.choice(WALLS)),
+        floor=str(rng.choice(FLATS)),
+        ceiling=str(rng.choice(FLATS)),
+        light=int(rng.integers(160, 256)),
+        start=(*start, int(angles[0])),
+        things=tuple(
+            Thing(str(name), x, y, int(angle)) for name, (x, y), angle in zip(names, spots, angles[1:], strict=True)
+        ),
+    )
+
+
+def _free_spot(
+    rng: np.random.Generator, width: int, height: int, placed: Sequence[tuple[float, float]]
+) -> tuple[float, float]:
+    """A random point away from the walls, the start (`placed[0]`) and the things placed so far."""
+    for _ in range(500):
+        x, y = float(rng.integers(MARGIN, width - MARGIN)), float(rng.integers(MARGIN, height - MARGIN))
+        gaps = [math.dist((x, y), other) for other in placed]
+        if all(gap >= (SPACING if index else CLEARING) for index, gap in enumerate(gaps)):
+            return x, y
+    raise ValueError(
+        f"no free spot for thing {len(placed)} in a room of {width} x {height} units: "
+        f"ask for fewer things, or lower SPACING ({SPACING}) or CLEARING ({CLEARING})"
+    )
+
+
+def write_wad(path: Path, rooms: Sequence[Room]) -> None:
+    """Write the rooms as maps MAP01, MAP02, ... (at most 99) of one PWAD file.
+
+    Layout (doomwiki.org/wiki/WAD): 12-byte header, the lumps' bytes, then one 16-byte directory row a lump.
+    A UDMF map is three lumps: an empty marker with the map's name, TEXTMAP, ENDMAP.
+    """
+    if not 1 <= len(rooms) <= 99:
+        raise ValueError(f"a WAD holds 1 to 99 rooms here, not {len(rooms)}: write several files")
+    lumps: list[tuple[str, bytes]] = []
+    for number, room in enumerate(rooms, start=1):
+        lumps += [(f"MAP{number:02d}", b""), ("TEXTMAP", udmf(room).encode()), ("ENDMAP", b"")]
+    body, directory = bytearray(), bytearray()
+    for name, data in lumps:
+        directory += struct.pack("<ii8s", 12 + len(body), len(data), name.encode())
+        body += data
+    path.write_bytes(struct.pack("<4sii", b"PWAD", len(lumps), 12 + len(body)) + bytes(body + directory))
+
+
+def udmf(room: Room) -> str:
+    """The room as UDMF text in the ZDoom name space (zdoom.org/wiki/Universal_Doom_Map_Format)."""
+    corners = [(0, 0), (0, room.height), (room.width, room.height), (room.width, 0)]
+    blocks = ['namespace = "zdoom";']
+    blocks += [_block("vertex", x=x, y=y) for x, y in corners]
+    blocks += [_block("linedef", v1=i, v2=(i + 1) % 4, sidefront=i, blocking=True) for i in range(4)]
+    blocks += [_block("sidedef", sector=0, texturemiddle=room.wall)] * 4
+    blocks.append(
+        _block(
+            "sector",
+            heightfloor=0,
+            heightceiling=128,
+            texturefloor=room.floor,
+            textureceiling=room.ceiling,
+            lightlevel=room.light,
+        )
+    )
+    x, y, angle = room.start
+    blocks.append(_thing(1, x, y, angle, 1.0))
+    blocks += [_thing(THINGS[t.name][0], t.x, t.y, t.angle, THINGS[t.name][1]) for t in room.things]
+    return "\n".join(blocks)
+
+
+def _thing(number: int, x: float, y: float, angle: int, scale: float) -> str:
+    skills = {f"skill{level}": True for level in range(1, 6)}
+    return _block("thing", type=number, x=x, y=y, angle=angle, scale=scale, single=True, **skills)
+
+
+def _block(kind: str, **fields: object) -> str:
+    return f"{kind} {{ " + " ".join(f"{key} = {_literal(value)};" for key, value in fields.items()) + " }"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f'"{value}"' if isinstance(value, str) else str(value)
