@@ -4,8 +4,8 @@
     prompts/doom/fetch/where.yaml      -> load("prompts", "doom/fetch/where"), a Path
 
 A file whose name begins with an underscore is machinery and has no name here. A plug-in outside this
-repository is an entry point in the group "pr2l.<kind>": its value is the module, or, for prompts and configs, a
-package that holds YAML files.
+repository is an entry point in the group "pr2l.<kind>": its value is the module, or, for prompts and configs,
+a package that holds YAML files.
 """
 
 from __future__ import annotations

@@ -1,0 +1,35 @@
+# `make train` or `make test` is all that a fresh clone needs: each first builds .venv from the lock file.
+PYTHON ?= python3
+MAIN ?= doom/fetch/prompted
+BIN := .venv/bin
+STAMP := .venv/.matches-the-lock
+
+.DEFAULT_GOAL := help
+.PHONY: help train smoke test test-all lint
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+train: $(STAMP) ## train the main agent (MAIN=<config>), with a curve, a video and a table at the end
+	$(BIN)/pr2l train $(MAIN)
+
+smoke: $(STAMP) ## the whole pipeline on a toy scale, in under a minute
+	$(BIN)/pr2l train smoke
+
+test: $(STAMP) ## all but the slow tests
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP) ## every test
+	$(BIN)/python -m pytest -m ""
+
+lint: $(STAMP) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"the lock file is for Python 3.11 or later, and $(PYTHON) is older; try make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --requirement requirements.lock
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
+	touch $@
