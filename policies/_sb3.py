@@ -1,0 +1,119 @@
+"""The learning state of an on-policy Stable-Baselines3 model as tensors and JSON values, without pickle.
+
+Taken between an update and the next rollout, when the rollout buffer holds nothing that is still needed; a
+model that takes it back collects and learns bit for bit what the first one would have.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+Tensors = dict[str, torch.Tensor]
+Values = dict[str, Any]
+
+# Plain attributes that learn(reset_num_timesteps=False) goes on from.
+COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
+
+
+def state(model: OnPolicyAlgorithm) -> tuple[Tensors, Values]:
+    """Copies: later training does not change them. The values survive a round trip through JSON unchanged."""
+    tensors = {f"policy/{name}": tensor for name, tensor in model.policy.state_dict().items()}
+    optimizer = model.policy.optimizer.state_dict()
+    for index, entries in optimizer["state"].items():
+        tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(entry) for name, entry in entries.items()}
+    tensors |= {f"observation/{key}": torch.from_numpy(part) for key, part in _observation(model).items()}
+    tensors["episode_starts"] = torch.from_numpy(np.asarray(model._last_episode_starts))
+    tensors |= _lstm_tensors(model) | _random_tensors()
+    values = {
+        "counters": {name: getattr(model, name) for name in COUNTERS},
+        "param_groups": optimizer["param_groups"],
+        "episodes": list(model.ep_info_buffer or []),
+        "successes": [bool(success) for success in model.ep_success_buffer or []],
+        "random": _random_values(model),
+    }
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, values
+
+
+def restore(model: OnPolicyAlgorithm, tensors: Tensors, values: Values) -> None:
+    """Puts back what `state` took from a model of the same policy, spaces and number of environments.
+
+    The random generators of torch, NumPy and Python are process-wide and change with it, so nothing random
+    may happen between this and `learn`. The simulators' state is not here. Raises RuntimeError for a policy
+    of another shape.
+    """
+    model.policy.load_state_dict(_below(tensors, "policy"))
+    optimizer_state: dict[int, Tensors] = {}
+    for name, tensor in _below(tensors, "optimizer").items():
+        index, entry = name.split("/")
+        optimizer_state.setdefault(int(index), {})[entry] = tensor
+    model.policy.optimizer.load_state_dict({"state": optimizer_state, "param_groups": values["param_groups"]})
+    model._last_obs = {key: part.numpy() for key, part in _below(tensors, "observation").items()}
+    model._last_episode_starts = tensors["episode_starts"].numpy()
+    _restore_lstm(model, tensors)
+    for name in COUNTERS:
+        setattr(model, name, values["counters"][name])
+    model.ep_info_buffer = deque(values["episodes"], maxlen=model._stats_window_size)
+    model.ep_success_buffer = deque(values["successes"], maxlen=model._stats_window_size)
+    _restore_random(model, tensors, values["random"])
+
+
+def _below(tensors: Tensors, folder: str) -> Tensors:
+    start = f"{folder}/"
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def _observation(model: OnPolicyAlgorithm) -> dict[str, np.ndarray]:
+    if not isinstance(model._last_obs, dict):
+        raise ValueError("the model has no Dict observation yet; take its state while it learns")
+    return model._last_obs
+
+
+def _lstm_tensors(model: OnPolicyAlgorithm) -> Tensors:
+    states: RNNStates | None = getattr(model, "_last_lstm_states", None)
+    if states is None:
+        return {}
+    pairs = {"pi": states.pi, "vf": states.vf}
+    return {f"lstm/{head}/{i}": tensor for head, pair in pairs.items() for i, tensor in enumerate(pair)}
+
+
+def _restore_lstm(model: OnPolicyAlgorithm, tensors: Tensors) -> None:
+    lstm = {name: tensor.to(model.device) for name, tensor in _below(tensors, "lstm").items()}
+    if lstm:
+        pi, vf = ((lstm[f"{head}/0"], lstm[f"{head}/1"]) for head in ("pi", "vf"))
+        model._last_lstm_states = RNNStates(pi, vf)  # type: ignore[attr-defined]  # RecurrentPPO has it
+
+
+def _random_tensors() -> Tensors:
+    """torch's process-wide generators, one per device."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    devices = {f"random/cuda/{index}": generator for index, generator in enumerate(cuda)}
+    return {"random/torch": torch.get_rng_state()} | devices
+
+
+def _random_values(model: OnPolicyAlgorithm) -> Values:
+    version, words, gauss = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)
+    key = numpy_state["state"]["key"].tolist()  # 624 words
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": key}},
+        "action_space": model.action_space.np_random.bit_generator.state,
+    }
+
+
+def _restore_random(model: OnPolicyAlgorithm, tensors: Tensors, values: Values) -> None:
+    torch.set_rng_state(tensors["random/torch"])
+    cuda = [tensor for name, tensor in sorted(tensors.items()) if name.startswith("random/cuda/")]
+    if cuda and len(cuda) == torch.cuda.device_count():  # elsewhere the run goes on, but not bit for bit
+        torch.cuda.set_rng_state_all(cuda)
+    np.random.set_state(values["numpy"])
+    version, words, gauss = values["python"]
+    random.setstate((version, tuple(words), gauss))
+    model.action_space.np_random.bit_generator.state = values["action_space"]

@@ -1,0 +1,38 @@
+"""A small convolutional network that reads pixel-row tokens as the image that they are."""
+
+import torch
+from gymnasium import spaces
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from policies.networks._base import TokenNetwork
+
+
+class Defaults(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: tuple[int, ...] = (32, 64, 64)  # NatureCNN's (Mnih et al. 2015); every layer halves the side
+    summary: int = 128  # as the token transformer's, so that the heads see equally wide features
+
+
+class Network(TokenNetwork):
+    """Tokens [H, 3 W], one per pixel row with values in 0..1, as the `pixels` encoder gives them."""
+
+    def __init__(self, observation_space: spaces.Dict, defaults: Defaults):
+        super().__init__(observation_space, summary_size=defaults.summary)
+        if self.token_size % 3:
+            raise ValueError(
+                f"network cnn reads tokens as RGB pixel rows, but their width {self.token_size} is not a "
+                "multiple of 3; use encoder pixels, or network token_transformer"
+            )
+        layers: list[nn.Module] = []
+        for before, after in zip((3, *defaults.channels), defaults.channels, strict=False):
+            layers += [nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1), nn.ReLU()]
+        self.convolutions = nn.Sequential(*layers, nn.Flatten())
+        with torch.no_grad():
+            flat = self.convolutions(torch.zeros(1, 3, self.token_count, self.token_size // 3)).shape[1]
+        self.to_summary = nn.Sequential(nn.Linear(flat, defaults.summary), nn.ReLU())
+
+    def summarise(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        rows = tokens.unflatten(2, (-1, 3))  # [B, H, W, 3]
+        return self.to_summary(self.convolutions(rows.permute(0, 3, 1, 2)))

@@ -1,0 +1,27 @@
+"""Mean over the real tokens, then a multi-layer perceptron: the simplest thing that reads tokens."""
+
+import torch
+from gymnasium import spaces
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from policies.networks._base import TokenNetwork
+
+
+class Defaults(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hidden: tuple[int, ...] = (128,)  # units per layer; the last one is the width of the summary
+
+
+class Network(TokenNetwork):
+    def __init__(self, observation_space: spaces.Dict, defaults: Defaults):
+        super().__init__(observation_space, summary_size=defaults.hidden[-1])
+        layers: list[nn.Module] = []
+        for before, after in zip((self.token_size, *defaults.hidden), defaults.hidden, strict=False):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+
+    def summarise(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        real = mask.sum(dim=1, keepdim=True).clamp(min=1)  # a row of padding has mean zero, not NaN
+        return self.layers(tokens.sum(dim=1) / real)

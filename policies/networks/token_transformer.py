@@ -1,0 +1,64 @@
+"""PR2L's policy network: one learned query reads the tokens through a one-layer transformer.
+
+tokens [B, T, D] -> Linear -> encoder layer -> memory [B, T, W]
+query  [1, 1, W] ----------> decoder layer (cross-attends to memory) -> summary [B, W]
+"""
+
+import torch
+from gymnasium import spaces
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from policies.networks._base import TokenNetwork
+
+
+class Defaults(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int = 512  # d_model of the paper's notebook; 64 learns as well on small embeddings, far faster
+    heads: int = 2  # of the notebook
+    feedforward: int = 512  # hidden units of both layers' MLPs, of the notebook
+    summary: int = 128  # the notebook maps the decoder's output to 128 before proprio joins
+    input_norm: bool = False  # LayerNorm on raw tokens: for VLMs whose states reach thousands (paper: none)
+    positions: bool = False  # a learned embedding per slot, if tokens do not know their place (paper: none)
+
+
+class Network(TokenNetwork):
+    def __init__(self, observation_space: spaces.Dict, defaults: Defaults):
+        super().__init__(observation_space, summary_size=defaults.summary)
+        if defaults.width % defaults.heads:
+            raise ValueError(
+                f"network_options: width {defaults.width} is not a multiple of heads {defaults.heads}; "
+                f"try width={defaults.width // defaults.heads * defaults.heads}"
+            )
+        # torch's default dropout would make PPO compare two different policies: 0.
+        sizes = (defaults.width, defaults.heads, defaults.feedforward, 0.0)
+        self.norm = nn.LayerNorm(self.token_size) if defaults.input_norm else nn.Identity()
+        self.project = nn.Linear(self.token_size, defaults.width)
+        places = torch.zeros(self.token_count, defaults.width)
+        self.positions = nn.Parameter(places) if defaults.positions else None
+        self.encoder = nn.TransformerEncoderLayer(*sizes, batch_first=True)
+        self.decoder = nn.TransformerDecoderLayer(*sizes, batch_first=True)
+        self.query = nn.Parameter(torch.randn(1, 1, defaults.width) * 0.02)
+        self.to_summary = nn.Sequential(nn.Linear(defaults.width, defaults.summary), nn.ReLU())
+
+    def summarise(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        embedded = self.project(self.norm(tokens))
+        if self.positions is not None:
+            embedded = embedded + self.positions
+        padding = ~attendable(mask)
+        memory = self.encoder(embedded, src_key_padding_mask=padding)
+        query = self.query.expand(len(tokens), -1, -1)
+        # Without the second mask the query would read the encoder's output at padded slots.
+        summary = self.decoder(query, memory, memory_key_padding_mask=padding)
+        return self.to_summary(summary[:, 0])
+
+
+def attendable(mask: torch.Tensor) -> torch.Tensor:
+    """The mask [B, T], with slot 0 opened in rows without a real token: attention over nothing is NaN.
+
+    Slot 0 of such a row is padding, hence zero, so the row's summary is the same constant every time.
+    """
+    nothing = ~mask.any(dim=1, keepdim=True)
+    first = torch.arange(mask.shape[1], device=mask.device) == 0
+    return mask | (nothing & first)

@@ -1,0 +1,105 @@
+"""Proximal policy optimisation (Schulman et al. 2017) over tokens; losses and loop are Stable-Baselines3's.
+
+`recurrent` takes RecurrentPPO of sb3-contrib instead: the same update with an LSTM after the network.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from gymnasium import spaces
+from pydantic import BaseModel, ConfigDict
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from policies._sb3 import restore, state
+
+__all__ = ["Defaults", "Model", "act", "create", "learn", "restore", "rollout_bytes", "state"]
+
+Model: TypeAlias = PPO | RecurrentPPO
+LstmState: TypeAlias = tuple[np.ndarray, ...] | None
+
+
+def learn(model: Model, steps: int, callback: BaseCallback) -> None:
+    """Trains until the model has seen `steps` environment steps in all, also those before a restore.
+
+    Rollouts are whole, so it ends at the next multiple of n_steps x environments. The callback's
+    on_rollout_start falls between an update and the next rollout: the moment to take the state.
+    """
+    resumed = model._last_obs is not None
+    # With reset_num_timesteps=False SB3 adds what was already seen to the total, and goes on mid-episode.
+    remaining = steps - model.num_timesteps if resumed else steps
+    model.learn(remaining, callback, log_interval=None, reset_num_timesteps=not resumed)  # type: ignore[arg-type]
+
+
+def act(
+    model: Model,
+    observation: dict[str, np.ndarray],
+    lstm_state: LstmState = None,
+    episode_starts: np.ndarray | None = None,
+    deterministic: bool = False,
+) -> tuple[np.ndarray, LstmState]:
+    """Actions [B] and the LSTM's next state (None without one).
+
+    episode_starts: bool [B], True where a new episode begins, so that its memory is empty; None = nowhere.
+    deterministic: the most probable action, rather than a draw from torch's generator.
+    """
+    return model.predict(observation, lstm_state, episode_starts, deterministic)
+
+
+def create(
+    venv: VecEnv,
+    network: type[BaseFeaturesExtractor],
+    network_defaults: BaseModel,
+    defaults: Defaults,
+    *,
+    seed: int,
+) -> Model:
+    """A fresh model. network: the class of a file in policies/networks/; it gets its own Defaults."""
+    rate = defaults.learning_rate
+    algorithm: dict[str, Any] = {
+        "learning_rate": LinearSchedule(rate, 0.0, 1.0) if defaults.schedule == "linear" else rate,
+        **defaults.model_dump(exclude={"learning_rate", "schedule", "heads", "recurrent", "lstm_size"}),
+    }
+    policy: dict[str, Any] = {
+        "features_extractor_class": network,
+        "features_extractor_kwargs": {"defaults": network_defaults},
+        "net_arch": list(defaults.heads),
+    }
+    if defaults.recurrent:
+        policy["lstm_hidden_size"] = defaults.lstm_size
+        return RecurrentPPO("MultiInputLstmPolicy", venv, policy_kwargs=policy, seed=seed, **algorithm)
+    return PPO("MultiInputPolicy", venv, policy_kwargs=policy, seed=seed, **algorithm)
+
+
+def rollout_bytes(observation_space: spaces.Dict, num_envs: int, defaults: Defaults) -> int:
+    """Memory of a rollout's observations; while it learns SB3 holds twice this, as it flattens a copy."""
+    parts = observation_space.spaces.values()
+    row = sum(int(np.prod(part.shape or ())) * np.dtype(part.dtype).itemsize for part in parts)
+    return row * num_envs * defaults.n_steps
+
+
+class Defaults(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: float = 1e-4  # of the paper's notebook
+    schedule: Literal["constant", "linear"] = "constant"  # linear falls to 0 at the last step
+    n_steps: int = 64  # rollout length per environment, in steps; of the notebook
+    batch_size: int = 64  # rows per gradient step; the paper gives none, SB3's
+    n_epochs: int = 10  # passes over a rollout; the paper gives none, SB3's
+    gamma: float = 0.99  # discount per step; the paper gives none, SB3's
+    gae_lambda: float = 0.95  # the paper gives none, SB3's
+    clip_range: float = 0.2  # the paper gives none, SB3's
+    ent_coef: float = 5e-3  # of the notebook
+    vf_coef: float = 0.5  # weight of the value loss; the paper gives none, SB3's
+    max_grad_norm: float = 0.5  # the paper gives none, SB3's
+    target_kl: float | None = None  # ends an update early when the policy moved further; None = never, as SB3
+    heads: tuple[int, ...] = (128,)  # hidden tanh units of the action and of the value head, of the notebook
+    recurrent: bool = False  # an LSTM after the network, for tasks that need memory; slower by several times
+    lstm_size: int = 256  # its units, SB3's
+    device: str = "auto"  # of the policy; auto = a GPU if there is one

@@ -1,0 +1,51 @@
+"""A world of tokens whose best play is known: the first token is a one-hot name of the action to take.
+
+Each right action is worth 1, so a perfect episode returns `horizon` and blind play horizon / kinds.
+"""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+
+class TokenWorld(gym.Env):
+    def __init__(self, kinds: int = 3, horizon: int = 4, tokens: int = 2, width: int = 8):
+        self.kinds, self.horizon = kinds, horizon
+        self.action_space = spaces.Discrete(kinds)
+        self.observation_space = token_space(tokens, width, proprio=1)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        reward = float(action == self.answer)
+        self.time += 1
+        return self._observe(), reward, False, self.time == self.horizon, {}
+
+    def _observe(self):
+        self.answer = int(self.np_random.integers(self.kinds))
+        observation = {key: np.zeros(part.shape, part.dtype) for key, part in self.observation_space.items()}
+        observation["tokens"][0, self.answer] = 1
+        observation["mask"][0] = 1
+        observation["proprio"][0] = self.time / self.horizon
+        return observation
+
+
+def token_space(tokens: int, width: int, proprio: int | None) -> spaces.Dict:
+    parts = {
+        "tokens": spaces.Box(-np.inf, np.inf, (tokens, width), np.float16),
+        "mask": spaces.Box(0, 1, (tokens,), np.uint8),
+    }
+    if proprio:
+        parts["proprio"] = spaces.Box(-np.inf, np.inf, (proprio,), np.float32)
+    return spaces.Dict(parts)
+
+
+def token_worlds(count: int = 4, **options) -> DummyVecEnv:
+    return DummyVecEnv([lambda: Monitor(TokenWorld(**options))] * count)
