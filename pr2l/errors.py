@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
-    from pydantic_core import ErrorDetails
 
 
 class UserError(Exception):
@@ -42,7 +41,7 @@ def explain(error: ValidationError, where: str, allowed: Iterable[str]) -> str:
     return "\n".join(_explain_one(problem, where, allowed) for problem in error.errors())
 
 
-def _explain_one(problem: ErrorDetails, where: str, allowed: list[str]) -> str:
+def _explain_one(problem: Mapping[str, Any], where: str, allowed: list[str]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = f"Allowed keys: {', '.join(sorted(allowed)) or 'none'}."

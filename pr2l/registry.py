@@ -35,7 +35,7 @@ KINDS: tuple[str, ...] = (*MODULE_PACKAGES, *DATA_PACKAGES)
 
 def names(kind: str) -> list[str]:
     """Sorted names of all plug-ins of a kind; imports none. Raises UnknownName for an unknown kind."""
-    return sorted(_data_files(kind) if kind in DATA_PACKAGES else [*_modules(kind), *_outside(kind)])
+    return sorted(_data_files(kind) if kind in DATA_PACKAGES else {*_modules(kind), *_outside(kind)})
 
 
 @overload

@@ -1,0 +1,45 @@
+"""Tests run without network, without a display and on one thread, so that they go the same everywhere."""
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pr2l.registry import DATA_PACKAGES
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def write_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
+    """write_plugin(kind, name, source): what somebody else's installed package would add to the registry.
+
+    The source is Python or, for prompts and configs, YAML; nothing of pr2l is replaced.
+    """
+    package = f"outside_{tmp_path.name}".replace("-", "_")
+    metadata = tmp_path / f"{package}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    entries: dict[str, dict[str, str]] = {}
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(kind: str, name: str, source: str) -> None:
+        data = kind in DATA_PACKAGES
+        file = tmp_path / package / kind / (f"{name}.yaml" if data else f"{name}.py")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source, encoding="utf-8")
+        for folder in (tmp_path / package, tmp_path / package / kind):
+            (folder / "__init__.py").touch()
+        entry = {"data": f"{package}.{kind}"} if data else {name: f"{package}.{kind}.{name}"}
+        entries.setdefault(f"pr2l.{kind}", {}).update(entry)
+        sections = (
+            f"[{group}]\n" + "".join(f"{n} = {v}\n" for n, v in e.items()) for group, e in entries.items()
+        )
+        (metadata / "entry_points.txt").write_text("\n".join(sections))
+        importlib.invalidate_caches()
+
+    return write

@@ -1,0 +1,122 @@
+"""pyproject.toml, requirements.lock, environment.yml and the source agree."""
+
+import ast
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+import pr2l
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+CORE = [Requirement(line) for line in PROJECT["dependencies"]]
+DEV = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
+LOCK_LINES = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line[:1] != "#"]
+LOCK = {
+    canonicalize_name(name): version for name, _, version in (line.partition("==") for line in LOCK_LINES)
+}
+PACKAGES = ("pr2l", "environments", "policies", "prompts", "configs")
+
+
+def test_the_lock_holds_exact_public_versions_only() -> None:
+    wrong = [line for line in LOCK_LINES if not re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line)]
+    assert wrong == []
+    assert len(LOCK) == len(LOCK_LINES)
+    assert LOCK["torch"] == "2.13.0"
+
+
+@pytest.mark.parametrize("requirement", [r for r in CORE + DEV if r.marker is None], ids=str)
+def test_the_lock_satisfies_pyproject(requirement: Requirement) -> None:
+    assert requirement.specifier.contains(LOCK[canonicalize_name(requirement.name)], prereleases=True)
+
+
+@pytest.mark.parametrize("name", sorted(LOCK))
+def test_the_lock_holds_what_its_packages_need(name: str) -> None:
+    """Accelerator libraries, which the CPU build of torch does without, are not pinned."""
+    try:
+        needs = [Requirement(line) for line in requires(name) or []]
+    except PackageNotFoundError:
+        pytest.fail(f"{name} is in the lock but not installed; run make lint to bring .venv up to date")
+    for need in needs:
+        if need.marker is None or need.marker.evaluate({"extra": ""}):
+            if canonicalize_name(need.name).startswith(("nvidia-", "cuda-", "triton")):
+                continue
+            version = LOCK.get(canonicalize_name(need.name))
+            assert version is not None, f"{name} needs {need.name}, which the lock lacks"
+            assert need.specifier.contains(version, prereleases=True), (
+                f"{name} needs {need}, locked is {version}"
+            )
+
+
+def test_conda_installs_the_lock_on_a_python_that_pyproject_allows() -> None:
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    [python] = [line for line in dependencies if str(line).startswith("python=")]
+    [pip] = [line["pip"] for line in dependencies if isinstance(line, dict)]
+    version = python.removeprefix("python=")
+    assert version in SpecifierSet(PROJECT["requires-python"])
+    assert pip == ["-r requirements.lock", "-e ."]
+
+
+def test_every_package_and_data_folder_is_listed() -> None:
+    folders = {f.parent for package in PACKAGES for f in (ROOT / package).rglob("__init__.py")}
+    assert {".".join(f.relative_to(ROOT).parts) for f in folders} == set(
+        PYPROJECT["tool"]["setuptools"]["packages"]
+    )
+
+
+def test_data_files_are_packaged() -> None:
+    globs = PYPROJECT["tool"]["setuptools"]["package-data"]
+    shipped = {file for name, patterns in globs.items() for p in patterns for file in folder(name).glob(p)}
+    data = {
+        f
+        for name in PACKAGES
+        for f in folder(name).rglob("*")
+        if f.is_file() and f.suffix not in (".py", ".pyc")
+    }
+    assert data - shipped == set()
+
+
+def folder(package: str) -> Path:
+    return ROOT.joinpath(*package.split("."))
+
+
+def test_the_version_is_written_once_more_and_equal() -> None:
+    assert pr2l.__version__ == PROJECT["version"]
+
+
+def test_every_import_is_declared_and_every_dependency_imported() -> None:
+    """The indirect ones are imported by transformers' processors, imageio, SB3's logger and minari."""
+    indirect = {"num2words", "sentencepiece", "pillow", "imageio-ffmpeg", "tensorboard", "h5py"}
+    declared = {canonicalize_name(r.name) for r in CORE}
+    distributions = packages_distributions()
+    modules = {
+        module for package in PACKAGES for file in folder(package).rglob("*.py") for module in tops(file)
+    }
+    used = {canonicalize_name(d) for m in modules for d in distributions.get(m, [])[:1]}
+    optional = {canonicalize_name(Requirement(r).name) for r in PROJECT["optional-dependencies"]["wandb"]}
+    assert used - declared - optional - {"pr2l"} == set(), "imported, but not among the dependencies"
+    assert declared - used - indirect == set(), "among the dependencies, but imported by nothing"
+
+
+def tops(file: Path) -> set[str]:
+    """The top-level packages that a file imports from outside this project and the standard library."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - set(PACKAGES)
