@@ -1,0 +1,74 @@
+"""What every encoder is given and what it must offer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pr2l.prompt import Prompt, check
+from pr2l.types import Contexts, Frames, Labels, Tokens
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """Everything an encoder may be made from; one that needs no VLM never loads it.
+
+    vlm, vlm_options: the VLM's name and its frozen Defaults, as in the config.
+    prompt: None = no prompt.
+    contexts: every context that the task can give, so that lengths are known before the first frame.
+    frame_shape: (H, W, 3) of the environment's frames.
+    kinds: the names that the environment's labels can have.
+    """
+
+    vlm: str
+    vlm_options: Any
+    prompt: Prompt | None
+    contexts: Contexts
+    frame_shape: tuple[int, int, int]
+    kinds: tuple[str, ...]
+
+    def load_vlm(self) -> Any:
+        from pr2l.vlms.loading import load_vlm  # transformers takes seconds to import
+
+        return load_vlm(self.vlm, self.vlm_options)
+
+    def texts(self, contexts: Contexts) -> list[str]:
+        """The prompt for each context; "" without a prompt. UserError if a context leaves a slot empty."""
+        return check(self.prompt, contexts) if self.prompt else [""] * len(contexts)
+
+
+class Encoder(ABC):
+    """Frozen: frames and contexts in, `tokens` tokens of `width` numbers out.
+
+    An encoder with `fit_frames` > 0 must be fitted on about so many frames, or be given a fitted state,
+    before it encodes; `width` is known before that.
+    """
+
+    tokens: int
+    width: int
+    needs_labels: bool = False
+    fit_frames: int = 0
+
+    @abstractmethod
+    def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
+        """Tokens with values [B, tokens, width]. labels: one list per frame, where `needs_labels`."""
+
+    def answers(self) -> list[str]:
+        """What the VLM said about each frame of the last batch; empty for encoders that ask nothing."""
+        return []
+
+    def fit(self, frames: Frames, contexts: Contexts) -> None:
+        """Fits what has to be fitted; only for `fit_frames` > 0."""
+        raise NotImplementedError(f"{type(self).__module__} has nothing to fit")
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What `fit` made, to store with the run; empty where there is nothing to fit."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Takes what state_dict gave."""
+        if state:
+            raise ValueError(f"{type(self).__module__} has nothing to load, but was given {sorted(state)}")

@@ -1,0 +1,42 @@
+"""The paper's main baseline: the same VLM's own vision tokens, before any language model and any prompt."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from pr2l.encoders._base import EncoderSource
+from pr2l.encoders._states import StatesEncoder, pool_grid, pooled_length
+from pr2l.types import Contexts, Frames
+
+
+class Defaults(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_tokens: int | None = None  # average the image grid to so many (a square number); None = keep all
+    pca: int | None = None  # components per token; None = no PCA, as in the paper's baseline
+    pca_frames: int = 512  # frames of random play that the PCA is fitted on
+
+
+class ImageOnlyEncoder(StatesEncoder):
+    def __init__(self, source: EncoderSource, options: Defaults) -> None:
+        self.vlm, self.image_tokens = source.load_vlm(), options.image_tokens
+        blank = torch.zeros((1, *source.frame_shape), dtype=torch.uint8).numpy()
+        length = self.vlm.vision(blank).values.shape[1]  # the tower's count, which a connector may change
+        super().__init__(
+            layers=1,
+            length=pooled_length(length, options.image_tokens),
+            size=self.vlm.vision_size,
+            pca=options.pca,
+            pca_frames=options.pca_frames,
+            join="width",
+        )
+
+    def states(self, frames: Frames, contexts: Contexts) -> tuple[torch.Tensor, torch.Tensor]:
+        vision = self.vlm.vision(frames)
+        states = pool_grid(vision.values[:, None], self.image_tokens)
+        return states, vision.mask[:, : states.shape[2]]
+
+
+def create(source: EncoderSource, options: Defaults) -> ImageOnlyEncoder:
+    return ImageOnlyEncoder(source, options)

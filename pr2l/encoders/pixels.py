@@ -1,0 +1,36 @@
+"""No VLM at all: a small frame, one token per pixel row, for network `cnn` to learn from scratch."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from pr2l.encoders._base import Encoder, EncoderSource
+from pr2l.types import Contexts, Frames, Labels, Tokens
+
+
+class Defaults(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = (
+        64  # side of the square that frames are resized to, in pixels; 84 is Atari's, 64 trains faster
+    )
+
+
+class PixelsEncoder(Encoder):
+    """Tokens [B, size, 3 * size] in 0..1; pixel x of row y is entries 3 x to 3 x + 2 (RGB) of token y."""
+
+    def __init__(self, options: Defaults) -> None:
+        self.tokens, self.width = options.size, 3 * options.size
+
+    def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
+        side = (self.tokens, self.tokens)
+        small = np.stack([cv2.resize(frame, side, interpolation=cv2.INTER_AREA) for frame in frames])
+        values = torch.from_numpy(small.reshape(len(frames), self.tokens, self.width)).float() / 255
+        return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool))
+
+
+def create(source: EncoderSource, options: Defaults) -> PixelsEncoder:
+    return PixelsEncoder(options)

@@ -1,0 +1,75 @@
+"""Promptable representations: a VLM's states at the image, the prompt and what it generates.
+
+The paper's ablations are options of it: no prompt (`prompt=null`), no generation
+(`vlm_options.generation=none`), another auxiliary text (`prompt=<variant>`), and `segments`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from pr2l.encoders._base import EncoderSource
+from pr2l.encoders._states import StatesEncoder, pool_grid, pooled_length
+from pr2l.types import Contexts, Frames
+
+
+class Defaults(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    segments: tuple[Literal["image", "prompt", "generated"], ...] = (
+        "image",
+        "prompt",
+        "generated",
+    )  # the paper's
+    image_tokens: int | None = None  # average the image grid to so many (a square number); None = keep all
+    pca: int | None = None  # components per layer and token (paper's Habitat: 1024 of 4096); None = no PCA
+    pca_frames: int = 512  # frames of random play that the PCA is fitted on
+    layer_join: Literal["width", "tokens"] = (
+        "width"  # layers side by side in a token, or as tokens of their own
+    )
+
+
+class PromptedEncoder(StatesEncoder):
+    def __init__(self, source: EncoderSource, options: Defaults) -> None:
+        self.vlm = source.load_vlm()
+        self.source, self.options = source, options
+        self.prompt_tokens = self.vlm.prompt_length(source.texts(source.contexts))
+        self._answers: list[str] = []
+        asked = source.vlm_options
+        lengths = {
+            "image": pooled_length(self.vlm.image_length(), options.image_tokens),
+            "prompt": self.prompt_tokens,
+            "generated": 0 if asked.generation == "none" else asked.new_tokens,
+        }
+        super().__init__(
+            layers=len(asked.layers),
+            length=sum(lengths[segment] for segment in options.segments),
+            size=self.vlm.hidden_size,
+            pca=options.pca,
+            pca_frames=options.pca_frames,
+            join=options.layer_join,
+        )
+
+    def states(self, frames: Frames, contexts: Contexts) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self.vlm.hidden(frames, self.source.texts(contexts), prompt_tokens=self.prompt_tokens)
+        self._answers = hidden.answers
+        states, masks = [], []
+        for segment in self.options.segments:
+            span = hidden.spans[segment]
+            part, mask = hidden.states[:, :, span], hidden.mask[:, span]
+            if segment == "image":
+                part = pool_grid(part, self.options.image_tokens)
+                mask = mask[:, : part.shape[2]]
+            states.append(part)
+            masks.append(mask)
+        return torch.cat(states, dim=2), torch.cat(masks, dim=1)
+
+    def answers(self) -> list[str]:
+        return self._answers
+
+
+def create(source: EncoderSource, options: Defaults) -> PromptedEncoder:
+    return PromptedEncoder(source, options)

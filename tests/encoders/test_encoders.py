@@ -1,0 +1,249 @@
+"""Encoders on frames, states and labels whose tokens can be worked out by hand."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pr2l import registry
+from pr2l.encoders import image_only, oracle, pixels, prompted
+from pr2l.encoders._base import EncoderSource
+from pr2l.encoders._pca import PCA
+from pr2l.errors import UserError
+from pr2l.prompt import Prompt
+from pr2l.types import Hidden, Tokens
+
+SIZE, IMAGE, NEW = 6, 16, 2
+CONTEXTS = [{"target": "imp"}, {"target": "green armor"}]
+WHERE = Prompt(name="test", text="where is {target}", slots=("target",), why="", source="")
+
+
+class KnownVLM:
+    """Every entry of every state says what it is: 1000 * layer + 100 * segment + position + brightness.
+
+    Words are tokens, so prompts differ in length and the shorter one is padded.
+    """
+
+    hidden_size, vision_size = SIZE, SIZE
+
+    def __init__(self, layers):
+        self.layers = layers
+
+    def image_length(self):
+        return IMAGE
+
+    def prompt_length(self, texts):
+        return max(len(text.split()) for text in texts)
+
+    def hidden(self, frames, texts, prompt_tokens=None):
+        lengths = {"image": IMAGE, "prompt": prompt_tokens, "generated": NEW}
+        places = torch.cat([100.0 * s + torch.arange(n) for s, n in enumerate(lengths.values())])
+        bright = torch.from_numpy(frames.mean(axis=(1, 2, 3))).float()
+        states = 1000.0 * torch.arange(self.layers)[None, :, None] + places + bright[:, None, None]
+        mask = torch.ones(len(frames), len(places), dtype=torch.bool)
+        for row, text in enumerate(texts):
+            mask[row, IMAGE + len(text.split()) : IMAGE + prompt_tokens] = False
+        starts = np.cumsum([0, *lengths.values()])
+        spans = {name: slice(*starts[i : i + 2]) for i, name in enumerate(lengths)}
+        return Hidden(states[..., None].repeat(1, 1, 1, SIZE), mask, spans, [f"say {text}" for text in texts])
+
+    def vision(self, frames):
+        generator = torch.Generator().manual_seed(0)
+        values = (
+            torch.randn(IMAGE, SIZE, generator=generator) * torch.from_numpy(frames[:, :1, 0, :1]).float()
+        )
+        return Tokens(values, torch.ones(len(frames), IMAGE, dtype=torch.bool))
+
+
+@dataclass(frozen=True)
+class KnownSource(EncoderSource):
+    def load_vlm(self):
+        return KnownVLM(len(self.vlm_options.layers))
+
+
+def source(prompt=WHERE, generation="greedy", layers=(-2, -1)):
+    options = SimpleNamespace(layers=layers, generation=generation, new_tokens=NEW)
+    return KnownSource("known", options, prompt, CONTEXTS, (4, 8, 3), ("imp", "armor"))
+
+
+def frames(rows=2, value=0):
+    return np.full((rows, 4, 8, 3), value, np.uint8)
+
+
+def encode(options, **where):
+    encoder = prompted.create(source(**where), prompted.Defaults(**options))
+    return encoder, encoder.encode(frames(), CONTEXTS)
+
+
+def test_prompted_joins_segments_in_order_and_layers_side_by_side():
+    encoder, tokens = encode({})
+    places = [*range(16), 100, 101, 102, 103, 200, 201]
+    assert (encoder.tokens, encoder.width) == (22, 2 * SIZE)
+    assert tokens.values.shape == (2, 22, 12)
+    assert tokens.values[0, :, 0].tolist() == places
+    assert tokens.values[0, :, -1].tolist() == [1000 + place for place in places]
+    assert encoder.answers() == ["say where is imp", "say where is green armor"]
+
+
+def test_prompted_masks_the_padding_of_the_shorter_prompt():
+    _, tokens = encode({})
+    assert tokens.mask.sum(dim=1).tolist() == [21, 22]
+    assert not tokens.mask[0, IMAGE + 3]
+
+
+def test_layers_as_tokens():
+    encoder, tokens = encode({"layer_join": "tokens", "segments": ("generated",)})
+    assert (encoder.tokens, encoder.width) == (4, SIZE)
+    assert tokens.values[0, :, 0].tolist() == [200, 201, 1200, 1201]
+    assert tokens.mask.all()
+
+
+def test_image_pooling_averages_neighbours_of_the_grid():
+    """A 4 x 4 grid numbered by rows: the upper left quarter is 0, 1, 4, 5."""
+    encoder, tokens = encode({"image_tokens": 4, "segments": ("image",)})
+    assert encoder.tokens == 4
+    assert tokens.values[0, :, 0].tolist() == [2.5, 4.5, 10.5, 12.5]
+
+
+@pytest.mark.parametrize(
+    ("options", "where", "length"),
+    [
+        ({"segments": ("prompt", "generated")}, {}, 6),  # without image tokens
+        ({}, {"generation": "none"}, 20),  # without generation
+        ({}, {"prompt": None}, 18),  # without a prompt
+        ({}, {"prompt": WHERE.model_copy(update={"text": "a {target} is red . where is {target}"})}, 28),
+    ],
+)
+def test_ablations_are_options(options, where, length, monkeypatch):
+    if where.get("generation") == "none":
+        monkeypatch.setattr("test_encoders.NEW", 0)
+    encoder, tokens = encode(options, **where)
+    assert encoder.tokens == tokens.values.shape[1] == length
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_tokens": 5}, "must be one of 1, 4, 9, 16 or null"),
+        ({"image_tokens": 25}, "must be one of 1, 4, 9, 16 or null"),
+        ({"segments": ()}, "name at least one segment"),
+        ({"pca": 7}, "pca=7 components of tokens 6 wide; use 1 to 6"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        encode(options)
+
+
+def test_tokens_that_form_no_square_cannot_be_pooled(monkeypatch):
+    monkeypatch.setattr("test_encoders.IMAGE", 17)
+    with pytest.raises(UserError, match="17 image tokens are no square grid"):
+        encode({"image_tokens": 4})
+
+
+def test_image_only_sees_no_prompt_and_pools():
+    encoder = image_only.create(source(prompt=None), image_only.Defaults(image_tokens=4))
+    tokens = encoder.encode(frames(value=2), CONTEXTS)
+    full = KnownVLM(1).vision(frames(value=2)).values.reshape(2, 4, 4, SIZE)
+    assert (encoder.tokens, encoder.width) == (4, SIZE)
+    assert torch.allclose(tokens.values[:, 1], full[:, :2, 2:].mean(dim=(1, 2)))
+    assert encoder.answers() == []
+
+
+def random_states(rows=40, layers=2, tokens=5, size=6):
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(rows, layers, tokens, size, generator=generator) @ torch.diag(torch.arange(1.0, 7.0))
+    states[:, 1] = 100 * states[:, 1] + 7
+    mask = torch.rand(rows, tokens, generator=generator) < 0.8
+    return states, mask
+
+
+def test_pca_equals_an_exact_svd():
+    states, mask = random_states()
+    pca = PCA(components=3, layers=2, width=6)
+    for rows in (slice(0, 7), slice(7, 40)):  # batches do not matter
+        pca.update(states[rows], mask[rows])
+    pca.finish()
+    for layer in range(2):
+        tokens = states[:, layer][mask].double()
+        centred = tokens - tokens.mean(dim=0)
+        right = torch.linalg.svd(centred, full_matrices=False)[2][:3]
+        expected = centred @ right.T
+        given = pca.transform(states)[:, layer][mask].double()
+        signs = (expected * given).sum(dim=0).sign()
+        assert torch.allclose(given, expected * signs, atol=1e-3 * 100**layer)
+
+
+def test_pca_ignores_padding():
+    states, mask = random_states()
+    dirty = torch.where(mask[:, None, :, None], states, torch.tensor(1e6))
+    bases = []
+    for each in (states, dirty):
+        pca = PCA(components=3, layers=2, width=6)
+        pca.update(each, mask)
+        pca.finish()
+        bases.append(pca.basis)
+    assert torch.equal(*bases)
+
+
+def test_a_fitted_encoder_comes_back_from_its_state():
+    generator = np.random.default_rng(0)
+    many = generator.integers(0, 256, (40, 4, 8, 3), dtype=np.uint8)
+    options = image_only.Defaults(pca=2, pca_frames=40)
+    first, second = (image_only.create(source(), options) for _ in range(2))
+    assert (first.width, first.fit_frames) == (2, 40)
+    first.fit(many, CONTEXTS * 20)
+    second.load_state_dict(first.state_dict())
+    ours, theirs = (encoder.encode(many[:3], CONTEXTS) for encoder in (first, second))
+    assert ours.values.shape == (3, IMAGE, 2)
+    assert torch.equal(ours.values, theirs.values)
+    assert ours.values.abs().max() > 1
+
+
+def test_a_pca_needs_as_many_tokens_as_components():
+    pca = PCA(components=3, layers=1, width=6)
+    pca.update(torch.ones(1, 1, 2, 6), torch.ones(1, 2, dtype=torch.bool))
+    with pytest.raises(UserError, match="with 3 components needs as many tokens; it saw 2"):
+        pca.finish()
+
+
+def test_pixels_are_rows_of_rgb_from_0_to_1():
+    encoder = pixels.create(source(), pixels.Defaults(size=2))
+    frame = frames(rows=1)
+    frame[0, :2, 4:] = (255, 0, 51)  # the upper right quarter
+    tokens = encoder.encode(frame, CONTEXTS[:1])
+    assert (encoder.tokens, encoder.width) == (2, 6)
+    expected = torch.tensor([[[0, 0, 0, 1, 0, 0.2], [0, 0, 0, 0, 0, 0]]])
+    assert torch.allclose(tokens.values, expected)
+    assert tokens.mask.all()
+
+
+def test_oracle_keeps_the_nearest_known_objects():
+    encoder = oracle.create(source(), oracle.Defaults(objects=2, distance_unit=100))
+    labels = [
+        {"name": "imp", "box": (0, 0, 8, 4), "distance": 300.0},
+        {"name": "blood", "box": (0, 0, 1, 1), "distance": 1.0},
+        {"name": "armor", "box": (4, 1, 6, 3), "distance": 50.0},
+        {"name": "imp", "box": (0, 0, 2, 2), "distance": 200.0},
+    ]
+    tokens = encoder.encode(frames(), CONTEXTS, [labels, labels[:1]])
+    assert encoder.needs_labels and encoder.width == 7
+    armor, imp = [0, 1, 5 / 8, 0.5, 0.25, 0.5, 0.5], [1, 0, 1 / 8, 0.25, 0.25, 0.5, 2]
+    assert torch.allclose(tokens.values[0], torch.tensor([armor, imp], dtype=torch.float32))
+    assert tokens.mask.tolist() == [[True, True], [True, False]]
+
+
+def test_oracle_without_labels_says_how_to_get_them():
+    with pytest.raises(ValueError, match="labels=True"):
+        oracle.create(source(), oracle.Defaults()).encode(frames(), CONTEXTS)
+
+
+@pytest.mark.parametrize("name", registry.names("encoders"))
+def test_every_encoder_keeps_its_promised_shape(name):
+    module = registry.load("encoders", name)
+    encoder = module.create(source(), module.Defaults())
+    tokens = encoder.encode(frames(rows=3), [CONTEXTS[0]] * 3, [[]] * 3)
+    assert tokens.values.shape == (3, encoder.tokens, encoder.width)
+    assert tokens.mask.shape == (3, encoder.tokens)
