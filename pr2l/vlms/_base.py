@@ -1,0 +1,379 @@
+"""What all families of VLM share: batching, generation, and the layout of the hidden states that come out.
+
+    frames, texts --layout--> token ids with image placeholders --\
+    frames --------pixels--> what the vision tower reads ----------> model.generate --> Hidden
+
+The unmodified Hugging Face model does the work, in one `generate` call: its first forward pass gives the
+states of the whole input, each later pass the state of one generated token. The last token that `generate`
+returns has never been fed back and so has no state; therefore one token more than wanted is generated and
+dropped, and N generated tokens have N states.
+
+    model's order   BOS  USER :  [image x I]  where is it ?  ASSISTANT :   left  of  you  </s>
+    Hidden's order  |--- image: I ---|--- prompt: P, padded on the right ---|--- generated: N ---|
+
+Image and prompt together are the whole input: "prompt" is every input token that is not an image token, in
+the model's order, template and special tokens included. In an encoder-decoder model (Florence-2, Flan-T5)
+image and prompt states come from the encoder's layers, generated ones from the decoder's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from transformers import GenerationConfig
+from typing_extensions import Self
+
+from pr2l.errors import UserError
+from pr2l.types import Frames, Hidden, Tokens
+from pr2l.vlms import _checkpoint as checkpoint
+from pr2l.vlms._decoding import Decoding, uniforms
+from pr2l.vlms._pixels import Pixels
+
+
+class Defaults(BaseModel):
+    """Options of a VLM, the same for every family."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # indices into output_hidden_states: 0 = embeddings, k = after layer k, -1 = after the last layer and its
+    # final norm; the paper uses the last two
+    layers: tuple[int, ...] = Field(default=(-2, -1), min_length=1)
+    generation: Literal["greedy", "none", "sample"] = "greedy"  # sample = chain of thought
+    new_tokens: PositiveInt = 8  # tokens to generate, as in the authors' notebook (48 in their Habitat runs)
+    # an answer may not end before this many tokens; after its end the states are masked. Equal to new_tokens:
+    # answers of fixed length, as in the authors' notebook (32 in their Habitat runs)
+    min_new_tokens: NonNegativeInt = 0
+    temperature: PositiveFloat = 0.4  # of sampling, as in the paper's Habitat runs
+    seed: NonNegativeInt = 0  # of sampling
+    token_order: Literal["image_first", "text_first"] = "image_first"  # text first: image sees the prompt
+    image_size: PositiveInt | None = None  # side of a frame's square in pixels; None = the checkpoint's
+    chat_template: bool = True  # False: only image and text, even if the checkpoint has a chat template
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto = float32 on CPU, half on GPU
+    device: str = "auto"  # auto = the GPU if there is one
+
+    @model_validator(mode="after")
+    def _answers_can_end(self) -> Self:
+        if self.min_new_tokens > self.new_tokens:
+            raise ValueError(
+                f"min_new_tokens={self.min_new_tokens} is more than new_tokens={self.new_tokens}"
+            )
+        return self
+
+
+class VLM:
+    """A frozen vision-language model. A family is a subclass that says what is particular about its
+    architecture."""
+
+    # Families whose image may stand anywhere in the text override this with both orders.
+    token_orders: tuple[str, ...] = ("image_first",)
+    # True where image tokens see a prompt that comes after them, by the architecture itself.
+    image_sees_later_text = False
+
+    def __init__(self, path: str, options: Defaults) -> None:
+        self.options = options
+        self.config = checkpoint.read_config(path)
+        self._check_options(path)
+        self.model = checkpoint.read_model(path, options.device, options.dtype)
+        self.read_processors(path)
+        self.image_size = options.image_size or self.default_image_size()
+        self._pixels = Pixels(self.image_processor, self.image_size, self.model.device, self.model.dtype)
+        self._eos = _take_over_decoding(self.model) or (self.tokenizer.eos_token_id,)
+        self.hidden_size = int(self.config.get_text_config().hidden_size)
+        self.vision_length, self.vision_size = self._probe_vision()
+        self._ids = lru_cache(maxsize=4096)(self._checked_layout)
+
+    @classmethod
+    def load(cls, path: str, options: Defaults | None = None) -> Self:
+        """Reads a checkpoint from a folder, a Hub id or "tiny". Raises UserError where that cannot work."""
+        return cls(checkpoint.locate(path), options or Defaults())
+
+    # What a family says about itself.
+
+    def read_processors(self, path: str) -> None:
+        """Reads what the checkpoint holds beside the model."""
+        self.tokenizer = checkpoint.read_tokenizer(path)
+        self.image_processor = checkpoint.read_image_processor(path)
+
+    def layout(self, text: str) -> list[int]:
+        """The ids of the model's whole input for one text, with image_length() placeholders in one run."""
+        raise NotImplementedError
+
+    def pixels(self, frames: Frames) -> dict[str, torch.Tensor]:
+        """The model's image inputs for uint8 [B, H, W, 3]."""
+        return {"pixel_values": self.squares(frames)}
+
+    def text_inputs(self, texts: list[str], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Further inputs that depend on the texts or on the padded ids [B, T]; none for most families."""
+        return {}
+
+    def image_features(self, frames: Frames) -> torch.Tensor:
+        """[B, N, V]: the vision tower's tokens, projected to the language model's width where there is a
+        projection that knows no prompt."""
+        features = self.model.get_image_features(**self.pixels(frames)).pooler_output
+        return features if isinstance(features, torch.Tensor) else torch.stack(list(features))
+
+    def image_length(self) -> int:
+        """I, the number of image tokens in the language model's input."""
+        return self.vision_length
+
+    def default_image_size(self) -> int:
+        """Side in pixels that the vision tower was made for."""
+        size = self.config.vision_config.image_size
+        return int(size if isinstance(size, int) else size[0])
+
+    # What users of a VLM call.
+
+    @property
+    def image_sees_prompt(self) -> bool:
+        """Whether the states of image tokens depend on the prompt at all."""
+        return self.options.token_order == "text_first" or self.image_sees_later_text
+
+    @property
+    def new_tokens(self) -> int:
+        """N, the number of generated tokens that have states; 0 without generation."""
+        return 0 if self.options.generation == "none" else self.options.new_tokens
+
+    def prompt_length(self, texts: Iterable[str]) -> int:
+        """P, the number of prompt tokens of the longest of the texts."""
+        return max(len(self._ids(text)) - self.image_length() for text in texts)
+
+    @torch.no_grad()
+    def vision(self, frames: Frames) -> Tokens:
+        """The vision tower's own tokens, which know no prompt: float32 [B, vision_length, vision_size]."""
+        _check_batch(frames)
+        values = self.image_features(frames).float()
+        return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
+
+    @torch.no_grad()
+    def hidden(self, frames: Frames, texts: list[str], prompt_tokens: int | None = None) -> Hidden:
+        """The states of chosen layers at image, prompt and generated tokens; float32 [B, L, I + P + N, D].
+
+        prompt_tokens: P, at least prompt_length(texts); None = the longest prompt of this batch. States of
+        padding, and of positions after the end of a generated answer, are zero and masked.
+        """
+        _check_batch(frames, texts)
+        image, prompt = self.image_length(), self._prompt_width(texts, prompt_tokens)
+        spans = _spans(image, prompt, self.new_tokens)
+        total, width = spans["generated"].stop, self.hidden_size
+        device = self.model.device
+        states = torch.zeros(len(texts), len(self.options.layers), total, width, device=device)
+        mask = torch.zeros(len(texts), total, dtype=torch.bool, device=device)
+        mask[:, spans["image"]] = True
+        answers = [""] * len(texts)
+        for rows in self._passes(texts):
+            batch = [texts[row] for row in rows]
+            given, chosen, made = self._states(frames[rows], batch)
+            states[rows, :, : given.shape[2]] = given
+            states[rows, :, spans["generated"]] = made
+            lengths = torch.tensor([len(self._ids(text)) for text in batch], device=device)
+            mask[rows, image : image + prompt] = (
+                torch.arange(image, image + prompt, device=device) < lengths[:, None]
+            )
+            mask[rows, spans["generated"]] = self._before_end(chosen)
+            for row, text in zip(rows, self._decode(chosen), strict=True):
+                answers[row] = text
+        return Hidden(states.masked_fill_(~mask[:, None, :, None], 0.0), mask, spans, answers)
+
+    @torch.no_grad()
+    def answer(self, frames: Frames, texts: list[str], new_tokens: int) -> list[str]:
+        """Greedy answers of at most new_tokens tokens, as text without special tokens."""
+        _check_batch(frames, texts)
+        answers = [""] * len(texts)
+        for rows in self._passes(texts):
+            inputs = self.inputs(frames[rows], [texts[row] for row in rows])
+            chosen = self.model.generate(
+                **inputs,
+                max_new_tokens=new_tokens,
+                eos_token_id=list(self._eos) or None,
+                pad_token_id=self._pad,
+            )
+            # An encoder-decoder returns its start token and the answer, the others their input and the
+            # answer.
+            start = 1 if self._is_encoder_decoder else inputs["input_ids"].shape[1]
+            for row, text in zip(rows, self._decode(chosen[:, start:]), strict=True):
+                answers[row] = text
+        return answers
+
+    def inputs(self, frames: Frames, texts: list[str]) -> dict[str, torch.Tensor]:
+        """The model's inputs for one batch: input_ids and attention_mask [B, T], padded on the right, and
+        pixels."""
+        rows = [self._ids(text) for text in texts]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[*row, *[self._pad] * (longest - len(row))] for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            **self.pixels(frames),
+            **self.text_inputs(texts, ids),
+        }
+
+    def squares(self, frames: Frames) -> torch.Tensor:
+        """uint8 [B, H, W, 3] -> [B, 3, S, S], resized and normalised as the checkpoint's image processor
+        does."""
+        return self._pixels(frames)
+
+    # Machinery.
+
+    @property
+    def _is_encoder_decoder(self) -> bool:
+        return bool(self.config.get_text_config().is_encoder_decoder)
+
+    @property
+    def _pad(self) -> int:
+        """Stands where a row is shorter; masked, so any id does if the tokenizer has none for it."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+    @property
+    def _image_token(self) -> int:
+        return int(self.config.image_token_id)
+
+    def _check_options(self, path: str) -> None:
+        if self.options.token_order not in self.token_orders:
+            raise UserError(
+                f"token_order={self.options.token_order!r} is not possible with {path!r}: a"
+                f" {self.config.model_type} has one place for its image. Use token_order=image_first, or a"
+                f" family that takes images anywhere in the text, such as llava, smolvlm or qwen2_5_vl."
+            )
+        text = self.config.get_text_config()
+        depths = [
+            getattr(text, name, None)
+            for name in ("num_hidden_layers", "decoder_layers", "num_decoder_layers")
+        ]
+        depth = min(depth for depth in depths if depth is not None)
+        if bad := [layer for layer in self.options.layers if not -depth - 1 <= layer <= depth]:
+            raise UserError(
+                f"layers={list(self.options.layers)}: {path!r} has {depth} layers, so {bad} is out of range;"
+                f" use 0 (embeddings) to {depth}, or -{depth + 1} to -1 from the end."
+            )
+
+    def _probe_vision(self) -> tuple[int, int]:
+        """Number and width of the vision tower's tokens, from one black frame."""
+        size = self.image_size
+        try:
+            with torch.no_grad():
+                features = self.image_features(np.zeros((1, size, size, 3), dtype=np.uint8))
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"the vision tower of {self.config.model_type} does not take image_size={size} ({error});"
+                f" it was made for image_size={self.default_image_size()}."
+            ) from error
+        return features.shape[1], features.shape[2]
+
+    def _checked_layout(self, text: str) -> tuple[int, ...]:
+        ids = tuple(self.layout(text))
+        found, wanted = ids.count(self._image_token), self.image_length()
+        if found != wanted:
+            token = self.tokenizer.convert_ids_to_tokens(self._image_token)
+            raise UserError(
+                f"the prompt {text!r} gives {found} image tokens, this VLM makes {wanted} of a frame;"
+                f" leave {token!r} out of the prompt, the image is put in for you."
+            )
+        return ids
+
+    def _prompt_width(self, texts: list[str], prompt_tokens: int | None) -> int:
+        longest = self.prompt_length(texts)
+        if prompt_tokens is not None and prompt_tokens < longest:
+            raise UserError(
+                f"a prompt of this batch has {longest} tokens, more than prompt_tokens={prompt_tokens};"
+                f" take prompt_tokens from prompt_length() of every text that can occur."
+            )
+        return longest if prompt_tokens is None else prompt_tokens
+
+    def _passes(self, texts: list[str]) -> list[list[int]]:
+        """Rows that can go through the model together.
+
+        An encoder masks padding on the right exactly, so an encoder-decoder takes all rows at once. A
+        decoder-only model would have to be padded on the left, which moves the positions of real tokens: rows
+        of equal layout go together instead, without any padding, and nothing has to be masked.
+        """
+        if self._is_encoder_decoder:
+            return [list(range(len(texts)))]
+        rows = defaultdict(list)
+        for row, text in enumerate(texts):
+            ids = self._ids(text)
+            rows[len(ids), ids.index(self._image_token)].append(row)
+        return list(rows.values())
+
+    def _states(self, frames: Frames, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Input states [B, L, I + P, D] in Hidden's order, generated ids [B, N] and their states [B, L, N,
+        D]."""
+        inputs, count, layers = self.inputs(frames, texts), self.new_tokens, self.options.layers
+        out = self.model.generate(
+            **inputs,
+            max_new_tokens=count + 1,
+            logits_processor=[self._decoding(frames, texts)],
+            output_hidden_states=True if self._is_encoder_decoder else list(layers),
+            return_dict_in_generate=True,
+        )
+        steps = out.decoder_hidden_states if self._is_encoder_decoder else out.hidden_states
+        given = out.encoder_hidden_states if self._is_encoder_decoder else steps[0]
+        image = inputs["input_ids"][0] == self._image_token
+        order = torch.cat([image.nonzero().flatten(), (~image).nonzero().flatten()])
+        before = torch.stack([given[layer][:, order] for layer in layers], dim=1)
+        after = [torch.stack([step[layer][:, -1] for layer in layers], dim=1) for step in steps[1:]]
+        width = before.shape[-1]
+        made = torch.stack(after, dim=2) if after else before.new_zeros(len(texts), len(layers), 0, width)
+        first = out.sequences.shape[1] - count - 1
+        return before, out.sequences[:, first : first + count], made
+
+    def _decoding(self, frames: Frames, texts: list[str]) -> Decoding:
+        options, steps = self.options, self.new_tokens + 1
+        numbers = uniforms(options.seed, frames, texts, steps) if options.generation == "sample" else None
+        return Decoding(self._eos, options.min_new_tokens, numbers, options.temperature)
+
+    def _before_end(self, chosen: torch.Tensor) -> torch.Tensor:
+        """bool [B, N]: True up to and including the token that ends the answer."""
+        ends = torch.isin(chosen, torch.tensor(self._eos, device=chosen.device, dtype=chosen.dtype))
+        return ends.cumsum(1) - ends.long() == 0
+
+    def _decode(self, chosen: torch.Tensor) -> list[str]:
+        real = self._before_end(chosen)
+        rows = [ids[keep].tolist() for ids, keep in zip(chosen, real, strict=True)]
+        return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+
+
+def _take_over_decoding(model: Any) -> tuple[int, ...]:
+    """Drops the checkpoint's preferences for decoding (beams, penalties, sampling, forced tokens); returns
+    its EOS ids.
+
+    EOS is dropped too: `generate` then always makes all its tokens, so that every row has a state at every
+    position and what follows the end of an answer is ours to mask.
+    """
+    ends = model.generation_config.eos_token_id
+    # BLIP-2 and InstructBLIP hand `generate` on to the language model inside them.
+    inner: Any = getattr(model, "language_model", None)
+    for module in (model, inner):
+        if (old := getattr(module, "generation_config", None)) is not None:
+            ends = old.eos_token_id if ends is None else ends
+            kept = {
+                name: getattr(old, name)
+                for name in ("bos_token_id", "pad_token_id", "decoder_start_token_id")
+            }
+            module.generation_config = GenerationConfig(**kept)
+    return () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
+
+
+def _spans(image: int, prompt: int, generated: int) -> dict[str, slice]:
+    input_end = image + prompt
+    return {
+        "image": slice(0, image),
+        "prompt": slice(image, input_end),
+        "generated": slice(input_end, input_end + generated),
+    }
+
+
+def _check_batch(frames: Frames, texts: list[str] | None = None) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+        raise ValueError(
+            f"frames are {frames.dtype} {frames.shape}; a batch is uint8 [B, H, W, 3], RGB, B >= 1"
+        )
+    if texts is not None and len(texts) != len(frames):
+        raise ValueError(f"{len(texts)} texts for {len(frames)} frames; give one text per frame")

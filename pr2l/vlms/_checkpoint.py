@@ -1,0 +1,103 @@
+"""Reads the parts of a checkpoint: config, model, tokenizer, image processor, chat template.
+
+The parts are read one by one, not through AutoProcessor: for many families that would also build a video
+processor, which needs torchvision.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers.utils.hub import cached_file
+
+from pr2l.errors import UserError, did_you_mean
+
+TINY = Path(__file__).parent / "tiny"
+
+
+def locate(name: str) -> str:
+    """The folder or Hub id behind a VLM's name; "tiny" is the folder of weights that ships with pr2l."""
+    if name != "tiny":
+        return name
+    if not (TINY / "config.json").is_file():
+        raise UserError(f"the weights of the VLM 'tiny' are not in {TINY}; `pr2l pretrain` makes them.")
+    return str(TINY)
+
+
+def read_config(path: str) -> Any:
+    """The checkpoint's config; UserError if there is no such folder or Hub model, or it cannot be reached."""
+    return _read(path, "config.json", lambda: AutoConfig.from_pretrained(path))
+
+
+def read_model(path: str, device: str, dtype: str) -> Any:
+    """The unmodified model, for inference. device and dtype: "auto" or a torch name."""
+    chosen = torch.device(_device(device))
+    precision = _dtype(dtype, chosen)
+    model = _read(path, "model", lambda: AutoModelForImageTextToText.from_pretrained(path, dtype=precision))
+    return model.eval().to(chosen)
+
+
+def read_tokenizer(path: str, subfolder: str = "") -> Any:
+    """The tokenizer, from the checkpoint or a folder inside it."""
+    return _read(path, "tokenizer", lambda: AutoTokenizer.from_pretrained(path, subfolder=subfolder))
+
+
+def read_image_processor(path: str) -> Any:
+    """The image processor, in the form that needs no torchvision."""
+    return _read(path, "image processor", lambda: AutoImageProcessor.from_pretrained(path, backend="pil"))
+
+
+def read_chat_template(path: str, tokenizer: Any) -> str | None:
+    """The Jinja text that lays out a conversation, or None if the checkpoint has none."""
+    if tokenizer.chat_template is not None:
+        return str(tokenizer.chat_template)
+    # Older checkpoints keep it in a file that only the processor would read.
+    file = cached_file(
+        path,
+        "chat_template.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if file is None else str(json.loads(Path(file).read_text(encoding="utf-8"))["chat_template"])
+
+
+def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except OSError as error:
+        raise UserError(_absent(path, part, str(error))) from error
+
+
+def _absent(path: str, part: str, reason: str) -> str:
+    first = reason.strip().splitlines()[0]
+    if Path(path).is_dir():
+        return f"the folder {path!r} has no usable {part}: {first}"
+    return (
+        f"the VLM {path!r} is neither a folder on this machine nor a model that could be fetched from the"
+        f" Hugging Face Hub.{did_you_mean(path, ['tiny'])} ({first}) Check the spelling and the network."
+        " Without a network: use 'tiny', which ships with pr2l, or a local folder, made elsewhere with"
+        " `hf download MODEL --local-dir FOLDER`, as vlm=FOLDER."
+    )
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device={name!r}: torch sees no GPU here; use device=auto or device=cpu.")
+    return name
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    """auto is float32 on a CPU (bfloat16 is slower there) and the best half precision that the GPU has."""
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

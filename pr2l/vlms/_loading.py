@@ -1,0 +1,30 @@
+"""From a VLM's name to the family that knows its architecture."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from pr2l import registry
+from pr2l.vlms._base import VLM, Defaults
+from pr2l.vlms._checkpoint import locate, read_config
+
+GENERIC = "generic"  # takes what no family claims
+
+
+def load_vlm(name: str, options: Defaults | None = None) -> VLM:
+    """The VLM of a name: "tiny" (ships with pr2l), a local folder, or a Hugging Face Hub id.
+
+    Its config.json says which family reads it; a model that no family claims goes to `generic`, which checks
+    itself against the unmodified model. Raises UserError where there is no such model or the options do not
+    fit it.
+    """
+    path = locate(name)
+    vlm: VLM = family(read_config(path).model_type).load(path, options)
+    return vlm
+
+
+def family(model_type: str) -> ModuleType:
+    """The module of pr2l/vlms/ that reads checkpoints of a config.json's model_type."""
+    modules = [registry.load("vlms", name) for name in registry.names("vlms")]
+    claims = {known: module for module in modules for known in module.MODEL_TYPES}
+    return claims.get(model_type) or registry.load("vlms", GENERIC)
