@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from pr2l.prompt import Prompt, check
 from pr2l.types import Contexts, Frames, Labels, Tokens
+
+if TYPE_CHECKING:
+    from pr2l.vlms._base import VLM
+    from pr2l.vlms._base import Defaults as VLMDefaults
 
 
 @dataclass(frozen=True)
@@ -24,14 +28,14 @@ class EncoderSource:
     """
 
     vlm: str
-    vlm_options: Any
+    vlm_options: VLMDefaults
     prompt: Prompt | None
     contexts: Contexts
     frame_shape: tuple[int, int, int]
     kinds: tuple[str, ...]
 
-    def load_vlm(self) -> Any:
-        from pr2l.vlms.loading import load_vlm  # transformers takes seconds to import
+    def load_vlm(self) -> VLM:
+        from pr2l.vlms._loading import load_vlm  # transformers takes seconds to import
 
         return load_vlm(self.vlm, self.vlm_options)
 
