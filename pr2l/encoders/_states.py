@@ -20,7 +20,7 @@ FIT_BATCH = 16  # frames per VLM call while the PCA is fitted
 class StatesEncoder(Encoder):
     """An encoder file fills in `states`; this makes Tokens of them.
 
-    states [B, L, T, D] -> PCA [B, L, T, C] -> joined along the width [B, T, L * C] or the tokens [B, L * T, C]
+    states [B, L, T, D] -> PCA [B, L, T, C] -> joined: by width [B, T, L * C], or by tokens [B, L * T, C]
     """
 
     def __init__(

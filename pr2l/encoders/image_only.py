@@ -21,11 +21,9 @@ class Defaults(BaseModel):
 class ImageOnlyEncoder(StatesEncoder):
     def __init__(self, source: EncoderSource, options: Defaults) -> None:
         self.vlm, self.image_tokens = source.load_vlm(), options.image_tokens
-        blank = torch.zeros((1, *source.frame_shape), dtype=torch.uint8).numpy()
-        length = self.vlm.vision(blank).values.shape[1]  # the tower's count, which a connector may change
         super().__init__(
             layers=1,
-            length=pooled_length(length, options.image_tokens),
+            length=pooled_length(self.vlm.vision_length, options.image_tokens),
             size=self.vlm.vision_size,
             pca=options.pca,
             pca_frames=options.pca_frames,

@@ -38,14 +38,13 @@ class PromptedEncoder(StatesEncoder):
         self.source, self.options = source, options
         self.prompt_tokens = self.vlm.prompt_length(source.texts(source.contexts))
         self._answers: list[str] = []
-        asked = source.vlm_options
         lengths = {
             "image": pooled_length(self.vlm.image_length(), options.image_tokens),
             "prompt": self.prompt_tokens,
-            "generated": 0 if asked.generation == "none" else asked.new_tokens,
+            "generated": self.vlm.new_tokens,
         }
         super().__init__(
-            layers=len(asked.layers),
+            layers=len(self.vlm.options.layers),
             length=sum(lengths[segment] for segment in options.segments),
             size=self.vlm.hidden_size,
             pca=options.pca,

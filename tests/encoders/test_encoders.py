@@ -1,7 +1,6 @@
 """Encoders on frames, states and labels whose tokens can be worked out by hand."""
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from pr2l.encoders._pca import PCA
 from pr2l.errors import UserError
 from pr2l.prompt import Prompt
 from pr2l.types import Hidden, Tokens
+from pr2l.vlms._base import Defaults
 
 SIZE, IMAGE, NEW = 6, 16, 2
 CONTEXTS = [{"target": "imp"}, {"target": "green armor"}]
@@ -28,8 +28,10 @@ class KnownVLM:
 
     hidden_size, vision_size = SIZE, SIZE
 
-    def __init__(self, layers):
-        self.layers = layers
+    def __init__(self, options):
+        self.options, self.layers = options, len(options.layers)
+        self.new_tokens = 0 if options.generation == "none" else options.new_tokens
+        self.vision_length = IMAGE
 
     def image_length(self):
         return IMAGE
@@ -38,7 +40,7 @@ class KnownVLM:
         return max(len(text.split()) for text in texts)
 
     def hidden(self, frames, texts, prompt_tokens=None):
-        lengths = {"image": IMAGE, "prompt": prompt_tokens, "generated": NEW}
+        lengths = {"image": IMAGE, "prompt": prompt_tokens, "generated": self.new_tokens}
         places = torch.cat([100.0 * s + torch.arange(n) for s, n in enumerate(lengths.values())])
         bright = torch.from_numpy(frames.mean(axis=(1, 2, 3))).float()
         states = 1000.0 * torch.arange(self.layers)[None, :, None] + places + bright[:, None, None]
@@ -60,11 +62,11 @@ class KnownVLM:
 @dataclass(frozen=True)
 class KnownSource(EncoderSource):
     def load_vlm(self):
-        return KnownVLM(len(self.vlm_options.layers))
+        return KnownVLM(self.vlm_options)
 
 
 def source(prompt=WHERE, generation="greedy", layers=(-2, -1)):
-    options = SimpleNamespace(layers=layers, generation=generation, new_tokens=NEW)
+    options = Defaults(layers=layers, generation=generation, new_tokens=NEW)
     return KnownSource("known", options, prompt, CONTEXTS, (4, 8, 3), ("imp", "armor"))
 
 
@@ -116,9 +118,7 @@ def test_image_pooling_averages_neighbours_of_the_grid():
         ({}, {"prompt": WHERE.model_copy(update={"text": "a {target} is red . where is {target}"})}, 28),
     ],
 )
-def test_ablations_are_options(options, where, length, monkeypatch):
-    if where.get("generation") == "none":
-        monkeypatch.setattr("test_encoders.NEW", 0)
+def test_ablations_are_options(options, where, length):
     encoder, tokens = encode(options, **where)
     assert encoder.tokens == tokens.values.shape[1] == length
 
@@ -146,7 +146,7 @@ def test_tokens_that_form_no_square_cannot_be_pooled(monkeypatch):
 def test_image_only_sees_no_prompt_and_pools():
     encoder = image_only.create(source(prompt=None), image_only.Defaults(image_tokens=4))
     tokens = encoder.encode(frames(value=2), CONTEXTS)
-    full = KnownVLM(1).vision(frames(value=2)).values.reshape(2, 4, 4, SIZE)
+    full = source().load_vlm().vision(frames(value=2)).values.reshape(2, 4, 4, SIZE)
     assert (encoder.tokens, encoder.width) == (4, SIZE)
     assert torch.allclose(tokens.values[:, 1], full[:, :2, 2:].mean(dim=(1, 2)))
     assert encoder.answers() == []
