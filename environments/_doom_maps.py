@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-# ViZDoom actor name -> (editor number, scale at which a person recognises its sprite across a room at 160x120).
+# ViZDoom actor name -> (editor number, scale at which a person knows its sprite across a room at 160x120).
 # Editor numbers: zdoom.org/wiki/Standard_editor_numbers. Sprites are Freedoom's, whose "BlueArmor" is red.
 ITEMS: dict[str, tuple[int, float]] = {
     "Medikit": (2012, 2.0),
@@ -91,7 +91,8 @@ def random_room(rng: np.random.Generator, kinds: Sequence[str], count: int) -> R
         light=int(rng.integers(160, 256)),
         start=(*start, int(angles[0])),
         things=tuple(
-            Thing(str(name), x, y, int(angle)) for name, (x, y), angle in zip(names, spots, angles[1:], strict=True)
+            Thing(str(name), *spot, int(angle))
+            for name, spot, angle in zip(names, spots, angles[1:], strict=True)
         ),
     )
 
@@ -111,17 +112,24 @@ def _free_spot(
     )
 
 
-def write_wad(path: Path, rooms: Sequence[Room]) -> None:
-    """Write the rooms as maps MAP01, MAP02, ... (at most 99) of one PWAD file.
+def map_name(index: int) -> str:
+    """The name of a WAD's room: MAP01 for index 0, MAP100 for index 99."""
+    return f"MAP{index + 1:02d}"
+
+
+def write_wad(path: Path, rooms: Sequence[Room], rules: str = "") -> None:
+    """Write the rooms as maps MAP01, MAP02, ... (at most 9999) of one PWAD file.
+
+    rules: text of a MAPINFO lump (zdoom.org/wiki/MAPINFO), such as a skill of one's own; "" for none.
 
     Layout (doomwiki.org/wiki/WAD): 12-byte header, the lumps' bytes, then one 16-byte directory row a lump.
     A UDMF map is three lumps: an empty marker with the map's name, TEXTMAP, ENDMAP.
     """
-    if not 1 <= len(rooms) <= 99:
-        raise ValueError(f"a WAD holds 1 to 99 rooms here, not {len(rooms)}: write several files")
-    lumps: list[tuple[str, bytes]] = []
-    for number, room in enumerate(rooms, start=1):
-        lumps += [(f"MAP{number:02d}", b""), ("TEXTMAP", udmf(room).encode()), ("ENDMAP", b"")]
+    if not 1 <= len(rooms) <= 9999:
+        raise ValueError(f"a WAD holds 1 to 9999 rooms here, not {len(rooms)}: write several files")
+    lumps = [("MAPINFO", rules.encode())] if rules else []
+    for index, room in enumerate(rooms):
+        lumps += [(map_name(index), b""), ("TEXTMAP", udmf(room).encode()), ("ENDMAP", b"")]
     body, directory = bytearray(), bytearray()
     for name, data in lumps:
         directory += struct.pack("<ii8s", 12 + len(body), len(data), name.encode())

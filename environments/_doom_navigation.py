@@ -1,0 +1,95 @@
+"""Shortest ways on a Doom map, for oracles: a grid over the map's walls, flooded from the goal."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Point = tuple[float, float]
+Wall = tuple[float, float, float, float]  # x1, y1, x2, y2
+Disc = tuple[float, float, float]  # x, y, radius
+Cell = tuple[int, int]
+
+CELL = 16  # map units a grid cell: half the player's width
+BODY = 20  # units kept between the player's centre and a wall; the player's radius is 16
+NEIGHBOURS = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
+
+
+class Plan:
+    """Steps to the goal from every cell, around walls and discs."""
+
+    def __init__(self, goal: Point, walls: tuple[Wall, ...], discs: tuple[Disc, ...] = ()) -> None:
+        ends = np.array(walls, float).reshape(-1, 2, 2)
+        self._origin = ends.min(axis=(0, 1))
+        columns, rows = ((ends.max(axis=(0, 1)) - self._origin) // CELL + 1).astype(int)
+        index = np.stack(np.meshgrid(np.arange(columns), np.arange(rows), indexing="ij"), axis=-1)
+        centres = self._origin + (index + 0.5) * CELL
+        self.free = np.ones((columns, rows), bool)
+        for start, end in ends:
+            self.free &= _distance_to_segment(centres, start, end) > BODY
+        for x, y, radius in discs:
+            self.free &= np.hypot(centres[..., 0] - x, centres[..., 1] - y) > radius
+        self.steps = self._flood(self._cell(goal))
+
+    def waypoint(self, start: Point) -> Point:
+        """The furthest point on the way to the goal that can be walked to in a straight line."""
+        cell = self._nearest_known(start)
+        best = cell
+        while self.steps[cell] > 0:
+            cell = min(self._around(cell), key=lambda other: self.steps[other])
+            if not self._clear(start, self._centre(cell)):
+                break
+            best = cell
+        return self._centre(best)
+
+    def _flood(self, goal: Cell) -> NDArray[np.float64]:
+        steps = np.full(self.free.shape, np.inf)
+        steps[goal] = 0
+        queue = deque([goal])
+        while queue:
+            cell = queue.popleft()
+            for other in self._around(cell):
+                if self.free[other] and steps[other] == np.inf:
+                    steps[other] = steps[cell] + 1
+                    queue.append(other)
+        return steps
+
+    def _around(self, cell: Cell) -> list[Cell]:
+        columns, rows = self.free.shape
+        cells = [(cell[0] + i, cell[1] + j) for i, j in NEIGHBOURS]
+        return [(i, j) for i, j in cells if 0 <= i < columns and 0 <= j < rows]
+
+    def _clear(self, start: Point, end: Point) -> bool:
+        points = np.linspace(start, end, int(math.dist(start, end) / CELL * 2) + 2)[2:]
+        return all(self.steps[self._cell((x, y))] < np.inf for x, y in points)
+
+    def _nearest_known(self, point: Point) -> Cell:
+        """The nearest cell from which the goal can be reached; the player may be brushing a wall."""
+        known = np.argwhere(self.steps < np.inf)
+        i, j = known[np.abs(known - np.array(self._cell(point))).sum(axis=1).argmin()]
+        return int(i), int(j)
+
+    def _cell(self, point: Point) -> Cell:
+        i, j = ((np.array(point) - self._origin) // CELL).astype(int).clip(0, np.array(self.free.shape) - 1)
+        return int(i), int(j)
+
+    def _centre(self, cell: Cell) -> Point:
+        x, y = self._origin + (np.array(cell) + 0.5) * CELL
+        return float(x), float(y)
+
+
+plan = lru_cache(maxsize=8)(Plan)
+
+
+def _distance_to_segment(
+    points: NDArray[np.float64], start: NDArray[np.float64], end: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """points [..., 2] -> [...]"""
+    along = end - start
+    share = ((points - start) @ along / (along @ along)).clip(0, 1)
+    distance: NDArray[np.float64] = np.linalg.norm(points - start - share[..., None] * along, axis=-1)
+    return distance

@@ -1,0 +1,152 @@
+"""Scripted solutions of the Doom tasks, from ground truth: they prove that a task can be solved.
+
+Each is a function from the Scene to the one button to hold. Angles are in degrees, counter-clockwise;
+lengths in map units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from environments._doom_engine import Pose
+from environments._doom_navigation import Point, Wall, plan
+from environments._doom_rewards import REACH
+
+STRIDE = 8.0  # map units a tic at full speed, about
+SHORTEST_TURN = 7.1  # degrees in one decision
+MONSTER = 20.0  # the narrowest monster's radius
+ALERT = 120.0  # a fireball that stays further away than this is no threat
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A live thing: its kind in words, its place, and its velocity in map units a tic."""
+
+    kind: str
+    x: float
+    y: float
+    vx: float
+    vy: float
+
+    @property
+    def place(self) -> Point:
+        return self.x, self.y
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything on the map: things of the task's label vocabulary, walls that stop a player."""
+
+    pose: Pose
+    target: str
+    things: list[Seen]
+    walls: tuple[Wall, ...]
+
+
+def fetch(scene: Scene) -> str:
+    """Walk to the named thing and around the others."""
+    goal = nearest(scene, [thing for thing in scene.things if thing.kind == scene.target])
+    others = tuple((thing.x, thing.y, REACH + 6) for thing in scene.things if thing.kind != scene.target)
+    return walk_to(scene.pose, plan(goal.place, scene.walls, others).waypoint((scene.pose.x, scene.pose.y)))
+
+
+def hunt(scene: Scene) -> str:
+    """Aim at the named monster and shoot when no other stands in between."""
+    target = nearest(scene, [thing for thing in scene.things if thing.kind == scene.target])
+    nearer = [thing for thing in scene.things if gap(scene, thing) < gap(scene, target)]
+    for thing in nearer:
+        if aimed_at(scene, thing):
+            return "TURN_LEFT" if bearing(scene.pose, thing.place) < 0 else "TURN_RIGHT"
+    return shoot(scene, target)
+
+
+def defend_the_center(scene: Scene) -> str:
+    """Shoot the nearest monster."""
+    return shoot(scene, nearest(scene, scene.things)) if scene.things else "TURN_LEFT"
+
+
+def basic(scene: Scene) -> str:
+    """Step sideways until the cacodemon is straight ahead, then shoot."""
+    target = nearest(scene, scene.things)
+    if aimed_at(scene, target):
+        return "ATTACK"
+    return "MOVE_LEFT" if bearing(scene.pose, target.place) > 0 else "MOVE_RIGHT"
+
+
+def health_gathering(scene: Scene) -> str:
+    """Walk to the nearest medikit."""
+    return walk_to(scene.pose, nearest(scene, scene.things).place) if scene.things else "MOVE_FORWARD"
+
+
+def my_way_home(scene: Scene) -> str:
+    """Walk the shortest way through the rooms."""
+    if not scene.things:  # picked up a moment ago: the script takes a tic to end the episode
+        return "MOVE_FORWARD"
+    goal = nearest(scene, scene.things)
+    return walk_to(scene.pose, plan(goal.place, scene.walls).waypoint((scene.pose.x, scene.pose.y)))
+
+
+def take_cover(scene: Scene) -> str:
+    """Facing east, step towards where the fireballs now in the air miss by most; if in doubt, the middle."""
+    ends = [y for wall in scene.walls for y in wall[1::2]]
+    places = range(int(min(ends)) + 16, int(max(ends)) - 15, 32)
+    middle = (min(ends) + max(ends)) / 2
+    goal = max(places, key=lambda y: (_clearance(scene, y), -abs(y - middle)))
+    return "MOVE_LEFT" if goal > scene.pose.y else "MOVE_RIGHT"
+
+
+ORACLES: dict[str, Callable[[Scene], str]] = {
+    "fetch": fetch,
+    "hunt": hunt,
+    "basic": basic,
+    "defend_the_center": defend_the_center,
+    "health_gathering": health_gathering,
+    "my_way_home": my_way_home,
+    "take_cover": take_cover,
+}
+
+
+def bearing(pose: Pose, point: Point) -> float:
+    """Degrees to turn left to face the point, in -180..180."""
+    angle = math.degrees(math.atan2(point[1] - pose.y, point[0] - pose.x)) - pose.angle
+    return (angle + 180) % 360 - 180
+
+
+def gap(scene: Scene, thing: Seen) -> float:
+    return math.dist((scene.pose.x, scene.pose.y), thing.place)
+
+
+def nearest(scene: Scene, things: list[Seen]) -> Seen:
+    return min(things, key=lambda thing: gap(scene, thing))
+
+
+def walk_to(pose: Pose, point: Point) -> str:
+    off = bearing(pose, point)
+    if abs(off) <= SHORTEST_TURN:
+        return "MOVE_FORWARD"
+    return "TURN_LEFT" if off > 0 else "TURN_RIGHT"
+
+
+def aimed_at(scene: Scene, thing: Seen) -> bool:
+    """A bullet would hit the thing, or what stands before it; or no turn would bring the aim any nearer."""
+    off = abs(bearing(scene.pose, thing.place))
+    return off <= max(SHORTEST_TURN / 2, math.degrees(math.atan2(MONSTER, gap(scene, thing))))
+
+
+def shoot(scene: Scene, target: Seen) -> str:
+    if aimed_at(scene, target):
+        return "ATTACK"
+    return "TURN_LEFT" if bearing(scene.pose, target.place) > 0 else "TURN_RIGHT"
+
+
+def _clearance(scene: Scene, goal: float) -> float:
+    """How near, up to ALERT, a fireball comes in 40 tics to a player who sidesteps to y = goal."""
+    closest = ALERT
+    for tic in range(0, 40, 2):
+        way = goal - scene.pose.y
+        y = scene.pose.y + math.copysign(min(abs(way), STRIDE * tic), way)
+        for ball in (thing for thing in scene.things if thing.kind == "fireball"):
+            closest = min(closest, math.dist((scene.pose.x, y), (ball.x + ball.vx * tic, ball.y + ball.vy * tic)))
+    return closest
