@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict
 from sb3_contrib import RecurrentPPO
@@ -25,7 +26,7 @@ Model: TypeAlias = PPO | RecurrentPPO
 LstmState: TypeAlias = tuple[np.ndarray, ...] | None
 
 
-def learn(model: Model, steps: int, callback: BaseCallback) -> None:
+def learn(model: Model, defaults: Defaults, steps: int, callback: BaseCallback) -> None:
     """Trains until the model has seen `steps` environment steps in all, also those before a restore.
 
     Rollouts are whole, so it ends at the next multiple of n_steps x environments. The callback's
@@ -34,7 +35,30 @@ def learn(model: Model, steps: int, callback: BaseCallback) -> None:
     resumed = model._last_obs is not None
     # With reset_num_timesteps=False SB3 adds what was already seen to the total, and goes on mid-episode.
     remaining = steps - model.num_timesteps if resumed else steps
-    model.learn(remaining, callback, log_interval=None, reset_num_timesteps=not resumed)  # type: ignore[arg-type]
+    callbacks: list[BaseCallback] = [UpdateThreads(defaults.threads), callback]
+    # SB3 takes None for a log_interval, though its annotation does not say so.
+    never: Any = None
+    model.learn(remaining, callbacks, log_interval=never, reset_num_timesteps=not resumed)
+
+
+class UpdateThreads(BaseCallback):
+    """Holds torch to `count` threads (0 = as it is) while the policy is updated; the encoder keeps them all."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count, self.others = count, torch.get_num_threads()
+
+    def _on_rollout_end(self) -> None:
+        torch.set_num_threads(self.count or self.others)
+
+    def _on_rollout_start(self) -> None:
+        torch.set_num_threads(self.others)
+
+    def _on_training_end(self) -> None:
+        torch.set_num_threads(self.others)
+
+    def _on_step(self) -> bool:
+        return True
 
 
 def act(
@@ -64,7 +88,7 @@ def create(
     rate = defaults.learning_rate
     algorithm: dict[str, Any] = {
         "learning_rate": LinearSchedule(rate, 0.0, 1.0) if defaults.schedule == "linear" else rate,
-        **defaults.model_dump(exclude={"learning_rate", "schedule", "heads", "recurrent", "lstm_size"}),
+        **defaults.model_dump(exclude={"learning_rate", "schedule", "heads", "recurrent", "lstm_size", "threads"}),
     }
     policy: dict[str, Any] = {
         "features_extractor_class": network,
@@ -103,3 +127,4 @@ class Defaults(BaseModel):
     recurrent: bool = False  # an LSTM after the network, for tasks that need memory; slower by several times
     lstm_size: int = 256  # its units, SB3's
     device: str = "auto"  # of the policy; auto = a GPU if there is one
+    threads: int = 1  # torch threads of an update; two take longer than one at these sizes; 0 = torch's choice

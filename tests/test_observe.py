@@ -119,7 +119,7 @@ def test_learning_encodes_once_per_step_whatever_the_epochs(n_epochs):
     venv = observe(2, 3, truncated=True)
     options = ppo.Defaults(n_steps=16, batch_size=8, n_epochs=n_epochs, device="cpu")
     model = ppo.create(venv, mlp.Network, mlp.Defaults(hidden=(4,)), options, seed=0)
-    ppo.learn(model, 64, Ignore())
+    ppo.learn(model, options, 64, Ignore())
     assert len(venv.encoder.batches) == 32 + 1  # 64 steps of two environments, and the reset
 
 

@@ -49,7 +49,7 @@ def test_learns_to_name_what_it_sees():
         ppo.Defaults(**SMALL),
         seed=0,
     )
-    ppo.learn(trained, 3000, Recorder())
+    ppo.learn(trained, ppo.Defaults(), 3000, Recorder())
     observation, returned = venv.reset(), 0.0
     for _ in range(4):
         actions, _ = ppo.act(trained, observation, deterministic=True)
@@ -76,7 +76,7 @@ def test_same_seed_same_weights():
     traces = []
     for seed in (0, 0, 1):
         recorder = Recorder()
-        ppo.learn(model(token_worlds(), seed), 512, recorder)
+        ppo.learn(model(token_worlds(), seed), ppo.Defaults(), 512, recorder)
         traces.append(recorder.trace)
     assert traces[0] == traces[1]
     assert traces[0] != traces[2]
@@ -87,13 +87,13 @@ def test_a_restored_model_goes_on_bit_for_bit(recurrent):
     options = {"recurrent": recurrent, "schedule": "linear"}
     whole = Recorder(take_at=256)
     first = model(token_worlds(horizon=5), **options)  # 5 does not divide 32: episodes straddle rollouts
-    ppo.learn(first, 640, whole)
+    ppo.learn(first, ppo.Defaults(), 640, whole)
 
     tensors, values, world = whole.taken
     torch.manual_seed(99), np.random.seed(99)
     second, rest = model(world, seed=99, **options), Recorder()
     ppo.restore(second, tensors, json.loads(json.dumps(values)))
-    ppo.learn(second, 640, rest)
+    ppo.learn(second, ppo.Defaults(), 640, rest)
 
     assert [step for step, _ in rest.trace] == [256, 384, 512]
     assert rest.trace == whole.trace[2:]
@@ -108,7 +108,7 @@ def test_every_part_of_the_state_matters(forgotten):
     options = {"recurrent": True}
     whole = Recorder(take_at=256)
     first = model(token_worlds(horizon=5), **options)  # 5 does not divide 32: episodes straddle rollouts
-    ppo.learn(first, 640, whole)
+    ppo.learn(first, ppo.Defaults(), 640, whole)
     tensors, values, world = whole.taken
     second, rest = model(world, seed=99, **options), Recorder()
     fresh = {name: torch.zeros_like(tensors[name]) for name in tensors if name.startswith(forgotten)}
@@ -116,7 +116,7 @@ def test_every_part_of_the_state_matters(forgotten):
         fresh = {"random/torch": torch.get_rng_state()}
     assert fresh
     ppo.restore(second, {**tensors, **fresh}, values)
-    ppo.learn(second, 640, rest)
+    ppo.learn(second, ppo.Defaults(), 640, rest)
     assert rest.trace[0] == whole.trace[2]
     assert fingerprint(second) != fingerprint(first)
 
@@ -124,8 +124,25 @@ def test_every_part_of_the_state_matters(forgotten):
 def test_state_is_a_copy():
     recorder = Recorder(take_at=128)
     trained = model(token_worlds())
-    ppo.learn(trained, 256, recorder)
+    ppo.learn(trained, ppo.Defaults(), 256, recorder)
     tensors, _, _ = recorder.taken
     last = ppo.state(trained)[0]
     weights = [name for name in tensors if name.startswith("policy/mlp_extractor")]
     assert weights and all(not torch.equal(tensors[name], last[name]) for name in weights)
+
+
+def test_an_update_runs_on_its_own_number_of_threads():
+    class Watch(Recorder):
+        def _on_rollout_start(self):
+            self.trace.append(torch.get_num_threads())
+
+    trained, seen, update = model(token_worlds()), Watch(), []
+    inner = trained.train
+    trained.train = lambda: (update.append(torch.get_num_threads()), inner())
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        ppo.learn(trained, ppo.Defaults(threads=2), 256, seen)
+        assert (seen.trace, update, torch.get_num_threads()) == ([3, 3], [2, 2], 3)
+    finally:
+        torch.set_num_threads(before)
