@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
@@ -18,6 +18,7 @@ from pr2l._yaml import parse, read_mapping
 from pr2l.errors import UnknownName, UserError, explain
 
 OptionKind = Literal["environment", "vlm", "encoder", "algorithm", "network"]
+Model = TypeVar("Model", bound=BaseModel)
 _PLUGINS: dict[OptionKind, registry.ModuleKind] = {
     "environment": "environments",
     "vlm": "vlms",
@@ -67,7 +68,7 @@ class RunConfig(BaseModel):
         except ValidationError as error:
             hint = f"\n`{kind}_options={{}}` drops what the file sets." if _unknown_key(error) else ""
             where = f"{kind}_options of {getattr(self, kind)!r}"
-            raise UserError(explain(error, where, model.model_fields) + hint) from error
+            raise UserError(explain(error, where, model) + hint) from error
 
     def save(self, path: Path) -> None:
         """Writes the YAML that load_config reads back as an equal config."""
@@ -75,21 +76,28 @@ class RunConfig(BaseModel):
 
 
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """A validated config with every plug-in option filled in.
+    """The config of a run, with every plug-in option filled in; imports the plug-ins that it names.
+
+    Arguments as of read_config. Raises UserError (UnknownName where a plug-in, task or prompt does not exist).
+    """
+    return _resolve(read_config(RunConfig, name_or_path, overrides))
+
+
+def read_config(model: type[Model], name_or_path: str | Path, overrides: Sequence[str] = ()) -> Model:
+    """A YAML file with overrides as an instance of `model`; for runs use load_config, which asks the plug-ins.
 
     name_or_path: a name such as "doom/fetch/prompted", or the path of a file that ends in .yaml.
     overrides: "key=value" or "key_options.option=value", values in YAML, applied in order.
-    Imports the named plug-ins. Raises UserError (UnknownName where a plug-in, task or prompt does not exist).
+    Raises UserError for a file that is not there, or a key or value that the model refuses.
     """
     path = _find(str(name_or_path))
     values = read_mapping(path)
     for override in overrides:
         apply_override(values, override)
     try:
-        config = RunConfig.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(explain(error, str(path), RunConfig.model_fields)) from error
-    return _resolve(config)
+        raise UserError(explain(error, str(path), model)) from error
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -134,8 +142,8 @@ def _resolve(config: RunConfig) -> RunConfig:
 
 
 def _plugin(config: RunConfig, kind: OptionKind) -> Any:
-    # A VLM is named by its weights, and all families share one set of options: the generic family's.
-    name = "generic" if kind == "vlm" else getattr(config, kind)
+    # A VLM is named by its weights; all families share one set of options: that of tiny's family will do.
+    name = "florence2" if kind == "vlm" else getattr(config, kind)
     return registry.load(_PLUGINS[kind], name)
 
 

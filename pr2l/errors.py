@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic import BaseModel, ValidationError
 
 
 class UserError(Exception):
@@ -35,17 +35,28 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     return f" Did you mean {spellings[close[0]]!r}?" if close else ""
 
 
-def explain(error: ValidationError, where: str, allowed: Iterable[str]) -> str:
-    """A pydantic error in our words. where: the file or table it is in; allowed: the keys of that table."""
-    allowed = list(allowed)
-    return "\n".join(_explain_one(problem, where, allowed) for problem in error.errors())
+def explain(error: ValidationError, where: str, model: type[BaseModel]) -> str:
+    """A pydantic error in our words. where: the file or table it is in; model: what that should have fitted."""
+    return "\n".join(_explain_one(problem, where, model) for problem in error.errors())
 
 
-def _explain_one(problem: Mapping[str, Any], where: str, allowed: list[str]) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+def _explain_one(problem: Mapping[str, Any], where: str, model: type[BaseModel]) -> str:
+    *parents, last = problem["loc"] or ("",)
+    key = ".".join(map(str, (*parents, last)))
     if problem["type"] == "extra_forbidden":
-        known = f"Allowed keys: {', '.join(sorted(allowed)) or 'none'}."
-        return f"{where}: unknown key {key!r}.{did_you_mean(key, allowed)} {known}"
+        allowed = sorted(_below(model, parents).model_fields)
+        known = f"Allowed keys: {', '.join(allowed) or 'none'}."
+        return f"{where}: unknown key {key!r}.{did_you_mean(str(last), allowed)} {known}"
     if problem["type"] == "missing":
         return f"{where}: the key {key!r} is missing."
     return f"{where}: {key} = {problem['input']!r}: {problem['msg']}."
+
+
+def _below(model: type[BaseModel], parents: Iterable[str | int]) -> type[BaseModel]:
+    """The model of a nested table; numbers, the places in a list of tables, lead nowhere new."""
+    for key in parents:
+        if isinstance(key, str):
+            annotation = model.model_fields[key].annotation
+            inner = [part for part in (annotation, *get_args(annotation)) if hasattr(part, "model_fields")]
+            model = inner[0]
+    return model

@@ -50,7 +50,7 @@ def load(name: str) -> Prompt:
     try:
         prompt = Prompt.model_validate({**read_mapping(path), "name": name})
     except ValidationError as error:
-        raise UserError(explain(error, str(path), Prompt.model_fields)) from error
+        raise UserError(explain(error, str(path), Prompt)) from error
     used = _slots(prompt.text, name)
     if used != set(prompt.slots):
         raise UserError(

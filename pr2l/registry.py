@@ -11,11 +11,11 @@ a package that holds YAML files.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, TypeAlias, overload
+from typing import Literal, TypeAlias, TypeVar, overload
 
 from pr2l.errors import UnknownName
 
@@ -32,10 +32,12 @@ MODULE_PACKAGES: dict[str, str] = {
 DATA_PACKAGES: dict[str, str] = {"prompts": "prompts", "configs": "configs"}
 KINDS: tuple[str, ...] = (*MODULE_PACKAGES, *DATA_PACKAGES)
 
+Value = TypeVar("Value")
+
 
 def names(kind: str) -> list[str]:
     """Sorted names of all plug-ins of a kind; imports none. Raises UnknownName for an unknown kind."""
-    return sorted(_data_files(kind) if kind in DATA_PACKAGES else {*_modules(kind), *_outside(kind)})
+    return sorted(_files(kind) if kind in DATA_PACKAGES else _modules(kind))
 
 
 @overload
@@ -48,33 +50,45 @@ def load(kind: str, name: str) -> ModuleType | Path:
     Raises UnknownName, with the nearest name, if there is none; an error inside the plug-in's own import
     passes through unchanged.
     """
-    if kind in DATA_PACKAGES and name in (files := _data_files(kind)):
-        return files[name]
-    if kind in MODULE_PACKAGES and name in _modules(kind):
-        return import_module(f"{MODULE_PACKAGES[kind]}.{name}")
-    if kind in MODULE_PACKAGES and name in (outside := _outside(kind)):
-        module: ModuleType = outside[name].load()
-        return module
-    raise UnknownName(kind, name, names(kind), hint=f"`pr2l list {kind}` shows them.")
+    if kind in DATA_PACKAGES:
+        return source(kind, name)
+    return import_module(_find(kind, name, _modules(kind)))
 
 
-def _modules(kind: str) -> list[str]:
+def source(kind: str, name: str) -> Path:
+    """The plug-in's file, which is not imported. Raises UnknownName as `load` does."""
+    if kind in DATA_PACKAGES:
+        return _find(kind, name, _files(kind))
+    spec = find_spec(_find(kind, name, _modules(kind)))
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"entry point {name!r} of pr2l.{kind}: its module does not exist")
+    return Path(spec.origin)
+
+
+def _find(kind: str, name: str, found: dict[str, Value]) -> Value:
+    if name not in found:
+        raise UnknownName(kind, name, found, hint=f"`pr2l list {kind}` shows them.")
+    return found[name]
+
+
+def _modules(kind: str) -> dict[str, str]:
+    """Name -> dotted module; this repository wins over plug-ins from outside with the same name."""
     if kind not in MODULE_PACKAGES:
         raise UnknownName("kinds of plug-in", kind, KINDS)
-    files = _folder(MODULE_PACKAGES[kind]).glob("*.py")
-    return [file.stem for file in files if not file.name.startswith("_")]
+    package = MODULE_PACKAGES[kind]
+    files = [file for file in _folder(package).glob("*.py") if not file.name.startswith("_")]
+    return _outside(kind) | {file.stem: f"{package}.{file.stem}" for file in files}
 
 
-def _outside(kind: str) -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=f"pr2l.{kind}")}
-
-
-def _data_files(kind: str) -> dict[str, Path]:
-    """Name -> file; a file of this repository wins over one from outside with the same name."""
-    packages = [*(point.value for point in _outside(kind).values()), DATA_PACKAGES[kind]]
-    roots = [_folder(package) for package in packages]
+def _files(kind: str) -> dict[str, Path]:
+    """Name -> YAML file; this repository wins over the packages from outside."""
+    roots = [_folder(package) for package in (*_outside(kind).values(), DATA_PACKAGES[kind])]
     files = [(root, file) for root in roots for file in root.rglob("*.yaml")]
     return {file.relative_to(root).with_suffix("").as_posix(): file for root, file in files}
+
+
+def _outside(kind: str) -> dict[str, str]:
+    return {point.name: point.module for point in entry_points(group=f"pr2l.{kind}")}
 
 
 def _folder(package: str) -> Path:

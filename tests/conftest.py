@@ -2,12 +2,13 @@
 
 import importlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pr2l.registry import DATA_PACKAGES
+from pr2l.registry import DATA_PACKAGES, MODULE_PACKAGES
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -43,3 +44,24 @@ def write_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
         importlib.invalidate_caches()
 
     return write
+
+
+@pytest.fixture
+def examples(write_plugin: Callable[[str, str, str], None]) -> list[tuple[str, str]]:
+    """The files that CONTRIBUTING.md shows, each a plug-in now; their kinds and names."""
+    page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\.(?:py|yaml)\n(.*?)```", page, flags=re.DOTALL)
+    for path, source in blocks:
+        write_plugin(*_kind_and_name(path), source)
+    return [_kind_and_name(path) for path, _ in blocks]
+
+
+def _kind_and_name(path: str) -> tuple[str, str]:
+    """ "policies/networks/flat" -> ("networks", "flat")"""
+    packages = {
+        kind: f"{package.replace('.', '/')}/" for kind, package in (MODULE_PACKAGES | DATA_PACKAGES).items()
+    }
+    kind = max(
+        (kind for kind in packages if path.startswith(packages[kind])), key=lambda kind: len(packages[kind])
+    )
+    return kind, path.removeprefix(packages[kind])

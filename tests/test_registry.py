@@ -28,19 +28,28 @@ def test_every_default_has_a_clause_of_reason(kind: str, name: str) -> None:
 
 
 def silent_fields(model: type[BaseModel]) -> list[str]:
-    """Fields without a comment on their lines."""
+    """Fields without a comment on their lines or just above them, and without a docstring below."""
     source = textwrap.dedent(inspect.getsource(model))
     body = ast.parse(source).body[0].body  # type: ignore[attr-defined]
     lines = source.splitlines()
-    fields = [node for node in body if isinstance(node, ast.AnnAssign)]
-    text = {node.target.id: "\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in fields}  # type: ignore
-    return [name for name, line in text.items() if not re.search(r"#\s*\w", line)]
+    silent = []
+    for before, node, after in zip([None, *body], body, [*body[1:], None], strict=False):
+        if isinstance(node, ast.AnnAssign):
+            start = before.end_lineno if before else 1
+            described = re.search(r"#\s*\w", "\n".join(lines[start : node.end_lineno]))
+            if not described and not isinstance(after, ast.Expr):
+                silent.append(node.target.id)  # type: ignore[union-attr]
+    return silent
 
 
 class HalfExplained(BaseModel):
     width: int = 1  # tokens
     height: int = 1
     depth: int = 1  #
+    # of a frame
+    area: int = 1
+    volume: int = 1
+    """in cubic tokens"""
 
 
 def test_the_clause_rule_sees_a_silent_field() -> None:
@@ -56,16 +65,12 @@ def test_the_file_name_is_the_name_and_an_underscore_hides_a_file() -> None:
 
 
 def test_an_unknown_name_teaches_the_nearest_and_all_others() -> None:
-    with pytest.raises(
-        UnknownName, match=r"Did you mean 'token_transformer'\? Known networks: .*mlp.*`pr2l list"
-    ):
+    with pytest.raises(UnknownName, match=r"Did you mean 'token_transformer'\? Known networks: .*mlp.*`pr2l list"):
         registry.load("networks", "token_transfomer")
 
 
 def test_an_unknown_kind_teaches_the_kinds() -> None:
-    with pytest.raises(
-        UnknownName, match=r"'encoder' is not among the kinds of plug-in. Did you mean 'encoders'"
-    ):
+    with pytest.raises(UnknownName, match=r"'encoder' is not among the kinds of plug-in. Did you mean 'encoders'"):
         registry.names("encoder")
     with pytest.raises(UnknownName, match="kinds of plug-in"):
         registry.load("encoder", "pixels")  # type: ignore[call-overload]

@@ -1,0 +1,151 @@
+"""The `pr2l` command: every program of this folder from the shell.
+
+Exit codes: 0 done; 1 a check failed, or a defect of pr2l itself (with a traceback); 2 a mistake in what was
+asked (with what to do about it); 130 Ctrl-C, after the run has saved.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pr2l import __version__, registry
+from pr2l._yaml import read_mapping
+from pr2l.config import RunConfig, load_config
+from pr2l.errors import UnknownName, UserError
+
+app = typer.Typer(
+    help="Promptable representations: a frozen, prompted vision-language model as the eyes of an RL agent.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+CONFIG = typer.Argument(help="A name of `pr2l list configs`, or a YAML file.")
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. seed=1 vlm_options.new_tokens=0")
+]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except UserError as error:
+        _fail(error)
+    except ValueError as error:
+        if not _raised_in_plugin(error):
+            raise
+        _fail(error)
+
+
+@app.command()
+def train(
+    config: Annotated[str | None, CONFIG] = None,
+    overrides: Overrides = None,
+    resume: Annotated[Path | None, typer.Option(help="A run folder to go on with.")] = None,
+) -> None:
+    """Train an agent; with --resume RUN alone, go on with that run under its own config."""
+    from pr2l.train import train as run
+
+    run(_config_of(config, overrides or [], resume), resume=resume)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    episodes: Annotated[int | None, typer.Option(min=1, help="As in the run's config if not given.")] = None,
+) -> None:
+    """Success rate and return of a trained run on evaluation seeds, with intervals, a table and a video."""
+    from pr2l.evaluate import evaluate as run_evaluation
+
+    run_evaluation(run, episodes)
+
+
+@app.command()
+def check(config: Annotated[str, CONFIG], overrides: Overrides = None) -> None:
+    """Validate all that can be validated before a long run: names, prompts, spaces, memory, disk."""
+    from pr2l.check import check as run_checks
+
+    if not run_checks(load_config(config, overrides or [])):
+        raise typer.Exit(1)
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[str, typer.Argument(help=", ".join([*registry.KINDS, "tasks"]))],
+) -> None:
+    """Everything of a kind that a config may name."""
+    rows = _tasks() if kind == "tasks" else [(name, _summary(kind, name)) for name in _names(kind)]
+    table = Table(kind, "", box=None, pad_edge=False)
+    for name, summary in rows:
+        table.add_row(name, escape(summary))
+    Console().print(table)
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def _config_of(config: str | None, overrides: list[str], resume: Path | None) -> RunConfig:
+    """The named config, or else the resumed run's own (then the first word may be an override)."""
+    if config is not None and not (resume and "=" in config):
+        return load_config(config, overrides)
+    if resume is None:
+        raise UserError("train needs a config, e.g. `pr2l train smoke`; `pr2l list configs` shows them")
+    return load_config(resume / "config.yaml", [*([config] if config else []), *overrides])
+
+
+def _names(kind: str) -> list[str]:
+    if kind not in registry.KINDS:
+        raise UnknownName("kinds", kind, [*registry.KINDS, "tasks"])
+    return registry.names(kind)
+
+
+def _tasks() -> list[tuple[str, str]]:
+    """Name and success rule of every task of every environment that can be imported here."""
+    rows = []
+    for environment in registry.names("environments"):
+        try:
+            tasks = registry.load("environments", environment).TASKS
+        except ImportError as error:
+            rows.append((environment, f"not available: {error}"))
+            continue
+        rows += [(f"{environment}/{name}", str(task.success)) for name, task in tasks.items()]
+    return rows
+
+
+def _summary(kind: str, name: str) -> str:
+    """The first line that a plug-in says of itself, read from its file: nothing is imported."""
+    source = registry.source(kind, name)
+    if kind in registry.DATA_PACKAGES:
+        return str(read_mapping(source).get("text" if kind == "prompts" else "why", ""))
+    return (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+
+
+def _raised_in_plugin(error: BaseException) -> bool:
+    """Whether environments/ or policies/, which have no UserError, raised it to teach something."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return str(module).partition(".")[0] in ("environments", "policies")
+
+
+def _fail(error: Exception) -> None:
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

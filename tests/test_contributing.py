@@ -1,0 +1,88 @@
+"""The files that CONTRIBUTING.md shows are loaded, as somebody else's package, and run together."""
+
+import numpy as np
+import pytest
+import tiny_parts
+import torch
+from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, VipLlavaConfig
+
+from pr2l import prompt, registry
+from pr2l.config import load_config
+from pr2l.encoders._base import EncoderSource
+from pr2l.vlms._base import Defaults
+from pr2l.vlms._loading import load_vlm
+
+
+def test_there_is_one_example_of_every_kind_and_it_loads(examples) -> None:
+    assert sorted(kind for kind, _ in examples) == sorted(registry.KINDS)
+    for kind, name in examples:
+        assert name in registry.names(kind)
+        assert registry.load(kind, name)
+
+
+def test_the_experiment_is_valid(examples) -> None:
+    config = load_config("doors/choose/columns", ["seed=3"])
+    assert (config.seed, config.encoder_options, config.environment_options) == (3, {"strips": 2}, {"size": 32})
+    assert config.algorithm_options["learning_rate"] == 3e-3
+
+
+def test_the_oracle_solves_the_environment_and_chance_does_not(examples) -> None:
+    doors = registry.load("environments", "doors")
+    env = doors.make("choose", doors.Defaults())
+    wins = {"oracle": 0, "left": 0}
+    for player, act in (("oracle", doors.oracle("choose")), ("left", lambda env: 0)):
+        for seed in range(100):
+            env.reset(seed=seed)
+            wins[player] += env.step(act(env))[4]["success"]
+    assert wins["oracle"] == 100
+    assert 30 < wins["left"] < 70
+
+
+def test_the_encoder_sees_which_door_is_left(examples) -> None:
+    doors, columns = registry.load("environments", "doors"), registry.load("encoders", "columns")
+    task = doors.TASKS["choose"]
+    where = prompt.load("doors/choose/where")
+    assert prompt.check(where, task.contexts)[0] == "where is the red door ?"
+    source = EncoderSource("tiny", None, where, list(task.contexts), (32, 32, 3), doors.kinds("choose"))
+    encoder = columns.create(source, columns.Defaults())
+    observation, info = doors.make("choose", doors.Defaults(), labels=True).reset(seed=0)
+    tokens = encoder.encode(observation["frame"][None], [info["context"]])
+    expected = np.array([[doors.COLOURS[label["name"]] for label in info["labels"]]]) / 255
+    assert tokens.values.tolist() == expected.tolist()
+    assert tokens.mask.all() and tokens.values.shape == (1, encoder.tokens, encoder.width)
+
+
+@pytest.fixture
+def vipllava_folder(tmp_path):
+    """A ViP-LLaVA of random weights with 2 x 2 image tokens."""
+    words = tiny_parts.tokenizer(["<image>"])
+    vision = {"model_type": "clip_vision_model", "image_size": 16, "patch_size": 8, "num_hidden_layers": 2}
+    text = {"model_type": "llama", "vocab_size": len(words), "num_hidden_layers": 2, "num_key_value_heads": 2}
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    config = VipLlavaConfig(
+        vision_config=vision | small,
+        text_config=text | small | {"head_dim": 8},
+        vision_feature_layer=[-1, -2],
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+    )
+    model = AutoModelForImageTextToText.from_config(config)
+    square = {"height": 16, "width": 16}
+    pixels = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=square)
+    tiny_parts.save(tmp_path / "vipllava", model, words, pixels)
+    return tmp_path / "vipllava"
+
+
+@torch.no_grad()
+def test_the_vlm_family_gives_what_the_unmodified_model_returns(examples, vipllava_folder) -> None:
+    vlm = load_vlm(str(vipllava_folder), Defaults(layers=(0, -1), generation="none"))
+    assert type(vlm).__name__ == "VipLlava"
+    frame = tiny_parts.frames(1, 16, 16)
+    hidden = vlm.hidden(frame, ["is it near ?"])
+    model = AutoModelForImageTextToText.from_pretrained(vipllava_folder)
+    pixels = CLIPImageProcessorPil.from_pretrained(vipllava_folder)(frame[0], return_tensors="pt")
+    ids = vlm.tokenizer("<image><image><image><image>\nis it near ?", return_tensors="pt")
+    states = model(**ids, **pixels, output_hidden_states=True).hidden_states
+    expected = torch.stack([states[0], states[-1]], dim=1)
+    torch.testing.assert_close(hidden.states, expected, rtol=0, atol=1e-5)
+    assert hidden.spans["image"] == slice(0, 4) and hidden.mask.all()
