@@ -53,26 +53,24 @@ def fetch(scene: Scene) -> str:
 
 
 def hunt(scene: Scene) -> str:
-    """Aim at the named monster and shoot when no other stands in between."""
-    target = nearest(scene, [thing for thing in scene.things if thing.kind == scene.target])
-    nearer = [thing for thing in scene.things if gap(scene, thing) < gap(scene, target)]
-    for thing in nearer:
-        if aimed_at(scene, thing):
-            return "TURN_LEFT" if bearing(scene.pose, thing.place) < 0 else "TURN_RIGHT"
-    return shoot(scene, target)
+    """Shoot the named monster, soon rather than exactly: a shot that misses wakes it, and it comes nearer."""
+    return shoot(scene, nearest(scene, [t for t in scene.things if t.kind == scene.target]), SHORTEST_TURN)
 
 
 def defend_the_center(scene: Scene) -> str:
-    """Shoot the nearest monster."""
-    return shoot(scene, nearest(scene, scene.things)) if scene.things else "TURN_LEFT"
+    """Shoot the nearest monster; bullets are few."""
+    return shoot(scene, nearest(scene, scene.things), SHORTEST_TURN / 2) if scene.things else "TURN_LEFT"
 
 
 def basic(scene: Scene) -> str:
     """Step sideways until the cacodemon is straight ahead, then shoot."""
-    target = nearest(scene, scene.things)
-    if aimed_at(scene, target):
+    if not scene.things:  # it has just fallen
         return "ATTACK"
-    return "MOVE_LEFT" if bearing(scene.pose, target.place) > 0 else "MOVE_RIGHT"
+    target = nearest(scene, scene.things)
+    off = bearing(scene.pose, target.place)
+    if abs(off) <= half_width(scene, target):
+        return "ATTACK"
+    return "MOVE_LEFT" if off > 0 else "MOVE_RIGHT"
 
 
 def health_gathering(scene: Scene) -> str:
@@ -129,16 +127,17 @@ def walk_to(pose: Pose, point: Point) -> str:
     return "TURN_LEFT" if off > 0 else "TURN_RIGHT"
 
 
-def aimed_at(scene: Scene, thing: Seen) -> bool:
-    """A bullet would hit the thing, or what stands before it; or no turn would bring the aim any nearer."""
-    off = abs(bearing(scene.pose, thing.place))
-    return off <= max(SHORTEST_TURN / 2, math.degrees(math.atan2(MONSTER, gap(scene, thing))))
+def half_width(scene: Scene, monster: Seen) -> float:
+    """The aim may be off by this many degrees for a bullet to hit."""
+    return math.degrees(math.atan2(MONSTER, gap(scene, monster)))
 
 
-def shoot(scene: Scene, target: Seen) -> str:
-    if aimed_at(scene, target):
+def shoot(scene: Scene, target: Seen, tolerance: float) -> str:
+    """tolerance: degrees off the target from which on it is not worth turning any more."""
+    off = bearing(scene.pose, target.place)
+    if abs(off) <= max(tolerance, half_width(scene, target)):
         return "ATTACK"
-    return "TURN_LEFT" if bearing(scene.pose, target.place) > 0 else "TURN_RIGHT"
+    return "TURN_LEFT" if off > 0 else "TURN_RIGHT"
 
 
 def _clearance(scene: Scene, goal: float) -> float:

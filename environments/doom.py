@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -101,6 +102,7 @@ class Task:
     skill: int = 3  # ViZDoom's difficulty, 1 to 5
     first_tic: int = 1  # game tics skipped until things have settled
     weapon: bool = True  # drawn
+    apart: int = 0  # generated rooms: degrees between any two things as seen from the start
 
 
 def _targets(*actors: str) -> tuple[dict[str, str], ...]:
@@ -138,6 +140,7 @@ _ROWS = (
         actions=TURN_AND_SHOOT,
         skill=1,
         first_tic=10,
+        apart=30,
     ),
     Task(
         id="basic",
@@ -363,6 +366,8 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         """The room that the split and the index determine."""
         rng = np.random.default_rng([self._split, index])
         room = random_room(rng, self.task.actors, self.options.things)
+        while not _apart(room, self.task.apart):
+            room = random_room(rng, self.task.actors, self.options.things)
         if self.options.repeats:
             return room
         names = rng.permutation(self.task.actors)[: len(room.things)]
@@ -443,3 +448,9 @@ class DoomEnv(gym.Env[Observation, np.int64]):
             for label in shown
         ]
         return {"labels": labels, "segmentation": index_of[engine.labels_buffer]}
+
+
+def _apart(room: Room, degrees: float) -> bool:
+    x, y, _ = room.start
+    bearings = sorted(math.degrees(math.atan2(thing.y - y, thing.x - x)) for thing in room.things)
+    return all((after - before) % 360 >= degrees for before, after in pairwise([*bearings, bearings[0]]))
