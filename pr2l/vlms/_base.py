@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -60,9 +60,7 @@ class Defaults(BaseModel):
     @model_validator(mode="after")
     def _answers_can_end(self) -> Self:
         if self.min_new_tokens > self.new_tokens:
-            raise ValueError(
-                f"min_new_tokens={self.min_new_tokens} is more than new_tokens={self.new_tokens}"
-            )
+            raise ValueError(f"min_new_tokens={self.min_new_tokens} is more than new_tokens={self.new_tokens}")
         return self
 
 
@@ -72,8 +70,6 @@ class VLM:
 
     # Families whose image may stand anywhere in the text override this with both orders.
     token_orders: tuple[str, ...] = ("image_first",)
-    # True where image tokens see a prompt that comes after them, by the architecture itself.
-    image_sees_later_text = False
 
     def __init__(self, path: str, options: Defaults) -> None:
         self.options = options
@@ -82,7 +78,6 @@ class VLM:
         self.model = checkpoint.read_model(path, options.device, options.dtype)
         self.read_processors(path)
         self.image_size = options.image_size or self.default_image_size()
-        self._pixels = Pixels(self.image_processor, self.image_size, self.model.device, self.model.dtype)
         self._eos = _take_over_decoding(self.model) or (self.tokenizer.eos_token_id,)
         self.hidden_size = int(self.config.get_text_config().hidden_size)
         self.vision_length, self.vision_size = self._probe_vision()
@@ -126,6 +121,17 @@ class VLM:
         """Side in pixels that the vision tower was made for."""
         size = self.config.vision_config.image_size
         return int(size if isinstance(size, int) else size[0])
+
+    @property
+    def image_token_id(self) -> int:
+        """The id that stands for one image token in the input."""
+        return int(self.config.image_token_id)
+
+    @property
+    def image_sees_later_text(self) -> bool:
+        """Whether image tokens see a prompt that comes after them, as they do where an encoder looks both
+        ways."""
+        return self._is_encoder_decoder
 
     # What users of a VLM call.
 
@@ -172,9 +178,7 @@ class VLM:
             states[rows, :, : given.shape[2]] = given
             states[rows, :, spans["generated"]] = made
             lengths = torch.tensor([len(self._ids(text)) for text in batch], device=device)
-            mask[rows, image : image + prompt] = (
-                torch.arange(image, image + prompt, device=device) < lengths[:, None]
-            )
+            mask[rows, image : image + prompt] = torch.arange(image, image + prompt, device=device) < lengths[:, None]
             mask[rows, spans["generated"]] = self._before_end(chosen)
             for row, text in zip(rows, self._decode(chosen), strict=True):
                 answers[row] = text
@@ -222,6 +226,10 @@ class VLM:
 
     # Machinery.
 
+    @cached_property
+    def _pixels(self) -> Pixels:
+        return Pixels(self.image_processor, self.image_size, self.model.device, self.model.dtype)
+
     @property
     def _is_encoder_decoder(self) -> bool:
         return bool(self.config.get_text_config().is_encoder_decoder)
@@ -243,10 +251,7 @@ class VLM:
                 f" family that takes images anywhere in the text, such as llava, smolvlm or qwen2_5_vl."
             )
         text = self.config.get_text_config()
-        depths = [
-            getattr(text, name, None)
-            for name in ("num_hidden_layers", "decoder_layers", "num_decoder_layers")
-        ]
+        depths = [getattr(text, name, None) for name in ("num_hidden_layers", "decoder_layers", "num_decoder_layers")]
         depth = min(depth for depth in depths if depth is not None)
         if bad := [layer for layer in self.options.layers if not -depth - 1 <= layer <= depth]:
             raise UserError(
@@ -269,9 +274,9 @@ class VLM:
 
     def _checked_layout(self, text: str) -> tuple[int, ...]:
         ids = tuple(self.layout(text))
-        found, wanted = ids.count(self._image_token), self.image_length()
+        found, wanted = ids.count(self.image_token_id), self.image_length()
         if found != wanted:
-            token = self.tokenizer.convert_ids_to_tokens(self._image_token)
+            token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
             raise UserError(
                 f"the prompt {text!r} gives {found} image tokens, this VLM makes {wanted} of a frame;"
                 f" leave {token!r} out of the prompt, the image is put in for you."
@@ -299,30 +304,35 @@ class VLM:
         rows = defaultdict(list)
         for row, text in enumerate(texts):
             ids = self._ids(text)
-            rows[len(ids), ids.index(self._image_token)].append(row)
+            rows[len(ids), ids.index(self.image_token_id)].append(row)
         return list(rows.values())
 
     def _states(self, frames: Frames, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Input states [B, L, I + P, D] in Hidden's order, generated ids [B, N] and their states [B, L, N,
         D]."""
-        inputs, count, layers = self.inputs(frames, texts), self.new_tokens, self.options.layers
+        inputs, count = self.inputs(frames, texts), self.new_tokens
         out = self.model.generate(
             **inputs,
             max_new_tokens=count + 1,
             logits_processor=[self._decoding(frames, texts)],
-            output_hidden_states=True if self._is_encoder_decoder else list(layers),
+            output_hidden_states=True if self._is_encoder_decoder else list(self.options.layers),
             return_dict_in_generate=True,
         )
         steps = out.decoder_hidden_states if self._is_encoder_decoder else out.hidden_states
         given = out.encoder_hidden_states if self._is_encoder_decoder else steps[0]
-        image = inputs["input_ids"][0] == self._image_token
-        order = torch.cat([image.nonzero().flatten(), (~image).nonzero().flatten()])
-        before = torch.stack([given[layer][:, order] for layer in layers], dim=1)
-        after = [torch.stack([step[layer][:, -1] for layer in layers], dim=1) for step in steps[1:]]
-        width = before.shape[-1]
-        made = torch.stack(after, dim=2) if after else before.new_zeros(len(texts), len(layers), 0, width)
+        before = self._chosen_layers(given)[:, :, self._order(inputs["input_ids"])]
+        made = [self._chosen_layers(step)[:, :, -1:] for step in steps[1:]]
         first = out.sequences.shape[1] - count - 1
-        return before, out.sequences[:, first : first + count], made
+        return before, out.sequences[:, first : first + count], torch.cat([before[:, :, :0], *made], dim=2)
+
+    def _chosen_layers(self, states: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """[B, L, T, D] of a model's tuple of hidden states."""
+        return torch.stack([states[layer] for layer in self.options.layers], dim=1)
+
+    def _order(self, ids: torch.Tensor) -> torch.Tensor:
+        """Positions of the image tokens, then those of the others; the same for all rows of a pass."""
+        image = ids[0] == self.image_token_id
+        return torch.cat([image.nonzero().flatten(), (~image).nonzero().flatten()])
 
     def _decoding(self, frames: Frames, texts: list[str]) -> Decoding:
         options, steps = self.options, self.new_tokens + 1
@@ -353,10 +363,7 @@ def _take_over_decoding(model: Any) -> tuple[int, ...]:
     for module in (model, inner):
         if (old := getattr(module, "generation_config", None)) is not None:
             ends = old.eos_token_id if ends is None else ends
-            kept = {
-                name: getattr(old, name)
-                for name in ("bos_token_id", "pad_token_id", "decoder_start_token_id")
-            }
+            kept = {name: getattr(old, name) for name in ("bos_token_id", "pad_token_id", "decoder_start_token_id")}
             module.generation_config = GenerationConfig(**kept)
     return () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
 
@@ -372,8 +379,6 @@ def _spans(image: int, prompt: int, generated: int) -> dict[str, slice]:
 
 def _check_batch(frames: Frames, texts: list[str] | None = None) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
-        raise ValueError(
-            f"frames are {frames.dtype} {frames.shape}; a batch is uint8 [B, H, W, 3], RGB, B >= 1"
-        )
+        raise ValueError(f"frames are {frames.dtype} {frames.shape}; a batch is uint8 [B, H, W, 3], RGB, B >= 1")
     if texts is not None and len(texts) != len(frames):
         raise ValueError(f"{len(texts)} texts for {len(frames)} frames; give one text per frame")

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
 from transformers.utils.hub import cached_file
 
 from pr2l.errors import UserError, did_you_mean
@@ -52,6 +59,11 @@ def read_image_processor(path: str) -> Any:
     return _read(path, "image processor", lambda: AutoImageProcessor.from_pretrained(path, backend="pil"))
 
 
+def read_processor(path: str) -> Any:
+    """The whole processor, for a family of which nothing else is known."""
+    return _read(path, "processor", lambda: AutoProcessor.from_pretrained(path, backend="pil"))
+
+
 def read_chat_template(path: str, tokenizer: Any) -> str | None:
     """The Jinja text that lays out a conversation, or None if the checkpoint has none."""
     if tokenizer.chat_template is not None:
@@ -70,19 +82,26 @@ def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except OSError as error:
-        raise UserError(_absent(path, part, str(error))) from error
+        raise UserError(_absent(path, part, _first_line(error))) from error
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"transformers {transformers.__version__} cannot read the {part} of {path!r}: {_first_line(error)}"
+        ) from error
 
 
 def _absent(path: str, part: str, reason: str) -> str:
-    first = reason.strip().splitlines()[0]
     if Path(path).is_dir():
-        return f"the folder {path!r} has no usable {part}: {first}"
+        return f"the folder {path!r} has no usable {part}: {reason}"
     return (
         f"the VLM {path!r} is neither a folder on this machine nor a model that could be fetched from the"
-        f" Hugging Face Hub.{did_you_mean(path, ['tiny'])} ({first}) Check the spelling and the network."
+        f" Hugging Face Hub.{did_you_mean(path, ['tiny'])} ({reason}) Check the spelling and the network."
         " Without a network: use 'tiny', which ships with pr2l, or a local folder, made elsewhere with"
         " `hf download MODEL --local-dir FOLDER`, as vlm=FOLDER."
     )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def _device(name: str) -> str:

@@ -43,9 +43,7 @@ class Decoding(LogitsProcessor):
         """Inverse of the cumulative distribution at each row's own number, in float64: -> ids [B, 1]."""
         probabilities = torch.softmax(scores.cpu().double() / self.temperature, dim=-1)
         cumulative = probabilities.cumsum(-1)
-        return (
-            (cumulative <= uniform * cumulative[:, -1:]).sum(-1, keepdim=True).clamp(max=scores.shape[1] - 1)
-        )
+        return (cumulative <= uniform * cumulative[:, -1:]).sum(-1, keepdim=True).clamp(max=scores.shape[1] - 1)
 
 
 def uniforms(seed: int, frames: Frames, texts: list[str], steps: int) -> npt.NDArray[np.float64]:

@@ -37,12 +37,14 @@ class Pixels:
 
     def __call__(self, frames: Frames) -> torch.Tensor:
         """uint8 [B, H, W, 3] -> [B, 3, size, size] in the model's dtype, on its device."""
-        square = np.stack([self._resize(frame) for frame in frames])
+        square = squared(frames, self.size, self.resample)
         pixels = torch.from_numpy(square).to(self.device).permute(0, 3, 1, 2).to(torch.float32)
         # The contiguous copy matters: other strides make convolutions round differently.
         return ((pixels * self.scale - self.mean) / self.std).to(self.dtype).contiguous()
 
-    def _resize(self, frame: Frames) -> Frames:
-        if frame.shape[:2] == (self.size, self.size):
-            return frame
-        return np.asarray(Image.fromarray(frame).resize((self.size, self.size), self.resample))
+
+def squared(frames: Frames, size: int, resample: Image.Resampling = Image.Resampling.BICUBIC) -> Frames:
+    """uint8 [B, H, W, 3] stretched to [B, size, size, 3]."""
+    if frames.shape[1:3] == (size, size):
+        return frames
+    return np.stack([np.asarray(Image.fromarray(frame).resize((size, size), resample)) for frame in frames])

@@ -17,11 +17,9 @@ MODEL_TYPES = ("florence2",)
 
 
 class Florence2(VLM):
-    image_sees_later_text = True
-
     def layout(self, text: str) -> list[int]:
         words = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        image = [self._image_token] * self.image_length()
+        image = [self.image_token_id] * self.image_length()
         return [*image, self.tokenizer.bos_token_id, *words, self.tokenizer.eos_token_id]
 
     def default_image_size(self) -> int:

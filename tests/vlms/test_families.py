@@ -22,12 +22,7 @@ from pr2l.vlms._base import VLM, Defaults
 from pr2l.vlms._loading import family, load_vlm
 
 FAMILIES = registry.names("vlms")
-CASES = [
-    case
-    for name in FAMILIES
-    if find_spec(f"builders.{name}")
-    for case in import_module(f"builders.{name}").CASES
-]
+CASES = [case for name in FAMILIES if find_spec(f"builders.{name}") for case in import_module(f"builders.{name}").CASES]
 ORDERS = [
     pytest.param(case, order, id=f"{case.name}-{order}")
     for case in CASES
@@ -50,8 +45,8 @@ def folder(case: Case) -> Path:
 
 @cache
 def vlm(case: Case, order: str = "image_first", **options) -> VLM:
-    options = {"new_tokens": N, "min_new_tokens": N, "layers": (0, -2, -1)} | options
-    return load_vlm(str(folder(case)), Defaults(token_order=order, **options))
+    given = {"new_tokens": N, "min_new_tokens": N, "layers": (0, -2, -1), "image_size": case.image_size}
+    return load_vlm(str(folder(case)), Defaults(token_order=order, **(given | options)))
 
 
 @cache
@@ -90,9 +85,7 @@ def reference(case: Case, order: str, row: int):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_has_a_small_checkpoint_here(name):
     built = {case.model_type for case in import_module(f"builders.{name}").CASES}
-    assert built >= set(registry.load("vlms", name).MODEL_TYPES), (
-        f"tests/vlms/builders/{name}.py must build each"
-    )
+    assert built >= set(registry.load("vlms", name).MODEL_TYPES), f"tests/vlms/builders/{name}.py must build each"
 
 
 @all_orders

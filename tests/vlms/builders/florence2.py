@@ -12,9 +12,7 @@ SIZE = 64
 
 
 def build(folder):
-    words = tokenizer(
-        ["<image>"], bos="<s>", front="<s>", back="</s>", extra_special_tokens={"image_token": "<image>"}
-    )
+    words = tokenizer(["<image>"], bos="<s>", front="<s>", back="</s>", extra_special_tokens={"image_token": "<image>"})
     text = BartConfig(
         vocab_size=len(words),
         d_model=16,

@@ -1,0 +1,11 @@
+"""Qwen3-VL: image_size is a multiple of 32, and (image_size / 32)² tokens see the frame; default 512."""
+
+from __future__ import annotations
+
+from pr2l.vlms._base import Defaults
+from pr2l.vlms._qwen import QwenVL
+
+__all__ = ["MODEL_TYPES", "Defaults", "load"]
+
+MODEL_TYPES = ("qwen3_vl",)
+load = QwenVL.load
