@@ -261,8 +261,8 @@ class DoomEnv(gym.Env[Observation, np.int64]):
 
     info, at reset and at every step: `context` dict; `success` bool; `seed`, which determines the episode
     (`reset` without a seed draws the next one from the current); and, if made with labels=True, `labels`, a
-    list of {"name", "box": (x0, y0, x1, y1) in pixels, ends exclusive, "distance" in map units}, and
-    `segmentation` uint8 [H, W]: 0, or 1 + the index in `labels` of what is drawn at the pixel.
+    list of {"name", "box": (x0, y0, x1, y1) around the visible pixels, ends exclusive, "distance" in map
+    units}, and `segmentation` uint8 [H, W]: 0, or 1 + the index in `labels` of what the pixel shows.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 35 / 4}
@@ -435,19 +435,26 @@ class DoomEnv(gym.Env[Observation, np.int64]):
 
     def _ground_truth(self) -> dict[str, Any]:
         engine = self._running()
-        pose = engine.pose
-        shown = [label for label in engine.labels if label.object_name in self.task.actors]
-        index_of = np.zeros(256, np.uint8)
-        index_of[[label.value for label in shown]] = np.arange(1, len(shown) + 1)
-        labels = [
-            {
-                "name": WORDS[label.object_name],
-                "box": (label.x, label.y, label.x + label.width + 1, label.y + label.height + 1),
-                "distance": math.dist((pose.x, pose.y), (label.object_position_x, label.object_position_y)),
-            }
-            for label in shown
-        ]
-        return {"labels": labels, "segmentation": index_of[engine.labels_buffer]}
+        pose, buffer = engine.pose, engine.labels_buffer
+        labels, index_of = [], np.zeros(256, np.uint8)
+        for label in engine.labels:
+            box = _visible_box(buffer, label)
+            if box and label.object_name in self.task.actors:
+                place = (label.object_position_x, label.object_position_y)
+                distance = math.dist((pose.x, pose.y), place)
+                labels.append({"name": WORDS[label.object_name], "box": box, "distance": distance})
+                index_of[label.value] = len(labels)
+        return {"labels": labels, "segmentation": index_of[buffer]}
+
+
+def _visible_box(buffer: NDArray[np.uint8], label: Any) -> tuple[int, int, int, int] | None:
+    """Around the pixels that show the label's actor; None if others hide it, for ViZDoom's box ignores those."""
+    x, y = label.x, label.y
+    drawn = buffer[y : y + label.height, x : x + label.width] == label.value
+    columns, rows = np.flatnonzero(drawn.any(axis=0)), np.flatnonzero(drawn.any(axis=1))
+    if not rows.size:
+        return None
+    return x + int(columns[0]), y + int(rows[0]), x + int(columns[-1]) + 1, y + int(rows[-1]) + 1
 
 
 def _apart(room: Room, degrees: float) -> bool:
