@@ -326,8 +326,8 @@ class VLM:
         return before, out.sequences[:, first : first + count], torch.cat([before[:, :, :0], *made], dim=2)
 
     def _chosen_layers(self, states: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """[B, L, T, D] of a model's tuple of hidden states."""
-        return torch.stack([states[layer] for layer in self.options.layers], dim=1)
+        """float32 [B, L, T, D] of a model's tuple of hidden states."""
+        return torch.stack([states[layer] for layer in self.options.layers], dim=1).float()
 
     def _order(self, ids: torch.Tensor) -> torch.Tensor:
         """Positions of the image tokens, then those of the others; the same for all rows of a pass."""

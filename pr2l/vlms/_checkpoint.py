@@ -38,7 +38,9 @@ def locate(name: str) -> str:
 
 def read_config(path: str) -> Any:
     """The checkpoint's config; UserError if there is no such folder or Hub model, or it cannot be reached."""
-    return _read(path, "config.json", lambda: AutoConfig.from_pretrained(path))
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        raise UserError(f"the folder {path!r} holds no VLM: it has no config.json.")
+    return _read(path, "config", lambda: AutoConfig.from_pretrained(path))
 
 
 def read_model(path: str, device: str, dtype: str) -> Any:

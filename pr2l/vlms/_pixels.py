@@ -29,7 +29,8 @@ class Pixels:
         scale = processor.rescale_factor if processor.do_rescale else 1.0
         mean = processor.image_mean if processor.do_normalize else 0.0
         std = processor.image_std if processor.do_normalize else 1.0
-        self.scale = float(scale)
+        # The processors scale in float64 and normalise in float32; doing as they do gives their very bits.
+        self.scaled = (torch.arange(256, dtype=torch.float64) * scale).to(device, torch.float32)
         self.mean, self.std = (
             torch.as_tensor(value, dtype=torch.float32, device=device).expand(3).reshape(1, 3, 1, 1)
             for value in (mean, std)
@@ -37,10 +38,9 @@ class Pixels:
 
     def __call__(self, frames: Frames) -> torch.Tensor:
         """uint8 [B, H, W, 3] -> [B, 3, size, size] in the model's dtype, on its device."""
-        square = squared(frames, self.size, self.resample)
-        pixels = torch.from_numpy(square).to(self.device).permute(0, 3, 1, 2).to(torch.float32)
-        # The contiguous copy matters: other strides make convolutions round differently.
-        return ((pixels * self.scale - self.mean) / self.std).to(self.dtype).contiguous()
+        square = np.ascontiguousarray(squared(frames, self.size, self.resample).transpose(0, 3, 1, 2))
+        scaled = self.scaled[torch.tensor(square, device=self.device, dtype=torch.int32)]
+        return ((scaled - self.mean) / self.std).to(self.dtype)
 
 
 def squared(frames: Frames, size: int, resample: Image.Resampling = Image.Resampling.BICUBIC) -> Frames:

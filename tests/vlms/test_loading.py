@@ -1,0 +1,223 @@
+"""From names and options to a VLM, and what is said when that cannot work."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from test_families import CASES, TEXTS, folder, pictures, unmodified, vlm
+from transformers import CLIPConfig, CLIPModel
+
+from pr2l import registry
+from pr2l.errors import UserError
+from pr2l.vlms import _checkpoint, generic
+from pr2l.vlms._base import Defaults
+from pr2l.vlms._loading import family, load_vlm
+
+CASE = {case.name: case for case in CASES}
+LLAVA, VIPLLAVA = CASE["llava"], CASE["vipllava"]
+
+
+@pytest.fixture
+def llava(tmp_path):
+    """A copy of the LLaVA checkpoint that a test may damage."""
+    return shutil.copytree(folder(LLAVA), tmp_path / "llava")
+
+
+def test_each_model_type_has_one_family():
+    claimed = [kind for name in registry.names("vlms") for kind in registry.load("vlms", name).MODEL_TYPES]
+    assert len(claimed) == len(set(claimed))
+    assert family("llava").__name__ == "pr2l.vlms.llava"
+    assert family("never heard of").__name__ == "pr2l.vlms.generic"
+
+
+def test_every_family_has_the_same_options():
+    assert {registry.load("vlms", name).Defaults for name in registry.names("vlms")} == {Defaults}
+
+
+def test_a_model_that_is_nowhere_is_named_and_the_next_step_told():
+    with pytest.raises(UserError, match=r"'someone/no-such-vlm'.*tiny.*hf download MODEL --local-dir"):
+        load_vlm("someone/no-such-vlm")
+
+
+def test_a_misspelt_tiny_is_recognised():
+    with pytest.raises(UserError, match="Did you mean 'tiny'"):
+        load_vlm("tinny")
+
+
+def test_a_folder_that_holds_no_model_says_what_is_missing(tmp_path, llava):
+    with pytest.raises(UserError, match="no config.json"):
+        load_vlm(str(tmp_path))
+    (llava / "preprocessor_config.json").unlink()
+    with pytest.raises(UserError, match="no usable image processor"):
+        load_vlm(str(llava))
+
+
+def test_a_model_that_is_no_vlm_is_refused(tmp_path):
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    CLIPModel(CLIPConfig(text_config=small, vision_config=small | {"image_size": 16})).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="cannot read the .* of"):
+        load_vlm(str(tmp_path))
+
+
+def test_tiny_is_a_folder_like_any_other(monkeypatch, tmp_path):
+    monkeypatch.setattr(_checkpoint, "TINY", tmp_path)
+    with pytest.raises(UserError, match="pr2l pretrain"):
+        load_vlm("tiny")
+    monkeypatch.setattr(_checkpoint, "TINY", folder(CASE["florence2"]))
+    named, by_path = load_vlm("tiny"), load_vlm(str(folder(CASE["florence2"])))
+    frames = pictures(CASE["florence2"])
+    assert torch.equal(named.hidden(frames, TEXTS).states, by_path.hidden(frames, TEXTS).states)
+
+
+def test_lengths_are_known_before_the_first_frame():
+    model = vlm(LLAVA)
+    assert model.prompt_length(TEXTS) == max(model.prompt_length([text]) for text in TEXTS)
+    hidden = model.hidden(pictures(LLAVA), TEXTS)
+    lengths = [model.image_length(), model.prompt_length(TEXTS), model.new_tokens]
+    assert [span.stop - span.start for span in hidden.spans.values()] == lengths
+    assert hidden.states.shape[-1] == model.hidden_size
+
+
+def test_layers_count_as_hidden_states_does():
+    """0 is the embeddings, 3 the last of three layers, and negative numbers count from the end."""
+    forward, backward = (vlm(LLAVA, layers=layers) for layers in ((0, 2, 3), (-4, -2, -1)))
+    states = forward.hidden(pictures(LLAVA), TEXTS).states
+    assert torch.equal(states, backward.hidden(pictures(LLAVA), TEXTS).states)
+    assert (states[:, 0] - states[:, 1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("name", "layer"), [("llava", 4), ("llava", -5), ("blip2-t5", 3), ("florence2", -4)])
+def test_a_layer_that_is_not_there_is_refused(name, layer):
+    """Three layers in LLaVA; the decoders of the others have two, and serve as well."""
+    with pytest.raises(UserError, match=rf"layers, so \[{layer}\] is out of range"):
+        load_vlm(str(folder(CASE[name])), Defaults(layers=(-1, layer)))
+
+
+def test_an_image_size_that_the_tower_cannot_take_is_refused():
+    with pytest.raises(UserError, match="does not take image_size=48 .* made for image_size=32"):
+        load_vlm(str(folder(LLAVA)), Defaults(image_size=48))
+    with pytest.raises(UserError, match="a token is 8 pixels wide"):
+        load_vlm(str(folder(CASE["qwen2_5_vl"])), Defaults(image_size=36))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "tokens"),
+    [("florence2", 96, 1 + 36), ("smolvlm", 16, 4), ("smolvlm", 64, 64), ("qwen2_5_vl", 64, 64), ("qwen3_vl", 16, 4)],
+)
+def test_the_image_size_decides_the_number_of_image_tokens(name, size, tokens):
+    model = load_vlm(str(folder(CASE[name])), Defaults(image_size=size))
+    hidden = model.hidden(pictures(CASE[name]), TEXTS)
+    assert model.image_length() == hidden.spans["image"].stop == tokens
+
+
+def test_a_prompt_that_names_the_image_token_is_refused():
+    with pytest.raises(UserError, match="leave '<image>' out of the prompt"):
+        vlm(LLAVA).hidden(pictures(LLAVA)[:1], ["what is <image> ?"])
+
+
+def test_a_prompt_longer_than_promised_is_refused():
+    with pytest.raises(UserError, match="more than prompt_tokens=3"):
+        vlm(LLAVA).hidden(pictures(LLAVA)[:1], TEXTS[:1], prompt_tokens=3)
+
+
+def test_batches_of_another_form_are_refused():
+    with pytest.raises(ValueError, match=r"uint8 \[B, H, W, 3\]"):
+        vlm(LLAVA).vision(np.zeros((1, 32, 32, 3), dtype=np.float32))
+    with pytest.raises(ValueError, match="one text per frame"):
+        vlm(LLAVA).hidden(pictures(LLAVA), TEXTS[:1])
+
+
+def test_an_answer_cannot_be_longer_than_its_tokens():
+    with pytest.raises(ValidationError, match="min_new_tokens=9 is more than new_tokens=8"):
+        Defaults(min_new_tokens=9)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_the_device_and_precision_are_chosen_or_refused():
+    assert vlm(LLAVA).model.device.type == "cpu" and vlm(LLAVA).model.dtype == torch.float32
+    with pytest.raises(UserError, match="torch sees no GPU"):
+        vlm(LLAVA, device="cuda")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_half_precision_changes_the_numbers_only_a_little(case):
+    """The default on a GPU. Three digits are left of a number, and rounding adds up over the layers."""
+    half, full = vlm(case, dtype="bfloat16", generation="none"), vlm(case, generation="none")
+    assert half.model.dtype == torch.bfloat16
+    ours, theirs = (model.hidden(pictures(case), TEXTS).states for model in (half, full))
+    assert ours.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.999
+
+
+def test_the_checkpoints_own_decoding_is_not_used(llava):
+    """Beams, penalties or sampling in generation_config.json would make other answers, or random ones."""
+    settings = json.loads((llava / "generation_config.json").read_text())
+    settings |= {"do_sample": True, "temperature": 5.0, "num_beams": 3, "repetition_penalty": 2.0}
+    (llava / "generation_config.json").write_text(json.dumps(settings))
+    changed = load_vlm(str(llava), Defaults(new_tokens=3, min_new_tokens=3, layers=(0, -2, -1)))
+    ours, theirs = (model.hidden(pictures(LLAVA), TEXTS) for model in (vlm(LLAVA), changed))
+    assert torch.equal(ours.states, theirs.states) and ours.answers == theirs.answers
+
+
+def test_without_a_chat_template_there_is_only_image_and_text(llava):
+    (llava / "chat_template.jinja").unlink()
+    switched_off = vlm(LLAVA, chat_template=False)
+    absent = load_vlm(str(llava))
+    for model in (switched_off, absent):
+        ids = [token for token in model.layout("is it near ?") if token != model.image_token_id]
+        assert model.tokenizer.decode(ids) == "<s>\nis it near ?"
+    assert "user:" in vlm(LLAVA).tokenizer.decode(vlm(LLAVA).layout("is it near ?"))
+
+
+def test_a_chat_template_in_the_older_file_is_found(llava):
+    template = (llava / "chat_template.jinja").read_text()
+    (llava / "chat_template.jinja").unlink()
+    (llava / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    assert load_vlm(str(llava)).layout(TEXTS[0]) == vlm(LLAVA).layout(TEXTS[0])
+
+
+def test_a_chat_template_that_knows_no_images_is_refused(llava):
+    (llava / "chat_template.jinja").write_text("{{ messages[0]['role'] }} says something")
+    with pytest.raises(UserError, match="chat_template=false"):
+        load_vlm(str(llava)).prompt_length(TEXTS)
+
+
+def test_llava_onevision_sees_the_overview_and_nothing_else():
+    """Tower, projection and the "new line" by hand: no tiles, although the checkpoint asks for them."""
+    case = CASE["llava_onevision"]
+    model = unmodified(case).model
+    with torch.no_grad():
+        seen = model.vision_tower(vlm(case).squares(pictures(case)), output_hidden_states=True).hidden_states
+        projected = model.multi_modal_projector(seen[model.config.vision_feature_layer])
+    new_line = model.image_newline.detach().expand(len(TEXTS), 1, -1)
+    expected = torch.cat([projected, new_line], dim=1)
+    torch.testing.assert_close(vlm(case).vision(pictures(case)).values, expected, rtol=0, atol=1e-5)
+
+
+def test_generic_refuses_a_model_whose_states_are_not_the_unmodified_ones(monkeypatch):
+    """A `generate` that leaves the picture out, as a careless model's might."""
+    kind = type(unmodified(VIPLLAVA))
+    prepare = kind.prepare_inputs_for_generation
+
+    def without_picture(self, *args, **kwargs):
+        return prepare(self, *args, **(kwargs | {"mm_encoder_outputs": None}))
+
+    monkeypatch.setattr(kind, "prepare_inputs_for_generation", without_picture)
+    with pytest.raises(UserError, match=r"is refused: .* largest difference is \d\.\de[-+]\d+"):
+        load_vlm(str(folder(VIPLLAVA)))
+
+
+def test_generic_agrees_with_a_family_on_the_same_checkpoint(llava):
+    settings = {"processor_class": "LlavaProcessor", "patch_size": 8, "num_additional_image_tokens": 1}
+    settings |= {"vision_feature_select_strategy": "default"}
+    (llava / "processor_config.json").write_text(json.dumps(settings))
+    processor = json.loads((llava / "preprocessor_config.json").read_text())
+    (llava / "preprocessor_config.json").write_text(json.dumps(processor | {"processor_class": "LlavaProcessor"}))
+    options = Defaults(new_tokens=3, min_new_tokens=3, layers=(0, -2, -1))
+    ours = generic.load(str(llava), options).hidden(pictures(LLAVA), TEXTS)
+    theirs = vlm(LLAVA).hidden(pictures(LLAVA), TEXTS)
+    assert ours.spans == theirs.spans and torch.equal(ours.mask, theirs.mask) and ours.answers == theirs.answers
+    torch.testing.assert_close(ours.states, theirs.states, rtol=0, atol=1e-5)
