@@ -48,6 +48,8 @@ MARGIN = 56  # units between a thing and a wall
 SPACING = 104  # units between two things
 CLEARING = 136  # units between the start and any thing
 
+Spot = tuple[float, float]  # (x, y) in map units
+
 
 @dataclass(frozen=True)
 class Thing:
@@ -75,11 +77,7 @@ class Room:
 
 def random_room(rng: np.random.Generator, kinds: Sequence[str], count: int) -> Room:
     """A fresh room with `count` things drawn from `kinds` (a kind may come twice), none overlapping."""
-    width, height = (int(side) for side in rng.integers(416, 641, size=2))
-    placed = [_free_spot(rng, width, height, [])]
-    for _ in range(count):
-        placed.append(_free_spot(rng, width, height, placed))
-    start, *spots = placed
+    width, height, (start, *spots) = _layout(rng, count)
     angles = rng.integers(0, 360, size=count + 1)
     names = rng.choice(list(kinds), size=count)
     return Room(
@@ -97,19 +95,26 @@ def random_room(rng: np.random.Generator, kinds: Sequence[str], count: int) -> R
     )
 
 
-def _free_spot(
-    rng: np.random.Generator, width: int, height: int, placed: Sequence[tuple[float, float]]
-) -> tuple[float, float]:
-    """A random point away from the walls, the start (`placed[0]`) and the things placed so far."""
+def _layout(rng: np.random.Generator, count: int) -> tuple[int, int, list[Spot]]:
+    """Width and height of a room, the start, and `count` places for things; a room too small for them is drawn anew."""
+    for _ in range(100):
+        width, height = (int(side) for side in rng.integers(416, 641, size=2))
+        placed: list[Spot] = []
+        while len(placed) <= count and (spot := _free_spot(rng, width, height, placed)):
+            placed.append(spot)
+        if len(placed) > count:
+            return width, height, placed
+    raise ValueError(f"{count} things do not fit into a room of 416 to 640 units a side; ask for fewer")
+
+
+def _free_spot(rng: np.random.Generator, width: int, height: int, placed: Sequence[Spot]) -> Spot | None:
+    """A random point away from the walls, the start (`placed[0]`) and the things so far; None if it finds none."""
     for _ in range(500):
         x, y = float(rng.integers(MARGIN, width - MARGIN)), float(rng.integers(MARGIN, height - MARGIN))
         gaps = [math.dist((x, y), other) for other in placed]
         if all(gap >= (SPACING if index else CLEARING) for index, gap in enumerate(gaps)):
             return x, y
-    raise ValueError(
-        f"no free spot for thing {len(placed)} in a room of {width} x {height} units: "
-        f"ask for fewer things, or lower SPACING ({SPACING}) or CLEARING ({CLEARING})"
-    )
+    return None
 
 
 def map_name(index: int) -> str:

@@ -1,0 +1,153 @@
+"""Frames with the simulator's labels: what a VLM is taught and tested on.
+
+A set is a folder: frames.npy (uint8 [N, H, W, 3]), labels.jsonl (one list of labels a line), set.json (what it was
+made from). It is written once and found again by that key, so an interrupted `pretrain` does not play twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from pr2l import registry
+from pr2l.types import Frames, Labels
+
+BLANK_SHARE = 0.3  # share kept of the frames that show nothing: most frames of a random walk face a bare wall
+KEEP_SHARE = 0.5  # share kept of the others: neighbouring frames are nearly the same
+LONGEST_HOLD = 5  # a random action is held for 1 to this many decisions, so that play gets somewhere
+
+Progress = Callable[[int], None]  # called with the number of frames gathered so far
+
+
+class Source(BaseModel):
+    """What a set is made from; equal sources give equal sets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    environment: str  # a file of environments/
+    tasks: tuple[str, ...]  # played in turn
+    options: dict[str, Any] = Field(default_factory=dict)  # the environment's Defaults, where they differ
+    frames: PositiveInt  # over all tasks
+    split: str = "train"  # "train" or "evaluation": their rooms are disjoint
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LabelledFrames:
+    """frames: uint8 [N, H, W, 3] (a memory map); labels: N lists; names: every name a label can have, sorted."""
+
+    frames: Frames
+    labels: list[Labels]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load_or_play(source: Source, folder: Path, progress: Progress = lambda count: None) -> LabelledFrames:
+    """The set of `source` below `folder`, played first if it is not there.
+
+    Half of the episodes are played by the task's oracle, where it has one, and half at random.
+    """
+    key = hashlib.sha256(source.model_dump_json().encode()).hexdigest()[:8]
+    path = folder / f"{'-'.join((source.environment, *source.tasks, source.split))}-{key}"
+    if not _is_complete(path, source):
+        _play(source, path, progress)
+    return _read(path)
+
+
+def _is_complete(path: Path, source: Source) -> bool:
+    card = path / "set.json"
+    return card.exists() and json.loads(card.read_text())["source"] == source.model_dump(mode="json")
+
+
+def _read(path: Path) -> LabelledFrames:
+    lines = (path / "labels.jsonl").read_text().splitlines()
+    names = json.loads((path / "set.json").read_text())["names"]
+    frames = np.load(path / "frames.npy", mmap_mode="r", allow_pickle=False)
+    return LabelledFrames(frames, [json.loads(line) for line in lines], tuple(names))
+
+
+def _play(source: Source, path: Path, progress: Progress) -> None:
+    """Writes set.json last, so that a set cut short is never taken for a whole one."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "set.json").unlink(missing_ok=True)
+    world = registry.load("environments", source.environment)
+    rng = np.random.default_rng(source.seed)
+    with (path / "labels.jsonl").open("w") as lines:
+        count, frames = 0, None
+        for task, share in zip(source.tasks, _shares(source.frames, len(source.tasks)), strict=True):
+            env = world.make(task, world.Defaults(**source.options), split=source.split, labels=True)
+            try:
+                for _, (frame, labels) in zip(range(share), play(env, world.oracle(task), rng), strict=False):
+                    if frames is None:
+                        shape = (source.frames, *frame.shape)
+                        frames = np.lib.format.open_memmap(path / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
+                    frames[count] = frame
+                    lines.write(json.dumps(labels) + "\n")
+                    count += 1
+                    progress(count)
+            finally:
+                env.close()
+    names = sorted({name for task in source.tasks for name in world.kinds(task)})
+    card = {"source": source.model_dump(mode="json"), "names": names}
+    unfinished = path / "set.json.part"
+    unfinished.write_text(json.dumps(card, indent=2))
+    os.replace(unfinished, path / "set.json")
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    return [total // parts + (part < total % parts) for part in range(parts)]
+
+
+def play(
+    env: gym.Env[Any, Any], oracle: Callable[[gym.Env[Any, Any]], Any] | None, rng: np.random.Generator
+) -> Iterator[tuple[Frames, Labels]]:
+    """Endless thinned-out (frame [H, W, 3], labels) of alternating oracle and random episodes."""
+    choices = env.action_space.n  # type: ignore[attr-defined]  # Discrete, as the contract says
+    for episode in range(1 << 30):
+        observation, info = env.reset(seed=int(rng.integers(1 << 31)))
+        scripted = oracle is not None and episode % 2 == 0
+        over, action, hold = False, None, 0
+        while not over:
+            if rng.random() < (KEEP_SHARE if info["labels"] else KEEP_SHARE * BLANK_SHARE):
+                yield observation["frame"], info["labels"]
+            if scripted and oracle is not None and rng.random() < 0.8:  # the rest: stray from the straight way
+                action, hold = oracle(env), 0
+            elif hold <= 0:
+                action, hold = int(rng.integers(choices)), int(rng.integers(1, LONGEST_HOLD + 1))
+            hold -= 1
+            observation, _, terminated, truncated, info = env.step(action)
+            over = terminated or truncated
+
+
+def cells(labels: Sequence[Labels], names: Sequence[str], size: tuple[int, int], grid: int) -> np.ndarray:
+    """bool [N, len(names), grid, grid]: which names each cell of the frame shows, for dense supervision.
+
+    size: (height, width) of the frames in pixels. A cell shows a thing if it holds the centre of the thing's box
+    or if the box covers at least 30 % of the cell.
+    """
+    height, width = size
+    index = {name: position for position, name in enumerate(names)}
+    shown = np.zeros((len(labels), len(names), grid, grid), bool)
+    edges = np.arange(grid)
+    cell_h, cell_w = height / grid, width / grid
+    for row, frame_labels in enumerate(labels):
+        for label in frame_labels:
+            x0, y0, x1, y1 = label["box"]
+            across = np.minimum(x1, (edges + 1) * cell_w) - np.maximum(x0, edges * cell_w)
+            down = np.minimum(y1, (edges + 1) * cell_h) - np.maximum(y0, edges * cell_h)
+            covered = np.outer(down.clip(0), across.clip(0)) >= 0.3 * cell_h * cell_w
+            centre = int(min((y0 + y1) / 2 / cell_h, grid - 1)), int(min((x0 + x1) / 2 / cell_w, grid - 1))
+            covered[centre] = True
+            shown[row, index[label["name"]]] |= covered
+    return shown
