@@ -1,0 +1,48 @@
+"""How far training is: a bar on a terminal, a line every half minute in a log."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing_extensions import Self
+
+EVERY = 30  # seconds between lines in a log
+
+
+class TrainingProgress:
+    """A context manager. total: environment steps of the whole run; done: those behind it already."""
+
+    def __init__(self, console: Console, total: int, done: int) -> None:
+        self._console, self._total = console, total
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=total, completed=done, numbers="")
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, step: int, numbers: str) -> None:
+        """step: environment steps so far; numbers: how it goes, in words."""
+        self._bar.update(self._task, completed=min(step, self._total), numbers=numbers)
+        if not self._console.is_terminal and time.monotonic() - self._said >= EVERY:
+            self._said = time.monotonic()
+            self._console.print(f"{step:,} of {self._total:,} steps, {numbers}")

@@ -1,0 +1,70 @@
+"""From a config to the live parts of a run: environments, encoder, model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, Literal
+
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from pr2l import prompt, registry
+from pr2l.config import RunConfig
+from pr2l.encoders._base import Encoder, EncoderSource
+from pr2l.episodes import SeededEpisodes, evaluation_seed, training_seed
+from pr2l.observe import Observe
+
+Split = Literal["train", "evaluation"]
+
+
+def environments(config: RunConfig, split: Split, *, labels: bool = False, count: int | None = None) -> DummyVecEnv:
+    """The config's simulators in this process, showing frames; the caller closes them.
+
+    labels: put the ground truth into their infos; count: how many, None = num_envs.
+
+    In training, environment i plays its own endless row of episodes; in evaluation the rows interleave, so that
+    environment i's n-th episode is number i + n * count of a list that is the same for every run.
+    """
+    module, options = registry.load("environments", config.environment), config.options("environment")
+    count = count or config.num_envs
+
+    def seeds(row: int) -> Callable[[int], int]:
+        if split == "train":
+            return lambda episode: training_seed(config.seed, row, episode)
+        return lambda episode: evaluation_seed(row + episode * count)
+
+    made: list[SeededEpisodes] = []
+    try:
+        for row in range(count):
+            env = module.make(config.task, options, split=split, labels=labels)
+            made.append(SeededEpisodes(env, seeds(row)))
+        return DummyVecEnv([lambda env=env: env for env in made])  # type: ignore[misc]  # env is bound as default
+    except BaseException:
+        for env in made:
+            env.close()
+        raise
+
+
+def encoder(config: RunConfig) -> Encoder:
+    """The config's encoder; loads the VLM if the encoder has one, and makes an environment to ask for its space."""
+    module = registry.load("environments", config.environment)
+    with closing(module.make(config.task, config.options("environment"))) as env:
+        height, width, _ = env.observation_space["frame"].shape
+    source = EncoderSource(
+        vlm=config.vlm,
+        vlm_options=config.options("vlm"),
+        prompt=prompt.load(config.prompt_name) if config.prompt_name else None,
+        contexts=list(module.TASKS[config.task].contexts),
+        frame_shape=(height, width, 3),
+        kinds=module.kinds(config.task),
+    )
+    made: Encoder = registry.load("encoders", config.encoder).create(source, config.options("encoder"))
+    return made
+
+
+def model(config: RunConfig, venv: Observe) -> Any:
+    """A fresh model of the config's algorithm and network; seeds torch's, NumPy's and Python's generators."""
+    algorithm = registry.load("algorithms", config.algorithm)
+    network = registry.load("networks", config.network).Network
+    defaults = config.options("algorithm")
+    return algorithm.create(venv, network, config.options("network"), defaults, seed=config.seed)

@@ -1,0 +1,187 @@
+"""How good is a trained agent on episodes that no run has trained on?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from rich.console import Console
+from rich.table import Table
+from stable_baselines3.common.vec_env import VecEnv
+
+from pr2l import build, registry
+from pr2l.config import RunConfig
+from pr2l.encoders._base import Encoder
+from pr2l.observe import Observe
+from pr2l.runs import Run, write_json
+from pr2l.statistics import Estimate, bootstrap
+from pr2l.video import Film, write_video
+
+# (observations, which environments begin an episode) -> actions
+Actor = Callable[[Any, np.ndarray], np.ndarray]
+
+COMMITTED = Path(__file__).parents[1] / "docs" / "results"  # absent from an installed package
+FILMED = 3  # episodes in the video
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a list of evaluation episodes amounts to; intervals are 95 % bootstrap over the episodes."""
+
+    episodes: int
+    success: Estimate
+    returned: Estimate
+    length: float
+
+    @classmethod
+    def of(cls, played: Sequence[dict[str, Any]]) -> Score:
+        """played: "episode" infos of SeededEpisodes, at least one."""
+        return cls(
+            episodes=len(played),
+            success=bootstrap([float(one["success"]) for one in played]),
+            returned=bootstrap([one["r"] for one in played]),
+            length=float(np.mean([one["l"] for one in played])),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        estimates = {"success": self.success._asdict(), "return": self.returned._asdict()}
+        return {"episodes": self.episodes, **estimates, "length": self.length}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Score:
+        success, returned = Estimate(**values["success"]), Estimate(**values["return"])
+        return cls(values["episodes"], success, returned, values["length"])
+
+
+def evaluate(path: Path, episodes: int | None = None) -> dict[str, Any]:
+    """Evaluates the newest checkpoint of a run folder: a table, a video and results.json, which it returns.
+
+    episodes: None = as in the run's config. Raises UserError if the folder holds no run or no checkpoint.
+    """
+    run = Run.load(path)
+    encoder, model, step = trained(run)
+    return report(run, encoder, model, step, episodes)
+
+
+def trained(run: Run) -> tuple[Encoder, Any, int]:
+    """The encoder and the model of the run's newest checkpoint, and its step; UserError if there is none."""
+    checkpoint = run.latest()
+    encoder = build.encoder(run.config)
+    if encoder.fit_frames:
+        encoder.load_state_dict(checkpoint.below("encoder"))
+    with closing(build.environments(run.config, "train", labels=encoder.needs_labels)) as frames:
+        model = build.model(run.config, Observe(frames, encoder))
+    model.policy.load_state_dict(checkpoint.below("model/policy"))
+    return encoder, model, checkpoint.step
+
+
+def report(run: Run, encoder: Encoder, model: Any, step: int, episodes: int | None = None) -> dict[str, Any]:
+    """Plays a model and a random policy on the same episodes, writes the results into the run and prints them.
+
+    step: environment steps that the model has been trained for. Seeds torch's generator.
+    """
+    config, console = run.config, Console()
+    count = episodes or config.evaluation_episodes
+    chance, agent = _score_random(config, count), _score(run, encoder, model, count)
+    about = ("environment", "task", "encoder", "vlm", "prompt", "network", "seed")
+    results = {
+        **{key: getattr(config, key) for key in about},
+        "steps": step,
+        "evaluation": agent.as_json(),
+        "random": chance.as_json(),
+    }
+    write_json(run.path / "results.json", results)
+    rows = {"random": chance, **committed(config), f"this run ({config.encoder})": agent}
+    console.print(table(f"{config.environment}/{config.task} after {step:,} steps", rows))
+    console.print(f"{run.path}: results.json, video, metrics.csv, curves.png", style="dim")
+    return results
+
+
+def _score(run: Run, encoder: Encoder, model: Any, episodes: int) -> Score:
+    """Plays the model on evaluation episodes and films the first of them."""
+    config, count = run.config, min(run.config.num_envs, episodes)
+    film = Film(min(FILMED, count))
+    torch.manual_seed(config.seed)
+    with closing(build.environments(config, "evaluation", labels=encoder.needs_labels, count=count)) as frames:
+        played = play(Observe(frames, encoder), model_actor(config, model), episodes, film)
+        fps = float(frames.envs[0].metadata.get("render_fps", 10))
+    write_video(run.path / "video", film.pictures(), fps)
+    return Score.of(played)
+
+
+def _score_random(config: RunConfig, episodes: int) -> Score:
+    count = min(config.num_envs, episodes)
+    with closing(build.environments(config, "evaluation", count=count)) as frames:
+        return Score.of(play(frames, random_actor(frames.action_space, count), episodes))
+
+
+def play(venv: VecEnv, act: Actor, episodes: int, film: Film | None = None) -> list[dict[str, Any]]:
+    """Plays evaluation episodes 0 .. episodes - 1; their "episode" infos, in that order, with "number" so set.
+
+    Environment i plays numbers i, i + N, ..., whatever comes first: taking the first to end instead would
+    favour short episodes. film: shows what an Observe embedded.
+    """
+    played: dict[int, dict[str, Any]] = {}
+    observation = venv.reset()
+    starts = np.ones(venv.num_envs, dtype=bool)
+    while len(played) < episodes:
+        if film is not None and isinstance(venv, Observe):
+            film.show(venv.frames, venv.contexts, venv.answers)
+        observation, _, starts, infos = venv.step(act(observation, starts))
+        for row in map(int, np.flatnonzero(starts)):
+            info = infos[row]
+            if film is not None:
+                film.end(row, info["terminal_frame"], info["context"], info["episode"]["success"])
+            number = row + venv.num_envs * info["episode"]["number"]
+            if number < episodes:
+                played[number] = {**info["episode"], "number": number}
+    return [played[number] for number in sorted(played)]
+
+
+def model_actor(config: RunConfig, model: Any) -> Actor:
+    """A trained model's own stochastic policy, as it was in training; draws from torch's generator."""
+    algorithm = registry.load("algorithms", config.algorithm)
+    memory: Any = None
+
+    def act(observation: Any, starts: np.ndarray) -> np.ndarray:
+        nonlocal memory
+        actions, memory = algorithm.act(model, observation, memory, starts)
+        return np.asarray(actions)
+
+    return act
+
+
+def random_actor(space: spaces.Space[Any], count: int, seed: int = 0) -> Actor:
+    """Uniformly random actions for `count` environments."""
+    space.seed(seed)
+    return lambda observation, starts: np.stack([space.sample() for _ in range(count)])
+
+
+def committed(config: RunConfig) -> dict[str, Score]:
+    """Results of image_only on the same task that ship with the repository, by the name of their row."""
+    rows = {}
+    for path in sorted(COMMITTED.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        place = (result.get("environment"), result.get("task"), result.get("encoder"))
+        if place == (config.environment, config.task, "image_only"):
+            name = f"image_only (committed, {result['steps']:,} steps, {path.name})"
+            rows[name] = Score.from_json(result["evaluation"])
+    return rows
+
+
+def table(title: str, rows: dict[str, Score]) -> Table:
+    drawn = Table(title=title, caption="95 % bootstrap intervals over episodes that no run trains on")
+    drawn.add_column("policy")
+    for column in ("success rate", "return", "length", "episodes"):
+        drawn.add_column(column, justify="right", no_wrap=True)
+    for name, score in rows.items():
+        numbers = (str(score.success), str(score.returned), f"{score.length:.0f}", str(score.episodes))
+        drawn.add_row(name, *numbers)
+    return drawn

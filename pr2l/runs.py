@@ -1,0 +1,120 @@
+"""The run folder: everything that made a run and everything that it made.
+
+config.yaml    the resolved config          metrics.csv, tensorboard/   one row per rollout
+run.json       commit, packages, machine    curves.png                  return and success over steps
+checkpoints/   see checkpoints.py           results.json, video.mp4     on evaluation episodes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from pr2l import checkpoints
+from pr2l.checkpoints import Checkpoint
+from pr2l.config import RunConfig, load_config
+from pr2l.errors import UserError
+
+# What a resumed run may have otherwise than the run that it goes on with.
+MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "wandb"}
+
+
+class Run:
+    """A run folder that exists. Make one with `create`, `reopen` or `load`."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path, self.config = path, config
+
+    @classmethod
+    def create(cls, config: RunConfig, root: Path) -> Run:
+        """A new folder in `root`, named after the config and the time."""
+        started = datetime.now()
+        name = f"{config.environment}-{config.task}-{config.encoder}-seed{config.seed}"
+        path = _new_folder(root / f"{name}-{started:%Y%m%d-%H%M%S}")
+        config.save(path / "config.yaml")
+        facts = {"started": started.isoformat(timespec="seconds"), "seed": config.seed, **_origin()}
+        write_json(path / "run.json", facts)
+        return cls(path, config)
+
+    @classmethod
+    def load(cls, path: Path) -> Run:
+        """An existing run; UserError if the folder is none."""
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"{path} is no run folder: it has no config.yaml; runs are made by `pr2l train CONFIG`")
+        return cls(path, load_config(path / "config.yaml"))
+
+    @classmethod
+    def reopen(cls, path: Path, config: RunConfig) -> Run:
+        """An existing run, to go on with under `config`; UserError if that would be another experiment."""
+        old, new = cls.load(path).config.model_dump(mode="json"), config.model_dump(mode="json")
+        changed = [key for key in new if new[key] != old[key] and key not in MAY_CHANGE]
+        if changed:
+            details = "; ".join(f"{key} was {old[key]!r} and is now {new[key]!r}" for key in changed)
+            raise UserError(
+                f"{path} cannot go on as another experiment: {details}. Resume it with its own config "
+                f"(`pr2l train --resume {path}`), where only {', '.join(sorted(MAY_CHANGE))} may change, "
+                "or start a new run."
+            )
+        config.save(path / "config.yaml")
+        return cls(path, config)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def latest(self) -> Checkpoint:
+        """The newest checkpoint; UserError if there is none."""
+        return checkpoints.read_latest(self.checkpoints)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        checkpoints.write(self.checkpoints, checkpoint)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes it whole or not at all."""
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _new_folder(path: Path) -> Path:
+    """Makes the folder, with a number after its name where that is taken."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, 1000):
+        place = path if attempt == 1 else path.with_name(f"{path.name}-{attempt}")
+        try:
+            place.mkdir()
+            return place
+        except FileExistsError:
+            continue
+    raise UserError(f"{path} and 998 more of its name exist already; clear {path.parent}")
+
+
+def _origin() -> dict[str, Any]:
+    """What somebody needs to know to make the run again."""
+    return {
+        "command": sys.argv,
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": platform.python_version(),
+        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+        "packages": dict(sorted((one.metadata["Name"], one.version) for one in distributions())),
+    }
+
+
+def _git(*words: str) -> str | None:
+    """The output of git in this project's folder; None where it is not a checkout, or git is missing."""
+    try:
+        output = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return output.stdout.strip()

@@ -1,0 +1,55 @@
+"""Numbers with their uncertainty: bootstrap intervals and the interquartile mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+class Estimate(NamedTuple):
+    """A statistic of a sample and the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def mean(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean along the last axis: [..., n] -> [...]."""
+    return np.asarray(samples.mean(axis=-1))
+
+
+def iqm(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Interquartile mean along the last axis: the mean without the lowest and the highest quarter (n // 4 each)."""
+    cut = samples.shape[-1] // 4
+    return mean(np.sort(samples, axis=-1)[..., cut : samples.shape[-1] - cut])
+
+
+def bootstrap(
+    sample: Sequence[float],
+    statistic: Statistic = mean,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """The statistic of independent values [n], n >= 1, with its percentile bootstrap interval.
+
+    The same sample and seed give the same interval. One value gives an interval without width: it says nothing
+    about spread.
+    """
+    values = np.asarray(sample, dtype=np.float64)
+    if values.ndim != 1 or not len(values):
+        raise ValueError(f"a bootstrap needs at least one value in one dimension, not shape {values.shape}")
+    draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(statistic(values[draws]), [tail, 1 - tail])
+    return Estimate(float(statistic(values)), float(low), float(high))

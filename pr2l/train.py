@@ -1,0 +1,191 @@
+"""Training: a config in, a run folder out, and nothing lost on the way.
+
+The state that a run goes on from is taken between an update and the next rollout, where it is small: weights,
+optimiser, counters, random generators, and each running episode as its seed and actions. It goes to disk every
+`checkpoint_every` steps and whenever the run stops, for whatever reason the process still learns of; the rollout
+that was under way then is played again. So with a deterministic simulator a resumed run equals an uninterrupted
+one, bit for bit.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from pr2l import build, registry
+from pr2l._metrics import Metrics
+from pr2l._progress import TrainingProgress
+from pr2l.checkpoints import Checkpoint
+from pr2l.config import RunConfig
+from pr2l.curves import draw_curves
+from pr2l.encoders._base import Encoder
+from pr2l.episodes import EXPLORATION
+from pr2l.evaluate import report
+from pr2l.observe import Observe
+from pr2l.runs import Run
+
+
+def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs")) -> Path:
+    """Trains and evaluates; the run folder, in `root`.
+
+    resume: a run folder to go on with, under the same config but for what `runs.MAY_CHANGE` lists. Ctrl-C and
+    SIGTERM save first, then raise KeyboardInterrupt or SystemExit. Raises UserError for what does not fit together.
+    """
+    run = Run.reopen(resume, config) if resume else None
+    checkpoint = run.latest() if run else None
+    encoder = build.encoder(config)
+    with _sigterm_exits(), closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
+        if checkpoint is None:
+            fit(encoder, frames, config.seed)
+        else:
+            encoder.load_state_dict(checkpoint.below("encoder"))
+        venv = Observe(frames, encoder)
+        model = build.model(config, venv)
+        run = run or Run.create(config, root)
+        _learn(run, model, venv, checkpoint)
+    draw_curves(run.path)
+    report(run, encoder, model, model.num_timesteps)
+    return run.path
+
+
+def fit(encoder: Encoder, frames: VecEnv, seed: int) -> None:
+    """Shows the encoder `fit_frames` frames of random play, if it has anything to fit."""
+    if not encoder.fit_frames:
+        return
+    random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(EXPLORATION,)))
+    frames.action_space.seed(int(random.integers(2**32)))
+    shown: Any = frames.reset()
+    seen, contexts = [shown["frame"]], [info["context"] for info in frames.reset_infos]
+    while len(contexts) < encoder.fit_frames:
+        shown, _, dones, infos = frames.step(np.stack([frames.action_space.sample() for _ in range(frames.num_envs)]))
+        seen.append(shown["frame"])
+        now = [reset if done else info for reset, done, info in zip(frames.reset_infos, dones, infos, strict=True)]
+        contexts += [info["context"] for info in now]
+    encoder.fit(np.concatenate(seen)[: encoder.fit_frames], contexts[: encoder.fit_frames])
+
+
+def _learn(run: Run, model: Any, venv: Observe, checkpoint: Checkpoint | None) -> None:
+    """Trains to the config's number of steps, from a checkpoint or from nothing, and saves at the end of it."""
+    config, console = run.config, Console()
+    algorithm = registry.load("algorithms", config.algorithm)
+    after = checkpoint.step if checkpoint else None
+    console.print(f"{run.path}: {config.steps:,} steps" + (f", going on after {after:,}" if after else ""))
+    with (
+        closing(Metrics(run.path, config, after)) as metrics,
+        TrainingProgress(console, config.steps, after or 0) as progress,
+    ):
+        training = Training(run, venv, algorithm, metrics, progress)
+        if checkpoint is not None:
+            venv.restore(checkpoint.values["episodes"])
+            training.episodes, training.seconds = checkpoint.values["progress"]
+            algorithm.restore(model, checkpoint.below("model"), checkpoint.values["model"])
+        try:
+            algorithm.learn(model, config.options("algorithm"), config.steps, training)
+        except BaseException:
+            training.save()
+            console.print(f"stopped; go on with [bold]pr2l train --resume {run.path}")
+            raise
+
+
+class Training(BaseCallback):
+    """Keeps the books of a run: metrics, progress, the latest state, checkpoints."""
+
+    def __init__(self, run: Run, venv: Observe, algorithm: Any, metrics: Metrics, progress: TrainingProgress) -> None:
+        super().__init__()
+        self.run, self.venv, self.algorithm = run, venv, algorithm
+        self.metrics, self.progress = metrics, progress
+        self.episodes, self.seconds = 0, 0.0  # of the whole run, with what earlier processes did
+        self._state: Checkpoint | None = None
+        self._saved: int | None = None
+        self._ended: list[dict[str, Any]] = []  # episodes of the rollout under way
+
+    def save(self) -> None:
+        """Writes the latest state, if there is one yet."""
+        if self._state is not None:
+            self.run.save(self._state)
+            self._saved = self._state.step
+
+    def _on_training_start(self) -> None:
+        self._first, self._began = self.num_timesteps, time.monotonic()
+        self._before = self.seconds
+
+    def _on_rollout_start(self) -> None:
+        self._between()
+        if self._saved is None or self.num_timesteps - self._saved >= self.run.config.checkpoint_every:
+            self.save()
+
+    def _on_step(self) -> bool:
+        self._ended += [info["episode"] for info in self.locals["infos"] if "episode" in info]
+        self.progress.update(self.num_timesteps, self._numbers())
+        return True
+
+    def _on_training_end(self) -> None:
+        self._between()
+        self.save()
+
+    def _between(self) -> None:
+        """After an update: a row of metrics, then the state that this row belongs to."""
+        step = self.model.num_timesteps
+        if self._state is None or step > self._state.step:
+            self.seconds = self._before + time.monotonic() - self._began
+            if step > self._first:
+                self.metrics.write(self._row(step))
+            self._state = self._take_state(step)
+
+    def _row(self, step: int) -> dict[str, float | None]:
+        self.episodes += len(self._ended)
+        losses = dict(self.model.logger.name_to_value)
+        self.model.logger.name_to_value.clear()
+        means = {
+            name: float(np.mean([one[key] for one in self._ended])) if self._ended else None
+            for name, key in (("return", "r"), ("success", "success"), ("length", "l"))
+        }
+        self._ended = []
+        times = {"seconds": self.seconds, "fps": self._rate()}
+        return {"step": step, "episodes": self.episodes, **means, **times, **losses}
+
+    def _take_state(self, step: int) -> Checkpoint:
+        tensors, values = self.algorithm.state(self.model)
+        named = {f"model/{name}": tensor for name, tensor in tensors.items()}
+        named |= {f"encoder/{name}": tensor for name, tensor in self.venv.encoder.state_dict().items()}
+        progress = [self.episodes, self.seconds]
+        return Checkpoint(step, named, {"model": values, "episodes": self.venv.states(), "progress": progress})
+
+    def _rate(self) -> float:
+        """Environment steps a second of this process, updates included."""
+        return (self.model.num_timesteps - self._first) / max(time.monotonic() - self._began, 1e-9)
+
+    def _numbers(self) -> str:
+        recent = self.model.ep_info_buffer
+        if not recent:
+            return f"{self._rate():.0f} steps/s"
+        success, returned = (np.mean([one[key] for one in recent]) for key in ("success", "r"))
+        return f"{self._rate():.0f} steps/s, success {success:.2f}, return {returned:.2f}"
+
+
+@contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """Makes SIGTERM, as cluster schedulers send it, an exception, so that the run can save and close its engines."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

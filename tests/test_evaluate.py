@@ -1,0 +1,94 @@
+"""Evaluation plays the same numbered episodes whatever the policy, and says what ships with the repository."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from pr2l import evaluate
+from pr2l.config import RunConfig
+from pr2l.episodes import SeededEpisodes
+from pr2l.evaluate import Score, committed, play, random_actor, table
+from pr2l.runs import write_json
+
+CONFIG = RunConfig(why="", environment="doom", task="fetch", encoder="prompted", network="mlp", steps=1)
+
+
+class CountDown(gym.Env):
+    """The episode of seed s lasts s + 1 steps and returns s + 1; the seed is the episode's number."""
+
+    observation_space = spaces.Dict({"frame": spaces.Box(0, 255, (1, 1, 3), np.uint8)})
+    action_space = spaces.Discrete(5)
+
+    def reset(self, *, seed=None, options=None):
+        self.left = seed + 1
+        return self._seen(), {"context": {}, "success": False}
+
+    def step(self, action):
+        self.left -= 1
+        return self._seen(), 1.0, self.left == 0, False, {"context": {}, "success": True}
+
+    def _seen(self):
+        return {"frame": np.zeros((1, 1, 3), np.uint8)}
+
+
+def count_downs(count):
+    return DummyVecEnv([lambda row=row: SeededEpisodes(CountDown(), lambda n: row + n * count) for row in range(count)])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_the_same_episodes_are_played_however_many_run_side_by_side(count):
+    """Taking the first seven to end would play the short ones twice and the long ones never."""
+    played = play(count_downs(count), lambda observation, starts: np.zeros(count, int), 7)
+    assert [(one["number"], one["l"], one["r"]) for one in played] == [(n, n + 1, n + 1) for n in range(7)]
+
+
+def test_a_policy_is_told_where_episodes_begin():
+    told = []
+
+    def act(observation, starts):
+        told.append(starts.tolist())
+        return np.zeros(2, int)
+
+    play(count_downs(2), act, 4)  # of 1 and 3 steps beside 2 and 4
+    assert told[:4] == [[True, True], [True, False], [False, True], [False, False]]
+
+
+def test_random_play_is_seeded_and_reaches_every_action():
+    rolls = [[random_actor(spaces.Discrete(5), 3, seed)(None, None).tolist() for _ in range(9)] for seed in (1, 1, 2)]
+    assert rolls[0] != rolls[2]
+    first, again = (random_actor(spaces.Discrete(5), 3, 1) for _ in range(2))
+    assert [first(None, None).tolist() for _ in range(9)] == [again(None, None).tolist() for _ in range(9)]
+    actor = random_actor(spaces.Discrete(5), 40, 0)
+    assert set(actor(None, None).tolist()) == set(range(5))
+
+
+def test_a_score_survives_json():
+    score = Score.of([{"success": s, "r": r, "l": 3} for s, r in ((True, 1.0), (False, -0.5), (True, 0.75))])
+    assert score.success.value == pytest.approx(2 / 3)
+    assert score.returned.value == pytest.approx(1.25 / 3)
+    assert Score.from_json(json.loads(json.dumps(score.as_json()))) == score
+
+
+def test_committed_results_of_the_same_task_are_shown_and_marked(tmp_path, monkeypatch):
+    score = Score.of([{"success": True, "r": 1.0, "l": 3}])
+    for name, task, encoder in (
+        ("a", "fetch", "image_only"),
+        ("b", "hunt", "image_only"),
+        ("c", "fetch", "prompted"),
+    ):
+        result = {"environment": "doom", "task": task, "encoder": encoder, "steps": 60000}
+        write_json(tmp_path / f"{name}.json", {**result, "evaluation": score.as_json()})
+    write_json(tmp_path / "other.json", {"something": "else"})
+    monkeypatch.setattr(evaluate, "COMMITTED", tmp_path)
+    rows = committed(CONFIG)
+    assert rows == {"image_only (committed, 60,000 steps, a.json)": score}
+    assert table("title", rows).row_count == 1
+
+
+def test_without_committed_results_there_are_no_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "COMMITTED", tmp_path / "absent")
+    assert committed(CONFIG) == {}

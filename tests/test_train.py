@@ -1,0 +1,227 @@
+"""Whole runs in a toy world: learned, killed, gone on with, and compared."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from pr2l.config import load_config
+from pr2l.errors import UserError
+from pr2l.train import train
+
+TOY = {
+    "why": "a test",
+    "environment": "toy",
+    "task": "colours",
+    "encoder": "pixels",
+    "encoder_options": {"size": 8},
+    "network": "mlp",
+    "network_options": {"hidden": [16]},
+    "algorithm_options": {
+        "learning_rate": 0.01, "n_steps": 16, "n_epochs": 4, "batch_size": 32, "heads": [16], "device": "cpu",
+        "schedule": "linear",
+    },
+    "num_envs": 4,
+    "steps": 1024,
+    "checkpoint_every": 128,
+    "evaluation_episodes": 10,
+}  # fmt: skip
+
+TIMES = {"seconds", "fps"}
+
+
+@pytest.fixture
+def toy(write_plugin, tmp_path):
+    """toy(key=value, ...) -> config of a run in the toy world; its YAML is in tmp_path/toy.yaml."""
+    write_plugin("environments", "toy", (Path(__file__).parent / "toy_world.py").read_text())
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(TOY))
+    return lambda *overrides: load_config(tmp_path / "toy.yaml", overrides)
+
+
+def world():
+    """The toy plug-in as the registry has loaded it last."""
+    from pr2l import registry
+
+    return registry.load("environments", "toy").Colours
+
+
+def metrics(run):
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{key: row[key] for key in row if key not in TIMES} for row in csv.DictReader(file)]
+
+
+def weights(run):
+    last = sorted((run / "checkpoints").iterdir())[-1]
+    return last.name, load_file(last / "tensors.safetensors")
+
+
+def assert_same_run(one, other):
+    assert metrics(one) == metrics(other)
+    (step, ours), (other_step, theirs) = weights(one), weights(other)
+    assert step == other_step
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert (one / "results.json").read_text() == (other / "results.json").read_text()
+
+
+def start(tmp_path, *words):
+    """`pr2l train` in a process of its own, with the toy world's plug-in and runs/ in tmp_path."""
+    path = f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}"
+    environment = {**os.environ, "PYTHONPATH": path, "TOY_DELAY": "0.001"}
+    command = [sys.executable, "-m", "pr2l.cli", "train", *words]
+    return subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for_step(tmp_path, process, step):
+    """Waits until a run in tmp_path/runs has a checkpoint of at least this step; returns the run."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for place in (tmp_path / "runs").glob("*/checkpoints/[0-9]*"):
+            if int(place.name) >= step:
+                return place.parents[1]
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    raise TimeoutError(f"no checkpoint of step {step}")
+
+
+def test_a_run_learns_and_leaves_everything_behind(toy, tmp_path):
+    run = train(toy("steps=4096"), root=tmp_path / "runs")
+    result = json.loads((run / "results.json").read_text())
+    assert result["evaluation"]["success"]["value"] >= 0.9
+    assert result["random"]["success"]["value"] <= 0.1
+    assert 3 < result["evaluation"]["return"]["low"] <= result["evaluation"]["return"]["high"] < 7
+    assert (result["steps"], result["evaluation"]["episodes"]) == (4096, 10)
+    expected = {"config.yaml", "run.json", "metrics.csv", "tensorboard", "checkpoints", "curves.png", "video.mp4"}
+    assert expected <= {path.name for path in run.iterdir()}
+    assert world().open_engines == 0
+
+
+def test_same_seed_same_run_and_another_seed_another(toy, tmp_path):
+    runs = [train(toy("steps=192", f"seed={seed}"), root=tmp_path / "runs") for seed in (0, 0, 1)]
+    assert_same_run(runs[0], runs[1])
+    assert metrics(runs[0]) != metrics(runs[2])
+
+
+def test_rows_say_where_the_run_was(toy, tmp_path):
+    rows = metrics(train(toy("steps=192"), root=tmp_path / "runs"))
+    assert [int(row["step"]) for row in rows] == [64, 128, 192]
+    assert all(0 <= float(row["success"]) <= 1 and 4 <= float(row["length"]) <= 7 for row in rows)
+    assert 192 / 7 - 4 <= int(rows[-1]["episodes"]) <= 192 / 4
+    assert all(row["train/value_loss"] for row in rows)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_killed_and_resumed_is_never_killed(toy, tmp_path, recurrent):
+    """kill -9 at some moment after the third checkpoint; then the last whole checkpoint is the truth."""
+    words = ["toy.yaml", f"algorithm_options.recurrent={str(recurrent).lower()}", "algorithm_options.lstm_size=8"]
+    toy()
+    process = start(tmp_path, *words)
+    killed = wait_for_step(tmp_path, process, 384)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(metrics(killed)) < 16
+    resumed = train(load_config(killed / "config.yaml"), resume=killed)
+    whole = train(toy(*words[1:]), root=tmp_path / "whole")
+    assert_same_run(resumed, whole)
+    assert [int(row["step"]) for row in metrics(resumed)] == list(range(64, 1025, 64))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_saves_what_it_has(toy, tmp_path, number, code):
+    toy()
+    process = start(tmp_path, "toy.yaml", "checkpoint_every=1000000", "steps=1000000")
+    wait_for_step(tmp_path, process, 0)
+    time.sleep(0.5)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    run = wait_for_step(tmp_path, process, 64)
+    assert process.returncode == code, output
+    assert f"pr2l train --resume runs/{run.name}" in output.replace("\n", "")
+    last = int(weights(run)[0])
+    resumed = train(load_config(run / "config.yaml", [f"steps={last + 128}"]), resume=run)
+    assert [int(row["step"]) for row in metrics(resumed)] == list(range(64, last + 129, 64))
+
+
+def test_a_crash_saves_and_leaves_no_engine(toy, tmp_path):
+    with pytest.raises(RuntimeError, match="the toy engine has died"):
+        train(toy("environment_options.hang_at=50", "checkpoint_every=1000000"), root=tmp_path)
+    assert world().open_engines == 0
+    (run,) = tmp_path.glob("toy-colours-*")
+    assert weights(run)[0] == "000000192"  # three rollouts of 16 steps in 4 environments
+
+
+def test_only_two_checkpoints_are_kept(toy, tmp_path):
+    run = train(toy(), root=tmp_path / "runs")
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["000000896", "000001024"]
+
+
+def test_a_finished_run_can_be_prolonged(toy, tmp_path):
+    run = train(toy("steps=128", "algorithm_options.schedule=constant"), root=tmp_path / "runs")
+    longer = load_config(run / "config.yaml", ["steps=256"])
+    whole = train(toy("steps=256", "algorithm_options.schedule=constant"), root=tmp_path / "whole")
+    assert_same_run(train(longer, resume=run), whole)
+
+
+def test_a_resumed_run_may_not_become_another_experiment(toy, tmp_path):
+    run = train(toy("steps=64"), root=tmp_path / "runs")
+    with pytest.raises(UserError, match="seed was 0 and is now 5.*Resume it with its own config"):
+        train(toy("seed=5"), resume=run)
+
+
+def test_pca_is_fitted_once_and_stored(toy, tmp_path, write_plugin):
+    """A plug-in encoder that counts its fittings: the resumed process has none."""
+    write_plugin("encoders", "fitted", FITTED)
+    words = ("encoder=fitted", "encoder_options={}")
+    run = train(toy("steps=64", *words), root=tmp_path / "runs")
+    from pr2l import registry
+
+    encoder = registry.load("encoders", "fitted")
+    assert encoder.FITTED == [(40, 40)]
+    shift = weights(run)[1]["encoder/shift"]
+    whole = train(toy("steps=128", *words, "algorithm_options.schedule=constant"), root=tmp_path / "whole")
+    resumed = train(load_config(run / "config.yaml", ["steps=128"]), resume=run)
+    assert encoder.FITTED == [(40, 40)] * 2
+    assert torch.equal(weights(resumed)[1]["encoder/shift"], shift)
+    assert torch.equal(weights(whole)[1]["encoder/shift"], shift)
+
+
+FITTED = '''
+"""Mean colour, less the mean of the frames it was fitted on."""
+import torch
+from pydantic import BaseModel
+from pr2l.encoders._base import Encoder
+from pr2l.types import Tokens
+FITTED = []
+class Defaults(BaseModel): pass
+class Fitted(Encoder):
+    tokens, width, fit_frames = 1, 3, 40
+    shift = torch.zeros(3)
+    def mean(self, frames):
+        return torch.from_numpy(frames).float().mean(dim=(1, 2)) / 255
+    def fit(self, frames, contexts):
+        FITTED.append((len(frames), len(contexts)))
+        self.shift = self.mean(frames).mean(dim=0)
+    def encode(self, frames, contexts, labels=None):
+        values = (self.mean(frames) - self.shift)[:, None]
+        return Tokens(values, torch.ones(len(frames), 1, dtype=torch.bool))
+    def state_dict(self): return {"shift": self.shift}
+    def load_state_dict(self, state): self.shift = state["shift"]
+def create(source, options): return Fitted()
+'''
+
+
+@pytest.mark.parametrize("encoder", ["pixels", "oracle"])
+def test_encoders_that_need_no_vlm_train(toy, tmp_path, encoder):
+    run = train(toy("steps=64", f"encoder={encoder}", "encoder_options={}"), root=tmp_path / "runs")
+    assert json.loads((run / "results.json").read_text())["encoder"] == encoder

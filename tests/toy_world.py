@@ -1,0 +1,82 @@
+"""A world that a policy learns in seconds: do the action that the frame's colour stands for, until the episode ends.
+
+Written as a plug-in, so that tests can run whole programs in it. Each right action is worth 1; an episode lasts
+4 to 7 steps (of its seed), so environments fall out of step; success is an episode without a mistake.
+"""
+
+import os
+import time
+
+import gymnasium as gym
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+
+class Defaults(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hang_at: int = 0  # the engine's lifetime in steps, after which it dies; 0 = for ever
+
+
+class Task:
+    id, prompt, horizon = "colours", None, 7
+    reward = success = "every action is the one that the colour stands for"
+    contexts = ({"target": "left"}, {"target": "right"})
+
+
+TASKS = {"colours": Task()}
+
+
+def kinds(task):
+    return ("patch",)
+
+
+def make(task, options=None, *, split="train", labels=False):
+    return Colours(options or Defaults(), split, labels)
+
+
+class Colours(gym.Env):
+    metadata = {"render_fps": 5}
+    open_engines = 0
+
+    def __init__(self, options, split, labels):
+        self.options, self.split, self.labels, self.steps, self.engine = options, split, labels, 0, False
+        self.action_space = gym.spaces.Discrete(3)
+        self.observation_space = gym.spaces.Dict(
+            frame=gym.spaces.Box(0, 255, (6, 8, 3), np.uint8),
+            proprio=gym.spaces.Box(0, 1, (2,), np.float32),
+        )
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        Colours.open_engines += not self.engine
+        self.engine, self.time, self.faultless = True, 0, True
+        self.horizon = int(self.np_random.integers(4, 8))
+        self.target = int(self.np_random.integers(2))
+        return self._look(), self._info()
+
+    def step(self, action):
+        self.steps += 1
+        time.sleep(float(os.environ.get("TOY_DELAY", 0)))  # seconds, for tests that have to catch a process
+        if self.steps == self.options.hang_at:
+            raise RuntimeError("the toy engine has died")
+        reward = float(action == self.colour)
+        self.faultless &= bool(reward)
+        self.time += 1
+        return self._look(), reward, False, self.time == self.horizon, self._info()
+
+    def close(self):
+        Colours.open_engines -= self.engine
+        self.engine = False
+
+    def _look(self):
+        self.colour = int(self.np_random.integers(3))
+        frame = np.zeros((6, 8, 3), np.uint8)
+        frame[:, 4 * self.target : 4 * self.target + 4, self.colour] = 200
+        return {"frame": frame, "proprio": np.eye(2, dtype=np.float32)[self.target]}
+
+    def _info(self):
+        info = {"context": {"target": ("left", "right")[self.target]}, "success": self.faultless}
+        box = (4 * self.target, 0, 4 * self.target + 4, 6)
+        labels = [{"name": "patch", "box": box, "distance": 1.0}] if self.labels else None
+        return info | ({"labels": labels} if labels else {})
