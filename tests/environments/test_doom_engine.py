@@ -52,15 +52,17 @@ def start(tmp_path):
         return process
 
     yield run
-    for process in started:
+    for process in [*started, *engines(tmp_path)]:
         process.kill()
-        process.communicate()
+    for process in started:
+        with process:
+            pass  # leaving it closes the pipes and collects the exit code
 
 
-def command_lines(tmp_path):
-    """Of the engines that were started with files below tmp_path."""
-    lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
-    return [line for line in lines if any(str(tmp_path) in word for word in line)]
+def engines(tmp_path):
+    """The processes that were started with files below tmp_path."""
+    processes = psutil.process_iter(["cmdline"])
+    return [process for process in processes if any(str(tmp_path) in word for word in process.info["cmdline"] or ())]
 
 
 def wait_until(condition, seconds=5.0):
@@ -71,14 +73,14 @@ def wait_until(condition, seconds=5.0):
 
 
 def assert_nothing_is_left(tmp_path, instance):
-    assert wait_until(lambda: not command_lines(tmp_path)), "the engine still runs after 5 s"
+    assert wait_until(lambda: not engines(tmp_path)), "the engine still runs after 5 s"
     assert not list(Path("/dev/shm").glob(f"*{instance}"))
     assert not [path.name for name in ("work", "temp") for path in (tmp_path / name).iterdir()]
 
 
 def instance_of(tmp_path):
-    (line,) = command_lines(tmp_path)
-    return line[line.index("+viz_instance_id") + 1]
+    (engine,) = engines(tmp_path)
+    return engine.info["cmdline"][engine.info["cmdline"].index("+viz_instance_id") + 1]
 
 
 @linux_only
@@ -94,11 +96,11 @@ def instance_of(tmp_path):
     ],
 )
 def test_no_engine_survives_the_end_of_its_program(ending, code, start, tmp_path):
-    process = start(f"{PLAYING}\ninput()\n{ending}")
+    process = start(f"{PLAYING}\nsys.stdin.read()\n{ending}")
     assert process.stdout.readline() == "playing\n"
     instance = instance_of(tmp_path)
-    process.communicate("now\n", timeout=30)
-    assert process.returncode == code
+    process.stdin.close()
+    assert process.wait(timeout=30) == code
     assert_nothing_is_left(tmp_path, instance)
 
 
@@ -109,8 +111,7 @@ def test_no_engine_survives_a_signal_in_the_middle_of_a_step(number, start, tmp_
     assert process.stdout.readline() == "playing\n"
     instance = instance_of(tmp_path)
     process.send_signal(number)
-    process.wait(timeout=30)
-    assert process.returncode != 0
+    assert process.wait(timeout=30) != 0
     assert_nothing_is_left(tmp_path, instance)
 
 
@@ -122,7 +123,7 @@ def test_no_engine_survives_a_kill_while_it_starts(delay, start, tmp_path):
     time.sleep(delay)
     process.kill()
     process.wait(timeout=30)
-    assert wait_until(lambda: not command_lines(tmp_path))
+    assert wait_until(lambda: not engines(tmp_path))
 
 
 @linux_only
@@ -138,7 +139,7 @@ def test_ctrl_c_leaves_the_engine_to_the_program(start, tmp_path):
 
 @linux_only
 def test_a_running_engine_has_left_no_trace_in_any_folder(start, tmp_path):
-    process = start(f"{PLAYING}\ninput()")
+    process = start(f"{PLAYING}\nsys.stdin.read()")
     assert process.stdout.readline() == "playing\n"
     assert not list(Path("/dev/shm").glob(f"*{instance_of(tmp_path)}"))
     assert not [path.name for name in ("work", "temp") for path in (tmp_path / name).iterdir()]
