@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from pr2l import __version__, registry
 from pr2l._yaml import read_mapping
-from pr2l.config import RunConfig, load_config
+from pr2l.config import RunConfig, apply_override, load_config
 from pr2l.errors import UnknownName, UserError
 
 app = typer.Typer(
@@ -70,6 +70,38 @@ def evaluate(
 
 
 @app.command()
+def collect(
+    environment: Annotated[str, typer.Argument(help="A name of `pr2l list environments`.")],
+    task: Annotated[str, typer.Argument(help="One of its tasks.")],
+    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of the environment.")] = None,
+    output: Annotated[Path, typer.Option(help="The folder to make.")] = Path("data/episodes"),
+    policy: Annotated[str, typer.Option(help="random, oracle, or the folder of a run.")] = "random",
+    episodes: Annotated[int, typer.Option(min=1)] = 100,
+    split: Annotated[Literal["train", "evaluation"], typer.Option(help="Which maps and seeds.")] = "train",
+    seed: Annotated[int, typer.Option(min=0, help="Of the first episode; the next has seed + 1.")] = 0,
+) -> None:
+    """Play episodes of a task and keep them as a Minari data set: frames, actions, rewards, contexts."""
+    from pr2l.collect import collect as run
+
+    values: dict[str, Any] = {}
+    for option in options or []:
+        apply_override(values, option)
+    run(environment, task, output, policy=policy, episodes=episodes, options=values, split=split, seed=seed)
+
+
+@app.command()
+def pretrain(
+    config: Annotated[str, CONFIG] = "pretrain/tiny",
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option(help="Frames, checkpoint, weights; work goes on there.")] = Path("runs/tiny"),
+) -> None:
+    """Make the embedded VLM from simulator labels; stopped and called again, it goes on."""
+    from pr2l.pretrain import pretrain as run
+
+    run(config, overrides or [], output)
+
+
+@app.command()
 def check(config: Annotated[str, CONFIG], overrides: Overrides = None) -> None:
     """Validate all that can be validated before a long run: names, prompts, spaces, memory, disk."""
     from pr2l.check import check as run_checks
@@ -103,7 +135,10 @@ def _config_of(config: str | None, overrides: list[str], resume: Path | None) ->
         return load_config(config, overrides)
     if resume is None:
         raise UserError("train needs a config, e.g. `pr2l train smoke`; `pr2l list configs` shows them")
-    return load_config(resume / "config.yaml", [*([config] if config else []), *overrides])
+    from pr2l.runs import Run
+
+    own = Run.load(resume).path / "config.yaml"
+    return load_config(own, [*([config] if config else []), *overrides])
 
 
 def _names(kind: str) -> list[str]:

@@ -6,24 +6,32 @@ Nothing is downloaded or asked of the network; `minari.MinariDataset(folder / "d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
 import minari
 import numpy as np
+import torch
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 from pydantic import ValidationError
-from rich.progress import track
+from rich.progress import Progress
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pr2l import registry
+from pr2l.episodes import SeededEpisodes
 from pr2l.errors import UnknownName, UserError, explain
+from pr2l.evaluate import model_actor, play, random_actor, trained
+from pr2l.observe import Observe
+from pr2l.runs import Run
 
 Observation: TypeAlias = dict[str, np.ndarray]
-Act: TypeAlias = Callable[[Observation, dict[str, Any]], int]
-"""A policy: (observation, info) -> action."""
+Write: TypeAlias = Callable[[EpisodeBuffer, dict[str, Any]], None]
 
 
 def collect(
@@ -31,7 +39,7 @@ def collect(
     task: str,
     folder: Path,
     *,
-    policy: Literal["random", "oracle"] = "random",
+    policy: str = "random",
     episodes: int = 100,
     options: Mapping[str, Any] | None = None,
     split: Literal["train", "evaluation"] = "train",
@@ -39,80 +47,118 @@ def collect(
 ) -> minari.MinariDataset:
     """Plays episodes with the seeds seed, seed + 1, ... and writes each below `folder` when it ends.
 
-    options: values for the environment's Defaults; None = all defaults. Frames are stored without loss. Each
-    episode's metadata has `context`, `success`, `return` and `seed`. Ctrl-C keeps what is whole.
-    Raises UserError where the folder exists already, or where a name or an option is wrong.
+    policy: "random", "oracle", or the folder of a run of this task. options: values for the environment's
+    Defaults, over those of the run, if any. Frames are stored without loss. Each episode's metadata has
+    `context`, `success`, `return` and `seed`. Ctrl-C keeps what is whole. Raises UserError where the folder
+    exists already, or where a name or an option is wrong.
     """
+    folder = folder.resolve()  # minari joins relative paths twice
     if folder.exists():
         raise UserError(f"{folder} exists already; collect writes a new data set, so name another folder")
-    env, act = _player(environment, task, policy, options or {}, split, seed)
-    try:
-        description = f"{environment}/{task}, {split} episodes from seed {seed}, played by {policy}"
-        storage = _new_storage(folder, env, description, dict(options or {}))
-        for index in track(range(episodes), f"{policy} plays {environment}/{task}"):
-            buffer, metadata = play(env, act, seed + index)
-            storage.update_episodes([buffer])
-            storage.update_episode_metadata([metadata], [index])
-    finally:
-        env.close()
-    return minari.MinariDataset(storage)
-
-
-def play(env: gym.Env[Any, Any], act: Act, seed: int) -> tuple[EpisodeBuffer, dict[str, Any]]:
-    """One whole episode: N + 1 observations, N actions and rewards; and its context, success and return."""
-    observation, info = env.reset(seed=seed)
-    context, observations = info["context"], [observation]
-    actions: list[np.int64] = []
-    rewards: list[float] = []
-    terminations: list[bool] = []
-    truncations: list[bool] = []
-    while not actions or not (terminations[-1] or truncations[-1]):
-        actions.append(np.int64(act(observation, info)))
-        observation, reward, terminated, truncated, info = env.step(actions[-1])
-        observations.append(observation)
-        rewards.append(float(reward))
-        terminations.append(bool(terminated))
-        truncations.append(bool(truncated))
-    buffer = EpisodeBuffer(
-        seed=seed,
-        observations={key: [row[key] for row in observations] for key in observation},
-        actions=actions,
-        rewards=rewards,
-        terminations=terminations,
-        truncations=truncations,
-    )
-    stored = {f"context/{slot}": text for slot, text in context.items()}
-    return buffer, {**stored, "success": bool(info["success"]), "return": sum(rewards)}
-
-
-def _player(
-    environment: str, task: str, policy: str, options: Mapping[str, Any], split: str, seed: int
-) -> tuple[gym.Env[Any, Any], Act]:
-    """The environment, and the policy as a function of what it returns."""
     module = registry.load("environments", environment)
     if task not in module.TASKS:
         raise UnknownName(f"tasks of {environment}", task, module.TASKS)
+    run = _run(policy, environment, task)
+    given = {**(run.config.environment_options if run else {}), **(options or {})}
     try:
-        defaults = module.Defaults(**options)
+        defaults = module.Defaults(**given)
     except ValidationError as error:
+        raise UserError(explain(error, f"options of {environment!r}", module.Defaults)) from error
+    env = module.make(task, defaults, split=split, labels=policy != "random")
+    title = f"{policy} plays {environment}/{task}"
+    with closing(env), Progress() as bars:
+        bar = bars.add_task(title, total=episodes)
+        storage = _new_storage(folder, env, f"{title}, {split} episodes from seed {seed}", given)
+
+        def write(episode: EpisodeBuffer, about: dict[str, Any]) -> None:
+            with _not_interrupted():
+                storage.update_episodes([episode])
+                storage.update_episode_metadata([about], [storage.total_episodes - 1])
+            bars.advance(bar)
+
+        _play(Recorder(env, write), module, task, run, policy, episodes, seed)
+    return minari.MinariDataset(storage)
+
+
+class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
+    """Hands each whole episode to `write`: N + 1 observations, N actions and rewards; and what to know of it."""
+
+    def __init__(self, env: gym.Env[Observation, Any], write: Write) -> None:
+        super().__init__(env)
+        self._write = write
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        shown = {key: [value] for key, value in observation.items()}
+        self._episode = EpisodeBuffer(seed=seed, observations=shown, actions=[])
+        self._context = info["context"]
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        episode: Any = self._episode
+        for key, value in observation.items():
+            episode.observations[key].append(value)
+        episode.actions.append(np.int64(action))
+        episode.rewards.append(float(reward))
+        episode.terminations.append(bool(terminated))
+        episode.truncations.append(bool(truncated))
+        if terminated or truncated:
+            context = {f"context/{slot}": text for slot, text in self._context.items()}
+            returned = sum(episode.rewards)
+            self._write(episode, {**context, "success": bool(info["success"]), "return": returned})
+        return observation, float(reward), terminated, truncated, info
+
+
+def _run(policy: str, environment: str, task: str) -> Run | None:
+    """The run that a policy names; UserError if it was trained for something else."""
+    if policy in ("random", "oracle"):
+        return None
+    if not Path(policy).is_dir():
+        raise UnknownName("policies", policy, ["random", "oracle"], hint="There is no run folder of that name either.")
+    run = Run.load(Path(policy))
+    if (run.config.environment, run.config.task) != (environment, task):
         raise UserError(
-            explain(error, f"options of {environment!r}", module.Defaults)
-        ) from error
-    env = module.make(task, defaults, split=split, labels=policy == "oracle")
-    if policy == "random":
-        env.action_space.seed(seed)
-        return env, lambda observation, info: env.action_space.sample()
-    if policy == "oracle":
+            f"{policy} was trained on {run.config.environment} {run.config.task}, not on {environment} {task}; "
+            f"collect there, or name a run of {environment} {task}"
+        )
+    return run
+
+
+def _play(env: Recorder, module: Any, task: str, run: Run | None, policy: str, episodes: int, seed: int) -> None:
+    venv = DummyVecEnv([lambda: SeededEpisodes(env, lambda episode: seed + episode)])
+    if run is not None:
+        encoder, model, _ = trained(run)
+        torch.manual_seed(seed)
+        play(Observe(venv, encoder), model_actor(run.config, model), episodes)
+    elif policy == "oracle":
         decide = module.oracle(task)
-        return env, lambda observation, info: decide(env)
-    raise UnknownName("policies", policy, ["random", "oracle"])
+        play(venv, lambda observation, starts: np.array([decide(env)]), episodes)
+    else:
+        play(venv, random_actor(venv.action_space, 1, seed), episodes)
 
 
-def _new_storage(
-    folder: Path, env: gym.Env[Any, Any], description: str, options: dict[str, Any]
-) -> MinariStorage:
+def _new_storage(folder: Path, env: gym.Env[Any, Any], description: str, options: dict[str, Any]) -> MinariStorage:
     (folder / "data").mkdir(parents=True)
     storage = MinariStorage.new(folder / "data", env.observation_space, env.action_space, jpeg_encoding=False)
     about = {"description": description, "environment_options": options}
     storage.update_metadata({"dataset_id": folder.name, "minari_version": minari.__version__, **about})
     return storage
+
+
+@contextmanager
+def _not_interrupted() -> Iterator[None]:
+    """Holds Ctrl-C back until the block is done, so that no file is left half written."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt

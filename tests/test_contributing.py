@@ -7,8 +7,11 @@ import torch
 from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, VipLlavaConfig
 
 from pr2l import prompt, registry
+from pr2l.collect import collect
 from pr2l.config import load_config
 from pr2l.encoders._base import EncoderSource
+from pr2l.errors import UserError
+from pr2l.train import train
 from pr2l.vlms._base import Defaults
 from pr2l.vlms._loading import load_vlm
 
@@ -50,6 +53,22 @@ def test_the_encoder_sees_which_door_is_left(examples) -> None:
     expected = np.array([[doors.COLOURS[label["name"]] for label in info["labels"]]]) / 255
     assert tokens.values.tolist() == expected.tolist()
     assert tokens.mask.all() and tokens.values.shape == (1, encoder.tokens, encoder.width)
+
+
+def test_the_experiment_learns_the_task_and_a_data_set_of_the_run_shows_it(examples, tmp_path) -> None:
+    run = train(load_config("doors/choose/columns"), root=tmp_path)
+    episodes = collect("doors", "choose", tmp_path / "episodes", policy=str(run), episodes=40, seed=1000)
+    assert np.mean([episode.rewards[0] for episode in episodes]) > 0.95  # chance is 0.5
+    with pytest.raises(UserError, match="was trained on doors choose, not on doom fetch"):
+        collect("doom", "fetch", tmp_path / "other", policy=str(run))
+
+
+def test_the_algorithm_trains_and_goes_on_where_it_stopped(examples, tmp_path) -> None:
+    overrides = ["algorithm=a2c", "algorithm_options={}", "evaluation_episodes=2"]
+    run = train(load_config("doors/choose/columns", [*overrides, "steps=200"]), root=tmp_path)
+    train(load_config(run / "config.yaml", ["steps=400"]), resume=run)
+    steps = [int(line.split(",")[0]) for line in (run / "metrics.csv").read_text().splitlines()[1:]]
+    assert steps == list(range(20, 401, 20))  # n_steps=5 in each of 4 environments
 
 
 @pytest.fixture

@@ -1,0 +1,56 @@
+import pytest
+
+from pr2l.check import Finding, check, findings
+from pr2l.config import load_config
+
+NAME = "doors/choose/columns"
+
+
+def report(*overrides: str) -> dict[str, Finding]:
+    return {finding.what: finding for finding in findings(load_config(NAME, overrides))}
+
+
+def test_a_run_that_can_start_passes_everything(examples) -> None:
+    found = report()
+    assert all(finding.good for finding in found.values())
+    assert found["prompt"].found == "3 texts, such as 'where is the red door ?'"
+    assert found["encoder"].found == "columns: 2 tokens of 3 numbers a frame"
+    assert found["task"].found == "success: the door has the named colour; at most 1 decisions an episode"
+
+
+def test_memory_is_that_of_float16_tokens_their_mask_and_proprio(examples) -> None:
+    a_row = 2 * 3 * 2 + 2 * 1 + 3 * 4
+    found = report("num_envs=5", "algorithm_options.n_steps=100")["memory"].found
+    assert found.startswith(f"a rollout holds {5 * 100 * a_row / 1000:.3g} kB of observations")
+
+
+def test_a_rollout_that_cannot_fit_fails_before_it_is_allocated(examples) -> None:
+    found = report("algorithm_options.n_steps=1000000000000")
+    assert not found["memory"].good and "fewer num_envs" in found["memory"].problem
+    assert "policy" not in found
+    assert "TB of observations" in found["memory"].found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part", "message"),
+    [
+        (["network=token_transformer", "network_options={width: 7, heads: 2}"], "policy", "multiple of heads"),
+        (["prompt=maze/walk/what"], "prompt", "needs 'item', but the task's context gives 'target'"),
+        (["wandb=online"], "wandb", "pip install"),
+    ],
+)
+def test_each_part_that_cannot_be_made_fails_with_its_lesson(
+    examples, write_plugin, overrides: list[str], part: str, message: str
+) -> None:
+    text = "text: is it {item}\nslots: [item]\nwhy: another task's words\nsource: this test\n"
+    write_plugin("prompts", "maze/walk/what", text)
+    found = report(*overrides)
+    assert [what for what, finding in found.items() if not finding.good] == [part]
+    assert message in found[part].problem
+
+
+def test_the_verdict_is_the_worst_finding(examples, capsys) -> None:
+    assert check(load_config(NAME))
+    assert not check(load_config(NAME, ["network=token_transformer", "network_options={width: 7, heads: 2}"]))
+    printed = capsys.readouterr().out
+    assert "fails" in printed and "where is the red door ?" in printed
