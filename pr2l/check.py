@@ -16,6 +16,7 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from stable_baselines3.common.vec_env import VecEnv
 
 from pr2l import build, prompt, registry
 from pr2l.checkpoints import KEEP
@@ -61,8 +62,8 @@ def findings(config: RunConfig) -> Iterator[Finding]:
         yield _encoder(config, encoder)
         part = "environment"
         with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
-            yield Finding("environment", f"{config.num_envs} x {frames.observation_space}, {frames.action_space}")
             venv = Observe(frames, encoder)
+            yield _environment(config, frames)
             part = "memory"
             memory = _memory(config, venv)
             yield memory
@@ -91,6 +92,12 @@ def _prompt(config: RunConfig) -> Finding:
 
 def _encoder(config: RunConfig, encoder: Encoder) -> Finding:
     return Finding("encoder", f"{config.encoder}: {encoder.tokens} tokens of {encoder.width} numbers a frame")
+
+
+def _environment(config: RunConfig, frames: VecEnv) -> Finding:
+    space = frames.observation_space
+    parts = ", ".join(f"{key} {part.shape}" for key, part in space.spaces.items())  # type: ignore[attr-defined]
+    return Finding("environment", f"{config.num_envs} x {parts}; {frames.action_space}")
 
 
 def _memory(config: RunConfig, venv: Observe) -> Finding:
@@ -123,9 +130,9 @@ def _first_steps(config: RunConfig, venv: Observe) -> Finding:
     for _ in range(TIMED_STEPS):
         _step(venv)
     seconds = (time.perf_counter() - start) / TIMED_STEPS
-    hours = seconds * config.steps / config.num_envs / 3600
-    speed = config.num_envs / seconds
-    return Finding("first steps", f"{speed:.0f} frames/s, so {hours:.1f} h for {config.steps:,}; learning comes on top")
+    speed, minutes = config.num_envs / seconds, seconds * config.steps / config.num_envs / 60
+    found = f"{speed:.0f} frames/s, so {minutes:,.0f} min for {config.steps:,} steps; learning comes on top"
+    return Finding("first steps", found)
 
 
 def _step(venv: Observe) -> Any:

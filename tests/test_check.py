@@ -14,14 +14,15 @@ def test_a_run_that_can_start_passes_everything(examples) -> None:
     found = report()
     assert all(finding.good for finding in found.values())
     assert found["prompt"].found == "3 texts, such as 'where is the red door ?'"
+    assert found["environment"].found == "4 x frame (32, 32, 3), proprio (3,); Discrete(2)"
     assert found["encoder"].found == "columns: 2 tokens of 3 numbers a frame"
     assert found["task"].found == "success: the door has the named colour; at most 1 decisions an episode"
 
 
 def test_memory_is_that_of_float16_tokens_their_mask_and_proprio(examples) -> None:
     a_row = 2 * 3 * 2 + 2 * 1 + 3 * 4
-    found = report("num_envs=5", "algorithm_options.n_steps=100")["memory"].found
-    assert found.startswith(f"a rollout holds {5 * 100 * a_row / 1000:.3g} kB of observations")
+    found = report("num_envs=6", "algorithm_options.n_steps=128")["memory"].found
+    assert found.startswith(f"a rollout holds {6 * 128 * a_row / 1000:.3g} kB of observations")
 
 
 def test_a_rollout_that_cannot_fit_fails_before_it_is_allocated(examples) -> None:
