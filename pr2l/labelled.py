@@ -43,7 +43,7 @@ class Source(BaseModel):
 
 @dataclass(frozen=True)
 class LabelledFrames:
-    """frames: uint8 [N, H, W, 3] (a memory map); labels: N lists; names: every name a label can have, sorted."""
+    """frames: uint8 [N, H, W, 3]; labels: N lists; names: every name a label can have, sorted."""
 
     frames: Frames
     labels: list[Labels]
@@ -73,7 +73,8 @@ def _is_complete(path: Path, source: Source) -> bool:
 def _read(path: Path) -> LabelledFrames:
     lines = (path / "labels.jsonl").read_text().splitlines()
     names = json.loads((path / "set.json").read_text())["names"]
-    frames = np.load(path / "frames.npy", mmap_mode="r", allow_pickle=False)
+    # Into memory, not a map: batches jump about, and on a slow disk each frame would cost a seek.
+    frames = np.load(path / "frames.npy", allow_pickle=False)
     return LabelledFrames(frames, [json.loads(line) for line in lines], tuple(names))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pr2l.statistics import bootstrap, iqm, mean
+from pr2l.statistics import bootstrap, bootstrap_runs, iqm, mean
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,23 @@ def test_no_values_no_interval(sample):
 
 def test_an_estimate_reads_well():
     assert str(bootstrap([0.5] * 10)) == "0.50 [0.50, 0.50]"
+
+
+def test_two_levels_reduce_to_what_varies():
+    # No spread at all; only runs differ: the interval spans the runs; only episodes differ: it is the episodes' own.
+    assert bootstrap_runs([[1.0, 1.0], [1.0]]) == (1.0, 1.0, 1.0)
+    value, low, high = bootstrap_runs([[0.0] * 50, [1.0] * 50])
+    assert (value, low, high) == (0.5, 0.0, 1.0)
+    coin = [0.0, 1.0] * 50
+    _, low, high = bootstrap_runs([coin, coin, coin, coin])
+    half = 1.96 * 0.5 / np.sqrt(400)  # of the mean of 400 coins
+    assert low == pytest.approx(0.5 - half, abs=0.01) and high == pytest.approx(0.5 + half, abs=0.01)
+
+
+def test_runs_count_alike_however_many_episodes_they_have():
+    assert bootstrap_runs([[0.0] * 300, [1.0]]).value == 0.5
+
+
+def test_no_runs_is_an_error():
+    with pytest.raises(ValueError, match="at least one run"):
+        bootstrap_runs([])

@@ -16,11 +16,15 @@ class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     objects: int = 16  # tokens; the nearest objects are kept
+    named: bool = True  # a number says whether the context names the object's kind, as a perfect answer would
     distance_unit: float = 500.0  # distances are divided by it, so that numbers stay near 1; in map units
 
 
 class OracleEncoder(Encoder):
-    """A token is [kind one-hot (K), box centre x, y, box width, height (all 0..1 of the frame), distance]."""
+    """A token is [kind one-hot (K), box centre x, y, box width, height (all 0..1 of the frame), distance, named].
+
+    named: 1 if the kind is a value of the frame's context, else 0; absent without the option.
+    """
 
     needs_labels = True
 
@@ -28,7 +32,7 @@ class OracleEncoder(Encoder):
         self.options = options
         self.kinds = {kind: index for index, kind in enumerate(source.kinds)}
         self.height, self.frame_width, _ = source.frame_shape
-        self.tokens, self.width = options.objects, len(self.kinds) + 5
+        self.tokens, self.width = options.objects, len(self.kinds) + 5 + options.named
 
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
         if labels is None:
@@ -40,7 +44,10 @@ class OracleEncoder(Encoder):
             nearest = sorted(known, key=lambda one: one["distance"])[: self.tokens]
             for slot, one in enumerate(nearest):
                 values[row, slot, self.kinds[one["name"]]] = 1
-                values[row, slot, len(self.kinds) :] = self._place(one["box"], one["distance"])
+                place = self._place(one["box"], one["distance"])
+                values[row, slot, len(self.kinds) : len(self.kinds) + 5] = place
+                if self.options.named:
+                    values[row, slot, -1] = one["name"] in contexts[row].values()
                 mask[row, slot] = True
         return Tokens(values, mask)
 

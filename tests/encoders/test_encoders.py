@@ -228,11 +228,14 @@ def test_oracle_keeps_the_nearest_known_objects():
         {"name": "armor", "box": (4, 1, 6, 3), "distance": 50.0},
         {"name": "imp", "box": (0, 0, 2, 2), "distance": 200.0},
     ]
-    tokens = encoder.encode(frames(), CONTEXTS, [labels, labels[:1]])
-    assert encoder.needs_labels and encoder.width == 7
-    armor, imp = [0, 1, 5 / 8, 0.5, 0.25, 0.5, 0.5], [1, 0, 1 / 8, 0.25, 0.25, 0.5, 2]
+    tokens = encoder.encode(frames(), [{"target": "imp"}, {"target": "armor"}], [labels, labels[:1]])
+    assert encoder.needs_labels and encoder.width == 8
+    armor, imp = [0, 1, 5 / 8, 0.5, 0.25, 0.5, 0.5, 0], [1, 0, 1 / 8, 0.25, 0.25, 0.5, 2, 1]
     assert torch.allclose(tokens.values[0], torch.tensor([armor, imp], dtype=torch.float32))
     assert tokens.mask.tolist() == [[True, True], [True, False]]
+    assert tokens.values[1, 0, -1] == 0  # there the context names something else
+    plain = oracle.create(source(), oracle.Defaults(named=False))
+    assert plain.width == 7
 
 
 def test_oracle_without_labels_says_how_to_get_them():
