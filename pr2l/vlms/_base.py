@@ -42,13 +42,13 @@ class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # indices into output_hidden_states: 0 = embeddings, k = after layer k, -1 = after the last layer and its
-    # final norm; the paper uses the last two
-    layers: tuple[int, ...] = Field(default=(-2, -1), min_length=1)
+    # final norm
+    layers: tuple[int, ...] = Field(default=(-2, -1), min_length=1)  # the last two, as in the paper
     generation: Literal["greedy", "none", "sample"] = "greedy"  # sample = chain of thought
     new_tokens: PositiveInt = 8  # tokens to generate, as in the authors' notebook (48 in their Habitat runs)
-    # an answer may not end before this many tokens; after its end the states are masked. Equal to new_tokens:
-    # answers of fixed length, as in the authors' notebook (32 in their Habitat runs)
-    min_new_tokens: NonNegativeInt = 0
+    # an answer may not end before this many tokens; what follows its end is masked. Equal to new_tokens,
+    # every answer has that length
+    min_new_tokens: NonNegativeInt = 0  # 8 in the authors' notebook, 32 in their Habitat runs
     temperature: PositiveFloat = 0.4  # of sampling, as in the paper's Habitat runs
     seed: NonNegativeInt = 0  # of sampling
     token_order: Literal["image_first", "text_first"] = "image_first"  # text first: image sees the prompt
@@ -65,8 +65,7 @@ class Defaults(BaseModel):
 
 
 class VLM:
-    """A frozen vision-language model. A family is a subclass that says what is particular about its
-    architecture."""
+    """A frozen vision-language model; a family is a subclass that says what is particular about it."""
 
     # Families whose image may stand anywhere in the text override this with both orders.
     token_orders: tuple[str, ...] = ("image_first",)
@@ -78,7 +77,7 @@ class VLM:
         self.model = checkpoint.read_model(path, options.device, options.dtype)
         self.read_processors(path)
         self.image_size = options.image_size or self.default_image_size()
-        self._eos = _take_over_decoding(self.model) or (self.tokenizer.eos_token_id,)
+        self._eos = _take_over_decoding(self.model) or _own_end(self.tokenizer)
         self.hidden_size = int(self.config.get_text_config().hidden_size)
         self.vision_length, self.vision_size = self._probe_vision()
         self._ids = lru_cache(maxsize=4096)(self._checked_layout)
@@ -108,8 +107,7 @@ class VLM:
         return {}
 
     def image_features(self, frames: Frames) -> torch.Tensor:
-        """[B, N, V]: the vision tower's tokens, projected to the language model's width where there is a
-        projection that knows no prompt."""
+        """[B, N, V]: the vision tower's tokens, after the projection where that knows no prompt."""
         features = self.model.get_image_features(**self.pixels(frames)).pooler_output
         return features if isinstance(features, torch.Tensor) else torch.stack(list(features))
 
@@ -129,7 +127,7 @@ class VLM:
 
     @property
     def image_sees_later_text(self) -> bool:
-        """Whether image tokens see a prompt that comes after them, as they do where an encoder looks both
+        """Whether image tokens see a prompt that comes after them, as in an encoder, which looks both
         ways."""
         return self._is_encoder_decoder
 
@@ -164,24 +162,20 @@ class VLM:
         padding, and of positions after the end of a generated answer, are zero and masked.
         """
         _check_batch(frames, texts)
-        image, prompt = self.image_length(), self._prompt_width(texts, prompt_tokens)
-        spans = _spans(image, prompt, self.new_tokens)
-        total, width = spans["generated"].stop, self.hidden_size
-        device = self.model.device
-        states = torch.zeros(len(texts), len(self.options.layers), total, width, device=device)
+        spans = _spans(self.image_length(), self._prompt_width(texts, prompt_tokens), self.new_tokens)
+        device, end, total = self.model.device, spans["prompt"].stop, spans["generated"].stop
+        states = torch.zeros(len(texts), len(self.options.layers), total, self.hidden_size, device=device)
         mask = torch.zeros(len(texts), total, dtype=torch.bool, device=device)
-        mask[:, spans["image"]] = True
+        lengths = torch.tensor([len(self._ids(text)) for text in texts], device=device)
+        mask[:, :end] = torch.arange(end, device=device) < lengths[:, None]
         answers = [""] * len(texts)
         for rows in self._passes(texts):
-            batch = [texts[row] for row in rows]
-            given, chosen, made = self._states(frames[rows], batch)
+            given, chosen, made = self._states(frames[rows], [texts[row] for row in rows])
             states[rows, :, : given.shape[2]] = given
             states[rows, :, spans["generated"]] = made
-            lengths = torch.tensor([len(self._ids(text)) for text in batch], device=device)
-            mask[rows, image : image + prompt] = torch.arange(image, image + prompt, device=device) < lengths[:, None]
             mask[rows, spans["generated"]] = self._before_end(chosen)
-            for row, text in zip(rows, self._decode(chosen), strict=True):
-                answers[row] = text
+            for row, answer in zip(rows, self._decode(chosen), strict=True):
+                answers[row] = answer
         return Hidden(states.masked_fill_(~mask[:, None, :, None], 0.0), mask, spans, answers)
 
     @torch.no_grad()
@@ -197,16 +191,14 @@ class VLM:
                 eos_token_id=list(self._eos) or None,
                 pad_token_id=self._pad,
             )
-            # An encoder-decoder returns its start token and the answer, the others their input and the
-            # answer.
+            # Before the answer an encoder-decoder returns its start token, the others their input.
             start = 1 if self._is_encoder_decoder else inputs["input_ids"].shape[1]
             for row, text in zip(rows, self._decode(chosen[:, start:]), strict=True):
                 answers[row] = text
         return answers
 
     def inputs(self, frames: Frames, texts: list[str]) -> dict[str, torch.Tensor]:
-        """The model's inputs for one batch: input_ids and attention_mask [B, T], padded on the right, and
-        pixels."""
+        """The model's inputs: input_ids and attention_mask [B, T], padded on the right, and pixels."""
         rows = [self._ids(text) for text in texts]
         longest = max(map(len, rows))
         ids = torch.tensor([[*row, *[self._pad] * (longest - len(row))] for row in rows])
@@ -220,8 +212,7 @@ class VLM:
         }
 
     def squares(self, frames: Frames) -> torch.Tensor:
-        """uint8 [B, H, W, 3] -> [B, 3, S, S], resized and normalised as the checkpoint's image processor
-        does."""
+        """uint8 [B, H, W, 3] -> [B, 3, S, S], as the checkpoint's image processor would make it."""
         return self._pixels(frames)
 
     # Machinery.
@@ -239,10 +230,6 @@ class VLM:
         """Stands where a row is shorter; masked, so any id does if the tokenizer has none for it."""
         return int(self.tokenizer.pad_token_id or 0)
 
-    @property
-    def _image_token(self) -> int:
-        return int(self.config.image_token_id)
-
     def _check_options(self, path: str) -> None:
         if self.options.token_order not in self.token_orders:
             raise UserError(
@@ -251,8 +238,9 @@ class VLM:
                 f" family that takes images anywhere in the text, such as llava, smolvlm or qwen2_5_vl."
             )
         text = self.config.get_text_config()
-        depths = [getattr(text, name, None) for name in ("num_hidden_layers", "decoder_layers", "num_decoder_layers")]
-        depth = min(depth for depth in depths if depth is not None)
+        # The decoder of an encoder-decoder may be the shallower half; layers are taken from both.
+        names = ("num_hidden_layers", "decoder_layers", "num_decoder_layers")
+        depth = min(getattr(text, name) for name in names if getattr(text, name, None) is not None)
         if bad := [layer for layer in self.options.layers if not -depth - 1 <= layer <= depth]:
             raise UserError(
                 f"layers={list(self.options.layers)}: {path!r} has {depth} layers, so {bad} is out of range;"
@@ -308,7 +296,7 @@ class VLM:
         return list(rows.values())
 
     def _states(self, frames: Frames, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Input states [B, L, I + P, D] in Hidden's order, generated ids [B, N] and their states [B, L, N,
+        """Input states [B, L, I + P, D] in Hidden's order, generated ids [B, N], their states [B, L, N,
         D]."""
         inputs, count = self.inputs(frames, texts), self.new_tokens
         out = self.model.generate(
@@ -351,8 +339,7 @@ class VLM:
 
 
 def _take_over_decoding(model: Any) -> tuple[int, ...]:
-    """Drops the checkpoint's preferences for decoding (beams, penalties, sampling, forced tokens); returns
-    its EOS ids.
+    """Drops the checkpoint's preferences for decoding (beams, penalties, forced tokens); returns its EOS ids.
 
     EOS is dropped too: `generate` then always makes all its tokens, so that every row has a state at every
     position and what follows the end of an answer is ours to mask.
@@ -366,6 +353,10 @@ def _take_over_decoding(model: Any) -> tuple[int, ...]:
             kept = {name: getattr(old, name) for name in ("bos_token_id", "pad_token_id", "decoder_start_token_id")}
             module.generation_config = GenerationConfig(**kept)
     return () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
+
+
+def _own_end(tokenizer: Any) -> tuple[int, ...]:
+    return () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
 
 
 def _spans(image: int, prompt: int, generated: int) -> dict[str, slice]:

@@ -9,9 +9,15 @@ placeholder becomes the image tokens:
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import TypeVar
+
 from pr2l.errors import UserError
 from pr2l.vlms import _checkpoint as checkpoint
 from pr2l.vlms._base import VLM
+
+Part = TypeVar("Part")
+_MARK = "where-the-text-goes"
 
 
 class ChatVLM(VLM):
@@ -21,7 +27,7 @@ class ChatVLM(VLM):
 
     def read_processors(self, path: str) -> None:
         super().read_processors(path)
-        self._template = checkpoint.read_chat_template(path, self.tokenizer)
+        self.template = checkpoint.read_chat_template(path, self.tokenizer)
 
     @property
     def placeholder(self) -> str:
@@ -47,19 +53,34 @@ class ChatVLM(VLM):
 
     def write(self, text: str) -> str:
         """The conversation for one text, with a placeholder for the image."""
-        image_first = self.options.token_order == "image_first"
-        if self._template is None or not self.options.chat_template:
-            return f"{self.placeholder}\n{text}" if image_first else f"{text}\n{self.placeholder}"
-        image, words = {"type": "image"}, {"type": "text", "text": text}
-        turn = {"role": "user", "content": [image, words] if image_first else [words, image]}
-        written = str(
+        plain = self._in_order(self.placeholder, text)
+        if self.template is None or not self.options.chat_template:
+            return "\n".join(plain)
+        if self._template_keeps_order:
+            return self._filled(self._in_order({"type": "image"}, {"type": "text", "text": text}))
+        return self._filled([{"type": "text", "text": "\n".join(plain)}])
+
+    def _in_order(self, image: Part, text: Part) -> list[Part]:
+        return [image, text] if self.options.token_order == "image_first" else [text, image]
+
+    def _filled(self, content: list[dict[str, str]]) -> str:
+        """The template, filled with one turn of a user."""
+        turn = {"role": "user", "content": content}
+        return str(
             self.tokenizer.apply_chat_template(
-                [turn], chat_template=self._template, tokenize=False, add_generation_prompt=True
+                [turn], chat_template=self.template, tokenize=False, add_generation_prompt=True
             )
         )
-        if self.placeholder not in written:
+
+    @cached_property
+    def _template_keeps_order(self) -> bool:
+        """Whether the parts of a turn stay in the order asked for: LLaVA 1.5's template moves images
+        forward."""
+        written = self._filled(self._in_order({"type": "image"}, {"type": "text", "text": _MARK}))
+        image, text = written.find(self.placeholder), written.find(_MARK)
+        if min(image, text) < 0:
             raise UserError(
-                f"the chat template of this {self.config.model_type} leaves the image {self.placeholder!r} out"
-                " (it may be the language model's own); use vlm_options.chat_template=false."
+                f"the chat template of this {self.config.model_type} leaves out the image {self.placeholder!r}"
+                " or the text (it may be the language model's own); use vlm_options.chat_template=false."
             )
-        return written
+        return (image < text) == (self.options.token_order == "image_first")

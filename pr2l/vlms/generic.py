@@ -1,11 +1,9 @@
-"""Any other AutoModelForImageTextToText, through its own Hugging Face processor; it proves itself when it is
-loaded.
+"""Any other AutoModelForImageTextToText, through its own Hugging Face processor; it proves itself at load.
 
 Nothing is known here about the architecture, so on one frame the states are compared with what the unmodified
 model returns with output_hidden_states, for the whole input and a generated answer; if they differ, the model
 is refused with the difference. Frames are made square first; whether they are then cut into tiles is up to
-the processor, and image_length() tells. A family of its own is faster; pr2l/vlms/llava.py shows how short one
-is.
+the processor, and image_length() tells. A family of its own is faster, and short: see pr2l/vlms/llava.py.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ MODEL_TYPES: tuple[str, ...] = ()  # what no family claims
 # Largest difference allowed, relative to the largest state: rounding, of which half precision does more.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 UNKNOWN_SIZE = 336  # pixels, where the config does not say what the vision tower was made for
-QUESTION = "what is this ?"
+QUESTIONS = ["what is this ?", "where am I ?"]
 
 
 class Generic(ChatVLM):
@@ -41,7 +39,7 @@ class Generic(ChatVLM):
     def read_processors(self, path: str) -> None:
         self._processor = checkpoint.read_processor(path)
         self.tokenizer, self.image_processor = self._processor.tokenizer, self._processor.image_processor
-        self._template = self._processor.chat_template
+        self.template = self._processor.chat_template
 
     def default_image_size(self) -> int:
         try:
@@ -96,6 +94,13 @@ class Generic(ChatVLM):
         flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
         return flat.reshape(len(frames), -1, flat.shape[-1])
 
+    @cached_property
+    def image_sees_later_text(self) -> bool:
+        """Tried out, with two questions about one picture."""
+        asked = [self._states(self._noise, [question])[0] for question in QUESTIONS]
+        first, second = (states[:, :, : self.image_length()] for states in asked)
+        return _difference(first, second) > TOLERANCE[self.model.dtype]
+
     @property
     def _has_image_features(self) -> bool:
         return hasattr(self.model, "get_image_features")
@@ -104,26 +109,27 @@ class Generic(ChatVLM):
     def _black(self) -> Frames:
         return np.zeros((1, self.image_size, self.image_size, 3), dtype=np.uint8)
 
+    @property
+    def _noise(self) -> Frames:
+        return np.random.default_rng(0).integers(0, 256, self._black.shape, dtype=np.uint8)
+
     def _probe_vision(self) -> tuple[int, int]:
         return super()._probe_vision() if self._has_image_features else (0, 0)
 
     @torch.no_grad()
     def _prove(self, path: str) -> None:
         """Raises UserError unless states on one frame are those of the unmodified model."""
-        frame = np.random.default_rng(0).integers(0, 256, self._black.shape, dtype=np.uint8)
-        before, chosen, after = self._states(frame, [QUESTION])
-        ours, theirs = torch.cat([before, after], dim=2), self._unmodified(frame, chosen)
-        difference = float((ours - theirs).abs().max() / theirs.abs().max())
+        before, chosen, after = self._states(self._noise, QUESTIONS[:1])
+        difference = _difference(torch.cat([before, after], dim=2), self._unmodified(chosen))
         if not difference <= TOLERANCE[self.model.dtype]:
             raise UserError(
                 f"{path!r} ({self.config.model_type}) is refused: its states are not those of the unmodified model,"
                 f" the largest difference is {difference:.1e} of the largest state; {_NEXT_STEP}"
             )
 
-    def _unmodified(self, frame: Frames, chosen: torch.Tensor) -> torch.Tensor:
-        """States [1, L, I + P + N, D] of one plain forward pass over the input and the answer already
-        chosen."""
-        inputs = self.inputs(frame, [QUESTION])
+    def _unmodified(self, chosen: torch.Tensor) -> torch.Tensor:
+        """States [1, L, I + P + N, D] of one plain forward pass over the input and the answer chosen."""
+        inputs = self.inputs(self._noise, QUESTIONS[:1])
         order, count = self._order(inputs["input_ids"]), chosen.shape[1]
         if self._is_encoder_decoder:
             start = self.model.generation_config.decoder_start_token_id
@@ -139,6 +145,11 @@ class Generic(ChatVLM):
         whole = self._chosen_layers(self.model(**inputs, output_hidden_states=True).hidden_states)
         length = whole.shape[2] - count
         return torch.cat([whole[:, :, order], whole[:, :, length:]], dim=2)
+
+
+def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The largest difference, relative to the largest state."""
+    return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 _NEXT_STEP = "use a model of a known family (`pr2l list vlms`), or write one in pr2l/vlms/."

@@ -169,7 +169,7 @@ def test_without_a_chat_template_there_is_only_image_and_text(llava):
     for model in (switched_off, absent):
         ids = [token for token in model.layout("is it near ?") if token != model.image_token_id]
         assert model.tokenizer.decode(ids) == "<s>\nis it near ?"
-    assert "user:" in vlm(LLAVA).tokenizer.decode(vlm(LLAVA).layout("is it near ?"))
+    assert "USER:" in vlm(LLAVA).tokenizer.decode(vlm(LLAVA).layout("is it near ?"))
 
 
 def test_a_chat_template_in_the_older_file_is_found(llava):

@@ -1,4 +1,4 @@
-from tiny_parts import Case, chat_template, conversation, llama, save, tokenizer, vit
+from tiny_parts import Case, conversation, llama, save, tokenizer, vit
 from transformers import (
     AutoTokenizer,
     CLIPImageProcessorPil,
@@ -7,9 +7,16 @@ from transformers import (
     LlavaProcessor,
 )
 
+# As in LLaVA 1.5 on the Hub: images are moved in front of the text.
+TEMPLATE = (
+    "{% for turn in messages %}USER: {% for part in turn['content'] if part['type'] == 'image' %}<image>\n{% endfor %}"
+    "{% for part in turn['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+
 
 def build(folder):
-    words = tokenizer(["<image>"], bos="<s>", front="<s>", chat_template=chat_template("<image>\n"))
+    words = tokenizer(["<image>"], bos="<s>", front="<s>", chat_template=TEMPLATE)
     config = LlavaConfig(
         vision_config=vit(model_type="clip_vision_model", projection_dim=16),
         text_config=llama(words),
@@ -29,6 +36,9 @@ def inputs(folder, frame, text, order):
         num_additional_image_tokens=1,
         chat_template=words.chat_template,
     )
+    if order == "text_first":
+        written = f"USER: {text}\n<image> ASSISTANT:"
+        return dict(processor(images=frame, text=written, return_tensors="pt"))
     return conversation(processor, frame, text, order)
 
 
