@@ -62,6 +62,19 @@ def test_what_was_being_written_when_the_process_died_does_not_count(tmp_path):
     assert checkpoints.read_latest(tmp_path).values["list"] == [2]
 
 
+def test_a_full_disk_costs_the_new_checkpoint_only(tmp_path, monkeypatch):
+    checkpoints.write(tmp_path, checkpoint(1))
+
+    def half(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", half)
+    with pytest.raises(OSError, match="no space"):
+        checkpoints.write(tmp_path, checkpoint(2))
+    assert checkpoints.steps(tmp_path) == [1]
+
+
 def test_no_checkpoint_is_an_error_that_says_so(tmp_path):
     with pytest.raises(UserError, match="there is no checkpoint in .*stopped before its first one"):
         checkpoints.read_latest(tmp_path)

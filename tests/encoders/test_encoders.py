@@ -53,9 +53,7 @@ class KnownVLM:
 
     def vision(self, frames):
         generator = torch.Generator().manual_seed(0)
-        values = (
-            torch.randn(IMAGE, SIZE, generator=generator) * torch.from_numpy(frames[:, :1, 0, :1]).float()
-        )
+        values = torch.randn(IMAGE, SIZE, generator=generator) * torch.from_numpy(frames[:, :1, 0, :1]).float()
         return Tokens(values, torch.ones(len(frames), IMAGE, dtype=torch.bool))
 
 
@@ -96,10 +94,10 @@ def test_prompted_masks_the_padding_of_the_shorter_prompt():
 
 
 def test_layers_as_tokens():
-    encoder, tokens = encode({"layer_join": "tokens", "segments": ("generated",)})
-    assert (encoder.tokens, encoder.width) == (4, SIZE)
-    assert tokens.values[0, :, 0].tolist() == [200, 201, 1200, 1201]
-    assert tokens.mask.all()
+    encoder, tokens = encode({"layer_join": "tokens", "segments": ("prompt",)})
+    assert (encoder.tokens, encoder.width) == (8, SIZE)
+    assert tokens.values[0, :, 0].tolist() == [100, 101, 102, 103, 1100, 1101, 1102, 1103]
+    assert tokens.mask.tolist() == [[True, True, True, False] * 2, [True] * 8]
 
 
 def test_image_pooling_averages_neighbours_of_the_grid():
