@@ -70,6 +70,17 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, all of one task.")],
+    out: Annotated[Path, typer.Option(help="Where the figure, the table and the numbers go.")] = Path("docs/results"),
+) -> None:
+    """Several runs side by side: learning curves, and a table with intervals over seeds and episodes."""
+    from pr2l.compare import compare as run_comparison
+
+    run_comparison(runs, out)
+
+
+@app.command()
 def collect(
     environment: Annotated[str, typer.Argument(help="A name of `pr2l list environments`.")],
     task: Annotated[str, typer.Argument(help="One of its tasks.")],

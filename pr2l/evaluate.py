@@ -89,13 +89,15 @@ def report(run: Run, encoder: Encoder, model: Any, step: int, episodes: int | No
     """
     config, console = run.config, Console()
     count = episodes or config.evaluation_episodes
-    chance, agent = _score_random(config, count), _score(run, encoder, model, count)
+    played = _play_and_film(run, encoder, model, count)
+    chance, agent = _score_random(config, count), Score.of(played)
     about = ("environment", "task", "encoder", "vlm", "prompt", "network", "seed")
     results = {
         **{key: getattr(config, key) for key in about},
         "steps": step,
         "evaluation": agent.as_json(),
         "random": chance.as_json(),
+        "played": {"success": [float(one["success"]) for one in played], "return": [one["r"] for one in played]},
     }
     write_json(run.path / "results.json", results)
     rows = {"random": chance, **committed(config), f"this run ({config.encoder})": agent}
@@ -104,8 +106,8 @@ def report(run: Run, encoder: Encoder, model: Any, step: int, episodes: int | No
     return results
 
 
-def _score(run: Run, encoder: Encoder, model: Any, episodes: int) -> Score:
-    """Plays the model on evaluation episodes and films the first of them."""
+def _play_and_film(run: Run, encoder: Encoder, model: Any, episodes: int) -> list[dict[str, Any]]:
+    """The "episode" infos of the model on evaluation episodes, the first of which are filmed."""
     config, count = run.config, min(run.config.num_envs, episodes)
     film = Film(min(FILMED, count))
     torch.manual_seed(config.seed)
@@ -113,7 +115,7 @@ def _score(run: Run, encoder: Encoder, model: Any, episodes: int) -> Score:
         played = play(Observe(frames, encoder), model_actor(config, model), episodes, film)
         fps = float(frames.envs[0].metadata.get("render_fps", 10))
     write_video(run.path / "video", film.pictures(), fps)
-    return Score.of(played)
+    return played
 
 
 def _score_random(config: RunConfig, episodes: int) -> Score:

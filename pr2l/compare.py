@@ -1,0 +1,176 @@
+"""Several runs of one task side by side: learning curves, a table with intervals, and the numbers as JSON.
+
+    pr2l compare runs/doom-fetch-* --out docs/results
+
+Runs that differ in nothing but their seed are one method. An interval is a two-level bootstrap: over the runs of a
+method, and within each over its evaluation episodes, since both differ by chance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from pr2l._metrics import Table as MetricsTable
+from pr2l.curves import WINDOW, smooth
+from pr2l.errors import UserError
+from pr2l.runs import Run, write_json
+from pr2l.statistics import Estimate, bootstrap_runs
+
+POINTS = 60  # of a curve
+
+
+@dataclass(frozen=True)
+class Method:
+    """Runs that differ in their seed alone, by seed."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    def results(self) -> list[dict[str, Any]]:
+        """Each run's results.json; UserError for a run that has not been evaluated."""
+        return [_results(run) for run in self.runs]
+
+    def estimate(self, key: str) -> Estimate:
+        """key: "success" or "return" of the evaluation episodes."""
+        return bootstrap_runs([result["played"][key] for result in self.results()])
+
+
+def compare(paths: Sequence[Path], out: Path) -> list[Method]:
+    """Prints the table and writes <environment>-<task>.png and .md and one JSON per method into `out`.
+
+    Raises UserError if the runs are not all of one task, or if one has not been evaluated.
+    """
+    runs = [Run.load(path) for path in paths]
+    place = _place(runs)
+    methods = group(runs)
+    out.mkdir(parents=True, exist_ok=True)
+    for method in methods:
+        write_json(out / f"{place}-{method.name}.json", _as_json(method))
+    draw(methods, out / f"{place}.png")
+    (out / f"{place}.md").write_text(markdown(methods), encoding="utf-8")
+    Console().print(_table(methods))
+    return methods
+
+
+def group(runs: Sequence[Run]) -> list[Method]:
+    """Methods in the order of their first run; runs of a method in the order of their seeds."""
+    alike: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        alike[json.dumps(run.config.model_dump(mode="json", exclude={"seed", "why"}), sort_keys=True)].append(run)
+    named: dict[str, Method] = {}
+    for members in alike.values():
+        name = _name(members[0])
+        if name in named:
+            raise UserError(
+                f"two methods would be called {name!r}, and their configs differ: {named[name].runs[0].path} and "
+                f"{members[0].path}; compare one of them at a time"
+            )
+        named[name] = Method(name, tuple(sorted(members, key=lambda run: run.config.seed)))
+    return list(named.values())
+
+
+def _name(run: Run) -> str:
+    """The encoder, and for an encoder that asks the VLM its prompt, as "no_prompt" where there is none."""
+    config = run.config
+    if config.encoder != "prompted":
+        return config.encoder
+    return "no_prompt" if config.prompt is None else f"prompted-{config.prompt.replace('/', '_')}"
+
+
+def _place(runs: Sequence[Run]) -> str:
+    places = sorted({f"{run.config.environment}-{run.config.task}" for run in runs})
+    if len(places) != 1:
+        raise UserError(f"a comparison is about one task; these runs are of {', '.join(places) or 'none'}")
+    return places[0]
+
+
+def _results(run: Run) -> dict[str, Any]:
+    path = run.path / "results.json"
+    if not path.exists():
+        raise UserError(f"{run.path} has not been evaluated; `pr2l evaluate {run.path}` does it")
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
+
+
+def _as_json(method: Method) -> dict[str, Any]:
+    """What evaluate.committed reads, with what each run contributed."""
+    results = method.results()
+    about = {key: results[0][key] for key in ("environment", "task", "encoder", "vlm", "prompt", "network", "steps")}
+    success, returned = method.estimate("success"), method.estimate("return")
+    episodes = sum(result["evaluation"]["episodes"] for result in results)
+    length = float(np.mean([result["evaluation"]["length"] for result in results]))
+    scores = {"success": success._asdict(), "return": returned._asdict()}
+    return {
+        **about,
+        "evaluation": {"episodes": episodes, **scores, "length": length},
+        "random": results[0]["random"],
+        "seeds": [result["seed"] for result in results],
+        "success_of_each_seed": [result["evaluation"]["success"]["value"] for result in results],
+        "commits": sorted({json.loads((run.path / "run.json").read_text())["commit"] for run in method.runs}),
+    }
+
+
+def markdown(methods: Sequence[Method]) -> str:
+    """The table as Markdown."""
+    lines = ["| method | success rate | return | each seed | steps |", "|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(row)} |" for row in _rows(methods)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(methods: Sequence[Method]) -> Table:
+    table = Table("method", "success rate", "return", "each seed", "steps", title=_place(methods[0].runs))
+    for row in _rows(methods):
+        table.add_row(*row)
+    return table
+
+
+def _rows(methods: Sequence[Method]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for method in methods:
+        results = method.results()
+        seeds = " ".join(f"{result['evaluation']['success']['value']:.2f}" for result in results)
+        estimates = (str(method.estimate("success")), str(method.estimate("return")))
+        rows.append((method.name, *estimates, seeds, f"{results[0]['steps']:,}"))
+    return rows
+
+
+def draw(methods: Sequence[Method], path: Path) -> None:
+    """Success rate and return in training: each seed as a thin line, their mean as a thick one."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, column, label in ((axes[0], "success", "success rate"), (axes[1], "return", "return per episode")):
+        for number, method in enumerate(methods):
+            _draw(axis, method, column, f"C{number}")
+        axis.set_xlabel("environment steps")
+        axis.set_ylabel(f"{label}, last {WINDOW} episodes")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylim(-0.02, 1.02)
+    axes[0].legend()
+    figure.suptitle(f"{_place(methods[0].runs)}: thin lines are seeds, thick ones their mean")
+    figure.savefig(path, dpi=120)
+
+
+def _draw(axis: Axes, method: Method, column: str, colour: str) -> None:
+    steps = np.linspace(0, min(run.config.steps for run in method.runs), POINTS)
+    curves = np.array([curve(run, column, steps) for run in method.runs])
+    axis.plot(steps, curves.T, color=colour, alpha=0.35, linewidth=1)
+    axis.plot(steps, curves.mean(axis=0), color=colour, linewidth=2, label=method.name)
+
+
+def curve(run: Run, column: str, steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The smoothed column of a run's metrics at the given steps; NaN before the first episode has ended."""
+    rows = [row for row in MetricsTable(run.path / "metrics.csv").rows() if row[column]]
+    at, values, ended = (np.array([float(row[key]) for row in rows]) for key in ("step", column, "episodes"))
+    return np.interp(steps, at, smooth(values, np.diff(ended, prepend=0), WINDOW), left=np.nan)

@@ -1,0 +1,78 @@
+"""Runs side by side, from run folders whose numbers are made up and so known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pr2l.compare import compare, curve, group
+from pr2l.config import load_config
+from pr2l.errors import UserError
+from pr2l.evaluate import Score
+from pr2l.runs import Run
+
+
+@pytest.fixture
+def make_run(tmp_path: Path):
+    def make(config: str, seed: int, successes: list[float], *overrides: str) -> Path:
+        run = Run.create(load_config(config, [f"seed={seed}", *overrides]), tmp_path)
+        (run.path / "metrics.csv").write_text("step,episodes,success,return\n100,100,0.0,-1\n200,200,1.0,1\n")
+        played = [{"success": success, "r": 2 * success, "l": 10} for success in successes]
+        keys = ("environment", "task", "encoder", "vlm", "prompt", "network")
+        about = {key: getattr(run.config, key) for key in keys}
+        results = {
+            **about,
+            "seed": seed,
+            "steps": 200,
+            "evaluation": Score.of(played).as_json(),
+            "random": Score.of(played).as_json(),
+            "played": {"success": successes, "return": [one["r"] for one in played]},
+        }
+        (run.path / "results.json").write_text(json.dumps(results))
+        return run.path
+
+    return make
+
+
+def test_methods_and_their_numbers(make_run, tmp_path):
+    runs = [
+        make_run("doom/fetch/prompted", 1, [1.0, 1.0]),
+        make_run("doom/fetch/prompted", 0, [1.0, 0.0]),
+        make_run("doom/fetch/no_prompt", 0, [0.0, 0.0]),
+        make_run("doom/fetch/pixels", 0, [0.0]),
+    ]
+    methods = compare(runs, tmp_path / "out")
+    assert [method.name for method in methods] == ["prompted-where", "no_prompt", "pixels"]
+    assert [run.config.seed for run in methods[0].runs] == [0, 1]
+    assert methods[0].estimate("success").value == 0.75 and methods[0].estimate("return").value == 1.5
+    assert methods[1].estimate("success") == (0.0, 0.0, 0.0)
+    made = json.loads((tmp_path / "out" / "doom-fetch-prompted-where.json").read_text())
+    assert made["success_of_each_seed"] == [0.5, 1.0] and made["evaluation"]["episodes"] == 4
+    assert "| prompted-where | 0.75 [" in (tmp_path / "out" / "doom-fetch.md").read_text()
+    assert (tmp_path / "out" / "doom-fetch.png").stat().st_size > 10_000
+
+
+def test_a_curve_is_the_last_hundred_episodes(make_run):
+    run = Run.load(make_run("doom/fetch/pixels", 0, [0.0]))
+    at = curve(run, "success", np.array([0.0, 100.0, 150.0, 200.0]))
+    np.testing.assert_allclose(at, [np.nan, 0.0, 0.5, 1.0])
+
+
+def test_runs_of_two_tasks_cannot_be_compared(make_run, tmp_path):
+    runs = [make_run("doom/fetch/pixels", 0, [0.0]), make_run("doom/hunt/pixels", 0, [0.0])]
+    with pytest.raises(UserError, match="doom-fetch, doom-hunt"):
+        compare(runs, tmp_path / "out")
+
+
+def test_two_methods_of_one_name_are_an_error(make_run):
+    one, other = make_run("doom/fetch/pixels", 0, [0.0]), make_run("doom/fetch/pixels", 1, [0.0], "num_envs=2")
+    with pytest.raises(UserError, match="would be called 'pixels'"):
+        group([Run.load(one), Run.load(other)])
+
+
+def test_a_run_without_results_says_what_to_do(make_run, tmp_path):
+    run = make_run("doom/fetch/pixels", 0, [0.0])
+    (run / "results.json").unlink()
+    with pytest.raises(UserError, match="pr2l evaluate"):
+        compare([run], tmp_path / "out")
