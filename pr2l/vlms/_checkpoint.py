@@ -1,7 +1,7 @@
 """Reads the parts of a checkpoint: config, model, tokenizer, image processor, chat template.
 
-The parts are read one by one, not through AutoProcessor: for many families that would also build a video
-processor, which needs torchvision.
+Families read the parts one by one; only `generic` takes a whole processor, since that often builds a video
+processor too, which needs torchvision.
 """
 
 from __future__ import annotations

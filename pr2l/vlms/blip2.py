@@ -1,5 +1,4 @@
-"""BLIP-2: a ViT, a Q-Former that makes 32 tokens of the picture without knowing the prompt, then OPT or
-Flan-T5.
+"""BLIP-2: a ViT, a Q-Former that makes 32 tokens of the picture and knows no prompt, then OPT or Flan-T5.
 
 With OPT (causal) image tokens cannot see the prompt; the encoder of Flan-T5 lets them.
 """

@@ -3,8 +3,7 @@
 The encoder reads image and prompt together and looks both ways, so image tokens see the prompt. Image tokens
 are the mean over the picture, then the picture's grid row by row.
 
-A task token such as <OD> stands for a sentence that only the Hugging Face processor knows; write the
-sentence.
+A task token such as <OD> stands for a sentence that only the Hugging Face processor knows: write the sentence.
 """
 
 from __future__ import annotations
