@@ -84,28 +84,35 @@ class StatesEncoder(Encoder):
 
 
 def pool_grid(states: torch.Tensor, count: int | None) -> torch.Tensor:
-    """[B, L, T, D] averaged to [B, L, count, D] over neighbours in the square image grid; None = as it is."""
-    rows, layers, length, size = states.shape
-    if count is None or count == length:
+    """Averages neighbours in the square image grid until `count` are left: [B, L, T, D] -> [B, L, T', D].
+
+    T' = pooled_length(T, count). None = as it is. A token before the grid (Florence-2's mean, a CLS) stays.
+    """
+    if count is None:
         return states
-    grid = states.float().reshape(rows * layers, isqrt(length), isqrt(length), size).permute(0, 3, 1, 2)
-    pooled = adaptive_avg_pool2d(grid, isqrt(count))
-    return pooled.flatten(2).transpose(1, 2).reshape(rows, layers, count, size).to(states.dtype)
+    before, grid = states.split([_before_grid(states.shape[2]), isqrt(states.shape[2]) ** 2], dim=2)
+    rows, layers, length, size = grid.shape
+    square = grid.float().reshape(rows * layers, isqrt(length), isqrt(length), size).permute(0, 3, 1, 2)
+    pooled = adaptive_avg_pool2d(square, isqrt(count)).flatten(2).transpose(1, 2)
+    return torch.cat([before, pooled.reshape(rows, layers, count, size).to(states.dtype)], dim=2)
 
 
 def pooled_length(length: int, count: int | None) -> int:
-    """Image tokens after pooling `length` to `count`; UserError where that is impossible."""
-    if count is None or count == length:
+    """Image tokens after pooling the grid among `length` tokens to `count`; UserError where that is impossible."""
+    if count is None:
         return length
-    side = isqrt(length)
-    if side * side != length:
+    side, before = isqrt(length), _before_grid(length)
+    if before > 1:
         raise UserError(
-            f"encoder_options: image_tokens={count}, but the VLM's {length} image tokens are no square grid "
-            "and cannot be pooled; use image_tokens=null"
+            f"encoder_options: image_tokens={count}, but the VLM's {length} image tokens are no square grid, nor one "
+            "with a token before it, and cannot be pooled; use image_tokens=null"
         )
-    if count > length or count < 1 or isqrt(count) ** 2 != count:
+    if count > side**2 or count < 1 or isqrt(count) ** 2 != count:
         squares = ", ".join(str(n * n) for n in range(1, side + 1))
-        raise UserError(
-            f"encoder_options: image_tokens={count} of {length}; it must be one of {squares} or null"
-        )
-    return count
+        raise UserError(f"encoder_options: image_tokens={count} of {side**2}; it must be one of {squares} or null")
+    return before + count
+
+
+def _before_grid(length: int) -> int:
+    """Tokens that remain of `length` beside the largest square grid."""
+    return length - isqrt(length) ** 2

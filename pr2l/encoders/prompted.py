@@ -24,7 +24,7 @@ class Defaults(BaseModel):
         "prompt",
         "generated",
     )  # the paper's
-    image_tokens: int | None = None  # average the image grid to so many (a square number); None = keep all
+    image_tokens: int | None = None  # average the image grid to so many (a square number); None = keep all tokens
     pca: int | None = None  # components per layer and token (paper's Habitat: 1024 of 4096); None = no PCA
     pca_frames: int = 512  # frames of random play that the PCA is fitted on
     layer_join: Literal["width", "tokens"] = (

@@ -135,9 +135,17 @@ def test_impossible_options_are_refused(options, message):
         encode(options)
 
 
-def test_tokens_that_form_no_square_cannot_be_pooled(monkeypatch):
+def test_a_token_before_the_grid_stays(monkeypatch):
+    """Florence-2's first image token is the mean of the picture; the grid of tokens 1 to 16 is pooled."""
     monkeypatch.setattr("test_encoders.IMAGE", 17)
-    with pytest.raises(UserError, match="17 image tokens are no square grid"):
+    encoder, tokens = encode({"image_tokens": 4, "segments": ("image",)})
+    assert encoder.tokens == 5
+    assert tokens.values[0, :, 0].tolist() == [0, 3.5, 5.5, 11.5, 13.5]
+
+
+def test_tokens_that_form_no_square_cannot_be_pooled(monkeypatch):
+    monkeypatch.setattr("test_encoders.IMAGE", 18)
+    with pytest.raises(UserError, match="18 image tokens are no square grid"):
         encode({"image_tokens": 4})
 
 
