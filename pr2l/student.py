@@ -8,30 +8,23 @@ Every step draws its batch from its own number, so a run that was killed goes on
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pr2l import questions, scratch
+from pr2l import _lessons, questions, scratch
+from pr2l._lessons import Batch, Course, Report, draw, pick_questions
 from pr2l.labelled import LabelledFrames, cells
-from pr2l.questions import Question, View
-from pr2l.types import Frames, Labels
-from pr2l.vlms._base import VLM
+from pr2l.questions import Question
+from pr2l.vlms._base import ABSENT, VLM
 from pr2l.vlms._loading import load_vlm
-
-CHECKPOINT_EVERY = 100  # steps
-ABSENT = -100  # a target that the loss passes over, as in transformers
 
 
 class Lessons(BaseModel):
@@ -68,18 +61,6 @@ class Student:
         return [*self.model.parameters(), *self.read_out.parameters()]
 
 
-@dataclass(frozen=True)
-class Batch:
-    frames: Frames  # uint8 [B, H, W, 3]
-    labels: list[Labels]
-    rng: np.random.Generator
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return self.frames.shape[1], self.frames.shape[2]
-
-
 Loss = Callable[[Student, Batch], tuple[Tensor, dict[str, float]]]
 
 
@@ -104,7 +85,7 @@ def language_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Cross-entropy of the answers' tokens, plus the tower's lesson; one pass through the tower for all questions."""
     model, tower = student.model, _tower(student, batch)
-    asked = [pick_questions(view, student.names, per_frame, batch.rng) for view in _views(batch)]
+    asked = [pick_questions(view, student.names, per_frame, batch.rng) for view in batch.views()]
     flat = [question for frame_questions in asked for question in frame_questions]
     row = torch.tensor([index for index, frame_questions in enumerate(asked) for _ in frame_questions])
     ids, mask = _padded([student.vlm.layout(question.text) for question in flat], model.config.pad_token_id)
@@ -136,74 +117,14 @@ def _padded(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
     return ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
 
 
-# What is asked.
-
-
-def pick_questions(view: View, names: Sequence[str], count: int, rng: np.random.Generator) -> list[Question]:
-    """Up to `count` questions: a quarter about the whole frame, two thirds of the rest about things that are there.
-
-    Direction is learned last (late and suddenly), so it is asked most.
-    """
-    weights = {"presence": 0.15, "direction": 0.45, "distance": 0.2, "count": 0.2}
-    whole = questions.overall(view)
-    seen = sorted({label["name"] for label in view.things} - view.unclear)
-    absent = [name for name in names if name not in seen and name not in view.unclear]
-    picked = []
-    for _ in range(count):
-        if whole and rng.random() < 0.25:
-            picked.append(whole[rng.integers(len(whole))])
-            continue
-        pool = seen if seen and (rng.random() < 0.65 or not absent) else absent
-        if pool:
-            options = questions.about(view, pool[rng.integers(len(pool))])
-            picked.append(options[rng.choice(len(options), p=[weights[option.kind] for option in options])])
-    return picked
-
-
-def _views(batch: Batch) -> list[View]:
-    height, width = batch.size
-    return [View.of(labels, width, height) for labels in batch.labels]
-
-
-def draw(sets: Sequence[LabelledFrames], size: int, rng: np.random.Generator) -> Batch:
-    """Random frames of all sets, half of them mirrored: then left is right, and every sprite counts twice."""
-    lengths = np.array([len(part) for part in sets])
-    chosen = rng.choice(len(sets), size=size, p=lengths / lengths.sum())
-    frames, labels = [], []
-    for part in chosen:
-        row = int(rng.integers(lengths[part]))
-        frame, frame_labels = sets[part].frames[row], sets[part].labels[row]
-        if rng.random() < 0.5:
-            frame, frame_labels = mirrored(frame, frame_labels)
-        frames.append(frame)
-        labels.append(frame_labels)
-    return Batch(np.stack(frames), labels, rng)
-
-
-def mirrored(frame: Frames, labels: Labels) -> tuple[Frames, Labels]:
-    """The frame [H, W, 3] seen in a mirror, and its labels' boxes with it."""
-    width = frame.shape[1]
-    boxes = [(width - x1, y0, width - x0, y1) for x0, y0, x1, y1 in (label["box"] for label in labels)]
-    return frame[:, ::-1], [{**label, "box": box} for label, box in zip(labels, boxes, strict=True)]
-
-
 # Stages.
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Some steps with one loss; the learning rate rises for a tenth of them, then falls along a cosine to zero."""
+class Stage(Course):
+    """A course with one loss."""
 
-    name: str
-    steps: int
-    rate: float
     loss: Loss
-
-    def rate_at(self, step: int) -> float:
-        rise = max(1, self.steps // 10)
-        if step < rise:
-            return self.rate * (step + 1) / rise
-        return self.rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, self.steps - rise)))
 
 
 def stages(lessons: Lessons) -> tuple[Stage, Stage]:
@@ -216,86 +137,45 @@ def stages(lessons: Lessons) -> tuple[Stage, Stage]:
     )
 
 
-Report = Callable[[Stage, int, dict[str, float]], None]  # (stage, steps done, metrics)
-
-
-def train(
-    student: Student, sets: Sequence[LabelledFrames], lessons: Lessons, folder: Path, report: Report
-) -> None:
+def train(student: Student, sets: Sequence[LabelledFrames], lessons: Lessons, folder: Path, report: Report) -> None:
     """Run both stages, from the last checkpoint in `folder` if there is one; Ctrl-C saves one more and passes on."""
     optimizer = torch.optim.AdamW(student.parameters(), lr=lessons.warmup_rate, weight_decay=lessons.weight_decay)
     at_stage, at_step = _restore(student, optimizer, folder)
     for number, stage in enumerate(stages(lessons)):
         first = at_step if number == at_stage else 0 if number > at_stage else stage.steps
-        done = first
-        try:
-            for step in range(first, stage.steps):
-                metrics = _one_step(student, optimizer, stage, step, lessons, sets, (lessons.seed, number, step))
-                done = step + 1
-                report(stage, done, metrics)
-                if done % CHECKPOINT_EVERY == 0 or done == stage.steps:
-                    _save(student, optimizer, folder, number, done)
-        except KeyboardInterrupt:
-            _save(student, optimizer, folder, number, done)
-            raise
+        one_step = partial(_one_step, student, optimizer, stage, number, lessons, sets)
+        _lessons.run(stage, first, one_step, partial(_save, student, optimizer, folder, number), report)
 
 
 def _one_step(
     student: Student,
     optimizer: torch.optim.Optimizer,
     stage: Stage,
-    step: int,
+    number: int,
     lessons: Lessons,
     sets: Sequence[LabelledFrames],
-    seed: tuple[int, int, int],
+    step: int,
 ) -> dict[str, float]:
-    batch = draw(sets, lessons.batch_frames, np.random.default_rng(seed))
+    batch = draw(sets, lessons.batch_frames, np.random.default_rng((lessons.seed, number, step)))
     with torch.autocast(student.model.device.type, torch.bfloat16, enabled=lessons.bfloat16):
         loss, metrics = stage.loss(student, batch)
-    for group in optimizer.param_groups:
-        group["lr"] = stage.rate_at(step)
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-    optimizer.step()
+    _lessons.update(optimizer, student.parameters(), loss, stage.rate_at(step))
     return metrics
-
-
-# Checkpoints: safetensors and JSON.
 
 
 def _save(student: Student, optimizer: torch.optim.Optimizer, folder: Path, stage: int, step: int) -> None:
     tensors = {f"model/{name}": tensor for name, tensor in student.model.state_dict().items()}
     tensors |= {f"read_out/{name}": tensor for name, tensor in student.read_out.state_dict().items()}
-    for index, entries in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": entry for name, entry in entries.items()}
-    unfinished = folder / "checkpoint.part"
-    # Copies: tied weights share memory, which safetensors refuses.
-    save_file(
-        {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()},
-        unfinished,
-        metadata={"at": json.dumps([stage, step])},
-    )
-    os.replace(unfinished, folder / "checkpoint.safetensors")
+    _lessons.save(folder, tensors, optimizer, (stage, step))
 
 
 def _restore(student: Student, optimizer: torch.optim.Optimizer, folder: Path) -> tuple[int, int]:
     """(stage, steps done in it); (0, 0) without a checkpoint."""
-    path = folder / "checkpoint.safetensors"
-    if not path.exists():
+    if (found := _lessons.restore(folder, optimizer)) is None:
         return 0, 0
-    tensors = load_file(path)
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer/"):
-            _, index, entry = name.split("/")
-            state.setdefault(int(index), {})[entry] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for part, module in (("model", student.model), ("read_out", student.read_out)):
-        start = f"{part}/"
-        module.load_state_dict({n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)})
-    with safe_open(path, framework="pt") as opened:
-        stage, step = json.loads(opened.metadata()["at"])
+    (stage, step), tensors = found
+    student.model.load_state_dict(_lessons.below(tensors, "model"))
+    student.read_out.load_state_dict(_lessons.below(tensors, "read_out"))
     return stage, step
 
 

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from pr2l import student
+from pr2l._lessons import mirrored, pick_questions
 from pr2l.exam import examine
 from pr2l.labelled import LabelledFrames
 from pr2l.questions import View
 from pr2l.scratch import Architecture
-from pr2l.student import Lessons, mirrored, new_student, pick_questions, train
+from pr2l.student import Lessons, new_student, train
 
 SMALL = Architecture(
     image_size=32, patch=8, tower_widths=(32,), tower_depths=(1,), width=32, encoder_layers=1, decoder_layers=1, heads=2

@@ -19,8 +19,9 @@ image and prompt states come from the encoder's layers, generated ones from the 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +35,8 @@ from pr2l.types import Frames, Hidden, Tokens
 from pr2l.vlms import _checkpoint as checkpoint
 from pr2l.vlms._decoding import Decoding, uniforms
 from pr2l.vlms._pixels import Pixels
+
+ABSENT = -100  # a target that the loss passes over, as in transformers
 
 
 class Defaults(BaseModel):
@@ -69,6 +72,8 @@ class VLM:
 
     # Families whose image may stand anywhere in the text override this with both orders.
     token_orders: tuple[str, ...] = ("image_first",)
+    # The type id of generated tokens, where a family's tokens have types.
+    answer_type = 0
 
     def __init__(self, path: str, options: Defaults) -> None:
         self.options = options
@@ -200,10 +205,8 @@ class VLM:
     def inputs(self, frames: Frames, texts: list[str]) -> dict[str, torch.Tensor]:
         """The model's inputs: input_ids and attention_mask [B, T], padded on the right, and pixels."""
         rows = [self._ids(text) for text in texts]
-        longest = max(map(len, rows))
-        ids = torch.tensor([[*row, *[self._pad] * (longest - len(row))] for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        ids = _padded(rows, self._pad).to(self.model.device)
+        mask = _padded([[1] * len(row) for row in rows], 0).to(self.model.device)
         return {
             "input_ids": ids,
             "attention_mask": mask,
@@ -211,11 +214,42 @@ class VLM:
             **self.text_inputs(texts, ids),
         }
 
+    def taught(self, frames: Frames, texts: list[str], answers: list[str]) -> tuple[dict[str, Any], torch.Tensor]:
+        """The model's inputs in a lesson that tells it the answers, and the targets int64 [B, T] of its logits.
+
+        A target stands where the logits [B, T, V] do that should name it: the tokens of an answer and its end;
+        ABSENT elsewhere. An answer follows its prompt at once, in tokens as the tokenizer writes it alone.
+        """
+        inputs = self.inputs(frames, texts)
+        told = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], *self._eos[:1]] for text in answers]
+        if self._is_encoder_decoder:
+            targets = _padded(told, ABSENT).to(self.model.device)
+            return inputs | {"labels": targets}, targets
+        lengths = inputs["attention_mask"].sum(1).tolist()
+        for key, ends in self._behind_the_prompt(told).items():
+            if key not in inputs:
+                continue
+            rows = zip(inputs[key].tolist(), lengths, ends, strict=True)
+            fill = self._pad if key == "input_ids" else 0
+            inputs[key] = _padded([[*row[:length], *end] for row, length, end in rows], fill).to(inputs[key])
+        # The logits that tell a token stand one place before it.
+        before = [[*[ABSENT] * (length - 1), *end, ABSENT] for length, end in zip(lengths, told, strict=True)]
+        targets = _padded(before, ABSENT).to(self.model.device)
+        if "logits_to_keep" in signature(self.model.forward).parameters:  # those of an image would fill the memory
+            inputs["logits_to_keep"] = targets.shape[1] - min(lengths) + 1
+            targets = targets[:, -inputs["logits_to_keep"] :]
+        return inputs, targets
+
     def squares(self, frames: Frames) -> torch.Tensor:
         """uint8 [B, H, W, 3] -> [B, 3, S, S], as the checkpoint's image processor would make it."""
         return self._pixels(frames)
 
     # Machinery.
+
+    def _behind_the_prompt(self, told: list[list[int]]) -> dict[str, list[list[int]]]:
+        """What the inputs that go by tokens say of an answer's tokens."""
+        real, types = ([[value] * len(ids) for ids in told] for value in (1, self.answer_type))
+        return {"input_ids": told, "attention_mask": real, "token_type_ids": types, "mm_token_type_ids": types}
 
     @cached_property
     def _pixels(self) -> Pixels:
@@ -357,6 +391,12 @@ def _take_over_decoding(model: Any) -> tuple[int, ...]:
 
 def _own_end(tokenizer: Any) -> tuple[int, ...]:
     return () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+    """int64 [B, T]: the rows, padded on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
 
 
 def _spans(image: int, prompt: int, generated: int) -> dict[str, slice]:

@@ -16,6 +16,7 @@ MODEL_TYPES = ("paligemma",)
 
 class PaliGemma(VLM):
     image_sees_later_text = True
+    answer_type = 1  # in the suffix, which is causal
 
     def layout(self, text: str) -> list[int]:
         # The new line ends the prefix, which the model was trained with.
