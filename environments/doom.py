@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from environments import _doom_oracles as oracles
 from environments._doom_engine import SCENARIOS, Engine, Settings
-from environments._doom_maps import ITEMS, MONSTERS, Room, map_name, random_room, write_wad
+from environments._doom_maps import ITEMS, MONSTERS, Room, Thing, map_name, random_room, write_wad
 from environments._doom_rewards import (
     REACH,
     Reward,
@@ -408,13 +408,15 @@ class DoomEnv(gym.Env[Observation, np.int64]):
 
     def _distance_to(self, kind: str) -> float:
         """Map units to the nearest thing of a kind in a generated room; 0 where there is none."""
-        pose = self._running().pose
-        things = [thing for thing in self._things if WORDS[thing.name] == kind]
-        return min((math.dist((pose.x, pose.y), (thing.x, thing.y)) for thing in things), default=0.0)
+        return min((self._gap(thing) for thing in self._things if WORDS[thing.name] == kind), default=0.0)
 
     def _reached(self) -> str:
-        # SPACING keeps two things further apart than 2 * REACH, so at most one is within reach.
-        return next((WORDS[t.name] for t in self._things if self._distance_to(WORDS[t.name]) <= REACH), "")
+        # Rooms keep their things 2 * REACH apart, so at most one is within reach.
+        return next((WORDS[thing.name] for thing in self._things if self._gap(thing) <= REACH), "")
+
+    def _gap(self, thing: Thing) -> float:
+        pose = self._running().pose
+        return math.dist((pose.x, pose.y), (thing.x, thing.y))
 
     def _observation(self) -> Observation:
         engine = self._running()

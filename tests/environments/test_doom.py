@@ -9,8 +9,9 @@ from gymnasium.utils.env_checker import check_env
 from pydantic import ValidationError
 
 from environments import doom
+from environments._doom_maps import SPACING
 from environments._doom_oracles import ORACLES, bearing
-from environments._doom_rewards import Step
+from environments._doom_rewards import REACH, Step
 
 TASKS = list(doom.TASKS)
 GENERATED = ["fetch", "hunt"]
@@ -247,6 +248,10 @@ def test_defeating_another_monster_costs_and_spoils_the_success(worlds):
     while not terminated:
         _, reward, terminated, _, info = env.step(chasing("hunt", target)(env))
     assert reward == pytest.approx(0.99) and not info["success"]
+
+
+def test_no_two_things_can_be_reached_at_once():
+    assert SPACING >= 2 * REACH
 
 
 def test_the_horizon_truncates(worlds):
