@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import minari
@@ -13,6 +14,7 @@ import pytest
 
 from pr2l import registry
 from pr2l.cli import main
+from pr2l.runs import Run
 
 FAULTY = '''"""An environment whose defect lies in a module that is not of environments/."""
 from dataclasses import dataclass
@@ -130,15 +132,36 @@ def test_collect_writes_episodes_that_minari_reads(examples, pr2l, tmp_path) -> 
     assert [episode.rewards.tolist() for episode in dataset] == [[1.0]] * 3
 
 
-def test_ctrl_c_exits_with_130_and_keeps_what_is_whole(examples, tmp_path) -> None:
-    command = [sys.executable, "-m", "pr2l.cli", "collect", "doors", "choose", "--episodes", "1000000"]
+def interrupted(folder: Path, ready: Callable[[], bool], *arguments: str) -> int:
+    """Starts `pr2l ...` in a folder, presses Ctrl-C once it is ready, and returns its exit code."""
     process = subprocess.Popen(
-        [*command, "--output", "long"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}
+        [sys.executable, "-m", "pr2l.cli", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder)},
     )
-    data = tmp_path / "long" / "data" / "main_data.hdf5"
-    deadline = time.monotonic() + 60
-    while not (data.exists() and data.stat().st_size > 100_000) and time.monotonic() < deadline:
+    while not ready() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
+    return process.wait(timeout=60)
+
+
+def test_ctrl_c_keeps_whole_episodes_and_exits_with_130(examples, tmp_path) -> None:
+    data = tmp_path / "long" / "data" / "main_data.hdf5"
+    arguments = ("collect", "doors", "choose", "--episodes", "1000000", "--output", "long")
+    code = interrupted(tmp_path, lambda: data.exists() and data.stat().st_size > 100_000, *arguments)
+    assert code == 130
     assert minari.MinariDataset(data.parent).total_episodes >= 1
+
+
+def test_ctrl_c_saves_a_run_that_goes_on_under_its_own_config(examples, pr2l, tmp_path) -> None:
+    def trained() -> bool:
+        return any(int(path.name) > 0 for path in tmp_path.glob("runs/*/checkpoints/0*"))
+
+    overrides = ("steps=10000000", "checkpoint_every=1024", "evaluation_episodes=2", "seed=5")
+    assert interrupted(tmp_path, trained, "train", "doors/choose/columns", *overrides) == 130
+    [run] = (tmp_path / "runs").iterdir()
+    saved = Run.load(run).latest().step
+    done = pr2l("train", "--resume", str(run), f"steps={saved + 1024}")
+    assert done.code == 0, done.err
+    assert Run.load(run).latest().step == saved + 1024
+    assert Run.load(run).config.seed == 5
