@@ -1,6 +1,6 @@
 """The learning state of an on-policy Stable-Baselines3 model as tensors and JSON values, without pickle.
 
-Taken between an update and the next rollout, when the rollout buffer holds nothing that is still needed; a
+It is taken between an update and the next rollout, when the rollout buffer holds nothing that is still needed; a
 model that takes it back collects and learns bit for bit what the first one would have.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 Tensors = dict[str, torch.Tensor]
@@ -117,3 +118,23 @@ def _restore_random(model: OnPolicyAlgorithm, tensors: Tensors, values: Values) 
     version, words, gauss = values["python"]
     random.setstate((version, tuple(words), gauss))
     model.action_space.np_random.bit_generator.state = values["action_space"]
+
+
+class UpdateThreads(BaseCallback):
+    """Holds torch to `count` threads (0 = as it is) while the policy is updated; the encoder keeps them all."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count, self.others = count, torch.get_num_threads()
+
+    def _on_rollout_end(self) -> None:
+        torch.set_num_threads(self.count or self.others)
+
+    def _on_rollout_start(self) -> None:
+        torch.set_num_threads(self.others)
+
+    def _on_training_end(self) -> None:
+        torch.set_num_threads(self.others)
+
+    def _on_step(self) -> bool:
+        return True

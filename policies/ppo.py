@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict
 from sb3_contrib import RecurrentPPO
@@ -18,7 +17,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
-from policies._sb3 import restore, state
+from policies._sb3 import UpdateThreads, restore, state
 
 __all__ = ["Defaults", "Model", "act", "create", "learn", "restore", "rollout_bytes", "state"]
 
@@ -39,26 +38,6 @@ def learn(model: Model, defaults: Defaults, steps: int, callback: BaseCallback) 
     # SB3 takes None for a log_interval, though its annotation does not say so.
     never: Any = None
     model.learn(remaining, callbacks, log_interval=never, reset_num_timesteps=not resumed)
-
-
-class UpdateThreads(BaseCallback):
-    """Holds torch to `count` threads (0 = as it is) while the policy is updated; the encoder keeps them all."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count, self.others = count, torch.get_num_threads()
-
-    def _on_rollout_end(self) -> None:
-        torch.set_num_threads(self.count or self.others)
-
-    def _on_rollout_start(self) -> None:
-        torch.set_num_threads(self.others)
-
-    def _on_training_end(self) -> None:
-        torch.set_num_threads(self.others)
-
-    def _on_step(self) -> bool:
-        return True
 
 
 def act(

@@ -36,7 +36,9 @@ class Run:
     def create(cls, config: RunConfig, root: Path) -> Run:
         """A new folder in `root`, named after the config and the time."""
         started = datetime.now()
-        name = f"{config.environment}-{config.task}-{config.encoder}-seed{config.seed}"
+        prompt = config.prompt.rpartition("/")[2] if config.prompt else "no_prompt"
+        method = f"{config.encoder}-{prompt}" if config.encoder == "prompted" else config.encoder
+        name = f"{config.environment}-{config.task}-{method}-seed{config.seed}"
         path = _new_folder(root / f"{name}-{started:%Y%m%d-%H%M%S}")
         config.save(path / "config.yaml")
         facts = {"started": started.isoformat(timespec="seconds"), "seed": config.seed, **_origin()}
