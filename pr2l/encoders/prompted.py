@@ -15,21 +15,17 @@ from pr2l.encoders._base import EncoderSource
 from pr2l.encoders._states import StatesEncoder, pool_grid, pooled_length
 from pr2l.types import Contexts, Frames
 
+Segment = Literal["image", "prompt", "generated"]
+
 
 class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    segments: tuple[Literal["image", "prompt", "generated"], ...] = (
-        "image",
-        "prompt",
-        "generated",
-    )  # the paper's
+    segments: tuple[Segment, ...] = ("image", "prompt", "generated")  # tokens to use, in this order; the paper's
     image_tokens: int | None = None  # average the image grid to so many (a square number); None = keep all tokens
     pca: int | None = None  # components per layer and token (paper's Habitat: 1024 of 4096); None = no PCA
     pca_frames: int = 512  # frames of random play that the PCA is fitted on
-    layer_join: Literal["width", "tokens"] = (
-        "width"  # layers side by side in a token, or as tokens of their own
-    )
+    layer_join: Literal["width", "tokens"] = "width"  # layers side by side in a token, or as tokens of their own
 
 
 class PromptedEncoder(StatesEncoder):
