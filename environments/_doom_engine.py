@@ -12,8 +12,11 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
+import time
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ except ImportError as error:
     raise ImportError("the Doom environment needs ViZDoom: pip install vizdoom") from error
 
 ON_LINUX = sys.platform == "linux"
+FOLDER_PREFIX = "pr2l-doom-"
 SCENARIOS = Path(vizdoom.scenarios_path)
 
 
@@ -58,7 +62,7 @@ class Pose:
 
 
 class Engine:
-    """A running engine. folder: an existing folder that this engine owns from now on and removes.
+    """A running engine. folder: from `temporary_folder`, perhaps with the map file; the engine removes it.
 
     Raises RuntimeError, with the likely reasons, if the engine does not start.
     """
@@ -148,6 +152,15 @@ class Engine:
     def close(self) -> None:
         """End the engine process; may be called again."""
         self._close()
+
+
+def temporary_folder() -> Path:
+    """A new folder for an engine, after removing those whose program was killed in the second of its start."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*") if ON_LINUX else ():
+        with suppress(OSError):  # another program may be sweeping too
+            if time.time() - folder.stat().st_mtime > 3600:
+                shutil.rmtree(folder)
+    return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
 
 
 def _configure(settings: Settings, folder: Path) -> vizdoom.DoomGame:

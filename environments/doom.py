@@ -13,12 +13,10 @@ share of the horizon, then the previous action and the target as one-hot vectors
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
@@ -27,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from environments import _doom_oracles as oracles
-from environments._doom_engine import SCENARIOS, Engine, Settings
+from environments._doom_engine import SCENARIOS, Engine, Settings, temporary_folder
 from environments._doom_maps import ITEMS, MONSTERS, Room, Thing, map_name, random_room, write_wad
 from environments._doom_rewards import (
     REACH,
@@ -343,11 +341,12 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         return oracles.Scene(engine.pose, self._target, things, walls)
 
     def _start(self) -> Engine:
-        folder = Path(tempfile.mkdtemp(prefix="pr2l-doom-"))
-        wad = SCENARIOS / self.task.wad
         if not self.task.wad:
-            wad = folder / "rooms.wad"
             self._rooms = [self._make_room(index) for index in range(self.options.rooms)]
+        folder = temporary_folder()
+        wad = SCENARIOS / self.task.wad
+        if self._rooms:
+            wad = folder / "rooms.wad"
             write_wad(wad, self._rooms, RULES)
         return Engine(
             Settings(

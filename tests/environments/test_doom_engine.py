@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from environments import _doom_launcher, doom
-from environments._doom_engine import Engine, Settings
+from environments._doom_engine import FOLDER_PREFIX, Engine, Settings, temporary_folder
 
 ROOT = Path(__file__).parents[2]
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties an engine to its parent")
@@ -143,6 +144,18 @@ def test_a_running_engine_has_left_no_trace_in_any_folder(start, tmp_path):
     assert process.stdout.readline() == "playing\n"
     assert not list(Path("/dev/shm").glob(f"*{instance_of(tmp_path)}"))
     assert not [path.name for name in ("work", "temp") for path in (tmp_path / name).iterdir()]
+
+
+@linux_only
+def test_what_a_kill_during_a_start_leaves_is_swept_up_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    stale, young, foreign = (tmp_path / name for name in (f"{FOLDER_PREFIX}1", f"{FOLDER_PREFIX}2", "other"))
+    for folder in (stale, young, foreign):
+        folder.mkdir()
+    for folder in (stale, foreign):
+        os.utime(folder, (0, 0))
+    new = temporary_folder()
+    assert {*tmp_path.iterdir()} == {young, foreign, new}
 
 
 @linux_only
