@@ -104,9 +104,9 @@ def collect(
 def pretrain(
     config: Annotated[str, CONFIG] = "pretrain/tiny",
     overrides: Overrides = None,
-    output: Annotated[Path, typer.Option(help="Frames, checkpoint, weights; work goes on there.")] = Path("runs/tiny"),
+    output: Annotated[Path | None, typer.Option(help="All it makes; work goes on there. [default: runs/NAME]")] = None,
 ) -> None:
-    """Make the embedded VLM from simulator labels; stopped and called again, it goes on."""
+    """Make the embedded VLM from simulator labels, or fine-tune the one that CONFIG names; called again, go on."""
     from pr2l.pretrain import pretrain as run
 
     run(config, overrides or [], output)

@@ -90,14 +90,18 @@ def read_config(model: type[Model], name_or_path: str | Path, overrides: Sequenc
     overrides: "key=value" or "key_options.option=value", values in YAML, applied in order.
     Raises UserError for a file that is not there, or a key or value that the model refuses.
     """
-    path = _find(str(name_or_path))
-    values = read_mapping(path)
+    try:
+        return model.model_validate(read_values(name_or_path, overrides))
+    except ValidationError as error:
+        raise UserError(explain(error, str(_find(str(name_or_path))), model)) from error
+
+
+def read_values(name_or_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a YAML file with overrides says, not validated; arguments as of read_config."""
+    values = read_mapping(_find(str(name_or_path)))
     for override in overrides:
         apply_override(values, override)
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise UserError(explain(error, str(path), model)) from error
+    return values
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

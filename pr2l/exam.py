@@ -16,7 +16,8 @@ from pr2l.labelled import LabelledFrames
 from pr2l.questions import Question, View, about, overall
 from pr2l.vlms._base import VLM
 
-LONGEST_ANSWER = 10  # tokens: enough for four names of two words with "and" between them, less the last word's end
+# Tokens, where a token is a word: enough for four names of two words with "and" between them, less the last's end.
+LONGEST_ANSWER = 10
 BATCH = 64  # questions
 
 Report = dict[str, Any]  # {"questions": {kind: {"accuracy", "asked"}}, "names": {name: {kind: accuracy}}, ...}
@@ -27,15 +28,19 @@ def examine(
     frames: LabelledFrames,
     *,
     seed: int = 0,
+    longest: int = LONGEST_ANSWER,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Report:
-    """Accuracy in 0..1 per question kind, per answer and per name, over all frames of the set."""
+    """Accuracy in 0..1 per question kind, per answer and per name, over all frames of the set.
+
+    longest: tokens that an answer may take.
+    """
     asked = list(_questions(frames, np.random.default_rng(seed)))
     right = []
     for start in range(0, len(asked), BATCH):
         batch = asked[start : start + BATCH]
         pictures = np.stack([frames.frames[row] for row, _ in batch])
-        answers = vlm.answer(pictures, [question.text for _, question in batch], LONGEST_ANSWER)
+        answers = vlm.answer(pictures, [question.text for _, question in batch], longest)
         right += [answer == question.answer for answer, (_, question) in zip(answers, batch, strict=True)]
         progress(len(right))
     return report([question for _, question in asked], right)

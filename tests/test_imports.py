@@ -18,7 +18,7 @@ BASE = ("__init__", "_yaml", "types", "errors", "registry", "prompt", "config")
 OWNERS = {
     "vizdoom": ("environments/doom.py", "environments/_doom"),
     "wandb": ("pr2l/train.py", "pr2l/_metrics.py"),
-    "peft": ("pr2l/finetune.py", "pr2l/pretrain.py"),
+    "peft": ("pr2l/finetune.py",),
     "minari": ("pr2l/collect.py",),
     "habitat": ("environments/habitat.py",),
     "minedojo": ("environments/minecraft.py",),
