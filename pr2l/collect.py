@@ -71,7 +71,7 @@ def collect(
         storage = _new_storage(folder, env, f"{title}, {split} episodes from seed {seed}", given)
 
         def write(episode: EpisodeBuffer, about: dict[str, Any]) -> None:
-            with _not_interrupted():
+            with not_interrupted():
                 storage.update_episodes([episode])
                 storage.update_episode_metadata([about], [storage.total_episodes - 1])
             bars.advance(bar)
@@ -149,7 +149,7 @@ def _new_storage(folder: Path, env: gym.Env[Any, Any], description: str, options
 
 
 @contextmanager
-def _not_interrupted() -> Iterator[None]:
+def not_interrupted() -> Iterator[None]:
     """Holds Ctrl-C back until the block is done, so that no file is left half written."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield

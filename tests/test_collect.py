@@ -1,23 +1,25 @@
+import signal
+
 import minari
 import numpy as np
 import pytest
 
 from pr2l import registry
-from pr2l.collect import collect
+from pr2l.collect import collect, not_interrupted
 from pr2l.errors import UserError
 
 
 def frames_of(seed: int) -> tuple[np.ndarray, dict[str, str]]:
     """The first frame and the context of an episode of the doors world."""
     doors = registry.load("environments", "doors")
-    env = doors.make("choose", doors.Defaults(size=8))
+    env = doors.make("choose", doors.Defaults(size=32))
     observation, info = env.reset(seed=seed)
     return observation["frame"], info["context"]
 
 
 def test_frames_actions_rewards_and_contexts_come_back_exactly(examples, tmp_path) -> None:
     folder = tmp_path / "episodes"
-    collect("doors", "choose", folder, policy="oracle", episodes=3, options={"size": 8}, seed=5)
+    collect("doors", "choose", folder, policy="oracle", episodes=3, options={"size": 32}, seed=5)
     dataset = minari.MinariDataset(folder / "data")
     metadata = list(dataset.storage.get_episode_metadata(range(3)))
     assert [one["seed"] for one in metadata] == [5, 6, 7]
@@ -25,7 +27,7 @@ def test_frames_actions_rewards_and_contexts_come_back_exactly(examples, tmp_pat
         frame, context = frames_of(about["seed"])
         assert about["context"] == context and about["success"] and about["return"] == 1.0
         assert (episode.observations["frame"][0] == frame).all()  # lossless
-        assert episode.observations["frame"].shape == (2, 8, 8, 3)  # one more than actions
+        assert episode.observations["frame"].shape == (2, 32, 32, 3)  # one more than actions
         assert episode.observations["proprio"].dtype == np.float32
         assert episode.rewards.tolist() == [1.0] and episode.terminations.tolist() == [True]
 
@@ -82,3 +84,13 @@ def test_ctrl_c_keeps_the_episodes_that_are_whole(examples, tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
         collect("doors", "choose", tmp_path / "cut", policy="oracle", episodes=9)
     assert [e.rewards.tolist() for e in minari.MinariDataset(tmp_path / "cut" / "data")] == [[1.0], [1.0]]
+
+
+def test_ctrl_c_while_a_file_is_written_waits_until_it_is() -> None:
+    written = []
+    with pytest.raises(KeyboardInterrupt), not_interrupted():
+        signal.raise_signal(signal.SIGINT)
+        written.append("all")
+    assert written == ["all"]
+    with pytest.raises(KeyboardInterrupt):  # and afterwards it is as it was
+        signal.raise_signal(signal.SIGINT)
