@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -65,25 +66,45 @@ def mirrored(frame: Frames, labels: Labels) -> tuple[Frames, Labels]:
     return frame[:, ::-1], [{**label, "box": box} for label, box in zip(labels, boxes, strict=True)]
 
 
-def pick_questions(view: View, names: Sequence[str], count: int, rng: np.random.Generator) -> list[Question]:
-    """Up to `count` questions: a quarter about the whole frame, two thirds of the rest about things that are there.
+class Mix(BaseModel):
+    """What is asked about a frame, as shares."""
 
-    Direction is learned last (late and suddenly), so it is asked most.
-    """
-    weights = {"presence": 0.15, "direction": 0.45, "distance": 0.2, "count": 0.2}
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    whole: float = 0.25  # of all questions: about the whole frame
+    repeats: float = 0.15  # of the rest, where a name is there more than once: how many there are; it is rarely so
+    absent: float = 0.35  # of the rest: about a name that is not there
+    # Of the questions about one name. Direction is learned late and suddenly, distance slowest of all.
+    presence: float = 0.2
+    direction: float = 0.25
+    distance: float = 0.35
+    count: float = 0.2
+
+
+def pick_questions(
+    view: View, names: Sequence[str], count: int, rng: np.random.Generator, mix: Mix | None = None
+) -> list[Question]:
+    """Up to `count` questions about one frame. mix: None = Mix()."""
+    mix = mix or Mix()
     whole = questions.overall(view)
     seen = sorted({label["name"] for label in view.things} - view.unclear)
     absent = [name for name in names if name not in seen and name not in view.unclear]
+    repeated = [name for name in seen if len(view.of_name(name)) > 1]
     picked = []
     for _ in range(count):
-        if whole and rng.random() < 0.25:
+        if whole and rng.random() < mix.whole:
             picked.append(whole[rng.integers(len(whole))])
-            continue
-        pool = seen if seen and (rng.random() < 0.65 or not absent) else absent
-        if pool:
-            options = questions.about(view, pool[rng.integers(len(pool))])
-            picked.append(options[rng.choice(len(options), p=[weights[option.kind] for option in options])])
+        elif repeated and rng.random() < mix.repeats:
+            picked += [one for one in questions.about(view, _one_of(repeated, rng)) if one.kind == "count"]
+        elif pool := seen if seen and (rng.random() >= mix.absent or not absent) else absent:
+            options = questions.about(view, _one_of(pool, rng))
+            shares = np.array([getattr(mix, option.kind) for option in options])
+            picked.append(options[rng.choice(len(options), p=shares / shares.sum())])
     return picked
+
+
+def _one_of(names: Sequence[str], rng: np.random.Generator) -> str:
+    return names[int(rng.integers(len(names)))]
 
 
 # The course of the steps.

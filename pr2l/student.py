@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from pr2l import _lessons, questions, scratch
-from pr2l._lessons import Batch, Course, Report, draw, pick_questions
+from pr2l._lessons import Batch, Course, Mix, Report, draw, pick_questions
 from pr2l.labelled import LabelledFrames, cells
 from pr2l.questions import Question
 from pr2l.vlms._base import ABSENT, VLM
@@ -39,6 +39,7 @@ class Lessons(BaseModel):
     weight_decay: NonNegativeFloat = 0.02
     batch_frames: PositiveInt = 64
     questions_per_frame: PositiveInt = 4  # they share the frame's pass through the tower
+    mix: Mix = Field(default_factory=Mix)  # what they are
     cells_weight: NonNegativeFloat = 0.02  # of the tower's lesson in the language stage
     bfloat16: bool = True  # mixed precision; pays on CPUs with AVX512-BF16 or AMX and on GPUs
     seed: int = 0
@@ -80,12 +81,11 @@ def _cells_loss(student: Student, batch: Batch, tower: Tensor) -> tuple[Tensor, 
     return loss, {"cells_loss": loss.item()}
 
 
-def language_loss(
-    student: Student, batch: Batch, per_frame: int, cells_weight: float
-) -> tuple[Tensor, dict[str, float]]:
+def language_loss(student: Student, batch: Batch, lessons: Lessons) -> tuple[Tensor, dict[str, float]]:
     """Cross-entropy of the answers' tokens, plus the tower's lesson; one pass through the tower for all questions."""
     model, tower = student.model, _tower(student, batch)
-    asked = [pick_questions(view, student.names, per_frame, batch.rng) for view in batch.views()]
+    count, mix = lessons.questions_per_frame, lessons.mix
+    asked = [pick_questions(view, student.names, count, batch.rng, mix) for view in batch.views()]
     flat = [question for frame_questions in asked for question in frame_questions]
     row = torch.tensor([index for index, frame_questions in enumerate(asked) for _ in frame_questions])
     ids, mask = _padded([student.vlm.layout(question.text) for question in flat], model.config.pad_token_id)
@@ -97,7 +97,7 @@ def language_loss(
     language = nn.functional.cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=ABSENT)
     right = ((logits.argmax(-1) == answers) | (real == 0)).all(1).float().mean().item()
     dense, parts = _cells_loss(student, batch, tower)
-    return language + cells_weight * dense, parts | {"language_loss": language.item(), "right": right}
+    return language + lessons.cells_weight * dense, parts | {"language_loss": language.item(), "right": right}
 
 
 def _tower(student: Student, batch: Batch) -> Tensor:
@@ -129,7 +129,7 @@ class Stage(Course):
 
 def stages(lessons: Lessons) -> tuple[Stage, Stage]:
     def language(student: Student, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        return language_loss(student, batch, lessons.questions_per_frame, lessons.cells_weight)
+        return language_loss(student, batch, lessons)
 
     return (
         Stage("warm-up", lessons.warmup_steps, lessons.warmup_rate, cells_loss),

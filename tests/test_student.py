@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pr2l import student
-from pr2l._lessons import mirrored, pick_questions
+from pr2l._lessons import Mix, mirrored, pick_questions
 from pr2l.exam import examine
 from pr2l.labelled import LabelledFrames
 from pr2l.questions import View
@@ -90,3 +90,17 @@ def test_the_rate_rises_then_falls_to_nothing():
     rates = [stage.rate_at(step) for step in range(100)]
     assert rates[0] == 0.1 and max(rates) == rates[9] == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.001
+
+
+def test_the_mix_says_what_is_asked():
+    things = [{"name": "red", "box": (x, 0, x + 30, 30), "distance": 1.0} for x in (0, 60)]
+    view, rng = View.of(things, 160, 120), np.random.default_rng(0)
+
+    def kinds(**mix):
+        return {(one.kind, one.target) for one in pick_questions(view, NAMES, 60, rng, Mix(**mix))}
+
+    assert kinds(whole=1.0) == {("seen", ""), ("left", "")}
+    assert kinds(whole=0.0, repeats=1.0) == {("count", "red")}
+    only = {"whole": 0.0, "repeats": 0.0, "absent": 0.0, "presence": 0.0, "direction": 0.0, "count": 0.0}
+    assert kinds(**only) == {("distance", "red")}
+    assert kinds(**only | {"absent": 1.0}) == {("distance", "blue")}
