@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pr2l.labelled import LabelledFrames
-from pr2l.questions import Question, View, about, overall
+from pr2l.questions import KINDS, Question, View, about, overall
 from pr2l.vlms._base import VLM
 
 # Tokens, where a token is a word: enough for four names of two words with "and" between them, less the last's end.
@@ -55,7 +55,7 @@ def report(questions: Sequence[Question], right: Sequence[bool]) -> Report:
             answers[question.kind, question.answer].append(hit)
             names[question.target, question.kind].append(hit)
     return {
-        "questions": {kind: _score(hits) for kind, hits in kinds.items()},
+        "questions": {kind: _score(kinds[kind]) for kind in KINDS if kind in kinds},
         "answers": _nested(answers),
         "names": _nested(names),
     }

@@ -1,0 +1,50 @@
+"""The embedded VLM answers what it is said to answer, on rooms that it was not trained on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pr2l.exam import examine
+from pr2l.labelled import Source, load_or_play
+from pr2l.vlms._base import Defaults
+from pr2l.vlms._checkpoint import TINY
+from pr2l.vlms._loading import load_vlm
+
+PAGE = Path(__file__).parents[2] / "docs" / "tiny.md"
+
+
+def score(folder: Path, tasks: tuple[str, ...], frames: int) -> dict[str, float]:
+    source = Source(environment="doom", tasks=tasks, frames=frames, split="evaluation", seed=900)
+    questions = examine(load_vlm("tiny"), load_or_play(source, folder))["questions"]
+    return {kind: one["accuracy"] for kind, one in questions.items()}
+
+
+def test_it_sees_and_it_knows_where(tmp_path):
+    scores = score(tmp_path, ("fetch", "hunt"), frames=120)
+    # Some 150 questions a kind: two standard errors are 0.05. Without looking: 0.5 and 0.2.
+    assert scores["presence"] > 0.88 and scores["direction"] > 0.78
+
+
+@pytest.mark.slow
+def test_the_exam_can_be_taken_again(tmp_path):
+    written = json.loads((TINY / "exam.json").read_text())["doom: fetch (1500 frames, evaluation)"]["questions"]
+    again = score(tmp_path, ("fetch",), frames=1500)
+    for kind, accuracy in again.items():
+        assert accuracy == pytest.approx(written[kind]["accuracy"], abs=0.03), kind
+
+
+def test_the_page_shows_the_numbers_of_the_exam():
+    page = PAGE.read_text(encoding="utf-8")
+    for title, report in json.loads((TINY / "exam.json").read_text()).items():
+        cells = " | ".join(f"{one['accuracy']:.1%}" for one in report["questions"].values())
+        assert cells in page, f"docs/tiny.md does not show {cells} for {title}"
+
+
+def test_its_prompt_reaches_its_image_tokens():
+    vlm = load_vlm("tiny", Defaults(generation="none"))
+    frames = np.random.default_rng(0).integers(0, 256, (1, 120, 160, 3), dtype=np.uint8)
+    one, other = (vlm.hidden(frames, [f"where is the {name} ?"]) for name in ("imp", "medikit"))
+    image = one.spans["image"]
+    assert not one.states[:, :, image].equal(other.states[:, :, image])
