@@ -31,6 +31,11 @@ while True:
 """
 
 
+def hang_up_ends():
+    """SIGHUP ends a program, even if whoever started the tests (nohup, a CI runner) ignores it: that is inherited."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(tmp_path):
     """start(program): a Python process in the empty folder `work`, whose temporary files go to `temp`."""
@@ -48,6 +53,7 @@ def start(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=hang_up_ends,
         )
         started.append(process)
         return process
@@ -130,9 +136,9 @@ def test_no_engine_survives_a_kill_while_it_starts(delay, start, tmp_path):
 @linux_only
 def test_ctrl_c_leaves_the_engine_to_the_program(start, tmp_path):
     """A terminal sends SIGINT to the whole process group; the program may want to go on, in order to save."""
-    program = PLAYING + "try:\n    signal.pause()\nexcept KeyboardInterrupt:\n    print(env.step(0)[1])\n"
-    process = start(program)
-    assert process.stdout.readline() == "playing\n"
+    wait = "try:\n    print('waiting', flush=True)\n    signal.pause()\n"
+    process = start(f"{PLAYING}{wait}except KeyboardInterrupt:\n    print(env.step(0)[1])\n")
+    assert [process.stdout.readline() for _ in range(2)] == ["playing\n", "waiting\n"]
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (out, err, process.returncode) == ("-0.01\n", "", 0)
