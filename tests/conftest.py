@@ -1,8 +1,9 @@
-"""Tests run without network, without a display and on one thread, so that they go the same everywhere."""
+"""Tests run without network, without a display, on one thread, and can be signalled, so they go the same everywhere."""
 
 import importlib
 import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from pr2l.registry import DATA_PACKAGES, MODULE_PACKAGES
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# nohup and background jobs ignore these, and every process that a test starts and signals would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -31,11 +31,6 @@ while True:
 """
 
 
-def hang_up_ends():
-    """SIGHUP ends a program, even if whoever started the tests (nohup, a CI runner) ignores it: that is inherited."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 @pytest.fixture
 def start(tmp_path):
     """start(program): a Python process in the empty folder `work`, whose temporary files go to `temp`."""
@@ -53,7 +48,6 @@ def start(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=hang_up_ends,
         )
         started.append(process)
         return process
