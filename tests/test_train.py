@@ -97,14 +97,23 @@ def start(tmp_path):
 
 def wait_for_step(tmp_path, process, step):
     """Waits until a run in tmp_path/runs has a checkpoint of at least this step; returns the run."""
+
+    def reached():
+        places = (tmp_path / "runs").glob("*/checkpoints/[0-9]*")
+        return [place.parents[1] for place in places if int(place.name) >= step]
+
+    return wait_until(process, reached)[0]
+
+
+def wait_until(process, happened):
+    """What happened() returns once that is true; fails if the process ends or PATIENCE runs out before."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        for place in (tmp_path / "runs").glob("*/checkpoints/[0-9]*"):
-            if int(place.name) >= step:
-                return place.parents[1]
+        if result := happened():
+            return result
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
-    raise TimeoutError(f"no checkpoint of step {step}")
+    raise TimeoutError("the other process has not come so far")
 
 
 def test_a_run_learns_and_leaves_everything_behind(toy, tmp_path):
@@ -181,14 +190,14 @@ def test_a_killed_doom_run_goes_on_exactly(start, tmp_path):
 def test_a_stopped_run_saves_what_it_has(toy, start, tmp_path, number, code):
     toy()
     process = start("toy.yaml", "checkpoint_every=1000000", "steps=1000000")
-    wait_for_step(tmp_path, process, 0)
-    time.sleep(0.5)
+    run = wait_for_step(tmp_path, process, 0)
+    wait_until(process, lambda: (run / "metrics.csv").exists() and len(metrics(run)) > 2)
     process.send_signal(number)
     output, _ = process.communicate(timeout=PATIENCE)
-    run = wait_for_step(tmp_path, process, 64)
     assert process.returncode == code, output
     assert f"pr2l train --resume runs/{run.name}" in output.replace("\n", "")
     last = int(weights(run)[0])
+    assert last >= 2 * 64
     resumed = train(load_config(run / "config.yaml", [f"steps={last + 128}"]), resume=run)
     assert [int(row["step"]) for row in metrics(resumed)] == list(range(64, last + 129, 64))
 
