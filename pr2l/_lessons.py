@@ -72,7 +72,7 @@ class Mix(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     whole: float = 0.25  # of all questions: about the whole frame
-    repeats: float = 0.15  # of the rest, where a name is there more than once: how many there are; it is rarely so
+    repeats: float = 0.3  # of the rest, where a name is there more than once: how many there are; it is rarely so
     absent: float = 0.35  # of the rest: about a name that is not there
     # Of the questions about one name. Direction is learned late and suddenly, distance slowest of all.
     presence: float = 0.2

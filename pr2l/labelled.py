@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from pr2l import registry
+from pr2l.questions import DISTANCES, distance
 from pr2l.types import Frames, Labels
 
 BLANK_SHARE = 0.3  # share kept of the frames that show nothing: most frames of a random walk face a bare wall
@@ -132,23 +133,31 @@ def play(
 
 
 def cells(labels: Sequence[Labels], names: Sequence[str], size: tuple[int, int], grid: int) -> np.ndarray:
-    """bool [N, len(names), grid, grid]: which names each cell of the frame shows, for dense supervision.
+    """bool [N, 2 * len(names) + 3, grid, grid]: what each cell of the frame shows, for dense supervision.
+
+        0 .. names             which names it shows
+        names .. 2 * names     of which names it holds a thing's centre: a count is their sum
+        the last three         whether the nearest thing that it shows is near, middle or far
 
     size: (height, width) of the frames in pixels. A cell shows a thing if it holds the centre of the thing's box
     or if the box covers at least 30 % of the cell.
     """
     height, width = size
     index = {name: position for position, name in enumerate(names)}
-    shown = np.zeros((len(labels), len(names), grid, grid), bool)
+    content = np.zeros((len(labels), 2 * len(names) + len(DISTANCES), grid, grid), bool)
+    shown, centred, ranges = np.split(content, [len(names), 2 * len(names)], axis=1)  # views
     edges = np.arange(grid)
     cell_h, cell_w = height / grid, width / grid
     for row, frame_labels in enumerate(labels):
-        for label in frame_labels:
+        for label in sorted(frame_labels, key=lambda label: -label["distance"]):
             x0, y0, x1, y1 = label["box"]
             across = np.minimum(x1, (edges + 1) * cell_w) - np.maximum(x0, edges * cell_w)
             down = np.minimum(y1, (edges + 1) * cell_h) - np.maximum(y0, edges * cell_h)
             covered = np.outer(down.clip(0), across.clip(0)) >= 0.3 * cell_h * cell_w
             centre = int(min((y0 + y1) / 2 / cell_h, grid - 1)), int(min((x0 + x1) / 2 / cell_w, grid - 1))
             covered[centre] = True
-            shown[row, index[label["name"]]] |= covered
-    return shown
+            name = index[label["name"]]
+            shown[row, name] |= covered
+            centred[row, name][centre] = True
+            ranges[row][:, covered] = np.array([[word == distance(label)] for word in DISTANCES])
+    return content

@@ -12,6 +12,7 @@ from typing import Any
 
 KINDS = ("presence", "direction", "distance", "count", "seen", "left")
 DIRECTIONS = ("far left", "left", "ahead", "right", "far right")  # five equal columns of the frame
+DISTANCES = ("near", "middle", "far")
 NEAR, FAR = 160.0, 320.0  # map units: below NEAR is near, above FAR is far
 COUNTS = ("zero", "one", "two", "three", "many")
 # A thing whose visible box covers less than this share of the frame (20 pixels of 160x120) is too small for a person
@@ -88,7 +89,7 @@ def direction(label: Label, width: int) -> str:
 
 def distance(label: Label) -> str:
     """near, middle or far, by the distance in map units."""
-    return "near" if label["distance"] < NEAR else "far" if label["distance"] > FAR else "middle"
+    return DISTANCES[int(label["distance"] >= NEAR) + int(label["distance"] > FAR)]
 
 
 def vocabulary(names: Sequence[str]) -> list[str]:
@@ -96,7 +97,7 @@ def vocabulary(names: Sequence[str]) -> list[str]:
     view = View([], frozenset(), 1)
     texts = [question.text for name in names for question in about(view, name)]
     texts += [question.text for question in overall(view)]
-    texts += [*names, *DIRECTIONS, *COUNTS, "near middle far nowhere nothing yes no and"]
+    texts += [*names, *DIRECTIONS, *DISTANCES, *COUNTS, "nowhere nothing yes no and"]
     return sorted({word for text in texts for word in text.split()})
 
 

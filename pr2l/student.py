@@ -47,7 +47,7 @@ class Lessons(BaseModel):
 
 @dataclass
 class Student:
-    """The model under training, and a linear read-out that is thrown away: which names each cell of the tower shows."""
+    """The model under training, and a linear read-out that is thrown away: what each cell of the tower shows."""
 
     vlm: VLM
     read_out: nn.Linear
@@ -69,12 +69,12 @@ Loss = Callable[[Student, Batch], tuple[Tensor, dict[str, float]]]
 
 
 def cells_loss(student: Student, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-    """Cross-entropy of the names that each cell shows, summed over cells and names, averaged over frames."""
+    """Cross-entropy of what each cell shows (labelled.cells), summed over cells, averaged over frames."""
     return _cells_loss(student, batch, _tower(student, batch))
 
 
 def _cells_loss(student: Student, batch: Batch, tower: Tensor) -> tuple[Tensor, dict[str, float]]:
-    logits = student.read_out(tower.permute(0, 2, 3, 1)).float()  # [B, grid, grid, names]
+    logits = student.read_out(tower.permute(0, 2, 3, 1)).float()  # [B, grid, grid, K]
     shown = torch.from_numpy(cells(batch.labels, student.names, batch.size, student.grid)).to(logits)
     loss = nn.functional.binary_cross_entropy_with_logits(logits, shown.permute(0, 2, 3, 1), reduction="sum")
     loss = loss / len(batch.frames)
@@ -186,6 +186,6 @@ def new_student(architecture: scratch.Architecture, names: Sequence[str], folder
     vlm.model.train()
     # torch's fused attention is twice as slow as the plain one in a backward pass on a CPU.
     vlm.model.set_attn_implementation("eager")
-    read_out = nn.Linear(architecture.tower_widths[-1], len(names)).to(vlm.model.device)
+    read_out = nn.Linear(architecture.tower_widths[-1], 2 * len(names) + len(questions.DISTANCES)).to(vlm.model.device)
     nn.init.constant_(read_out.bias, -3.5)  # a cell shows a given name about 2 % of the time
     return Student(vlm, read_out, tuple(names), architecture.grid)

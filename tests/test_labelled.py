@@ -51,15 +51,23 @@ def test_another_source_is_another_set(folder):
 
 
 def test_cells_by_hand():
-    # A 40 x 40 frame in 4 x 4 cells of 10 pixels: the box covers two whole cells and a tenth of two others.
+    # A 40 x 40 frame in 4 x 4 cells of 10 pixels: the far box covers two whole cells and a tenth of two others, the
+    # near one the lower right cell of them and the one to its right.
     #   . . . .
-    #   . X X .     row 1, columns 1 and 2
+    #   . X N N     row 1; the far centre is at (1, 2), where an even split rounds up, as is the near box's left half
     #   . - - .     row 2: one pixel of ten, below 30 %
-    labels = [[{"name": "imp", "box": (10, 10, 30, 21), "distance": 1.0}]]
-    shown = cells(labels, ("imp", "medikit"), (40, 40), 4)
-    assert shown.shape == (1, 2, 4, 4)
-    assert [tuple(cell) for cell in np.argwhere(shown[0, 0])] == [(1, 1), (1, 2)]
-    assert not shown[0, 1].any()
+    labels = [
+        [
+            {"name": "medikit", "box": (20, 10, 40, 20), "distance": 100.0},
+            {"name": "imp", "box": (10, 10, 30, 21), "distance": 400.0},
+        ]
+    ]
+    content = cells(labels, ("imp", "medikit"), (40, 40), 4)
+    assert content.shape == (1, 2 * 2 + 3, 4, 4)
+    where = [[tuple(cell) for cell in np.argwhere(channel)] for channel in content[0]]
+    assert where[0:2] == [[(1, 1), (1, 2)], [(1, 2), (1, 3)]], "shown"
+    assert where[2:4] == [[(1, 2)], [(1, 3)]], "centred"
+    assert where[4:7] == [[(1, 2), (1, 3)], [], [(1, 1)]], "near, middle, far of the nearest"
 
 
 def test_a_small_thing_is_shown_where_its_centre_is():

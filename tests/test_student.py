@@ -44,7 +44,7 @@ def taught(folder, *, steps: Lessons, report=lambda *_: None) -> student.Student
 
 
 def test_it_learns_what_is_there(tmp_path):
-    pupil = taught(tmp_path, steps=lessons(warmup_steps=100, language_steps=200, language_rate=3e-3))
+    pupil = taught(tmp_path, steps=lessons(warmup_steps=100, language_steps=400, language_rate=3e-3))
     pupil.model.eval()
     score = examine(pupil.vlm, world(40, seed=2))["questions"]
     assert score["presence"]["accuracy"] > 0.9  # 0.5 without looking
