@@ -34,8 +34,10 @@ from pr2l.errors import UserError
 from pr2l.types import Frames, Hidden, Tokens
 from pr2l.vlms import _checkpoint as checkpoint
 from pr2l.vlms._decoding import Decoding, uniforms
+from pr2l.vlms._engine import Engine, Passes, distinct, spread
 from pr2l.vlms._pixels import Pixels
 
+Lever = Literal["own_passes", "early_exit", "shared_vision"]
 ABSENT = -100  # a target that the loss passes over, as in transformers
 
 
@@ -57,6 +59,7 @@ class Defaults(BaseModel):
     token_order: Literal["image_first", "text_first"] = "image_first"  # text first: image sees the prompt
     image_size: PositiveInt | None = None  # side of a frame's square in pixels; None = the checkpoint's
     chat_template: bool = True  # False: only image and text, even if the checkpoint has a chat template
+    without: tuple[Lever, ...] = ()  # levers of pr2l/vlms/_engine.py to leave out, to measure what each brings
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto = float32 on CPU, half on GPU
     device: str = "auto"  # auto = the GPU if there is one
 
@@ -72,6 +75,10 @@ class VLM:
 
     # Families whose image may stand anywhere in the text override this with both orders.
     token_orders: tuple[str, ...] = ("image_first",)
+    # A family that is read through its own Hugging Face processor leaves the passes to `generate`.
+    has_engine = True
+    # Layers that early exit keeps beyond the highest one asked for.
+    spare_layers = 0
     # The type id of generated tokens, where a family's tokens have types.
     answer_type = 0
 
@@ -86,6 +93,7 @@ class VLM:
         self.hidden_size = int(self.config.get_text_config().hidden_size)
         self.vision_length, self.vision_size = self._probe_vision()
         self._ids = lru_cache(maxsize=4096)(self._checked_layout)
+        self._engine = Engine(self) if self.has_engine and "own_passes" not in options.without else None
 
     @classmethod
     def load(cls, path: str, options: Defaults | None = None) -> Self:
@@ -131,10 +139,31 @@ class VLM:
         return int(self.config.image_token_id)
 
     @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether the input is read by an encoder and the answer written by a decoder."""
+        return bool(self.config.get_text_config().is_encoder_decoder)
+
+    @property
+    def speaker(self) -> Any:
+        """The module that reads what `given` gives and has a head for logits; its `model` is itself without head."""
+        return self.model
+
+    def given(self, frames: Frames, texts: list[str]) -> dict[str, Any]:
+        """What the speaker reads: as `inputs`, but past the vision tower already."""
+        ids, _ = self._ids_and_mask(texts)  # rows of one length: without padding, no mask is needed
+        return {"input_ids": ids, "mm_encoder_outputs": {"image": self.seen(frames)}, **self.text_inputs(texts, ids)}
+
+    def seen(self, frames: Frames) -> Any:
+        """What the model's get_image_features gives for the frames, computed once for equal ones."""
+        first, rows = self.distinct(frames)
+        seen = self.model.get_image_features(**self.pixels(frames[first]), return_dict=True)
+        return spread(seen, rows, len(first))
+
+    @property
     def image_sees_later_text(self) -> bool:
         """Whether image tokens see a prompt that comes after them, as in an encoder, which looks both
         ways."""
-        return self._is_encoder_decoder
+        return self.is_encoder_decoder
 
     # What users of a VLM call.
 
@@ -187,6 +216,11 @@ class VLM:
     def answer(self, frames: Frames, texts: list[str], new_tokens: int) -> list[str]:
         """Greedy answers of at most new_tokens tokens, as text without special tokens."""
         _check_batch(frames, texts)
+        if self._engine is not None and not self._engine.can_answer:
+            raise UserError(
+                f"this {self.config.model_type} was loaded with generation=none, without the layers above those in"
+                f" layers={list(self.options.layers)}; to have it answer, load it with generation=greedy."
+            )
         answers = [""] * len(texts)
         for rows in self._passes(texts):
             inputs = self.inputs(frames[rows], [texts[row] for row in rows])
@@ -197,16 +231,14 @@ class VLM:
                 pad_token_id=self._pad,
             )
             # Before the answer an encoder-decoder returns its start token, the others their input.
-            start = 1 if self._is_encoder_decoder else inputs["input_ids"].shape[1]
+            start = 1 if self.is_encoder_decoder else inputs["input_ids"].shape[1]
             for row, text in zip(rows, self._decode(chosen[:, start:]), strict=True):
                 answers[row] = text
         return answers
 
     def inputs(self, frames: Frames, texts: list[str]) -> dict[str, torch.Tensor]:
         """The model's inputs: input_ids and attention_mask [B, T], padded on the right, and pixels."""
-        rows = [self._ids(text) for text in texts]
-        ids = _padded(rows, self._pad).to(self.model.device)
-        mask = _padded([[1] * len(row) for row in rows], 0).to(self.model.device)
+        ids, mask = self._ids_and_mask(texts)
         return {
             "input_ids": ids,
             "attention_mask": mask,
@@ -222,7 +254,7 @@ class VLM:
         """
         inputs = self.inputs(frames, texts)
         told = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], *self._eos[:1]] for text in answers]
-        if self._is_encoder_decoder:
+        if self.is_encoder_decoder:
             targets = _padded(told, ABSENT).to(self.model.device)
             return inputs | {"labels": targets}, targets
         lengths = inputs["attention_mask"].sum(1).tolist()
@@ -244,7 +276,24 @@ class VLM:
         """uint8 [B, H, W, 3] -> [B, 3, S, S], as the checkpoint's image processor would make it."""
         return self._pixels(frames)
 
+    def embedded(self, texts: list[str], features: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Embeddings of the input with image features [B, I, D] in their places, and the mask."""
+        ids, mask = self._ids_and_mask(texts)
+        words = self.model.get_input_embeddings()(ids)
+        places = (ids == self.image_token_id)[..., None]
+        return {"inputs_embeds": words.masked_scatter(places, features.to(words)), "attention_mask": mask}
+
+    def distinct(self, frames: Frames) -> tuple[list[int], list[int]]:
+        """As of _engine.distinct; every frame counts as distinct without the lever shared_vision."""
+        every = list(range(len(frames)))
+        return (every, every) if "shared_vision" in self.options.without else distinct(frames)
+
     # Machinery.
+
+    def _ids_and_mask(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = [self._ids(text) for text in texts]
+        ids = _padded(rows, self._pad).to(self.model.device)
+        return ids, _padded([[1] * len(row) for row in rows], 0).to(self.model.device)
 
     def _behind_the_prompt(self, told: list[list[int]]) -> dict[str, list[list[int]]]:
         """What the inputs that go by tokens say of an answer's tokens."""
@@ -254,10 +303,6 @@ class VLM:
     @cached_property
     def _pixels(self) -> Pixels:
         return Pixels(self.image_processor, self.image_size, self.model.device, self.model.dtype)
-
-    @property
-    def _is_encoder_decoder(self) -> bool:
-        return bool(self.config.get_text_config().is_encoder_decoder)
 
     @property
     def _pad(self) -> int:
@@ -321,7 +366,7 @@ class VLM:
         decoder-only model would have to be padded on the left, which moves the positions of real tokens: rows
         of equal layout go together instead, without any padding, and nothing has to be masked.
         """
-        if self._is_encoder_decoder:
+        if self.is_encoder_decoder:
             return [list(range(len(texts)))]
         rows = defaultdict(list)
         for row, text in enumerate(texts):
@@ -329,19 +374,24 @@ class VLM:
             rows[len(ids), ids.index(self.image_token_id)].append(row)
         return list(rows.values())
 
-    def _states(self, frames: Frames, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Input states [B, L, I + P, D] in Hidden's order, generated ids [B, N], their states [B, L, N,
-        D]."""
+    def _states(self, frames: Frames, texts: list[str]) -> Passes:
+        """Input states [B, L, I + P, D] in Hidden's order, generated ids [B, N], their states [B, L, N, D]."""
+        if self._engine is None:
+            return self._states_of_generate(frames, texts)
+        before, chosen, after = self._engine.states(frames, texts, self._decoding(frames, texts))
+        return before[:, :, self._order(self._ids_and_mask(texts)[0])], chosen, after
+
+    def _states_of_generate(self, frames: Frames, texts: list[str]) -> Passes:
         inputs, count = self.inputs(frames, texts), self.new_tokens
         out = self.model.generate(
             **inputs,
             max_new_tokens=count + 1,
             logits_processor=[self._decoding(frames, texts)],
-            output_hidden_states=True if self._is_encoder_decoder else list(self.options.layers),
+            output_hidden_states=True if self.is_encoder_decoder else list(self.options.layers),
             return_dict_in_generate=True,
         )
-        steps = out.decoder_hidden_states if self._is_encoder_decoder else out.hidden_states
-        given = out.encoder_hidden_states if self._is_encoder_decoder else steps[0]
+        steps = out.decoder_hidden_states if self.is_encoder_decoder else out.hidden_states
+        given = out.encoder_hidden_states if self.is_encoder_decoder else steps[0]
         before = self._chosen_layers(given)[:, :, self._order(inputs["input_ids"])]
         made = [self._chosen_layers(step)[:, :, -1:] for step in steps[1:]]
         first = out.sequences.shape[1] - count - 1

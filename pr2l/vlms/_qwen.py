@@ -6,6 +6,8 @@ grid.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from pr2l.types import Frames
@@ -35,8 +37,14 @@ class QwenVL(ChatVLM):
         patches = self.squares(frames).reshape(count, 3, grid // merge, merge, patch, grid // merge, merge, patch)
         patches = patches.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)
         patches = patches.expand(*patches.shape[:6], vision.temporal_patch_size, *patches.shape[7:])
-        shape = torch.tensor([[1, grid, grid]] * count, device=patches.device)
-        return {"pixel_values": patches.reshape(count * grid * grid, -1), "image_grid_thw": shape}
+        return {"pixel_values": patches.reshape(count * grid * grid, -1), **self._grids(count)}
+
+    def given(self, frames: Frames, texts: list[str]) -> dict[str, Any]:
+        return super().given(frames, texts) | self._grids(len(frames))  # positions of image tokens go by it
+
+    def _grids(self, count: int) -> dict[str, torch.Tensor]:
+        side = self.image_size // self.config.vision_config.patch_size
+        return {"image_grid_thw": torch.tensor([[1, side, side]] * count, device=self.model.device)}
 
     def text_inputs(self, texts: list[str], ids: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"mm_token_type_ids": (ids == self.image_token_id).int()}

@@ -5,6 +5,9 @@ With OPT (causal) image tokens cannot see the prompt; the encoder of Flan-T5 let
 
 from __future__ import annotations
 
+from typing import Any
+
+from pr2l.types import Frames
 from pr2l.vlms._base import VLM, Defaults
 
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
@@ -16,6 +19,13 @@ class Blip2(VLM):
     def layout(self, text: str) -> list[int]:
         # Image tokens come even before the token that begins a text.
         return [*[self.image_token_id] * self.image_length(), *self.tokenizer(text)["input_ids"]]
+
+    @property
+    def speaker(self) -> Any:
+        return self.model.language_model
+
+    def given(self, frames: Frames, texts: list[str]) -> dict[str, Any]:
+        return self.embedded(texts, self.seen(frames).pooler_output)
 
 
 load = Blip2.load

@@ -32,6 +32,8 @@ QUESTIONS = ["what is this ?", "where am I ?"]
 
 
 class Generic(ChatVLM):
+    has_engine = False
+
     def __init__(self, path: str, options: Defaults) -> None:
         super().__init__(path, options)
         self._prove(path)
@@ -131,7 +133,7 @@ class Generic(ChatVLM):
         """States [1, L, I + P + N, D] of one plain forward pass over the input and the answer chosen."""
         inputs = self.inputs(self._noise, QUESTIONS[:1])
         order, count = self._order(inputs["input_ids"]), chosen.shape[1]
-        if self._is_encoder_decoder:
+        if self.is_encoder_decoder:
             start = self.model.generation_config.decoder_start_token_id
             fed = torch.cat([torch.full_like(inputs["input_ids"][:, :1], start), chosen], dim=1)
             out = self.model(**inputs, decoder_input_ids=fed, output_hidden_states=True)

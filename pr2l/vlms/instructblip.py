@@ -7,6 +7,8 @@ language model. `vision` gives the tokens of the ViT, the last ones that do not.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from pr2l.types import Frames
@@ -35,6 +37,29 @@ class InstructBlip(VLM):
     def image_features(self, frames: Frames) -> torch.Tensor:
         features: torch.Tensor = self.model.vision_model(**self.pixels(frames)).last_hidden_state
         return features
+
+    @property
+    def speaker(self) -> Any:
+        return self.model.language_model
+
+    def given(self, frames: Frames, texts: list[str]) -> dict[str, Any]:
+        first, rows = self.distinct(frames)
+        return self.embedded(texts, self._queried(self.image_features(frames[first])[rows], texts))
+
+    def _queried(self, patches: torch.Tensor, texts: list[str]) -> torch.Tensor:
+        """[B, I, D]: what the Q-Former makes of the ViT's tokens [B, N, V] under the prompts, projected."""
+        asked = self.text_inputs(texts, torch.empty(0, device=patches.device))
+        queries = self.model.query_tokens.expand(len(texts), -1, -1)
+        seen, whole = (torch.ones(part.shape[:2], dtype=torch.long, device=part.device) for part in (queries, patches))
+        read = self.model.qformer(
+            input_ids=asked["qformer_input_ids"],
+            attention_mask=torch.cat([seen, asked["qformer_attention_mask"]], dim=1),
+            query_embeds=queries,
+            encoder_hidden_states=patches,
+            encoder_attention_mask=whole,
+        )
+        projected: torch.Tensor = self.model.language_projection(read.last_hidden_state[:, : self.image_length()])
+        return projected
 
     def text_inputs(self, texts: list[str], ids: torch.Tensor) -> dict[str, torch.Tensor]:
         asked = self.qformer_tokenizer(texts, padding=True, return_tensors="pt").to(ids.device)

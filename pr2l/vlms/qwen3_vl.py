@@ -8,4 +8,11 @@ from pr2l.vlms._qwen import QwenVL
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
 
 MODEL_TYPES = ("qwen3_vl",)
-load = QwenVL.load
+
+
+class Qwen3VL(QwenVL):
+    # Vision features are added to a layer's output after its state was taken; the last state would have them.
+    spare_layers = 1
+
+
+load = Qwen3VL.load

@@ -1,0 +1,159 @@
+"""The forward passes behind `VLM.hidden`: one over the input, then a short one for each generated token.
+
+    distinct frames --vision tower--> one row per text --language model--> states of the input
+                                                               |  keys and values
+                                                               +--> token by token: states of the answer
+
+The model's own modules do the work that `generate` would have them do, without its machinery, and nothing is computed
+that nobody asked for. Each lever is exact, and can be left out (`vlm_options.without`) to measure what it brings:
+
+    own_passes      no `generate`: logits of the last position only, no head at all where nothing is generated
+    early_exit      where nothing is generated, layers above the highest one asked for are dropped at load
+    shared_vision   a frame that comes several times in a batch, with other texts, passes the vision tower once
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pr2l.types import Frames
+
+if TYPE_CHECKING:
+    from pr2l.vlms._base import VLM
+
+Passes = tuple[Tensor, Tensor, Tensor]  # states of the input [B, L, T, D], ids chosen [B, N], their states [B, L, N, D]
+Choose = Callable[[Any, Tensor], Tensor]  # (ignored, logits [B, V]) -> scores whose largest entry is the next token
+
+
+class Engine:
+    """The passes of one VLM. Rows of a decoder-only model are of one layout; an encoder's may be padded."""
+
+    def __init__(self, vlm: VLM) -> None:
+        self.vlm = vlm
+        stack = self._reading_stack()
+        depth = len(getattr(stack, _layers_of(stack)))
+        self.layers = list(vlm.options.layers)
+        self.can_answer = True
+        if not vlm.new_tokens and "early_exit" not in vlm.options.without:
+            self.layers = [layer % (depth + 1) for layer in self.layers]  # those counted from the end would move
+            self.can_answer = max(self.layers) + vlm.spare_layers >= depth
+            drop_layers_above(stack, max(self.layers) + vlm.spare_layers)
+
+    def states(self, frames: Frames, texts: list[str], choose: Choose) -> Passes:
+        """States of the input in the model's own order, and of what was generated."""
+        inputs = self.vlm.given(frames, texts)
+        return (self._encoder_decoder if self.vlm.is_encoder_decoder else self._causal)(inputs, choose)
+
+    def _causal(self, inputs: dict[str, Any], choose: Choose) -> Passes:
+        speaker, steps = self.vlm.speaker, self.vlm.new_tokens
+        if not steps:
+            out = speaker.model(**inputs, use_cache=False, output_hidden_states=self.layers)
+            return _unanswered(self._chosen(out.hidden_states))
+        wanted = {"use_cache": True, "logits_to_keep": 1, "output_hidden_states": self.layers}
+        out = speaker(**inputs, **wanted)
+        before, tokens, made = self._chosen(out.hidden_states), [], []
+        for _ in range(steps):
+            tokens.append(_next(choose, out.logits))
+            out = speaker(input_ids=tokens[-1], past_key_values=out.past_key_values, **wanted)
+            made.append(self._chosen(out.hidden_states))
+        return before, torch.cat(tokens, dim=1), torch.cat(made, dim=2)
+
+    def _encoder_decoder(self, inputs: dict[str, Any], choose: Choose) -> Passes:
+        speaker, mask, steps = self.vlm.speaker, inputs["attention_mask"], self.vlm.new_tokens
+        encoded = speaker.get_encoder()(**inputs, output_hidden_states=self.layers)
+        before = self._chosen(encoded.hidden_states)
+        if not steps:
+            return _unanswered(before)
+        start = speaker.generation_config.decoder_start_token_id
+        tokens, made, cache = [torch.full_like(mask[:, :1], start)], [], None
+        for _ in range(steps + 1):  # the first feeds the start token, whose state nobody asks for
+            out = speaker(
+                encoder_outputs=encoded,
+                attention_mask=mask,
+                decoder_input_ids=tokens[-1],
+                past_key_values=cache,
+                use_cache=True,
+                output_hidden_states=True,
+            )
+            cache = out.past_key_values
+            made.append(self._chosen(out.decoder_hidden_states))
+            tokens.append(_next(choose, out.logits))
+        return before, torch.cat(tokens[1:-1], dim=1), torch.cat(made[1:], dim=2)
+
+    def _chosen(self, states: tuple[Tensor, ...]) -> Tensor:
+        return torch.stack([states[layer] for layer in self.layers], dim=1).float()
+
+    def _reading_stack(self) -> nn.Module:
+        speaker = self.vlm.speaker
+        stack: nn.Module = speaker.get_encoder() if self.vlm.is_encoder_decoder else speaker.get_decoder()
+        return stack
+
+
+def _next(choose: Choose, logits: Tensor) -> Tensor:
+    return choose(None, logits[:, -1].float()).argmax(-1, keepdim=True)
+
+
+def _unanswered(before: Tensor) -> Passes:
+    return before, torch.empty(len(before), 0, dtype=torch.long, device=before.device), before[:, :, :0]
+
+
+# Early exit.
+
+
+def _layers_of(stack: nn.Module) -> str:
+    return next(name for name in ("layers", "block") if hasattr(stack, name))
+
+
+def drop_layers_above(stack: nn.Module, highest: int) -> None:
+    """Leaves the lowest layers of a stack, so that its last state is state `highest` of the whole stack.
+
+    The final norm goes too, if layers go: a middle layer's state is taken before it.
+    """
+    name = _layers_of(stack)
+    if highest >= len(getattr(stack, name)):
+        return
+    setattr(stack, name, getattr(stack, name)[: max(highest, 1)])
+    for norm in ("norm", "final_layer_norm"):
+        if getattr(stack, norm, None) is not None:
+            setattr(stack, norm, nn.Identity())
+
+
+# Shared vision.
+
+
+def distinct(frames: Frames) -> tuple[list[int], list[int]]:
+    """(the rows where each distinct frame comes first, for every row the place of its frame in that list)."""
+    places: dict[bytes, int] = {}
+    first: list[int] = []
+    rows: list[int] = []
+    for row, frame in enumerate(frames):
+        key = blake2b(frame.tobytes(), digest_size=16).digest()
+        if key not in places:
+            places[key] = len(first)
+            first.append(row)
+        rows.append(places[key])
+    return first, rows
+
+
+def spread(seen: Any, rows: Sequence[int], count: int) -> Any:
+    """What `get_image_features` gave for `count` frames, for the rows that show them."""
+    if list(rows) == list(range(count)):
+        return seen
+    wider = copy.copy(seen)
+    wider.pooler_output = _at(seen.pooler_output, rows, count)
+    if getattr(seen, "deepstack_features", None) is not None:  # Qwen3-VL: per layer, features of each image
+        wider.deepstack_features = [_at(layer, rows, count) for layer in seen.deepstack_features]
+    return wider
+
+
+def _at(features: Any, rows: Sequence[int], count: int) -> Any:
+    """features: one tensor per image, or one tensor [count x n, ...] in which images stand behind each other."""
+    if not isinstance(features, Tensor):
+        return tuple(features[row] for row in rows)
+    return features.unflatten(0, (count, -1))[list(rows)].flatten(0, 1)

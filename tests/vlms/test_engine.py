@@ -1,0 +1,91 @@
+"""The levers of the engine: each gives what is given without it, and leaves out the work it claims to."""
+
+import numpy as np
+import pytest
+import torch
+from test_families import CASES, ORDERS, TEXTS, N, close, folder, pictures, vlm
+
+from pr2l.errors import UserError
+from pr2l.vlms._base import Defaults
+from pr2l.vlms._engine import distinct
+from pr2l.vlms._loading import family, load_vlm
+
+ENGINES = [case for case in CASES if family(case.model_type).load.__self__.has_engine]
+
+all_orders = pytest.mark.parametrize(("case", "order"), [order for order in ORDERS if order.values[0] in ENGINES])
+all_cases = pytest.mark.parametrize("case", ENGINES, ids=lambda case: case.name)
+
+
+def fresh(case, **options):
+    """Not the shared one: early exit changes the model."""
+    return load_vlm(str(folder(case)), Defaults(image_size=case.image_size, **options))
+
+
+def same(ours, theirs):
+    assert ours.spans == theirs.spans and ours.answers == theirs.answers
+    assert torch.equal(ours.mask, theirs.mask)
+    close(ours.states, theirs.states)
+
+
+def calls(module):
+    """A list that grows by one with every forward pass of a module."""
+    made = []
+    module.register_forward_hook(lambda *_: made.append(1))
+    return made
+
+
+def parameters(vlm):
+    return sum(one.numel() for one in vlm.model.parameters())
+
+
+@all_orders
+@pytest.mark.parametrize("generation", ["none", "greedy", "sample"])
+def test_own_passes_give_what_generate_gives(case, order, generation):
+    options = {"generation": generation, "min_new_tokens": 0}
+    theirs = vlm(case, order, **options, without=("own_passes",)).hidden(pictures(case), TEXTS)
+    same(vlm(case, order, **options).hidden(pictures(case), TEXTS), theirs)
+
+
+@all_cases
+def test_no_head_runs_where_nothing_is_generated(case):
+    silent, speaking = fresh(case, generation="none"), fresh(case, new_tokens=N)
+    heads = [calls(each.speaker.get_output_embeddings()) for each in (silent, speaking)]
+    for each in (silent, speaking):
+        each.hidden(pictures(case)[:1], TEXTS[:1])
+    assert [len(head) for head in heads] == [0, N + 1]
+
+
+@all_orders
+@pytest.mark.parametrize("layers", [(0,), (1,), (-2, 0), (-1, 1)])
+def test_early_exit_gives_what_the_whole_model_gives(case, order, layers):
+    options = {"generation": "none", "layers": layers, "token_order": order}
+    whole, short = fresh(case, **options, without=("early_exit",)), fresh(case, **options)
+    same(short.hidden(pictures(case), TEXTS), whole.hidden(pictures(case), TEXTS))
+    needs_all = min(layers) + short.spare_layers == -1 or -1 in layers
+    assert (parameters(short) < parameters(whole)) == (not needs_all)
+
+
+@all_cases
+def test_a_model_without_its_upper_layers_does_not_answer(case):
+    with pytest.raises(UserError, match="generation=greedy"):
+        fresh(case, generation="none", layers=(1,)).answer(pictures(case), TEXTS, 2)
+    assert len(fresh(case, generation="none", layers=(-1,)).answer(pictures(case), TEXTS, 2)) == len(TEXTS)
+
+
+@all_orders
+def test_a_frame_is_seen_once_for_all_its_prompts(case, order, monkeypatch):
+    first, second = pictures(case)[:2]
+    frames, texts = np.stack([first, second, first, first]), [TEXTS[0], *TEXTS]
+    theirs = vlm(case, order, without=("shared_vision",)).hidden(frames, texts)
+    shared, batches = vlm(case, order), []
+    see = shared.pixels
+    monkeypatch.setattr(shared, "pixels", lambda given: batches.append(len(given)) or see(given))
+    same(shared.hidden(frames, texts), theirs)
+    assert sum(batches) < len(frames)
+    assert sum(batches) == 2 or not case.encoder_decoder  # rows of other lengths are passes of their own
+
+
+def test_distinct_frames_by_hand():
+    black, white = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)
+    assert distinct(np.stack([white, black, white, black, black])) == ([0, 1], [0, 1, 0, 1, 1])
+    assert distinct(np.stack([black])) == ([0], [0])
