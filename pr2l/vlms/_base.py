@@ -37,7 +37,7 @@ from pr2l.vlms._decoding import Decoding, uniforms
 from pr2l.vlms._engine import Engine, Passes, distinct, spread
 from pr2l.vlms._pixels import Pixels
 
-Lever = Literal["own_passes", "early_exit", "shared_vision"]
+Lever = Literal["own_passes", "early_exit", "shared_vision", "shared_prefix"]
 ABSENT = -100  # a target that the loss passes over, as in transformers
 
 
@@ -77,6 +77,9 @@ class VLM:
     token_orders: tuple[str, ...] = ("image_first",)
     # A family that is read through its own Hugging Face processor leaves the passes to `generate`.
     has_engine = True
+    # Whether a pass may go on from keys and values of the input's beginning: causal attention, positions that follow
+    # from the length, and no further inputs by tokens.
+    can_share_prefix = False
     # Layers that early exit keeps beyond the highest one asked for.
     spare_layers = 0
     # The type id of generated tokens, where a family's tokens have types.
@@ -150,7 +153,7 @@ class VLM:
 
     def given(self, frames: Frames, texts: list[str]) -> dict[str, Any]:
         """What the speaker reads: as `inputs`, but past the vision tower already."""
-        ids, _ = self._ids_and_mask(texts)  # rows of one length: without padding, no mask is needed
+        ids = self.ids(texts)  # of one length here: without padding, no mask is needed
         return {"input_ids": ids, "mm_encoder_outputs": {"image": self.seen(frames)}, **self.text_inputs(texts, ids)}
 
     def seen(self, frames: Frames) -> Any:
@@ -238,10 +241,10 @@ class VLM:
 
     def inputs(self, frames: Frames, texts: list[str]) -> dict[str, torch.Tensor]:
         """The model's inputs: input_ids and attention_mask [B, T], padded on the right, and pixels."""
-        ids, mask = self._ids_and_mask(texts)
+        ids = self.ids(texts)
         return {
             "input_ids": ids,
-            "attention_mask": mask,
+            "attention_mask": self.mask(texts),
             **self.pixels(frames),
             **self.text_inputs(texts, ids),
         }
@@ -276,12 +279,20 @@ class VLM:
         """uint8 [B, H, W, 3] -> [B, 3, S, S], as the checkpoint's image processor would make it."""
         return self._pixels(frames)
 
+    def ids(self, texts: list[str]) -> torch.Tensor:
+        """int64 [B, T]: the inputs' ids, padded on the right."""
+        return _padded([self._ids(text) for text in texts], self._pad).to(self.model.device)
+
+    def mask(self, texts: list[str]) -> torch.Tensor:
+        """int64 [B, T]: 1 where `ids` are real."""
+        return _padded([[1] * len(self._ids(text)) for text in texts], 0).to(self.model.device)
+
     def embedded(self, texts: list[str], features: torch.Tensor) -> dict[str, torch.Tensor]:
         """Embeddings of the input with image features [B, I, D] in their places, and the mask."""
-        ids, mask = self._ids_and_mask(texts)
+        ids = self.ids(texts)
         words = self.model.get_input_embeddings()(ids)
         places = (ids == self.image_token_id)[..., None]
-        return {"inputs_embeds": words.masked_scatter(places, features.to(words)), "attention_mask": mask}
+        return {"inputs_embeds": words.masked_scatter(places, features.to(words)), "attention_mask": self.mask(texts)}
 
     def distinct(self, frames: Frames) -> tuple[list[int], list[int]]:
         """As of _engine.distinct; every frame counts as distinct without the lever shared_vision."""
@@ -289,11 +300,6 @@ class VLM:
         return (every, every) if "shared_vision" in self.options.without else distinct(frames)
 
     # Machinery.
-
-    def _ids_and_mask(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = [self._ids(text) for text in texts]
-        ids = _padded(rows, self._pad).to(self.model.device)
-        return ids, _padded([[1] * len(row) for row in rows], 0).to(self.model.device)
 
     def _behind_the_prompt(self, told: list[list[int]]) -> dict[str, list[list[int]]]:
         """What the inputs that go by tokens say of an answer's tokens."""
@@ -379,7 +385,7 @@ class VLM:
         if self._engine is None:
             return self._states_of_generate(frames, texts)
         before, chosen, after = self._engine.states(frames, texts, self._decoding(frames, texts))
-        return before[:, :, self._order(self._ids_and_mask(texts)[0])], chosen, after
+        return before[:, :, self._order(self.ids(texts))], chosen, after
 
     def _states_of_generate(self, frames: Frames, texts: list[str]) -> Passes:
         inputs, count = self.inputs(frames, texts), self.new_tokens

@@ -24,6 +24,7 @@ class ChatVLM(VLM):
     """A VLM that takes image first or text first."""
 
     token_orders = ("image_first", "text_first")
+    can_share_prefix = True
 
     def read_processors(self, path: str) -> None:
         super().read_processors(path)

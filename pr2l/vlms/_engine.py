@@ -10,12 +10,15 @@ that nobody asked for. Each lever is exact, and can be left out (`vlm_options.wi
     own_passes      no `generate`: logits of the last position only, no head at all where nothing is generated
     early_exit      where nothing is generated, layers above the highest one asked for are dropped at load
     shared_vision   a frame that comes several times in a batch, with other texts, passes the vision tower once
+    shared_prefix   in a causal model, keys and values of the text before an image are kept for further frames, and
+                    those of an image before the text serve all prompts of its frame
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +29,8 @@ from pr2l.types import Frames
 
 if TYPE_CHECKING:
     from pr2l.vlms._base import VLM
+
+KEPT_TEXTS = 32  # a 7B model's keys and values of 32 tokens take 16 MB
 
 Passes = tuple[Tensor, Tensor, Tensor]  # states of the input [B, L, T, D], ids chosen [B, N], their states [B, L, N, D]
 Choose = Callable[[Any, Tensor], Tensor]  # (ignored, logits [B, V]) -> scores whose largest entry is the next token
@@ -44,30 +49,35 @@ class Engine:
             self.layers = [layer % (depth + 1) for layer in self.layers]  # those counted from the end would move
             self.can_answer = max(self.layers) + vlm.spare_layers >= depth
             drop_layers_above(stack, max(self.layers) + vlm.spare_layers)
+        shares = vlm.can_share_prefix and "shared_prefix" not in vlm.options.without
+        self._prefix = Prefixes(vlm, self) if shares else None
 
     def states(self, frames: Frames, texts: list[str], choose: Choose) -> Passes:
         """States of the input in the model's own order, and of what was generated."""
-        inputs = self.vlm.given(frames, texts)
-        return (self._encoder_decoder if self.vlm.is_encoder_decoder else self._causal)(inputs, choose)
+        if self.vlm.is_encoder_decoder:
+            return self._encoder_decoder(self.vlm.given(frames, texts), choose)
+        prefix, rest = self._prefix.take(frames, texts) if self._prefix else (None, self.vlm.given(frames, texts))
+        before, tokens, made = self._causal(rest, choose)
+        return before if prefix is None else torch.cat([prefix, before], dim=2), tokens, made
 
     def _causal(self, inputs: dict[str, Any], choose: Choose) -> Passes:
         speaker, steps = self.vlm.speaker, self.vlm.new_tokens
         if not steps:
             out = speaker.model(**inputs, use_cache=False, output_hidden_states=self.layers)
-            return _unanswered(self._chosen(out.hidden_states))
+            return _unanswered(self.chosen(out.hidden_states))
         wanted = {"use_cache": True, "logits_to_keep": 1, "output_hidden_states": self.layers}
         out = speaker(**inputs, **wanted)
-        before, tokens, made = self._chosen(out.hidden_states), [], []
+        before, tokens, made = self.chosen(out.hidden_states), [], []
         for _ in range(steps):
             tokens.append(_next(choose, out.logits))
             out = speaker(input_ids=tokens[-1], past_key_values=out.past_key_values, **wanted)
-            made.append(self._chosen(out.hidden_states))
+            made.append(self.chosen(out.hidden_states))
         return before, torch.cat(tokens, dim=1), torch.cat(made, dim=2)
 
     def _encoder_decoder(self, inputs: dict[str, Any], choose: Choose) -> Passes:
         speaker, mask, steps = self.vlm.speaker, inputs["attention_mask"], self.vlm.new_tokens
         encoded = speaker.get_encoder()(**inputs, output_hidden_states=self.layers)
-        before = self._chosen(encoded.hidden_states)
+        before = self.chosen(encoded.hidden_states)
         if not steps:
             return _unanswered(before)
         start = speaker.generation_config.decoder_start_token_id
@@ -82,11 +92,12 @@ class Engine:
                 output_hidden_states=True,
             )
             cache = out.past_key_values
-            made.append(self._chosen(out.decoder_hidden_states))
+            made.append(self.chosen(out.decoder_hidden_states))
             tokens.append(_next(choose, out.logits))
         return before, torch.cat(tokens[1:-1], dim=1), torch.cat(made[1:], dim=2)
 
-    def _chosen(self, states: tuple[Tensor, ...]) -> Tensor:
+    def chosen(self, states: tuple[Tensor, ...]) -> Tensor:
+        """float32 [B, L, T, D] of a tuple of hidden states."""
         return torch.stack([states[layer] for layer in self.layers], dim=1).float()
 
     def _reading_stack(self) -> nn.Module:
@@ -101,6 +112,62 @@ def _next(choose: Choose, logits: Tensor) -> Tensor:
 
 def _unanswered(before: Tensor) -> Passes:
     return before, torch.empty(len(before), 0, dtype=torch.long, device=before.device), before[:, :, :0]
+
+
+# Shared prefix.
+
+
+class Prefixes:
+    """The beginning that rows share: its states, and a cache of its keys and values from which the rest goes on.
+
+        image first   BOS USER : [image x I] | where is it ?     same frame, several texts: kept within a batch
+        text first    BOS USER : where is it ? | [image x I]     same text, ever new frames: kept for later batches
+    """
+
+    def __init__(self, vlm: VLM, engine: Engine) -> None:
+        self.vlm, self.engine = vlm, engine
+        self._of_text = lru_cache(maxsize=KEPT_TEXTS)(self._read_text)
+
+    def take(self, frames: Frames, texts: list[str]) -> tuple[Tensor | None, dict[str, Any]]:
+        """(states [B, L, prefix, D], inputs of the rest with its cache); (None, all inputs) where none is shared."""
+        ids = self.vlm.ids(texts)
+        image = (ids[0] == self.vlm.image_token_id).nonzero().flatten()
+        if self.vlm.options.token_order == "text_first":
+            return self._texts(frames, texts, ids, int(image[0]))
+        return self._images(frames, texts, ids, int(image[-1]) + 1)
+
+    def _texts(
+        self, frames: Frames, texts: list[str], ids: Tensor, length: int
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        inputs = self.vlm.given(frames, texts)
+        if not length:
+            return None, inputs
+        parts = [self._of_text(tuple(row)) for row in ids[:, :length].tolist()]
+        cache = copy.deepcopy(parts[0][1])
+        for at, layer in enumerate(cache.layers):
+            layer.keys = torch.cat([kept.layers[at].keys for _, kept in parts])
+            layer.values = torch.cat([kept.layers[at].values for _, kept in parts])
+        states = torch.cat([states for states, _ in parts])
+        return states, inputs | {"input_ids": ids[:, length:], "past_key_values": cache}
+
+    def _read_text(self, ids: tuple[int, ...]) -> tuple[Tensor, Any]:
+        row = torch.tensor([ids], device=self.vlm.model.device)
+        out = self.vlm.speaker.model(input_ids=row, use_cache=True, output_hidden_states=self.engine.layers)
+        return self.engine.chosen(out.hidden_states), out.past_key_values
+
+    def _images(
+        self, frames: Frames, texts: list[str], ids: Tensor, length: int
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        first, rows = distinct(frames)
+        same_template = bool((ids[:, :length] == ids[:1, :length]).all())
+        if len(first) == len(rows) or length == ids.shape[1] or not same_template:
+            return None, self.vlm.given(frames, texts)
+        inputs = self.vlm.given(frames[first], [texts[row] for row in first])
+        inputs["input_ids"] = inputs["input_ids"][:, :length]
+        out = self.vlm.speaker.model(**inputs, use_cache=True, output_hidden_states=self.engine.layers)
+        out.past_key_values.batch_select_indices(torch.tensor(rows, device=ids.device))
+        rest = {"input_ids": ids[:, length:], "past_key_values": out.past_key_values}
+        return self.engine.chosen(out.hidden_states)[rows], rest
 
 
 # Early exit.

@@ -17,6 +17,8 @@ GRID = 16  # default picture: 16 x 16 tokens, as much as other VLMs give to one
 
 
 class QwenVL(ChatVLM):
+    can_share_prefix = False  # the positions of what follows an image depend on its grid
+
     def default_image_size(self) -> int:
         return GRID * self._token_side
 

@@ -16,6 +16,8 @@ MODEL_TYPES = ("gemma3",)
 
 
 class Gemma3(ChatVLM):
+    can_share_prefix = False  # token types go along with the ids
+
     @property
     def placeholder(self) -> str:
         return str(self.tokenizer.boi_token)

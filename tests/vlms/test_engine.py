@@ -85,6 +85,27 @@ def test_a_frame_is_seen_once_for_all_its_prompts(case, order, monkeypatch):
     assert sum(batches) == 2 or not case.encoder_decoder  # rows of other lengths are passes of their own
 
 
+PREFIXED = [order for order in ORDERS if family(order.values[0].model_type).load.__self__.can_share_prefix]
+
+
+@pytest.mark.parametrize(("case", "order"), [order for order in PREFIXED if order.values[0] in ENGINES])
+@pytest.mark.parametrize("generation", ["none", "greedy"])
+def test_a_shared_prefix_is_read_once(case, order, generation):
+    """Two frames under two texts of one length; text first, the second batch reads only what is new."""
+    first, second = pictures(case)[:2]
+    frames, texts = np.stack([first, second, first, first]), [TEXTS[1], TEXTS[2], TEXTS[2], TEXTS[1]]
+    options = {"generation": generation, "new_tokens": N, "token_order": order, "layers": (1, -1)}
+    shared = fresh(case, **options)
+    theirs = fresh(case, **options, without=("shared_prefix",)).hidden(frames, texts)
+    same(shared.hidden(frames, texts), theirs)
+    embedded = shared.model.get_input_embeddings()
+    read = []
+    embedded.register_forward_hook(lambda module, args, output: read.append(args[0].numel()))
+    same(shared.hidden(frames, texts), theirs)
+    input_tokens, made = shared.ids(texts), len(texts) * shared.new_tokens
+    assert sum(read) - made < input_tokens.numel()
+
+
 def test_distinct_frames_by_hand():
     black, white = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)
     assert distinct(np.stack([white, black, white, black, black])) == ([0, 1], [0, 1, 0, 1, 1])
