@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.matches-the-lock
 
 .DEFAULT_GOAL := help
-.PHONY: help train smoke test test-all lint
+.PHONY: help train smoke bench test test-all lint
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -15,6 +15,9 @@ train: $(STAMP) ## train the main agent (MAIN=<config>), with a curve, a video a
 
 smoke: $(STAMP) ## the whole pipeline on a toy scale, in under a minute
 	$(BIN)/pr2l train smoke
+
+bench: $(STAMP) ## how fast frames become embeddings on this machine, with a verdict for each promise
+	$(BIN)/pr2l speed
 
 test: $(STAMP) ## all but the slow tests
 	$(BIN)/python -m pytest

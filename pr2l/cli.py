@@ -121,6 +121,20 @@ def check(config: Annotated[str, CONFIG], overrides: Overrides = None) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def speed(
+    shapes: Annotated[list[str] | None, typer.Argument(help="tiny, smolvlm-256m, llava-small, llava-7b.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames in a batch.")] = 16,
+    rounds: Annotated[int, typer.Option(help="How often each way is timed.")] = 5,
+    out: Annotated[Path, typer.Option(help="Where speed.json and speed.png go.")] = Path("runs/speed"),
+) -> None:
+    """Frames a second of this machine, against how others do it; a table with a verdict for each promise."""
+    from pr2l.speed import EVERYDAY, Effort
+    from pr2l.speed import speed as run
+
+    run(shapes or EVERYDAY, Effort(frames, rounds), out)
+
+
 @app.command(name="list")
 def list_(
     kind: Annotated[str, typer.Argument(help=", ".join([*registry.KINDS, "tasks"]))],

@@ -22,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from pr2l.vlms._engine import Engine, Passes, distinct, spread
 from pr2l.vlms._pixels import Pixels
 
 Lever = Literal["own_passes", "early_exit", "shared_vision", "shared_prefix"]
+LEVERS: tuple[Lever, ...] = get_args(Lever)
 ABSENT = -100  # a target that the loss passes over, as in transformers
 
 
@@ -60,7 +61,10 @@ class Defaults(BaseModel):
     image_size: PositiveInt | None = None  # side of a frame's square in pixels; None = the checkpoint's
     chat_template: bool = True  # False: only image and text, even if the checkpoint has a chat template
     without: tuple[Lever, ...] = ()  # levers of pr2l/vlms/_engine.py to leave out, to measure what each brings
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto = float32 on CPU, half on GPU
+    # auto = float32 on a CPU, half precision on a GPU; fastest = on a CPU that multiplies bfloat16 itself, bfloat16;
+    # int8 = linear layers quantised, on a CPU; rows of a batch then share a rounding, so a row's states depend a
+    # little on its neighbours. `pr2l speed` says what it gains and how similar the states stay
+    dtype: Literal["auto", "fastest", "float32", "bfloat16", "float16", "int8"] = "auto"
     device: str = "auto"  # auto = the GPU if there is one
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ processor too, which needs torchvision.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,12 @@ def read_config(path: str) -> Any:
 
 
 def read_model(path: str, device: str, dtype: str) -> Any:
-    """The unmodified model, for inference. device and dtype: "auto" or a torch name."""
+    """The unmodified model, for inference; with dtype int8 its linear layers are quantised. Values as in Defaults."""
     chosen = torch.device(_device(device))
     precision = _dtype(dtype, chosen)
     model = _read(path, "model", lambda: AutoModelForImageTextToText.from_pretrained(path, dtype=precision))
-    return model.eval().to(chosen)
+    model = model.eval().to(chosen)
+    return _with_int8_layers(model) if dtype == "int8" else model
 
 
 def read_tokenizer(path: str, subfolder: str = "") -> Any:
@@ -115,10 +117,25 @@ def _device(name: str) -> str:
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """auto is float32 on a CPU (bfloat16 is slower there) and the best half precision that the GPU has."""
-    if name != "auto":
-        dtype: torch.dtype = getattr(torch, name)
-        return dtype
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    """Of the weights as loaded; auto on a GPU is the best half precision that it has."""
+    if name == "int8" and device.type != "cpu":
+        raise UserError(f"dtype=int8 is for CPUs, and the device is {device.type}; use dtype=auto or device=cpu.")
+    if device.type == "cpu" and name in ("auto", "int8", "fastest"):
+        return torch.bfloat16 if name == "fastest" and cpu_has_bfloat16() else torch.float32
+    if name in ("auto", "fastest"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices itself; one that emulates it takes 2.5 times as long as float32."""
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
+
+
+def _with_int8_layers(model: Any) -> Any:
+    """Linear layers with int8 weights; activations are quantised as they come (dynamic quantisation)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torchao, its heir, is slower at this on a CPU
+        return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, torch.qint8, inplace=True)

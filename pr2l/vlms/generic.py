@@ -27,6 +27,7 @@ MODEL_TYPES: tuple[str, ...] = ()  # what no family claims
 
 # Largest difference allowed, relative to the largest state: rounding, of which half precision does more.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+INT8_TOLERANCE = 5e-2  # activations are rounded by the range of all that pass together: a text, or one token
 UNKNOWN_SIZE = 336  # pixels, where the config does not say what the vision tower was made for
 QUESTIONS = ["what is this ?", "where am I ?"]
 
@@ -101,7 +102,11 @@ class Generic(ChatVLM):
         """Tried out, with two questions about one picture."""
         asked = [self._states(self._noise, [question])[0] for question in QUESTIONS]
         first, second = (states[:, :, : self.image_length()] for states in asked)
-        return _difference(first, second) > TOLERANCE[self.model.dtype]
+        return _difference(first, second) > self._tolerance
+
+    @property
+    def _tolerance(self) -> float:
+        return INT8_TOLERANCE if self.options.dtype == "int8" else TOLERANCE[self.model.dtype]
 
     @property
     def _has_image_features(self) -> bool:
@@ -123,7 +128,7 @@ class Generic(ChatVLM):
         """Raises UserError unless states on one frame are those of the unmodified model."""
         before, chosen, after = self._states(self._noise, QUESTIONS[:1])
         difference = _difference(torch.cat([before, after], dim=2), self._unmodified(chosen))
-        if not difference <= TOLERANCE[self.model.dtype]:
+        if not difference <= self._tolerance:
             raise UserError(
                 f"{path!r} ({self.config.model_type}) is refused: its states are not those of the unmodified model,"
                 f" the largest difference is {difference:.1e} of the largest state; {_NEXT_STEP}"

@@ -152,6 +152,25 @@ def test_half_precision_changes_the_numbers_only_a_little(case):
     assert torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.999
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_int8_layers_change_the_numbers_only_a_little(case):
+    """Widths of 16 are rounded more coarsely than those of real models."""
+    small, full = vlm(case, dtype="int8"), vlm(case)
+    assert any(isinstance(module, torch.ao.nn.quantized.dynamic.Linear) for module in small.model.modules())
+    ours, theirs = (model.hidden(pictures(case), TEXTS) for model in (small, full))
+    inputs = slice(0, ours.spans["prompt"].stop)  # one rounding more may choose another word to go on with
+    assert ours.states.shape == theirs.states.shape and ours.states.isfinite().all()
+    one, other = (each.states[:, :, inputs].flatten() for each in (ours, theirs))
+    assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.98
+
+
+def test_the_fastest_precision_is_one_that_the_cpu_has(llava, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    for has, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has, raising=False)
+        assert load_vlm(str(llava), Defaults(dtype="fastest", device="cpu")).model.dtype == dtype
+
+
 def test_the_checkpoints_own_decoding_is_not_used(llava):
     """Beams, penalties or sampling in generation_config.json would make other answers, or random ones."""
     settings = json.loads((llava / "generation_config.json").read_text())

@@ -1,0 +1,91 @@
+"""Timings that can be compared on a machine that does other things too: all ways in turn, round after round.
+
+    round 1   A B C      a slow moment of the machine falls on neighbours alike, so that a round's ratio A / B
+    round 2   A B C      holds where its seconds do not; the median over rounds is quoted, with its spread
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, lowest and highest of a few measurements."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(float(np.median(values)), min(values), max(values))
+
+
+def race(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way, once per round, after one run of each that does not count."""
+    for run in ways.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, run in ways.items():
+            _wait()
+            began = time.perf_counter()
+            run()
+            _wait()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def ratios(slow: Sequence[float], fast: Sequence[float]) -> Spread:
+    """How many times as fast the second is, paired by round."""
+    return Spread.of([one / other for one, other in zip(slow, fast, strict=True)])
+
+
+def peak_memory(run: Callable[[], object]) -> int:
+    """Bytes that a run takes at its highest, beyond what was there before it: on the GPU if there is one."""
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    marks = Path("/proc/self/clear_refs")
+    if not marks.exists():  # no Linux: the process' highest ever
+        run()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    marks.write_text("5")  # sets the peak to what is there now
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
+
+
+def flops(run: Callable[[], object]) -> int:
+    """Floating-point operations of a run's matrix products, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def matrix_ceiling(dtype: torch.dtype, device: torch.device, side: int = 2048) -> Callable[[], object]:
+    """A product of two square matrices, 2 side^3 operations: as fast as this machine multiplies."""
+    one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return lambda: one @ other
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _status(key: str) -> int:
+    """Bytes of a line of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))

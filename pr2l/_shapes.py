@@ -1,0 +1,138 @@
+"""Checkpoints of well-known shapes with random weights, to measure speed where no model hub can be reached.
+
+The cost of a pass does not depend on the weights' values, so these are as slow as the real ones. What they say is
+noise: never use them for anything but timing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessorPil,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+)
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "<fake_token_around_image>", "<global-img>")
+LETTERS = tuple("abcdefghijklmnopqrstuvwxyz ?.:\n")
+
+
+def build(name: str, folder: Path) -> None:
+    """Writes the checkpoint of a shape, float32, into `folder`; load_vlm reads it like any other."""
+    model, pixels = SHAPES[name](dtype=torch.float32)
+    model.save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    pixels.save_pretrained(folder)
+
+
+def smolvlm_256m(**how: Any) -> tuple[Any, Any]:
+    """SmolVLM-256M: 256.5 million parameters, 87 % of the work of a 512-pixel frame in the vision tower."""
+    words = _tokenizer()
+    config = SmolVLMConfig(
+        vision_config={
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "image_size": 512,
+            "patch_size": 16,
+        },
+        text_config={
+            "model_type": "llama",
+            "vocab_size": 49280,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "max_position_embeddings": 8192,
+            **_ids(words),
+        },
+        scale_factor=4,
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=False,
+        pad_token_id=words.pad_token_id,
+    )
+    pixels = SmolVLMImageProcessorPil(size={"longest_edge": 512}, max_image_size={"longest_edge": 512})
+    return _random(SmolVLMForConditionalGeneration, config, **how), pixels
+
+
+def llava_7b(**how: Any) -> tuple[Any, Any]:
+    """LLaVA 1.5 7B: 7.06 billion parameters, over nine tenths of the work in the language model."""
+    return _llava({"hidden_size": 4096, "intermediate_size": 11008, "heads": 32, "layers": 32}, 336, 24, 1024, **how)
+
+
+def llava_small(**how: Any) -> tuple[Any, Any]:
+    """LLaVA's proportions at 1/50 of its size, so that a CPU can run it: 9 of 10 operations in the language model."""
+    return _llava({"hidden_size": 512, "intermediate_size": 1376, "heads": 8, "layers": 32}, 224, 6, 256, **how)
+
+
+def _llava(text: dict[str, int], image: int, layers: int, width: int, **how: Any) -> tuple[Any, Any]:
+    words = _tokenizer()
+    config = LlavaConfig(
+        vision_config={
+            "model_type": "clip_vision_model",
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": width // 64,
+            "image_size": image,
+            "patch_size": 14,
+        },
+        text_config={
+            "model_type": "llama",
+            "vocab_size": 32064,
+            "hidden_size": text["hidden_size"],
+            "intermediate_size": text["intermediate_size"],
+            "num_hidden_layers": text["layers"],
+            "num_attention_heads": text["heads"],
+            "num_key_value_heads": text["heads"],
+            **_ids(words),
+        },
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )
+    pixels = CLIPImageProcessorPil(size={"height": image, "width": image}, do_center_crop=False)
+    return _random(LlavaForConditionalGeneration, config, **how), pixels
+
+
+def _random(model_class: Any, config: Any, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+    """device "meta": the shape alone, without memory."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        return model_class._from_config(config, dtype=dtype)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """One token a letter: prompts are as long as their text, about four times as long as with a trained one."""
+    vocabulary = {word: index for index, word in enumerate((*SPECIAL, *LETTERS))}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        extra_special_tokens={"image_token": "<image>"},
+        additional_special_tokens=list(SPECIAL[5:]),
+    )
+
+
+def _ids(words: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {f"{name}_token_id": getattr(words, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+
+
+SHAPES: dict[str, Callable[..., tuple[Any, Any]]] = {
+    "smolvlm-256m": smolvlm_256m,
+    "llava-7b": llava_7b,
+    "llava-small": llava_small,
+}

@@ -1,0 +1,384 @@
+"""`pr2l speed`: how fast frames become embeddings here, against how others do it, and what each lever brings.
+
+Everything is measured in one process, all ways in turn (pr2l/_race.py), and written down as a table with a verdict for
+each promise, as JSON and as a figure. VLMs other than `tiny` are shapes with random weights (pr2l/_shapes.py).
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from stable_baselines3.common.callbacks import CallbackList
+
+from pr2l import _shapes, build, registry
+from pr2l._race import Spread, flops, matrix_ceiling, peak_memory, race, ratios
+from pr2l.config import RunConfig, load_config
+from pr2l.errors import UnknownName
+from pr2l.observe import Observe
+from pr2l.runs import write_json
+from pr2l.types import Frames, Hidden
+from pr2l.vlms._base import LEVERS, VLM, Defaults
+from pr2l.vlms._checkpoint import cpu_has_bfloat16
+from pr2l.vlms._loading import load_vlm
+
+TEXT = "where is the red torch ?"
+# A rollout of minutes instead of an hour; updates shrink with it.
+SMALL_ROLLOUTS = (
+    "num_envs=8",
+    "vlm_options.image_size=256",
+    "encoder_options.image_tokens=null",
+    "algorithm_options.n_steps=16",
+)
+TEXTS = (TEXT, "is there a imp ?", "how far is the medikit ?", "what do you see ?")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One line of the table. goal: at least so much, or at most if `below`; None = no promise."""
+
+    name: str
+    value: Spread
+    unit: str
+    goal: float | None = None
+    below: bool = False
+
+    @property
+    def verdict(self) -> str:
+        if self.goal is None:
+            return ""
+        reached = self.value.median <= self.goal if self.below else self.value.median >= self.goal
+        return ("reached " if reached else "MISSED ") + f"({'<=' if self.below else '>='} {self.goal:g})"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: frames in a batch, rounds of a race, environment steps of a training."""
+
+    frames: int = 16
+    rounds: int = 5
+    steps: int = 1  # rounded up to whole rollouts
+
+
+# How others do it.
+
+
+def as_the_notebook(vlm: VLM, frames: Frames, texts: Sequence[str]) -> torch.Tensor:
+    """The paper's notebook: a frame at a time, `generate` with the states of all layers, of which two are kept.
+
+    Its image processor is replaced by ours, which is faster and gives the same pixels.
+    """
+    return torch.cat([as_plain_batch(vlm, frames[row : row + 1], [text]) for row, text in enumerate(texts)])
+
+
+@torch.no_grad()
+def as_plain_batch(vlm: VLM, frames: Frames, texts: Sequence[str]) -> torch.Tensor:
+    """All frames at once, `generate` (or a forward pass, where nothing is generated) with the states of all layers."""
+    inputs = vlm.inputs(frames, list(texts))
+    if not vlm.new_tokens:
+        out = vlm.model(**inputs, output_hidden_states=True)
+        return _last_two(out.encoder_hidden_states if vlm.is_encoder_decoder else out.hidden_states)
+    out = vlm.model.generate(
+        **inputs, max_new_tokens=vlm.new_tokens, output_hidden_states=True, return_dict_in_generate=True
+    )
+    steps = out.decoder_hidden_states if vlm.is_encoder_decoder else out.hidden_states
+    first = out.encoder_hidden_states if vlm.is_encoder_decoder else steps[0]
+    return torch.cat([_last_two(first), *map(_last_two, steps[1:])], dim=1)
+
+
+def _last_two(states: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return torch.cat([states[-2], states[-1]], dim=-1).float()
+
+
+# What is measured.
+
+
+def generation(shape: str, size: int | None, tokens: int, effort: Effort) -> Iterator[Measure]:
+    """Frames a second with generated tokens: the notebook, a plain batch, ours, and ours in other precisions."""
+    frames, texts = _frames(effort.frames), [TEXT] * effort.frames
+    with _vlms(shape, image_size=size, new_tokens=tokens, min_new_tokens=tokens) as load:
+        plain, ours = load(without=LEVERS), load()
+        lower = {"bfloat16": load(dtype="bfloat16")} if cpu_has_bfloat16() else {}
+        lower |= {"int8": load(dtype="int8")} if not torch.cuda.is_available() else {}
+        ways: dict[str, Callable[[], Any]] = {
+            "notebook": partial(as_the_notebook, plain, frames, texts),
+            "plain batch": partial(as_plain_batch, plain, frames, texts),
+            "ours": partial(ours.hidden, frames, texts),
+            **{f"ours, {name}": partial(vlm.hidden, frames, texts) for name, vlm in lower.items()},
+        }
+        title = f"{shape}{f' {size} px' if size else ''}, {tokens} tokens"
+        yield from _frames_per_second(title, ways, effort, goals=GOALS.get(shape, {}))
+        for name, vlm in lower.items():
+            goal = 0.99 if name == "int8" and shape != "tiny" else None
+            cosine = _cosine(ours.hidden(frames, texts).states, vlm.hidden(frames, texts).states)
+            yield Measure(f"{title}: cosine of {name} to float32", cosine, "", goal)
+
+
+def half_the_layers(shape: str, effort: Effort) -> Iterator[Measure]:
+    """Nothing generated, layers up to half: against a plain batch that keeps all layers, and each lever alone."""
+    frames, texts = _frames(effort.frames), [TEXT] * effort.frames
+    with _vlms(shape, generation="none") as load:
+        depth = int(load().config.get_text_config().num_hidden_layers)
+        half = partial(load, layers=(depth // 2 - 1, depth // 2))
+        ways: dict[str, Callable[[], Any]] = {
+            "plain batch": partial(as_plain_batch, load(without=LEVERS), frames, texts),
+            "ours, all layers run": partial(half(without=("early_exit",)).hidden, frames, texts),
+            "ours": partial(half().hidden, frames, texts),
+        }
+        yield from _frames_per_second(f"{shape}, half the layers", ways, effort, goals={"ours": ("plain batch", 1.8)})
+
+
+def further_prompts(shape: str, size: int, effort: Effort) -> Iterator[Measure]:
+    """What the second to fourth prompt on a frame cost, as shares of the first."""
+    count = max(1, effort.frames // 4)
+    frames = _frames(count)
+    with _vlms(shape, image_size=size, generation="none") as load:
+        vlm = load()
+        asked = {
+            f"{prompts} prompts": partial(
+                vlm.hidden, np.repeat(frames, prompts, axis=0), list(TEXTS[:prompts]) * count
+            )
+            for prompts in (1, len(TEXTS))
+        }
+        seconds = race(asked, effort.rounds)
+    one, four = seconds.values()
+    share = Spread.of([(more - first) / (len(TEXTS) - 1) / first for first, more in zip(one, four, strict=True)])
+    yield Measure(f"{shape} {size} px: a further prompt on a frame, share of the first", share, "", 0.15, below=True)
+
+
+def ceiling(shape: str, size: int | None, effort: Effort) -> Iterator[Measure]:
+    """Operations a second of a pass without generation, as a share of what a matrix product alone reaches here."""
+    frames, texts = _frames(effort.frames), [TEXT] * effort.frames
+    with _vlms(shape, image_size=size, generation="none") as load:
+        vlm = load()
+        run = partial(vlm.hidden, frames, texts)
+        side = 2048
+        product = matrix_ceiling(torch.float32, vlm.model.device, side)
+        count = flops(run)
+        seconds = race({"matrix product": product, "pass": run}, effort.rounds)
+    best = [2 * side**3 / each for each in seconds["matrix product"]]
+    reached = [count / each for each in seconds["pass"]]
+    share = Spread.of([one / other for one, other in zip(reached, best, strict=True)])
+    yield Measure(f"{shape}: operations a frame", Spread.of([count / effort.frames / 1e9]), "GFLOP")
+    yield Measure("this machine's float32 matrix product", Spread.of([each / 1e9 for each in best]), "GFLOP/s")
+    yield Measure(f"{shape}: share of it reached", share, "", 0.5 if shape == "smolvlm-256m" else None)
+
+
+def training(shape: str, effort: Effort) -> Iterator[Measure]:
+    """PPO in Doom: where the time goes, and how many times as fast as with the notebook's pipeline."""
+    with tempfile.TemporaryDirectory(prefix="pr2l-shape-") as folder:
+        vlm = f"vlm={_checkpoint(shape, Path(folder))}"
+        given = [vlm, *([] if shape == "tiny" else SMALL_ROLLOUTS)]
+        ours = load_config("doom/fetch/prompted", given)
+        plain = load_config("doom/fetch/prompted", [*given, f"vlm_options.without={list(LEVERS)}"])
+        clocks: list[Clock] = []
+        ways: dict[str, Callable[[], object]] = {"ours": lambda: clocks.append(_clocked(ours, effort.steps))}
+        if shape == "tiny":  # with a larger one it takes minutes, and `generation` gives the ratio
+            ways["notebook"] = lambda: _clocked(plain, effort.steps, row_by_row)
+        seconds = race(ways, max(1, effort.rounds // 2))
+    steps = Spread.of([clock.steps / each for clock, each in zip(clocks[1:], seconds["ours"], strict=True)])
+    yield Measure(f"PPO with {shape}", steps, "steps/s")
+    if "notebook" in seconds:
+        faster = ratios(seconds["notebook"], seconds["ours"])
+        yield Measure(f"PPO with {shape}, over the notebook's way", faster, "x", 3.0)
+    for part in clocks[0].seconds:
+        share = Spread.of([clock.seconds[part] / sum(clock.seconds.values()) for clock in clocks[1:]])
+        goal = 0.1 if part == "the rest" and shape != "tiny" else None
+        yield Measure(f"PPO with {shape}, share of time in {part}", share, "", goal, below=True)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Of one training: environment steps, and seconds in the simulators, in the VLM and in the rest."""
+
+    steps: int
+    seconds: dict[str, float]
+
+
+Ask = Callable[..., Hidden]
+
+
+def row_by_row(hidden: Ask) -> Ask:
+    """`VLM.hidden`, a frame at a time."""
+
+    def asked(frames: Frames, texts: list[str], prompt_tokens: int | None = None) -> Hidden:
+        rows = [hidden(frames[row : row + 1], [text], prompt_tokens) for row, text in enumerate(texts)]
+        states, mask = (torch.cat([getattr(row, part) for row in rows]) for part in ("states", "mask"))
+        return Hidden(states, mask, rows[0].spans, [row.answers[0] for row in rows])
+
+    return asked
+
+
+def _clocked(config: RunConfig, steps: int, change: Callable[[Ask], Ask] = lambda ask: ask) -> Clock:
+    """A training of at least so many steps. change: of VLM.hidden."""
+    spent = {"simulators": 0.0, "the VLM": 0.0}
+
+    def timed(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timing(*args: Any, **kwargs: Any) -> Any:
+            began = perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                spent[part] += perf_counter() - began
+
+        return timing
+
+    encoder: Any = build.encoder(config)
+    encoder.vlm.hidden = timed("the VLM", change(encoder.vlm.hidden))
+    with closing(build.environments(config, "train")) as frames:
+        simulators: Any = frames
+        simulators.step_wait = timed("simulators", frames.step_wait)
+        model = build.model(config, Observe(frames, encoder))
+        began = perf_counter()
+        algorithm = registry.load("algorithms", config.algorithm)
+        algorithm.learn(model, config.options("algorithm"), steps, CallbackList([]))
+        rest = perf_counter() - began - sum(spent.values())
+        return Clock(model.num_timesteps, spent | {"the rest": rest})
+
+
+# The program.
+
+SECTIONS: dict[str, tuple[Callable[[Effort], Iterator[Measure]], ...]] = {
+    "tiny": (
+        partial(generation, "tiny", None, 3),
+        partial(ceiling, "tiny", None),
+        partial(training, "tiny"),
+    ),
+    "smolvlm-256m": (
+        partial(generation, "smolvlm-256m", 256, 8),
+        partial(further_prompts, "smolvlm-256m", 512),
+        partial(ceiling, "smolvlm-256m", 512),
+        partial(training, "smolvlm-256m"),
+    ),
+    "llava-small": (partial(half_the_layers, "llava-small"),),
+    "llava-7b": (partial(half_the_layers, "llava-7b"),),
+}
+# Shapes that a CPU gets through in minutes.
+EVERYDAY = ("tiny", "smolvlm-256m", "llava-small")
+# way: (over which way, at least so many times as fast), by shape.
+GOALS = {"smolvlm-256m": {"ours": ("notebook", 4.0), "ours, int8": ("notebook", 8.0)}}
+
+
+def speed(shapes: Sequence[str] = EVERYDAY, effort: Effort | None = None, out: Path | None = None) -> list[Measure]:
+    """Measures, prints the table, and writes speed.json and speed.png into `out` (None = runs/speed).
+
+    Raises UserError for a shape that is not in SECTIONS.
+    """
+    for shape in shapes:
+        if shape not in SECTIONS:
+            raise UnknownName("shapes", shape, list(SECTIONS))
+    out = out or Path("runs") / "speed"
+    out.mkdir(parents=True, exist_ok=True)
+    sections = [section for shape in shapes for section in SECTIONS[shape]]
+    measures: list[Measure] = []
+    console = Console()
+    with Progress(console=console) as bars:
+        bar = bars.add_task("measure", total=len(sections))
+        for section in sections:
+            for measure in section(effort or Effort()):
+                measures.append(measure)
+                bars.console.print(f"{measure.name}: {_shown(measure)}", highlight=False)
+            bars.advance(bar)
+    console.print(_table(measures))
+    write_json(out / "speed.json", {"machine": _machine(), "measures": [asdict(each) for each in measures]})
+    _draw(measures, out / "speed.png")
+    console.print(f"{out}: speed.json, speed.png")
+    return measures
+
+
+# Machinery.
+
+
+def _frames_per_second(
+    title: str, ways: dict[str, Callable[[], Any]], effort: Effort, goals: dict[str, tuple[str, float]]
+) -> Iterator[Measure]:
+    seconds = race(ways, effort.rounds)
+    for name, each in seconds.items():
+        yield Measure(f"{title}: {name}", Spread.of([effort.frames / one for one in each]), "frames/s")
+    slowest = next(iter(ways))
+    for name, each in list(seconds.items())[1:]:
+        over, goal = goals.get(name, (slowest, None))
+        yield Measure(f"{title}: {name} over {over}", ratios(seconds[over], each), "x", goal)
+    for name, run in ways.items():
+        yield Measure(f"{title}: {name}, memory at its peak", Spread.of([peak_memory(run) / 1e6]), "MB")
+
+
+def _cosine(one: torch.Tensor, other: torch.Tensor) -> Spread:
+    """Of the states [B, L, T, D], token by token; tokens that are masked, and so zero in both, are left out."""
+    real = one.flatten(0, 2).norm(dim=-1) > 0
+    cosine = torch.cosine_similarity(one.flatten(0, 2)[real], other.flatten(0, 2)[real], dim=-1)
+    return Spread(float(cosine.median()), float(cosine.min()), float(cosine.max()))
+
+
+@contextmanager
+def _vlms(shape: str, **common: Any) -> Iterator[Callable[..., VLM]]:
+    """A function that loads a VLM of a shape, with the common options and some of its own."""
+    with tempfile.TemporaryDirectory(prefix="pr2l-shape-") as folder:
+        path = _checkpoint(shape, Path(folder))
+        options = {key: value for key, value in common.items() if value is not None}
+        yield lambda **own: load_vlm(path, Defaults(**{**options, **own}))
+
+
+def _checkpoint(shape: str, folder: Path) -> str:
+    if shape == "tiny":
+        return shape
+    _shapes.build(shape, folder)
+    return str(folder)
+
+
+def _frames(count: int) -> Frames:
+    """Noise, all different, of the size of Doom's frames."""
+    return np.random.default_rng(0).integers(0, 256, (count, 120, 160, 3), dtype=np.uint8)
+
+
+def _machine() -> dict[str, Any]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def _shown(measure: Measure) -> str:
+    digits = 3 if abs(measure.value.median) < 10 else 0
+    low, high = f"{measure.value.low:,.{digits}f}", f"{measure.value.high:,.{digits}f}"
+    spread = f" [{low}, {high}]" if low != high else ""
+    return f"{measure.value.median:,.{digits}f}{spread} {measure.unit}".strip()
+
+
+def _table(measures: Sequence[Measure]) -> Table:
+    table = Table("measured", "median [low, high]", "goal", title="Speed")
+    for measure in measures:
+        table.add_row(measure.name, _shown(measure), measure.verdict)
+    return table
+
+
+def _draw(measures: Sequence[Measure], path: Path) -> None:
+    """Frames a second of each way, on a logarithmic scale, with their spread."""
+    shown = [measure for measure in measures if measure.unit == "frames/s"][::-1]
+    if not shown:
+        return
+    figure = Figure(figsize=(9, 0.4 * len(shown) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    middle = [measure.value.median for measure in shown]
+    around = [
+        [measure.value.median - measure.value.low for measure in shown],
+        [measure.value.high - measure.value.median for measure in shown],
+    ]
+    ours = ["tab:blue" if ": ours" in measure.name else "lightgray" for measure in shown]
+    axes.barh([measure.name for measure in shown], middle, xerr=around, color=ours)
+    for row, value in enumerate(middle):
+        axes.annotate(f"{value:,.1f}", (value, row), xytext=(6, 0), textcoords="offset points", va="center")
+    axes.set(xscale="log", xlabel="frames a second")
+    axes.margins(x=0.15)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,87 @@
+"""Speed: the baselines give the states that ours gives, ratios are paired, shapes are those of the names."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from pr2l import _shapes
+from pr2l._race import Spread, flops, matrix_ceiling, peak_memory, race, ratios
+from pr2l.errors import UserError
+from pr2l.speed import Effort, Measure, as_plain_batch, as_the_notebook, row_by_row, speed
+from pr2l.vlms._base import LEVERS, Defaults
+from pr2l.vlms._loading import load_vlm
+
+FRAMES = np.random.default_rng(0).integers(0, 256, (3, 120, 160, 3), dtype=np.uint8)
+TEXTS = ["where is the imp ?"] * 3
+
+
+def test_all_ways_run_in_turn_after_one_run_that_does_not_count():
+    order = []
+    seconds = race({name: lambda name=name: order.append(name) for name in "ab"}, rounds=3)
+    assert order == list("ab" * 4)
+    assert {name: len(each) for name, each in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_ratios_are_paired_by_round():
+    assert ratios([2.0, 30.0, 8.0], [1.0, 10.0, 2.0]) == Spread(3.0, 2.0, 4.0)
+
+
+def test_a_verdict_says_what_was_promised():
+    two = Spread(2.0, 1.0, 3.0)
+    least = [Measure("", two, "x", goal).verdict for goal in (2.0, 2.5, None)]
+    assert least == ["reached (>= 2)", "MISSED (>= 2.5)", ""]
+    most = [Measure("", two, "", goal, below=True).verdict for goal in (2.0, 1.5)]
+    assert most == ["reached (<= 2)", "MISSED (<= 1.5)"]
+
+
+def test_operations_and_memory_of_a_product():
+    product = matrix_ceiling(torch.float32, torch.device("cpu"), side=512)
+    assert flops(product) == 2 * 512**3
+    zeros = []
+    assert peak_memory(lambda: zeros.append(np.ones(50_000_000, np.uint8))) >= 50_000_000
+
+
+@pytest.mark.parametrize(("name", "millions"), [("smolvlm-256m", 256.5), ("llava-7b", 7063.4)])
+def test_shapes_are_as_large_as_their_names_say(name, millions):
+    model, _ = _shapes.SHAPES[name](device="meta")
+    assert sum(one.numel() for one in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+def test_a_shape_loads_like_any_checkpoint(tmp_path, monkeypatch):
+    """The real shapes take gigabytes; the smallest of them, with two layers, is written and read here."""
+    small = {"hidden_size": 64, "intermediate_size": 128, "heads": 1, "layers": 2}
+    monkeypatch.setitem(_shapes.SHAPES, "small", lambda **how: _shapes._llava(small, 56, 1, 64, **how))
+    _shapes.build("small", tmp_path)
+    vlm = load_vlm(str(tmp_path), Defaults(new_tokens=2, min_new_tokens=2))
+    assert vlm.hidden(FRAMES, TEXTS).states.shape == (3, 2, vlm.image_length() + vlm.prompt_length(TEXTS) + 2, 64)
+    assert vlm.image_length() == 16
+
+
+@pytest.mark.parametrize("generation", ["greedy", "none"])
+def test_the_baselines_compute_what_ours_does(generation):
+    vlm = load_vlm("tiny", Defaults(generation=generation, new_tokens=3, min_new_tokens=3))
+    ours = vlm.hidden(FRAMES, TEXTS)
+    whole = ours.states[:, :, : ours.spans["prompt"].stop].transpose(1, 2).flatten(2)
+    for theirs in (as_the_notebook(vlm, FRAMES, TEXTS), as_plain_batch(vlm, FRAMES, TEXTS)):
+        torch.testing.assert_close(theirs[:, : whole.shape[1]], whole, rtol=0, atol=2e-5)
+    slow = row_by_row(load_vlm("tiny", vlm.options.model_copy(update={"without": LEVERS})).hidden)(FRAMES, TEXTS)
+    torch.testing.assert_close(slow.states, ours.states, rtol=0, atol=2e-5)
+    assert slow.answers == ours.answers and slow.spans == ours.spans and slow.mask.equal(ours.mask)
+
+
+def test_an_unknown_shape_is_named(tmp_path):
+    with pytest.raises(UserError, match="'tiny'"):
+        speed(["tinny"], out=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_program_measures_tiny(tmp_path):
+    measures = speed(["tiny"], Effort(frames=4, rounds=2), tmp_path)
+    written = json.loads((tmp_path / "speed.json").read_text())["measures"]
+    assert [each["name"] for each in written] == [measure.name for measure in measures]
+    assert all(measure.value.low <= measure.value.median <= measure.value.high for measure in measures)
+    assert (tmp_path / "speed.png").stat().st_size > 10_000
+    shares = [measure.value.median for measure in measures if "share of time" in measure.name]
+    assert len(shares) == 3 and sum(shares) == pytest.approx(1.0, abs=0.1)
