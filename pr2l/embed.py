@@ -129,8 +129,9 @@ def _fit(encoder: Encoder, recording: Recording, folder: Path) -> None:
     if not (folder / FITTED).is_file():
         encoder.fit(*recording.sample(encoder.fit_frames))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: part.contiguous() for name, part in encoder.state_dict().items()}, folder / f".partial-{FITTED}")
-        (folder / f".partial-{FITTED}").rename(folder / FITTED)
+        partial = folder / f".partial-{FITTED}"
+        save_file({name: part.contiguous() for name, part in encoder.state_dict().items()}, partial)
+        partial.rename(folder / FITTED)
     encoder.load_state_dict(load_file(folder / FITTED))
 
 
