@@ -104,13 +104,13 @@ def _array(path: Path, mode: Mode, dtype: type, shape: tuple[int, ...]) -> np.me
     if mode == "w+":
         return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
     try:
-        array = np.lib.format.open_memmap(path, mode=mode)
+        array = np.lib.format.open_memmap(path, mode="r")  # in mode r+ a file cut short would be filled up with zeros
     except (OSError, ValueError) as error:
         raise _damaged(path, str(error)) from error
     if array.dtype != dtype or array.shape != shape:
         wanted = f"{np.dtype(dtype)} {list(shape)}"
         raise _damaged(path, f"it holds {array.dtype} {list(array.shape)}, and {INDEX} says {wanted}")
-    return array
+    return array if mode == "r" else np.lib.format.open_memmap(path, mode=mode)
 
 
 def _read(path: Path, key: dict[str, Any]) -> tuple[dict[str, Any], Shape, int]:
