@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from pr2l import prompt, registry
 from pr2l.config import RunConfig
 from pr2l.encoders._base import Encoder, EncoderSource
+from pr2l.encoders._memory import Remembering
 from pr2l.episodes import SeededEpisodes, evaluation_seed, training_seed
 from pr2l.observe import Observe
 
@@ -46,7 +47,10 @@ def environments(config: RunConfig, split: Split, *, labels: bool = False, count
 
 
 def encoder(config: RunConfig) -> Encoder:
-    """The config's encoder; loads the VLM if the encoder has one, and makes an environment to ask for its space."""
+    """The config's encoder, with a memory if it is costly.
+
+    Loads the VLM if the encoder has one, and makes an environment to ask for its space.
+    """
     module = registry.load("environments", config.environment)
     with closing(module.make(config.task, config.options("environment"))) as env:
         height, width, _ = env.observation_space["frame"].shape
@@ -59,7 +63,8 @@ def encoder(config: RunConfig) -> Encoder:
         kinds=module.kinds(config.task),
     )
     made: Encoder = registry.load("encoders", config.encoder).create(source, config.options("encoder"))
-    return made
+    wanted = config.remember and made.costly and not made.needs_labels  # a row's labels are not what it goes by
+    return Remembering(made, config.remember) if wanted else made
 
 
 def model(config: RunConfig, venv: Observe) -> Any:

@@ -22,6 +22,7 @@ from pr2l import build, prompt, registry
 from pr2l.checkpoints import KEEP
 from pr2l.config import RunConfig
 from pr2l.encoders._base import Encoder
+from pr2l.encoders._memory import Remembering
 from pr2l.errors import UserError
 from pr2l.observe import Observe
 
@@ -67,6 +68,8 @@ def findings(config: RunConfig) -> Iterator[Finding]:
             part = "memory"
             memory = _memory(config, venv)
             yield memory
+            if isinstance(encoder, Remembering):
+                yield _remembered(encoder)
             part = "policy"
             if memory.good:
                 yield from _policy(config, venv)
@@ -108,6 +111,13 @@ def _memory(config: RunConfig, venv: Observe) -> Finding:
     found = f"a rollout holds {_size(rollout)} of observations, twice that while learning; {_size(free)} are free"
     problem = "take fewer num_envs or algorithm_options.n_steps, or fewer tokens (encoder_options)"
     return Finding("memory", found, problem if 2 * rollout > free else "", good=2 * rollout <= free)
+
+
+def _remembered(encoder: Remembering) -> Finding:
+    free = psutil.virtual_memory().available
+    found = f"embeddings of the last {encoder.capacity:,} frames take {_size(encoder.bytes)}; {_size(free)} are free"
+    good = encoder.bytes <= free
+    return Finding("remember", found, "" if good else "take a smaller remember (0 = none), or fewer tokens", good)
 
 
 def _policy(config: RunConfig, venv: Observe) -> Iterator[Finding]:

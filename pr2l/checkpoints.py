@@ -47,9 +47,9 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
         save_file(checkpoint.tensors, partial / "tensors.safetensors")
         (partial / "values.json").write_text(json.dumps(checkpoint.values), encoding="utf-8")
         for path in (*partial.iterdir(), partial):  # on disk before it has its name, even if the power fails
-            _sync(path)
+            sync(path)
         partial.rename(place)
-        _sync(folder)
+        sync(folder)
     for old in steps(folder)[:-KEEP]:
         shutil.rmtree(folder / f"{old:09d}")
 
@@ -77,7 +77,8 @@ def _read(folder: Path, step: int) -> Checkpoint:
     return Checkpoint(step, load_file(place / "tensors.safetensors"), values)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk itself."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

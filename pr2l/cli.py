@@ -101,6 +101,19 @@ def collect(
 
 
 @app.command()
+def embed(
+    dataset: Annotated[Path, typer.Argument(help="A folder that `pr2l collect` made.")],
+    config: Annotated[str, typer.Option(help="Whose encoder: a name of `pr2l list configs`, or a YAML file.")],
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option(help="The store's folder. [default: below DATASET/embeddings]")] = None,
+) -> None:
+    """Embed every frame of a data set, once: the embeddings go to disk; called again after a stop, go on."""
+    from pr2l.embed import embed as run
+
+    run(dataset, load_config(config, overrides or []), output)
+
+
+@app.command()
 def pretrain(
     config: Annotated[str, CONFIG] = "pretrain/tiny",
     overrides: Overrides = None,

@@ -49,6 +49,9 @@ class RunConfig(BaseModel):
     num_envs: PositiveInt = 8  # simulators side by side; their frames are one VLM batch
     steps: PositiveInt  # environment steps of the whole run, summed over the simulators
     seed: NonNegativeInt = 0
+    # the last frames whose embeddings are kept should they come again (in training within a rollout); 0 = none.
+    # One takes 4 bytes per number of its tokens: 29 kB in doom/fetch/prompted, 3 MB at 90 tokens of a 7B VLM
+    remember: NonNegativeInt = 1024
     checkpoint_every: PositiveInt = 10_000  # environment steps
     evaluation_episodes: PositiveInt = 50  # on evaluation seeds, after training
     wandb: Literal["off", "offline", "online"] = "off"

@@ -88,6 +88,7 @@ def report(run: Run, encoder: Encoder, model: Any, step: int, episodes: int | No
     step: environment steps that the model has been trained for. Seeds torch's generator.
     """
     config, console = run.config, Console()
+    encoder.forget()  # so that the numbers are the same after training and by `pr2l evaluate`
     count = episodes or config.evaluation_episodes
     played = _play_and_film(run, encoder, model, count)
     chance, agent = _score_random(config, count), Score.of(played)

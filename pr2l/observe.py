@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from pr2l.encoders._base import Encoder
+from pr2l.types import Tokens
 
 HALF_MAX = float(np.finfo(np.float16).max)
 
@@ -77,15 +78,24 @@ class Observe(VecEnvWrapper):
             tokens = self.encoder.encode(shown["frame"], contexts, labels)
         self.frames, self.contexts = shown["frame"][: self.num_envs], contexts[: self.num_envs]
         self.answers = self.encoder.answers()[: self.num_envs]
-        values = tokens.values.float().masked_fill(~tokens.mask[..., None], 0.0).cpu().numpy()
-        if np.isnan(values).any():
-            raise FloatingPointError(
-                "the encoder gave NaN; with a VLM in half precision try vlm_options.dtype=float32"
-            )
-        # Some VLMs have single states beyond what half precision can hold.
-        half = np.clip(values, -HALF_MAX, HALF_MAX).astype(np.float16)
-        embedded = {"tokens": half, "mask": tokens.mask.cpu().numpy().astype(np.uint8)}
+        values, mask = in_half(tokens)
+        embedded = {"tokens": values, "mask": mask}
         return embedded | ({"proprio": shown["proprio"]} if "proprio" in shown else {})
+
+
+def in_half(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
+    """What policies see and stores keep: float16 [B, T, D], zero where masked, and the mask as uint8 [B, T].
+
+    Raises FloatingPointError for NaN.
+    """
+    values = tokens.values.float().masked_fill(~tokens.mask[..., None], 0.0).cpu().numpy()
+    if np.isnan(values).any():
+        raise FloatingPointError(
+            "the encoder gave NaN; with a VLM in half precision try vlm_options.dtype=float32"
+        )
+    # Some VLMs have single states beyond what half precision can hold.
+    half = np.clip(values, -HALF_MAX, HALF_MAX).astype(np.float16)
+    return half, tokens.mask.cpu().numpy().astype(np.uint8)
 
 
 def observation_space(frames: spaces.Space[Any], encoder: Encoder) -> spaces.Dict:

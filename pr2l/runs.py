@@ -80,9 +80,10 @@ class Run:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes it whole or not at all."""
+    """Writes it whole or not at all, even if the power fails."""
     partial = path.with_name(f".partial-{path.name}")
     partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    checkpoints.sync(partial)
     os.replace(partial, path)
 
 

@@ -142,6 +142,9 @@ class Training(BaseCallback):
             if step > self._first:
                 self.metrics.write(self._row(step))
             self._state = self._take_state(step)
+            # A resumed run starts here with nothing in memory. An embedding's last bits depend on the batch that it was
+            # made in, so this one must not remember anything either.
+            self.venv.encoder.forget()
 
     def _row(self, step: int) -> dict[str, float | None]:
         self.episodes += len(self._ended)

@@ -1,5 +1,6 @@
 import pytest
 
+from pr2l import registry
 from pr2l.check import Finding, check, findings
 from pr2l.config import load_config
 
@@ -23,6 +24,16 @@ def test_memory_is_that_of_float16_tokens_their_mask_and_proprio(examples) -> No
     a_row = 2 * 3 * 2 + 2 * 1 + 3 * 4
     found = report("num_envs=6", "algorithm_options.n_steps=128")["memory"].found
     assert found.startswith(f"a rollout holds {6 * 128 * a_row / 1000:.3g} kB of observations")
+
+
+def test_what_is_remembered_is_counted_where_something_is(examples) -> None:
+    assert "remember" not in report()  # two mean colours are no slower than a look-up
+    columns = registry.load("encoders", "columns").Columns
+    columns.costly = True
+    found = report("remember=1000")["remember"]
+    assert found.good and found.found.startswith("embeddings of the last 1,000 frames take 26 kB;")
+    assert not report(f"remember={10**15}")["remember"].good
+    assert "remember" not in report("remember=0")
 
 
 def test_a_rollout_that_cannot_fit_fails_before_it_is_allocated(examples) -> None:

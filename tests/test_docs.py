@@ -42,6 +42,13 @@ def test_every_config_and_override_shown_is_valid(command):
     load_config(config, overrides)
 
 
+@pytest.mark.parametrize("command", [c for _, c in COMMANDS if c.startswith("pr2l embed")])
+def test_every_config_and_override_to_embed_with_is_valid(command):
+    _, option, config, *overrides = shlex.split(command)[2:]
+    assert option == "--config"
+    load_config(config, overrides)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_shipped_config_is_valid(name):
     assert load_config(name).why

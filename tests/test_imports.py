@@ -12,14 +12,14 @@ FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob(
 
 # A layer of pr2l may import itself and what stands before it; every module not named here is a program.
 LAYERS = ("base", "vlms", "encoders", "observe", "programs", "cli")
-BASE = ("__init__", "_yaml", "types", "errors", "registry", "prompt", "config")
+BASE = ("__init__", "_yaml", "types", "errors", "registry", "prompt", "config", "_digest")
 
 # Heavy or optional package -> the beginning of the files that may import it.
 OWNERS = {
     "vizdoom": ("environments/doom.py", "environments/_doom"),
     "wandb": ("pr2l/train.py", "pr2l/_metrics.py"),
     "peft": ("pr2l/finetune.py",),
-    "minari": ("pr2l/collect.py",),
+    "minari": ("pr2l/collect.py", "pr2l/embed.py"),
     "habitat": ("environments/habitat.py",),
     "minedojo": ("environments/minecraft.py",),
     "selenium": ("environments/miniwob.py",),

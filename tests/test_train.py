@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from pr2l.config import load_config
 from pr2l.errors import UserError
+from pr2l.evaluate import evaluate
 from pr2l.train import train
 
 TOY = {
@@ -267,6 +268,36 @@ class Fitted(Encoder):
     def state_dict(self): return {"shift": self.shift}
     def load_state_dict(self, state): self.shift = state["shift"]
 def create(source, options): return Fitted()
+'''
+
+
+def test_a_run_that_remembers_goes_on_exactly(toy, tmp_path, write_plugin):
+    """An encoder whose numbers depend on its batch, as a VLM's last bits do, only more so."""
+    write_plugin("encoders", "batched", BATCHED)
+    words = ("encoder=batched", "encoder_options={}", "algorithm_options.schedule=constant")
+    whole = train(toy("steps=256", *words), root=tmp_path / "whole")
+    run = train(toy("steps=128", *words), root=tmp_path / "runs")
+    assert_same_run(train(load_config(run / "config.yaml", ["steps=256"]), resume=run), whole)
+    once = (whole / "results.json").read_text()
+    evaluate(whole)
+    assert (whole / "results.json").read_text() == once
+    forgetful = train(toy("steps=128", *words, "remember=0"), root=tmp_path / "forgetful")
+    assert metrics(forgetful) != metrics(run)  # so something was remembered
+
+
+BATCHED = '''
+"""Mean colour, plus a hundredth of the number of rows."""
+import torch
+from pydantic import BaseModel
+from pr2l.encoders._base import Encoder
+from pr2l.types import Tokens
+class Defaults(BaseModel): pass
+class Batched(Encoder):
+    tokens, width, costly = 1, 3, True
+    def encode(self, frames, contexts, labels=None):
+        values = torch.from_numpy(frames).float().mean(dim=(1, 2)) / 255 + len(frames) / 100
+        return Tokens(values[:, None], torch.ones(len(frames), 1, dtype=torch.bool))
+def create(source, options): return Batched()
 '''
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -48,13 +48,15 @@ class Encoder(ABC):
     """Frozen: frames and contexts in, `tokens` tokens of `width` numbers out.
 
     An encoder with `fit_frames` > 0 must be fitted on about so many frames, or be given a fitted state,
-    before it encodes; `width` is known before that.
+    before it encodes; `width` is known before that. Where a frame takes long, `costly`, frames that come again are
+    looked up (see _memory.py), so its tokens may depend on nothing but a row's frame and context.
     """
 
     tokens: int
     width: int
     needs_labels: bool = False
     fit_frames: int = 0
+    costly: bool = False
 
     @abstractmethod
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
@@ -63,6 +65,17 @@ class Encoder(ABC):
     def answers(self) -> list[str]:
         """What the VLM said about each frame of the last batch; empty for encoders that ask nothing."""
         return []
+
+    def key(self) -> dict[str, Any]:
+        """Everything that tokens depend on beside frame and context, in JSON values; stored embeddings go by it.
+
+        Two encoders whose tokens could differ in any number must differ here: name every option, the VLM's key, the
+        prompt, and a digest of what was fitted.
+        """
+        raise NotImplementedError(f"{type(self).__module__} has no key(), and without it embeddings cannot be stored")
+
+    def forget(self) -> None:  # noqa: B027  # most encoders keep nothing
+        """Drops what is kept of earlier batches, so that the next one comes out as if it were the first."""
 
     def fit(self, frames: Frames, contexts: Contexts) -> None:
         """Fits what has to be fitted; only for `fit_frames` > 0."""

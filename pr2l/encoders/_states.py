@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from math import isqrt
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
+from pr2l import _digest
 from pr2l.encoders._base import Encoder
 from pr2l.encoders._pca import PCA
 from pr2l.errors import UserError
@@ -22,6 +23,8 @@ class StatesEncoder(Encoder):
 
     states [B, L, T, D] -> PCA [B, L, T, C] -> joined: by width [B, T, L * C], or by tokens [B, L * T, C]
     """
+
+    costly = True
 
     def __init__(
         self,
@@ -48,6 +51,11 @@ class StatesEncoder(Encoder):
     @abstractmethod
     def states(self, frames: Frames, contexts: Contexts) -> tuple[torch.Tensor, torch.Tensor]:
         """Chosen, pooled states [B, L, T, D] and their mask bool [B, T]."""
+
+    def key(self) -> dict[str, Any]:
+        """To which an encoder file adds its options, its VLM's key, and its prompt."""
+        fitted = _digest.of_tensors(self.state_dict()) if self.pca is not None else None
+        return {"encoder": type(self).__module__, "tokens": self.tokens, "width": self.width, "fitted": fitted}
 
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
         states, mask = self._checked_states(frames, contexts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pydantic import BaseModel, ConfigDict
 
@@ -20,7 +22,7 @@ class Defaults(BaseModel):
 
 class ImageOnlyEncoder(StatesEncoder):
     def __init__(self, source: EncoderSource, options: Defaults) -> None:
-        self.vlm, self.image_tokens = source.load_vlm(), options.image_tokens
+        self.vlm, self.options = source.load_vlm(), options
         super().__init__(
             layers=1,
             length=pooled_length(self.vlm.vision_length, options.image_tokens),
@@ -30,9 +32,12 @@ class ImageOnlyEncoder(StatesEncoder):
             join="width",
         )
 
+    def key(self) -> dict[str, Any]:
+        return super().key() | {"options": self.options.model_dump(mode="json"), "vlm": self.vlm.key()}
+
     def states(self, frames: Frames, contexts: Contexts) -> tuple[torch.Tensor, torch.Tensor]:
         vision = self.vlm.vision(frames)
-        states = pool_grid(vision.values[:, None], self.image_tokens)
+        states = pool_grid(vision.values[:, None], self.options.image_tokens)
         return states, vision.mask[:, : states.shape[2]]
 
 

@@ -5,6 +5,8 @@ A bound for comparison, the only encoder that may look behind the pixels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pydantic import BaseModel, ConfigDict
 
@@ -33,6 +35,11 @@ class OracleEncoder(Encoder):
         self.kinds = {kind: index for index, kind in enumerate(source.kinds)}
         self.height, self.frame_width, _ = source.frame_shape
         self.tokens, self.width = options.objects, len(self.kinds) + 5 + options.named
+
+    def key(self) -> dict[str, Any]:
+        frame = [self.height, self.frame_width]
+        options = self.options.model_dump(mode="json")
+        return {"encoder": __name__, "options": options, "kinds": list(self.kinds), "frame": frame}
 
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
         if labels is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
@@ -24,6 +26,9 @@ class PixelsEncoder(Encoder):
 
     def __init__(self, options: Defaults) -> None:
         self.tokens, self.width = options.size, 3 * options.size
+
+    def key(self) -> dict[str, Any]:
+        return {"encoder": __name__, "size": self.tokens}
 
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
         side = (self.tokens, self.tokens)

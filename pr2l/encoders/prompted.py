@@ -6,7 +6,7 @@ The paper's ablations are options of it: no prompt (`prompt=null`), no generatio
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -47,6 +47,11 @@ class PromptedEncoder(StatesEncoder):
             pca_frames=options.pca_frames,
             join=options.layer_join,
         )
+
+    def key(self) -> dict[str, Any]:
+        prompt = self.source.prompt.text if self.source.prompt else None
+        made = {"options": self.options.model_dump(mode="json"), "vlm": self.vlm.key(), "prompt": prompt}
+        return super().key() | made
 
     def states(self, frames: Frames, contexts: Contexts) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = self.vlm.hidden(frames, self.source.texts(contexts), prompt_tokens=self.prompt_tokens)

@@ -174,6 +174,12 @@ class VLM:
 
     # What users of a VLM call.
 
+    def key(self) -> dict[str, Any]:
+        """Everything that states depend on beside frame and text, in JSON values."""
+        made = {"dtype": str(self.model.dtype).removeprefix("torch."), "image_size": self.image_size}
+        options = self.options.model_dump(mode="json", exclude={"device"})
+        return {"family": type(self).__name__, **self._source, **options, **made}
+
     @property
     def image_sees_prompt(self) -> bool:
         """Whether the states of image tokens depend on the prompt at all."""
@@ -309,6 +315,10 @@ class VLM:
         """What the inputs that go by tokens say of an answer's tokens."""
         real, types = ([[value] * len(ids) for ids in told] for value in (1, self.answer_type))
         return {"input_ids": told, "attention_mask": real, "token_type_ids": types, "mm_token_type_ids": types}
+
+    @cached_property
+    def _source(self) -> dict[str, str]:
+        return checkpoint.source(self.config.name_or_path)
 
     @cached_property
     def _pixels(self) -> Pixels:

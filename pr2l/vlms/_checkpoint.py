@@ -23,9 +23,11 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
+from pr2l import _digest
 from pr2l.errors import UserError, did_you_mean
 
 TINY = Path(__file__).parent / "tiny"
+READ = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}  # what may matter of a checkpoint's files
 
 
 def locate(name: str) -> str:
@@ -35,6 +37,19 @@ def locate(name: str) -> str:
     if not (TINY / "config.json").is_file():
         raise UserError(f"the weights of the VLM 'tiny' are not in {TINY}; `pr2l pretrain` makes them.")
     return str(TINY)
+
+
+def source(path: str) -> dict[str, str]:
+    """Which weights these are: a folder's last name and a digest of its files, or a Hub id and its commit.
+
+    The digest reads all weights, which takes about a second per gigabyte.
+    """
+    folder = Path(path).resolve()
+    if folder.is_dir():
+        inside = [file for file in folder.rglob("*") if file.suffix in READ and file.is_file()]
+        return {"name": folder.name, "revision": f"sha256 {_digest.of_files(folder, inside)}"}
+    config = cached_file(path, "config.json", local_files_only=True)  # .../snapshots/<commit>/config.json
+    return {"name": path, "revision": f"commit {Path(config).parent.name}"}
 
 
 def read_config(path: str) -> Any:
