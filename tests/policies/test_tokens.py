@@ -187,7 +187,7 @@ def test_a_rollout_takes_a_quarter_of_what_float32_tokens_take_in_sb3():
     table_bytes = with_handles()
     ratio = (table_bytes + peak_of_numpy(with_handles)) / peak_of_numpy(as_sb3)
     print(f"{ratio:.3f} of SB3's float32 storage")
-    assert ratio < 0.255
+    assert ratio < 0.26  # a quarter, one step more, and what the buffer holds besides observations
     defaults = ppo.Defaults(n_steps=steps, device="cpu")
     predicted = ppo.rollout_bytes(token_space(*shape, proprio=None), envs, defaults)
     assert predicted == {"cpu": table_bytes + 2 * steps * envs * 8}
