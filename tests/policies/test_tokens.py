@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -36,6 +36,7 @@ def fill(ring, number):
     return ring.put(np.full((num_envs, tokens, width), number, np.float16), np.full((num_envs, tokens), 1, np.uint8))
 
 
+@settings(deadline=None)  # a machine may be busy
 @given(n_steps=st.integers(1, 6), num_envs=st.integers(1, 4), rollouts=st.integers(1, 5))
 def test_an_update_finds_every_observation_of_its_rollout_and_the_one_after_it(n_steps, num_envs, rollouts):
     """As SB3 uses it: a rollout begins with the last observation of the one before; numbers tell all apart."""
