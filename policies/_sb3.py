@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+
+from policies._tokens import Observation, TokenHandles
 
 Tensors = dict[str, torch.Tensor]
 Values = dict[str, Any]
@@ -55,7 +58,8 @@ def restore(model: OnPolicyAlgorithm, tensors: Tensors, values: Values) -> None:
         index, entry = name.split("/")
         optimizer_state.setdefault(int(index), {})[entry] = tensor
     model.policy.optimizer.load_state_dict({"state": optimizer_state, "param_groups": values["param_groups"]})
-    model._last_obs = {key: part.numpy() for key, part in _below(tensors, "observation").items()}
+    observation = {key: part.numpy() for key, part in _below(tensors, "observation").items()}
+    model._last_obs = model.env.to_handles(observation) if isinstance(model.env, TokenHandles) else observation
     model._last_episode_starts = tensors["episode_starts"].numpy()
     _restore_lstm(model, tensors)
     for name in COUNTERS:
@@ -70,10 +74,11 @@ def _below(tensors: Tensors, folder: str) -> Tensors:
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
-def _observation(model: OnPolicyAlgorithm) -> dict[str, np.ndarray]:
+def _observation(model: OnPolicyAlgorithm) -> Observation:
+    """What the environments show, tokens rather than handles."""
     if not isinstance(model._last_obs, dict):
         raise ValueError("the model has no Dict observation yet; take its state while it learns")
-    return model._last_obs
+    return model.env.to_tokens(model._last_obs) if isinstance(model.env, TokenHandles) else model._last_obs
 
 
 def _lstm_tensors(model: OnPolicyAlgorithm) -> Tensors:
@@ -118,6 +123,20 @@ def _restore_random(model: OnPolicyAlgorithm, tensors: Tensors, values: Values) 
     version, words, gauss = values["python"]
     random.setstate((version, tuple(words), gauss))
     model.action_space.np_random.bit_generator.state = values["action_space"]
+
+
+def rollout_bytes(observation_space: spaces.Dict, num_envs: int, defaults: Any) -> dict[str, int]:
+    """Memory of a rollout's observations at its peak, by the device that it is on ("cpu" or "cuda").
+
+    That is twice what the rollout buffer holds, as SB3 flattens a copy. defaults: has n_steps.
+    """
+    return {"cpu": 2 * num_envs * defaults.n_steps * sum(part_bytes(observation_space).values())}
+
+
+def part_bytes(observation_space: spaces.Dict) -> dict[str, int]:
+    """Memory of one observation's parts."""
+    parts = observation_space.spaces.items()
+    return {key: int(np.prod(part.shape or ())) * np.dtype(part.dtype).itemsize for key, part in parts}
 
 
 class UpdateThreads(BaseCallback):

@@ -14,12 +14,16 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.utils import LinearSchedule, get_device
 from stable_baselines3.common.vec_env import VecEnv
 
+from policies import _sb3
 from policies._sb3 import UpdateThreads, restore, state
+from policies._tokens import TokenHandles
 
 __all__ = ["Defaults", "Model", "act", "create", "learn", "restore", "rollout_bytes", "state"]
+
+OURS = ("schedule", "heads", "recurrent", "lstm_size", "threads", "handles")  # options that SB3 does not have
 
 Model: TypeAlias = PPO | RecurrentPPO
 LstmState: TypeAlias = tuple[np.ndarray, ...] | None
@@ -67,24 +71,35 @@ def create(
     rate = defaults.learning_rate
     algorithm: dict[str, Any] = {
         "learning_rate": LinearSchedule(rate, 0.0, 1.0) if defaults.schedule == "linear" else rate,
-        **defaults.model_dump(exclude={"learning_rate", "schedule", "heads", "recurrent", "lstm_size", "threads"}),
+        **defaults.model_dump(exclude={"learning_rate", *OURS}),
     }
     policy: dict[str, Any] = {
         "features_extractor_class": network,
         "features_extractor_kwargs": {"defaults": network_defaults},
         "net_arch": list(defaults.heads),
     }
+    known = TokenHandles(venv, defaults.n_steps, get_device(defaults.device)) if defaults.handles else venv
+    model: Model
     if defaults.recurrent:
         policy["lstm_hidden_size"] = defaults.lstm_size
-        return RecurrentPPO("MultiInputLstmPolicy", venv, policy_kwargs=policy, seed=seed, **algorithm)
-    return PPO("MultiInputPolicy", venv, policy_kwargs=policy, seed=seed, **algorithm)
+        model = RecurrentPPO("MultiInputLstmPolicy", known, policy_kwargs=policy, seed=seed, **algorithm)
+    else:
+        model = PPO("MultiInputPolicy", known, policy_kwargs=policy, seed=seed, **algorithm)
+    # Its rollouts may show it handles; evaluation, and the last observations of episodes, show it tokens.
+    both: Any = (venv.observation_space, known.observation_space)
+    model.policy.observation_space = spaces.Dict({key: part for space in both for key, part in space.items()})
+    return model
 
 
-def rollout_bytes(observation_space: spaces.Dict, num_envs: int, defaults: Defaults) -> int:
-    """Memory of a rollout's observations; while it learns SB3 holds twice this, as it flattens a copy."""
-    parts = observation_space.spaces.values()
-    row = sum(int(np.prod(part.shape or ())) * np.dtype(part.dtype).itemsize for part in parts)
-    return row * num_envs * defaults.n_steps
+def rollout_bytes(observation_space: spaces.Dict, num_envs: int, defaults: Defaults) -> dict[str, int]:
+    """Memory of a rollout's observations at its peak, by the device that it is on ("cpu" or "cuda")."""
+    if not defaults.handles:
+        return _sb3.rollout_bytes(observation_space, num_envs, defaults)
+    parts, rows = _sb3.part_bytes(observation_space), num_envs * defaults.n_steps
+    table = (1 + rows + num_envs) * (parts.pop("tokens") + parts.pop("mask"))
+    needed = {"cpu": 2 * rows * (np.dtype(np.int64).itemsize + sum(parts.values()))}
+    device = get_device(defaults.device).type
+    return needed | {device: needed.get(device, 0) + table}
 
 
 class Defaults(BaseModel):
@@ -107,3 +122,4 @@ class Defaults(BaseModel):
     lstm_size: int = 256  # its units, SB3's
     device: str = "auto"  # of the policy; auto = a GPU if there is one
     threads: int = 1  # torch threads of an update; two take longer than one at these sizes; 0 = torch's choice
+    handles: bool = True  # the buffer holds numbers of tokens that are kept once, with the policy; learns the same

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -104,13 +105,19 @@ def _environment(config: RunConfig, frames: VecEnv) -> Finding:
 
 
 def _memory(config: RunConfig, venv: Observe) -> Finding:
-    """The observations of a rollout, twice: Stable-Baselines3 flattens a copy when it learns."""
+    """The observations of a rollout, wherever the algorithm keeps them."""
     algorithm = registry.load("algorithms", config.algorithm)
     rollout = algorithm.rollout_bytes(venv.observation_space, config.num_envs, config.options("algorithm"))
-    free = psutil.virtual_memory().available
-    found = f"a rollout holds {_size(rollout)} of observations, twice that while learning; {_size(free)} are free"
+    free = {device: _free_memory(device) for device in rollout}
+    found = [f"{_size(rollout[on])} of observations on the {on}, where {_size(free[on])} are free" for on in rollout]
+    good = all(rollout[device] <= free[device] for device in rollout)
     problem = "take fewer num_envs or algorithm_options.n_steps, or fewer tokens (encoder_options)"
-    return Finding("memory", found, problem if 2 * rollout > free else "", good=2 * rollout <= free)
+    return Finding("memory", f"a rollout takes {' and '.join(found)}", "" if good else problem, good)
+
+
+def _free_memory(device: str) -> int:
+    """In bytes; device: "cpu" or "cuda"."""
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
 def _remembered(encoder: Remembering) -> Finding:

@@ -20,10 +20,14 @@ def test_a_run_that_can_start_passes_everything(examples) -> None:
     assert found["task"].found == "success: the door has the named colour; at most 1 decisions an episode"
 
 
-def test_memory_is_that_of_float16_tokens_their_mask_and_proprio(examples) -> None:
-    a_row = 2 * 3 * 2 + 2 * 1 + 3 * 4
-    found = report("num_envs=6", "algorithm_options.n_steps=128")["memory"].found
-    assert found.startswith(f"a rollout holds {6 * 128 * a_row / 1000:.3g} kB of observations")
+def test_memory_is_that_of_float16_tokens_and_their_mask_and_twice_that_of_what_sb3_keeps(examples) -> None:
+    tokens, proprio, rows = 2 * 3 * 2 + 2 * 1, 3 * 4, 6 * 128
+    overrides = ("num_envs=6", "algorithm_options.n_steps=128", "algorithm_options.device=cpu")
+    found = report(*overrides)["memory"].found
+    table = (1 + rows + 6) * tokens
+    assert found.startswith(f"a rollout takes {(table + 2 * rows * (8 + proprio)) / 1000:.3g} kB of observations")
+    found = report(*overrides, "algorithm_options.handles=false")["memory"].found
+    assert found.startswith(f"a rollout takes {2 * rows * (tokens + proprio) / 1000:.3g} kB of observations")
 
 
 def test_what_is_remembered_is_counted_where_something_is(examples) -> None:
@@ -48,6 +52,7 @@ def test_a_rollout_that_cannot_fit_fails_before_it_is_allocated(examples) -> Non
     [
         (["network=token_transformer", "network_options={width: 7, heads: 2}"], "policy", "multiple of heads"),
         (["prompt=maze/walk/what"], "prompt", "needs 'item', but the task's context gives 'target'"),
+        (["algorithm_options.n_steps=5000000"], "policy", "can tell only 16,777,216 apart; take fewer n_steps"),
         (["wandb=online"], "wandb", "pip install"),
     ],
 )

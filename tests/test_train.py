@@ -135,6 +135,11 @@ def test_same_seed_same_run_and_another_seed_another(toy, tmp_path):
     assert metrics(runs[0]) != metrics(runs[2])
 
 
+def test_without_handles_the_run_is_the_same(toy, tmp_path):
+    runs = [train(toy("steps=192", f"algorithm_options.handles={word}"), root=tmp_path) for word in ("true", "false")]
+    assert_same_run(*runs)
+
+
 def test_rows_say_where_the_run_was(toy, tmp_path):
     rows = metrics(train(toy("steps=192"), root=tmp_path / "runs"))
     assert [int(row["step"]) for row in rows] == [64, 128, 192]

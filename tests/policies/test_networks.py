@@ -1,9 +1,11 @@
 """Every network: shapes, gradients everywhere, and padding that cannot be seen."""
 
+import gymnasium as gym
 import pytest
 import torch
 from token_world import token_space
 
+from policies._tokens import Handles, TokenTable
 from policies.networks import cnn, mlp, token_transformer
 from pr2l import registry
 
@@ -34,6 +36,22 @@ def test_proprio_is_appended_to_the_summary_unchanged(name, proprio):
     assert torch.isfinite(features).all()
     if proprio:
         assert torch.equal(features[:, -3:], observation["proprio"])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_handles_are_read_as_the_tokens_that_they_stand_for(name):
+    table = TokenTable(2, 5, (TOKENS, WIDTH), torch.float32, torch.device("cpu"))
+    observation, others = observations(), observations(proprio=None)
+    for shown in (others, observation):
+        ids = table.put(shown["tokens"].numpy(), shown["mask"].numpy())
+    space = gym.spaces.Dict({"handle": Handles(table), "proprio": token_space(TOKENS, WIDTH, 3)["proprio"]})
+    torch.manual_seed(0)
+    module = registry.load("networks", name)
+    network = module.Network(space, module.Defaults())
+    handled = {"handle": torch.from_numpy(ids).float()[:, None], "proprio": observation["proprio"]}
+    assert torch.equal(network(handled), build(name)(observation))
+    assert torch.equal(network(observation), build(name)(observation))
+    assert list(network.state_dict()) == list(build(name).state_dict())  # the table is not among the weights
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -33,7 +33,7 @@ class Recorder(BaseCallback):
     def _on_rollout_start(self):
         self.trace.append((self.model.num_timesteps, fingerprint(self.model)))
         if self.model.num_timesteps == self.take_at:
-            self.taken = (*ppo.state(self.model), copy.deepcopy(self.training_env))
+            self.taken = (*ppo.state(self.model), copy.deepcopy(self.training_env.unwrapped))
 
 
 def fingerprint(trained):
@@ -58,18 +58,22 @@ def test_learns_to_name_what_it_sees():
     assert returned == 4
 
 
-def test_the_rollout_stores_half_precision_tokens():
+def test_without_handles_the_rollout_stores_half_precision_tokens():
     venv = token_worlds(count=4, tokens=5, width=8)
-    buffer = model(venv, n_steps=32).rollout_buffer
+    buffer = model(venv, n_steps=32, handles=False).rollout_buffer
     assert buffer.observations["tokens"].dtype == np.float16
     stored = sum(part.nbytes for part in buffer.observations.values())
     assert stored == 32 * 4 * (5 * 8 * 2 + 5 + 4)
-    assert stored == ppo.rollout_bytes(venv.observation_space, 4, ppo.Defaults(n_steps=32))
+    needed = ppo.rollout_bytes(venv.observation_space, 4, ppo.Defaults(n_steps=32, handles=False))
+    assert needed == {"cpu": 2 * stored}  # SB3 flattens a copy
 
 
 def test_a_long_rollout_takes_what_arithmetic_says():
     space = token_space(64, 4096, proprio=None)
-    assert ppo.rollout_bytes(space, 8, ppo.Defaults(n_steps=2048)) == 2048 * 8 * 64 * (4096 * 2 + 1)
+    row, rows = 64 * (4096 * 2 + 1), 2048 * 8
+    options = {"n_steps": 2048, "device": "cpu"}
+    assert ppo.rollout_bytes(space, 8, ppo.Defaults(**options, handles=False)) == {"cpu": 2 * rows * row}
+    assert ppo.rollout_bytes(space, 8, ppo.Defaults(**options)) == {"cpu": (rows + 8 + 1) * row + 2 * rows * 8}
 
 
 def test_same_seed_same_weights():

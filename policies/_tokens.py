@@ -1,0 +1,130 @@
+"""Tokens kept once, which Stable-Baselines3 knows by their handles.
+
+Its rollout buffer copies what it is given: every observation into the buffer, the whole buffer once more for an
+update, every minibatch of every epoch to the policy's device. So it is given handles, of 8 bytes; the tokens lie
+in a table on that device, where the network looks them up. With N environments and rollouts of n steps:
+
+    row     0         1 .. N   N + 1 .. 2N   ...   (n - 1)N + 1 .. nN   nN + 1 .. (n + 1)N
+    holds   padding   step 0   step 1        ...   step n - 1           step n
+
+An update reads the steps 0 .. n - 1, and the next rollout begins with what step n shows: n + 1 steps, for which there
+is room. Step n + 1 takes the place of step 0, which only that update could ask for, and the update is over.
+Row 0 stays as it is: RecurrentPPO fills its shorter sequences up with zeros.
+
+Nothing but a rollout goes through the table. Last observations of truncated episodes, which SB3 reads at once, and
+what `act` is asked about reach the network as tokens; so evaluation, in any number of environments, needs no room.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+HANDLES = 2**24  # SB3 hands every observation to the network as float32, which counts no further
+
+Observation = dict[str, np.ndarray]
+
+
+class TokenTable:
+    """The newest `steps` vector steps of `num_envs` token observations, and row 0, which is padding.
+
+    shape: (T, D). A copy is the same table and a pickle is an empty one, so that a copied policy sees the same
+    rows, and a saved one does not hold a rollout. Raises ValueError if there are more rows than handles.
+    """
+
+    def __init__(
+        self, steps: int, num_envs: int, shape: tuple[int, int], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._made_from = (steps, num_envs, shape, dtype, device)
+        rows = 1 + steps * num_envs
+        if rows > HANDLES:
+            raise ValueError(
+                f"{steps - 1:,} steps in {num_envs:,} environments need {rows:,} handles, but Stable-Baselines3 can "
+                f"tell only {HANDLES:,} apart; take fewer n_steps or num_envs, or algorithm_options.handles=false"
+            )
+        self.shape = shape
+        self._tokens = torch.zeros(rows, *shape, dtype=dtype, device=device)
+        self._mask = torch.zeros(rows, shape[0], dtype=torch.uint8, device=device)
+        self._next = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self._tokens.nbytes + self._mask.nbytes
+
+    def put(self, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Ids int64 [N] of one vector step's tokens [N, T, D] and mask [N, T], good for `steps` - 1 more puts."""
+        steps, num_envs, *_ = self._made_from
+        first = 1 + self._next * num_envs
+        self._tokens[first : first + num_envs] = torch.from_numpy(tokens)
+        self._mask[first : first + num_envs] = torch.from_numpy(mask)
+        self._next = (self._next + 1) % steps
+        return np.arange(first, first + num_envs)
+
+    def gather(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens [B, T, D] and mask uint8 [B, T] from ids int64 [B]."""
+        return self._tokens[ids], self._mask[ids]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TokenTable:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TokenTable, self._made_from
+
+
+class Handles(spaces.Box):
+    """The space of one id of a table's, int64 [1]. Through it a network finds the table."""
+
+    def __init__(self, table: TokenTable) -> None:
+        super().__init__(0, HANDLES - 1, (1,), np.int64)
+        self.table = table
+
+
+class TokenHandles(VecEnvWrapper):
+    """Observations Dict(handle int64 [1], and what else there is) in place of Dict(tokens, mask, ...).
+
+    n_steps: length of the rollouts; device: of the policy. A "terminal_observation" in an info stays as it is.
+    """
+
+    def __init__(self, venv: VecEnv, n_steps: int, device: torch.device) -> None:
+        space = venv.observation_space
+        assert isinstance(space, spaces.Dict)
+        shape, dtype = token_shape(space), torch.from_numpy(np.empty(0, space["tokens"].dtype)).dtype
+        self.table = TokenTable(n_steps + 1, venv.num_envs, shape, dtype, device)
+        others = {key: part for key, part in space.items() if key not in ("tokens", "mask")}
+        super().__init__(venv, spaces.Dict({"handle": Handles(self.table), **others}))
+
+    def reset(self) -> VecEnvObs:
+        return self.to_handles(self.venv.reset())
+
+    def step_wait(self) -> VecEnvStepReturn:
+        shown, rewards, dones, infos = self.venv.step_wait()
+        return self.to_handles(shown), rewards, dones, infos
+
+    def to_handles(self, shown: Any) -> Observation:
+        """Puts a vector step's tokens into the table."""
+        others = dict(shown)
+        return {"handle": self.table.put(others.pop("tokens"), others.pop("mask"))[:, None], **others}
+
+    def to_tokens(self, shown: Observation) -> Observation:
+        """What was given to `to_handles`; tokens and mask are copies."""
+        others = dict(shown)
+        tokens, mask = self.table.gather(torch.from_numpy(others.pop("handle")[:, 0]))
+        return {"tokens": tokens.cpu().numpy(), "mask": mask.cpu().numpy(), **others}
+
+
+def token_shape(observation_space: spaces.Dict) -> tuple[int, int]:
+    """(T, D) of the tokens. Raises ValueError when the space is not a token observation."""
+    tokens, mask, handles = (observation_space.spaces.get(key) for key in ("tokens", "mask", "handle"))
+    if isinstance(handles, Handles):
+        return handles.table.shape
+    if tokens is None or mask is None or tokens.shape is None or len(tokens.shape) != 2:
+        raise ValueError(
+            f"a network needs a Dict observation with tokens [T, D] and mask [T], not {observation_space}; "
+            "wrap the environment so that an encoder makes its tokens"
+        )
+    return tokens.shape[0], tokens.shape[1]
