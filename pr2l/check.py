@@ -105,7 +105,7 @@ def _environment(config: RunConfig, frames: VecEnv) -> Finding:
 def _workers(config: RunConfig) -> str:
     groups = arrange(config.num_envs, config.workers, config.groups)
     sizes = " + ".join(str(sum(map(len, shares))) for shares in groups)
-    return f"in {len(groups[0])} worker processes, a VLM batch of {sizes} frames a step"
+    return f"{len(groups[0])} worker processes, VLM batches of {sizes} frames a step"
 
 
 def _memory(config: RunConfig, venv: Observe) -> Finding:

@@ -19,6 +19,12 @@ def test_a_run_that_can_start_passes_everything(examples) -> None:
     assert found["task"].found == "success: the door has the named colour; at most 1 decisions an episode"
 
 
+def test_worker_processes_are_said_with_the_batches_that_they_make(examples) -> None:
+    found = report("workers=3")
+    assert found["environment"].found.endswith("; 3 worker processes, VLM batches of 3 + 1 frames a step")
+    assert found["first steps"].good
+
+
 def test_memory_is_that_of_float16_tokens_their_mask_and_proprio(examples) -> None:
     a_row = 2 * 3 * 2 + 2 * 1 + 3 * 4
     found = report("num_envs=6", "algorithm_options.n_steps=128")["memory"].found
