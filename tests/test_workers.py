@@ -9,11 +9,12 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import psutil
 import pytest
-import toy_world
 import torch
+import toy_world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -60,14 +61,14 @@ def actions(step, count=COUNT):
 
 
 def assert_same(one, other):
-    """Equal through all nesting, with the same types in the same places."""
-    assert type(one) is type(other)
-    if isinstance(one, dict):
+    """Equal through all nesting, with the same types in the same places, but for the kinds of dict."""
+    if isinstance(one, dict) and isinstance(other, dict):
         assert one.keys() == other.keys()
-        one, other = one.values(), [other[key] for key in one]
+        one, other = [*one.values()], [other[key] for key in one]
+    assert type(one) is type(other)
     if isinstance(one, np.ndarray):
         assert (one.dtype, one.tolist()) == (other.dtype, other.tolist())
-    elif isinstance(one, (str, int, float, type(None))):
+    elif isinstance(one, str | int | float | None):
         assert one == other
     else:
         for ours, theirs in zip(one, other, strict=True):
@@ -117,7 +118,8 @@ def test_environments_can_be_asked_and_told_one_by_one(venv):
     venv.reset()
     venv.set_attr("note", "mine", indices=[4, 1])
     assert venv.get_attr("note", [1, 4, 1]) == ["mine"] * 3
-    assert venv.env_is_wrapped(SeededEpisodes) == [True] * COUNT and not any(venv.env_is_wrapped(DummyVecEnv))
+    assert venv.env_is_wrapped(SeededEpisodes) == [True] * COUNT
+    assert not any(venv.env_is_wrapped(gym.ObservationWrapper))
     assert venv.metadata == {"render_fps": 5} and venv.render_mode is None
     later = venv.env_method("state", indices=3)[0]
     venv.step(actions(0))
@@ -241,6 +243,7 @@ def test_close_does_not_wait_for_a_simulator_that_hangs(monkeypatch):
 PLAYING = """
 import os, signal
 from functools import partial
+import gymnasium as gym
 import numpy as np
 from environments import doom
 from pr2l.episodes import make_episodes, training_seed
@@ -248,6 +251,20 @@ from pr2l.workers import Workers
 arguments = "doom", "fetch", doom.Defaults(rooms=4), "train", False
 venv = Workers([partial(make_episodes, *arguments, partial(training_seed, 0, row)) for row in range(2)], 2)
 venv.reset()
+"""
+HANGING = """
+import os, signal
+from functools import partial
+import numpy as np
+import toy_world
+from pr2l.episodes import SeededEpisodes, training_seed
+from pr2l.workers import Workers
+os.environ["TOY_DELAY"] = "1000"
+venv = Workers([partial(SeededEpisodes, toy_world.make("colours"), partial(training_seed, 0, 0))], 1)
+venv.reset()
+venv.step_async(np.zeros(1, int))
+print("playing", flush=True)
+signal.pause()
 """
 WITHOUT_END = """
 print("playing", flush=True)
@@ -266,13 +283,13 @@ except KeyboardInterrupt:
 
 @pytest.fixture
 def start():
-    """start(program): the program, which plays Doom in two workers; and the processes that it has started."""
+    """start(program): a process that runs it and has said that it is playing; and all that it has started."""
     started = []
 
     def start(program):
         process = subprocess.Popen(
-            [sys.executable, "-c", PLAYING + program],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            [sys.executable, "-c", program],
+            env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -281,9 +298,7 @@ def start():
         started.append(process)
         if process.stdout.readline() != "playing\n":
             raise RuntimeError(process.stderr.read())
-        offspring = psutil.Process(process.pid).children(recursive=True)
-        assert sum(one.name() == "vizdoom" for one in offspring) == 2
-        return process, offspring
+        return process, psutil.Process(process.pid).children(recursive=True)
 
     yield start
     for process in started:
@@ -293,14 +308,22 @@ def start():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a Doom engine to its parent")
 def test_no_worker_and_no_doom_engine_survives_a_kill_of_the_program(start):
-    process, offspring = start(WITHOUT_END)
+    process, offspring = start(PLAYING + WITHOUT_END)
+    assert sum(one.name() == "vizdoom" for one in offspring) == 2
+    process.send_signal(signal.SIGKILL)
+    assert gone(offspring)
+
+
+@pytest.mark.slow  # it is given ten seconds
+def test_a_simulator_that_hangs_does_not_survive_a_kill_of_the_program(start):
+    process, offspring = start(HANGING)
     process.send_signal(signal.SIGKILL)
     assert gone(offspring)
 
 
 def test_ctrl_c_leaves_the_workers_to_the_program(start):
     """A terminal sends SIGINT to the whole process group; the program may want to go on, in order to save."""
-    process, offspring = start(WAITING)
+    process, offspring = start(PLAYING + WAITING)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
     assert (out, err, process.returncode) == ("[-0.009999999776482582, -0.009999999776482582]\n", "", 0)
