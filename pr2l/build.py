@@ -4,41 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any, Literal
 
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from pr2l import prompt, registry
 from pr2l.config import RunConfig
 from pr2l.encoders._base import Encoder, EncoderSource
 from pr2l.encoders._memory import Remembering
-from pr2l.episodes import SeededEpisodes, evaluation_seed, training_seed
+from pr2l.episodes import SeededEpisodes, interleaved_seed, make_episodes, training_seed
 from pr2l.observe import Observe
+from pr2l.workers import Workers
 
 Split = Literal["train", "evaluation"]
 
 
-def environments(config: RunConfig, split: Split, *, labels: bool = False, count: int | None = None) -> DummyVecEnv:
-    """The config's simulators in this process, showing frames; the caller closes them.
+def environments(config: RunConfig, split: Split, *, labels: bool = False, count: int | None = None) -> VecEnv:
+    """The config's simulators, in this process or in `config.workers` others, showing frames; the caller closes them.
 
     labels: put the ground truth into their infos; count: how many, None = num_envs.
 
     In training, environment i plays its own endless row of episodes; in evaluation the rows interleave, so that
     environment i's n-th episode is number i + n * count of a list that is the same for every run.
     """
-    module, options = registry.load("environments", config.environment), config.options("environment")
+    options = config.options("environment")
     count = count or config.num_envs
 
-    def seeds(row: int) -> Callable[[int], int]:
-        if split == "train":
-            return lambda episode: training_seed(config.seed, row, episode)
-        return lambda episode: evaluation_seed(row + episode * count)
+    def recipe(row: int) -> Callable[[], SeededEpisodes]:
+        train = split == "train"
+        seed_of = partial(training_seed, config.seed, row) if train else partial(interleaved_seed, row, count)
+        return partial(make_episodes, config.environment, config.task, options, split, labels, seed_of)
 
+    recipes = [recipe(row) for row in range(count)]
+    return Workers(recipes, config.workers, config.groups) if config.workers else _in_this_process(recipes)
+
+
+def _in_this_process(recipes: list[Callable[[], SeededEpisodes]]) -> DummyVecEnv:
     made: list[SeededEpisodes] = []
     try:
-        for row in range(count):
-            env = module.make(config.task, options, split=split, labels=labels)
-            made.append(SeededEpisodes(env, seeds(row)))
+        for recipe in recipes:
+            made.append(recipe())
         return DummyVecEnv([lambda env=env: env for env in made])  # type: ignore[misc]  # env is bound as default
     except BaseException:
         for env in made:

@@ -26,6 +26,7 @@ from pr2l.encoders._base import Encoder
 from pr2l.encoders._memory import Remembering
 from pr2l.errors import UserError
 from pr2l.observe import Observe
+from pr2l.workers import arrange
 
 TIMED_STEPS = 5  # vector steps, after one to warm up
 
@@ -101,7 +102,14 @@ def _encoder(config: RunConfig, encoder: Encoder) -> Finding:
 def _environment(config: RunConfig, frames: VecEnv) -> Finding:
     space = frames.observation_space
     parts = ", ".join(f"{key} {part.shape}" for key, part in space.spaces.items())  # type: ignore[attr-defined]
-    return Finding("environment", f"{config.num_envs} x {parts}; {frames.action_space}")
+    where = f"; {_workers(config)}" if config.workers else ""
+    return Finding("environment", f"{config.num_envs} x {parts}; {frames.action_space}{where}")
+
+
+def _workers(config: RunConfig) -> str:
+    groups = arrange(config.num_envs, config.workers, config.groups)
+    sizes = " + ".join(str(sum(map(len, shares))) for shares in groups)
+    return f"{len(groups[0])} worker processes, VLM batches of {sizes} frames a step"
 
 
 def _memory(config: RunConfig, venv: Observe) -> Finding:

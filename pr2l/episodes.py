@@ -14,6 +14,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from pr2l import registry
+
 Observation = dict[str, np.ndarray]
 Info = dict[str, Any]
 
@@ -29,6 +31,11 @@ def training_seed(run_seed: int, env: int, episode: int) -> int:
 def evaluation_seed(number: int) -> int:
     """The seed of an evaluation episode: the same for every run and method, and unlike any in training."""
     return _seed(0, EVALUATION, number)
+
+
+def interleaved_seed(env: int, count: int, episode: int) -> int:
+    """The seed of an episode of the env-th of `count` simulators that take turns at the evaluation episodes."""
+    return evaluation_seed(env + count * episode)
 
 
 def _seed(entropy: int, *key: int) -> int:
@@ -93,6 +100,14 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
         if _digest(observation) != state["observation"]:
             _warn("shows another observation")
         return observation, info
+
+
+def make_episodes(
+    environment: str, task: str, options: Any, split: str, labels: bool, seed_of: Callable[[int], int]
+) -> SeededEpisodes:
+    """SeededEpisodes of an environment of the registry; arguments as of its `make` and of SeededEpisodes."""
+    module = registry.load("environments", environment)
+    return SeededEpisodes(module.make(task, options, split=split, labels=labels), seed_of)
 
 
 def _digest(observation: Observation) -> str:

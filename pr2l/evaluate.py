@@ -114,7 +114,7 @@ def _play_and_film(run: Run, encoder: Encoder, model: Any, episodes: int) -> lis
     torch.manual_seed(config.seed)
     with closing(build.environments(config, "evaluation", labels=encoder.needs_labels, count=count)) as frames:
         played = play(Observe(frames, encoder), model_actor(config, model), episodes, film)
-        fps = float(frames.envs[0].metadata.get("render_fps", 10))
+        fps = float(frames.get_attr("metadata", 0)[0].get("render_fps", 10))
     write_video(run.path / "video", film.pictures(), fps)
     return played
 

@@ -5,10 +5,15 @@ once per vector step, on one batch:
 
     rows 0 .. N-1   the frames that the N environments show now, under the contexts they are in now
     rows N ..       the last frames of the episodes that just ended, under the contexts of those episodes
+
+Simulators in worker processes come in groups (`Workers.step_groups`), and each group is such a batch: while the VLM
+is busy with it, the next group is simulated.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -40,22 +45,32 @@ class Observe(VecEnvWrapper):
 
     def reset(self) -> VecEnvObs:
         shown = self.venv.reset()
-        return self._embed(shown, self._reset_infos())
+        return self._embed(shown, self._reset_infos(), self.num_envs)
 
     def step_wait(self) -> VecEnvStepReturn:
-        shown, rewards, dones, infos = self.venv.step_wait()
-        assert isinstance(shown, dict)
+        venv: Any = self.venv
+        in_groups = hasattr(type(venv), "step_groups")  # the type's own, as a wrapper would lend that of what it wraps
+        steps, seen = [], []
+        for rows, step in venv.step_groups() if in_groups else [(range(self.num_envs), venv.step_wait())]:
+            steps.append(self._embed_step(rows, *step))
+            seen.append((self.frames, self.contexts, self.answers))
+        self.frames, self.contexts, self.answers = (_together(parts) for parts in zip(*seen, strict=True))
+        observation, rewards, dones, infos = (_together(parts) for parts in zip(*steps, strict=True))
+        return observation, rewards, dones, infos
+
+    def _embed_step(self, rows: range, shown: Any, rewards: Any, dones: Any, infos: Any) -> VecEnvStepReturn:
+        """The step of some rows, which come consecutively, with tokens in the place of frames."""
         ended = np.flatnonzero(dones)
         # After the automatic reset an environment shows the new episode, but its info tells of the old one.
-        resets = self._reset_infos()
-        now = [resets[row] if dones[row] else infos[row] for row in range(self.num_envs)]
+        resets = self._reset_infos()[rows.start : rows.stop]
+        now = [reset if done else info for reset, done, info in zip(resets, dones, infos, strict=True)]
         last = [infos[row]["terminal_observation"] for row in ended]
         both = {key: np.concatenate([shown[key], *(each[key][None] for each in last)]) for key in shown}
-        embedded = self._embed(both, [*now, *(infos[row] for row in ended)])
-        for place, row in enumerate(ended, start=self.num_envs):
-            infos[row]["terminal_frame"] = last[place - self.num_envs]["frame"]
+        embedded = self._embed(both, [*now, *(infos[row] for row in ended)], len(rows))
+        for place, row in enumerate(ended, start=len(rows)):
+            infos[row]["terminal_frame"] = last[place - len(rows)]["frame"]
             infos[row]["terminal_observation"] = {key: part[place] for key, part in embedded.items()}
-        return {key: part[: self.num_envs] for key, part in embedded.items()}, rewards, dones, infos
+        return {key: part[: len(rows)] for key, part in embedded.items()}, rewards, dones, infos
 
     def states(self) -> list[dict[str, Any]]:
         """The running episodes as JSON values, for `restore`."""
@@ -71,13 +86,14 @@ class Observe(VecEnvWrapper):
         # A VecEnvWrapper has an empty reset_infos of its own, which hides the environment's.
         return self.unwrapped.reset_infos
 
-    def _embed(self, shown: Any, infos: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    def _embed(self, shown: Any, infos: list[dict[str, Any]], count: int) -> dict[str, np.ndarray]:
+        """Embeds a batch, the first `count` rows of which environments show now."""
         contexts = [info["context"] for info in infos]
         labels = [info["labels"] for info in infos] if self.encoder.needs_labels else None
         with torch.no_grad():
             tokens = self.encoder.encode(shown["frame"], contexts, labels)
-        self.frames, self.contexts = shown["frame"][: self.num_envs], contexts[: self.num_envs]
-        self.answers = self.encoder.answers()[: self.num_envs]
+        self.frames, self.contexts = shown["frame"][:count], contexts[:count]
+        self.answers = self.encoder.answers()[:count]
         values, mask = in_half(tokens)
         embedded = {"tokens": values, "mask": mask}
         return embedded | ({"proprio": shown["proprio"]} if "proprio" in shown else {})
@@ -96,6 +112,15 @@ def in_half(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
     # Some VLMs have single states beyond what half precision can hold.
     half = np.clip(values, -HALF_MAX, HALF_MAX).astype(np.float16)
     return half, tokens.mask.cpu().numpy().astype(np.uint8)
+
+
+def _together(parts: Sequence[Any]) -> Any:
+    """Arrays, lists or dicts of arrays for some rows each, as one for all rows."""
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(parts[0], dict):
+        return {key: _together([part[key] for part in parts]) for key in parts[0]}
+    return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [*chain(*parts)]
 
 
 def observation_space(frames: spaces.Space[Any], encoder: Encoder) -> spaces.Dict:

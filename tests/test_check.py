@@ -40,6 +40,12 @@ def test_what_is_remembered_is_counted_where_something_is(examples) -> None:
     assert "remember" not in report("remember=0")
 
 
+def test_worker_processes_are_said_with_the_batches_that_they_make(examples) -> None:
+    found = report("workers=3")
+    assert found["environment"].found.endswith("; 3 worker processes, VLM batches of 3 + 1 frames a step")
+    assert found["first steps"].good
+
+
 def test_a_rollout_that_cannot_fit_fails_before_it_is_allocated(examples) -> None:
     found = report("algorithm_options.n_steps=1000000000000")
     assert not found["memory"].good and "fewer num_envs" in found["memory"].problem

@@ -148,12 +148,15 @@ def test_rows_say_where_the_run_was(toy, tmp_path):
     assert all(row["train/value_loss"] for row in rows)
 
 
-@pytest.mark.parametrize("recurrent", [False, True])
-def test_killed_and_resumed_is_never_killed(toy, start, tmp_path, recurrent):
-    """kill -9 at some moment after the third checkpoint; then the last whole checkpoint is the truth."""
+@pytest.mark.parametrize(("recurrent", "workers"), [(False, 0), (True, 0), (False, 2)])
+def test_killed_and_resumed_is_never_killed(toy, start, tmp_path, recurrent, workers):
+    """kill -9 at some moment after the third checkpoint; then the last whole checkpoint is the truth.
+
+    And that whatever the number of worker processes: the run that was never killed has none.
+    """
     words = ["toy.yaml", f"algorithm_options.recurrent={str(recurrent).lower()}", "algorithm_options.lstm_size=8"]
     toy()
-    process = start(*words)
+    process = start(*words, f"workers={workers}")
     killed = wait_for_step(tmp_path, process, 256)
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -176,9 +176,9 @@ class VLM:
 
     def key(self) -> dict[str, Any]:
         """Everything that states depend on beside frame and text, in JSON values."""
-        made = {"dtype": str(self.model.dtype).removeprefix("torch."), "image_size": self.image_size}
-        options = self.options.model_dump(mode="json", exclude={"device"})
-        return {"family": type(self).__name__, **self._source, **options, **made}
+        dtype = "int8" if self.options.dtype == "int8" else str(self.model.dtype).removeprefix("torch.")
+        options = self.options.model_dump(mode="json", exclude={"device", "without"})  # levers change nothing
+        return {"family": type(self).__name__, **self._source, **options, "dtype": dtype, "image_size": self.image_size}
 
     @property
     def image_sees_prompt(self) -> bool:
