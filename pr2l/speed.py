@@ -27,9 +27,12 @@ from stable_baselines3.common.callbacks import CallbackList
 from pr2l import _shapes, build, registry
 from pr2l._race import Spread, flops, matrix_ceiling, peak_memory, race, ratios
 from pr2l.config import RunConfig, load_config
+from pr2l.encoders._base import Encoder
+from pr2l.encoders._memory import Remembering
 from pr2l.errors import UnknownName
 from pr2l.observe import Observe
 from pr2l.runs import write_json
+from pr2l.store import Store
 from pr2l.types import Frames, Hidden
 from pr2l.vlms._base import LEVERS, VLM, Defaults
 from pr2l.vlms._checkpoint import cpu_has_bfloat16
@@ -236,8 +239,9 @@ def _clocked(config: RunConfig, steps: int, change: Callable[[Ask], Ask] = lambd
 
         return timing
 
-    encoder: Any = build.encoder(config)
-    encoder.vlm.hidden = timed("the VLM", change(encoder.vlm.hidden))
+    encoder = build.encoder(config)
+    vlm = _vlm_of(encoder)
+    vlm.hidden = timed("the VLM", change(vlm.hidden))  # type: ignore[method-assign]
     with closing(build.environments(config, "train")) as frames:
         simulators: Any = frames
         simulators.step_wait = timed("simulators", frames.step_wait)
@@ -249,6 +253,49 @@ def _clocked(config: RunConfig, steps: int, change: Callable[[Ask], Ask] = lambd
         return Clock(model.num_timesteps, spent | {"the rest": rest})
 
 
+def _vlm_of(encoder: Encoder) -> VLM:
+    bare: Any = encoder.encoder if isinstance(encoder, Remembering) else encoder
+    vlm: VLM = bare.vlm
+    return vlm
+
+
+def rollout(effort: Effort) -> Iterator[Measure]:
+    """What a rollout's observations take in memory, of the main job, against SB3's own way with the same tokens.
+
+    SB3's own way: float32 arrays in the buffer, flattened into a second copy for the update.
+    """
+    config = load_config("doom/fetch/prompted")
+    with closing(build.environments(config, "train")) as frames:
+        venv = Observe(frames, build.encoder(config))
+        model = build.model(config, venv)
+        held = 2 * sum(part.nbytes for part in model.rollout_buffer.observations.values()) + model.env.table.nbytes
+        parts: Any = venv.observation_space
+        numbers = sum(int(np.prod(part.shape)) for part in parts.values())
+        rows = model.n_steps * model.n_envs
+    yield Measure("a rollout's step in memory", Spread.of([held / rows]), "bytes")
+    share = Spread.of([held / (2 * 4 * numbers * rows)])
+    yield Measure("a rollout's memory, share of SB3's own", share, "", 0.25, below=True)
+
+
+def stored(effort: Effort) -> Iterator[Measure]:
+    """Reading embeddings from a store, in batches of random rows, against computing them again with `tiny`."""
+    config = load_config("doom/fetch/prompted", ["remember=0"])
+    encoder, frames = build.encoder(config), _frames(effort.frames)
+    contexts = [{"target": "imp"}] * effort.frames
+    draw = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(prefix="pr2l-store-") as folder:
+        store = Store.create(Path(folder), encoder.key(), (8 * effort.frames, encoder.tokens, encoder.width))
+        for _ in range(8):
+            store.append(encoder.encode(frames, contexts))
+        ways = {
+            "computed": lambda: encoder.encode(frames, contexts),
+            "read": lambda: store[draw.choice(len(store), effort.frames, replace=False)],
+        }
+        seconds = race(ways, effort.rounds)
+    faster = ratios(seconds["computed"], seconds["read"])
+    yield Measure("stored embeddings of tiny: read over computed", faster, "x", 20.0)
+
+
 # The program.
 
 SECTIONS: dict[str, tuple[Callable[[Effort], Iterator[Measure]], ...]] = {
@@ -256,6 +303,8 @@ SECTIONS: dict[str, tuple[Callable[[Effort], Iterator[Measure]], ...]] = {
         partial(generation, "tiny", None, 3),
         partial(ceiling, "tiny", None),
         partial(training, "tiny"),
+        rollout,
+        stored,
     ),
     "smolvlm-256m": (
         partial(generation, "smolvlm-256m", 256, 8),
