@@ -163,19 +163,20 @@ def further_prompts(shape: str, size: int, effort: Effort) -> Iterator[Measure]:
 
 
 def ceiling(shape: str, size: int | None, effort: Effort) -> Iterator[Measure]:
-    """Operations a second of a pass without generation, as a share of what a matrix product alone reaches here."""
+    """Operations of a pass without generation, and how many a second, against what a matrix product reaches here."""
     frames, texts = _frames(effort.frames), [TEXT] * effort.frames
     with _vlms(shape, image_size=size, generation="none") as load:
         vlm = load()
         run = partial(vlm.hidden, frames, texts)
         side = 2048
         product = matrix_ceiling(torch.float32, vlm.model.device, side)
-        count = flops(run)
+        count, seen = flops(run), flops(partial(vlm.vision, frames))
         seconds = race({"matrix product": product, "pass": run}, effort.rounds)
     best = [2 * side**3 / each for each in seconds["matrix product"]]
     reached = [count / each for each in seconds["pass"]]
     share = Spread.of([one / other for one, other in zip(reached, best, strict=True)])
     yield Measure(f"{shape}: operations a frame", Spread.of([count / effort.frames / 1e9]), "GFLOP")
+    yield Measure(f"{shape}: share of them in the vision tower", Spread.of([seen / count]), "")
     yield Measure("this machine's float32 matrix product", Spread.of([each / 1e9 for each in best]), "GFLOP/s")
     yield Measure(f"{shape}: share of it reached", share, "", 0.5 if shape == "smolvlm-256m" else None)
 
@@ -312,8 +313,8 @@ SECTIONS: dict[str, tuple[Callable[[Effort], Iterator[Measure]], ...]] = {
         partial(ceiling, "smolvlm-256m", 512),
         partial(training, "smolvlm-256m"),
     ),
-    "llava-small": (partial(half_the_layers, "llava-small"),),
-    "llava-7b": (partial(half_the_layers, "llava-7b"),),
+    "llava-small": (partial(half_the_layers, "llava-small"), partial(ceiling, "llava-small", None)),
+    "llava-7b": (partial(half_the_layers, "llava-7b"), partial(ceiling, "llava-7b", None)),
 }
 # Shapes that a CPU gets through in minutes.
 EVERYDAY = ("tiny", "smolvlm-256m", "llava-small")
