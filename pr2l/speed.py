@@ -323,7 +323,7 @@ GOALS = {"smolvlm-256m": {"ours": ("notebook", 4.0), "ours, int8": ("notebook", 
 
 
 def speed(shapes: Sequence[str] = EVERYDAY, effort: Effort | None = None, out: Path | None = None) -> list[Measure]:
-    """Measures, prints the table, and writes speed.json and speed.png into `out` (None = runs/speed).
+    """Measures, prints the table, and writes speed.md, speed.json and speed.png into `out` (None = runs/speed).
 
     Raises UserError for a shape that is not in SECTIONS.
     """
@@ -344,8 +344,9 @@ def speed(shapes: Sequence[str] = EVERYDAY, effort: Effort | None = None, out: P
             bars.advance(bar)
     console.print(_table(measures))
     write_json(out / "speed.json", {"machine": _machine(), "measures": [asdict(each) for each in measures]})
+    (out / "speed.md").write_text(_as_markdown(measures), encoding="utf-8")
     _draw(measures, out / "speed.png")
-    console.print(f"{out}: speed.json, speed.png")
+    console.print(f"{out}: speed.md, speed.json, speed.png")
     return measures
 
 
@@ -411,6 +412,11 @@ def _table(measures: Sequence[Measure]) -> Table:
     for measure in measures:
         table.add_row(measure.name, _shown(measure), measure.verdict)
     return table
+
+
+def _as_markdown(measures: Sequence[Measure]) -> str:
+    rows = [f"| {measure.name} | {_shown(measure)} | {measure.verdict} |" for measure in measures]
+    return "\n".join(["| measured | median [low, high] | goal |", "|---|---|---|", *rows, ""])
 
 
 def _draw(measures: Sequence[Measure], path: Path) -> None:

@@ -83,5 +83,6 @@ def test_the_program_measures_tiny(tmp_path):
     assert [each["name"] for each in written] == [measure.name for measure in measures]
     assert all(measure.value.low <= measure.value.median <= measure.value.high for measure in measures)
     assert (tmp_path / "speed.png").stat().st_size > 10_000
+    assert (tmp_path / "speed.md").read_text().count("\n") == len(measures) + 2
     shares = [measure.value.median for measure in measures if "share of time" in measure.name]
     assert len(shares) == 3 and sum(shares) == pytest.approx(1.0, abs=0.1)
