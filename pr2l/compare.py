@@ -2,8 +2,9 @@
 
     pr2l compare runs/doom-fetch-* --out docs/results
 
-Runs that differ in nothing but their seed are one method. An interval is a two-level bootstrap: over the runs of a
-method, and within each over its evaluation episodes, since both differ by chance.
+Runs that differ in nothing but their seed, or in where their simulators ran, are one method. An interval is a
+two-level bootstrap: over the runs of a method, and within each over its evaluation episodes, since both differ by
+chance.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def group(runs: Sequence[Run]) -> list[Method]:
     """Methods in the order of their first run; runs of a method in the order of their seeds."""
     alike: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        alike[json.dumps(run.config.model_dump(mode="json", exclude={"seed", "why"}), sort_keys=True)].append(run)
+        defining = run.config.model_dump(mode="json", exclude={"seed", "why", "workers", "groups"})
+        alike[json.dumps(defining, sort_keys=True)].append(run)
     named: dict[str, Method] = {}
     for members in alike.values():
         name = _name(members[0])

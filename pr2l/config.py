@@ -48,7 +48,7 @@ class RunConfig(BaseModel):
     network_options: dict[str, Any] = Field(default_factory=dict)
     num_envs: PositiveInt = 8  # simulators side by side; their frames are one VLM batch
     workers: NonNegativeInt = 0  # processes for the simulators; 0 = in this one: fast ones (Doom) need no more
-    groups: PositiveInt = 2  # with workers: VLM batches a step, one embedded while the next is simulated
+    groups: PositiveInt = 2  # with workers: VLM batches a step, one made while the next is simulated; 1 = no overlap
     steps: PositiveInt  # environment steps of the whole run, summed over the simulators
     seed: NonNegativeInt = 0
     # the last frames whose embeddings are kept should they come again (in training within a rollout); 0 = none.

@@ -204,6 +204,11 @@ def test_an_environment_that_cannot_be_made_leaves_no_process(shared):
     assert psutil.Process().children() == before
 
 
+def test_workers_do_without_torch():
+    program = "import sys, pr2l._worker, pr2l.episodes, environments.doom; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 def test_an_exception_that_cannot_be_sent_is_told_in_words():
     sendable = ValueError("as it is")
     assert _worker._portable(sendable) is sendable
