@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +63,7 @@ def peak_memory(run: Callable[[], object]) -> int:
     if not marks.exists():  # no Linux: the process' highest ever
         run()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    _return_freed_memory()
     marks.write_text("5")  # sets the peak to what is there now
     before = _status("VmRSS")
     run()
@@ -78,6 +81,14 @@ def matrix_ceiling(dtype: torch.dtype, device: torch.device, side: int = 2048) -
     """A product of two square matrices, 2 side^3 operations: as fast as this machine multiplies."""
     one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return lambda: one @ other
+
+
+def _return_freed_memory() -> None:
+    """What earlier runs have freed may still be the process', and would serve the next one unseen."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 def _wait() -> None:

@@ -152,5 +152,5 @@ def cpu_has_bfloat16() -> bool:
 def _with_int8_layers(model: Any) -> Any:
     """Linear layers with int8 weights; activations are quantised as they come (dynamic quantisation)."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torchao, its heir, is slower at this on a CPU
+        warnings.simplefilter("ignore")  # it is deprecated for torchao, which is slower at this on a CPU
         return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, torch.qint8, inplace=True)
