@@ -145,6 +145,8 @@ class Prefixes:
         parts = [self._of_text(tuple(row)) for row in ids[:, :length].tolist()]
         cache = copy.deepcopy(parts[0][1])
         for at, layer in enumerate(cache.layers):
+            if layer.keys is None:  # of a layer that early exit has dropped
+                continue
             layer.keys = torch.cat([kept.layers[at].keys for _, kept in parts])
             layer.values = torch.cat([kept.layers[at].values for _, kept in parts])
         states = torch.cat([states for states, _ in parts])

@@ -89,12 +89,12 @@ PREFIXED = [order for order in ORDERS if family(order.values[0].model_type).load
 
 
 @pytest.mark.parametrize(("case", "order"), [order for order in PREFIXED if order.values[0] in ENGINES])
-@pytest.mark.parametrize("generation", ["none", "greedy"])
-def test_a_shared_prefix_is_read_once(case, order, generation):
+@pytest.mark.parametrize(("generation", "layers"), [("none", (1, -1)), ("none", (1,)), ("greedy", (1, -1))])
+def test_a_shared_prefix_is_read_once(case, order, generation, layers):
     """Two frames under two texts of one length; text first, the second batch reads only what is new."""
     first, second = pictures(case)[:2]
     frames, texts = np.stack([first, second, first, first]), [TEXTS[1], TEXTS[2], TEXTS[2], TEXTS[1]]
-    options = {"generation": generation, "new_tokens": N, "token_order": order, "layers": (1, -1)}
+    options = {"generation": generation, "new_tokens": N, "token_order": order, "layers": layers}
     shared = fresh(case, **options)
     theirs = fresh(case, **options, without=("shared_prefix",)).hidden(frames, texts)
     same(shared.hidden(frames, texts), theirs)
