@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.callbacks import BaseCallback
 
 from pr2l import _shapes, build, registry
 from pr2l._race import Spread, flops, matrix_ceiling, peak_memory, race, ratios
@@ -69,11 +69,10 @@ class Measure:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: frames in a batch, rounds of a race, environment steps of a training."""
+    """How much is measured: frames in a batch, rounds of a race."""
 
     frames: int = 16
     rounds: int = 5
-    steps: int = 1  # rounded up to whole rollouts
 
 
 # How others do it.
@@ -188,18 +187,16 @@ def training(shape: str, effort: Effort) -> Iterator[Measure]:
         given = [vlm, *([] if shape == "tiny" else SMALL_ROLLOUTS)]
         ours = load_config("doom/fetch/prompted", given)
         plain = load_config("doom/fetch/prompted", [*given, f"vlm_options.without={list(LEVERS)}"])
-        clocks: list[Clock] = []
-        ways: dict[str, Callable[[], object]] = {"ours": lambda: clocks.append(_clocked(ours, effort.steps))}
-        if shape == "tiny":  # with a larger one it takes minutes, and `generation` gives the ratio
-            ways["notebook"] = lambda: _clocked(plain, effort.steps, row_by_row)
-        seconds = race(ways, max(1, effort.rounds // 2))
-    steps = Spread.of([clock.steps / each for clock, each in zip(clocks[1:], seconds["ours"], strict=True)])
-    yield Measure(f"PPO with {shape}", steps, "steps/s")
-    if "notebook" in seconds:
-        faster = ratios(seconds["notebook"], seconds["ours"])
+        rounds = range(max(1, effort.rounds // 2))
+        clocks = [_clocked(ours) for _ in rounds]
+        # With a larger one it takes minutes, and `generation` gives the ratio.
+        slow = [_clocked(plain, row_by_row) for _ in rounds] if shape == "tiny" else []
+    yield Measure(f"PPO with {shape}", Spread.of([clock.steps / clock.total for clock in clocks]), "steps/s")
+    if slow:
+        faster = ratios([clock.total for clock in slow], [clock.total for clock in clocks])
         yield Measure(f"PPO with {shape}, over the notebook's way", faster, "x", 3.0)
     for part in clocks[0].seconds:
-        share = Spread.of([clock.seconds[part] / sum(clock.seconds.values()) for clock in clocks[1:]])
+        share = Spread.of([clock.seconds[part] / clock.total for clock in clocks])
         goal = 0.1 if part == "the rest" and shape != "tiny" else None
         yield Measure(f"PPO with {shape}, share of time in {part}", share, "", goal, below=True)
 
@@ -210,6 +207,10 @@ class Clock:
 
     steps: int
     seconds: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
 
 
 Ask = Callable[..., Hidden]
@@ -226,8 +227,23 @@ def row_by_row(hidden: Ask) -> Ask:
     return asked
 
 
-def _clocked(config: RunConfig, steps: int, change: Callable[[Ask], Ask] = lambda ask: ask) -> Clock:
-    """A training of at least so many steps. change: of VLM.hidden."""
+class Begin(BaseCallback):
+    """Notes when the first rollout begins: simulators have started by then, and the VLM has seen their first frames."""
+
+    def __init__(self, spent: dict[str, float]) -> None:
+        super().__init__()
+        self.spent, self.at = spent, 0.0
+
+    def _on_training_start(self) -> None:
+        self.spent.update(dict.fromkeys(self.spent, 0.0))
+        self.at = perf_counter()
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def _clocked(config: RunConfig, change: Callable[[Ask], Ask] = lambda ask: ask) -> Clock:
+    """Two rollouts and updates. change: of VLM.hidden."""
     spent = {"simulators": 0.0, "the VLM": 0.0}
 
     def timed(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -247,10 +263,9 @@ def _clocked(config: RunConfig, steps: int, change: Callable[[Ask], Ask] = lambd
         simulators: Any = frames
         simulators.step_wait = timed("simulators", frames.step_wait)
         model = build.model(config, Observe(frames, encoder))
-        began = perf_counter()
-        algorithm = registry.load("algorithms", config.algorithm)
-        algorithm.learn(model, config.options("algorithm"), steps, CallbackList([]))
-        rest = perf_counter() - began - sum(spent.values())
+        algorithm, begin = registry.load("algorithms", config.algorithm), Begin(spent)
+        algorithm.learn(model, config.options("algorithm"), 2 * model.n_steps * model.n_envs, begin)
+        rest = perf_counter() - begin.at - sum(spent.values())
         return Clock(model.num_timesteps, spent | {"the rest": rest})
 
 

@@ -34,7 +34,7 @@ from pr2l.errors import UserError
 from pr2l.types import Frames, Hidden, Tokens
 from pr2l.vlms import _checkpoint as checkpoint
 from pr2l.vlms._decoding import Decoding, uniforms
-from pr2l.vlms._engine import Engine, Passes, distinct, spread
+from pr2l.vlms._engine import Engine, Looked, Passes, distinct
 from pr2l.vlms._pixels import Pixels
 
 Lever = Literal["own_passes", "early_exit", "shared_vision", "shared_prefix"]
@@ -155,16 +155,14 @@ class VLM:
         """The module that reads what `given` gives and has a head for logits; its `model` is itself without head."""
         return self.model
 
-    def given(self, frames: Frames, texts: list[str]) -> dict[str, Any]:
-        """What the speaker reads: as `inputs`, but past the vision tower already."""
-        ids = self.ids(texts)  # of one length here: without padding, no mask is needed
-        return {"input_ids": ids, "mm_encoder_outputs": {"image": self.seen(frames)}, **self.text_inputs(texts, ids)}
+    def look(self, frames: Frames) -> Any:
+        """What the vision tower gives, as `given` takes it: a tensor, or what get_image_features returns."""
+        return self.model.get_image_features(**self.pixels(frames), return_dict=True)
 
-    def seen(self, frames: Frames) -> Any:
-        """What the model's get_image_features gives for the frames, computed once for equal ones."""
-        first, rows = self.distinct(frames)
-        seen = self.model.get_image_features(**self.pixels(frames[first]), return_dict=True)
-        return spread(seen, rows, len(first))
+    def given(self, seen: Any, texts: list[str]) -> dict[str, Any]:
+        """What the speaker reads: as `inputs`, but past the vision tower already. seen: one row of `look` per text."""
+        ids = self.ids(texts)  # of one length here: without padding, no mask is needed
+        return {"input_ids": ids, "mm_encoder_outputs": {"image": seen}, **self.text_inputs(texts, ids)}
 
     @property
     def image_sees_later_text(self) -> bool:
@@ -216,8 +214,10 @@ class VLM:
         lengths = torch.tensor([len(self._ids(text)) for text in texts], device=device)
         mask[:, :end] = torch.arange(end, device=device) < lengths[:, None]
         answers = [""] * len(texts)
+        looked = self._engine.look(frames) if self._engine is not None else None
         for rows in self._passes(texts):
-            given, chosen, made = self._states(frames[rows], [texts[row] for row in rows])
+            of_rows = looked.at(rows) if looked is not None else None
+            given, chosen, made = self._states(frames[rows], [texts[row] for row in rows], of_rows)
             states[rows, :, : given.shape[2]] = given
             states[rows, :, spans["generated"]] = made
             mask[rows, spans["generated"]] = self._before_end(chosen)
@@ -394,11 +394,15 @@ class VLM:
             rows[len(ids), ids.index(self.image_token_id)].append(row)
         return list(rows.values())
 
-    def _states(self, frames: Frames, texts: list[str]) -> Passes:
-        """Input states [B, L, I + P, D] in Hidden's order, generated ids [B, N], their states [B, L, N, D]."""
+    def _states(self, frames: Frames, texts: list[str], looked: Looked | None = None) -> Passes:
+        """Input states [B, L, I + P, D] in Hidden's order, generated ids [B, N], their states [B, L, N, D].
+
+        looked: what the engine saw in the frames; None = it has not looked yet.
+        """
         if self._engine is None:
             return self._states_of_generate(frames, texts)
-        before, chosen, after = self._engine.states(frames, texts, self._decoding(frames, texts))
+        looked = looked or self._engine.look(frames)
+        before, chosen, after = self._engine.states(looked, texts, self._decoding(frames, texts))
         return before[:, :, self._order(self.ids(texts))], chosen, after
 
     def _states_of_generate(self, frames: Frames, texts: list[str]) -> Passes:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,25 @@ Passes = tuple[Tensor, Tensor, Tensor]  # states of the input [B, L, T, D], ids 
 Choose = Callable[[Any, Tensor], Tensor]  # (ignored, logits [B, V]) -> scores whose largest entry is the next token
 
 
+@dataclass(frozen=True)
+class Looked:
+    """What the vision tower made of `count` distinct frames, and for every row the place of its frame among them."""
+
+    seen: Any
+    places: list[int]
+    count: int
+    repeats: bool  # whether a frame comes several times in the whole batch
+    prefixes: dict[tuple[int, ...], tuple[Tensor, Any]] = field(default_factory=dict)  # what `Prefixes` keeps of them
+
+    def at(self, rows: Sequence[int]) -> Looked:
+        """Some of the rows."""
+        return replace(self, places=[self.places[row] for row in rows])
+
+    def rows(self) -> Any:
+        """`seen`, for every row."""
+        return spread(self.seen, self.places, self.count)
+
+
 class Engine:
     """The passes of one VLM. Rows of a decoder-only model are of one layout; an encoder's may be padded."""
 
@@ -52,11 +72,18 @@ class Engine:
         shares = vlm.can_share_prefix and "shared_prefix" not in vlm.options.without
         self._prefix = Prefixes(vlm, self) if shares else None
 
-    def states(self, frames: Frames, texts: list[str], choose: Choose) -> Passes:
-        """States of the input in the model's own order, and of what was generated."""
+    def look(self, frames: Frames) -> Looked:
+        """The vision tower's work for a whole batch, whose texts may then go through the model in several passes."""
+        first, places = self.vlm.distinct(frames)
+        return Looked(self.vlm.look(frames[first]), places, len(first), len(first) < len(places))
+
+    def states(self, looked: Looked, texts: list[str], choose: Choose) -> Passes:
+        """States of the input in the model's own order, and of what was generated; one text per row of `looked`."""
         if self.vlm.is_encoder_decoder:
-            return self._encoder_decoder(self.vlm.given(frames, texts), choose)
-        prefix, rest = self._prefix.take(frames, texts) if self._prefix else (None, self.vlm.given(frames, texts))
+            return self._encoder_decoder(self.vlm.given(looked.rows(), texts), choose)
+        if self._prefix is None:
+            return self._causal(self.vlm.given(looked.rows(), texts), choose)
+        prefix, rest = self._prefix.take(looked, texts)
         before, tokens, made = self._causal(rest, choose)
         return before if prefix is None else torch.cat([prefix, before], dim=2), tokens, made
 
@@ -128,48 +155,65 @@ class Prefixes:
         self.vlm, self.engine = vlm, engine
         self._of_text = lru_cache(maxsize=KEPT_TEXTS)(self._read_text)
 
-    def take(self, frames: Frames, texts: list[str]) -> tuple[Tensor | None, dict[str, Any]]:
+    def take(self, looked: Looked, texts: list[str]) -> tuple[Tensor | None, dict[str, Any]]:
         """(states [B, L, prefix, D], inputs of the rest with its cache); (None, all inputs) where none is shared."""
         ids = self.vlm.ids(texts)
         image = (ids[0] == self.vlm.image_token_id).nonzero().flatten()
-        if self.vlm.options.token_order == "text_first":
-            return self._texts(frames, texts, ids, int(image[0]))
-        return self._images(frames, texts, ids, int(image[-1]) + 1)
-
-    def _texts(
-        self, frames: Frames, texts: list[str], ids: Tensor, length: int
-    ) -> tuple[Tensor | None, dict[str, Any]]:
-        inputs = self.vlm.given(frames, texts)
-        if not length:
-            return None, inputs
-        parts = [self._of_text(tuple(row)) for row in ids[:, :length].tolist()]
-        cache = copy.deepcopy(parts[0][1])
-        for at, layer in enumerate(cache.layers):
-            if layer.keys is None:  # of a layer that early exit has dropped
-                continue
-            layer.keys = torch.cat([kept.layers[at].keys for _, kept in parts])
-            layer.values = torch.cat([kept.layers[at].values for _, kept in parts])
-        states = torch.cat([states for states, _ in parts])
-        return states, inputs | {"input_ids": ids[:, length:], "past_key_values": cache}
+        text_first = self.vlm.options.token_order == "text_first"
+        length = int(image[0]) if text_first else int(image[-1]) + 1
+        if text_first and length:
+            parts = [self._of_text(tuple(row)) for row in ids[:, :length].tolist()]
+            rest = {"input_ids": ids[:, length:], "past_key_values": _joined([cache for _, cache in parts])}
+            return torch.cat([states for states, _ in parts]), self.vlm.given(looked.rows(), texts) | rest
+        same_template = bool((ids[:, :length] == ids[:1, :length]).all())
+        if text_first or not looked.repeats or length == ids.shape[1] or not same_template:
+            return None, self.vlm.given(looked.rows(), texts)
+        states, cache = self._of_images(looked, texts[0], length)
+        return states[looked.places], {"input_ids": ids[:, length:], "past_key_values": _at_rows(cache, looked.places)}
 
     def _read_text(self, ids: tuple[int, ...]) -> tuple[Tensor, Any]:
-        row = torch.tensor([ids], device=self.vlm.model.device)
-        out = self.vlm.speaker.model(input_ids=row, use_cache=True, output_hidden_states=self.engine.layers)
+        return self._read({"input_ids": torch.tensor([ids], device=self.vlm.model.device)})
+
+    def _of_images(self, looked: Looked, text: str, length: int) -> tuple[Tensor, Any]:
+        """Of every distinct frame, behind the beginning of a text."""
+        inputs = self.vlm.given(looked.seen, [text] * looked.count)
+        beginning = inputs["input_ids"][:, :length]
+        key = tuple(beginning[0].tolist())
+        if key not in looked.prefixes:
+            looked.prefixes[key] = self._read(inputs | {"input_ids": beginning})
+        return looked.prefixes[key]
+
+    def _read(self, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+        out = self.vlm.speaker.model(**inputs, use_cache=True, output_hidden_states=self.engine.layers)
         return self.engine.chosen(out.hidden_states), out.past_key_values
 
-    def _images(
-        self, frames: Frames, texts: list[str], ids: Tensor, length: int
-    ) -> tuple[Tensor | None, dict[str, Any]]:
-        first, rows = distinct(frames)
-        same_template = bool((ids[:, :length] == ids[:1, :length]).all())
-        if len(first) == len(rows) or length == ids.shape[1] or not same_template:
-            return None, self.vlm.given(frames, texts)
-        inputs = self.vlm.given(frames[first], [texts[row] for row in first])
-        inputs["input_ids"] = inputs["input_ids"][:, :length]
-        out = self.vlm.speaker.model(**inputs, use_cache=True, output_hidden_states=self.engine.layers)
-        out.past_key_values.batch_select_indices(torch.tensor(rows, device=ids.device))
-        rest = {"input_ids": ids[:, length:], "past_key_values": out.past_key_values}
-        return self.engine.chosen(out.hidden_states)[rows], rest
+
+def _joined(caches: list[Any]) -> Any:
+    """One cache whose rows are those of the given ones."""
+    joined = _copied(caches[0])
+    for at, layer in _filled(joined):
+        layer.keys = torch.cat([cache.layers[at].keys for cache in caches])
+        layer.values = torch.cat([cache.layers[at].values for cache in caches])
+    return joined
+
+
+def _at_rows(cache: Any, rows: list[int]) -> Any:
+    """A cache of some rows of another, which stays as it is."""
+    chosen = _copied(cache)
+    for _, layer in _filled(chosen):
+        layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+    return chosen
+
+
+def _copied(cache: Any) -> Any:
+    copied = copy.copy(cache)
+    copied.layers = [copy.copy(layer) for layer in cache.layers]
+    return copied
+
+
+def _filled(cache: Any) -> list[tuple[int, Any]]:
+    """The layers of a cache that hold something: there is one too for each layer that early exit has dropped."""
+    return [(at, layer) for at, layer in enumerate(cache.layers) if layer.keys is not None]
 
 
 # Early exit.
@@ -211,9 +255,11 @@ def distinct(frames: Frames) -> tuple[list[int], list[int]]:
 
 
 def spread(seen: Any, rows: Sequence[int], count: int) -> Any:
-    """What `get_image_features` gave for `count` frames, for the rows that show them."""
+    """What VLM.look gave for `count` frames, for the rows that show them."""
     if list(rows) == list(range(count)):
         return seen
+    if isinstance(seen, Tensor):
+        return _at(seen, rows, count)
     wider = copy.copy(seen)
     wider.pooler_output = _at(seen.pooler_output, rows, count)
     if getattr(seen, "deepstack_features", None) is not None:  # Qwen3-VL: per layer, features of each image

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pr2l.types import Frames
 from pr2l.vlms._base import VLM, Defaults
 
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
@@ -24,8 +23,8 @@ class Blip2(VLM):
     def speaker(self) -> Any:
         return self.model.language_model
 
-    def given(self, frames: Frames, texts: list[str]) -> dict[str, Any]:
-        return self.embedded(texts, self.seen(frames).pooler_output)
+    def given(self, seen: Any, texts: list[str]) -> dict[str, Any]:
+        return self.embedded(texts, seen.pooler_output)
 
 
 load = Blip2.load

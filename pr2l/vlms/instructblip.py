@@ -42,9 +42,11 @@ class InstructBlip(VLM):
     def speaker(self) -> Any:
         return self.model.language_model
 
-    def given(self, frames: Frames, texts: list[str]) -> dict[str, Any]:
-        first, rows = self.distinct(frames)
-        return self.embedded(texts, self._queried(self.image_features(frames[first])[rows], texts))
+    def look(self, frames: Frames) -> torch.Tensor:
+        return self.image_features(frames)  # the Q-Former knows the prompt
+
+    def given(self, seen: Any, texts: list[str]) -> dict[str, Any]:
+        return self.embedded(texts, self._queried(seen, texts))
 
     def _queried(self, patches: torch.Tensor, texts: list[str]) -> torch.Tensor:
         """[B, I, D]: what the Q-Former makes of the ViT's tokens [B, N, V] under the prompts, projected."""
