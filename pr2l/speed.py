@@ -130,7 +130,7 @@ def generation(shape: str, size: int | None, tokens: int, effort: Effort) -> Ite
 
 
 def half_the_layers(shape: str, effort: Effort) -> Iterator[Measure]:
-    """Nothing generated, layers up to half: against a plain batch that keeps all layers, and each lever alone."""
+    """Nothing generated, layers up to half: against a plain batch that keeps all layers."""
     frames, texts = _frames(effort.frames), [TEXT] * effort.frames
     with _vlms(shape, generation="none") as load:
         depth = int(load().config.get_text_config().num_hidden_layers)
@@ -187,10 +187,11 @@ def training(shape: str, effort: Effort) -> Iterator[Measure]:
         given = [vlm, *([] if shape == "tiny" else SMALL_ROLLOUTS)]
         ours = load_config("doom/fetch/prompted", given)
         plain = load_config("doom/fetch/prompted", [*given, f"vlm_options.without={list(LEVERS)}"])
-        rounds = range(max(1, effort.rounds // 2))
-        clocks = [_clocked(ours) for _ in rounds]
-        # With a larger one it takes minutes, and `generation` gives the ratio.
-        slow = [_clocked(plain, row_by_row) for _ in rounds] if shape == "tiny" else []
+        clocks, slow = [], []
+        for _ in range(max(1, effort.rounds // 2)):  # in turn, as in a race
+            clocks.append(_clocked(ours))
+            if shape == "tiny":  # with a larger one it takes minutes, and `generation` gives the ratio
+                slow.append(_clocked(plain, row_by_row))
     yield Measure(f"PPO with {shape}", Spread.of([clock.steps / clock.total for clock in clocks]), "steps/s")
     if slow:
         faster = ratios([clock.total for clock in slow], [clock.total for clock in clocks])

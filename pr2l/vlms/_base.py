@@ -128,7 +128,7 @@ class VLM:
 
     def image_features(self, frames: Frames) -> torch.Tensor:
         """[B, N, V]: the vision tower's tokens, after the projection where that knows no prompt."""
-        features = self.model.get_image_features(**self.pixels(frames)).pooler_output
+        features = self.look(frames).pooler_output
         return features if isinstance(features, torch.Tensor) else torch.stack(list(features))
 
     def image_length(self) -> int:

@@ -168,20 +168,19 @@ class Prefixes:
         same_template = bool((ids[:, :length] == ids[:1, :length]).all())
         if text_first or not looked.repeats or length == ids.shape[1] or not same_template:
             return None, self.vlm.given(looked.rows(), texts)
-        states, cache = self._of_images(looked, texts[0], length)
+        beginning = tuple(ids[0, :length].tolist())
+        if beginning not in looked.prefixes:
+            looked.prefixes[beginning] = self._read_images(looked, texts[0], length)
+        states, cache = looked.prefixes[beginning]
         return states[looked.places], {"input_ids": ids[:, length:], "past_key_values": _at_rows(cache, looked.places)}
 
     def _read_text(self, ids: tuple[int, ...]) -> tuple[Tensor, Any]:
         return self._read({"input_ids": torch.tensor([ids], device=self.vlm.model.device)})
 
-    def _of_images(self, looked: Looked, text: str, length: int) -> tuple[Tensor, Any]:
+    def _read_images(self, looked: Looked, text: str, length: int) -> tuple[Tensor, Any]:
         """Of every distinct frame, behind the beginning of a text."""
         inputs = self.vlm.given(looked.seen, [text] * looked.count)
-        beginning = inputs["input_ids"][:, :length]
-        key = tuple(beginning[0].tolist())
-        if key not in looked.prefixes:
-            looked.prefixes[key] = self._read(inputs | {"input_ids": beginning})
-        return looked.prefixes[key]
+        return self._read(inputs | {"input_ids": inputs["input_ids"][:, :length]})
 
     def _read(self, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
         out = self.vlm.speaker.model(**inputs, use_cache=True, output_hidden_states=self.engine.layers)
