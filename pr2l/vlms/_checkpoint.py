@@ -25,6 +25,7 @@ from transformers.utils.hub import cached_file
 
 from pr2l import _digest
 from pr2l.errors import UserError, did_you_mean
+from pr2l.vlms._allocator import keep_freed_memory
 
 TINY = Path(__file__).parent / "tiny"
 READ = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}  # what may matter of a checkpoint's files
@@ -62,6 +63,8 @@ def read_config(path: str) -> Any:
 def read_model(path: str, device: str, dtype: str) -> Any:
     """The unmodified model, for inference; with dtype int8 its linear layers are quantised. Values as in Defaults."""
     chosen = torch.device(_device(device))
+    if chosen.type == "cpu":
+        keep_freed_memory()
     precision = _dtype(dtype, chosen)
     model = _read(path, "model", lambda: AutoModelForImageTextToText.from_pretrained(path, dtype=precision))
     model = model.eval().to(chosen)

@@ -1,0 +1,22 @@
+"""Memory of passes on a CPU: kept by the process instead of given back after each one.
+
+glibc maps every block above 32 MB anew and unmaps it when it is freed. The activations of a batch are such blocks, and
+the kernel clears their pages again in every pass: 300,000 page faults for 16 frames of SmolVLM, a fifth of the time
+with int8 weights.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+# of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT = 2**31 - 1  # bytes, as many as an int of C can say
+
+
+def keep_freed_memory() -> bool:
+    """For this process from now on; returns whether the C library could be told (glibc can)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(M_MMAP_THRESHOLD, KEPT) and mallopt(M_TRIM_THRESHOLD, KEPT))
