@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -75,6 +76,29 @@ def flops(run: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
+
+
+# What torch calls the parts of a transformer's pass.
+PARTS = {
+    "linear layers": ("linear", "mm", "bmm", "baddbmm"),
+    "attention": ("scaled_dot_product", "softmax"),
+    "activations": ("gelu", "silu", "relu", "sigmoid"),
+}
+
+
+def profile(run: Callable[[], object]) -> dict[str, float]:
+    """Shares of a run's time in PARTS, by the names of torch's operations, and in all others."""
+    on_gpu = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU, *on_gpu]) as seen:
+        run()
+    time_of = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    spent = {each.key: getattr(each, time_of) for each in seen.key_averages()}
+    parts = {
+        part: sum(time for key, time in spent.items() if any(name in key for name in names))
+        for part, names in PARTS.items()
+    }
+    whole = sum(spent.values())
+    return {part: time / whole for part, time in {**parts, "the rest": whole - sum(parts.values())}.items()}
 
 
 def matrix_ceiling(dtype: torch.dtype, device: torch.device, side: int = 2048) -> Callable[[], object]:

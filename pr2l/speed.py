@@ -25,7 +25,7 @@ from rich.table import Table
 from stable_baselines3.common.callbacks import BaseCallback
 
 from pr2l import _shapes, build, registry
-from pr2l._race import Spread, flops, matrix_ceiling, peak_memory, race, ratios
+from pr2l._race import Spread, flops, matrix_ceiling, peak_memory, profile, race, ratios
 from pr2l.config import RunConfig, load_config
 from pr2l.encoders._base import Encoder
 from pr2l.encoders._memory import Remembering
@@ -127,6 +127,9 @@ def generation(shape: str, size: int | None, tokens: int, effort: Effort) -> Ite
             goal = 0.99 if name == "int8" and shape != "tiny" else None
             cosine = _cosine(ours.hidden(frames, texts).states, vlm.hidden(frames, texts).states)
             yield Measure(f"{title}: cosine of {name} to float32", cosine, "", goal)
+        for name in ("ours", *(f"ours, {each}" for each in lower)):
+            for part, share in profile(ways[name]).items():
+                yield Measure(f"{title}: {name}, share of time in {part}", Spread.of([share]), "")
 
 
 def half_the_layers(shape: str, effort: Effort) -> Iterator[Measure]:

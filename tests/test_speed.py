@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pr2l import _shapes
-from pr2l._race import Spread, flops, matrix_ceiling, peak_memory, race, ratios
+from pr2l._race import Spread, flops, matrix_ceiling, peak_memory, profile, race, ratios
 from pr2l.errors import UserError
 from pr2l.speed import Effort, Measure, as_plain_batch, as_the_notebook, row_by_row, speed
 from pr2l.vlms._base import LEVERS, Defaults
@@ -42,6 +42,17 @@ def test_operations_and_memory_of_a_product():
     for _ in range(2):  # the second time in memory that the first has freed
         used = peak_memory(lambda: [torch.ones(250_000) for _ in range(100)])
         assert used == pytest.approx(100e6, rel=0.15)
+
+
+def test_a_profile_says_where_the_time_went():
+    product = matrix_ceiling(torch.float32, torch.device("cpu"), side=1024)
+    numbers = torch.randn(100_000)
+    of_products = profile(product)
+    of_activations = profile(lambda: [torch.nn.functional.gelu(numbers) for _ in range(9)])
+    for shares in (of_products, of_activations):
+        assert sum(shares.values()) == pytest.approx(1.0)
+    assert of_products["linear layers"] > 0.9
+    assert of_activations["activations"] > 0.8 and of_activations["linear layers"] == 0.0
 
 
 @pytest.mark.parametrize(("name", "millions"), [("smolvlm-256m", 256.5), ("llava-7b", 7063.4)])
