@@ -19,5 +19,5 @@ def faults(run):
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_freed_blocks_serve_the_next_pass():
     assert keep_freed_memory()
-    pages = [faults(lambda: torch.ones(2**24)) for _ in range(4)]  # 64 MiB; the heap grows once or twice
-    assert pages[0] >= 2**14 and pages[-1] < 100
+    pages = [faults(lambda: torch.ones(2**24)) for _ in range(4)]  # 64 MiB; at first the heap grows
+    assert pages[-1] < 100  # of 16,384
