@@ -112,6 +112,16 @@ def test_what_was_made_before_a_change_is_not_remembered(change):
     assert memory.state_dict() is not None and memory.state_dict().keys() == {"shift"}
 
 
+def test_it_says_how_many_rows_it_spared_the_encoder_since_it_forgot():
+    memory = Remembering(Diary(), capacity=9)
+    assert memory.metrics() == {}
+    memory.encode(*batch((1, "a"), (2, "a"), (1, "a")))  # one that comes twice in its batch
+    memory.encode(*batch((1, "a"), (3, "a"), (2, "a"), (2, "b"), (1, "a")))
+    assert memory.metrics() == {"memory/hit_rate": 4 / 8}
+    memory.forget()
+    assert memory.metrics() == {}
+
+
 def test_it_stands_for_the_encoder_in_everything_else():
     memory = Remembering(Diary(), capacity=9)
     assert (memory.tokens, memory.width, memory.fit_frames, memory.needs_labels) == (2, 2, 3, False)

@@ -59,8 +59,12 @@ def as_pil_does(pictures, size, resample):
     return ours.permute(0, 2, 3, 1).numpy()
 
 
+# Of fewer new pixels the order of the passes might not show in the noise.
+sides = st.tuples(st.integers(1, 70), st.integers(1, 70), st.integers(8, 70))
+
+
 @settings(deadline=None)
-@given(st.sampled_from([*FILTERS]), st.tuples(*[st.integers(1, 70)] * 3), st.integers(0, 2**32 - 1))
+@given(st.sampled_from([*FILTERS]), sides, st.integers(0, 2**32 - 1))
 def test_a_batch_is_stretched_as_pil_stretches_each_picture(resample, sides, seed):
     height, width, size = sides
     pictures = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), np.uint8)
