@@ -75,6 +75,14 @@ def test_the_same_bytes_in_another_shape_are_another_frame():
     assert len(memory.encoder.batches) == 2
 
 
+def test_a_context_is_its_names_with_their_values_in_any_order():
+    memory = Remembering(Diary(), capacity=10)
+    frames, _ = batch((1, "a"))
+    for context in ({"target": "a", "item": "x"}, {"item": "x", "target": "a"}, {"target": "x", "item": "a"}):
+        memory.encode(frames, [context])
+    assert memory.encoder.batches == [[(1, "a")], [(1, "x")]]
+
+
 def test_the_least_recently_used_row_goes_first():
     memory = Remembering(Diary(), capacity=2)
     for row in ((1, "a"), (2, "a"), (1, "a"), (3, "a"), (1, "a"), (2, "a")):
