@@ -156,7 +156,7 @@ class Training(BaseCallback):
         }
         self._ended = []
         times = {"seconds": self.seconds, "fps": self._rate()}
-        return {"step": step, "episodes": self.episodes, **means, **times, **losses}
+        return {"step": step, "episodes": self.episodes, **means, **times, **self.venv.encoder.metrics(), **losses}
 
     def _take_state(self, step: int) -> Checkpoint:
         tensors, values = self.algorithm.state(self.model)

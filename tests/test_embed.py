@@ -140,10 +140,11 @@ def test_another_data_set_is_not_taken_for_this_one(toy, dataset, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("fitted", [False, True])
 def test_a_stopped_command_goes_on(toy, dataset, tmp_path, number, code, fitted):
-    """SIGKILL after the flush of the second batch, or Ctrl-C in the third."""
+    """SIGKILL after the flush of the second batch, or Ctrl-C in the third, which has to flush what there is."""
     words = ["toy.yaml", f"encoder_options.fitted={str(fitted).lower()}"]
     path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[1])))
-    script = "import sys; from pr2l import cli, embed; embed.FLUSH_EVERY = 0; sys.argv[0] = 'pr2l'; cli.main()"
+    seconds = 0 if number == signal.SIGKILL else 1000
+    script = f"import sys; from pr2l import cli, embed; embed.FLUSH_EVERY = {seconds}; sys.argv[0] = 'pr2l'; cli.main()"
     command = [sys.executable, "-c", script, "embed", "episodes", "--config", *words, "encoder_options.dies_at=2"]
     environment = {**os.environ, "PYTHONPATH": path, "DIES_BY": signal.Signals(number).name}
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -119,6 +119,15 @@ def test_a_killed_process_leaves_the_rows_of_its_last_flush(tmp_path, last):
     assert_holds(Store.open(path, KEY), slice(None))
 
 
+def test_rows_reach_the_disk_before_the_index_that_counts_them(tmp_path, monkeypatch):
+    """A killed process leaves its maps to the system, so only a power failure would show another order."""
+    store, order = Store.create(tmp_path, KEY, SHAPE), []
+    monkeypatch.setattr(np.memmap, "flush", lambda array: order.append(array.ndim))
+    monkeypatch.setattr("pr2l.store.write_json", lambda path, index: order.append(path.name))
+    store.flush()
+    assert order == [3, 2, "store.json"]
+
+
 def test_a_store_that_was_being_made_is_none(tmp_path):
     Store.create(tmp_path, KEY, (9, 1, 1))
     (tmp_path / "store.json").unlink()

@@ -148,6 +148,18 @@ def test_rows_say_where_the_run_was(toy, tmp_path):
     assert all(row["train/value_loss"] for row in rows)
 
 
+def test_rows_say_how_many_frames_of_their_rollout_came_again(toy, tmp_path):
+    """The toy world shows three colours on two sides, so a rollout of 64 frames asks for at most six."""
+    from pr2l import registry
+
+    registry.load("encoders", "pixels").PixelsEncoder.costly = True
+    try:
+        rows = metrics(train(toy("steps=128"), root=tmp_path / "runs"))
+    finally:
+        del registry.load("encoders", "pixels").PixelsEncoder.costly
+    assert [1 - 6 / 64 <= float(row["memory/hit_rate"]) < 1 for row in rows] == [True, True]
+
+
 @pytest.mark.parametrize(("recurrent", "workers"), [(False, 0), (True, 0), (False, 2)])
 def test_killed_and_resumed_is_never_killed(toy, start, tmp_path, recurrent, workers):
     """kill -9 at some moment after the third checkpoint; then the last whole checkpoint is the truth.

@@ -77,6 +77,10 @@ class Encoder(ABC):
     def forget(self) -> None:  # noqa: B027  # most encoders keep nothing
         """Drops what is kept of earlier batches, so that the next one comes out as if it were the first."""
 
+    def metrics(self) -> dict[str, float]:
+        """Numbers for a run's metrics about what it did since `forget` was called last; empty where there are none."""
+        return {}
+
     def fit(self, frames: Frames, contexts: Contexts) -> None:
         """Fits what has to be fitted; only for `fit_frames` > 0."""
         raise NotImplementedError(f"{type(self).__module__} has nothing to fit")

@@ -35,6 +35,7 @@ class Remembering(Encoder):
         self.tokens, self.width, self.fit_frames = encoder.tokens, encoder.width, encoder.fit_frames
         self._rows: OrderedDict[bytes, Row] = OrderedDict()  # the least recently used first
         self._answers: list[str] = []
+        self._count, self._hits = 0, 0  # rows since the last forget, and those of them that the encoder was spared
 
     @property
     def bytes(self) -> int:
@@ -45,6 +46,7 @@ class Remembering(Encoder):
         names = [_name(frame, context) for frame, context in zip(frames, contexts, strict=True)]
         known = {name: self._rows[name] for name in names if name in self._rows}
         new = {name: place for place, name in enumerate(names) if name not in known}
+        self._count, self._hits = self._count + len(names), self._hits + len(names) - len(new)
         if new:
             places = list(new.values())
             known |= zip(new, self._asked(frames[places], [contexts[place] for place in places]), strict=True)
@@ -62,6 +64,11 @@ class Remembering(Encoder):
 
     def forget(self) -> None:
         self._rows.clear()
+        self._count, self._hits = 0, 0
+
+    def metrics(self) -> dict[str, float]:
+        """Which share of the rows the encoder was not asked for."""
+        return {"memory/hit_rate": self._hits / self._count} if self._count else {}
 
     def fit(self, frames: Frames, contexts: Contexts) -> None:
         self.forget()

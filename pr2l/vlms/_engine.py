@@ -20,7 +20,6 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -245,11 +244,11 @@ def distinct(frames: Frames) -> tuple[list[int], list[int]]:
     first: list[int] = []
     rows: list[int] = []
     for row, frame in enumerate(frames):
-        key = blake2b(frame.tobytes(), digest_size=16).digest()
-        if key not in places:
-            places[key] = len(first)
+        pixels = frame.tobytes()
+        if pixels not in places:
+            places[pixels] = len(first)
             first.append(row)
-        rows.append(places[key])
+        rows.append(places[pixels])
     return first, rows
 
 

@@ -19,7 +19,7 @@ from pr2l.types import Frames
 from pr2l.vlms import _checkpoint as checkpoint
 from pr2l.vlms._base import Defaults
 from pr2l.vlms._chat import ChatVLM
-from pr2l.vlms._pixels import squared
+from pr2l.vlms._resize import squared
 
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
 

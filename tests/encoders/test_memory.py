@@ -75,6 +75,14 @@ def test_the_same_bytes_in_another_shape_are_another_frame():
     assert len(memory.encoder.batches) == 2
 
 
+def test_a_context_is_its_names_with_their_values_in_any_order():
+    memory = Remembering(Diary(), capacity=10)
+    frames, _ = batch((1, "a"))
+    for context in ({"target": "a", "item": "x"}, {"item": "x", "target": "a"}, {"target": "x", "item": "a"}):
+        memory.encode(frames, [context])
+    assert memory.encoder.batches == [[(1, "a")], [(1, "x")]]
+
+
 def test_the_least_recently_used_row_goes_first():
     memory = Remembering(Diary(), capacity=2)
     for row in ((1, "a"), (2, "a"), (1, "a"), (3, "a"), (1, "a"), (2, "a")):
@@ -110,6 +118,16 @@ def test_what_was_made_before_a_change_is_not_remembered(change):
     assert memory.encode(*given).values[0, 0, 0] == before + (0 if change == "forget" else 5)
     assert len(memory.encoder.batches) == 2
     assert memory.state_dict() is not None and memory.state_dict().keys() == {"shift"}
+
+
+def test_it_says_how_many_rows_it_spared_the_encoder_since_it_forgot():
+    memory = Remembering(Diary(), capacity=9)
+    assert memory.metrics() == {}
+    memory.encode(*batch((1, "a"), (2, "a"), (1, "a")))  # one that comes twice in its batch
+    memory.encode(*batch((1, "a"), (3, "a"), (2, "a"), (2, "b"), (1, "a")))
+    assert memory.metrics() == {"memory/hit_rate": 4 / 8}
+    memory.forget()
+    assert memory.metrics() == {}
 
 
 def test_it_stands_for_the_encoder_in_everything_else():

@@ -1,7 +1,11 @@
 """The fast path from frames to pixels against the image processors of the Hub's families, bit for bit."""
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 from tiny_parts import frames
 from transformers import CLIPImageProcessorPil
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
@@ -9,7 +13,8 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from pr2l.vlms._pixels import Pixels, squared
+from pr2l.vlms._pixels import Pixels
+from pr2l.vlms._resize import FILTERS, goes_down_first, squared, stretched
 
 # What would change the geometry is switched off, since here a frame is always one stretched square.
 WHOLE = {
@@ -20,13 +25,20 @@ WHOLE = {
     SiglipImageProcessorPil: {},
 }
 
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = [("cpu", False), ("cpu", True), pytest.param("cuda", True, marks=NO_GPU)]
+
 
 @pytest.mark.parametrize("processor_class", WHOLE)
 @pytest.mark.parametrize("size", [28, 160])
-def test_the_result_is_the_image_processors(processor_class, size):
+@pytest.mark.parametrize(("device", "in_torch"), DEVICES)
+def test_the_result_is_the_image_processors(processor_class, size, device, in_torch):
     processor = processor_class(size={"height": size, "width": size}, **WHOLE[processor_class])
     pictures = frames(3, 120, 160)
-    ours = Pixels(processor, size, torch.device("cpu"), torch.float32)(pictures)
+    pixels = Pixels(processor, size, torch.device(device), torch.float32)
+    assert pixels.in_torch == (device == "cuda")
+    pixels.in_torch = in_torch
+    ours = pixels(pictures).cpu()
     theirs = processor(list(pictures), return_tensors="pt")["pixel_values"]
     assert torch.equal(ours, theirs) and ours.is_contiguous()
 
@@ -36,6 +48,50 @@ def test_steps_that_the_checkpoint_switches_off_are_left_out():
     pictures = frames(2, 40, 40)
     ours = Pixels(processor, 40, torch.device("cpu"), torch.float32)(pictures)
     assert torch.equal(ours, torch.from_numpy(pictures).permute(0, 3, 1, 2).float())
+
+
+def as_pil_does(pictures, size, resample):
+    """Pictures uint8 [B, H, W, 3] stretched in torch."""
+    down_first = goes_down_first(*pictures.shape[1:3], size, resample)
+    assert down_first is not None
+    ours = stretched(torch.from_numpy(pictures).permute(0, 3, 1, 2), size, resample, down_first)
+    assert ours.dtype == torch.uint8 and ours.is_contiguous()
+    return ours.permute(0, 2, 3, 1).numpy()
+
+
+# Of fewer new pixels the order of the passes might not show in the noise.
+sides = st.tuples(st.integers(1, 70), st.integers(1, 70), st.integers(8, 70))
+
+
+@settings(deadline=None)
+@given(st.sampled_from([*FILTERS]), sides, st.integers(0, 2**32 - 1))
+def test_a_batch_is_stretched_as_pil_stretches_each_picture(resample, sides, seed):
+    height, width, size = sides
+    pictures = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), np.uint8)
+    pictures[1] = pictures[1] // 128 * 255  # black and white: weights below 0 lead beyond what a byte can hold
+    theirs = [np.asarray(Image.fromarray(picture).resize((size, size), resample)) for picture in pictures]
+    assert np.array_equal(as_pil_does(pictures, size, resample), theirs)
+
+
+@pytest.mark.parametrize("resample", FILTERS)
+@pytest.mark.parametrize(("height", "width", "size"), [(120, 160, 512), (480, 640, 384), (601, 799, 336)])
+def test_so_are_large_ones(resample, height, width, size):
+    pictures = frames(1, height, width)
+    assert np.array_equal(as_pil_does(pictures, size, resample), squared(pictures, size, resample))
+
+
+def test_passes_in_another_order_round_otherwise():
+    pictures = torch.from_numpy(frames(1, 40, 50)).permute(0, 3, 1, 2)
+    one, other = (stretched(pictures, 30, Image.Resampling.BICUBIC, order) for order in (False, True))
+    assert not torch.equal(one, other)
+
+
+def test_what_torch_cannot_stretch_goes_through_pil():
+    pictures = frames(2, 12, 16)
+    pixels = Pixels(SiglipImageProcessorPil(resample=4), 8, torch.device("cpu"), torch.float32)
+    assert goes_down_first(12, 16, 8, pixels.resample) is None
+    pixels.in_torch = True
+    assert np.array_equal(pixels.squares(pictures).permute(0, 2, 3, 1), squared(pictures, 8, Image.Resampling.BOX))
 
 
 def test_the_sides_of_a_wide_frame_stay_in_the_picture():
