@@ -34,7 +34,7 @@ from pr2l.errors import UserError
 from pr2l.types import Frames, Hidden, Tokens
 from pr2l.vlms import _checkpoint as checkpoint
 from pr2l.vlms._decoding import Decoding, uniforms
-from pr2l.vlms._engine import Engine, Looked, Passes, distinct
+from pr2l.vlms._engine import Engine, Looked, Passes, distinct, layers_needed, reading_depth, shortened
 from pr2l.vlms._pixels import Pixels
 
 Lever = Literal["own_passes", "early_exit", "shared_vision", "shared_prefix"]
@@ -93,7 +93,7 @@ class VLM:
         self.options = options
         self.config = checkpoint.read_config(path)
         self._check_options(path)
-        self.model = checkpoint.read_model(path, options.device, options.dtype)
+        self.model = checkpoint.read_model(path, options.device, options.dtype, self._short_config())
         self.read_processors(path)
         self.image_size = options.image_size or self.default_image_size()
         self._eos = _take_over_decoding(self.model) or _own_end(self.tokenizer)
@@ -328,6 +328,11 @@ class VLM:
     def _pad(self) -> int:
         """Stands where a row is shorter; masked, so any id does if the tokenizer has none for it."""
         return int(self.tokenizer.pad_token_id or 0)
+
+    def _short_config(self) -> Any | None:
+        """The config of the layers that are needed; None = all are."""
+        needed = layers_needed(self)
+        return shortened(self.config, needed) if needed < reading_depth(self.config) else None
 
     def _check_options(self, path: str) -> None:
         if self.options.token_order not in self.token_orders:
