@@ -34,7 +34,7 @@ from pr2l.observe import Observe
 from pr2l.runs import write_json
 from pr2l.store import Store
 from pr2l.types import Frames, Hidden
-from pr2l.vlms._base import LEVERS, VLM, Defaults
+from pr2l.vlms._base import LEVERS, VLM, Defaults, joined
 from pr2l.vlms._checkpoint import cpu_has_bfloat16
 from pr2l.vlms._loading import load_vlm
 
@@ -221,9 +221,7 @@ def row_by_row(hidden: Ask) -> Ask:
     """`VLM.hidden`, a frame at a time."""
 
     def asked(frames: Frames, texts: list[str], prompt_tokens: int | None = None) -> Hidden:
-        rows = [hidden(frames[row : row + 1], [text], prompt_tokens) for row, text in enumerate(texts)]
-        states, mask = (torch.cat([getattr(row, part) for row in rows]) for part in ("states", "mask"))
-        return Hidden(states, mask, rows[0].spans, [row.answers[0] for row in rows])
+        return joined([hidden(frames[row : row + 1], [text], prompt_tokens) for row, text in enumerate(texts)])
 
     return asked
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from pr2l.types import Frames
+from pr2l.vlms._compile import compile_forward
 
 if TYPE_CHECKING:
     from pr2l.vlms._base import VLM
@@ -39,7 +40,7 @@ Choose = Callable[[Any, Tensor], Tensor]  # (ignored, logits [B, V]) -> scores w
 
 @dataclass(frozen=True)
 class Looked:
-    """What the vision tower made of `count` distinct frames, and for every row the place of its frame among them."""
+    """What the vision tower made of `count` frames, and for every row the place of its frame among them."""
 
     seen: Any
     places: list[int]
@@ -67,13 +68,17 @@ class Engine:
         if not self.can_answer:
             self.layers = [layer % (depth + 1) for layer in self.layers]  # those counted from the end would move
             drop_layers_above(self._reading_stack(), needed)
+        if vlm.options.compile:
+            compile_forward(self._reading_stack())
+            compile_forward(vlm.model.get_encoder(modality="image"))
         shares = vlm.can_share_prefix and "shared_prefix" not in vlm.options.without
         self._prefix = Prefixes(vlm, self) if shares else None
 
     def look(self, frames: Frames) -> Looked:
         """The vision tower's work for a whole batch, whose texts may then go through the model in several passes."""
         first, places = self.vlm.distinct(frames)
-        return Looked(self.vlm.look(frames[first]), places, len(first), len(first) < len(places))
+        shown = self.vlm.buckets.padded(first)
+        return Looked(self.vlm.look(frames[shown]), places, len(shown), len(first) < len(places))
 
     def states(self, looked: Looked, texts: list[str], choose: Choose) -> Passes:
         """States of the input in the model's own order, and of what was generated; one text per row of `looked`."""
@@ -159,7 +164,7 @@ class Prefixes:
         image = (ids[0] == self.vlm.image_token_id).nonzero().flatten()
         text_first = self.vlm.options.token_order == "text_first"
         length = int(image[0]) if text_first else int(image[-1]) + 1
-        if text_first and length:
+        if text_first and length and not self.vlm.options.compile:  # a pass that goes on from a cache is not compiled
             parts = [self._of_text(tuple(row)) for row in ids[:, :length].tolist()]
             rest = {"input_ids": ids[:, length:], "past_key_values": _joined([cache for _, cache in parts])}
             return torch.cat([states for states, _ in parts]), self.vlm.given(looked.rows(), texts) | rest
