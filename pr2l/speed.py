@@ -170,7 +170,7 @@ def ceiling(shape: str, size: int | None, effort: Effort) -> Iterator[Measure]:
 
 def half_the_ceiling(shape: str, effort: Effort) -> Iterator[Measure]:
     """The same for half the layers in bfloat16, with 32 text tokens, and frames a second; the goals are a GPU's."""
-    text = f"{TEXT} {TEXT}"[:30]  # one token a letter, one before the text, one between it and the image
+    text = f"{TEXT} {TEXT}"[:31]  # one token a letter, and one between it and the image
     with _vlms(shape, generation="none", dtype="bfloat16") as load:
         middle = int(load().config.get_text_config().num_hidden_layers) // 2
         vlm = load(layers=(middle - 1, middle))
