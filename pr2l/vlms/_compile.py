@@ -54,10 +54,15 @@ def compile_forward(module: nn.Module) -> None:
 
 
 def _where_it_can(plain: Callable[..., Any], fast: Callable[..., Any]) -> Callable[..., Any]:
+    began = False
+
     @wraps(plain)
     def forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal began
         cached = kwargs.get("use_cache") or kwargs.get("past_key_values") is not None
-        if cached or torch.is_grad_enabled():
+        # In its first pass transformers hooks a module up to give its states; code from before would be made again.
+        if cached or torch.is_grad_enabled() or not began:
+            began = began or not cached
             return plain(*args, **kwargs)
         torch.compiler.cudagraph_mark_step_begin()
         return tree_map_only(Tensor, torch.clone, fast(*args, **kwargs))  # a graph's next run writes over its results

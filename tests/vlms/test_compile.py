@@ -62,7 +62,7 @@ def test_batches_of_any_size_give_what_the_plain_model_gives(name, generation, c
     """Full, short, and larger than two buckets; for the vision encoder alone too."""
     case = CASE[name]
     fast, plain = (fresh(case, generation=generation, new_tokens=2, compile=on) for on in (True, False))
-    for count in (2, 1, 5):
+    for count in (2, 2, 1, 5):
         pictures, texts = shown(case, count), ONE_LENGTH[:count]
         same(fast.hidden(pictures, texts), plain.hidden(pictures, texts))
         torch.testing.assert_close(fast.vision(pictures).values, plain.vision(pictures).values, rtol=0, atol=1e-5)
@@ -72,7 +72,7 @@ def test_batches_of_any_size_give_what_the_plain_model_gives(name, generation, c
 def test_each_of_two_modules_is_compiled_for_two_batch_sizes(name, compiled_batches):
     case = CASE[name]
     fast = fresh(case, generation="none", compile=True)
-    for count, made in ((4, 2), (3, 2), (1, 2), (5, 4), (8, 4), (4, 4), (20, 4)):
+    for count, made in ((4, 0), (4, 2), (3, 2), (1, 2), (5, 4), (8, 4), (4, 4), (20, 4)):
         fast.hidden(shown(case, count), [*ONE_LENGTH, *ONE_LENGTH][:count])
         assert len(compiled_batches) == made, f"{count} rows"
     assert compiled_batches == [4, 4, 8, 8]
@@ -80,7 +80,9 @@ def test_each_of_two_modules_is_compiled_for_two_batch_sizes(name, compiled_batc
 
 def test_a_causal_model_that_generates_compiles_its_vision_alone(compiled_batches):
     case = CASE["llava"]
-    fresh(case, new_tokens=2, compile=True).hidden(shown(case, 4), ONE_LENGTH[:4])
+    fast = fresh(case, new_tokens=2, compile=True)
+    for _ in range(2):  # the first pass is never compiled
+        fast.hidden(shown(case, 4), ONE_LENGTH[:4])
     assert len(compiled_batches) == 1
 
 
@@ -88,7 +90,9 @@ def test_a_kept_text_is_not_used_where_passes_are_compiled(compiled_batches):
     case = CASE["llava"]
     options = {"generation": "none", "token_order": "text_first"}
     fast, pictures = fresh(case, **options, compile=True), shown(case, 2)
-    same(fast.hidden(pictures, ONE_LENGTH[:2]), fresh(case, **options).hidden(pictures, ONE_LENGTH[:2]))
+    theirs = fresh(case, **options).hidden(pictures, ONE_LENGTH[:2])
+    for _ in range(2):
+        same(fast.hidden(pictures, ONE_LENGTH[:2]), theirs)
     assert len(compiled_batches) == 2
 
 
@@ -108,5 +112,5 @@ def test_compiled_code_gives_what_the_plain_model_gives(name):
     """The real compiler, which needs one for C++."""
     case = CASE[name]
     fast, plain = (fresh(case, generation="none", layers=(0, -2, -1), compile=on) for on in (True, False))
-    for count in (2, 3):
+    for count in (2, 2, 3):
         same(fast.hidden(shown(case, count), ONE_LENGTH[:count]), plain.hidden(shown(case, count), ONE_LENGTH[:count]))
