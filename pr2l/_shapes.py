@@ -7,6 +7,7 @@ noise: never use them for anything but timing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPImageProcessorPil,
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "<fake_token_around_image>", "<global-img>")
+VICUNA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "heads": 32, "layers": 32}
 
 
 def build(name: str, folder: Path) -> None:
@@ -31,6 +36,8 @@ def build(name: str, folder: Path) -> None:
     model.save_pretrained(folder)
     _tokenizer().save_pretrained(folder)
     pixels.save_pretrained(folder)
+    if isinstance(model, InstructBlipForConditionalGeneration):
+        _tokenizer().save_pretrained(folder / "qformer_tokenizer")
 
 
 def smolvlm_256m(**how: Any) -> tuple[Any, Any]:
@@ -65,9 +72,12 @@ def smolvlm_256m(**how: Any) -> tuple[Any, Any]:
     return _random(SmolVLMForConditionalGeneration, config, **how), pixels
 
 
-def llava_7b(**how: Any) -> tuple[Any, Any]:
-    """LLaVA 1.5 7B: 7.06 billion parameters, over nine tenths of the work in the language model."""
-    return _llava({"hidden_size": 4096, "intermediate_size": 11008, "heads": 32, "layers": 32}, 336, 24, 1024, **how)
+def llava_7b(image: int = 336, **how: Any) -> tuple[Any, Any]:
+    """LLaVA 1.5 7B: 7.06 billion parameters, over nine tenths of the work in the language model.
+
+    image: side of the picture in pixels; 336 gives 576 image tokens, 224 gives 256.
+    """
+    return _llava(VICUNA_7B, image, 24, 1024, **how)
 
 
 def llava_small(**how: Any) -> tuple[Any, Any]:
@@ -87,20 +97,43 @@ def _llava(text: dict[str, int], image: int, layers: int, width: int, **how: Any
             "image_size": image,
             "patch_size": 14,
         },
-        text_config={
-            "model_type": "llama",
-            "vocab_size": 32064,
-            "hidden_size": text["hidden_size"],
-            "intermediate_size": text["intermediate_size"],
-            "num_hidden_layers": text["layers"],
-            "num_attention_heads": text["heads"],
-            "num_key_value_heads": text["heads"],
-            **_ids(words),
-        },
+        text_config=_vicuna(text, words),
         image_token_index=words.convert_tokens_to_ids("<image>"),
     )
     pixels = CLIPImageProcessorPil(size={"height": image, "width": image}, do_center_crop=False)
     return _random(LlavaForConditionalGeneration, config, **how), pixels
+
+
+def instructblip_7b(**how: Any) -> tuple[Any, Any]:
+    """InstructBLIP with Vicuna 7B: 7.91 billion parameters; a larger ViT, but only 32 image tokens in Vicuna."""
+    return _instructblip(VICUNA_7B, {}, {}, 224, **how)  # ViT-g and the Q-Former are the defaults of their configs
+
+
+def _instructblip(
+    text: dict[str, int], vision: dict[str, int], qformer: dict[str, int], image: int, **how: Any
+) -> tuple[Any, Any]:
+    words = _tokenizer()
+    config = InstructBlipConfig(
+        vision_config={"image_size": image, **vision},
+        qformer_config=qformer,
+        text_config=_vicuna(text, words),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )
+    pixels = BlipImageProcessorPil(size={"height": image, "width": image})
+    return _random(InstructBlipForConditionalGeneration, config, **how), pixels
+
+
+def _vicuna(text: dict[str, int], words: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {
+        "model_type": "llama",
+        "vocab_size": 32064,
+        "hidden_size": text["hidden_size"],
+        "intermediate_size": text["intermediate_size"],
+        "num_hidden_layers": text["layers"],
+        "num_attention_heads": text["heads"],
+        "num_key_value_heads": text["heads"],
+        **_ids(words),
+    }
 
 
 def _random(model_class: Any, config: Any, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
@@ -133,5 +166,7 @@ def _ids(words: PreTrainedTokenizerFast) -> dict[str, Any]:
 SHAPES: dict[str, Callable[..., tuple[Any, Any]]] = {
     "smolvlm-256m": smolvlm_256m,
     "llava-7b": llava_7b,
+    "llava-7b-224px": partial(llava_7b, 224),
+    "instructblip-7b": instructblip_7b,
     "llava-small": llava_small,
 }

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperCommand
 
 from pr2l import __version__, registry
 from pr2l._yaml import read_mapping
@@ -134,9 +135,20 @@ def check(config: Annotated[str, CONFIG], overrides: Overrides = None) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+class _Speed(TyperCommand):
+    """Looks the shapes up when help is asked for: importing them takes seconds."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from pr2l.speed import SECTIONS
+
+        shapes: Any = next(param for param in self.params if param.name == "shapes")
+        shapes.help = ", ".join(SECTIONS) + "."
+        super().format_help(ctx, formatter)
+
+
+@app.command(cls=_Speed)
 def speed(
-    shapes: Annotated[list[str] | None, typer.Argument(help="tiny, smolvlm-256m, llava-small, llava-7b.")] = None,
+    shapes: Annotated[list[str] | None, typer.Argument()] = None,
     frames: Annotated[int, typer.Option(help="Frames in a batch.")] = 16,
     rounds: Annotated[int, typer.Option(help="How often each way is timed.")] = 5,
     out: Annotated[Path, typer.Option(help="Where speed.json and speed.png go.")] = Path("runs/speed"),

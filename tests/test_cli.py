@@ -15,6 +15,7 @@ import pytest
 from pr2l import registry
 from pr2l.cli import main
 from pr2l.runs import Run
+from pr2l.speed import SECTIONS
 
 FAULTY = '''"""An environment whose defect lies in a module that is not of environments/."""
 from dataclasses import dataclass
@@ -65,6 +66,10 @@ def test_list_shows_every_name(examples, pr2l, kind: str) -> None:
         assert {"doors/choose", "doom/fetch"} <= shown
     else:
         assert set(registry.names(kind)) <= shown
+
+
+def test_the_help_of_speed_names_every_shape(pr2l) -> None:
+    assert ", ".join(SECTIONS) in pr2l("speed", "--help").out
 
 
 def test_list_says_what_a_thing_is(examples, pr2l) -> None:

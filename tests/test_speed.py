@@ -1,6 +1,7 @@
 """Speed: the baselines give the states that ours gives, ratios are paired, shapes are those of the names."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from pr2l import _shapes
 from pr2l._race import Spread, flops, matrix_ceiling, peak_memory, profile, race, ratios
 from pr2l.errors import UserError
-from pr2l.speed import Effort, Measure, as_plain_batch, as_the_notebook, row_by_row, speed
+from pr2l.speed import Effort, Measure, as_plain_batch, as_the_notebook, half_the_ceiling, row_by_row, speed
 from pr2l.vlms._base import LEVERS, Defaults
 from pr2l.vlms._loading import load_vlm
 
@@ -55,7 +56,11 @@ def test_a_profile_says_where_the_time_went():
     assert of_activations["activations"] > 0.8 and of_activations["linear layers"] == 0.0
 
 
-@pytest.mark.parametrize(("name", "millions"), [("smolvlm-256m", 256.5), ("llava-7b", 7063.4)])
+# At 224 pixels CLIP has 320 positions of 1024 numbers fewer.
+SIZES = [("smolvlm-256m", 256.5), ("llava-7b", 7063.4), ("llava-7b-224px", 7063.1), ("instructblip-7b", 7913.7)]
+
+
+@pytest.mark.parametrize(("name", "millions"), SIZES)
 def test_shapes_are_as_large_as_their_names_say(name, millions):
     model, _ = _shapes.SHAPES[name](device="meta")
     assert sum(one.numel() for one in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
@@ -69,6 +74,31 @@ def test_a_shape_loads_like_any_checkpoint(tmp_path, monkeypatch):
     vlm = load_vlm(str(tmp_path), Defaults(new_tokens=2, min_new_tokens=2))
     assert vlm.hidden(FRAMES, TEXTS).states.shape == (3, 2, vlm.image_length() + vlm.prompt_length(TEXTS) + 2, 64)
     assert vlm.image_length() == 16
+
+
+def test_the_shape_of_instructblip_loads_and_its_baseline_agrees(tmp_path, monkeypatch):
+    text = {"hidden_size": 64, "intermediate_size": 128, "heads": 1, "layers": 2}
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    queries = small | {"encoder_hidden_size": 16}
+    shape = partial(_shapes._instructblip, text, small, queries, 56)
+    monkeypatch.setitem(_shapes.SHAPES, "small", shape)
+    _shapes.build("small", tmp_path)
+    vlm = load_vlm(str(tmp_path), Defaults(generation="none"))
+    ours = vlm.hidden(FRAMES, TEXTS).states.transpose(1, 2).flatten(2)
+    torch.testing.assert_close(as_plain_batch(vlm, FRAMES, TEXTS), ours, rtol=0, atol=2e-5)
+
+
+def test_the_limit_is_measured_with_32_text_tokens_in_half_the_layers(monkeypatch):
+    small = {"hidden_size": 64, "intermediate_size": 128, "heads": 1, "layers": 4}
+    monkeypatch.setitem(_shapes.SHAPES, "small", lambda **how: _shapes._llava(small, 56, 1, 64, **how))
+    measures = list(half_the_ceiling("small", Effort(2, 1)))
+    assert [measure.goal for measure in measures] == [155.0, None, None, None, 0.4]
+    assert all(measures[at].name.startswith("small, half the layers, 16 + 32 tokens") for at in (0, 1, 2, 4))
+    assert measures[3].name == "this machine's bfloat16 matrix product"
+    # Two of four layers: projections of 4 x 64 x 64 and 3 x 64 x 128 numbers; torch counts no attention on a CPU.
+    in_language = 2 * 2 * 48 * (4 * 64**2 + 3 * 64 * 128) / 1e9
+    operations, in_vision = measures[1].value.median, measures[2].value.median
+    assert operations * (1 - in_vision) == pytest.approx(in_language, rel=1e-6)
 
 
 @pytest.mark.parametrize("generation", ["greedy", "none"])

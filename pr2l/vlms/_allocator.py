@@ -1,8 +1,8 @@
 """Memory of passes on a CPU: kept by the process instead of given back after each one.
 
 glibc maps every block above 32 MB anew and unmaps it when it is freed. The activations of a batch are such blocks, and
-the kernel clears their pages again in every pass: 300,000 page faults for 16 frames of SmolVLM, a fifth of the time
-with int8 weights.
+the kernel clears their pages again in every pass: 300,000 page faults for 16 frames of SmolVLM at 256 pixels, which
+take a fifth of the time with int8 weights.
 """
 
 from __future__ import annotations

@@ -33,8 +33,9 @@ from typing_extensions import Self
 from pr2l.errors import UserError
 from pr2l.types import Frames, Hidden, Tokens
 from pr2l.vlms import _checkpoint as checkpoint
+from pr2l.vlms._compile import Buckets
 from pr2l.vlms._decoding import Decoding, uniforms
-from pr2l.vlms._engine import Engine, Looked, Passes, distinct
+from pr2l.vlms._engine import Engine, Looked, Passes, distinct, layers_needed, reading_depth, shortened
 from pr2l.vlms._pixels import Pixels
 
 Lever = Literal["own_passes", "early_exit", "shared_vision", "shared_prefix"]
@@ -60,6 +61,10 @@ class Defaults(BaseModel):
     token_order: Literal["image_first", "text_first"] = "image_first"  # text first: image sees the prompt
     image_size: PositiveInt | None = None  # side of a frame's square in pixels; None = the checkpoint's
     chat_template: bool = True  # False: only image and text, even if the checkpoint has a chat template
+    # compiles text stack and vision encoder, which takes minutes, and pads batches to two sizes (_compile.py). On a GPU
+    # with CUDA graphs (untried so far); on a CPU it hardly pays. Cached passes, such as the text stack of a causal
+    # model that generates, stay uncompiled. With workers choose groups=1, or each group is padded to all environments
+    compile: bool = False
     without: tuple[Lever, ...] = ()  # levers of pr2l/vlms/_engine.py to leave out, to measure what each brings
     # auto = float32 on a CPU, half precision on a GPU; fastest = on a CPU that multiplies bfloat16 itself, bfloat16;
     # int8 = linear layers quantised, on a CPU; rows of a batch then share a rounding, so a row's states depend a
@@ -93,12 +98,13 @@ class VLM:
         self.options = options
         self.config = checkpoint.read_config(path)
         self._check_options(path)
-        self.model = checkpoint.read_model(path, options.device, options.dtype)
+        self.model = checkpoint.read_model(path, options.device, options.dtype, self._short_config())
         self.read_processors(path)
         self.image_size = options.image_size or self.default_image_size()
         self._eos = _take_over_decoding(self.model) or _own_end(self.tokenizer)
         self.hidden_size = int(self.config.get_text_config().hidden_size)
         self.vision_length, self.vision_size = self._probe_vision()
+        self.buckets = Buckets(options.compile)
         self._ids = lru_cache(maxsize=4096)(self._checked_layout)
         self._engine = Engine(self) if self.has_engine and "own_passes" not in options.without else None
 
@@ -175,7 +181,7 @@ class VLM:
     def key(self) -> dict[str, Any]:
         """Everything that states depend on beside frame and text, in JSON values."""
         dtype = "int8" if self.options.dtype == "int8" else str(self.model.dtype).removeprefix("torch.")
-        options = self.options.model_dump(mode="json", exclude={"device", "without"})  # levers change nothing
+        options = self.options.model_dump(mode="json", exclude={"device", "without", "compile"})  # they change nothing
         return {"family": type(self).__name__, **self._source, **options, "dtype": dtype, "image_size": self.image_size}
 
     @property
@@ -196,7 +202,9 @@ class VLM:
     def vision(self, frames: Frames) -> Tokens:
         """The vision tower's own tokens, which know no prompt: float32 [B, vision_length, vision_size]."""
         _check_batch(frames)
-        values = self.image_features(frames).float()
+        pieces = self.buckets.pieces(len(frames))
+        parts = [self.image_features(frames[self.buckets.padded(rows)])[: len(rows)] for rows in pieces]
+        values = torch.cat(parts).float()
         return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
 
     @torch.no_grad()
@@ -207,7 +215,12 @@ class VLM:
         padding, and of positions after the end of a generated answer, are zero and masked.
         """
         _check_batch(frames, texts)
-        spans = _spans(self.image_length(), self._prompt_width(texts, prompt_tokens), self.new_tokens)
+        width, pieces = self._prompt_width(texts, prompt_tokens), self.buckets.pieces(len(texts))
+        return joined([self._hidden(frames[rows], [texts[row] for row in rows], width) for rows in pieces])
+
+    def _hidden(self, frames: Frames, texts: list[str], width: int) -> Hidden:
+        """As `hidden`, of one piece of a batch; width: P."""
+        spans = _spans(self.image_length(), width, self.new_tokens)
         device, end, total = self.model.device, spans["prompt"].stop, spans["generated"].stop
         states = torch.zeros(len(texts), len(self.options.layers), total, self.hidden_size, device=device)
         mask = torch.zeros(len(texts), total, dtype=torch.bool, device=device)
@@ -329,12 +342,22 @@ class VLM:
         """Stands where a row is shorter; masked, so any id does if the tokenizer has none for it."""
         return int(self.tokenizer.pad_token_id or 0)
 
+    def _short_config(self) -> Any | None:
+        """The config of the layers that are needed; None = all are."""
+        needed = layers_needed(self)
+        return shortened(self.config, needed) if needed < reading_depth(self.config) else None
+
     def _check_options(self, path: str) -> None:
         if self.options.token_order not in self.token_orders:
             raise UserError(
                 f"token_order={self.options.token_order!r} is not possible with {path!r}: a"
                 f" {self.config.model_type} has one place for its image. Use token_order=image_first, or a"
                 f" family that takes images anywhere in the text, such as llava, smolvlm or qwen2_5_vl."
+            )
+        if self.options.compile and (not self.has_engine or "own_passes" in self.options.without):
+            raise UserError(
+                f"compile=true is not possible with {path!r}: the passes of a {self.config.model_type} are left to"
+                f" `generate` here. Use compile=false, or a family with passes of its own (`pr2l list vlms`)."
             )
         text = self.config.get_text_config()
         # The decoder of an encoder-decoder may be the shallower half; layers are taken from both.
@@ -384,15 +407,16 @@ class VLM:
 
         An encoder masks padding on the right exactly, so an encoder-decoder takes all rows at once. A
         decoder-only model would have to be padded on the left, which moves the positions of real tokens: rows
-        of equal layout go together instead, without any padding, and nothing has to be masked.
+        of equal layout go together instead, without any padding, and nothing has to be masked. With `compile`
+        the last row comes several times, with the same result.
         """
         if self.is_encoder_decoder:
-            return [list(range(len(texts)))]
+            return [self.buckets.padded(range(len(texts)))]
         rows = defaultdict(list)
         for row, text in enumerate(texts):
             ids = self._ids(text)
             rows[len(ids), ids.index(self.image_token_id)].append(row)
-        return list(rows.values())
+        return [self.buckets.padded(each) for each in rows.values()]
 
     def _states(self, frames: Frames, texts: list[str], looked: Looked | None = None) -> Passes:
         """Input states [B, L, I + P, D] in Hidden's order, generated ids [B, N], their states [B, L, N, D].
@@ -444,6 +468,14 @@ class VLM:
         real = self._before_end(chosen)
         rows = [ids[keep].tolist() for ids, keep in zip(chosen, real, strict=True)]
         return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+
+
+def joined(parts: Sequence[Hidden]) -> Hidden:
+    """The states of some rows after those of others, in equal spans."""
+    if len(parts) == 1:
+        return parts[0]
+    states, mask = (torch.cat([getattr(part, name) for part in parts]) for name in ("states", "mask"))
+    return Hidden(states, mask, parts[0].spans, [answer for part in parts for answer in part.answers])
 
 
 def _take_over_decoding(model: Any) -> tuple[int, ...]:

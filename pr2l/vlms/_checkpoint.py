@@ -7,8 +7,10 @@ processor too, which needs torchvision.
 from __future__ import annotations
 
 import json
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +62,17 @@ def read_config(path: str) -> Any:
     return _read(path, "config", lambda: AutoConfig.from_pretrained(path))
 
 
-def read_model(path: str, device: str, dtype: str) -> Any:
-    """The unmodified model, for inference; with dtype int8 its linear layers are quantised. Values as in Defaults."""
+def read_model(path: str, device: str, dtype: str, config: Any | None = None) -> Any:
+    """The unmodified model, for inference; with dtype int8 its linear layers are quantised. Values as in Defaults.
+
+    config: of a model with fewer layers than the checkpoint, the others of which are not read; None = all of it.
+    """
     chosen = torch.device(_device(device))
     if chosen.type == "cpu":
         keep_freed_memory()
-    precision = _dtype(dtype, chosen)
-    model = _read(path, "model", lambda: AutoModelForImageTextToText.from_pretrained(path, dtype=precision))
+    how = {"dtype": _dtype(dtype, chosen), "config": config}
+    with nullcontext() if config is None else _surplus_unreported():
+        model = _read(path, "model", lambda: AutoModelForImageTextToText.from_pretrained(path, **how))
     model = model.eval().to(chosen)
     return _with_int8_layers(model) if dtype == "int8" else model
 
@@ -109,6 +115,22 @@ def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
         raise UserError(
             f"transformers {transformers.__version__} cannot read the {part} of {path!r}: {_first_line(error)}"
         ) from error
+
+
+@contextmanager
+def _surplus_unreported() -> Iterator[None]:
+    """Without transformers' report on weights that have no place in the model; one on anything else still comes."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def tells_more(record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        return "UNEXPECTED" not in said or any(word in said for word in ("MISSING", "MISMATCH", "CONVERSION"))
+
+    logger.addFilter(tells_more)
+    try:
+        yield
+    finally:
+        logger.removeFilter(tells_more)
 
 
 def _absent(path: str, part: str, reason: str) -> str:

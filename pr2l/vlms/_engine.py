@@ -8,7 +8,7 @@ The model's own modules do the work that `generate` would have them do, without 
 that nobody asked for. Each lever is exact, and can be left out (`vlm_options.without`) to measure what it brings:
 
     own_passes      no `generate`: logits of the last position only, no head at all where nothing is generated
-    early_exit      where nothing is generated, layers above the highest one asked for are dropped at load
+    early_exit      where nothing is generated, layers above the highest one asked for are not even loaded
     shared_vision   a frame that comes several times in a batch, with other texts, passes the vision tower once
     shared_prefix   in a causal model, keys and values of the text before an image are kept for further frames, and
                     those of an image before the text serve all prompts of its frame
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from pr2l.types import Frames
+from pr2l.vlms._compile import compile_forward
 
 if TYPE_CHECKING:
     from pr2l.vlms._base import VLM
@@ -38,7 +39,7 @@ Choose = Callable[[Any, Tensor], Tensor]  # (ignored, logits [B, V]) -> scores w
 
 @dataclass(frozen=True)
 class Looked:
-    """What the vision tower made of `count` distinct frames, and for every row the place of its frame among them."""
+    """What the vision tower made of `count` frames, and for every row the place of its frame among them."""
 
     seen: Any
     places: list[int]
@@ -60,21 +61,23 @@ class Engine:
 
     def __init__(self, vlm: VLM) -> None:
         self.vlm = vlm
-        stack = self._reading_stack()
-        depth = len(getattr(stack, _layers_of(stack)))
         self.layers = list(vlm.options.layers)
-        self.can_answer = True
-        if not vlm.new_tokens and "early_exit" not in vlm.options.without:
+        depth, needed = reading_depth(vlm.config), layers_needed(vlm)
+        self.can_answer = needed == depth
+        if not self.can_answer:
             self.layers = [layer % (depth + 1) for layer in self.layers]  # those counted from the end would move
-            self.can_answer = max(self.layers) + vlm.spare_layers >= depth
-            drop_layers_above(stack, max(self.layers) + vlm.spare_layers)
+            drop_layers_above(self._reading_stack(), needed)
+        if vlm.options.compile:
+            compile_forward(self._reading_stack())
+            compile_forward(vlm.model.get_encoder(modality="image"))
         shares = vlm.can_share_prefix and "shared_prefix" not in vlm.options.without
         self._prefix = Prefixes(vlm, self) if shares else None
 
     def look(self, frames: Frames) -> Looked:
         """The vision tower's work for a whole batch, whose texts may then go through the model in several passes."""
         first, places = self.vlm.distinct(frames)
-        return Looked(self.vlm.look(frames[first]), places, len(first), len(first) < len(places))
+        shown = self.vlm.buckets.padded(first)
+        return Looked(self.vlm.look(frames[shown]), places, len(shown), len(first) < len(places))
 
     def states(self, looked: Looked, texts: list[str], choose: Choose) -> Passes:
         """States of the input in the model's own order, and of what was generated; one text per row of `looked`."""
@@ -160,7 +163,7 @@ class Prefixes:
         image = (ids[0] == self.vlm.image_token_id).nonzero().flatten()
         text_first = self.vlm.options.token_order == "text_first"
         length = int(image[0]) if text_first else int(image[-1]) + 1
-        if text_first and length:
+        if text_first and length and not self.vlm.options.compile:  # a pass that goes on from a cache is not compiled
             parts = [self._of_text(tuple(row)) for row in ids[:, :length].tolist()]
             rest = {"input_ids": ids[:, length:], "past_key_values": _joined([cache for _, cache in parts])}
             return torch.cat([states for states, _ in parts]), self.vlm.given(looked.rows(), texts) | rest
@@ -217,18 +220,40 @@ def _filled(cache: Any) -> list[tuple[int, Any]]:
 # Early exit.
 
 
-def _layers_of(stack: nn.Module) -> str:
-    return next(name for name in ("layers", "block") if hasattr(stack, name))
+def reading_depth(config: Any) -> int:
+    """Layers of the stack that reads the input, in the whole model: the encoder, or the causal model itself."""
+    return int(config.get_text_config().num_hidden_layers)
+
+
+def layers_needed(vlm: VLM) -> int:
+    """How many of these layers have to run: all if something is generated, or the lever is left out."""
+    depth, left_out = reading_depth(vlm.config), {"own_passes", "early_exit"} & set(vlm.options.without)
+    if vlm.new_tokens or left_out or not vlm.has_engine:
+        return depth
+    return min(depth, max(layer % (depth + 1) for layer in vlm.options.layers) + vlm.spare_layers)
+
+
+def shortened(config: Any, layers: int) -> Any:
+    """A copy of a model's config whose language model has only its lowest layers, at least one.
+
+    The decoder of an encoder-decoder, which then has nothing to do, becomes as short.
+    """
+    short = copy.deepcopy(config)
+    text, layers = short.get_text_config(), max(layers, 1)
+    for name in ("num_hidden_layers", "decoder_layers", "num_decoder_layers"):
+        if getattr(text, name, None) is not None:
+            setattr(text, name, min(layers, getattr(text, name)))
+    if getattr(text, "layer_types", None) is not None:  # of each layer: full or sliding attention
+        text.layer_types = text.layer_types[:layers]
+    return short
 
 
 def drop_layers_above(stack: nn.Module, highest: int) -> None:
-    """Leaves the lowest layers of a stack, so that its last state is state `highest` of the whole stack.
+    """Leaves the lowest layers of a stack, so that its last state is state `highest` of a deeper stack.
 
-    The final norm goes too, if layers go: a middle layer's state is taken before it.
+    The final norm goes too: a middle layer's state is taken before it.
     """
-    name = _layers_of(stack)
-    if highest >= len(getattr(stack, name)):
-        return
+    name = next(name for name in ("layers", "block") if hasattr(stack, name))
     setattr(stack, name, getattr(stack, name)[: max(highest, 1)])
     for norm in ("norm", "final_layer_norm"):
         if getattr(stack, norm, None) is not None:

@@ -1,11 +1,16 @@
 """The levers of the engine: each gives what is given without it, and leaves out the work it claims to."""
 
+import logging
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_families import CASES, ORDERS, TEXTS, N, close, folder, pictures, vlm
 
 from pr2l.errors import UserError
+from pr2l.vlms import _checkpoint
 from pr2l.vlms._base import Defaults
 from pr2l.vlms._engine import distinct
 from pr2l.vlms._loading import family, load_vlm
@@ -34,8 +39,13 @@ def calls(module):
     return made
 
 
-def parameters(vlm):
-    return sum(one.numel() for one in vlm.model.parameters())
+def parameters(model):
+    return sum(one.numel() for one in model.parameters())
+
+
+def measured(model, sizes):
+    sizes.append(parameters(model))
+    return model
 
 
 @all_orders
@@ -62,7 +72,31 @@ def test_early_exit_gives_what_the_whole_model_gives(case, order, layers):
     whole, short = fresh(case, **options, without=("early_exit",)), fresh(case, **options)
     same(short.hidden(pictures(case), TEXTS), whole.hidden(pictures(case), TEXTS))
     needs_all = min(layers) + short.spare_layers == -1 or -1 in layers
-    assert (parameters(short) < parameters(whole)) == (not needs_all)
+    assert (parameters(short.model) < parameters(whole.model)) == (not needs_all)
+
+
+@all_cases
+def test_early_exit_never_reads_the_upper_layers(case, tmp_path, monkeypatch, caplog):
+    """The same states come of a checkpoint whose upper layers are not there, and nobody is warned of them."""
+    whole = fresh(case, generation="none", layers=(1,), without=("early_exit",))
+    read, sizes = _checkpoint.read_model, []
+    monkeypatch.setattr(_checkpoint, "read_model", lambda *how: measured(read(*how), sizes))
+    short = fresh(case, generation="none", layers=(1,))
+    beyond_final_norms = 2 * 2 * whole.hidden_size  # weight and bias, in encoder and decoder
+    assert parameters(short.model) <= sizes[0] <= parameters(short.model) + beyond_final_norms
+    assert sizes[0] < parameters(whole.model) - 2 * beyond_final_norms
+    partial = shutil.copytree(folder(case), tmp_path / "partial")
+    present = {tensor.numpy().tobytes() for tensor in short.model.state_dict().values()}
+    given = load_file(partial / "model.safetensors")
+    kept = {key: tensor for key, tensor in given.items() if tensor.ndim == 1 or tensor.numpy().tobytes() in present}
+    assert len(kept) < len(given)
+    save_file(kept, partial / "model.safetensors", {"format": "pt"})
+    logging.getLogger("transformers.modeling_utils").addHandler(caplog.handler)
+    options = Defaults(image_size=case.image_size, generation="none", layers=(1,))
+    theirs = load_vlm(str(partial), options).hidden(pictures(case), TEXTS)
+    logging.getLogger("transformers.modeling_utils").removeHandler(caplog.handler)
+    same(theirs, whole.hidden(pictures(case), TEXTS))
+    assert "REPORT" not in caplog.text
 
 
 @all_cases

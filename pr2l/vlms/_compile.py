@@ -1,0 +1,70 @@
+"""Compiled modules, and the few batch sizes that they see: torch.compile makes code for one shape at a time.
+
+    4 environments             rows 0 1 2 3          run as they are: n = 4
+    and a terminal frame       rows 0 1 2 3 4        run at 2n, as rows 0 1 2 3 4 4 4 4
+    three prompts of a length  rows 0 1 3            run at n, as rows 0 1 3 3
+
+On a GPU the code is recorded as CUDA graphs, which spares the CPU from starting thousands of small kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+SHAPES = 64  # code that a module may have, then it runs uncompiled: two batch sizes for each length of a prompt
+
+
+class Buckets:
+    """The batch sizes n and 2n, n being the rows of the first batch; without `fixed`, batches stay as they come."""
+
+    def __init__(self, fixed: bool) -> None:
+        self.fixed, self.n = fixed, 0
+
+    def pieces(self, count: int) -> list[list[int]]:
+        """The rows of a batch, in pieces of at most 2n."""
+        self.n = self.n or count
+        most = 2 * self.n if self.fixed else count
+        return [list(range(start, min(start + most, count))) for start in range(0, count, most)]
+
+    def padded(self, rows: Sequence[int]) -> list[int]:
+        """At most 2n rows, the last of which comes again until they are n or 2n."""
+        self.n = self.n or len(rows)
+        size = self.n if len(rows) <= self.n else 2 * self.n
+        return [*rows, *[rows[-1]] * (size - len(rows) if self.fixed else 0)]
+
+
+def compile_forward(module: nn.Module) -> None:
+    """Compiles a module's passes, but for those that learn, or keep or go on from keys and values.
+
+    Cached decoding has a new shape for each token.
+    """
+    whole: Any = module
+    plain, device = whole.forward, next(module.parameters()).device
+    # CUDA graphs could not be tried where this was written.
+    fast = torch.compile(plain, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
+    limits: Any = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, SHAPES)
+    whole.forward = _where_it_can(plain, fast)
+
+
+def _where_it_can(plain: Callable[..., Any], fast: Callable[..., Any]) -> Callable[..., Any]:
+    began = False
+
+    @wraps(plain)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal began
+        cached = kwargs.get("use_cache") or kwargs.get("past_key_values") is not None
+        # In its first pass transformers hooks a module up to give its states; code from before would be made again.
+        if cached or torch.is_grad_enabled() or not began:
+            began = began or not cached
+            return plain(*args, **kwargs)
+        torch.compiler.cudagraph_mark_step_begin()
+        return tree_map_only(Tensor, torch.clone, fast(*args, **kwargs))  # a graph's next run writes over its results
+
+    return forward
