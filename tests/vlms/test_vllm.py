@@ -4,6 +4,7 @@ Tolerance: float32, 1e-5, as for the families.
 """
 
 import json
+import shutil
 import socket
 import threading
 
@@ -42,12 +43,14 @@ def server():
 
 @pytest.fixture
 def serve(server, tmp_path):
-    """serve(case, faults, command, **options): the VLM here, the served one, and the stand-in behind it."""
+    """serve(case, path, command, **options): the VLM here, the served one, and the stand-in behind it."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
 
-    def start(case=LLAVA, faults=(), command=None, **options):
-        here, path = given(case, **options), str(folder(case))
+    def start(case=LLAVA, path=None, command=None, **options):
+        here, path = given(case, **options), str(path or folder(case))
         there = here.model_copy(update={"server": server.url})
-        server.standin = Standin(command or serve_command(path, there), tmp_path, set(faults))
+        server.standin = Standin(command or serve_command(path, there), shared)
         return load_vlm(path, here), load_vlm(path, there), server.standin
 
     return start
@@ -64,7 +67,7 @@ def same(theirs, ours):
 def test_states_answers_and_lengths_are_those_of_the_family(serve, case, order):
     here, there, standin = serve(case, token_order=order, min_new_tokens=2)
     same(here.hidden(pictures(case), TEXTS), there.hidden(pictures(case), TEXTS))
-    same(here.hidden(pictures(case), TEXTS, 40), there.hidden(pictures(case), TEXTS, 40))
+    same(here.hidden(pictures(case), TEXTS, 60), there.hidden(pictures(case), TEXTS, 60))
     assert (there.image_length(), there.prompt_length(TEXTS)) == (here.image_length(), here.prompt_length(TEXTS))
     assert (there.hidden_size, there.new_tokens) == (here.hidden_size, here.new_tokens)
     assert list(standin.folder.iterdir()) == []  # every file was deleted
@@ -93,11 +96,24 @@ def test_answers_are_those_of_the_family(serve):
     assert list(standin.folder.iterdir()) == []
 
 
-def test_an_answer_ends_at_its_end(serve):
-    here, there, standin = serve(LLAVA)
-    ends = int(here.hidden(pictures(LLAVA), TEXTS).states.numel() * 0)  # any token may be called an end
-    first = standin._chosen  # the first token that is chosen is now an end
-    _ = ends, first
+@pytest.mark.parametrize(("shortest", "mask"), [(0, [True, False, False]), (2, [True, True, True])])
+def test_an_answer_stops_at_its_end_and_what_would_follow_is_masked(serve, tmp_path, shortest, mask):
+    path = shutil.copytree(folder(LLAVA), tmp_path / "nearly-all-tokens-end")
+    size = json.loads((path / "config.json").read_text())["text_config"]["vocab_size"]
+    ends = [token for token in range(size) if token != 5]
+    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    here, there, standin = serve(LLAVA, path=path, min_new_tokens=shortest)
+    theirs, ours = (vlm.hidden(pictures(LLAVA), TEXTS) for vlm in (here, there))
+    same(theirs, ours)
+    assert ours.mask[:, ours.spans["generated"]].tolist() == [mask] * len(TEXTS)
+    assert there.answer(pictures(LLAVA), TEXTS, 6) == here.answer(pictures(LLAVA), TEXTS, 6)
+    assert [len(made) for made in standin.made[1:]] == [N + 1] * len(TEXTS) + [1] * len(TEXTS)
+
+
+def test_a_proxy_is_not_asked(serve, monkeypatch):
+    monkeypatch.setenv("http_proxy", NOWHERE)
+    monkeypatch.delenv("no_proxy", raising=False)
+    serve(LLAVA)
 
 
 def test_all_rows_of_a_batch_are_asked_at_once(serve, monkeypatch):
@@ -183,7 +199,7 @@ def test_a_server_started_otherwise_is_refused_with_the_right_command(serve, ser
         ("no connector", "gives no hidden states"),
         ("no file", "cannot be read and deleted here.*shared_storage_path"),
         ("fewer states", "gives .* states for .* tokens"),
-        ("fewer", "reads other tokens"),
+        ("no BOS", "reads other tokens"),
         ("short", f"stopped after {N - 1} of {N} tokens"),
     ],
 )
@@ -194,7 +210,9 @@ def test_each_fault_of_a_server_is_told(serve, fault, message):
         there.hidden(pictures(LLAVA), TEXTS)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.model_type not in MODEL_TYPES], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.model_type not in MODEL_TYPES], ids=lambda case: case.name
+)
 def test_families_that_vllm_gives_no_states_of_are_refused(case):
     with pytest.raises(UserError, match=f"no hidden states of .*, a {case.model_type}; .*llava, qwen2_5_vl, qwen3_vl"):
         load_vlm(str(folder(case)), Defaults(server=NOWHERE, image_size=case.image_size))
@@ -219,7 +237,10 @@ def test_an_address_is_a_url():
         Defaults(server="localhost:8000")
 
 
-def test_the_tower_and_the_weights_are_out_of_reach(serve, server):
+def test_the_tower_and_the_weights_are_out_of_reach(serve):
     _, there, _ = serve(LLAVA)
     with pytest.raises(UserError, match="vision tower's tokens; leave out server"):
         there.vision(pictures(LLAVA))
+    lessons = {"why": "a test", "vlm": str(folder(LLAVA)), "train": [], "test": [], "steps": 1}
+    with pytest.raises(UserError, match="no weights here that could learn; leave out vlm_options.server"):
+        new_trainee(FinetuneConfig(**lessons, vlm_options=there.options))

@@ -63,12 +63,17 @@ class Refused(Exception):
 
 @dataclass
 class Standin:
-    """Serves what a command line says. faults: names of what is to go wrong; seen: the requests that came."""
+    """Serves what a command line says.
+
+    folder: where its files go, in place of the command's. faults: names of what is to go wrong. seen, made: the
+    requests that came, and the ids that were chosen for each.
+    """
 
     command: str
     folder: Path
     faults: set[str] = field(default_factory=set)
     seen: list[dict] = field(default_factory=list)
+    made: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.flags = arguments(self.command)
@@ -83,7 +88,7 @@ class Standin:
         dtype = {"auto": "float32"}.get(self.flags.dtype, self.flags.dtype)
         self.model = AutoModelForImageTextToText.from_pretrained(self.flags.model, dtype=getattr(torch, dtype)).eval()
         self.processor = AutoImageProcessor.from_pretrained(self.flags.model, backend="pil")
-        self.one_at_a_time, self.count = threading.Lock(), 0
+        self.one_at_a_time = threading.Lock()
 
     def generate(self, request: dict) -> dict:
         """POST /inference/v1/generate."""
@@ -96,15 +101,15 @@ class Standin:
             raise Refused(404, "NotFoundError", message)
         with self.one_at_a_time, torch.no_grad():
             self.seen.append(request)
-            self.count += 1
             given = self._expanded(request["token_ids"], pixels := self._pixels(request["content_parts"]))
             chosen = self._chosen(given, pixels, **request["sampling_params"])
+            self.made.append(chosen)
             # all_token_ids[:-1]: the last token was never an input, so it has no state.
             out = (request["kv_transfer_params"] or {}).get("include_output_tokens", False)
             kept = [*given, *chosen][:-1] if out else given
             file = self._write(kept, self._states(kept, pixels))
         return {
-            "request_id": f"generate-tokens-{self.count}",
+            "request_id": f"generate-tokens-{len(self.seen)}",
             "choices": [{"index": 0, "finish_reason": "length", "token_ids": chosen, "logprobs": None}],
             "prompt_token_ids": None,
             "output_mode": "tokens",
@@ -126,8 +131,9 @@ class Standin:
             count = (pixels["pixel_values"].shape[-1] // vision.patch_size) ** 2
         if ids.count(placeholder) != 1:
             raise Refused(400, "BadRequestError", f"Expected 1 placeholder, found {ids.count(placeholder)}")
+        ids = ids[1:] if "no BOS" in self.faults else ids
         at = ids.index(placeholder)
-        return [*ids[:at], *[placeholder] * (count - ("fewer" in self.faults)), *ids[at + 1 :]]
+        return [*ids[:at], *[placeholder] * count, *ids[at + 1 :]]
 
     def _chosen(self, ids, pixels, *, max_tokens, min_tokens=0, ignore_eos=False, stop_token_ids=(), **fixed):
         assert fixed == {"temperature": 0.0, "detokenize": False}
@@ -162,7 +168,7 @@ class Standin:
 
     def _write(self, ids: list[int], states: torch.Tensor) -> str:
         """Locks before the answer, writes after it."""
-        file = self.folder / f"generate-tokens-{self.count}.safetensors"
+        file = self.folder / f"generate-tokens-{len(self.seen)}.safetensors"
         lock = open(f"{file}.lock", "w")  # noqa: SIM115
         fcntl.flock(lock, fcntl.LOCK_EX)
         missing = "fewer states" in self.faults
