@@ -498,6 +498,7 @@ def _spans(image: int, prompt: int, generated: int) -> dict[str, slice]:
 
 
 def check_batch(frames: Frames, texts: list[str] | None = None) -> None:
+    """ValueError unless frames are uint8 [B, H, W, 3], and texts, if any, one for each."""
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
         raise ValueError(f"frames are {frames.dtype} {frames.shape}; a batch is uint8 [B, H, W, 3], RGB, B >= 1")
     if texts is not None and len(texts) != len(frames):

@@ -48,15 +48,15 @@ from pr2l.vlms._pixels import squared
 MODEL_TYPES = ("llava", "qwen2_5_vl", "qwen3_vl")  # of our families, those whose class in vLLM gives states out
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 FOLDER = "/dev/shm/pr2l-vllm"  # in memory; the server says with each answer where its file is
-LONGEST = 4096  # tokens of input and answer; vLLM sets memory aside for a batch of the longest
+LONGEST = 4096  # tokens of input and answer; vLLM sets memory aside for such a row
 AT_ONCE = 64  # requests
 PATIENCE = 600  # seconds to wait for an answer
 
 
 def serve_command(path: str, options: Defaults) -> str:
     """The line that starts a server for a checkpoint with these options, in the environment that has vLLM."""
-    depth = checkpoint.read_config(path).get_text_config().num_hidden_layers
-    layers, address = _layer_ids(options, depth), urlsplit(options.server or "http://127.0.0.1:8000")
+    text = checkpoint.read_config(path).get_text_config()
+    layers, address = _layer_ids(options, text.num_hidden_layers), urlsplit(options.server or "http://127.0.0.1:8000")
     states = {"hf_config": {"eagle_aux_hidden_state_layer_ids": layers}}
     method = {"method": "extract_hidden_states", "num_speculative_tokens": 1, "draft_model_config": states}
     transfer = {
@@ -66,8 +66,9 @@ def serve_command(path: str, options: Defaults) -> str:
     }
     words = ["vllm", "serve", _absolute(path), "--served-model-name", _served_name(path, layers)]
     words += ["--host", str(address.hostname), "--port", str(address.port or 8000), "--dtype", options.dtype]
-    words += ["--max-model-len", str(LONGEST), "--enable-scale-out"]
-    words += ["--no-enable-prefix-caching", "--no-enable-chunked-prefill"]  # states of cached tokens would be missing
+    words += ["--max-model-len", str(min(LONGEST, text.max_position_embeddings)), "--enable-scale-out"]
+    # States of tokens in a cache would be missing; of chunks, vLLM's documentation says that they must be off.
+    words += ["--no-enable-prefix-caching", "--no-enable-chunked-prefill"]
     words += ["--speculative-config", json.dumps(method), "--kv-transfer-config", json.dumps(transfer)]
     return shlex.join(words)
 
@@ -238,11 +239,11 @@ class Served(VLM):
         chosen = torch.tensor([reply.ids[length:]], dtype=torch.long)
         return whole[:, :, self._order(self.ids([text]))], chosen, whole[:, :, length:]
 
-    def _ask(self, frames: Frames, texts: list[str], **sampling: Any) -> Iterator[Reply]:
-        """One reply per row, in order."""
+    def _ask(self, frames: Frames, texts: list[str], **sampling: Any) -> list[Reply]:
+        """One reply per row."""
         squares = squared(frames, self.image_size, self._pixels.resample)
         with ThreadPoolExecutor(min(len(texts), AT_ONCE)) as pool:
-            yield from pool.map(partial(self._ask_one, **sampling), squares, texts)
+            return list(pool.map(partial(self._ask_one, **sampling), squares, texts))
 
     def _ask_one(self, square: Frames, text: str, **sampling: Any) -> Reply:
         ids = list(self._ids(text))

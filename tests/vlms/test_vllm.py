@@ -4,9 +4,12 @@ Tolerance: float32, 1e-5, as for the families.
 """
 
 import json
+import shlex
 import shutil
 import socket
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from vllm_standin import Server, Standin, arguments
 
 from pr2l.errors import UserError
 from pr2l.finetune import FinetuneConfig, new_trainee
+from pr2l.vlms import _checkpoint
 from pr2l.vlms._base import Defaults
 from pr2l.vlms._loading import load_vlm
 from pr2l.vlms._vllm import MODEL_TYPES, serve_command
@@ -143,6 +147,14 @@ def test_the_command_names_the_layers_and_vllm_reads_it():
     assert (flags.model, flags.host, flags.port, flags.dtype) == (str(folder(LLAVA)), "gpu-box", 8123, "auto")
     layers = {"hf_config": {"eagle_aux_hidden_state_layer_ids": [2, 3]}}
     assert flags.speculative_config["draft_model_config"] == layers
+
+
+def test_the_command_in_the_documentation_is_the_one_for_its_model(monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "vllm.md").read_text(encoding="utf-8")
+    shown = page[page.index("vllm serve ") :].split("```")[0]
+    depth = SimpleNamespace(num_hidden_layers=32, max_position_embeddings=4096)
+    monkeypatch.setattr(_checkpoint, "read_config", lambda path: SimpleNamespace(get_text_config=lambda: depth))
+    assert shlex.split(shown.replace("\\\n", " ")) == shlex.split(serve_command("llava-hf/llava-1.5-7b-hf", Defaults()))
 
 
 def test_no_server_says_how_to_start_one():

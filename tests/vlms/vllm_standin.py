@@ -175,10 +175,10 @@ class Standin:
         tensors = {"hidden_states": states[missing:].contiguous(), "token_ids": torch.tensor(ids)}
 
         def write():
-            time.sleep(0.05)
-            if "no file" not in self.faults:
-                save_file(tensors, file)
-            lock.close()
+            with lock:
+                time.sleep(0.05)
+                if "no file" not in self.faults:
+                    save_file(tensors, file)
 
         threading.Thread(target=write).start()
         return str(file)
