@@ -217,7 +217,7 @@ class Served(VLM):
     @torch.no_grad()
     def answer(self, frames: Frames, texts: list[str], new_tokens: int) -> list[str]:
         check_batch(frames, texts)
-        replies = self._ask(frames, texts, max_tokens=new_tokens, stop_token_ids=list(self._eos))
+        replies = self._ask(frames, texts, max_tokens=new_tokens)
         return [self._decode(torch.tensor([reply.chosen]))[0] for reply in replies]
 
     def _all_states(self, frames: Frames, texts: list[str]) -> Iterator[tuple[list[int], Passes]]:

@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoModelForImageTextToText
 
 REQUEST = {"model", "token_ids", "content_parts", "sampling_params", "kv_transfer_params"}
-SAMPLING = {"temperature", "detokenize", "max_tokens", "min_tokens", "ignore_eos", "stop_token_ids"}
+SAMPLING = {"temperature", "detokenize", "max_tokens", "min_tokens", "ignore_eos"}
 
 
 def arguments(command: str) -> argparse.Namespace:
@@ -135,12 +135,12 @@ class Standin:
         at = ids.index(placeholder)
         return [*ids[:at], *[placeholder] * count, *ids[at + 1 :]]
 
-    def _chosen(self, ids, pixels, *, max_tokens, min_tokens=0, ignore_eos=False, stop_token_ids=(), **fixed):
+    def _chosen(self, ids, pixels, *, max_tokens, min_tokens=0, ignore_eos=False, **fixed):
         assert fixed == {"temperature": 0.0, "detokenize": False}
         if min_tokens > max_tokens:
             raise Refused(400, "BadRequestError", "min_tokens must be less than or equal to max_tokens")
         ends, chosen = self.model.generation_config.eos_token_id, []
-        ends = {*([ends] if isinstance(ends, int) else ends), *stop_token_ids}
+        ends = {*([ends] if isinstance(ends, int) else ends)}
         for step in range(max_tokens - ("short" in self.faults)):
             logits = self._run([*ids, *chosen], pixels)["logits"][0, -1].float()
             if step < min_tokens:
