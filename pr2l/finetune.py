@@ -169,6 +169,8 @@ def new_trainee(config: FinetuneConfig) -> Trainee:
     frozen weights of LoRA, and the arithmetic of both methods, are half precision.
     """
     options = config.vlm_options
+    if options.server is not None:
+        raise UserError("a served VLM has no weights here that could learn; leave out vlm_options.server.")
     if config.method == "full":
         options = options.model_copy(update={"dtype": "float32" if options.dtype == "auto" else options.dtype})
         return Trainee(load_vlm(config.vlm, options))

@@ -19,7 +19,7 @@ image and prompt states come from the encoder's layers, generated ones from the 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from inspect import signature
 from typing import Any, Literal, get_args
@@ -71,6 +71,9 @@ class Defaults(BaseModel):
     # little on its neighbours. `pr2l speed` says what it gains and how similar the states stay
     dtype: Literal["auto", "fastest", "float32", "bfloat16", "float16", "int8"] = "auto"
     device: str = "auto"  # auto = the GPU if there is one
+    # address of a running `vllm serve`, such as http://127.0.0.1:8000, which then has the weights and does the passes
+    # (pr2l/vlms/_vllm.py, docs/vllm.md); None = they are done here
+    server: str | None = Field(default=None, pattern="^https?://")
 
     @model_validator(mode="after")
     def _answers_can_end(self) -> Self:
@@ -98,7 +101,7 @@ class VLM:
         self.options = options
         self.config = checkpoint.read_config(path)
         self._check_options(path)
-        self.model = checkpoint.read_model(path, options.device, options.dtype, self._short_config())
+        self.model = self.read_model(path)
         self.read_processors(path)
         self.image_size = options.image_size or self.default_image_size()
         self._eos = _take_over_decoding(self.model) or _own_end(self.tokenizer)
@@ -114,6 +117,10 @@ class VLM:
         return cls(checkpoint.locate(path), options or Defaults())
 
     # What a family says about itself.
+
+    def read_model(self, path: str) -> Any:
+        """Reads the unmodified model."""
+        return checkpoint.read_model(path, self.options.device, self.options.dtype, self._short_config())
 
     def read_processors(self, path: str) -> None:
         """Reads what the checkpoint holds beside the model."""
@@ -157,6 +164,13 @@ class VLM:
         return bool(self.config.get_text_config().is_encoder_decoder)
 
     @property
+    def depth(self) -> int:
+        """The number of layers; of an encoder-decoder, that of its shallower half: layers are taken from both."""
+        text = self.config.get_text_config()
+        names = ("num_hidden_layers", "decoder_layers", "num_decoder_layers")
+        return int(min(getattr(text, name) for name in names if getattr(text, name, None) is not None))
+
+    @property
     def speaker(self) -> Any:
         """The module that reads what `given` gives and has a head for logits; its `model` is itself without head."""
         return self.model
@@ -181,7 +195,7 @@ class VLM:
     def key(self) -> dict[str, Any]:
         """Everything that states depend on beside frame and text, in JSON values."""
         dtype = "int8" if self.options.dtype == "int8" else str(self.model.dtype).removeprefix("torch.")
-        options = self.options.model_dump(mode="json", exclude={"device", "without", "compile"})  # they change nothing
+        options = self.options.model_dump(mode="json", exclude={"device", "without", "compile", "server"})
         return {"family": type(self).__name__, **self._source, **options, "dtype": dtype, "image_size": self.image_size}
 
     @property
@@ -201,7 +215,7 @@ class VLM:
     @torch.no_grad()
     def vision(self, frames: Frames) -> Tokens:
         """The vision tower's own tokens, which know no prompt: float32 [B, vision_length, vision_size]."""
-        _check_batch(frames)
+        check_batch(frames)
         pieces = self.buckets.pieces(len(frames))
         parts = [self.image_features(frames[self.buckets.padded(rows)])[: len(rows)] for rows in pieces]
         values = torch.cat(parts).float()
@@ -214,7 +228,7 @@ class VLM:
         prompt_tokens: P, at least prompt_length(texts); None = the longest prompt of this batch. States of
         padding, and of positions after the end of a generated answer, are zero and masked.
         """
-        _check_batch(frames, texts)
+        check_batch(frames, texts)
         width, pieces = self._prompt_width(texts, prompt_tokens), self.buckets.pieces(len(texts))
         return joined([self._hidden(frames[rows], [texts[row] for row in rows], width) for rows in pieces])
 
@@ -227,10 +241,7 @@ class VLM:
         lengths = torch.tensor([len(self._ids(text)) for text in texts], device=device)
         mask[:, :end] = torch.arange(end, device=device) < lengths[:, None]
         answers = [""] * len(texts)
-        looked = self._engine.look(frames) if self._engine is not None else None
-        for rows in self._passes(texts):
-            of_rows = looked.at(rows) if looked is not None else None
-            given, chosen, made = self._states(frames[rows], [texts[row] for row in rows], of_rows)
+        for rows, (given, chosen, made) in self._all_states(frames, texts):
             states[rows, :, : given.shape[2]] = given
             states[rows, :, spans["generated"]] = made
             mask[rows, spans["generated"]] = self._before_end(chosen)
@@ -241,7 +252,7 @@ class VLM:
     @torch.no_grad()
     def answer(self, frames: Frames, texts: list[str], new_tokens: int) -> list[str]:
         """Greedy answers of at most new_tokens tokens, as text without special tokens."""
-        _check_batch(frames, texts)
+        check_batch(frames, texts)
         if self._engine is not None and not self._engine.can_answer:
             raise UserError(
                 f"this {self.config.model_type} was loaded with generation=none, without the layers above those in"
@@ -359,10 +370,7 @@ class VLM:
                 f"compile=true is not possible with {path!r}: the passes of a {self.config.model_type} are left to"
                 f" `generate` here. Use compile=false, or a family with passes of its own (`pr2l list vlms`)."
             )
-        text = self.config.get_text_config()
-        # The decoder of an encoder-decoder may be the shallower half; layers are taken from both.
-        names = ("num_hidden_layers", "decoder_layers", "num_decoder_layers")
-        depth = min(getattr(text, name) for name in names if getattr(text, name, None) is not None)
+        depth = self.depth
         if bad := [layer for layer in self.options.layers if not -depth - 1 <= layer <= depth]:
             raise UserError(
                 f"layers={list(self.options.layers)}: {path!r} has {depth} layers, so {bad} is out of range;"
@@ -417,6 +425,13 @@ class VLM:
             ids = self._ids(text)
             rows[len(ids), ids.index(self.image_token_id)].append(row)
         return [self.buckets.padded(each) for each in rows.values()]
+
+    def _all_states(self, frames: Frames, texts: list[str]) -> Iterator[tuple[list[int], Passes]]:
+        """What `_states` gives, pass by pass, and the rows of each."""
+        looked = self._engine.look(frames) if self._engine is not None else None
+        for rows in self._passes(texts):
+            of_rows = looked.at(rows) if looked is not None else None
+            yield rows, self._states(frames[rows], [texts[row] for row in rows], of_rows)
 
     def _states(self, frames: Frames, texts: list[str], looked: Looked | None = None) -> Passes:
         """Input states [B, L, I + P, D] in Hidden's order, generated ids [B, N], their states [B, L, N, D].
@@ -514,7 +529,8 @@ def _spans(image: int, prompt: int, generated: int) -> dict[str, slice]:
     }
 
 
-def _check_batch(frames: Frames, texts: list[str] | None = None) -> None:
+def check_batch(frames: Frames, texts: list[str] | None = None) -> None:
+    """ValueError unless frames are uint8 [B, H, W, 3], and texts, if any, one for each."""
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
         raise ValueError(f"frames are {frames.dtype} {frames.shape}; a batch is uint8 [B, H, W, 3], RGB, B >= 1")
     if texts is not None and len(texts) != len(frames):

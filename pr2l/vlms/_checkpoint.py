@@ -16,12 +16,14 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    GenerationConfig,
 )
 from transformers.utils.hub import cached_file
 
@@ -75,6 +77,37 @@ def read_model(path: str, device: str, dtype: str, config: Any | None = None) ->
         model = _read(path, "model", lambda: AutoModelForImageTextToText.from_pretrained(path, **how))
     model = model.eval().to(chosen)
     return _with_int8_layers(model) if dtype == "int8" else model
+
+
+def read_generation_config(path: str, config: Any) -> Any:
+    """What `generate` would go by; like the model's own, made from the config where the checkpoint holds none."""
+    try:
+        return GenerationConfig.from_pretrained(path)
+    except OSError:
+        return GenerationConfig.from_model_config(config)
+
+
+def read_final_norm(path: str, config: Any) -> torch.nn.Module:
+    """The language model's last norm, in float32, without its other weights. UserError if it is not to be found."""
+    with torch.device("meta"):
+        norm = getattr(AutoModelForImageTextToText.from_config(config).get_decoder(), "norm", None)
+    files = _read(path, "safetensors weights", lambda: _weight_files(path))
+    # What stands before the name has changed over the years; vision towers have norms of that name as well.
+    found = [name for name in files if name.endswith(".norm.weight") and "vis" not in name]
+    if norm is None or len(found) != 1:
+        raise UserError(f"{path!r} has no final norm that could be read alone; leave its last layer out of layers.")
+    with safe_open(cached_file(path, files[found[0]]), "pt") as weights:
+        norm.load_state_dict({"weight": weights.get_tensor(found[0]).float()}, assign=True)
+    return norm.requires_grad_(False)
+
+
+def _weight_files(path: str) -> dict[str, str]:
+    """Name of a weight -> the file that holds it."""
+    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
+    if index is not None:
+        return dict(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"])
+    with safe_open(cached_file(path, "model.safetensors"), "pt") as weights:
+        return dict.fromkeys(weights.keys(), "model.safetensors")
 
 
 def read_tokenizer(path: str, subfolder: str = "") -> Any:

@@ -7,6 +7,7 @@ from types import ModuleType
 from pr2l import registry
 from pr2l.vlms._base import VLM, Defaults
 from pr2l.vlms._checkpoint import locate, read_config
+from pr2l.vlms._vllm import served
 
 GENERIC = "generic"  # takes what no family claims
 
@@ -19,7 +20,10 @@ def load_vlm(name: str, options: Defaults | None = None) -> VLM:
     fit it.
     """
     path = locate(name)
-    vlm: VLM = family(read_config(path).model_type).load(path, options)
+    load = family(read_config(path).model_type).load
+    if options is not None and options.server is not None:
+        load = served(load.__self__).load
+    vlm: VLM = load(path, options)
     return vlm
 
 

@@ -23,7 +23,7 @@ def compiled_batches(monkeypatch):
     def backend(graph, inputs):
         output = next(node for node in graph.graph.nodes if node.op == "output")
         results = [node.meta["example_value"] for node in output.args[0]]
-        batches.append(len(results[0]) if results else 0)
+        batches.append(next((len(each) for each in results if torch.is_tensor(each) and each.ndim), 0))
         return graph.forward
 
     torch._dynamo.reset()
