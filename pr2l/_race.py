@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -88,6 +89,7 @@ PARTS = {
 
 def profile(run: Callable[[], object]) -> dict[str, float]:
     """Shares of a run's time in PARTS, by the names of torch's operations, and in all others."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or it says that it starts and stops
     on_gpu = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
     with torch.profiler.profile(activities=[ProfilerActivity.CPU, *on_gpu]) as seen:
         run()

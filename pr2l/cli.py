@@ -150,7 +150,7 @@ class _Speed(TyperCommand):
 def speed(
     shapes: Annotated[list[str] | None, typer.Argument()] = None,
     frames: Annotated[int, typer.Option(help="Frames in a batch.")] = 16,
-    rounds: Annotated[int, typer.Option(help="How often each way is timed.")] = 5,
+    rounds: Annotated[int, typer.Option(help="How often each way is timed.")] = 3,
     out: Annotated[Path, typer.Option(help="Where speed.json and speed.png go.")] = Path("runs/speed"),
 ) -> None:
     """Frames a second of this machine, against how others do it; a table with a verdict for each promise."""

@@ -10,7 +10,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -46,7 +46,7 @@ SMALL_ROLLOUTS = (
     "encoder_options.image_tokens=null",
     "algorithm_options.n_steps=16",
 )
-TEXTS = (TEXT, "is there a imp ?", "how far is the medikit ?", "what do you see ?")
+TEXTS = (TEXT, "is there an imp ?", "how far is the medikit ?", "what do you see ?")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Effort:
     """How much is measured: frames in a batch, rounds of a race."""
 
     frames: int = 16
-    rounds: int = 5
+    rounds: int = 3
 
 
 # How others do it.
@@ -147,6 +147,26 @@ def half_the_layers(shape: str, effort: Effort) -> Iterator[Measure]:
         yield from _frames_per_second(f"{shape}, half the layers", ways, effort, goals={"ours": ("plain batch", 1.8)})
 
 
+def lever_by_lever(shape: str, effort: Effort) -> Iterator[Measure]:
+    """Four prompts on each frame, half the layers, nothing generated: without any lever, then one more at a time."""
+    count = max(1, effort.frames // 8)
+    frames, texts = np.repeat(_frames(count), len(TEXTS), axis=0), list(TEXTS) * count
+    with _vlms(shape, generation="none") as load:
+        depth = load().config.get_text_config().num_hidden_layers
+        half = partial(load, layers=(depth // 2 - 1, depth // 2))
+        ways = {"no lever": partial(half(without=LEVERS).hidden, frames, texts)}
+        for number, lever in enumerate(LEVERS, start=1):
+            ways[f"and {lever}"] = partial(half(without=LEVERS[number:]).hidden, frames, texts)
+        seconds = race(ways, effort.rounds)
+    before = seconds["no lever"]
+    for name, each in seconds.items():
+        title = f"{shape}, half the layers, {len(TEXTS)} prompts a frame: {name}"
+        yield Measure(title, Spread.of([len(texts) / one for one in each]), "prompts/s")
+        if name != "no lever":
+            yield Measure(f"{title}, over the row before", ratios(before, each), "x")
+        before = each
+
+
 def further_prompts(shape: str, size: int, effort: Effort) -> Iterator[Measure]:
     """What the second to fourth prompt on a frame cost, as shares of the first."""
     count = max(1, effort.frames // 4)
@@ -167,8 +187,9 @@ def further_prompts(shape: str, size: int, effort: Effort) -> Iterator[Measure]:
 
 def ceiling(shape: str, size: int | None, effort: Effort) -> Iterator[Measure]:
     """Operations of a pass without generation, and how many a second, against what a matrix product reaches here."""
+    few = replace(effort, frames=max(1, effort.frames // 4)) if size else effort
     with _vlms(shape, image_size=size, generation="none") as load:
-        yield from _share_of_ceiling(shape, load(), TEXT, effort, 0.5 if shape == "smolvlm-256m" else None)
+        yield from _share_of_ceiling(shape, load(), TEXT, few, 0.5 if shape == "smolvlm-256m" else None)
 
 
 def half_the_ceiling(shape: str, effort: Effort) -> Iterator[Measure]:
@@ -209,7 +230,7 @@ def training(shape: str, effort: Effort) -> Iterator[Measure]:
         ours = load_config("doom/fetch/prompted", given)
         plain = load_config("doom/fetch/prompted", [*given, f"vlm_options.without={list(LEVERS)}"])
         clocks, slow = [], []
-        for _ in range(max(1, effort.rounds // 2)):  # in turn, as in a race
+        for _ in range(effort.rounds if shape == "tiny" else 1):  # in turn, as in a race
             clocks.append(_clocked(ours))
             if shape == "tiny":  # with a larger one it takes minutes, and `generation` gives the ratio
                 slow.append(_clocked(plain, row_by_row))
@@ -348,7 +369,11 @@ SECTIONS: dict[str, tuple[Callable[[Effort], Iterator[Measure]], ...]] = {
         partial(ceiling, "smolvlm-256m", 512),
         partial(training, "smolvlm-256m"),
     ),
-    "llava-small": (partial(half_the_layers, "llava-small"), partial(ceiling, "llava-small", None)),
+    "llava-small": (
+        partial(half_the_layers, "llava-small"),
+        partial(lever_by_lever, "llava-small"),
+        partial(ceiling, "llava-small", None),
+    ),
     "llava-7b": (
         partial(half_the_layers, "llava-7b"),
         partial(ceiling, "llava-7b", None),
