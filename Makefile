@@ -17,7 +17,7 @@ smoke: $(STAMP) ## the whole pipeline on a toy scale, in under a minute
 	$(BIN)/pr2l train smoke
 
 bench: $(STAMP) ## how fast frames become embeddings on this machine, with a verdict for each promise
-	$(BIN)/pr2l speed
+	$(BIN)/pr2l speed tiny smolvlm-256m
 
 test: $(STAMP) ## all but the slow tests
 	$(BIN)/python -m pytest

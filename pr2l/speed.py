@@ -124,6 +124,7 @@ def generation(shape: str, size: int | None, tokens: int, effort: Effort) -> Ite
         }
         title = f"{shape}{f' {size} px' if size else ''}, {tokens} tokens"
         yield from _frames_per_second(title, ways, effort, goals=GOALS.get(shape, {}))
+        yield Measure(f"{title}: operations a frame", Spread.of([flops(ways["ours"]) / effort.frames / 1e9]), "GFLOP")
         for name, vlm in lower.items():
             goal = 0.99 if name == "int8" and shape != "tiny" else None
             cosine = _cosine(ours.hidden(frames, texts).states, vlm.hidden(frames, texts).states)
