@@ -228,6 +228,7 @@ class Far:
         self._lifeline, guard = socket.socketpair()  # closes when we end, however that happens
         self._number = 0  # of the last call
         self._append_only()
+        ours = (self._talk, self._lifeline, self._memory, self._log)
         inherited = [theirs.fileno(), self._memory.fileno(), guard.fileno()]
         with theirs, guard:
             try:
@@ -241,8 +242,9 @@ class Far:
                     start_new_session=True,  # Ctrl-C goes to us alone, and all of it can be killed at once
                 )
             except OSError as error:
+                for each in ours:
+                    each.close()
                 raise ValueError(f"{python} cannot be started: {error}") from error
-        ours = (self._talk, self._lifeline, self._memory, self._log)
         self._finalizer = weakref.finalize(self, _end, self.process, ours)
 
     def end(self, seconds: float) -> None:
