@@ -11,7 +11,8 @@ Tensors = dict[str, torch.Tensor]
 def optimizer_tensors(optimizer: Optimizer) -> Tensors:
     """Its moments and counts by "optimizer/<parameter>/<name>"; its settings are `state_dict()["param_groups"]`."""
     state = optimizer.state_dict()["state"]
-    return {f"optimizer/{i}/{name}": torch.as_tensor(entry) for i, each in state.items() for name, entry in each.items()}
+    entries = ((f"optimizer/{index}/{name}", each[name]) for index, each in state.items() for name in each)
+    return {name: torch.as_tensor(entry) for name, entry in entries}
 
 
 def restore_optimizer(optimizer: Optimizer, tensors: Tensors, param_groups: list[dict[str, object]]) -> None:

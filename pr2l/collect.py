@@ -15,6 +15,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -55,9 +56,9 @@ def collect(
 
     policy: "random", "oracle", or the folder of a run of this task. options: values for the environment's
     Defaults, over those of the run, if any. noise: the probability of a uniformly random action in place of the
-    policy's, whose choice is then kept too. Frames are stored without loss. Each episode's metadata has
-    `context`, `success`, `return` and `seed`, and the data set's has `noise`. Ctrl-C keeps what is whole. Raises UserError where the folder
-    exists already, or where a name or an option is wrong.
+    policy's, whose choice is then kept too; 0..1. Frames are stored without loss. Each episode's metadata has
+    `context`, `success`, `return` and `seed`; the data set's has `noise`. Ctrl-C keeps what is whole. Raises
+    UserError where the folder exists already, or where a name or an option is wrong.
     """
     folder = folder.resolve()  # minari joins relative paths twice
     if folder.exists():
@@ -97,15 +98,17 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
     def __init__(self, env: gym.Env[Observation, Any], write: Write, noise: float = 0.0) -> None:
         super().__init__(env)
         self._write, self._noise = write, noise
+        self._anything = deepcopy(env.action_space)  # one that nobody else seeds or draws from
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
         shown = {key: [value] for key, value in observation.items()}
-        choices = {"choice": []} if self._noise else None
+        choices: dict[str, Any] | None = {"choice": []} if self._noise else None
         self._episode = EpisodeBuffer(seed=seed, observations=shown, actions=[], infos=choices)
         self._random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(NOISE,)))
+        self._anything.seed(int(self._random.integers(2**32)))
         self._context = info["context"]
         return observation, info
 
@@ -114,7 +117,7 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
         if self._noise:
             episode.infos["choice"].append(np.int64(action))
             if self._random.random() < self._noise:
-                action = self._random.integers(self.action_space.n)
+                action = self._anything.sample()
         observation, reward, terminated, truncated, info = self.env.step(action)
         for key, value in observation.items():
             episode.observations[key].append(value)
