@@ -136,7 +136,7 @@ def test_killed_and_resumed_is_never_killed(toy, tmp_path):
     """kill -9 at some moment after a checkpoint, in the middle of an epoch."""
     toy()
     path = f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}"
-    words = ["steps=40000", "checkpoint_every=1", "evaluation_episodes=1"]
+    words = ["steps=40000", "checkpoint_every=500", "evaluation_episodes=1"]
     command = [sys.executable, "-m", "pr2l.cli", "train", "toy.yaml", *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, **pipes)

@@ -179,7 +179,7 @@ def test_learns_what_the_labels_say_and_not_what_was_done():
     shown = {key: part.numpy() for key, part in trajectory([0, 1, 2]).observations.items()}
     assert bc.act(cloner, shown, deterministic=True)[0].tolist() == [0, 1, 2]
     assert recorder.rows[-1]["train/accuracy"] == 1
-    assert recorder.rows[-1]["train/loss"] < 0.1 < recorder.rows[0]["train/loss"]
+    assert recorder.rows[-1]["train/loss"] < 0.2 < 1 < recorder.rows[0]["train/loss"]
     assert recorder.rows[-1]["train/epoch"] == cloner.trajectories / 12
 
 
