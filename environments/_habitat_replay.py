@@ -35,7 +35,8 @@ ACTIONS = {
 BLOCK = 1 << 20  # characters read at a time
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)  # a string, or what opens or closes
+# What opens or closes, or a string, which may go on after the text: then without the group.
+_TOKEN = re.compile(r'[\[\]{}]|"[^"\\]*(?:\\.[^"\\]*)*(")?', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -185,12 +186,14 @@ class _Json:
         depth = 0
         while True:
             for token in _TOKEN.finditer(self._text, self._at):
+                if token.group().startswith('"') and not token.group(1):
+                    break
                 self._at = token.end()
                 depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token.group(), 0)
                 if depth == 0:
                     return
-            quote = self._text.find('"', self._at)  # of a string that goes on in the next block
-            self._at = quote if quote >= 0 else len(self._text)
+            else:
+                self._at = len(self._text)
             if not self._more():
                 raise ValueError("the file ends too early")
 

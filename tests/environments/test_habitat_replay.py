@@ -69,7 +69,9 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('"]}\\x', max_size=4), inner, max_size=3),
     max_leaves=8,
 )
-OTHERS = st.dictionaries(st.text(max_size=6).filter(lambda key: key != "episodes"), VALUES, max_size=3)
+CONFUSING = st.lists(st.text('[]{}"\\', min_size=1), min_size=1, max_size=3)  # looks like structure, and is not
+KEYS = st.text(max_size=6).filter(lambda key: key != "episodes")
+OTHERS = st.dictionaries(KEYS, VALUES | CONFUSING, max_size=3)
 LAYOUTS = st.fixed_dictionaries({"indent": st.sampled_from([None, 1]), "ensure_ascii": st.booleans()})
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
