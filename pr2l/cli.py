@@ -94,6 +94,7 @@ def collect(
     episodes: Annotated[int, typer.Option(min=1)] = 100,
     split: Annotated[Literal["train", "evaluation"], typer.Option(help="Which maps and seeds.")] = "train",
     seed: Annotated[int, typer.Option(min=0, help="Of the first episode; the next has seed + 1.")] = 0,
+    noise: Annotated[float, typer.Option(min=0, max=1, help="Share of random actions; the policy's are kept too.")] = 0,
 ) -> None:
     """Play episodes of a task and keep them as a Minari data set: frames, actions, rewards, contexts."""
     from pr2l.collect import collect as run
@@ -101,7 +102,8 @@ def collect(
     values: dict[str, Any] = {}
     for option in options or []:
         apply_override(values, option)
-    run(environment, task, output, policy=policy, episodes=episodes, options=values, split=split, seed=seed)
+    more: dict[str, Any] = {"options": values, "split": split, "seed": seed, "noise": noise}
+    run(environment, task, output, policy=policy, episodes=episodes, **more)
 
 
 @app.command()

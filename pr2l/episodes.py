@@ -21,7 +21,7 @@ Observation = dict[str, np.ndarray]
 Info = dict[str, Any]
 
 # First words of the spawn keys, so that no two purposes can ever share a seed.
-TRAINING, EVALUATION, EXPLORATION = 0, 1, 2
+TRAINING, EVALUATION, EXPLORATION, NOISE = 0, 1, 2, 3
 
 
 def training_seed(run_seed: int, env: int, episode: int) -> int:
