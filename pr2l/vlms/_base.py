@@ -27,7 +27,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from transformers import GenerationConfig
+from transformers import AutoModelForImageTextToText, GenerationConfig
 from typing_extensions import Self
 
 from pr2l.errors import UserError
@@ -91,9 +91,9 @@ class VLM:
 
     def __init__(self, path: str, options: Defaults) -> None:
         self.options = options
-        self.config = checkpoint.read_config(path)
+        self.config = self.read_config(path)
         self._check_options(path)
-        self.model = checkpoint.read_model(path, options.device, options.dtype)
+        self.model = checkpoint.read_model(path, options.device, options.dtype, self.read_weights)
         self.read_processors(path)
         self.image_size = options.image_size or self.default_image_size()
         self._eos = _take_over_decoding(self.model) or _own_end(self.tokenizer)
@@ -108,6 +108,14 @@ class VLM:
         return cls(checkpoint.locate(path), options or Defaults())
 
     # What a family says about itself.
+
+    def read_config(self, path: str) -> Any:
+        """The config of the whole model."""
+        return checkpoint.read_config(path)
+
+    def read_weights(self, path: str, dtype: torch.dtype) -> Any:
+        """The unmodified model, on the CPU."""
+        return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
 
     def read_processors(self, path: str) -> None:
         """Reads what the checkpoint holds beside the model."""

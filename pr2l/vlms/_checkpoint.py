@@ -17,9 +17,9 @@ import transformers
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    PreTrainedConfig,
 )
 from transformers.utils.hub import cached_file
 
@@ -27,7 +27,7 @@ from pr2l import _digest
 from pr2l.errors import UserError, did_you_mean
 
 TINY = Path(__file__).parent / "tiny"
-READ = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}  # what may matter of a checkpoint's files
+READ = {".safetensors", ".bin", ".pt", ".json", ".jinja", ".model", ".txt"}  # what may matter of a checkpoint's files
 
 
 def locate(name: str) -> str:
@@ -52,18 +52,36 @@ def source(path: str) -> dict[str, str]:
     return {"name": path, "revision": f"commit {Path(config).parent.name}"}
 
 
-def read_config(path: str) -> Any:
-    """The checkpoint's config; UserError if there is no such folder or Hub model, or it cannot be reached."""
+def model_type(path: str) -> str | None:
+    """Which architecture a checkpoint says it is; None = it does not say. Raises as read_config does.
+
+    A run of Prismatic's trainer has the trainer's own config.json, which does not.
+    """
+    values = read_values(path)
+    return "prismatic" if "vision_backbone_id" in values.get("model", ()) else values.get("model_type")
+
+
+def read_values(path: str) -> dict[str, Any]:
+    """What config.json says; UserError if there is no such folder or Hub model, or it cannot be reached."""
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise UserError(f"the folder {path!r} holds no VLM: it has no config.json.")
+    values: dict[str, Any] = _read(path, "config", lambda: PreTrainedConfig.get_config_dict(path)[0])
+    return values
+
+
+def read_config(path: str) -> Any:
+    """The checkpoint's config. Raises UserError where it cannot be read."""
     return _read(path, "config", lambda: AutoConfig.from_pretrained(path))
 
 
-def read_model(path: str, device: str, dtype: str) -> Any:
-    """The unmodified model, for inference; with dtype int8 its linear layers are quantised. Values as in Defaults."""
+def read_model(path: str, device: str, dtype: str, read: Callable[[str, torch.dtype], Any]) -> Any:
+    """The model that `read` gives, for inference; with dtype int8, its linear layers quantised.
+
+    device, dtype: as in Defaults; `read` is given the checkpoint's path and the type of its weights.
+    """
     chosen = torch.device(_device(device))
     precision = _dtype(dtype, chosen)
-    model = _read(path, "model", lambda: AutoModelForImageTextToText.from_pretrained(path, dtype=precision))
+    model = _read(path, "model", lambda: read(path, precision))
     model = model.eval().to(chosen)
     return _with_int8_layers(model) if dtype == "int8" else model
 

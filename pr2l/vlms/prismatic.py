@@ -1,0 +1,286 @@
+"""Prismatic, the paper's VLM in Habitat: DINOv2 and SigLIP side by side, a projection, then Llama 2.
+
+    BOS [DINOv2 and SigLIP of each patch] In: where is it ?\\nOut:
+
+A folder as TRI-ML released it, the run of a trainer, is read as it is:
+
+    config.json                             the trainer's own: names the parts
+    checkpoints/latest-checkpoint.pt        the projection and Llama, which learned
+    Llama-2-7b-hf/                          config and tokenizer
+    vit_large_patch14_reg4_dinov2.lvd142m/  model.safetensors of timm, which stayed as they were
+    vit_so400m_patch14_siglip_224.webli/
+
+The last three are looked for on the Hub if they are not in the folder. Read from TRI-ML/prismatic-vlms @ 874c5bb
+(models/vlms/prismatic.py, models/backbones, util/nn_utils.py) and timm 0.9.10, which it pins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    Dinov2WithRegistersConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaModel,
+    SiglipImageProcessorPil,
+    SiglipVisionConfig,
+)
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.hub import cached_file
+
+from pr2l.errors import UnknownName, UserError
+from pr2l.types import Frames
+from pr2l.vlms import _checkpoint as checkpoint
+from pr2l.vlms._base import VLM, Defaults
+from pr2l.vlms._pixels import Pixels, squared
+
+__all__ = ["MODEL_TYPES", "Defaults", "load"]
+
+MODEL_TYPES = ("prismatic",)
+
+CHECKPOINT = "checkpoints/latest-checkpoint.pt"
+DINO = "timm/vit_large_patch14_reg4_dinov2.lvd142m"
+TOWERS = {  # vision_backbone_id: side of the picture in pixels, the tower beside DINOv2
+    "dinosiglip-vit-so-224px": (224, "timm/vit_so400m_patch14_siglip_224.webli"),
+    "dinosiglip-vit-so-384px": (384, "timm/vit_so400m_patch14_siglip_384.webli"),
+}
+LLAMAS = {"llama2-7b-pure": "meta-llama/Llama-2-7b-hf", "llama2-13b-pure": "meta-llama/Llama-2-13b-hf"}
+HEADS = 16  # of attention, in either tower; all other sizes are those of the weights
+
+# timm's names of weights, and what transformers calls them.
+DINO_NAMES = {
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "cls_token": "embeddings.cls_token",
+    "reg_token": "embeddings.register_tokens",
+    "blocks": "encoder.layer",
+    "attn.proj": "attention.o_proj",
+    "attn": "attention",
+    "ls1.gamma": "layer_scale1.lambda1",
+    "ls2.gamma": "layer_scale2.lambda1",
+}
+SIGLIP_NAMES = {
+    "patch_embed.proj": "embeddings.patch_embedding",
+    "blocks": "encoder.layers",
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "attn.proj": "self_attn.out_proj",
+    "attn": "self_attn",
+}
+TRAINED_NAMES = {
+    "projector": "model.multi_modal_projector",
+    "llm.model": "model.language_model",
+    "llm.lm_head": "lm_head",
+}
+
+
+class PrismaticConfig(LlavaConfig):
+    """LLaVA's, with SigLIP as vision_config; dino_config: the other tower; words: Hub id of Llama's tokenizer."""
+
+    model_type = "prismatic"
+    sub_configs_defaults = LlavaConfig.sub_configs_defaults | {
+        "dino_config": LlavaConfig.sub_configs_defaults["vision_config"]
+    }
+
+    dino_config: dict | None = None
+    words: str = ""
+
+
+class PrismaticModel(LlavaModel):
+    """LLaVA with another way to see. The towers end before their last block, as only what goes into that is read."""
+
+    def __init__(self, config: PrismaticConfig) -> None:
+        super().__init__(config)
+        self.dino_tower = AutoModel.from_config(config.dino_config)
+        self.dino_tower.layernorm = self.vision_tower.post_layernorm = nn.Identity()
+        seen = config.dino_config.hidden_size + config.vision_config.hidden_size
+        read = config.text_config.hidden_size
+        self.multi_modal_projector = nn.Sequential(
+            nn.Linear(seen, 4 * seen), nn.GELU(), nn.Linear(4 * seen, read), nn.GELU(), nn.Linear(read, read)
+        )
+
+    def get_image_features(self, pixel_values: Tensor, **ignored: Any) -> BaseModelOutputWithPooling:
+        """pixel_values: [B, 6, S, S], what DINOv2 reads and what SigLIP reads."""
+        for_dino, for_siglip = pixel_values.split(3, dim=1)
+        first_patch = 1 + self.config.dino_config.num_register_tokens
+        dino = self.dino_tower(for_dino).last_hidden_state[:, first_patch:]
+        siglip = self.vision_tower(for_siglip).last_hidden_state
+        features = self.multi_modal_projector(torch.cat([dino, siglip], dim=-1))
+        return BaseModelOutputWithPooling(pooler_output=tuple(features))
+
+
+class PrismaticForConditionalGeneration(LlavaForConditionalGeneration):
+    config_class = PrismaticConfig
+
+    def __init__(self, config: PrismaticConfig) -> None:
+        super().__init__(config)
+        self.model = PrismaticModel(config)
+        self.post_init()
+
+
+class Prismatic(VLM):
+    can_share_prefix = True
+
+    def read_config(self, path: str) -> Any:
+        run = checkpoint.read_values(path).get("model")
+        config = PrismaticConfig.from_pretrained(path) if run is None else run_config(path, run)
+        config.name_or_path = path
+        return config
+
+    def read_weights(self, path: str, dtype: torch.dtype) -> Any:
+        run = checkpoint.read_values(path).get("model")
+        if run is None:  # as save_pretrained writes it
+            return PrismaticForConditionalGeneration.from_pretrained(path, dtype=dtype)
+        model, report = PrismaticForConditionalGeneration.from_pretrained(
+            None, config=self.config, state_dict=run_weights(path, run), dtype=dtype, output_loading_info=True
+        )
+        if missing := sorted(report["missing_keys"]):  # they would be random numbers
+            raise UserError(f"{path!r} is no whole Prismatic model, it lacks weights: {', '.join(missing)}.")
+        return model
+
+    def read_processors(self, path: str) -> None:
+        self.tokenizer = checkpoint.read_tokenizer(_place(path, self.config.words))
+
+    def layout(self, text: str) -> list[int]:
+        written = f"In: {text.strip()}\nOut:" if self.options.chat_template else text
+        words = self.tokenizer(written, add_special_tokens=False)["input_ids"]
+        return [self.tokenizer.bos_token_id, *[self.image_token_id] * self.image_length(), *words]
+
+    def pixels(self, frames: Frames) -> dict[str, Tensor]:
+        squares = squared(frames, self.image_size)
+        return {"pixel_values": torch.cat([normalised(squares) for normalised in self._normalised], dim=1)}
+
+    @cached_property
+    def _normalised(self) -> list[Pixels]:
+        """For DINOv2, and for SigLIP: "resize-naive" of the trainer, which all of these models were trained with."""
+        as_timm = SiglipImageProcessorPil(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
+        of_model = (self.image_size, self.model.device, self.model.dtype)
+        return [Pixels(processor, *of_model) for processor in (as_timm, SiglipImageProcessorPil())]
+
+
+# A run of the trainer.
+
+
+def run_config(path: str, run: Mapping[str, Any]) -> PrismaticConfig:
+    """Sizes are read off the weights. run: "model" in the trainer's config.json."""
+    (size, siglip_id), llama = _known(run, "vision_backbone_id", TOWERS), _known(run, "llm_backbone_id", LLAMAS)
+    dino, siglip = (load_file(_file(path, part, "model.safetensors")) for part in (DINO, siglip_id))
+    text = checkpoint.read_config(str(_file(path, llama, "config.json").parent))
+    text.vocab_size = (text.vocab_size // 64 + 1) * 64  # with a token for padding, in whole blocks of 64
+    return PrismaticConfig(
+        text_config=text,
+        vision_config=SiglipVisionConfig(
+            **_shape(siglip, size), intermediate_size=len(siglip["blocks.0.mlp.fc1.weight"]), vision_use_head=False
+        ),
+        dino_config=Dinov2WithRegistersConfig(**_shape(dino, size), num_register_tokens=dino["reg_token"].shape[1]),
+        image_token_index=text.vocab_size - 1,  # no word's
+        words=llama,
+    )
+
+
+def run_weights(path: str, run: Mapping[str, Any]) -> dict[str, Tensor]:
+    """All weights, in the names of PrismaticForConditionalGeneration."""
+    size, siglip_id = TOWERS[run["vision_backbone_id"]]
+    trained = _trained(Path(path) / CHECKPOINT)
+    dino, siglip = (load_file(_file(path, part, "model.safetensors")) for part in (DINO, siglip_id))
+    positions = _positions(dino, size)
+    none = torch.zeros_like(positions[:, :1])  # of the class token, which has its own in it
+    towers = {
+        "dino_tower": _read_blocks(dino, DINO_NAMES)
+        | {"embeddings.position_embeddings": torch.cat([none, positions], dim=1), "embeddings.mask_token": none[0]},
+        "vision_tower": _read_blocks(siglip, SIGLIP_NAMES)
+        | {"embeddings.position_embedding.weight": _positions(siglip, size)[0]},
+    }
+    weights = {f"model.{tower}.{name}": weight for tower, part in towers.items() for name, weight in part.items()}
+    learned = {**trained["projector"], **trained["llm_backbone"]}
+    return weights | {_renamed(name, TRAINED_NAMES): weight for name, weight in learned.items()}
+
+
+def _trained(file: Path) -> dict[str, dict[str, Tensor]]:
+    """Tensors only: whatever else a pickle may hold is refused, and never run."""
+    try:
+        found: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["model"]
+    except OSError as error:
+        raise UserError(f"the run folder {str(file.parents[1])!r} has no {CHECKPOINT}.") from error
+    except UnpicklingError as error:
+        raise UserError(f"{file} holds more than tensors, and is not read: {str(error).splitlines()[0]}") from error
+    return found
+
+
+# Towers, from timm's weights.
+
+
+def _shape(weights: Mapping[str, Tensor], size: int) -> dict[str, Any]:
+    width, _, patch, _ = weights["patch_embed.proj.weight"].shape
+    # timm's SigLIP has the exact GELU, though it was trained with the approximation by tanh.
+    layers = {"num_hidden_layers": _last_block(weights), "num_attention_heads": HEADS, "hidden_act": "gelu"}
+    return {"hidden_size": width, "patch_size": patch, "image_size": size, **layers}
+
+
+def _last_block(weights: Mapping[str, Tensor]) -> int:
+    return max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+
+
+def _read_blocks(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """All but the positions, up to the last block, which is not read."""
+    last, made = f"blocks.{_last_block(weights)}.", {}
+    for name, weight in weights.items():
+        if name.startswith(last) or not name.startswith(("patch_embed.", "cls_token", "reg_token", "blocks.")):
+            continue
+        parts = zip("qkv", weight.chunk(3), strict=True) if ".qkv." in name else [("", weight)]
+        made |= {_renamed(name, names).replace("qkv", f"{letter}_proj"): part for letter, part in parts}
+    return made
+
+
+def _positions(weights: Mapping[str, Tensor], size: int) -> Tensor:
+    """[1, N, D] for a picture of that size: DINOv2's, made for 518 pixels, are scaled down as timm does it."""
+    known, side = weights["pos_embed"], size // weights["patch_embed.proj.weight"].shape[-1]
+    if known.shape[1] == side**2:
+        return known
+    grid = known.unflatten(1, (round(known.shape[1] ** 0.5), -1)).permute(0, 3, 1, 2)
+    scaled = nn.functional.interpolate(grid.float(), size=(side, side), mode="bicubic", antialias=True)
+    return scaled.flatten(2).transpose(1, 2)
+
+
+# Where things are.
+
+
+def _known(run: Mapping[str, Any], key: str, table: Mapping[str, Any]) -> Any:
+    if run[key] not in table:
+        raise UnknownName(f"{key}s that can be read", run[key], table, "The paper's run is prism-dinosiglip-224px+7b.")
+    return table[run[key]]
+
+
+def _place(path: str, hub_id: str) -> str:
+    """Of a part of the model: the folder of its name in the checkpoint's own, or else the Hub."""
+    beside = Path(path) / hub_id.split("/")[1]
+    return str(beside) if beside.is_dir() else hub_id
+
+
+def _file(path: str, hub_id: str, name: str) -> Path:
+    try:
+        return Path(cached_file(_place(path, hub_id), name))
+    except OSError as error:
+        beside = Path(path) / hub_id.split("/")[1]
+        raise UserError(
+            f"{path!r} needs {name} of {hub_id}, which is neither in {str(beside)!r} nor could be fetched from the"
+            f" Hugging Face Hub. Where there is a network: `hf download {hub_id} --local-dir '{beside}'`; Llama 2 asks"
+            " for access on its page first."
+        ) from error
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    return re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], name)
+
+
+load = Prismatic.load
