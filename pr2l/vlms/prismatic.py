@@ -92,7 +92,7 @@ class PrismaticConfig(LlavaConfig):
         "dino_config": LlavaConfig.sub_configs_defaults["vision_config"]
     }
 
-    dino_config: dict | None = None
+    dino_config: Any = None
     words: str = ""
 
 
@@ -145,11 +145,22 @@ class Prismatic(VLM):
             None, config=self.config, state_dict=run_weights(path, run), dtype=dtype, output_loading_info=True
         )
         if missing := sorted(report["missing_keys"]):  # they would be random numbers
-            raise UserError(f"{path!r} is no whole Prismatic model, it lacks weights: {', '.join(missing)}.")
+            raise UserError(f"{path!r} is no whole Prismatic model: it lacks {len(missing)} weights, as {missing[0]}.")
         return model
 
     def read_processors(self, path: str) -> None:
         self.tokenizer = checkpoint.read_tokenizer(_place(path, self.config.words))
+
+    def key(self) -> dict[str, Any]:
+        """Names also the commits of the parts that are the Hub's."""
+        path = self.config.name_or_path
+        return super().key() | {"parts": [_file(path, part, name).parent.name for part, name in self._parts]}
+
+    @property
+    def _parts(self) -> list[tuple[str, str]]:
+        run = checkpoint.read_values(self.config.name_or_path).get("model")
+        towers = [] if run is None else [DINO, TOWERS[run["vision_backbone_id"]][1]]
+        return [(self.config.words, "tokenizer.json"), *((tower, "model.safetensors") for tower in towers)]
 
     def layout(self, text: str) -> list[int]:
         written = f"In: {text.strip()}\nOut:" if self.options.chat_template else text
@@ -191,7 +202,7 @@ def run_config(path: str, run: Mapping[str, Any]) -> PrismaticConfig:
 def run_weights(path: str, run: Mapping[str, Any]) -> dict[str, Tensor]:
     """All weights, in the names of PrismaticForConditionalGeneration."""
     size, siglip_id = TOWERS[run["vision_backbone_id"]]
-    trained = _trained(Path(path) / CHECKPOINT)
+    trained = _trained(path)
     dino, siglip = (load_file(_file(path, part, "model.safetensors")) for part in (DINO, siglip_id))
     positions = _positions(dino, size)
     none = torch.zeros_like(positions[:, :1])  # of the class token, which has its own in it
@@ -202,18 +213,20 @@ def run_weights(path: str, run: Mapping[str, Any]) -> dict[str, Tensor]:
         | {"embeddings.position_embedding.weight": _positions(siglip, size)[0]},
     }
     weights = {f"model.{tower}.{name}": weight for tower, part in towers.items() for name, weight in part.items()}
-    learned = {**trained["projector"], **trained["llm_backbone"]}
+    learned = {**trained.get("projector", {}), **trained.get("llm_backbone", {})}
     return weights | {_renamed(name, TRAINED_NAMES): weight for name, weight in learned.items()}
 
 
-def _trained(file: Path) -> dict[str, dict[str, Tensor]]:
+def _trained(path: str) -> dict[str, dict[str, Tensor]]:
     """Tensors only: whatever else a pickle may hold is refused, and never run."""
     try:
-        found: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["model"]
+        file = cached_file(path, CHECKPOINT)
+        found: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True).get("model", {})
     except OSError as error:
-        raise UserError(f"the run folder {str(file.parents[1])!r} has no {CHECKPOINT}.") from error
+        raise UserError(f"{path!r} is the run of a trainer, but has no {CHECKPOINT}, its weights.") from error
     except UnpicklingError as error:
-        raise UserError(f"{file} holds more than tensors, and is not read: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{CHECKPOINT} of {path!r} holds more than tensors, and is not read: {reason}") from error
     return found
 
 
@@ -233,7 +246,7 @@ def _last_block(weights: Mapping[str, Tensor]) -> int:
 
 def _read_blocks(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
     """All but the positions, up to the last block, which is not read."""
-    last, made = f"blocks.{_last_block(weights)}.", {}
+    last, made = f"blocks.{_last_block(weights)}.", dict[str, Tensor]()
     for name, weight in weights.items():
         if name.startswith(last) or not name.startswith(("patch_embed.", "cls_token", "reg_token", "blocks.")):
             continue
