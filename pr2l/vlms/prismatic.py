@@ -287,8 +287,8 @@ def _file(path: str, hub_id: str, name: str) -> Path:
         beside = Path(path) / hub_id.split("/")[1]
         raise UserError(
             f"{path!r} needs {name} of {hub_id}, which is neither in {str(beside)!r} nor could be fetched from the"
-            f" Hugging Face Hub. Where there is a network: `hf download {hub_id} --local-dir '{beside}'`; Llama 2 asks"
-            " for access on its page first."
+            f" Hugging Face Hub. Where there is a network: `hf download {hub_id} --include '*{Path(name).suffix}'"
+            f" --local-dir '{beside}'`; Llama 2 asks for access on its page first."
         ) from error
 
 

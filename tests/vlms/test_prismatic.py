@@ -7,6 +7,7 @@ import shutil
 import huggingface_hub.constants
 import pytest
 import torch
+from builders.prismatic import timm_features
 from safetensors.torch import load_file, save_file
 from test_families import CASES, TEXTS, N, close, folder, pictures, vlm
 
@@ -62,6 +63,22 @@ def test_what_comes_after_the_second_to_last_block_changes_nothing(run, tower):
     assert (seen_with_double(f"blocks.{last - 1}.mlp.fc2") - expected).abs().max() > 1e-3
 
 
+def test_a_run_at_384_pixels_has_a_siglip_of_its_own(run):
+    """6 x 6 whole patches of 56 pixels; the positions of DINOv2, made for 336, fit as they are."""
+    (run / "config.json").write_text((run / "config.json").read_text().replace("224px", "384px"))
+    siglip = load_file(run / SIGLIP / "model.safetensors")
+    siglip["pos_embed"] = torch.linspace(-1, 1, 36 * 48).reshape(1, 36, 48)
+    (larger := run / SIGLIP.replace("224", "384")).mkdir()
+    save_file(siglip, larger / "model.safetensors")
+    model = load_vlm(str(run))
+    pixels = model.pixels(pictures(CASE))["pixel_values"]
+    assert pixels.shape == (len(TEXTS), 6, 384, 384) and model.image_length() == 36
+    with torch.no_grad():
+        dino = timm_features(load_file(run / DINO / "model.safetensors"), pixels[:, :3])
+        expected = model.model.model.multi_modal_projector(torch.cat([dino, timm_features(siglip, pixels[:, 3:])], -1))
+    close(model.vision(pictures(CASE)).values, expected)
+
+
 def test_parts_that_are_not_in_the_folder_come_from_the_hub(run, tmp_path, monkeypatch):
     """A cache as `hf download` leaves it; its commits are in the key."""
     inside = load_vlm(str(run)).key()
@@ -77,10 +94,11 @@ def test_parts_that_are_not_in_the_folder_come_from_the_hub(run, tmp_path, monke
     assert fetched.key()["parts"] == ["0" * 40, "1" * 40, "2" * 40]
 
 
-@pytest.mark.parametrize("part", [LLAMA, DINO, SIGLIP])
-def test_a_part_that_is_nowhere_is_named_and_the_next_step_told(run, part):
+@pytest.mark.parametrize(("part", "kind"), [(LLAMA, "json"), (DINO, "safetensors"), (SIGLIP, "safetensors")])
+def test_a_part_that_is_nowhere_is_named_and_the_next_step_told(run, part, kind):
     shutil.rmtree(run / part)
-    with pytest.raises(UserError, match=rf"hf download [\w-]+/{part} --local-dir '.*run/{part}'"):
+    download = rf"hf download [\w-]+/{part} --include '\*\.{kind}' --local-dir '.*run/{part}'"
+    with pytest.raises(UserError, match=download):
         load_vlm(str(run))
 
 

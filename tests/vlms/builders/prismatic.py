@@ -70,7 +70,8 @@ def build(folder):
     config.save_pretrained(folder / LLAMA)
     words.save_pretrained(folder / LLAMA)
     language = LlamaForCausalLM(config)
-    language.resize_token_embeddings(len(words) + 1, pad_to_multiple_of=64)  # as for "<PAD>", in llama2.py
+    # As llama2.py does for "<PAD>".
+    language.resize_token_embeddings(len(words) + 1, pad_to_multiple_of=64, mean_resizing=False)
 
     dino = timm_shapes(32, 128, 4, 36, {"cls_token": (1, 1, 32), "reg_token": (1, 4, 32)})  # made for 336 pixels
     siglip = timm_shapes(48, 80, 3, 16, {"attn_pool.latent": (1, 1, 48), "attn_pool.norm.weight": (48,)})
