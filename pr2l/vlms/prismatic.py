@@ -7,16 +7,15 @@ A folder as TRI-ML released it, the run of a trainer, is read as it is:
     config.json                             the trainer's own: names the parts
     checkpoints/latest-checkpoint.pt        the projection and Llama, which learned
     Llama-2-7b-hf/                          config and tokenizer
-    vit_large_patch14_reg4_dinov2.lvd142m/  model.safetensors of timm, which stayed as they were
+    vit_large_patch14_reg4_dinov2.lvd142m/  model.safetensors of timm: the towers stayed as they were
     vit_so400m_patch14_siglip_224.webli/
 
 The last three are looked for on the Hub if they are not in the folder. Read from TRI-ML/prismatic-vlms @ 874c5bb
-(models/vlms/prismatic.py, models/backbones, util/nn_utils.py) and timm 0.9.10, which it pins.
+(models/load.py, models/vlms/prismatic.py, models/backbones, util/nn_utils.py); for timm see _timm.py.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -28,12 +27,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
-    Dinov2WithRegistersConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaModel,
     SiglipImageProcessorPil,
-    SiglipVisionConfig,
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -42,6 +39,7 @@ from transformers.utils.hub import cached_file
 from pr2l.errors import UnknownName, UserError
 from pr2l.types import Frames
 from pr2l.vlms import _checkpoint as checkpoint
+from pr2l.vlms import _timm
 from pr2l.vlms._base import VLM, Defaults
 from pr2l.vlms._pixels import Pixels, squared
 
@@ -56,28 +54,7 @@ TOWERS = {  # vision_backbone_id: side of the picture in pixels, the tower besid
     "dinosiglip-vit-so-384px": (384, "timm/vit_so400m_patch14_siglip_384.webli"),
 }
 LLAMAS = {"llama2-7b-pure": "meta-llama/Llama-2-7b-hf", "llama2-13b-pure": "meta-llama/Llama-2-13b-hf"}
-HEADS = 16  # of attention, in either tower; all other sizes are those of the weights
-
-# timm's names of weights, and what transformers calls them.
-DINO_NAMES = {
-    "patch_embed.proj": "embeddings.patch_embeddings.projection",
-    "cls_token": "embeddings.cls_token",
-    "reg_token": "embeddings.register_tokens",
-    "blocks": "encoder.layer",
-    "attn.proj": "attention.o_proj",
-    "attn": "attention",
-    "ls1.gamma": "layer_scale1.lambda1",
-    "ls2.gamma": "layer_scale2.lambda1",
-}
-SIGLIP_NAMES = {
-    "patch_embed.proj": "embeddings.patch_embedding",
-    "blocks": "encoder.layers",
-    "norm1": "layer_norm1",
-    "norm2": "layer_norm2",
-    "attn.proj": "self_attn.out_proj",
-    "attn": "self_attn",
-}
-TRAINED_NAMES = {
+TRAINED = {  # names of what learned, and what transformers calls them
     "projector": "model.multi_modal_projector",
     "llm.model": "model.language_model",
     "llm.lm_head": "lm_head",
@@ -132,14 +109,13 @@ class Prismatic(VLM):
     can_share_prefix = True
 
     def read_config(self, path: str) -> Any:
-        run = checkpoint.read_values(path).get("model")
+        run = _run(path)
         config = PrismaticConfig.from_pretrained(path) if run is None else run_config(path, run)
         config.name_or_path = path
         return config
 
     def read_weights(self, path: str, dtype: torch.dtype) -> Any:
-        run = checkpoint.read_values(path).get("model")
-        if run is None:  # as save_pretrained writes it
+        if (run := _run(path)) is None:
             return PrismaticForConditionalGeneration.from_pretrained(path, dtype=dtype)
         model, report = PrismaticForConditionalGeneration.from_pretrained(
             None, config=self.config, state_dict=run_weights(path, run), dtype=dtype, output_loading_info=True
@@ -158,9 +134,9 @@ class Prismatic(VLM):
 
     @property
     def _parts(self) -> list[tuple[str, str]]:
-        run = checkpoint.read_values(self.config.name_or_path).get("model")
+        run = _run(self.config.name_or_path)
         towers = [] if run is None else [DINO, TOWERS[run["vision_backbone_id"]][1]]
-        return [(self.config.words, "tokenizer.json"), *((tower, "model.safetensors") for tower in towers)]
+        return [(self.config.words, "config.json"), *((tower, "model.safetensors") for tower in towers)]
 
     def layout(self, text: str) -> list[int]:
         written = f"In: {text.strip()}\nOut:" if self.options.chat_template else text
@@ -173,7 +149,7 @@ class Prismatic(VLM):
 
     @cached_property
     def _normalised(self) -> list[Pixels]:
-        """For DINOv2, and for SigLIP: "resize-naive" of the trainer, which all of these models were trained with."""
+        """For DINOv2, and for SigLIP: "resize-naive" of the trainer, as these models were trained."""
         as_timm = SiglipImageProcessorPil(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
         of_model = (self.image_size, self.model.device, self.model.dtype)
         return [Pixels(processor, *of_model) for processor in (as_timm, SiglipImageProcessorPil())]
@@ -182,18 +158,21 @@ class Prismatic(VLM):
 # A run of the trainer.
 
 
+def _run(path: str) -> dict[str, Any] | None:
+    """What the trainer's config.json says of the model; None = not a run, but as save_pretrained writes a model."""
+    return checkpoint.read_values(path).get("model")
+
+
 def run_config(path: str, run: Mapping[str, Any]) -> PrismaticConfig:
-    """Sizes are read off the weights. run: "model" in the trainer's config.json."""
+    """Sizes are read off the weights."""
     (size, siglip_id), llama = _known(run, "vision_backbone_id", TOWERS), _known(run, "llm_backbone_id", LLAMAS)
-    dino, siglip = (load_file(_file(path, part, "model.safetensors")) for part in (DINO, siglip_id))
+    dino, siglip = _towers(path, siglip_id)
     text = checkpoint.read_config(str(_file(path, llama, "config.json").parent))
     text.vocab_size = (text.vocab_size // 64 + 1) * 64  # with a token for padding, in whole blocks of 64
     return PrismaticConfig(
         text_config=text,
-        vision_config=SiglipVisionConfig(
-            **_shape(siglip, size), intermediate_size=len(siglip["blocks.0.mlp.fc1.weight"]), vision_use_head=False
-        ),
-        dino_config=Dinov2WithRegistersConfig(**_shape(dino, size), num_register_tokens=dino["reg_token"].shape[1]),
+        vision_config=_timm.siglip_config(siglip, size),
+        dino_config=_timm.dino_config(dino, size),
         image_token_index=text.vocab_size - 1,  # no word's
         words=llama,
     )
@@ -202,19 +181,16 @@ def run_config(path: str, run: Mapping[str, Any]) -> PrismaticConfig:
 def run_weights(path: str, run: Mapping[str, Any]) -> dict[str, Tensor]:
     """All weights, in the names of PrismaticForConditionalGeneration."""
     size, siglip_id = TOWERS[run["vision_backbone_id"]]
-    trained = _trained(path)
-    dino, siglip = (load_file(_file(path, part, "model.safetensors")) for part in (DINO, siglip_id))
-    positions = _positions(dino, size)
-    none = torch.zeros_like(positions[:, :1])  # of the class token, which has its own in it
-    towers = {
-        "dino_tower": _read_blocks(dino, DINO_NAMES)
-        | {"embeddings.position_embeddings": torch.cat([none, positions], dim=1), "embeddings.mask_token": none[0]},
-        "vision_tower": _read_blocks(siglip, SIGLIP_NAMES)
-        | {"embeddings.position_embedding.weight": _positions(siglip, size)[0]},
-    }
+    dino, siglip = _towers(path, siglip_id)
+    towers = {"dino_tower": _timm.dino_weights(dino, size), "vision_tower": _timm.siglip_weights(siglip, size)}
     weights = {f"model.{tower}.{name}": weight for tower, part in towers.items() for name, weight in part.items()}
+    trained = _trained(path)
     learned = {**trained.get("projector", {}), **trained.get("llm_backbone", {})}
-    return weights | {_renamed(name, TRAINED_NAMES): weight for name, weight in learned.items()}
+    return weights | {_timm.renamed(name, TRAINED): weight for name, weight in learned.items()}
+
+
+def _towers(path: str, siglip_id: str) -> list[dict[str, Tensor]]:
+    return [load_file(_file(path, part, "model.safetensors")) for part in (DINO, siglip_id)]
 
 
 def _trained(path: str) -> dict[str, dict[str, Tensor]]:
@@ -228,41 +204,6 @@ def _trained(path: str) -> dict[str, dict[str, Tensor]]:
         reason = str(error).splitlines()[0]
         raise UserError(f"{CHECKPOINT} of {path!r} holds more than tensors, and is not read: {reason}") from error
     return found
-
-
-# Towers, from timm's weights.
-
-
-def _shape(weights: Mapping[str, Tensor], size: int) -> dict[str, Any]:
-    width, _, patch, _ = weights["patch_embed.proj.weight"].shape
-    # timm's SigLIP has the exact GELU, though it was trained with the approximation by tanh.
-    layers = {"num_hidden_layers": _last_block(weights), "num_attention_heads": HEADS, "hidden_act": "gelu"}
-    return {"hidden_size": width, "patch_size": patch, "image_size": size, **layers}
-
-
-def _last_block(weights: Mapping[str, Tensor]) -> int:
-    return max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
-
-
-def _read_blocks(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """All but the positions, up to the last block, which is not read."""
-    last, made = f"blocks.{_last_block(weights)}.", dict[str, Tensor]()
-    for name, weight in weights.items():
-        if name.startswith(last) or not name.startswith(("patch_embed.", "cls_token", "reg_token", "blocks.")):
-            continue
-        parts = zip("qkv", weight.chunk(3), strict=True) if ".qkv." in name else [("", weight)]
-        made |= {_renamed(name, names).replace("qkv", f"{letter}_proj"): part for letter, part in parts}
-    return made
-
-
-def _positions(weights: Mapping[str, Tensor], size: int) -> Tensor:
-    """[1, N, D] for a picture of that size: DINOv2's, made for 518 pixels, are scaled down as timm does it."""
-    known, side = weights["pos_embed"], size // weights["patch_embed.proj.weight"].shape[-1]
-    if known.shape[1] == side**2:
-        return known
-    grid = known.unflatten(1, (round(known.shape[1] ** 0.5), -1)).permute(0, 3, 1, 2)
-    scaled = nn.functional.interpolate(grid.float(), size=(side, side), mode="bicubic", antialias=True)
-    return scaled.flatten(2).transpose(1, 2)
 
 
 # Where things are.
@@ -290,10 +231,6 @@ def _file(path: str, hub_id: str, name: str) -> Path:
             f" Hugging Face Hub. Where there is a network: `hf download {hub_id} --include '*{Path(name).suffix}'"
             f" --local-dir '{beside}'`; Llama 2 asks for access on its page first."
         ) from error
-
-
-def _renamed(name: str, names: Mapping[str, str]) -> str:
-    return re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], name)
 
 
 load = Prismatic.load

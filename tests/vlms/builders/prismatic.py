@@ -110,7 +110,7 @@ def timm_features(weights, pixels, heads=16):
         positions = positions.reshape(1, side, side, -1).permute(0, 3, 1, 2)
         positions = F.interpolate(positions, size=grid, mode="bicubic", antialias=True)
         positions = positions.permute(0, 2, 3, 1).reshape(1, grid[0] * grid[1], -1)
-    before = [weights[name] for name in ("cls_token", "reg_token") if name in weights]
+    before = [weights[name].expand(len(x), -1, -1) for name in ("cls_token", "reg_token") if name in weights]
     x = torch.cat([*before, x.flatten(2).transpose(1, 2) + positions], dim=1)
     depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
     for block in (f"blocks.{at}." for at in range(depth - 1)):
