@@ -17,9 +17,9 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from policies._state import Tensors, below, copies, optimizer_tensors, restore_optimizer
 from policies._tokens import Observation, TokenHandles
 
-Tensors = dict[str, torch.Tensor]
 Values = dict[str, Any]
 
 # Plain attributes that learn(reset_num_timesteps=False) goes on from.
@@ -29,20 +29,18 @@ COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_re
 def state(model: OnPolicyAlgorithm) -> tuple[Tensors, Values]:
     """Copies: later training does not change them. The values survive a round trip through JSON unchanged."""
     tensors = {f"policy/{name}": tensor for name, tensor in model.policy.state_dict().items()}
-    optimizer = model.policy.optimizer.state_dict()
-    for index, entries in optimizer["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(entry) for name, entry in entries.items()}
+    tensors |= optimizer_tensors(model.policy.optimizer)
     tensors |= {f"observation/{key}": torch.from_numpy(part) for key, part in _observation(model).items()}
     tensors["episode_starts"] = torch.from_numpy(np.asarray(model._last_episode_starts))
     tensors |= _lstm_tensors(model) | _random_tensors()
     values = {
         "counters": {name: getattr(model, name) for name in COUNTERS},
-        "param_groups": optimizer["param_groups"],
+        "param_groups": model.policy.optimizer.state_dict()["param_groups"],
         "episodes": list(model.ep_info_buffer or []),
         "successes": [bool(success) for success in model.ep_success_buffer or []],
         "random": _random_values(model),
     }
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, values
+    return copies(tensors), values
 
 
 def restore(model: OnPolicyAlgorithm, tensors: Tensors, values: Values) -> None:
@@ -52,13 +50,9 @@ def restore(model: OnPolicyAlgorithm, tensors: Tensors, values: Values) -> None:
     may happen between this and `learn`. The simulators' state is not here. Raises RuntimeError for a policy
     of another shape.
     """
-    model.policy.load_state_dict(_below(tensors, "policy"))
-    optimizer_state: dict[int, Tensors] = {}
-    for name, tensor in _below(tensors, "optimizer").items():
-        index, entry = name.split("/")
-        optimizer_state.setdefault(int(index), {})[entry] = tensor
-    model.policy.optimizer.load_state_dict({"state": optimizer_state, "param_groups": values["param_groups"]})
-    observation = {key: part.numpy() for key, part in _below(tensors, "observation").items()}
+    model.policy.load_state_dict(below(tensors, "policy"))
+    restore_optimizer(model.policy.optimizer, tensors, values["param_groups"])
+    observation = {key: part.numpy() for key, part in below(tensors, "observation").items()}
     model._last_obs = model.env.to_handles(observation) if isinstance(model.env, TokenHandles) else observation
     model._last_episode_starts = tensors["episode_starts"].numpy()
     _restore_lstm(model, tensors)
@@ -67,11 +61,6 @@ def restore(model: OnPolicyAlgorithm, tensors: Tensors, values: Values) -> None:
     model.ep_info_buffer = deque(values["episodes"], maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(values["successes"], maxlen=model._stats_window_size)
     _restore_random(model, tensors, values["random"])
-
-
-def _below(tensors: Tensors, folder: str) -> Tensors:
-    start = f"{folder}/"
-    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def _observation(model: OnPolicyAlgorithm) -> Observation:
@@ -90,7 +79,7 @@ def _lstm_tensors(model: OnPolicyAlgorithm) -> Tensors:
 
 
 def _restore_lstm(model: OnPolicyAlgorithm, tensors: Tensors) -> None:
-    lstm = {name: tensor.to(model.device) for name, tensor in _below(tensors, "lstm").items()}
+    lstm = {name: tensor.to(model.device) for name, tensor in below(tensors, "lstm").items()}
     if lstm:
         pi, vf = ((lstm[f"{head}/0"], lstm[f"{head}/1"]) for head in ("pi", "vf"))
         model._last_lstm_states = RNNStates(pi, vf)  # type: ignore[attr-defined]  # RecurrentPPO has it

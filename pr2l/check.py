@@ -26,6 +26,7 @@ from pr2l.encoders._base import Encoder
 from pr2l.encoders._memory import Remembering
 from pr2l.errors import UserError
 from pr2l.observe import Observe
+from pr2l.recorded import learns_from_data, recording
 from pr2l.workers import arrange
 
 TIMED_STEPS = 5  # vector steps, after one to warm up
@@ -67,16 +68,22 @@ def findings(config: RunConfig) -> Iterator[Finding]:
         with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
             venv = Observe(frames, encoder)
             yield _environment(config, frames)
-            part = "memory"
-            memory = _memory(config, venv)
-            yield memory
-            if isinstance(encoder, Remembering):
-                yield _remembered(encoder)
-            part = "policy"
-            if memory.good:
+            part = "data"
+            if learns_from_data(config):
+                yield _data(config, frames)
+                part = "policy"
                 yield from _policy(config, venv)
-            part = "first steps"
-            yield _first_steps(config, venv)
+            else:
+                part = "memory"
+                memory = _memory(config, venv)
+                yield memory
+                if isinstance(encoder, Remembering):
+                    yield _remembered(encoder)
+                part = "policy"
+                if memory.good:
+                    yield from _policy(config, venv)
+                part = "first steps"
+                yield _first_steps(config, venv)
     except (UserError, ValueError, ImportError) as error:
         yield Finding(part, "", str(error), good=False)
     yield _tracking(config)
@@ -110,6 +117,15 @@ def _workers(config: RunConfig) -> str:
     groups = arrange(config.num_envs, config.workers, config.groups)
     sizes = " + ".join(str(sum(map(len, shares))) for shares in groups)
     return f"{len(groups[0])} worker processes, VLM batches of {sizes} frames a step"
+
+
+def _data(config: RunConfig, frames: VecEnv) -> Finding:
+    """How often the run will see the whole of its data set."""
+    found = recording(config, frames)
+    episodes = len(found.contexts)
+    transitions = len(found) - episodes
+    epochs = f"{config.steps:,} steps see each {config.steps / transitions:.3g} times"
+    return Finding("data", f"{episodes:,} episodes of {transitions:,} transitions in {config.data}; {epochs}")
 
 
 def _memory(config: RunConfig, venv: Observe) -> Finding:

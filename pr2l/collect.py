@@ -2,6 +2,11 @@
 
 Nothing is downloaded or asked of the network; `minari.MinariDataset(folder / "data")` reads it back, as does
 `minari.load_dataset(folder.name)` with MINARI_DATASETS_PATH set to the folder's parent.
+
+An expert that never errs shows nothing of how to recover from an error. So a share of its actions can be replaced by
+random ones (`noise`), while what it would have done is kept beside them: noise injection as in DART (Laskey et al.
+2017). `actions` are then those taken, and `infos["choice"]`, as long as they, is the policy's own choice, the label to
+learn.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -24,7 +30,7 @@ from rich.progress import Progress
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pr2l import registry
-from pr2l.episodes import SeededEpisodes
+from pr2l.episodes import NOISE, SeededEpisodes
 from pr2l.errors import UnknownName, UserError, explain
 from pr2l.evaluate import model_actor, play, random_actor, trained
 from pr2l.observe import Observe
@@ -44,13 +50,15 @@ def collect(
     options: Mapping[str, Any] | None = None,
     split: Literal["train", "evaluation"] = "train",
     seed: int = 0,
+    noise: float = 0.0,
 ) -> minari.MinariDataset:
     """Plays episodes with the seeds seed, seed + 1, ... and writes each below `folder` when it ends.
 
     policy: "random", "oracle", or the folder of a run of this task. options: values for the environment's
-    Defaults, over those of the run, if any. Frames are stored without loss. Each episode's metadata has
-    `context`, `success`, `return` and `seed`. Ctrl-C keeps what is whole. Raises UserError where the folder
-    exists already, or where a name or an option is wrong.
+    Defaults, over those of the run, if any. noise: the probability of a uniformly random action in place of the
+    policy's, whose choice is then kept too; 0..1. Frames are stored without loss. Each episode's metadata has
+    `context`, `success`, `return` and `seed`; the data set's has `noise`. Ctrl-C keeps what is whole. Raises
+    UserError where the folder exists already, or where a name or an option is wrong.
     """
     folder = folder.resolve()  # minari joins relative paths twice
     if folder.exists():
@@ -68,7 +76,8 @@ def collect(
     title = f"{policy} plays {environment}/{task}"
     with closing(env), Progress() as bars:
         bar = bars.add_task(title, total=episodes)
-        storage = _new_storage(folder, env, f"{title}, {split} episodes from seed {seed}", given)
+        about = {"description": f"{title}, {split} episodes from seed {seed}", "noise": noise}
+        storage = _new_storage(folder, env, {**about, "environment_options": given})
 
         def write(episode: EpisodeBuffer, about: dict[str, Any]) -> None:
             with not_interrupted():
@@ -76,36 +85,47 @@ def collect(
                 storage.update_episode_metadata([about], [storage.total_episodes - 1])
             bars.advance(bar)
 
-        _play(Recorder(env, write), module, task, run, policy, episodes, seed)
+        _play(Recorder(env, write, noise), module, task, run, policy, episodes, seed)
     return minari.MinariDataset(storage)
 
 
 class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
-    """Hands each whole episode to `write`: N + 1 observations, N actions and rewards; and what to know of it."""
+    """Hands each whole episode to `write`: N + 1 observations, N actions and rewards; and what to know of it.
 
-    def __init__(self, env: gym.Env[Observation, Any], write: Write) -> None:
+    noise: the probability that a random action is taken; the seed of the episode determines when and which.
+    """
+
+    def __init__(self, env: gym.Env[Observation, Any], write: Write, noise: float = 0.0) -> None:
         super().__init__(env)
-        self._write = write
+        self._write, self._noise = write, noise
+        self._anything = deepcopy(env.action_space)  # one that nobody else seeds or draws from
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
         shown = {key: [value] for key, value in observation.items()}
-        self._episode = EpisodeBuffer(seed=seed, observations=shown, actions=[])
+        choices: dict[str, Any] | None = {"choice": []} if self._noise else None
+        self._episode = EpisodeBuffer(seed=seed, observations=shown, actions=[], infos=choices)
+        self._random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(NOISE,)))
+        self._anything.seed(int(self._random.integers(2**32)))
         self._context = info["context"]
         return observation, info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = self.env.step(action)
         episode: Any = self._episode
+        if self._noise:
+            episode.infos["choice"].append(np.int64(action))
+            if self._random.random() < self._noise:
+                action = self._anything.sample()
+        observation, reward, terminated, truncated, info = self.env.step(action)
         for key, value in observation.items():
             episode.observations[key].append(value)
         episode.actions.append(np.int64(action))
         episode.rewards.append(float(reward))
         episode.terminations.append(bool(terminated))
         episode.truncations.append(bool(truncated))
-        if terminated or truncated:
+        if (terminated or truncated) and "cut" not in info:  # what a failing simulator has cut is no episode
             context = {f"context/{slot}": text for slot, text in self._context.items()}
             returned = sum(episode.rewards)
             self._write(episode, {**context, "success": bool(info["success"]), "return": returned})
@@ -140,10 +160,9 @@ def _play(env: Recorder, module: Any, task: str, run: Run | None, policy: str, e
         play(venv, random_actor(venv.action_space, 1, seed), episodes)
 
 
-def _new_storage(folder: Path, env: gym.Env[Any, Any], description: str, options: dict[str, Any]) -> MinariStorage:
+def _new_storage(folder: Path, env: gym.Env[Any, Any], about: dict[str, Any]) -> MinariStorage:
     (folder / "data").mkdir(parents=True)
     storage = MinariStorage.new(folder / "data", env.observation_space, env.action_space, jpeg_encoding=False)
-    about = {"description": description, "environment_options": options}
     storage.update_metadata({"dataset_id": folder.name, "minari_version": minari.__version__, **about})
     return storage
 

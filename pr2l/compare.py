@@ -84,11 +84,15 @@ def group(runs: Sequence[Run]) -> list[Method]:
 
 
 def _name(run: Run) -> str:
-    """The encoder, and for an encoder that asks the VLM its prompt, as "no_prompt" where there is none."""
+    """The encoder, and for an encoder that asks the VLM its prompt, as "no_prompt" where there is none.
+
+    Before it the algorithm, if it is not PPO.
+    """
     config = run.config
+    algorithm = "" if config.algorithm == "ppo" else f"{config.algorithm}-"
     if config.encoder != "prompted":
-        return config.encoder
-    return "no_prompt" if config.prompt is None else f"prompted-{config.prompt.replace('/', '_')}"
+        return algorithm + config.encoder
+    return algorithm + ("no_prompt" if config.prompt is None else f"prompted-{config.prompt.replace('/', '_')}")
 
 
 def _place(runs: Sequence[Run]) -> str:
@@ -172,7 +176,12 @@ def _draw(axis: Axes, method: Method, column: str, colour: str) -> None:
 
 
 def curve(run: Run, column: str, steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The smoothed column of a run's metrics at the given steps; NaN before the first episode has ended."""
-    rows = [row for row in MetricsTable(run.path / "metrics.csv").rows() if row[column]]
+    """The smoothed column of a run's metrics at the given steps.
+
+    NaN before the first episode has ended, hence everywhere in a run that learned from recorded ones.
+    """
+    rows = [row for row in MetricsTable(run.path / "metrics.csv").rows() if row.get(column)]
+    if not rows:
+        return np.full_like(steps, np.nan)
     at, values, ended = (np.array([float(row[key]) for row in rows]) for key in ("step", column, "episodes"))
     return np.interp(steps, at, smooth(values, np.diff(ended, prepend=0), WINDOW), left=np.nan)

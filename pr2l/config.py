@@ -46,10 +46,13 @@ class RunConfig(BaseModel):
     algorithm_options: dict[str, Any] = Field(default_factory=dict)
     network: str  # a file of policies/networks/
     network_options: dict[str, Any] = Field(default_factory=dict)
+    data: Path | None = None  # a folder of `pr2l collect`, for an algorithm that learns from recorded episodes
     num_envs: PositiveInt = 8  # simulators side by side; their frames are one VLM batch
     workers: NonNegativeInt = 0  # processes for the simulators; 0 = in this one: fast ones (Doom) need no more
+    isolated: bool = False  # each simulator in an interpreter of its own, replaced if it fails (docs/simulators.md)
     groups: PositiveInt = 2  # with workers: VLM batches a step, one made while the next is simulated; 1 = no overlap
-    steps: PositiveInt  # environment steps of the whole run, summed over the simulators
+    # environment steps of the whole run, summed over the simulators; from data: transitions, summed over the epochs
+    steps: PositiveInt
     seed: NonNegativeInt = 0
     # the last frames whose embeddings are kept should they come again (in training within a rollout); 0 = none.
     # One takes 4 bytes per number of its tokens: 29 kB in doom/fetch/prompted, 3 MB at 90 tokens of a 7B VLM

@@ -1,4 +1,4 @@
-"""The learning curve of a run, drawn from its metrics.csv."""
+"""The learning curves of a run, drawn from its metrics.csv."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ WINDOW = 100  # episodes that the thick line averages over
 
 
 def draw_curves(folder: Path) -> Path:
-    """Draws <folder>/metrics.csv into <folder>/curves.png: return and success rate over environment steps."""
-    rows = [row for row in Table(folder / "metrics.csv").rows() if row["return"]]
+    """Draws <folder>/metrics.csv into <folder>/curves.png, over steps.
+
+    Return and success rate of a run that plays, loss and accuracy of one that learns from recorded episodes.
+    """
+    rows = Table(folder / "metrics.csv").rows()
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
-    _draw(axes[0], rows, "return", "return per episode")
-    _draw(axes[1], rows, "success", "success rate")
+    if rows and "return" in rows[0]:
+        ended = [row for row in rows if row["return"]]
+        _draw(axes[0], ended, "return", "return per episode")
+        _draw(axes[1], ended, "success", "success rate")
+    else:
+        _draw_updates(axes[0], rows, "train/loss", "weighted loss")
+        _draw_updates(axes[1], rows, "train/accuracy", "share of actions as the expert's")
     axes[1].set_ylim(-0.02, 1.02)
     figure.suptitle(folder.name)
     figure.savefig(folder / "curves.png", dpi=120)
@@ -46,3 +54,11 @@ def _draw(axes: Axes, rows: list[dict[str, str]], column: str, name: str) -> Non
     axes.set_ylabel(name)
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def _draw_updates(axes: Axes, rows: list[dict[str, str]], column: str, name: str) -> None:
+    steps, values = (np.array([float(row[key]) for row in rows]) for key in ("step", column))
+    axes.plot(steps, values, color="tab:blue", linewidth=2)
+    axes.set_xlabel("transitions")
+    axes.set_ylabel(name)
+    axes.grid(alpha=0.3)

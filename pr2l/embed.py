@@ -37,11 +37,16 @@ def embed(dataset: Path, config: RunConfig, folder: Path | None = None) -> Store
     the data set. Ctrl-C keeps what is done, then raises KeyboardInterrupt. Raises UserError where data set and config
     do not fit together, or the folder's embeddings are others.
     """
-    recording, encoder, console = Recording(dataset), build.encoder(config), Console()
+    return embed_with(build.encoder(config), Recording(dataset), config, folder)
+
+
+def embed_with(encoder: Encoder, recording: Recording, config: RunConfig, folder: Path | None = None) -> Store:
+    """`embed` with an encoder that is there already, the config's; fits it, or gives it what was fitted."""
+    console = Console()
     _check(recording, encoder, config)
     if folder is None:
         name = f"{config.encoder}-{_digest.of_json(store_key(recording, encoder))}"
-        folder = dataset / "embeddings" / name
+        folder = recording.folder / "embeddings" / name
     if encoder.fit_frames:
         _fit(encoder, recording, folder)
     key = store_key(recording, encoder)
@@ -65,6 +70,7 @@ class Recording:
     def __init__(self, folder: Path) -> None:
         if not (folder / "data").is_dir():
             raise UserError(f"{folder} is no data set: it has no folder `data`; `pr2l collect` makes one")
+        self.folder = folder
         self.storage = minari.MinariDataset(folder / "data").storage
         about = list(self.storage.get_episode_metadata(range(self.storage.total_episodes)))
         if not about:

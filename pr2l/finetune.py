@@ -205,6 +205,8 @@ def leave(trainee: Trainee, config: FinetuneConfig, folder: Path) -> None:
     (folder / "model" / "generation_config.json").unlink(missing_ok=True)
     source = _beside_weights(locate(config.vlm))
     for file in _files(source):
+        if file == source / "config.json":
+            continue  # the model has written its own; Prismatic's trainer has another
         (folder / "model" / file.relative_to(source)).parent.mkdir(exist_ok=True)
         shutil.copyfile(file, folder / "model" / file.relative_to(source))
 

@@ -23,7 +23,7 @@ from pr2l.config import RunConfig, load_config
 from pr2l.errors import UserError
 
 # What a resumed run may have otherwise than the run that it goes on with.
-MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "wandb", "workers", "groups"}
+MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "wandb", "workers", "groups", "isolated"}
 
 
 class Run:
@@ -38,6 +38,8 @@ class Run:
         started = datetime.now()
         prompt = config.prompt.rpartition("/")[2] if config.prompt else "no_prompt"
         method = f"{config.encoder}-{prompt}" if config.encoder == "prompted" else config.encoder
+        if config.algorithm != "ppo":
+            method = f"{config.algorithm}-{method}"
         name = f"{config.environment}-{config.task}-{method}-seed{config.seed}"
         path = _new_folder(root / f"{name}-{started:%Y%m%d-%H%M%S}")
         config.save(path / "config.yaml")

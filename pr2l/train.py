@@ -1,5 +1,8 @@
 """Training: a config in, a run folder out, and nothing lost on the way.
 
+An algorithm learns from rollouts, or from recorded episodes (its module then says LEARNS_FROM = "data"), whose
+embeddings are read from their store: the encoder is not asked until the evaluation.
+
 The state that a run goes on from is taken between an update and the next rollout, where it is small: weights,
 optimiser, counters, random generators, and each running episode as its seed and actions. It goes to disk every
 `checkpoint_every` steps and whenever the run stops, for whatever reason the process still learns of; the rollout
@@ -33,6 +36,7 @@ from pr2l.encoders._base import Encoder
 from pr2l.episodes import EXPLORATION
 from pr2l.evaluate import report
 from pr2l.observe import Observe
+from pr2l.recorded import Episodes, recorded_episodes
 from pr2l.runs import Run
 
 
@@ -46,14 +50,15 @@ def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs
     checkpoint = run.latest() if run else None
     encoder = build.encoder(config)
     with _sigterm_exits(), closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
-        if checkpoint is None:
-            fit(encoder, frames, config.seed)
-        else:
+        episodes = recorded_episodes(config, encoder, frames)
+        if checkpoint is not None:
             encoder.load_state_dict(checkpoint.below("encoder"))
+        elif episodes is None:
+            fit(encoder, frames, config.seed)
         venv = Observe(frames, encoder)
         model = build.model(config, venv)
         run = run or Run.create(config, root)
-        _learn(run, model, venv, checkpoint)
+        _learn(run, model, venv, checkpoint, episodes)
     draw_curves(run.path)
     report(run, encoder, model, model.num_timesteps)
     return run.path
@@ -75,7 +80,7 @@ def fit(encoder: Encoder, frames: VecEnv, seed: int) -> None:
     encoder.fit(np.concatenate(seen)[: encoder.fit_frames], contexts[: encoder.fit_frames])
 
 
-def _learn(run: Run, model: Any, venv: Observe, checkpoint: Checkpoint | None) -> None:
+def _learn(run: Run, model: Any, venv: Observe, checkpoint: Checkpoint | None, episodes: Episodes | None) -> None:
     """Trains to the config's number of steps, from a checkpoint or from nothing, and saves at the end of it."""
     config, console = run.config, Console()
     algorithm = registry.load("algorithms", config.algorithm)
@@ -85,13 +90,14 @@ def _learn(run: Run, model: Any, venv: Observe, checkpoint: Checkpoint | None) -
         closing(Metrics(run.path, config, after)) as metrics,
         TrainingProgress(console, config.steps, after or 0) as progress,
     ):
-        training = Training(run, venv, algorithm, metrics, progress)
+        books = Training if episodes is not None else Rollouts
+        training = books(run, venv, algorithm, metrics, progress)
         if checkpoint is not None:
-            venv.restore(checkpoint.values["episodes"])
-            training.episodes, training.seconds = checkpoint.values["progress"]
+            training.restore(checkpoint)
             algorithm.restore(model, checkpoint.below("model"), checkpoint.values["model"])
+        data = () if episodes is None else (episodes,)
         try:
-            algorithm.learn(model, config.options("algorithm"), config.steps, training)
+            algorithm.learn(model, config.options("algorithm"), config.steps, training, *data)
         except BaseException:
             training.save()
             console.print(f"stopped; go on with [bold]pr2l train --resume {run.path}")
@@ -99,7 +105,10 @@ def _learn(run: Run, model: Any, venv: Observe, checkpoint: Checkpoint | None) -
 
 
 class Training(BaseCallback):
-    """Keeps the books of a run: metrics, progress, the latest state, checkpoints."""
+    """Keeps the books of a run: metrics, progress, the latest state, checkpoints.
+
+    Between two updates it is told that a rollout starts, also where there are no rollouts.
+    """
 
     def __init__(self, run: Run, venv: Observe, algorithm: Any, metrics: Metrics, progress: TrainingProgress) -> None:
         super().__init__()
@@ -108,7 +117,10 @@ class Training(BaseCallback):
         self.episodes, self.seconds = 0, 0.0  # of the whole run, with what earlier processes did
         self._state: Checkpoint | None = None
         self._saved: int | None = None
-        self._ended: list[dict[str, Any]] = []  # episodes of the rollout under way
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes on with the books as they were."""
+        self.episodes, self.seconds = checkpoint.values["progress"]
 
     def save(self) -> None:
         """Writes the latest state, if there is one yet."""
@@ -126,7 +138,6 @@ class Training(BaseCallback):
             self.save()
 
     def _on_step(self) -> bool:
-        self._ended += [info["episode"] for info in self.locals["infos"] if "episode" in info]
         self.progress.update(self.num_timesteps, self._numbers())
         return True
 
@@ -147,27 +158,61 @@ class Training(BaseCallback):
             self.venv.encoder.forget()
 
     def _row(self, step: int) -> dict[str, float | None]:
-        self.episodes += len(self._ended)
         losses = dict(self.model.logger.name_to_value)
         self.model.logger.name_to_value.clear()
-        means = {
-            name: float(np.mean([one[key] for one in self._ended])) if self._ended else None
-            for name, key in (("return", "r"), ("success", "success"), ("length", "l"))
-        }
-        self._ended = []
-        times = {"seconds": self.seconds, "fps": self._rate()}
-        return {"step": step, "episodes": self.episodes, **means, **times, **self.venv.encoder.metrics(), **losses}
+        return {"step": step, "seconds": self.seconds, "fps": self._rate(), **losses}
 
     def _take_state(self, step: int) -> Checkpoint:
         tensors, values = self.algorithm.state(self.model)
         named = {f"model/{name}": tensor for name, tensor in tensors.items()}
         named |= {f"encoder/{name}": tensor for name, tensor in self.venv.encoder.state_dict().items()}
-        progress = [self.episodes, self.seconds]
-        return Checkpoint(step, named, {"model": values, "episodes": self.venv.states(), "progress": progress})
+        return Checkpoint(step, named, {"model": values, "progress": [self.episodes, self.seconds]})
 
     def _rate(self) -> float:
-        """Environment steps a second of this process, updates included."""
+        """Steps a second of this process, updates included."""
         return (self.model.num_timesteps - self._first) / max(time.monotonic() - self._began, 1e-9)
+
+    def _numbers(self) -> str:
+        losses = (f", {name.rpartition('/')[2]} {value:.3g}" for name, value in self.model.logger.name_to_value.items())
+        return f"{self._rate():.0f} steps/s{''.join(losses)}"
+
+
+class Rollouts(Training):
+    """The books of a run that plays: also of its episodes, those that ended and those that go on."""
+
+    restarts = 0  # of simulators, in earlier processes
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        super().restore(checkpoint)
+        self.restarts = checkpoint.values.get("restarts", 0)
+        self.venv.restore(checkpoint.values["episodes"])
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self._ended: list[dict[str, Any]] = []  # in the rollout under way
+
+    def _on_step(self) -> bool:
+        self._ended += [info["episode"] for info in self.locals["infos"] if "episode" in info]
+        return super()._on_step()
+
+    def _row(self, step: int) -> dict[str, float | None]:
+        self.episodes += len(self._ended)
+        means = {
+            name: float(np.mean([one[key] for one in self._ended])) if self._ended else None
+            for name, key in (("return", "r"), ("success", "success"), ("length", "l"))
+        }
+        self._ended = []
+        played = {"episodes": self.episodes, **means, "restarts": self._restarts()}
+        return {"step": step, **played} | super()._row(step) | self.venv.encoder.metrics()
+
+    def _take_state(self, step: int) -> Checkpoint:
+        taken = super()._take_state(step)
+        taken.values.update(episodes=self.venv.states(), restarts=self._restarts())
+        return taken
+
+    def _restarts(self) -> int:
+        """How often a simulator was replaced since the run began."""
+        return self.restarts + sum(self.venv.get_attr("restarts"))
 
     def _numbers(self) -> str:
         recent = self.model.ep_info_buffer

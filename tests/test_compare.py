@@ -76,3 +76,11 @@ def test_a_run_without_results_says_what_to_do(make_run, tmp_path):
     (run / "results.json").unlink()
     with pytest.raises(UserError, match="pr2l evaluate"):
         compare([run], tmp_path / "out")
+
+
+def test_a_clone_has_a_name_of_its_own_and_no_curve(make_run, tmp_path):
+    run = make_run("doom/fetch/bc", 0, [1.0])
+    (run / "metrics.csv").write_text("step,train/loss\n100,0.5\n")
+    methods = compare([run, make_run("doom/fetch/prompted", 0, [0.0])], tmp_path / "out")
+    assert [method.name for method in methods] == ["bc-prompted-where", "prompted-where"]
+    assert np.isnan(curve(Run.load(run), "success", np.array([0.0, 100.0]))).all()

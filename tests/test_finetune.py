@@ -28,7 +28,7 @@ ASKED = [
     Question("presence", "demon", "is it near ?", "no"),
     Question("seen", "", "what do you see ?", "a wall and a clip and a stimpack"),
 ]
-TRAINED = ("llava", "paligemma1", "instructblip-vicuna", "instructblip-t5", "florence2", "qwen2_5_vl")
+TRAINED = ("llava", "paligemma1", "instructblip-vicuna", "instructblip-t5", "florence2", "qwen2_5_vl", "prismatic")
 
 all_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 trained_cases = pytest.mark.parametrize("case", [c for c in CASES if c.name in TRAINED], ids=lambda case: case.name)

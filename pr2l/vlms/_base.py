@@ -99,7 +99,7 @@ class VLM:
 
     def __init__(self, path: str, options: Defaults) -> None:
         self.options = options
-        self.config = checkpoint.read_config(path)
+        self.config = self.read_config(path)
         self._check_options(path)
         self.model = self.read_model(path)
         self.read_processors(path)
@@ -118,9 +118,17 @@ class VLM:
 
     # What a family says about itself.
 
+    def read_config(self, path: str) -> Any:
+        """The config of the whole model."""
+        return checkpoint.read_config(path)
+
     def read_model(self, path: str) -> Any:
-        """Reads the unmodified model."""
-        return checkpoint.read_model(path, self.options.device, self.options.dtype, self._short_config())
+        """The unmodified model, ready for inference."""
+        return checkpoint.read_model(path, self.options.device, self.options.dtype, self.read_weights)
+
+    def read_weights(self, path: str, dtype: torch.dtype) -> Any:
+        """The unmodified model, on the CPU; layers that nobody asks for may be left out."""
+        return checkpoint.read_weights(path, dtype, self._short_config())
 
     def read_processors(self, path: str) -> None:
         """Reads what the checkpoint holds beside the model."""

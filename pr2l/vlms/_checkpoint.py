@@ -24,6 +24,7 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
 )
 from transformers.utils.hub import cached_file
 
@@ -32,7 +33,7 @@ from pr2l.errors import UserError, did_you_mean
 from pr2l.vlms._allocator import keep_freed_memory
 
 TINY = Path(__file__).parent / "tiny"
-READ = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}  # what may matter of a checkpoint's files
+READ = {".safetensors", ".bin", ".pt", ".json", ".jinja", ".model", ".txt"}  # what may matter of a checkpoint's files
 
 
 def locate(name: str) -> str:
@@ -57,24 +58,38 @@ def source(path: str) -> dict[str, str]:
     return {"name": path, "revision": f"commit {Path(config).parent.name}"}
 
 
-def read_config(path: str) -> Any:
-    """The checkpoint's config; UserError if there is no such folder or Hub model, or it cannot be reached."""
+def model_type(path: str) -> str | None:
+    """Which architecture a checkpoint says it is; None = it does not say. Raises as read_config does.
+
+    A run of Prismatic's trainer has the trainer's own config.json, which does not.
+    """
+    values = read_values(path)
+    return "prismatic" if "vision_backbone_id" in values.get("model", ()) else values.get("model_type")
+
+
+def read_values(path: str) -> dict[str, Any]:
+    """What config.json says; UserError if there is no such folder or Hub model, or it cannot be reached."""
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise UserError(f"the folder {path!r} holds no VLM: it has no config.json.")
+    values: dict[str, Any] = _read(path, "config", lambda: PreTrainedConfig.get_config_dict(path)[0])
+    return values
+
+
+def read_config(path: str) -> Any:
+    """The checkpoint's config. Raises UserError where it cannot be read."""
     return _read(path, "config", lambda: AutoConfig.from_pretrained(path))
 
 
-def read_model(path: str, device: str, dtype: str, config: Any | None = None) -> Any:
-    """The unmodified model, for inference; with dtype int8 its linear layers are quantised. Values as in Defaults.
+def read_model(path: str, device: str, dtype: str, read: Callable[[str, torch.dtype], Any]) -> Any:
+    """The model that `read` gives, for inference; with dtype int8, its linear layers quantised.
 
-    config: of a model with fewer layers than the checkpoint, the others of which are not read; None = all of it.
+    device, dtype: as in Defaults; `read` is given the checkpoint's path and the type of its weights.
     """
     chosen = torch.device(_device(device))
     if chosen.type == "cpu":
         keep_freed_memory()
-    how = {"dtype": _dtype(dtype, chosen), "config": config}
-    with nullcontext() if config is None else _surplus_unreported():
-        model = _read(path, "model", lambda: AutoModelForImageTextToText.from_pretrained(path, **how))
+    precision = _dtype(dtype, chosen)
+    model = _read(path, "model", lambda: read(path, precision))
     model = model.eval().to(chosen)
     return _with_int8_layers(model) if dtype == "int8" else model
 
@@ -108,6 +123,15 @@ def _weight_files(path: str) -> dict[str, str]:
         return dict(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"])
     with safe_open(cached_file(path, "model.safetensors"), "pt") as weights:
         return dict.fromkeys(weights.keys(), "model.safetensors")
+
+
+def read_weights(path: str, dtype: torch.dtype, config: Any | None = None) -> Any:
+    """The unmodified model of transformers' own classes, on the CPU.
+
+    config: of a model with fewer layers than the checkpoint, the others of which are not read; None = all of it.
+    """
+    with nullcontext() if config is None else _surplus_unreported():
+        return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, config=config)
 
 
 def read_tokenizer(path: str, subfolder: str = "") -> Any:

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from pr2l import registry
 from pr2l.vlms._base import VLM, Defaults
-from pr2l.vlms._checkpoint import locate, read_config
+from pr2l.vlms._checkpoint import locate, model_type
 from pr2l.vlms._vllm import served
 
 GENERIC = "generic"  # takes what no family claims
@@ -20,15 +20,15 @@ def load_vlm(name: str, options: Defaults | None = None) -> VLM:
     fit it.
     """
     path = locate(name)
-    load = family(read_config(path).model_type).load
+    load = family(model_type(path)).load
     if options is not None and options.server is not None:
         load = served(load.__self__).load
     vlm: VLM = load(path, options)
     return vlm
 
 
-def family(model_type: str) -> ModuleType:
-    """The module of pr2l/vlms/ that reads checkpoints of a config.json's model_type."""
+def family(kind: str | None) -> ModuleType:
+    """The module of pr2l/vlms/ that reads checkpoints of a model_type; None = unknown."""
     modules = [registry.load("vlms", name) for name in registry.names("vlms")]
     claims = {known: module for module in modules for known in module.MODEL_TYPES}
-    return claims.get(model_type) or registry.load("vlms", GENERIC)
+    return claims.get(kind or "") or registry.load("vlms", GENERIC)

@@ -51,6 +51,8 @@ def vlm(case: Case, order: str = "image_first", **options) -> VLM:
 
 @cache
 def unmodified(case: Case):
+    if case.original is not None:
+        return case.original(folder(case))
     return AutoModelForImageTextToText.from_pretrained(folder(case)).eval()
 
 

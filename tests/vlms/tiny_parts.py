@@ -28,7 +28,8 @@ class Case:
     save: writes the checkpoint into a folder. inputs: (folder, frame uint8 [S, S, 3], text, token order) ->
     the keyword arguments of the model, made by the family's own Hugging Face processor, batch of one.
     image_tokens: the number expected. image_sees_prompt: whether image states depend on a prompt after the
-    image. answer_types: the type id that the model gives to generated tokens, where it has type ids.
+    image. answer_types: the type id that the model gives to generated tokens, where it has type ids. original: what
+    reads the folder in place of transformers, where that has no such model.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Case:
     image_sees_prompt: bool = False
     encoder_decoder: bool = False
     answer_types: int = 0
+    original: Callable[[Path], Any] | None = None
 
 
 def tokenizer(special: list[str], bos: str | None = None, eos: str = "</s>", front: str = "", back: str = "", **more):

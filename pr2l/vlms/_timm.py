@@ -1,0 +1,98 @@
+"""timm's vision transformers as transformers knows them: config and weights of DINOv2 and SigLIP towers.
+
+Read from timm 0.9.10 (models/vision_transformer.py, layers/pos_embed.py), which Prismatic pins. A tower ends before its
+last block: Prismatic reads what goes into that, so the block, the final norm and the pooling stay out.
+
+weights: a model.safetensors as on the Hub, by name. size: side of the picture in pixels, any that has whole patches.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Dinov2WithRegistersConfig, SiglipVisionConfig
+
+HEADS = 16  # of attention, in ViT-L and in SigLIP's so400m; all other sizes are those of the weights
+
+# timm's names, and what transformers calls them; the first that fits counts.
+DINO = {
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "cls_token": "embeddings.cls_token",
+    "reg_token": "embeddings.register_tokens",
+    "blocks": "encoder.layer",
+    "attn.proj": "attention.o_proj",
+    "attn": "attention",
+    "ls1.gamma": "layer_scale1.lambda1",
+    "ls2.gamma": "layer_scale2.lambda1",
+}
+SIGLIP = {
+    "patch_embed.proj": "embeddings.patch_embedding",
+    "blocks": "encoder.layers",
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "attn.proj": "self_attn.out_proj",
+    "attn": "self_attn",
+}
+
+
+def dino_config(weights: Mapping[str, Tensor], size: int) -> Any:
+    return Dinov2WithRegistersConfig(**_shape(weights, size), num_register_tokens=weights["reg_token"].shape[1])
+
+
+def siglip_config(weights: Mapping[str, Tensor], size: int) -> Any:
+    inner = len(weights["blocks.0.mlp.fc1.weight"])
+    return SiglipVisionConfig(**_shape(weights, size), intermediate_size=inner, vision_use_head=False)
+
+
+def dino_weights(weights: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+    positions = _positions(weights, size)
+    none = torch.zeros_like(positions[:, :1])  # timm's class token has its position in it
+    return _blocks(weights, DINO) | {
+        "embeddings.position_embeddings": torch.cat([none, positions], dim=1),
+        "embeddings.mask_token": none[0],  # of no use here
+    }
+
+
+def siglip_weights(weights: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+    return _blocks(weights, SIGLIP) | {"embeddings.position_embedding.weight": _positions(weights, size)[0]}
+
+
+def renamed(name: str, names: Mapping[str, str]) -> str:
+    """With every part that is among the names replaced by what it stands for."""
+    return re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], name)
+
+
+def _shape(weights: Mapping[str, Tensor], size: int) -> dict[str, Any]:
+    width, _, patch, _ = weights["patch_embed.proj.weight"].shape
+    # timm's SigLIP has the exact GELU, though SigLIP was trained with the approximation by tanh.
+    layers = {"num_hidden_layers": _last_block(weights), "num_attention_heads": HEADS, "hidden_act": "gelu"}
+    return {"hidden_size": width, "patch_size": patch, "image_size": size, **layers}
+
+
+def _last_block(weights: Mapping[str, Tensor]) -> int:
+    return max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+
+
+def _blocks(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """All that is read but the positions; queries, keys and values are one matrix in timm."""
+    last, made = f"blocks.{_last_block(weights)}.", dict[str, Tensor]()
+    for name, weight in weights.items():
+        if name.startswith(last) or not name.startswith(("patch_embed.", "cls_token", "reg_token", "blocks.")):
+            continue
+        parts = zip("qkv", weight.chunk(3), strict=True) if ".qkv." in name else [("", weight)]
+        made |= {renamed(name, names).replace("qkv", f"{letter}_proj"): part for letter, part in parts}
+    return made
+
+
+def _positions(weights: Mapping[str, Tensor], size: int) -> Tensor:
+    """[1, N, D], scaled where they were made for another size, as DINOv2's for 518 pixels."""
+    known, side = weights["pos_embed"], size // weights["patch_embed.proj.weight"].shape[-1]
+    if known.shape[1] == side**2:
+        return known
+    grid = known.unflatten(1, (round(known.shape[1] ** 0.5), -1)).permute(0, 3, 1, 2)
+    scaled = nn.functional.interpolate(grid.float(), size=(side, side), mode="bicubic", antialias=True)
+    return scaled.flatten(2).transpose(1, 2)

@@ -1,0 +1,171 @@
+"""Demonstrations read back exactly, whatever the file looks like; anything else is refused in words."""
+
+import gzip
+import json
+import sys
+import tracemalloc
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from environments import _habitat_replay
+from environments._habitat_replay import ACTIONS, Replay, read_replays
+
+EPISODE = {
+    "episode_id": "7",
+    "scene_id": "hm3d/train/00800-TEEsavR23oF/TEEsavR23oF.basis.glb",
+    "start_position": [-0.25, 0.163, 4],
+    "start_rotation": [0, 0.5, 0, -0.75],
+    "object_category": "tv_monitor",
+    "reference_replay": [
+        {"action": "STOP", "agent_state": {"position": [-0.25, 0.163, 4], "sensor_data": {}}},
+        {"action": "TURN_LEFT", "agent_state": None},
+        {"action": "MOVE_FORWARD"},
+        {"action": "STOP"},
+    ],
+    "goals": [],
+    "info": {"geodesic_distance": 3.5},
+}
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_bytes(gzip.compress(text.encode()))
+    return path
+
+
+def test_an_episode_is_read_without_the_state_at_its_start(tmp_path):
+    (replay,) = read_replays(write(tmp_path / "a.json.gz", json.dumps({"episodes": [EPISODE]})))
+    assert replay == Replay(
+        episode_id="7",
+        scene_id="hm3d/train/00800-TEEsavR23oF/TEEsavR23oF.basis.glb",
+        goal="tv_monitor",
+        position=(-0.25, 0.163, 4.0),
+        rotation=(0.0, 0.5, 0.0, -0.75),
+        actions=("turn_left", "move_forward", "stop"),
+    )
+
+
+def test_the_file_that_names_the_scenes_has_no_episodes(tmp_path):
+    text = json.dumps({"content_scenes_path": "{data_path}/content/{scene}.json.gz", "episodes": []})
+    assert list(read_replays(write(tmp_path / "train.json.gz", text))) == []
+
+
+NUMBERS = st.floats(-100, 100)
+EPISODES = st.fixed_dictionaries(
+    {
+        "episode_id": st.text(max_size=5),
+        "scene_id": st.text(max_size=12),
+        "start_position": st.lists(NUMBERS, min_size=3, max_size=3),
+        "start_rotation": st.lists(NUMBERS, min_size=4, max_size=4),
+        "object_category": st.text(max_size=8),
+        "reference_replay": st.lists(st.fixed_dictionaries({"action": st.sampled_from(list(ACTIONS))}), min_size=1),
+    }
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | NUMBERS | st.text('[]{}",:\\é\n', max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('"]}\\x', max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+CONFUSING = st.lists(st.text('[]{}"\\', min_size=1), min_size=1, max_size=3)  # looks like structure, and is not
+KEYS = st.text(max_size=6).filter(lambda key: key != "episodes")
+OTHERS = st.dictionaries(KEYS, VALUES | CONFUSING, max_size=3)
+LAYOUTS = st.fixed_dictionaries({"indent": st.sampled_from([None, 1]), "ensure_ascii": st.booleans()})
+FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@FEW
+@given(st.lists(EPISODES, max_size=4), OTHERS, OTHERS, LAYOUTS, st.integers(1, 40))
+def test_whatever_stands_around_the_episodes_they_come_back(tmp_path, episodes, before, after, layout, block):
+    """In blocks of a few characters, so that everything is cut somewhere."""
+    file = write(tmp_path / "a.json.gz", json.dumps({**before, "episodes": episodes, **after}, **layout))
+    with patch.object(_habitat_replay, "BLOCK", block):
+        read = list(read_replays(file))
+    assert [(one.episode_id, one.scene_id, one.goal) for one in read] == [
+        (one["episode_id"], one["scene_id"], one["object_category"]) for one in episodes
+    ]
+    for one, wanted in zip(read, episodes, strict=True):
+        assert [*one.position, *one.rotation] == [*wanted["start_position"], *wanted["start_rotation"]]
+        assert list(one.actions) == [ACTIONS[step["action"]] for step in wanted["reference_replay"][1:]]
+
+
+@FEW
+@given(st.lists(EPISODES, min_size=1, max_size=3), OTHERS, st.data())
+def test_a_file_that_was_cut_short_is_refused(tmp_path, episodes, before, data):
+    """The text, or the compressed file; what was whole before the cut has come by then."""
+    whole = json.dumps({**before, "episodes": episodes})
+    file = tmp_path / "a.json.gz"
+    packed = gzip.compress(whole.encode())
+    if data.draw(st.booleans()):
+        file.write_bytes(gzip.compress(whole[: data.draw(st.integers(0, len(whole) - 3))].encode()))
+    else:
+        file.write_bytes(packed[: data.draw(st.integers(1, len(packed) - 9))])
+    read = []
+    with pytest.raises(ValueError, match="a.json.gz, episode [0-3]: "):
+        for replay in read_replays(file):
+            read.append(replay.episode_id)
+    assert read == [one["episode_id"] for one in episodes][: len(read)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reference_replay": None}, "episode 1: its reference_replay is null. An ObjectNav data set with human"),
+        ({"reference_replay": []}, "reference_replay is empty"),
+        ({"reference_replay": [{}, {"action": "JUMP"}]}, "step {.*JUMP.*}, whose action is none of STOP, MOVE_FORWARD"),
+        ({"reference_replay": [{}, "STOP"]}, 'the step "STOP"'),
+        ({"start_position": [1, 2]}, r"start_position is \[1, 2\], not 3 numbers"),
+        ({"start_rotation": [0, 0, 0, float("nan")]}, "start_rotation is .*NaN.*, not 4 numbers"),
+        ({"start_rotation": [0, 0, 0, True]}, "not 4 numbers"),
+        ({"object_category": 5}, "its object_category is 5"),
+        ({"scene_id": 0}, "its scene_id is 0"),
+    ],
+)
+def test_an_episode_that_is_none_is_named(tmp_path, change, message):
+    text = json.dumps({"episodes": [EPISODE, {**EPISODE, **change}]})
+    with pytest.raises(ValueError, match=message):
+        list(read_replays(write(tmp_path / "a.json.gz", text)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"episodes": [{"scene_id": "a"}]}', "it has no reference_replay; it has scene_id"),
+        ('{"goals_by_category": {}}', "no list `episodes`"),
+        ("[]", "expected '{' and found '\\['"),
+        ('{"episodes": {}}', "expected '\\[' and found '{'"),
+        ('{"episodes": [3]}', "episode 0: it is 3, not an object"),
+        ('{"episodes": [{nonsense}]}', "not JSON"),
+        ("", "the file ends too early"),
+    ],
+)
+def test_another_kind_of_file_is_refused(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        list(read_replays(write(tmp_path / "a.json.gz", text)))
+
+
+def test_a_file_that_is_not_compressed_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"episodes": [EPISODE]}))
+    with pytest.raises(ValueError, match="a.json, episode 0: Not a gzipped file"):
+        list(read_replays(tmp_path / "a.json"))
+
+
+def test_a_long_file_is_never_in_memory_as_a_whole(tmp_path):
+    goals = {f"scene_{number}": [[0.123456789] * 400, "}" * 100] for number in range(2000)}
+    text = json.dumps({"goals_by_category": goals, "episodes": [EPISODE] * 5000})
+    file = write(tmp_path / "a.json.gz", text)
+    with patch.object(_habitat_replay, "BLOCK", 1 << 16):
+        tracemalloc.start()
+        assert sum(1 for _ in read_replays(file)) == 5000
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert len(text) > 8_000_000 and most < 1_500_000
+
+
+def test_it_needs_nothing_but_the_standard_library():
+    """The simulators' own interpreters have neither torch nor pydantic."""
+    source = Path(_habitat_replay.__file__).read_text()
+    named = {line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))}
+    assert named <= set(sys.stdlib_module_names)
