@@ -87,7 +87,7 @@ def _office_chair(rng: np.random.Generator) -> list[Part]:
         *feet,
         post,
         _box(0, 0.44, 0.02, 0.48, 0.09, 0.46, fabric),
-        _box(0, 0.58, 0.0, 0.44, 0.48, 0.07, fabric),
+        _box(0, 0.56, 0.0, 0.44, 0.4, 0.07, fabric),
     ]
 
 
@@ -257,7 +257,7 @@ def _lamp(rng: np.random.Generator) -> list[Part]:
 
 _KINDS = (
     Kind("chair", 0.46, 0.46, 0.93, _chair),
-    Kind("office chair", 0.5, 0.5, 1.06, _office_chair),
+    Kind("office chair", 0.5, 0.5, 0.96, _office_chair),
     Kind("bed", 1.6, 2.0, 1.05, _bed),
     Kind("plant", 0.5, 0.44, 1.3, _plant),
     Kind("toilet", 0.44, 0.69, 0.82, _toilet),

@@ -150,7 +150,7 @@ _BED = Group(2.1, 2.0, (("bed", -0.25, 1.0, 0, 0.0), ("nightstand", 0.82, 0.2, 0
 _TV = Group(1.4, 0.4, (("tv stand", 0, 0.2, 0, 0.0), ("tv", 0, 0.18, 0, 0.48)))
 _SOFA = Group(1.98, 1.86, (("sofa", 0, 0.43, 0, 0.0), ("coffee table", 0, 1.6, 0, 0.0)))
 _DESK = Group(
-    1.3, 1.12, (("desk", 0, 0.31, 0, 0.0), ("monitor", 0, 0.24, 0, 0.74), ("office chair", 0, 0.85, 2, 0.0))
+    1.3, 1.12, (("desk", 0, 0.31, 0, 0.0), ("monitor", -0.28, 0.24, 0, 0.74), ("office chair", 0.2, 0.85, 2, 0.0))
 )
 _DINING = Group(
     1.2,
@@ -293,7 +293,8 @@ def _furnished(rng: np.random.Generator, rooms: list[Room], doors: list[Door], n
             if placed is not None:
                 rect, (x, z), turn = placed
                 taken.append(_grown(rect, AISLE))
-                pieces += [_piece(rng, entry, x, z, turn, index) for entry in group.pieces]
+                colour = int(rng.integers(2**31))
+                pieces += [_piece(entry, x, z, turn, index, colour) for entry in group.pieces]
     return House(name, tuple(rooms), tuple(doors), tuple(pieces))
 
 
@@ -320,11 +321,11 @@ def _place(
 
 
 def _piece(
-    rng: np.random.Generator, entry: tuple[str, float, float, int, float], x: float, z: float, turn: int, room: int
+    entry: tuple[str, float, float, int, float], x: float, z: float, turn: int, room: int, colour: int
 ) -> Piece:
     kind, across, out, own, y = entry
     px, pz = _moved(x, z, turn, across, out)
-    return Piece(kind, round(px, 3), round(pz, 3), y, (turn + own) % 4, room, int(rng.integers(2**31)))
+    return Piece(kind, round(px, 3), round(pz, 3), y, (turn + own) % 4, room, colour)
 
 
 def _moved(x: float, z: float, turn: int, across: float, out: float) -> tuple[float, float]:
