@@ -18,7 +18,7 @@ import tempfile
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeAlias, TypeVar
@@ -29,7 +29,9 @@ import psutil
 from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict
 
+from environments._interpreters import variables
 from environments._wire import WireError, receive, send
+from environments.worker import BEAT
 
 Observation: TypeAlias = dict[str, Any]
 Info: TypeAlias = dict[str, Any]
@@ -227,13 +229,11 @@ class Far:
         self._number = 0  # of the last call
         self._append_only()
         inherited = [theirs.fileno(), self._memory.fileno(), guard.fileno()]
-        # Ours may name packages that another interpreter cannot import.
-        ours = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
         with theirs, guard:
             try:
                 self.process = subprocess.Popen(
                     [python, "-s", "-X", "faulthandler", str(WORKER), *map(str, inherited)],
-                    env={**ours, **env},
+                    env=variables(env),
                     stdin=subprocess.DEVNULL,
                     stdout=self._log,
                     stderr=self._log,
@@ -242,12 +242,13 @@ class Far:
                 )
             except OSError as error:
                 raise ValueError(f"{python} cannot be started: {error}") from error
-        self._finalizer = weakref.finalize(self, _end, self.process, self._talk, self._lifeline)
+        ours = (self._talk, self._lifeline, self._memory, self._log)
+        self._finalizer = weakref.finalize(self, _end, self.process, ours)
 
     def end(self, seconds: float) -> None:
         """Lets the worker close its simulator, for so many seconds, and kills what is left of it."""
-        if self._finalizer.detach():
-            _end(self.process, self._talk, self._lifeline, seconds)
+        if detached := self._finalizer.detach():
+            _end(*detached[2], seconds)
 
     def map(self, shape: list[int]) -> None:
         """Maps the memory of the frame [H, W, 3], which the worker has made large enough."""
@@ -270,15 +271,18 @@ class Far:
 
     def _answer(self, seconds: float, silence: float, command: str) -> tuple[str, Any]:
         begun = heard = time.monotonic()
-        while (now := time.monotonic()) < min(begun + seconds, heard + silence):
-            self._talk.settimeout(min(begun + seconds, heard + silence) - now)
-            with suppress(TimeoutError):
+        with suppress(TimeoutError):
+            while True:
+                left = min(begun + seconds, heard + silence) - time.monotonic()
+                # What has come is read even if it is late: it may be we who were stopped meanwhile.
+                self._talk.settimeout(max(left, 0.01))
                 number, kind, value = receive(self._talk)
                 heard = time.monotonic()
                 if number == self._number and kind != "beat":  # a call that Ctrl-C broke off may still be answered
                     return kind, value
         quiet = time.monotonic() - heard
-        heart = "its heart went on beating" if quiet < 5 else f"there was no heartbeat for the last {quiet:.0f} s"
+        beating = quiet < min(silence, 3 * BEAT)
+        heart = "its heart went on beating" if beating else f"there was no heartbeat for the last {quiet:.0f} s"
         raise Lost(f"{command} gave no answer in {time.monotonic() - begun:.0f} s; {heart}")
 
     def memory(self) -> int:
@@ -313,8 +317,9 @@ class Far:
             os.ftruncate(self._log.fileno(), 0)
 
 
-def _end(process: subprocess.Popen[bytes], talk: socket.socket, lifeline: socket.socket, seconds: float = 10.0) -> None:
-    talk.close()
+def _end(process: subprocess.Popen[bytes], ours: Sequence[Any], seconds: float = 10.0) -> None:
+    """ours: what we hold open, first the socket whose end tells the worker to close."""
+    ours[0].close()
     try:
         if seconds:
             process.wait(seconds)
@@ -322,7 +327,8 @@ def _end(process: subprocess.Popen[bytes], talk: socket.socket, lifeline: socket
         pass
     finally:
         _kill(process)
-        lifeline.close()
+        for each in ours[1:]:
+            each.close()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
