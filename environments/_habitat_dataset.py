@@ -30,7 +30,7 @@ RADIUS = 0.18  # metres, of habitat's ObjectNav agent
 REACH = 1.0  # metres from a piece to its view points
 SPACING = 0.14  # metres between view points: the middle of four is 0.099 m from each
 NEAREST_START = 1.0  # metres of way that an episode has at least
-EPISODES = 50  # a house
+EPISODES = 30  # a house
 HELD_OUT = 10  # houses of the split val
 
 
@@ -125,7 +125,7 @@ def _view_point(piece: Piece, x: float, z: float) -> dict[str, Any]:
 
 def rotation(heading: float) -> list[float]:
     """A heading in radians (0 = north, -z; counter-clockwise) as habitat's quaternion (x, y, z, w)."""
-    return [0.0, round(math.sin(heading / 2), 4), 0.0, round(math.cos(heading / 2), 4)]
+    return [0.0, round(math.sin(heading / 2), 6), 0.0, round(math.cos(heading / 2), 6)]
 
 
 def _episodes(name: str, goals: dict[str, list[dict[str, Any]]], first: int) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ generated houses (`scenes: embedded`).
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from environments import _habitat_shim as shim
 from environments._habitat_furniture import CATEGORIES, NAMES, WORDS
 
 ACTIONS = ("stop", "move_forward", "turn_left", "turn_right")
+HOUSES = Path(sys.prefix) / "houses"  # the datasets of generated houses, beside the interpreter's packages
 SPLITS = {"train": "train", "evaluation": "val"}  # ours -> habitat's
 
 Observation = dict
@@ -27,7 +29,7 @@ Info = dict
 
 
 def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> ObjectNav:
-    """options: as of `habitat.Defaults`, with `folder`, where datasets are kept."""
+    """options: as of environments/habitat.py. Raises ValueError where they ask for what is not there."""
     if options["scenes"] == "hm3d" and not shim.installed():
         raise ValueError(
             "scenes=hm3d needs habitat-sim in this interpreter, which has no pip package: make a conda environment "
@@ -54,7 +56,7 @@ class ObjectNav:
         from habitat.core.environments import RLTaskEnv
 
         self._labels = labels
-        self._size = width, height = [int(side) for side in options["frame_size"].split("x")]
+        width, height = [int(side) for side in options["frame_size"].split("x")]
         if options["scenes"] == "embedded":
             from environments import _habitat_sim  # noqa: F401  # registers the simulator
         path = "benchmark/nav/objectnav/objectnav_hm3d.yaml"
@@ -147,7 +149,7 @@ def _scenes(options: dict[str, Any], split: str) -> list[str]:
             f"habitat.dataset.scenes_dir='{data}/scene_datasets'",
         ]
     houses = options["houses"] if split == "train" else dataset.HELD_OUT
-    file = dataset.write(Path(options["folder"]), split, options["rooms"], houses)
+    file = dataset.write(HOUSES, split, options["rooms"], houses)
     return [
         "habitat.simulator.type=Houses-v0",
         f"habitat.dataset.split={split}",
@@ -211,7 +213,7 @@ def checks(options: dict[str, Any]) -> Iterator[tuple[str, bool, str, str]]:
         observation, info = env.reset(0)
         yield "first frame", True, f"{observation['frame'].shape}, brightness {observation['frame'].mean():.0f}", ""
     except Exception as error:
-        yield "first frame", False, repr(error), f"{reinstall}, or look into {options['folder']}"
+        yield "first frame", False, repr(error), f"{reinstall}, and see that {HOUSES} can be written to"
         return
     steps, done = 0, False
     while not done:
