@@ -207,7 +207,12 @@ def checks(options: dict[str, Any]) -> Iterator[tuple[str, bool, str, str]]:
         yield "habitat-lab", False, repr(error), reinstall
         return
     found = "installed" if shim.installed() else "absent: the generated houses stand in for it"
-    yield "habitat-sim", shim.installed() or options["scenes"] == "embedded", found, "conda install habitat-sim -c aihabitat"
+    yield (
+        "habitat-sim",
+        shim.installed() or options["scenes"] == "embedded",
+        found,
+        "conda install habitat-sim -c aihabitat",
+    )
     try:
         env = make("objectnav", options, split="train", labels=options["scenes"] == "embedded")
         observation, info = env.reset(0)

@@ -1,4 +1,4 @@
-"""Generated houses: one storey of rooms with doors, furnished as people furnish them, so that a room tells what is in it.
+"""Generated houses: one storey of rooms with doors, furnished as people do it, so that a room tells what is in it.
 
 Plan coordinates are habitat's: x to the east, z to the south, in metres; a turn of k means k * 90 degrees
 counter-clockwise seen from above, and a piece of turn 0 faces south (z).
@@ -118,7 +118,12 @@ class House:
     def _walls_of(self, index: int) -> list[Rect]:
         x0, z0, x1, z1 = self.rooms[index].rect
         half, found = WALL / 2, []
-        for along, at, inward, start, end in ((0, z0, 1, x0, x1), (0, z1, -1, x0, x1), (1, x0, 1, z0, z1), (1, x1, -1, z0, z1)):
+        for along, at, inward, start, end in (
+            (0, z0, 1, x0, x1),
+            (0, z1, -1, x0, x1),
+            (1, x0, 1, z0, z1),
+            (1, x1, -1, z0, z1),
+        ):
             near, far = sorted((at, at + inward * half))
             doors = self.doors_of(index, along, at)
             lows, highs = [start, *(door.high for door in doors)], [*(door.low for door in doors), end]
@@ -255,7 +260,9 @@ def _door(rng: np.random.Generator, rects: list[Rect], a: int, b: int) -> Door |
         across = 1 - along
         low = max(rects[a][along], rects[b][along]) + margin
         high = min(rects[a][along + 2], rects[b][along + 2]) - margin
-        shared = [at for at in (rects[a][across], rects[a][across + 2]) if at in (rects[b][across], rects[b][across + 2])]
+        shared = [
+            at for at in (rects[a][across], rects[a][across + 2]) if at in (rects[b][across], rects[b][across + 2])
+        ]
         if shared and high - low >= DOOR_WIDTH:
             start = round(float(rng.uniform(low, high - DOOR_WIDTH)), 2)
             return Door((a, b), along, shared[0], start, round(start + DOOR_WIDTH, 2))
@@ -312,7 +319,11 @@ def _place(
         side = group.width / 2 + share * (width - group.width)
         back = float(rng.random()) * (depth - group.depth) if group.place == "free" else 0.0
         x, z = ((x0 + side, z0 + back), (x0 + back, z1 - side), (x1 - side, z1 - back), (x1 - back, z0 + side))[turn]
-        corners = [_moved(x, z, turn, across, out) for across in (-group.width / 2, group.width / 2) for out in (0, group.depth)]
+        corners = [
+            _moved(x, z, turn, across, out)
+            for across in (-group.width / 2, group.width / 2)
+            for out in (0, group.depth)
+        ]
         xs, zs = zip(*corners)
         rect = (min(xs), min(zs), max(xs), max(zs))
         if not any(_overlap(rect, other) for other in taken):
@@ -320,9 +331,7 @@ def _place(
     return None
 
 
-def _piece(
-    entry: tuple[str, float, float, int, float], x: float, z: float, turn: int, room: int, colour: int
-) -> Piece:
+def _piece(entry: tuple[str, float, float, int, float], x: float, z: float, turn: int, room: int, colour: int) -> Piece:
     kind, across, out, own, y = entry
     px, pz = _moved(x, z, turn, across, out)
     return Piece(kind, round(px, 3), round(pz, 3), y, (turn + own) % 4, room, colour)

@@ -28,7 +28,7 @@ class Renderer:
         self._texels = texels()
 
     def draw(self, mesh: Mesh, eye: NDArray[np.float64], heading: float) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """The frame [H, W, 3] and the owners [H, W] that an eye (x, y, z) sees; heading in radians from -z towards -x."""
+        """The frame [H, W, 3] and owners [H, W] that an eye (x, y, z) sees; heading in radians from -z towards -x."""
         width, height = self._size
         image = np.zeros((height * FINER, width * FINER, 3))
         nearness = np.zeros(image.shape[:2])  # 1 / distance along the view; 0 = nothing drawn yet
@@ -66,7 +66,8 @@ def _draw(  # type: ignore[no-untyped-def]
             continue
         count = _cut(corners[t], uvs[t], eye, cosine, sine, points)
         for i in range(1, count - 1):
-            _fill(points[0], points[i], points[i + 1], focal, colours[t], textures[t], owners[t], texels, image, nearness, shown)
+            a, b, c = points[0], points[i], points[i + 1]
+            _fill(a, b, c, focal, colours[t], textures[t], owners[t], texels, image, nearness, shown)
 
 
 @numba.njit(cache=True)

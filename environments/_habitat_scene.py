@@ -21,8 +21,8 @@ AMBIENT = 0.74
 
 @dataclass(frozen=True)
 class Mesh:
-    """T triangles. corners [T, 3, 3]; normals [T, 3]; uvs [T, 3, 2] in repeats of the texture; colours [T, 3] in 0..255,
-    lit; textures [T], -1 = plain; owners [T]: 0 = the building, 1 + i = the house's i-th piece.
+    """T triangles. corners [T, 3, 3]; normals [T, 3]; uvs [T, 3, 2] in repeats of the texture; colours [T, 3], lit, in
+    0..255; textures [T], -1 = plain; owners [T]: 0 = the building, 1 + i = the house's i-th piece.
     """
 
     corners: Floats
@@ -101,8 +101,9 @@ def _room(surface: _Surface, house: House, index: int, room: Room, rng: np.rando
     _level(surface, room.inside, 0.0, floor_colour, TEXTURES.index(floor))
     ceiling = np.array([[x0, CEILING, z0], [x1, CEILING, z0], [x1, CEILING, z1], [x0, CEILING, z1]])
     surface.face(ceiling, _CEILING, 0)
-    sides = (((x0, z0), (x1, z0), 0, 1), ((x1, z0), (x1, z1), 1, 2), ((x1, z1), (x0, z1), 0, 3), ((x0, z1), (x0, z0), 1, 0))
-    for start, end, along, edge in sides:
+    around = ((x0, z0), (x1, z0), (x1, z1), (x0, z1))
+    for side, edge in enumerate((1, 2, 3, 0)):
+        start, end, along = around[side], around[(side + 1) % 4], side % 2
         doors = house.doors_of(index, along, room.rect[edge])
         _wall(surface, start, end, along, [(door.low, door.high) for door in doors], wall_colour, TEXTURES.index(wall))
     for door in house.doors:
@@ -210,9 +211,11 @@ def texels() -> Floats:
     v, u = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     grain = rng.normal(0, 1, (SIDE, SIDE))
     long_grain = np.repeat(rng.normal(0, 1, (SIDE, SIDE // 16)), 16, axis=1)
-    plank = rng.uniform(0.84, 1.06, (4, 2))[(v * 4).astype(int), ((u + 0.5 * ((v * 4).astype(int) % 2)) % 1 * 2).astype(int)]
+    row = (v * 4).astype(int)  # of planks, each half a plank further
+    shifted = (u + row % 2 / 2) % 1
+    planks = rng.uniform(0.84, 1.06, (4, 2))[row, (shifted * 2).astype(int)] * _joints(shifted * 2, v * 4, 0.03, 0.06, 0.7)
     made = {
-        "planks": plank * (1 + 0.03 * long_grain) * _joints(u + 0.5 * ((v * 4).astype(int) % 2), v * 4, 0.02, 0.06, 0.7),
+        "planks": planks * (1 + 0.03 * long_grain),
         "carpet": 1 + 0.06 * grain,
         "small tiles": (1 + 0.01 * grain) * _joints(u * 5, v * 5, 0.09, 0.09, 0.78),
         "checker": np.where(((u * 2).astype(int) + (v * 2).astype(int)) % 2, 0.62, 1.0) * (1 + 0.015 * grain),

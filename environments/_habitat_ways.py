@@ -163,7 +163,7 @@ def _first_share(enters: Floats, leaves: Floats) -> Floats:
 
 
 def _dijkstra(lengths: Floats, sources: Floats) -> Floats:
-    """[C], the shortest way from each node to the goals; lengths [C, C] between nodes, sources [C] straight to a goal."""
+    """[C], the shortest way from each node to the goals; lengths [C, C] between nodes, sources [C] straight there."""
     left, waiting = sources.copy(), np.ones(len(sources), bool)
     for _ in range(len(sources)):
         node = int(np.where(waiting, left, np.inf).argmin())
