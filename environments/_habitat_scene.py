@@ -213,9 +213,9 @@ def texels() -> Floats:
     long_grain = np.repeat(rng.normal(0, 1, (SIDE, SIDE // 16)), 16, axis=1)
     row = (v * 4).astype(int)  # of planks, each half a plank further
     shifted = (u + row % 2 / 2) % 1
-    planks = rng.uniform(0.84, 1.06, (4, 2))[row, (shifted * 2).astype(int)] * _joints(shifted * 2, v * 4, 0.03, 0.06, 0.7)
+    tone = rng.uniform(0.84, 1.06, (4, 2))[row, (shifted * 2).astype(int)]
     made = {
-        "planks": planks * (1 + 0.03 * long_grain),
+        "planks": tone * (1 + 0.03 * long_grain) * _joints(shifted * 2, v * 4, 0.03, 0.06, 0.7),
         "carpet": 1 + 0.06 * grain,
         "small tiles": (1 + 0.01 * grain) * _joints(u * 5, v * 5, 0.09, 0.09, 0.78),
         "checker": np.where(((u * 2).astype(int) + (v * 2).astype(int)) % 2, 0.62, 1.0) * (1 + 0.015 * grain),

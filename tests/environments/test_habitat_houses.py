@@ -167,7 +167,14 @@ def test_all_goals_of_every_house_are_asked_for(made: dict) -> None:
     asked = {f"{episode['scene_id']}_{episode['object_category']}" for episode in made["episodes"]}
     assert asked == set(made["goals_by_category"])
     assert {key.split("_", 1)[1] for key in asked} == set(CATEGORIES)
-    assert made["category_to_task_category_id"] == {"chair": 0, "bed": 1, "plant": 2, "toilet": 3, "tv_monitor": 4, "sofa": 5}
+    assert made["category_to_task_category_id"] == {
+        "chair": 0,
+        "bed": 1,
+        "plant": 2,
+        "toilet": 3,
+        "tv_monitor": 4,
+        "sofa": 5,
+    }
 
 
 def test_a_dataset_is_written_once_and_is_the_same_again(tmp_path) -> None:
@@ -178,9 +185,20 @@ def test_a_dataset_is_written_once_and_is_the_same_again(tmp_path) -> None:
     assert dataset.write(tmp_path / "a", "train", 3, 1) != first
 
 
+def test_a_dataset_that_was_broken_off_is_made_again(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(dataset, "EPISODES", 2)
+    file = dataset.write(tmp_path, "val", 3, 1)
+    whole = file.read_bytes()
+    file.unlink()
+    file.with_suffix(".part").write_bytes(whole[:100])
+    assert dataset.write(tmp_path, "val", 3, 1).read_bytes() == whole
+
+
 def test_splits_share_no_house() -> None:
     names = {split: {e["scene_id"] for e in dataset.dataset(split, 3, 2)["episodes"]} for split in ("train", "val")}
-    houses = {split: {json.dumps([room.rect for room in house(name).rooms]) for name in names[split]} for split in names}
+    houses = {
+        split: {json.dumps([room.rect for room in house(name).rooms]) for name in names[split]} for split in names
+    }
     assert not names["train"] & names["val"] and not houses["train"] & houses["val"]
 
 
