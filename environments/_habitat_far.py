@@ -62,6 +62,7 @@ class ObjectNav:
         path = "benchmark/nav/objectnav/objectnav_hm3d.yaml"
         self._env = RLTaskEnv(habitat.get_config(path, [*_overrides(options, width, height), *_scenes(options, split)]))
         self._habitat = self._env.habitat_env
+        self._episodes = _near(self._habitat.episodes, options.get("farthest"))
         self._previous = -1
         box = {"type": "Box", "low": 0, "high": 255, "shape": [height, width, 3], "dtype": "uint8"}
         shape = [4 + len(ACTIONS) + len(CATEGORIES)]
@@ -70,8 +71,8 @@ class ObjectNav:
         self.action_space = {"type": "Discrete", "n": len(ACTIONS)}
 
     def reset(self, seed: int) -> tuple[Observation, Info]:
-        episodes = self._habitat.episodes
-        self._habitat.current_episode = episodes[int(np.random.default_rng(seed).integers(len(episodes)))]
+        number = int(np.random.default_rng(seed).integers(len(self._episodes)))
+        self._habitat.current_episode = self._episodes[number]
         self._previous = -1
         seen, metrics = self._env.reset(return_info=True)
         return self._observation(seen), self._info(metrics)
@@ -156,6 +157,17 @@ def _scenes(options: dict[str, Any], split: str) -> list[str]:
         f"habitat.dataset.data_path='{file}'",
         f"habitat.dataset.scenes_dir='{file.parent}'",
     ]
+
+
+def _near(episodes: list[Any], farthest: float | None) -> list[Any]:
+    """The episodes whose way is short enough."""
+    if farthest is None:
+        return list(episodes)
+    near = [episode for episode in episodes if episode.info["geodesic_distance"] <= farthest]
+    if not near:
+        shortest = min(episode.info["geodesic_distance"] for episode in episodes)
+        raise ValueError(f"no episode has a way of {farthest:g} m at most; the shortest has {shortest:.2f} m")
+    return near
 
 
 def _box(mask: NDArray[np.bool_]) -> list[int]:

@@ -27,6 +27,7 @@ from environments._habitat_scene import Mesh, mesh
 from environments._habitat_ways import Floor, Ways
 
 Floats = NDArray[np.float64]
+Picture = tuple  # of the frame, uint8 [H, W, 3], and what each pixel shows, int64 [H, W]
 
 
 class Camera(RGBSensor):
@@ -36,7 +37,8 @@ class Camera(RGBSensor):
         return spaces.Box(0, 255, (self.config.height, self.config.width, 3), np.uint8)
 
     def get_observation(self, simulator: HousesSimulator) -> NDArray[np.uint8]:
-        return simulator.draw()[0]
+        frame: NDArray[np.uint8] = simulator.draw()[0].copy()
+        return frame
 
 
 @lru_cache(maxsize=64)
@@ -56,8 +58,9 @@ class HousesSimulator(Simulator):
         self._eye = camera.position[1]
         self._sensors = SensorSuite([Camera(config=camera)])
         self._rng = np.random.default_rng(config.seed)
-        self._collided = False
+        self._place, self._heading, self._collided = np.zeros(2), 0.0, False
         self._ways: tuple[bytes, Ways] | None = None
+        self._drawn: tuple[tuple[str, float, float, float], Picture] | None = None  # the last picture and its pose
         self.reconfigure(config)
 
     @property
@@ -122,10 +125,13 @@ class HousesSimulator(Simulator):
         """[2], where a step forward in that direction leads if nothing is in the way."""
         return self._place - self.habitat_config.forward_step_size * np.array([math.sin(heading), math.cos(heading)])
 
-    def draw(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def draw(self) -> Picture:
         """What the agent sees: the frame [H, W, 3], and in [H, W] 1 + the number of the piece, 0 = none."""
-        x, z = self._place
-        return self._renderer.draw(_mesh(self._name), np.array([x, self._eye, z]), self._heading)
+        x, z = self._place.tolist()
+        pose = (self._name, x, z, self._heading)
+        if self._drawn is None or self._drawn[0] != pose:
+            self._drawn = pose, self._renderer.draw(_mesh(self._name), np.array([x, self._eye, z]), self._heading)
+        return self._drawn[1]
 
     def get_agent_state(self, agent_id: int = 0) -> AgentState:
         x, z = self._place
@@ -187,7 +193,8 @@ class HousesSimulator(Simulator):
         return np.array([0.0, 0.0, -1.0])
 
     def render(self, mode: str = "rgb") -> NDArray[np.uint8]:
-        return self.draw()[0]
+        frame: NDArray[np.uint8] = self.draw()[0].copy()
+        return frame
 
     def close(self, destroy: bool = True) -> None:
         """Holds nothing that must be given back."""

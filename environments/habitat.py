@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 from environments._habitat_furniture import CATEGORIES, NAMES, WORDS
 from environments._habitat_houses import FEWEST, MOST
@@ -39,6 +39,7 @@ class Defaults(BaseModel):
     horizon: int = Field(default=500, ge=1)  # steps of an episode, habitat's ObjectNav
     rooms: int = Field(default=5, ge=FEWEST, le=MOST)  # of a generated house; 3 have no kitchen, hall or office
     houses: int = Field(default=40, ge=1, le=1000)  # generated for training; 10 others are for evaluation
+    farthest: PositiveFloat | None = None  # metres of shortest way at most that an episode begins with; None = any
     data: str = "data"  # habitat's data folder, for hm3d
     python: str | None = None  # an interpreter with habitat-lab; None = that of `pr2l sim install`
 
