@@ -7,7 +7,6 @@ it has started; its episode ends there, as truncated, and the next reset starts 
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import signal
@@ -41,6 +40,7 @@ WORKER = Path(__file__).with_name("worker.py")
 MEGABYTE = 1 << 20
 LOG_LIMIT = 32 * MEGABYTE  # what a simulator prints between two resets beyond that is thrown away
 LAST_LINES = 20  # of its log, in an error
+GUARD_PATIENCE = 5.0  # seconds for the guard to end once its worker is dead
 
 
 class Patience(BaseModel):
@@ -119,7 +119,7 @@ class Isolated(gym.Env[Observation, Any]):
         except Lost as lost:
             return self._cut(lost)
         self._failures = 0
-        return *self._see(shown, info)[:1], reward, terminated, truncated, info
+        return self._see(shown, info), reward, terminated, truncated, info
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Anything else of the far environment, such as "oracle_action"; JSON values and arrays.
@@ -146,7 +146,8 @@ class Isolated(gym.Env[Observation, Any]):
     def _begin(self, seed: int) -> tuple[Observation, Info]:
         if self._far is None:
             self._start()
-        return self._see(*self._ask(self.patience.reset, "reset", seed))
+        shown, info = self._ask(self.patience.reset, "reset", seed)
+        return self._see(shown, info), info
 
     def _start(self) -> dict[str, Any]:
         """Starts a worker; what its make() answers."""
@@ -179,18 +180,20 @@ class Isolated(gym.Env[Observation, Any]):
             raise Lost(str(value))
         return value
 
-    def _see(self, shown: Observation, info: Info) -> tuple[Observation, Info]:
-        """Takes in the answer to a reset or a step; the whole observation and the info."""
+    def _see(self, shown: Observation, info: Info) -> Observation:
+        """Keeps what a reset or a step has answered; the whole observation, the caller's own."""
         assert self._far is not None
-        self._observation, self._info = {"frame": self._far.frame.copy(), **shown}, info
+        self._observation, self._info = {"frame": self._far.frame.copy(), **shown}, dict(info)
         self._running = True
-        return {key: part.copy() for key, part in self._observation.items()}, info
+        return self._shown()
+
+    def _shown(self) -> Observation:
+        return {key: part.copy() for key, part in self._observation.items()}
 
     def _cut(self, lost: Lost) -> tuple[Observation, float, bool, bool, Info]:
         self._give_up(lost)
         self._running = False
-        observation = {key: part.copy() for key, part in self._observation.items()}
-        return observation, 0.0, False, True, {**self._info, "success": False, "cut": str(lost)}
+        return self._shown(), 0.0, False, True, {**self._info, "success": False, "cut": str(lost)}
 
     def _give_up(self, lost: Lost) -> None:
         """Ends the worker, if that has not been done; raises RuntimeError where too many failed in a row."""
@@ -219,15 +222,17 @@ class Lost(Exception):
 
 
 class Far:
-    """One worker process. It ends with this object at the latest."""
+    """One worker, with its guard, the process that we start. Both end with this object at the latest."""
 
     def __init__(self, python: str, env: dict[str, str], log: Path | None) -> None:
-        self._log: IO[bytes] = log.open("a+b") if log else tempfile.TemporaryFile()  # noqa: SIM115  # kept open
+        if os.name != "posix":
+            raise ValueError("a simulator in an interpreter of its own needs Linux or macOS")
+        self._log = _log(log)
         self._memory = _memory()
         self._talk, theirs = socket.socketpair()
         self._lifeline, guard = socket.socketpair()  # closes when we end, however that happens
         self._number = 0  # of the last call
-        self._append_only()
+        self._ours = (self._talk, self._lifeline, self._memory, self._log)
         inherited = [theirs.fileno(), self._memory.fileno(), guard.fileno()]
         with theirs, guard:
             try:
@@ -241,14 +246,15 @@ class Far:
                     start_new_session=True,  # Ctrl-C goes to us alone, and all of it can be killed at once
                 )
             except OSError as error:
+                for each in self._ours:
+                    each.close()
                 raise ValueError(f"{python} cannot be started: {error}") from error
-        ours = (self._talk, self._lifeline, self._memory, self._log)
-        self._finalizer = weakref.finalize(self, _end, self.process, ours)
+        self._finalizer = weakref.finalize(self, _end, self.process, self._ours)
 
     def end(self, seconds: float) -> None:
         """Lets the worker close its simulator, for so many seconds, and kills what is left of it."""
-        if detached := self._finalizer.detach():
-            _end(*detached[2], seconds)
+        if self._finalizer.detach():
+            _end(self.process, self._ours, seconds)
 
     def map(self, shape: list[int]) -> None:
         """Maps the memory of the frame [H, W, 3], which the worker has made large enough."""
@@ -301,16 +307,14 @@ class Far:
 
     def _death(self) -> str:
         try:
-            code = self.process.wait(1.0)
+            code = self.process.wait(GUARD_PATIENCE)
         except subprocess.TimeoutExpired:
             return "it closed its socket"
-        if code >= 0:
+        number = -code if code < 0 else code - 128  # of the guard, or of the worker, as the guard says it
+        if number <= 0:
             return f"exit code {code}"
-        return f"killed by {signal.Signals(-code).name}" + (" (for want of memory?)" if code == -signal.SIGKILL else "")
-
-    def _append_only(self) -> None:
-        # So that writing goes on at the end of a log that was cut.
-        fcntl.fcntl(self._log.fileno(), fcntl.F_SETFL, os.O_APPEND)
+        why = " (for want of memory?)" if number == signal.SIGKILL else ""
+        return f"killed by {signal.Signals(number).name}{why}"
 
     def _trim_log(self) -> None:
         if os.fstat(self._log.fileno()).st_size > LOG_LIMIT:
@@ -326,26 +330,42 @@ def _end(process: subprocess.Popen[bytes], ours: Sequence[Any], seconds: float =
     except subprocess.TimeoutExpired:
         pass
     finally:
-        _kill(process)
+        if process.poll() is None:
+            _kill(process)
         for each in ours[1:]:
             each.close()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    family: list[psutil.Process] = []
+    """Kills all but the guard, which kills what these have just started and then ends."""
     with suppress(psutil.NoSuchProcess):
-        family = _family(process.pid)  # some of which may have left the group
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for each in family:
-        with suppress(psutil.NoSuchProcess):
-            each.kill()
-    process.wait()
+        guard, *others = _family(process.pid)
+        for each in others:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        guard.resume()  # it may have been stopped with its group
+    try:
+        process.wait(GUARD_PATIENCE)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _family(pid: int) -> list[psutil.Process]:
     process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]
+
+
+def _log(path: Path | None) -> IO[bytes]:
+    """A file to append to, so that writing goes on at its end after it was cut; None = one without a name."""
+    if path is not None:
+        return path.open("a+b")
+    handle, name = tempfile.mkstemp(prefix="pr2l-")
+    os.close(handle)
+    file = open(name, "a+b")  # noqa: SIM115  # the caller closes it
+    os.unlink(name)
+    return file
 
 
 def _memory() -> IO[bytes]:
