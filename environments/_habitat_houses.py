@@ -18,7 +18,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from environments._habitat_furniture import CATEGORY_OF, KINDS
+from environments._habitat_furniture import CATEGORIES, CATEGORY_OF, KINDS
 
 SPLITS = ("train", "val")
 ROOM_TYPES = ("living room", "bedroom", "bathroom", "kitchen", "hall", "office", "bedroom", "bathroom")
@@ -184,7 +184,7 @@ ROOMS_OF: dict[str, tuple[str, ...]] = {
         for type_, groups in FURNISHING.items()
         if any(CATEGORY_OF.get(kind) == category for group in groups for kind, *_ in group.pieces)
     )
-    for category in ("chair", "bed", "plant", "toilet", "tv_monitor", "sofa")
+    for category in CATEGORIES
 }
 
 
