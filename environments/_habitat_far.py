@@ -56,6 +56,7 @@ class ObjectNav:
         from habitat.core.environments import RLTaskEnv
 
         self._labels = labels
+        self._follow = _follow if options["scenes"] == "embedded" else _follow_habitat_sim
         width, height = [int(side) for side in options["frame_size"].split("x")]
         if options["scenes"] == "embedded":
             from environments import _habitat_sim  # noqa: F401  # registers the simulator
@@ -86,8 +87,7 @@ class ObjectNav:
     def call(self, name: str, *arguments: Any) -> Any:
         """ "oracle_action", the next action on a shortest way; "house", the name of the scene."""
         if name == "oracle_action":
-            follow = _follow_habitat_sim if shim.installed() else _follow
-            return ACTIONS.index(follow(self._habitat))
+            return ACTIONS.index(self._follow(self._habitat))
         if name == "house":
             return Path(self._habitat.current_episode.scene_id).name
         raise ValueError(f"{name!r} is nothing that habitat can be asked; 'oracle_action' and 'house' are")
