@@ -7,19 +7,21 @@ import numpy as np
 import pytest
 
 from environments import _habitat_dataset as dataset
-from environments._habitat_furniture import CATEGORIES, KINDS
+from environments._habitat_furniture import CATEGORIES, KINDS, Kind, Part
 from environments._habitat_houses import (
     FEWEST,
     FURNISHING,
     MOST,
     ROOMS_OF,
     House,
+    Piece,
     Room,
     house,
     house_name,
 )
 from environments._habitat_scene import mesh
 
+EMPTY = Room("hall", (0.0, 0.0, 4.0, 3.0))
 NAMES = [house_name(split, rooms, index) for split in ("train", "val") for rooms in (3, 5, 8) for index in range(4)]
 
 
@@ -111,19 +113,24 @@ def test_what_is_drawn_is_where_it_stops_a_body(name: str) -> None:
         assert high == pytest.approx([x1, piece.y + KINDS[piece.kind].height, z1], abs=0.06), piece
 
 
-def test_surfaces_show_their_outsides() -> None:
-    """From a point outside a closed box the faces that show have it in front, and cover its outline once."""
-    made = house(house_name("train", 5, 0))
-    owner = next(i for i, piece in enumerate(made.pieces, start=1) if piece.kind == "bed")
-    drawn, piece = mesh(made), made.pieces[owner - 1]
-    faces = drawn.owners == owner
-    centre = np.array([piece.x, piece.y + 0.5, piece.z])
-    top = faces & (drawn.normals[:, 1] > 0.99)
-    assert (drawn.corners[top][:, :, 1].mean(axis=1) > 0).all() and top.any()
-    outer = np.abs(drawn.corners[faces].mean(axis=1) - centre)
-    sides = faces & (np.abs(drawn.normals[:, 1]) < 0.01)
-    outward = ((drawn.corners[sides].mean(axis=1) - centre) * drawn.normals[sides]).sum(axis=1)
-    assert len(outer) and np.median(outward) > 0.5
+@pytest.mark.parametrize("turn", range(4))
+@pytest.mark.parametrize("shape", ["box", "cylinder", "ball"])
+def test_solids_show_their_outsides(shape: str, turn: int, monkeypatch) -> None:
+    part = Part(shape, (-0.2, 0.1, 0.0), (0.3, 0.6, 0.4), (200, 100, 50))
+    monkeypatch.setitem(KINDS, "lamp", Kind("lamp", 0.6, 0.4, 0.6, lambda rng: [part]))
+    drawn = mesh(House("by hand", (EMPTY,), (), (Piece("lamp", 2.0, 1.5, 0.0, turn, 0, 0),)))
+    faces, normals = drawn.corners[drawn.owners == 1], drawn.normals[drawn.owners == 1]
+    middle = (faces.min(axis=(0, 1)) + faces.max(axis=(0, 1))) / 2
+    assert ((faces.mean(axis=1) - middle) * normals).sum(axis=1).min() > 0
+    assert middle[1] == pytest.approx(0.35, abs=0.01)
+
+
+def test_rooms_show_their_insides() -> None:
+    drawn = mesh(House("by hand", (EMPTY,), (), ()))
+    middle = np.array([2.0, 1.25, 1.5])
+    assert ((drawn.corners.mean(axis=1) - middle) * drawn.normals).sum(axis=1).max() < 0
+    low, high = drawn.corners.min(axis=(0, 1)), drawn.corners.max(axis=(0, 1))
+    assert low == pytest.approx([0.06, 0, 0.06]) and high == pytest.approx([3.94, 2.5, 2.94])
 
 
 ROOMS, HOUSES = 4, 3
@@ -204,6 +211,6 @@ def test_splits_share_no_house() -> None:
 
 def test_a_house_can_be_made_by_hand() -> None:
     """The parts do not lean on the generator: one empty room has four walls and no obstacle in the middle."""
-    box = House("train-3-0000", (Room("hall", (0.0, 0.0, 4.0, 3.0)),), (), ())
+    box = House("by hand", (EMPTY,), (), ())
     assert len(box.walls) == 4 and box.obstacles == box.walls
     assert sorted(wall[:2] for wall in box.walls) == [(0.0, 0.0), (0.0, 0.0), (0.0, 2.94), (3.94, 0.0)]
