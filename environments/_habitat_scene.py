@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from environments._habitat_furniture import KINDS, Colour, Part
-from environments._habitat_houses import CEILING, DOOR_HEIGHT, FRONT, RIGHT, WALL, House, Piece, Room
+from environments._habitat_houses import CEILING, DOOR_HEIGHT, FRONT, RIGHT, WALL, Door, House, Piece, Rect, Room
 
 Floats = NDArray[np.float64]
+Point = tuple  # (x, z) in metres
 
 SIDE = 64  # texels along a texture's edge
 LEVELS = 4  # of detail: each halves it
 SUN = np.array([0.36, 0.85, 0.39])  # where light comes from; lamps would not tell the sides of a box apart
 AMBIENT = 0.74
+SKIRTING = 0.08  # metres high
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,7 @@ _WALLS: dict[str, tuple[str, tuple[Colour, ...]]] = {
     "office": ("plaster", ((176, 194, 186), (190, 190, 204))),
 }
 _CEILING: Colour = (244, 243, 240)
-_JAMB: Colour = (236, 232, 224)
-_SKIRTING: Colour = (244, 240, 232)
+_TRIM: Colour = (240, 236, 228)  # of doorways and skirting boards
 
 
 def _room(surface: _Surface, house: House, index: int, room: Room, rng: np.random.Generator) -> None:
@@ -98,55 +99,64 @@ def _room(surface: _Surface, house: House, index: int, room: Room, rng: np.rando
     x0, z0, x1, z1 = room.inside
     (floor, floors), (wall, walls) = _FLOORS[room.type], _WALLS[room.type]
     floor_colour, wall_colour = floors[rng.integers(len(floors))], walls[rng.integers(len(walls))]
-    _level(surface, room.inside, 0.0, floor_colour, TEXTURES.index(floor))
-    ceiling = np.array([[x0, CEILING, z0], [x1, CEILING, z0], [x1, CEILING, z1], [x0, CEILING, z1]])
-    surface.face(ceiling, _CEILING, 0)
+    _level(surface, room.inside, floor_colour, TEXTURES.index(floor))
+    _ceiling(surface, room.inside, CEILING, _CEILING)
     around = ((x0, z0), (x1, z0), (x1, z1), (x0, z1))
     for side, edge in enumerate((1, 2, 3, 0)):
         start, end, along = around[side], around[(side + 1) % 4], side % 2
         doors = house.doors_of(index, along, room.rect[edge])
-        _wall(surface, start, end, along, [(door.low, door.high) for door in doors], wall_colour, TEXTURES.index(wall))
+        _wall(surface, start, end, along, doors, wall_colour, TEXTURES.index(wall))
     for door in house.doors:
         if door.rooms[0] == index:
             _doorway(surface, door.rect(WALL / 2), door.along, floor_colour, TEXTURES.index(floor))
 
 
-def _level(surface: _Surface, rect: tuple, y: float, colour: Colour, texture: int) -> None:
-    x0, z0, x1, z1 = rect
-    plan = np.array([[x0, z0], [x0, z1], [x1, z1], [x1, z0]])
-    surface.face(np.insert(plan, 1, y, axis=1), colour, 0, texture, plan)
-
-
 def _wall(
-    surface: _Surface, start: tuple, end: tuple, along: int, doors: list[tuple], colour: Colour, texture: int
+    surface: _Surface, start: Point, end: Point, along: int, doors: list[Door], colour: Colour, texture: int
 ) -> None:
-    """One wall of a room, seen with `start` on its left; doors: (low, high) on the axis `along`."""
-    openings = [sorted(door, reverse=start[along] > end[along]) for door in doors]
-    openings.sort(reverse=start[along] > end[along])
-    edges = [start[along], *(edge for opening in openings for edge in opening), end[along]]
-    for i in range(len(edges) - 1):
-        bottom = DOOR_HEIGHT if i % 2 else 0.0
-        strips = ((bottom, CEILING, colour, texture), (0.0, 0.08, _SKIRTING, -1))
-        for low, high, tint, kind in strips[: 1 if i % 2 else 2]:
-            ends = [[edge if axis == along else start[axis] for axis in (0, 1)] for edge in edges[i : i + 2]]
-            points = [(*ends[0], low), (*ends[1], low), (*ends[1], high), (*ends[0], high)]
-            corners = np.array([(x, y, z) for x, z, y in points])
-            # The skirting board stands out a little, towards the room.
-            out = np.cross(corners[1] - corners[0], corners[3] - corners[0])
-            corners += (0.008 if kind < 0 else 0.0) * out / np.linalg.norm(out)
-            uvs = np.array([(edges[i + (n in (1, 2))], -y) for n, (_, _, y) in enumerate(points)])
-            surface.face(corners, tint, 0, kind, uvs)
+    """One wall of a room along the axis x or z (0 or 1), seen with `start` on its left."""
+    ends = [start[along], end[along], *(edge for door in doors for edge in (door.low, door.high))]
+    corners = [
+        (edge, start[1]) if along == 0 else (start[0], edge) for edge in sorted(ends, reverse=start[along] > end[along])
+    ]
+    for number, (left, right) in enumerate(zip(corners, corners[1:])):
+        if number % 2:  # a door
+            _upright(surface, left, right, DOOR_HEIGHT, CEILING, colour, texture)
+        else:
+            _upright(surface, left, right, SKIRTING, CEILING, colour, texture)
+            _upright(surface, left, right, 0.0, SKIRTING, _TRIM)
 
 
-def _doorway(surface: _Surface, rect: tuple, along: int, colour: Colour, texture: int) -> None:
+def _doorway(surface: _Surface, rect: Rect, along: int, colour: Colour, texture: int) -> None:
     """The threshold, the lintel's underside and the jambs of an opening through a wall."""
     x0, z0, x1, z1 = rect
-    _level(surface, rect, 0.0, colour, texture)
-    top = np.array([[x0, DOOR_HEIGHT, z0], [x1, DOOR_HEIGHT, z0], [x1, DOOR_HEIGHT, z1], [x0, DOOR_HEIGHT, z1]])
-    surface.face(top, _JAMB, 0)
-    jambs = (((x0, z1), (x0, z0)), ((x1, z0), (x1, z1))) if along == 0 else (((x0, z0), (x1, z0)), ((x1, z1), (x0, z1)))
-    for (ax, az), (bx, bz) in jambs:
-        surface.face(np.array([[ax, 0, az], [bx, 0, bz], [bx, DOOR_HEIGHT, bz], [ax, DOOR_HEIGHT, az]]), _JAMB, 0)
+    _level(surface, rect, colour, texture)
+    _ceiling(surface, rect, DOOR_HEIGHT, _TRIM)
+    north, south = ((x0, z0), (x1, z0)), ((x1, z1), (x0, z1))
+    west, east = ((x0, z1), (x0, z0)), ((x1, z0), (x1, z1))
+    for start, end in (west, east) if along == 0 else (north, south):
+        _upright(surface, start, end, 0.0, DOOR_HEIGHT, _TRIM)
+
+
+def _level(surface: _Surface, rect: Rect, colour: Colour, texture: int) -> None:
+    """A piece of floor."""
+    x0, z0, x1, z1 = rect
+    plan = np.array([[x0, z0], [x0, z1], [x1, z1], [x1, z0]])
+    surface.face(np.insert(plan, 1, 0.0, axis=1), colour, 0, texture, plan)
+
+
+def _ceiling(surface: _Surface, rect: Rect, y: float, colour: Colour) -> None:
+    x0, z0, x1, z1 = rect
+    surface.face(np.array([[x0, y, z0], [x1, y, z0], [x1, y, z1], [x0, y, z1]]), colour, 0)
+
+
+def _upright(
+    surface: _Surface, start: Point, end: Point, low: float, high: float, colour: Colour, texture: int = -1
+) -> None:
+    """What stands on the line from `start` to `end`, along an axis, between two heights."""
+    points = [(*start, low), (*end, low), (*end, high), (*start, high)]
+    corners, uvs = [(x, y, z) for x, z, y in points], [(x + z, -y) for x, z, y in points]
+    surface.face(np.array(corners), colour, 0, texture, np.array(uvs))
 
 
 def _stood(piece: Piece, points: Floats) -> Floats:
