@@ -20,6 +20,7 @@ from environments import _habitat_dataset as dataset
 from environments import _habitat_shim as shim
 from environments._habitat_furniture import CATEGORIES, NAMES, WORDS
 
+CONFIG = "benchmark/nav/objectnav/objectnav_hm3d.yaml"
 ACTIONS = ("stop", "move_forward", "turn_left", "turn_right")
 HOUSES = Path(sys.prefix) / "houses"  # the datasets of generated houses, beside the interpreter's packages
 SPLITS = {"train": "train", "evaluation": "val"}  # ours -> habitat's
@@ -60,8 +61,8 @@ class ObjectNav:
         width, height = [int(side) for side in options["frame_size"].split("x")]
         if options["scenes"] == "embedded":
             from environments import _habitat_sim  # noqa: F401  # registers the simulator
-        path = "benchmark/nav/objectnav/objectnav_hm3d.yaml"
-        self._env = RLTaskEnv(habitat.get_config(path, [*_overrides(options, width, height), *_scenes(options, split)]))
+        config = habitat.get_config(CONFIG, [*_overrides(options, width, height), *_scenes(options, split)])
+        self._env = RLTaskEnv(config)
         self._habitat = self._env.habitat_env
         self._episodes = _near(self._habitat.episodes, options.get("farthest"))
         self._previous = -1
@@ -187,8 +188,9 @@ def _follow(env: Any) -> str:
     turns = [turn for turn in range(-5, 7)]  # of 30 degrees; positive is left
     headings = [simulator.heading + turn * step for turn in turns]
     ends = np.array([simulator.floor.move(simulator.place, simulator.ahead(heading))[0] for heading in headings])
-    # A metre of way is worth many turns, and of equal ways the one with the fewest turns is taken.
-    best = turns[int((ways.distances(ends) + 0.01 * np.abs(turns)).argmin())]
+    # Of equal ways the one with the fewest turns is taken; what is blocked at once leads nowhere.
+    blocked = np.linalg.norm(ends - simulator.place, axis=1) < 0.1
+    best = turns[int(np.where(blocked, np.inf, ways.distances(ends) + 0.01 * np.abs(turns)).argmin())]
     return "move_forward" if best == 0 else "turn_left" if best > 0 else "turn_right"
 
 

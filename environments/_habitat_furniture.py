@@ -37,7 +37,7 @@ class Part:
     colour: Colour
 
 
-Builder = Callable[[np.random.Generator], "list[Part]"]
+Builder = Callable[[np.random.Generator], list]  # of Parts
 
 
 @dataclass(frozen=True)

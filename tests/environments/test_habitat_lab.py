@@ -191,6 +191,27 @@ def test_every_link_of_the_chain_is_checked(tmp_path) -> None:
     assert (tmp_path / "frame.png").stat().st_size > 1000
 
 
+SCANS = f"""
+import sys
+sys.path.insert(0, {str(WORKER.parent)!r})
+import worker
+worker.make_package()
+from environments import _habitat_far as far
+far.shim.prepare()
+import habitat
+options = dict(scenes="hm3d", data="/some where/data", horizon=7)
+config = habitat.get_config(far.CONFIG, [*far._overrides(options, 64, 48), *far._scenes(options, "val")]).habitat
+print(config.dataset.data_path.format(split=config.dataset.split), config.simulator.type, list(config.task.actions))
+"""
+
+
+def test_the_config_for_scans_can_be_composed() -> None:
+    """All of that path that can be run without habitat-sim."""
+    made = subprocess.run([str(interpreter("habitat-lite")), "-c", SCANS], capture_output=True, check=True, text=True)
+    path = "/some where/data/datasets/objectnav/hm3d/v1/val/val.json.gz"
+    assert made.stdout == f"{path} Sim-v0 ['stop', 'move_forward', 'turn_left', 'turn_right']\n"
+
+
 def test_scans_need_habitat_sim() -> None:
     options = habitat.Defaults(scenes="hm3d", python=str(interpreter("habitat-lite")))
     with pytest.raises(ValueError, match="scenes=hm3d needs habitat-sim.*or leave scenes=embedded"):
