@@ -78,7 +78,7 @@ def check(module: str, options: str = "{}") -> None:
 
 def serve(talk: int, memory: int, lifeline: int) -> None:
     """The life of a worker and its guard."""
-    guard(lifeline, talk, memory)
+    guard(lifeline)
     for each in (talk, memory):
         os.set_inheritable(each, False)  # the simulator's own processes would keep them open beyond our death
     worker = Worker(socket.socket(fileno=talk), memory)
@@ -91,16 +91,17 @@ def serve(talk: int, memory: int, lifeline: int) -> None:
     os._exit(0)
 
 
-def guard(lifeline: int, *others: int) -> None:
-    """Forks, while we are small, and returns in the child. The parent ends with it, or PATIENCE after the lifeline."""
+def guard(lifeline: int) -> None:
+    """Forks, while we are small, and returns in the child. The parent ends with it, or PATIENCE after the lifeline.
+
+    It holds the socket too, so the near side sees the worker's end once all is cleared away.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     worker = os.fork()
     if not worker:
         os.close(lifeline)
         return
-    for each in others:
-        os.close(each)
     status, deadline = None, math.inf
     while status is None and time.monotonic() < deadline:
         ended, _, _ = select.select([lifeline] if deadline == math.inf else [], [], [], 0.05)
