@@ -89,8 +89,7 @@ def random_room(rng: np.random.Generator, kinds: Sequence[str], count: int) -> R
         light=int(rng.integers(160, 256)),
         start=(*start, int(angles[0])),
         things=tuple(
-            Thing(str(name), *spot, int(angle))
-            for name, spot, angle in zip(names, spots, angles[1:], strict=True)
+            Thing(str(name), *spot, int(angle)) for name, spot, angle in zip(names, spots, angles[1:], strict=True)
         ),
     )
 

@@ -20,7 +20,7 @@ OWNERS = {
     "wandb": ("pr2l/train.py", "pr2l/_metrics.py"),
     "peft": ("pr2l/finetune.py",),
     "minari": ("pr2l/collect.py", "pr2l/embed.py"),
-    "habitat": ("environments/habitat.py",),
+    "habitat": ("environments/_habitat_far.py", "environments/_habitat_sim.py"),
     "minedojo": ("environments/minecraft.py",),
     "selenium": ("environments/miniwob.py",),
     "ray": (),

@@ -1,0 +1,243 @@
+"""The far side of `environments/habitat.py`: habitat-lab's own ObjectNav task, in its own interpreter.
+
+Config, dataset, episodes, task, sensors and measures are habitat-lab's. What stands behind them is habitat-sim with
+HM3D's scans where both are installed (`scenes: hm3d`; written to its documentation and never run here), or the
+generated houses (`scenes: embedded`).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from environments import _habitat_dataset as dataset
+from environments import _habitat_shim as shim
+from environments._habitat_furniture import CATEGORIES, NAMES, WORDS
+
+CONFIG = "benchmark/nav/objectnav/objectnav_hm3d.yaml"
+ACTIONS = ("stop", "move_forward", "turn_left", "turn_right")
+HOUSES = Path(sys.prefix) / "houses"  # the datasets of generated houses, beside the interpreter's packages
+SPLITS = {"train": "train", "evaluation": "val"}  # ours -> habitat's
+
+Observation = dict
+Info = dict
+
+
+def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> ObjectNav:
+    """options: as of environments/habitat.py. Raises ValueError where they ask for what is not there."""
+    if options["scenes"] == "hm3d" and not shim.installed():
+        raise ValueError(
+            "scenes=hm3d needs habitat-sim in this interpreter, which has no pip package: make a conda environment "
+            "with `conda install habitat-sim withbullet headless -c conda-forge -c aihabitat` and `pip install "
+            "habitat-lab`, and name its interpreter with environment_options.python; or leave scenes=embedded"
+        )
+    if options["scenes"] == "hm3d" and labels:
+        raise ValueError("labels are made from the generated houses: leave scenes=embedded, or ask for none")
+    return ObjectNav(options, SPLITS[split], labels)
+
+
+class ObjectNav:
+    """The environment contract over habitat's RLTaskEnv; a seed chooses one of the dataset's episodes.
+
+    `proprio` [14]: where the agent is (ahead, right, in metres) and its turn (sine, cosine) since the start, the
+    previous action and the goal's category as one-hot vectors.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
+
+    def __init__(self, options: dict[str, Any], split: str, labels: bool) -> None:
+        shim.prepare()
+        import habitat
+        from habitat.core.environments import RLTaskEnv
+
+        self._labels = labels
+        self._follow = _follow if options["scenes"] == "embedded" else _follow_habitat_sim
+        width, height = [int(side) for side in options["frame_size"].split("x")]
+        if options["scenes"] == "embedded":
+            from environments import _habitat_sim  # noqa: F401  # registers the simulator
+        config = habitat.get_config(CONFIG, [*_overrides(options, width, height), *_scenes(options, split)])
+        self._env = RLTaskEnv(config)
+        self._habitat = self._env.habitat_env
+        self._episodes = _near(self._habitat.episodes, options.get("farthest"))
+        self._previous = -1
+        box = {"type": "Box", "low": 0, "high": 255, "shape": [height, width, 3], "dtype": "uint8"}
+        shape = [4 + len(ACTIONS) + len(CATEGORIES)]
+        proprio = {"type": "Box", "low": -math.inf, "high": math.inf, "shape": shape, "dtype": "float32"}
+        self.observation_space = {"frame": box, "proprio": proprio}
+        self.action_space = {"type": "Discrete", "n": len(ACTIONS)}
+
+    def reset(self, seed: int) -> tuple[Observation, Info]:
+        number = int(np.random.default_rng(seed).integers(len(self._episodes)))
+        self._habitat.current_episode = self._episodes[number]
+        self._previous = -1
+        seen, metrics = self._env.reset(return_info=True)
+        return self._observation(seen), self._info(metrics)
+
+    def step(self, action: int) -> tuple[Observation, float, bool, bool, Info]:
+        self._previous = int(action)
+        seen, reward, done, metrics = self._env.step(ACTIONS[self._previous])
+        stopped = ACTIONS[self._previous] == "stop"
+        return self._observation(seen), float(reward), stopped, done and not stopped, self._info(metrics)
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """ "oracle_action", the next action on a shortest way; "house", the name of the scene."""
+        if name == "oracle_action":
+            return ACTIONS.index(self._follow(self._habitat))
+        if name == "house":
+            return Path(self._habitat.current_episode.scene_id).name
+        raise ValueError(f"{name!r} is nothing that habitat can be asked; 'oracle_action' and 'house' are")
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _observation(self, seen: Any) -> Observation:
+        ahead, right = seen["gps"]
+        turn = float(seen["compass"][0])
+        previous = [float(action == self._previous) for action in range(len(ACTIONS))]
+        goal = [float(number == seen["objectgoal"][0]) for number in range(len(CATEGORIES))]
+        proprio = [ahead, right, math.sin(turn), math.cos(turn), *previous, *goal]
+        return {"frame": seen["rgb"][..., :3], "proprio": np.array(proprio, np.float32)}
+
+    def _info(self, metrics: dict[str, Any]) -> Info:
+        info: Info = {name: float(metrics[name]) for name in ("spl", "soft_spl", "distance_to_goal")}
+        info["success"] = bool(metrics["success"])
+        info["context"] = {"target": WORDS[self._habitat.current_episode.object_category]}
+        return {**info, **self._ground_truth()} if self._labels else info
+
+    def _ground_truth(self) -> Info:
+        """What of the house is to be seen, and where: as `labels` and `segmentation` in doom's info."""
+        simulator = self._habitat.sim
+        owners = simulator.draw()[1]
+        shown = np.zeros(owners.shape, np.uint8)
+        labels = []
+        for owner in np.unique(owners[owners > 0]).tolist():
+            piece, mask = simulator.house.pieces[owner - 1], owners == owner
+            distance = math.dist(simulator.place, (piece.x, piece.z))
+            labels.append({"name": NAMES[piece.kind], "box": _box(mask), "distance": distance})
+            shown[mask] = len(labels)
+        return {"labels": labels, "segmentation": shown}
+
+
+def _overrides(options: dict[str, Any], width: int, height: int) -> list[str]:
+    camera = "habitat.simulator.agents.main_agent.sim_sensors"
+    return [
+        f"{camera}.rgb_sensor.width={width}",
+        f"{camera}.rgb_sensor.height={height}",
+        f"~{camera}.depth_sensor",
+        "~habitat.task.actions.look_up",  # PR2L's four actions
+        "~habitat.task.actions.look_down",
+        "habitat.task.success_measure=success",  # its config pays for success in parts, by SPL
+        "habitat.task.success_reward=2.5",
+        "habitat.task.slack_reward=-0.001",  # of habitat-baselines' DD-PPO config for HM3D
+        f"habitat.environment.max_episode_steps={options['horizon']}",
+    ]
+
+
+def _scenes(options: dict[str, Any], split: str) -> list[str]:
+    """Overrides that say where the simulator and its episodes come from."""
+    if options["scenes"] == "hm3d":
+        data = options["data"]
+        episodes = f"{data}/datasets/objectnav/hm3d/v1/{{split}}/{{split}}.json.gz"
+        # Braces are Hydra's own unless they are quoted.
+        return [
+            f"habitat.dataset.split={split}",
+            f"habitat.dataset.data_path='{episodes}'",
+            f"habitat.dataset.scenes_dir='{data}/scene_datasets'",
+        ]
+    houses = options["houses"] if split == "train" else dataset.HELD_OUT
+    file = dataset.write(HOUSES, split, options["rooms"], houses)
+    return [
+        "habitat.simulator.type=Houses-v0",
+        f"habitat.dataset.split={split}",
+        f"habitat.dataset.data_path='{file}'",
+        f"habitat.dataset.scenes_dir='{file.parent}'",
+    ]
+
+
+def _near(episodes: list[Any], farthest: float | None) -> list[Any]:
+    """The episodes whose way is short enough."""
+    if farthest is None:
+        return list(episodes)
+    near = [episode for episode in episodes if episode.info["geodesic_distance"] <= farthest]
+    if not near:
+        shortest = min(episode.info["geodesic_distance"] for episode in episodes)
+        raise ValueError(f"no episode has a way of {farthest:g} m at most; the shortest has {shortest:.2f} m")
+    return near
+
+
+def _box(mask: NDArray[np.bool_]) -> list[int]:
+    """(x0, y0, x1, y1) around the pixels that are set, ends exclusive."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
+def _follow(env: Any) -> str:
+    """The action after which, once turned, a step forward leaves the shortest way to a view point."""
+    simulator = env.sim
+    ways = simulator.ways_to(_view_points(env))
+    success_distance = env.task._config.measurements.success.success_distance
+    if ways.distances(simulator.place[None])[0] < success_distance:
+        return "stop"
+    step = math.radians(simulator.habitat_config.turn_angle)
+    turns = [turn for turn in range(-5, 7)]  # of 30 degrees; positive is left
+    headings = [simulator.heading + turn * step for turn in turns]
+    ends = np.array([simulator.floor.move(simulator.place, simulator.ahead(heading))[0] for heading in headings])
+    # Of equal ways the one with the fewest turns is taken; what is blocked at once leads nowhere.
+    blocked = np.linalg.norm(ends - simulator.place, axis=1) < 0.1
+    best = turns[int(np.where(blocked, np.inf, ways.distances(ends) + 0.01 * np.abs(turns)).argmin())]
+    return "move_forward" if best == 0 else "turn_left" if best > 0 else "turn_right"
+
+
+def _follow_habitat_sim(env: Any) -> str:
+    """The same with habitat-sim's own path follower, to the nearest view point. Never run here."""
+    from habitat.tasks.nav.shortest_path_follower import ShortestPathFollower
+
+    here = env.sim.get_agent_state().position
+    nearest = min(_view_points(env), key=lambda point: env.sim.geodesic_distance(here, point))
+    follower = ShortestPathFollower(env.sim, goal_radius=0.1, return_one_hot=False)
+    action = follower.get_next_action(nearest)
+    return ACTIONS[int(action)] if action is not None else "stop"
+
+
+def _view_points(env: Any) -> list[Any]:
+    return [view.agent_state.position for goal in env.current_episode.goals for view in goal.view_points]
+
+
+def checks(options: dict[str, Any]) -> Iterator[tuple[str, bool, str, str]]:
+    """(link, works, what was found, next step), each built on those before it."""
+    reinstall = "run `pr2l sim install habitat-lite` again"
+    try:
+        shim.prepare()
+        import habitat
+
+        yield "habitat-lab", True, f"{habitat.__version__}, NumPy {np.__version__}", ""
+    except Exception as error:
+        yield "habitat-lab", False, repr(error), reinstall
+        return
+    found = "installed" if shim.installed() else "absent: the generated houses stand in for it"
+    yield (
+        "habitat-sim",
+        shim.installed() or options["scenes"] == "embedded",
+        found,
+        "conda install habitat-sim -c aihabitat",
+    )
+    try:
+        env = make("objectnav", options, split="train", labels=options["scenes"] == "embedded")
+        observation, info = env.reset(0)
+        yield "first frame", True, f"{observation['frame'].shape}, brightness {observation['frame'].mean():.0f}", ""
+    except Exception as error:
+        yield "first frame", False, repr(error), f"{reinstall}, and see that {HOUSES} can be written to"
+        return
+    steps, done = 0, False
+    while not done:
+        _, _, terminated, truncated, info = env.step(env.call("oracle_action"))
+        steps, done = steps + 1, terminated or truncated
+    found = f"{info['context']['target']}: {steps} steps, success {info['success']}, SPL {info['spl']:.2f}"
+    yield "a whole episode", info["success"], found, "report it: the shortest way should have led there"
+    env.close()
