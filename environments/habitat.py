@@ -28,6 +28,7 @@ from environments.isolated import Isolated
 __all__ = ["TASKS", "Defaults", "Task", "kinds", "make", "oracle"]
 
 ACTIONS = 4
+ENDING_ACTIONS = (0,)  # "stop": noise that is added to an expert leaves it out
 SPLITS = ("train", "evaluation")
 
 

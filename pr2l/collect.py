@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from copy import deepcopy
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -55,8 +56,8 @@ def collect(
     """Plays episodes with the seeds seed, seed + 1, ... and writes each below `folder` when it ends.
 
     policy: "random", "oracle", or the folder of a run of this task. options: values for the environment's
-    Defaults, over those of the run, if any. noise: the probability of a uniformly random action in place of the
-    policy's, whose choice is then kept too; 0..1. Frames are stored without loss. Each episode's metadata has
+    Defaults, over those of the run, if any. noise: the probability of a random action in place of the policy's, whose
+    choice is then kept too; 0..1; none of the environment's ENDING_ACTIONS is drawn. Frames are stored without loss. Each episode's metadata has
     `context`, `success`, `return` and `seed`; the data set's has `noise`. Ctrl-C keeps what is whole. Raises
     UserError where the folder exists already, or where a name or an option is wrong.
     """
@@ -85,19 +86,23 @@ def collect(
                 storage.update_episode_metadata([about], [storage.total_episodes - 1])
             bars.advance(bar)
 
-        _play(Recorder(env, write, noise), module, task, run, policy, episodes, seed)
+        never = getattr(module, "ENDING_ACTIONS", ())
+        _play(Recorder(env, write, noise, never), module, task, run, policy, episodes, seed)
     return minari.MinariDataset(storage)
 
 
 class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
     """Hands each whole episode to `write`: N + 1 observations, N actions and rewards; and what to know of it.
 
-    noise: the probability that a random action is taken; the seed of the episode determines when and which.
+    noise: the probability that a random action is taken, none of `never`; the seed of the episode determines when and
+    which.
     """
 
-    def __init__(self, env: gym.Env[Observation, Any], write: Write, noise: float = 0.0) -> None:
+    def __init__(
+        self, env: gym.Env[Observation, Any], write: Write, noise: float = 0.0, never: Collection[int] = ()
+    ) -> None:
         super().__init__(env)
-        self._write, self._noise = write, noise
+        self._write, self._noise, self._never = write, noise, never
         self._anything = deepcopy(env.action_space)  # one that nobody else seeds or draws from
 
     def reset(
@@ -117,7 +122,7 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
         if self._noise:
             episode.infos["choice"].append(np.int64(action))
             if self._random.random() < self._noise:
-                action = self._anything.sample()
+                action = self._any_action()
         observation, reward, terminated, truncated, info = self.env.step(action)
         for key, value in observation.items():
             episode.observations[key].append(value)
@@ -130,6 +135,10 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
             returned = sum(episode.rewards)
             self._write(episode, {**context, "success": bool(info["success"]), "return": returned})
         return observation, float(reward), terminated, truncated, info
+
+    def _any_action(self) -> Any:
+        drawn = (self._anything.sample() for _ in count())
+        return next(action for action in drawn if action not in self._never)
 
 
 def _run(policy: str, environment: str, task: str) -> Run | None:

@@ -50,6 +50,8 @@ def test_minari_finds_the_data_set_by_name(examples, tmp_path, monkeypatch) -> N
 class Failing(gym.Env):
     """Episodes of one step; a simulator that fails has cut every other one."""
 
+    action_space = gym.spaces.Discrete(2)
+
     def reset(self, *, seed=None, options=None):
         return {"frame": np.zeros((1, 1, 3), np.uint8)}, {"context": {}, "success": False}
 

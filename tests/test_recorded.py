@@ -84,6 +84,15 @@ def test_noise_is_the_same_wherever_an_episode_stands_in_a_data_set(toy, tmp_pat
     assert [here[5 + i].actions.tolist() for i in range(3)] == [there[i].actions.tolist() for i in range(3)]
 
 
+def test_noise_does_not_end_an_episode(toy, tmp_path, monkeypatch):
+    """Never action 2, unless the oracle itself says so."""
+    monkeypatch.setattr(registry.load("environments", "toy"), "ENDING_ACTIONS", (2,), raising=False)
+    collect("toy", "colours", tmp_path / "going", policy="oracle", episodes=5, noise=0.9)
+    for episode in minari.MinariDataset(tmp_path / "going" / "data"):
+        drawn = episode.actions[episode.actions != episode.infos["choice"]]
+        assert len(drawn) and 2 not in drawn
+
+
 def test_without_noise_the_actions_are_the_labels(toy, tmp_path):
     collect("toy", "colours", tmp_path / "clean", policy="oracle", episodes=2)
     assert minari.MinariDataset(tmp_path / "clean" / "data")[0].infos is None
