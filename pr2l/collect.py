@@ -57,9 +57,9 @@ def collect(
 
     policy: "random", "oracle", or the folder of a run of this task. options: values for the environment's
     Defaults, over those of the run, if any. noise: the probability of a random action in place of the policy's, whose
-    choice is then kept too; 0..1; none of the environment's ENDING_ACTIONS is drawn. Frames are stored without loss. Each episode's metadata has
-    `context`, `success`, `return` and `seed`; the data set's has `noise`. Ctrl-C keeps what is whole. Raises
-    UserError where the folder exists already, or where a name or an option is wrong.
+    choice is then kept too; 0..1; none of the environment's ENDING_ACTIONS is drawn. Frames are stored without loss.
+    Each episode's metadata has `context`, `success`, `return` and `seed`; the data set's has `noise`. Ctrl-C keeps what
+    is whole. Raises UserError where the folder exists already, or where a name or an option is wrong.
     """
     folder = folder.resolve()  # minari joins relative paths twice
     if folder.exists():
