@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
 from policies._state import Tensors, below, copies, optimizer_tensors, restore_optimizer
+from policies._threads import torch_threads
 from policies._trajectories import Trajectories, Trajectory
 
 __all__ = ["LEARNS_FROM", "Cloner", "Defaults", "act", "create", "learn", "restore", "state"]
@@ -96,7 +97,8 @@ def learn(
         callback.on_rollout_start()
         left = 1 - model.num_timesteps / steps if defaults.schedule == "linear" else 1.0
         model.optimizer.param_groups[0]["lr"] = defaults.learning_rate * left
-        update(model, defaults, trajectories)
+        with torch_threads(defaults.threads):
+            update(model, defaults, trajectories)
         model.logger.record("train/epoch", model.trajectories / len(episodes))
         callback.on_step()
     callback.on_training_end()
@@ -241,3 +243,4 @@ class Defaults(BaseModel):
     lstm_layers: NonNegativeInt = 2  # PIRLNav's; 0 = a policy without memory
     lstm_size: PositiveInt = 2048  # units of each, PIRLNav's
     device: str = "auto"  # auto = a GPU if there is one
+    threads: int = 1  # torch threads of an update: with more, sums may be rounded otherwise; 0 = torch's choice

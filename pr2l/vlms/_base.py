@@ -128,7 +128,7 @@ class VLM:
 
     def read_weights(self, path: str, dtype: torch.dtype) -> Any:
         """The unmodified model, on the CPU; layers that nobody asks for may be left out."""
-        return checkpoint.read_weights(path, dtype, self._short_config())
+        return checkpoint.read_weights(path, dtype, self.short_config())
 
     def read_processors(self, path: str) -> None:
         """Reads what the checkpoint holds beside the model."""
@@ -361,7 +361,7 @@ class VLM:
         """Stands where a row is shorter; masked, so any id does if the tokenizer has none for it."""
         return int(self.tokenizer.pad_token_id or 0)
 
-    def _short_config(self) -> Any | None:
+    def short_config(self) -> Any | None:
         """The config of the layers that are needed; None = all are."""
         needed = layers_needed(self)
         return shortened(self.config, needed) if needed < reading_depth(self.config) else None

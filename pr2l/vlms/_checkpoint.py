@@ -130,7 +130,7 @@ def read_weights(path: str, dtype: torch.dtype, config: Any | None = None) -> An
 
     config: of a model with fewer layers than the checkpoint, the others of which are not read; None = all of it.
     """
-    with nullcontext() if config is None else _surplus_unreported():
+    with nullcontext() if config is None else surplus_unreported():
         return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, config=config)
 
 
@@ -175,7 +175,7 @@ def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def _surplus_unreported() -> Iterator[None]:
+def surplus_unreported() -> Iterator[None]:
     """Without transformers' report on weights that have no place in the model; one on anything else still comes."""
     logger = logging.getLogger("transformers.modeling_utils")
 

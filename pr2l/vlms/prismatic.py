@@ -116,11 +116,14 @@ class Prismatic(VLM):
         return config
 
     def read_weights(self, path: str, dtype: torch.dtype) -> Any:
-        if (run := _run(path)) is None:
-            return PrismaticForConditionalGeneration.from_pretrained(path, dtype=dtype)
-        model, report = PrismaticForConditionalGeneration.from_pretrained(
-            None, config=self.config, state_dict=run_weights(path, run), dtype=dtype, output_loading_info=True
-        )
+        config = self.short_config() or self.config
+        run = _run(path)
+        with checkpoint.surplus_unreported():
+            if run is None:
+                return PrismaticForConditionalGeneration.from_pretrained(path, dtype=dtype, config=config)
+            model, report = PrismaticForConditionalGeneration.from_pretrained(
+                None, config=config, state_dict=run_weights(path, run), dtype=dtype, output_loading_info=True
+            )
         if missing := sorted(report["missing_keys"]):  # they would be random numbers
             raise UserError(f"{path!r} is no whole Prismatic model: it lacks {len(missing)} weights, as {missing[0]}.")
         return model

@@ -85,6 +85,8 @@ def test_early_exit_never_reads_the_upper_layers(case, tmp_path, monkeypatch, ca
     beyond_final_norms = 2 * 2 * whole.hidden_size  # weight and bias, in encoder and decoder
     assert parameters(short.model) <= sizes[0] <= parameters(short.model) + beyond_final_norms
     assert sizes[0] < parameters(whole.model) - 2 * beyond_final_norms
+    if not (folder(case) / "model.safetensors").exists():
+        return  # Prismatic's, a trainer's run
     partial = shutil.copytree(folder(case), tmp_path / "partial")
     present = {tensor.numpy().tobytes() for tensor in short.model.state_dict().values()}
     given = load_file(partial / "model.safetensors")
