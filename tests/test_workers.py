@@ -234,7 +234,7 @@ def test_a_worker_that_dies_is_named_and_takes_all_with_it():
         venv.reset()
         processes = processes_of(venv)
         venv.set_attr("start", os.posix_spawnp)  # as a simulator starts an engine, here one that outlives it
-        (engine,) = venv.env_method("start", "sleep", ["sleep", str(PATIENCE)], {}, indices=2)
+        (engine,) = venv.env_method("start", "sleep", ["sleep", "1000"], {}, indices=2)
         processes[1].kill()
         with pytest.raises(RuntimeError, match=r"worker of environments 2 \(process \d+\) has died: killed by SIGKILL"):
             venv.step(actions(0, 3))
