@@ -170,6 +170,20 @@ def test_what_is_fitted_is_fitted_over_the_whole_data_set_and_kept(toy, dataset,
     assert store.key == store_key(Recording(dataset), encoder)
     assert_holds(store, encoder.encode(*frames))
     assert torch.equal(embed.load_file(store.path / "fitted.safetensors")["shift"], encoder.shift)
+    registry.load("encoders", "known").Known.fit = None  # so that to fit again would fail
+    assert embed.embed(dataset, config).key == store.key
+
+
+def test_what_was_fitted_and_not_wholly_written_is_fitted_again(toy, dataset, monkeypatch):
+    def cut_short(tensors, path):
+        path.write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    config = toy("encoder_options.fitted=true")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(embed, "save_file", cut_short)
+        embed.embed(dataset, config)
+    assert embed.embed(dataset, config).done == len(Recording(dataset))
 
 
 @pytest.mark.parametrize("start", [0, 1, 7, 19])

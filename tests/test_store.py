@@ -114,7 +114,11 @@ def test_a_killed_process_leaves_the_rows_of_its_last_flush(tmp_path, last):
     assert_holds(store, slice(0, 2))
     with pytest.raises(IndexError):
         store[[2]]
-    store.append(tokens(2, 3))
+    store.append(tokens(2, 2))
+    store.flush()
+    with pytest.raises(UserError, match="has 4 of 5 rows"):
+        Store.open(path, KEY)
+    store.append(tokens(4, 1))
     store.flush()
     assert_holds(Store.open(path, KEY), slice(None))
 

@@ -114,6 +114,19 @@ def test_a_step_gives_what_it_gives_in_one_process(venv):
     assert (first == kept).all()  # what was handed out is not the memory that workers write into
 
 
+def test_seeds_and_ends_are_those_of_one_process(tmp_path):
+    recipes = [partial(toy_world.EndedTwice, toy_world.make("colours")) for _ in range(2)]
+    with closing(Workers(recipes, 1)) as ours, closing(in_this_process(recipes)) as theirs:
+        ours.seed(7), theirs.seed(7)
+        for _ in range(2):  # a seed is good for one reset
+            assert_same(ours.reset(), theirs.reset())
+        for step in range(7):
+            assert_same(ours.step(actions(step, 2)), theirs.step(actions(step, 2)))
+        for row in range(2):
+            ours.set_attr("close", (tmp_path / f"{row} is closed").touch, row)
+    assert len([*tmp_path.iterdir()]) == 2
+
+
 def test_environments_can_be_asked_and_told_one_by_one(venv):
     venv.reset()
     venv.set_attr("note", "mine", indices=[4, 1])
@@ -220,12 +233,15 @@ def test_a_worker_that_dies_is_named_and_takes_all_with_it():
     with closing(Workers(recipes(3), 2)) as venv:
         venv.reset()
         processes = processes_of(venv)
+        venv.set_attr("start", os.posix_spawnp)  # as a simulator starts an engine, here one that outlives it
+        (engine,) = venv.env_method("start", "sleep", ["sleep", "1000"], {}, indices=2)
         processes[1].kill()
         with pytest.raises(RuntimeError, match=r"worker of environments 2 \(process \d+\) has died: killed by SIGKILL"):
             venv.step(actions(0, 3))
         assert gone(processes)
         with pytest.raises(RuntimeError, match="have been closed"):
             venv.step(actions(0, 3))
+    os.kill(engine, signal.SIGKILL)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows shared memory as files")
@@ -236,13 +252,16 @@ def test_shared_memory_has_no_name_that_could_be_left_behind(shared):
 def test_close_does_not_wait_for_a_simulator_that_hangs(monkeypatch):
     monkeypatch.setenv("TOY_DELAY", "1000")
     monkeypatch.setattr(workers, "PATIENCE", 0.2)
-    venv = Workers(recipes(1), 1)
+    end, deadlines = workers._Worker.end, []
+    monkeypatch.setattr(workers._Worker, "end", lambda worker, until: (deadlines.append(until), end(worker, until)))
+    venv = Workers(recipes(2), 2)
     venv.reset()
-    venv.step_async(actions(0, 1))
+    venv.step_async(actions(0, 2))
     processes = processes_of(venv)
     began = time.monotonic()
     venv.close()
     assert gone(processes) and time.monotonic() - began < PATIENCE
+    assert deadlines[0] == deadlines[1]  # both are waited for at once
 
 
 PLAYING = """

@@ -89,3 +89,11 @@ class Colours(gym.Env):
         box = (4 * self.target, 0, 4 * self.target + 4, 6)
         labels = [{"name": "patch", "box": box, "distance": 1.0}] if self.labels else None
         return info | ({"labels": labels} if labels else {})
+
+
+class EndedTwice(gym.Wrapper):
+    """The last step of each episode is its own end and that of its time at once."""
+
+    def step(self, action):
+        shown, reward, _, last, info = self.env.step(action)
+        return shown, reward, last, last, info
