@@ -29,6 +29,7 @@ MODULE_PACKAGES: dict[str, str] = {
     "algorithms": "policies",
     "networks": "policies.networks",
 }
+MACHINERY = {"environments.isolated", "environments.worker"}  # what has no underscore, and is no plug-in all the same
 DATA_PACKAGES: dict[str, str] = {"prompts": "prompts", "configs": "configs"}
 KINDS: tuple[str, ...] = (*MODULE_PACKAGES, *DATA_PACKAGES)
 
@@ -77,7 +78,8 @@ def _modules(kind: str) -> dict[str, str]:
         raise UnknownName("kinds of plug-in", kind, KINDS)
     package = MODULE_PACKAGES[kind]
     files = [file for file in _folder(package).glob("*.py") if not file.name.startswith("_")]
-    return _outside(kind) | {file.stem: f"{package}.{file.stem}" for file in files}
+    found = {file.stem: f"{package}.{file.stem}" for file in files}
+    return _outside(kind) | {name: module for name, module in found.items() if module not in MACHINERY}
 
 
 def _files(kind: str) -> dict[str, Path]:

@@ -1,0 +1,125 @@
+"""A far environment whose frames and rewards are known on paper, and which fails in every way that it is told to.
+
+A frame is filled with the episode's seed + the steps taken; the reward is the action + steps / 10; the episode ends at
+step `horizon`. `fail` happens in step number `at` of an episode with the seed `on` (None = every).
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def make(task, options, *, split, labels):
+    if task == "absent":
+        raise ImportError("No module named 'simulator'")
+    if task != "count":
+        raise ValueError(f"{task!r} is not a task of far_world: count")
+    if options.get("fail") == "make":
+        raise RuntimeError("no engine")
+    return Count(labels=labels, split=split, **options)
+
+
+def checks(options):
+    yield "numbers", True, "0 to 9", ""
+    print("what a simulator prints")
+    yield "engine", options.get("engine", False), "none", "build the engine"
+
+
+class Count:
+    def __init__(self, *, split, labels, size=8, horizon=5, fail=None, at=3, on=None, kinds=1, once=None):
+        self.labels, self.split, self.horizon = labels, split, horizon
+        self.fail, self.at, self.on, self.once = fail, at, on, once
+        self.size, self.hoard, self.child = size, [], None
+        self.metadata = {"render_fps": 7}
+        self.observation_space = {
+            "frame": {"type": "Box", "low": 0, "high": 255, "shape": [size, size, 3], "dtype": "uint8"},
+            "proprio": {"type": "Box", "low": 0.0, "high": 1.0, "shape": [2], "dtype": "float32"},
+        }
+        self.action_space = {"type": "Discrete", "n": 4} if kinds == 1 else {"type": "MultiDiscrete", "nvec": [4] * kinds}
+
+    def reset(self, seed):
+        self.seed, self.steps = seed, 0
+        if self.fail == "reset":
+            os._exit(3)
+        return self._show(), self._info()
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == self.at and self.on in (None, self.seed) and self._due():
+            getattr(self, f"fail_{self.fail}", int)()
+        reward = float(np.sum(action)) + self.steps / 10
+        return self._show(), reward, self.steps == self.horizon, False, self._info()
+
+    def call(self, name, *arguments):
+        if name == "pids":
+            return [os.getpid(), os.getppid()]
+        if name == "spawn":  # as a simulator starts a server: in the background, deaf to the socket's end
+            self.child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+            return self.child.pid
+        if name == "path":
+            return sys.path, sys.version_info[:2], os.environ.get("FAR_WORLD")
+        if name == "oracle_action":
+            return self.seed % 4
+        if name == "fail":
+            return getattr(self, f"fail_{arguments[0]}")()
+        raise ValueError(f"far_world has no {name!r}")
+
+    def close(self):
+        print("closed")
+
+    def fail_kill(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fail_error(self):
+        print("the engine says why", file=sys.stderr)
+        raise RuntimeError("the engine has failed")
+
+    def fail_stop(self):
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def fail_loop(self):
+        while True:
+            pass
+
+    def fail_sleep(self):
+        time.sleep(1000)
+
+    def fail_shape(self):
+        self.size += 1
+
+    def fail_nonsense(self):
+        from environments import _wire
+
+        sent = _wire.encode
+        _wire.encode = lambda value: b"Segmentation fault\n" if value[1] == "answer" else sent(value)
+
+    def fail_grow(self):
+        self.hoard.append(np.ones(200 << 20, np.uint8))
+
+    def _due(self):
+        """Whether to fail: always, or, with a file named `once`, for the one that makes it."""
+        if self.once is None:
+            return True
+        try:
+            os.close(os.open(self.once, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True
+
+    def _show(self):
+        frame = np.full((self.size, self.size, 3), (self.seed + self.steps) % 256, np.uint8)
+        return {"frame": frame, "proprio": np.array([self.steps / 10, self.split == "train"], np.float32)}
+
+    def _info(self):
+        info = {"context": {"target": "one"}, "success": self.steps == self.horizon}
+        if self.labels:
+            segmentation = np.arange(self.size**2, dtype=np.uint8).reshape(self.size, self.size)
+            info["labels"] = [{"name": "one", "box": (0, 0, 1, 1), "distance": 0.1}]
+            info["segmentation"] = segmentation
+        return info
