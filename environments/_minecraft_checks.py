@@ -93,8 +93,8 @@ def _build() -> Link:
     if len(downloaded) == 2:
         return "Minecraft with Malmo", True, f"downloads in {gradle}; Gradle builds it at the first start", ""
     step = (
-        f"with Java 8 and a network, run `{folder / 'launchClient.sh'} -port 9000 -env` once, until it says DORMANT: it "
-        "downloads Gradle 4.10.2, Forge and Minecraft 1.11.2; or copy a ~/.gradle from a machine where that was done"
+        f"with Java 8 and a network, run `{folder / 'launchClient.sh'} -port 9000 -env` once, until it says DORMANT: "
+        "it downloads Gradle 4.10.2, Forge and Minecraft 1.11.2; or copy a ~/.gradle from a machine where that was done"
     )
     return "Minecraft with Malmo", False, f"neither {jar.name} in the package nor downloads in {gradle}", step
 

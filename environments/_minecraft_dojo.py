@@ -58,22 +58,39 @@ def seed_mobs(env: Any, seed: int) -> None:
         holder._mob_spawn_range_space.seed(seed % 2**31)
 
 
-def attach(ports: list[int]) -> None:
-    """Before the first reset. ports: of Malmo servers that run already, of which it takes a free one; empty = none
-    run, so that MineDojo starts its own. ValueError where nobody listens, or every port is taken.
+def claim(ports: list[int]) -> int | None:
+    """The first of some ports where a Malmo server runs that no other environment of ours uses; None for no ports.
+
+    It is ours until this process ends, however it does. Raises ValueError where there is none.
     """
+    import fcntl
+
     from minedojo.sim.bridge.mc_instance import InstanceManager
 
-    if not ports:
+    for port in ports:
+        if not InstanceManager._is_port_taken(port):
+            raise ValueError(f"nothing listens on port {port} of existing_ports: start Malmo there first")
+        lock = open(SCRATCH / f"{port}.lock", "w")  # noqa: SIM115  # open as long as this process
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+        else:
+            _LOCKS.append(lock)
+            return port
+    if ports:
+        raise ValueError(f"existing_ports {ports} are all in use: give as many as there are environments")
+    return None
+
+
+def attach(port: int | None) -> None:
+    """Right before the first reset, which takes the first free instance. port: of a running Malmo; None = start one."""
+    from minedojo.sim.bridge.mc_instance import InstanceManager
+
+    if port is None:
         InstanceManager._get_valid_port = _free_port
-        return
-    port = _claim(ports)
-    try:
+    else:
         InstanceManager.add_existing_instance(port)
-    except AssertionError as error:
-        raise ValueError(
-            f"nothing listens on port {port} of existing_ports: start Minecraft with Malmo there, or leave the option out"
-        ) from error
 
 
 def _of_row(row: Task) -> tuple[str, dict[str, Any]]:
@@ -99,7 +116,7 @@ def _of_row(row: Task) -> tuple[str, dict[str, Any]]:
 
 def _of_minedojo(task: str) -> tuple[str, dict[str, Any]]:
     from minedojo.sim import InventoryItem
-    from minedojo.tasks import ALL_TASKS_SPECS, MetaTaskName2Class
+    from minedojo.tasks import ALL_TASKS_SPECS
     from omegaconf import OmegaConf
 
     meta = task.split(":")[0].lower()
@@ -152,21 +169,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
-
-
-def _claim(ports: list[int]) -> int:
-    """The first port that no other process of ours has; it stays ours until this process ends, however it does."""
-    import fcntl
-
-    for port in ports:
-        lock = open(SCRATCH / f"{port}.lock", "w")  # noqa: SIM115  # open as long as the process
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            continue
-        _LOCKS.append(lock)
-        return port
-    raise ValueError(
-        f"all of existing_ports, {', '.join(map(str, ports))}, are in use: give as many as there are environments"
-    )

@@ -47,16 +47,18 @@ class Minecraft:
         self._row, self._options, self._split, self._labels = TASKS.get(task), options, split, labels
         self._actions: str = options["actions"]
         self._height, self._width = options["image_size"]
-        self._attack, self._approach = (self._weight(name) for name in ("attack", "approach"))
-        self._horizon = options["horizon"]
+        self._success, self._attack, self._approach = (self._weight(of) for of in ("success", "attack", "approach"))
+        if self._approach and not self._row:
+            raise ValueError(f"approach_reward: {task!r} names no mob to approach; only {', '.join(TASKS)} do")
         self.action_space = spaces.action_space(self._actions)
         self.observation_space = spaces.observation_space(self._height, self._width, self._actions)
         self._env = dojo.make(task, options, lidar=labels or self._approach > 0)
+        self._port = dojo.claim(options["existing_ports"])
         self._started = False
 
     def reset(self, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         if not self._started:
-            dojo.attach(self._options["existing_ports"])
+            dojo.attach(self._port)
         elif self._row:
             for command in CLEAN:
                 self._env.unwrapped.execute_cmd(command)
@@ -72,10 +74,10 @@ class Minecraft:
         self._seen, reward, _, _ = self._env.step(self._allowed(np.array(chosen)))
         self._steps += 1
         hit = self._hits(self._durability())
-        reward = self._options["success_reward"] * reward - self._options["step_penalty"] + self._attack * hit
+        reward = self._success * reward - self._options["step_penalty"] + self._attack * hit
         reward += self._approach * self._gains(self._distance(), bool(hit))
         terminated = self._successful() or self._lost()
-        truncated = self._steps >= self._horizon and not terminated
+        truncated = self._steps >= self._options["horizon"] and not terminated
         return self._observation(action), float(reward), terminated, truncated, self._info()
 
     def call(self, name: str, *arguments: Any) -> Any:
@@ -85,9 +87,10 @@ class Minecraft:
         self._env.close()
 
     def _weight(self, name: str) -> float:
-        """Of a shaped reward: the option's, or where that is None the task's."""
+        """Of a part of the reward: the option's, or where that is None the task's; other tasks are not shaped."""
         given = self._options[f"{name}_reward"]
-        return float(getattr(self._row, name, 0.0) if given is None else given)
+        of_task = getattr(self._row, f"{name}_reward", float(name == "success"))
+        return float(of_task if given is None else given)
 
     def _allowed(self, action: np.ndarray) -> np.ndarray:
         """The action, without its functional part where MineDojo's masks forbid it: crafting from nothing, say."""

@@ -29,8 +29,8 @@ class Task:
 
     meta: MineDojo's meta task; goal: what it counts, a name among the player's kills (combat) or an item (harvest);
     seen: the target's name in the lidar; inventory: slot -> item; mobs: summoned around the player, by their names in
-    commands; biome: of the whole world; night: for ever; attack, approach: weights of the shaped rewards (see
-    _minecraft_rewards.py); contexts: every context that an episode can have.
+    commands; biome: of the whole world; night: for ever; *_reward: weights of MineDojo's own reward (1 for the goal)
+    and of the shaped ones (see _minecraft_rewards.py); contexts: every context that an episode can have.
     """
 
     id: str
@@ -41,8 +41,9 @@ class Task:
     mobs: tuple[str, ...]
     biome: str
     night: bool
-    attack: float
-    approach: float
+    success_reward: float
+    attack_reward: float
+    approach_reward: float
     reward: str
     success: str
     contexts: tuple[dict[str, str], ...]
@@ -61,8 +62,9 @@ def _combat(mob: str, *, biome: str, night: bool, goal: str = "", seen: str = ""
         mobs=(mob,),
         biome=biome,
         night=night,
-        attack=1.0,
-        approach=0.0,
+        success_reward=10.0,
+        attack_reward=1.0,
+        approach_reward=0.0,
         reward=f"10 for killing the {name}, 1 for each hit (seen in the sword's wear)",
         success=f"the {name} is killed",
         contexts=({"target": name},),
@@ -79,8 +81,9 @@ def _animal(verb: str, mob: str, *, goal: str, tool: str, done: str) -> Task:
         mobs=("cow", "pig", "sheep"),
         biome="sunflower_plains",
         night=False,
-        attack=0.0,
-        approach=0.1,
+        success_reward=10.0,
+        attack_reward=0.0,
+        approach_reward=0.1,
         reward=f"10 when {done}, 0.1 for each block by which the nearest {mob} in sight comes nearer than ever",
         success=done,
         contexts=({"target": mob},),

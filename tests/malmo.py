@@ -35,18 +35,20 @@ KILLS = {"zombie_pigman": "pig_zombie"}
 DURABILITY = {"diamond_sword": 1561, "shears": 238, "shield": 336}
 SLOTS = {"weapon.mainhand": 0, "weapon.offhand": 40, "armor.head": 39, "armor.chest": 38, "armor.legs": 37}
 SLOTS["armor.feet"] = 36
-ACHIEVEMENTS = """acquire_iron bake_cake blaze_rod bookcase breed_cow build_better_pickaxe build_furnace build_hoe
+ACHIEVEMENTS = """
+acquire_iron bake_cake blaze_rod bookcase breed_cow build_better_pickaxe build_furnace build_hoe
 build_pickaxe build_sword build_work_bench cook_fish diamonds diamonds_to_you enchantments explore_all_biomes fly_pig
 full_beacon ghast kill_cow kill_enemy kill_wither make_bread mine_wood on_a_rail open_inventory overkill overpowered
-portal potion snipe_skeleton spawn_wither the_end the_end2""".split()
-STATISTICS = """animals_bred armor_cleaned aviate_one_cm banner_cleaned beacon_interaction boat_one_cm
+portal potion snipe_skeleton spawn_wither the_end the_end2"""
+STATISTICS = """
+animals_bred armor_cleaned aviate_one_cm banner_cleaned beacon_interaction boat_one_cm
 brewingstand_interaction cake_slices_eaten cauldron_filled cauldron_used chest_opened climb_one_cm
 crafting_table_interaction crouch_one_cm damage_dealt damage_taken deaths dispenser_inspected dive_one_cm
 dropper_inspected enderchest_opened fall_one_cm fish_caught flower_potted fly_one_cm furnace_interaction
 hopper_inspected horse_one_cm item_enchanted items_dropped jump leave_game minecart_one_cm mob_kills noteblock_played
 noteblock_tuned pig_one_cm play_one_minute player_kills record_played shulker_box_opened sleep_in_bed sneak_time
 sprint_one_cm swim_one_cm talked_to_villager time_since_death traded_with_villager trapped_chest_triggered
-walk_one_cm""".split()
+walk_one_cm"""
 MOBS = ("spider", "cow", "sheep", "pig", "zombie", "enderman", "pig_zombie")
 
 
@@ -57,7 +59,8 @@ class World:
         number = r'"(-?[\d.e-]+)"'
         self.height, self.width = (int(re.search(rf"<{side}>(\d+)", xml)[1]) for side in ("Height", "Width"))
         self.rays = [
-            tuple(map(float, ray)) for ray in re.findall(rf"<RayOffset pitch={number} yaw={number} distance={number}", xml)
+            tuple(map(float, ray))
+            for ray in re.findall(rf"<RayOffset pitch={number} yaw={number} distance={number}", xml)
         ]
         self.grid = re.search(r'<min x="(.+?)" y="(.+?)" z="(.+?)"/>\s*<max x="(.+?)" y="(.+?)" z="(.+?)"/>', xml)
         self.bite, self.mobs, self.kills = bite, [], dict.fromkeys(MOBS, 0)
@@ -192,8 +195,8 @@ class World:
             **{"sun_brightness": 0.9, "sky_light_level": 0.7, "light_level": 15, "can_see_sky": 1, "is_raining": 0},
             **{"biome_rainfall": 0.4, "biome_temperature": 0.8, "biome_id": 129, "sea_level": 63},
             **{"nearby_crafting_table": False, "nearby_furnace": False},
-            "stat": {**dict.fromkeys(STATISTICS, 0), "kill_entity": self.kills, "use_item": {"minecraft": {}}},
-            "achievement": dict.fromkeys(ACHIEVEMENTS, 0),
+            "stat": {**dict.fromkeys(STATISTICS.split(), 0), "kill_entity": self.kills, "use_item": {"minecraft": {}}},
+            "achievement": dict.fromkeys(ACHIEVEMENTS.split(), 0),
             "inventory": [
                 {
                     **{"index": slot, "inventory": "inventory", "name": name, "variant": 0},
