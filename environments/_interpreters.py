@@ -1,4 +1,4 @@
-"""Where the simulators' own Python interpreters are."""
+"""Where the simulators' own Python interpreters are, and what they start with."""
 
 from __future__ import annotations
 
@@ -25,3 +25,9 @@ def interpreter(name: str, given: str | None = None) -> Path:
         f"the simulator {name} is not installed (there is no {python}): run `pr2l sim install {name}`, or name an "
         "interpreter that has it with environment_options.python=PATH"
     )
+
+
+def variables(more: dict[str, str]) -> dict[str, str]:
+    """The environment variables for a simulator: ours without those that name our packages, and some more."""
+    ours = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    return {**ours, **more}

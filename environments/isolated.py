@@ -29,6 +29,7 @@ import psutil
 from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict
 
+from environments._interpreters import variables
 from environments._wire import WireError, receive, send
 
 Observation: TypeAlias = dict[str, Any]
@@ -227,13 +228,11 @@ class Far:
         self._number = 0  # of the last call
         self._append_only()
         inherited = [theirs.fileno(), self._memory.fileno(), guard.fileno()]
-        # Ours may name packages that another interpreter cannot import.
-        ours = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
         with theirs, guard:
             try:
                 self.process = subprocess.Popen(
                     [python, "-s", "-X", "faulthandler", str(WORKER), *map(str, inherited)],
-                    env={**ours, **env},
+                    env=variables(env),
                     stdin=subprocess.DEVNULL,
                     stdout=self._log,
                     stderr=self._log,

@@ -34,7 +34,8 @@ def environments(config: RunConfig, split: Split, *, labels: bool = False, count
     def recipe(row: int) -> Callable[[], SeededEpisodes]:
         train = split == "train"
         seed_of = partial(training_seed, config.seed, row) if train else partial(interleaved_seed, row, count)
-        return partial(make_episodes, config.environment, config.task, options, split, labels, seed_of)
+        where = config.environment, config.task
+        return partial(make_episodes, *where, options, split, labels, seed_of, isolated=config.isolated)
 
     recipes = [recipe(row) for row in range(count)]
     return Workers(recipes, config.workers, config.groups) if config.workers else _in_this_process(recipes)

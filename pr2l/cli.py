@@ -28,6 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+sim = typer.Typer(help="Simulators that need a Python interpreter of their own.", no_args_is_help=True)
+app.add_typer(sim, name="sim")
+
 CONFIG = typer.Argument(help="A name of `pr2l list configs`, or a YAML file.")
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. seed=1 vlm_options.new_tokens=0")
@@ -146,6 +149,41 @@ def speed(
     from pr2l.speed import speed as run
 
     run(shapes or EVERYDAY, Effort(frames, rounds), out)
+
+
+SIMULATOR = typer.Argument(metavar="NAME", help="A name of `pr2l sim list`.")
+
+
+@sim.command(name="list")
+def sim_list() -> None:
+    """Every simulator that there is a recipe for, and whether it is installed."""
+    from pr2l.sims import show
+
+    show()
+
+
+@sim.command(name="install")
+def sim_install(
+    name: Annotated[str, SIMULATOR],
+    python: Annotated[Path | None, typer.Option(help="To build on. [default: found on the PATH]")] = None,
+) -> None:
+    """Build the interpreter of a simulator below $PR2L_SIMS; does nothing where it is built already."""
+    from pr2l.sims import install
+
+    install(name, python)
+
+
+@sim.command(name="check")
+def sim_check(
+    name: Annotated[str, SIMULATOR],
+    python: Annotated[Path | None, typer.Option(help="Your own interpreter. [default: the installed one]")] = None,
+    frame: Annotated[Path | None, typer.Option(help="Where a frame goes. [default: runs/NAME.png]")] = None,
+) -> None:
+    """What works of a simulator, link by link; where all does, a frame of it."""
+    from pr2l.sims import check as run
+
+    if not run(name, python, frame):
+        raise typer.Exit(1)
 
 
 @app.command(name="list")

@@ -105,7 +105,7 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
         episode.rewards.append(float(reward))
         episode.terminations.append(bool(terminated))
         episode.truncations.append(bool(truncated))
-        if terminated or truncated:
+        if (terminated or truncated) and "cut" not in info:  # what a failing simulator has cut is no episode
             context = {f"context/{slot}": text for slot, text in self._context.items()}
             returned = sum(episode.rewards)
             self._write(episode, {**context, "success": bool(info["success"]), "return": returned})

@@ -48,6 +48,7 @@ class RunConfig(BaseModel):
     network_options: dict[str, Any] = Field(default_factory=dict)
     num_envs: PositiveInt = 8  # simulators side by side; their frames are one VLM batch
     workers: NonNegativeInt = 0  # processes for the simulators; 0 = in this one: fast ones (Doom) need no more
+    isolated: bool = False  # each simulator in an interpreter of its own, replaced if it fails (docs/simulators.md)
     groups: PositiveInt = 2  # with workers: VLM batches a step, one made while the next is simulated; 1 = no overlap
     steps: PositiveInt  # environment steps of the whole run, summed over the simulators
     seed: NonNegativeInt = 0

@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from environments.isolated import Isolated
 from pr2l import registry
 
 Observation = dict[str, np.ndarray]
@@ -47,13 +48,16 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
 
     seed_of: the seed of this environment's n-th episode, n = 0, 1, ...; a seed given to reset is ignored.
     The last step's info has "episode": {"r": return, "l": length, "success": the last step's, "number": n},
-    with the short keys that Stable-Baselines3 reads.
+    with the short keys that Stable-Baselines3 reads. An episode that a failing simulator has cut is played again
+    from its seed, once: the next reset begins the same one, and its "episode" has "again": True. If that is cut too,
+    "cut" is the reason.
     """
 
     def __init__(self, env: gym.Env[Observation, Any], seed_of: Callable[[int], int]) -> None:
         super().__init__(env)
         self._seed_of = seed_of
         self._next = 0
+        self._again = False  # whether this episode is a second attempt
         self._actions: list[Any] = []
         self._return = 0.0
 
@@ -68,13 +72,23 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
         self._actions.append(np.asarray(action).tolist())
         self._return += float(reward)
         if terminated or truncated:
-            info["episode"] = {
-                "r": self._return,
-                "l": len(self._actions),
-                "success": bool(info["success"]),
-                "number": self._next - 1,
-            }
+            info["episode"] = self._account(info)
         return self._observation, float(reward), terminated, truncated, info
+
+    def _account(self, info: Info) -> Info:
+        """Of the episode that has just ended."""
+        success, number = bool(info["success"]), self._next - 1
+        cut: Info = {}
+        if "cut" in info:
+            cut = {"cut": info["cut"]} if self._again else {"again": True}
+        self._again = "again" in cut
+        self._next -= self._again
+        return {"r": self._return, "l": len(self._actions), "success": success, "number": number, **cut}
+
+    @property
+    def restarts(self) -> int:
+        """How often the simulator was replaced; 0 where it is not isolated."""
+        return int(getattr(self.unwrapped, "restarts", 0))
 
     def state(self) -> dict[str, Any]:
         """The running episode as JSON values, for `restore`."""
@@ -103,11 +117,26 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
 
 
 def make_episodes(
-    environment: str, task: str, options: Any, split: str, labels: bool, seed_of: Callable[[int], int]
+    environment: str,
+    task: str,
+    options: Any,
+    split: str,
+    labels: bool,
+    seed_of: Callable[[int], int],
+    isolated: bool = False,
 ) -> SeededEpisodes:
-    """SeededEpisodes of an environment of the registry; arguments as of its `make` and of SeededEpisodes."""
+    """SeededEpisodes of an environment of the registry; arguments as of its `make` and of SeededEpisodes.
+
+    isolated: in another process of this interpreter; what is made isolated by itself stays as it is.
+    """
     module = registry.load("environments", environment)
-    return SeededEpisodes(module.make(task, options, split=split, labels=labels), seed_of)
+    env = module.make(task, options, split=split, labels=labels)
+    if isolated and not isinstance(env.unwrapped, Isolated):
+        env.close()
+        shown = env.observation_space, env.action_space
+        values = options.model_dump(mode="json")
+        env = Isolated(module.__name__, task, values, split=split, labels=labels, name=environment, spaces=shown)
+    return SeededEpisodes(env, seed_of)
 
 
 def _digest(observation: Observation) -> str:

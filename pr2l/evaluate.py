@@ -39,6 +39,7 @@ class Score:
     success: Estimate
     returned: Estimate
     length: float
+    cut: int = 0  # of the episodes, those that a failing simulator ended, twice; they count with what they had
 
     @classmethod
     def of(cls, played: Sequence[dict[str, Any]]) -> Score:
@@ -48,16 +49,17 @@ class Score:
             success=bootstrap([float(one["success"]) for one in played]),
             returned=bootstrap([one["r"] for one in played]),
             length=float(np.mean([one["l"] for one in played])),
+            cut=sum("cut" in one for one in played),
         )
 
     def as_json(self) -> dict[str, Any]:
         estimates = {"success": self.success._asdict(), "return": self.returned._asdict()}
-        return {"episodes": self.episodes, **estimates, "length": self.length}
+        return {"episodes": self.episodes, **estimates, "length": self.length, "cut": self.cut}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Score:
         success, returned = Estimate(**values["success"]), Estimate(**values["return"])
-        return cls(values["episodes"], success, returned, values["length"])
+        return cls(values["episodes"], success, returned, values["length"], values.get("cut", 0))
 
 
 def evaluate(path: Path, episodes: int | None = None) -> dict[str, Any]:
@@ -129,7 +131,8 @@ def play(venv: VecEnv, act: Actor, episodes: int, film: Film | None = None) -> l
     """Plays evaluation episodes 0 .. episodes - 1; their "episode" infos, in that order, with "number" so set.
 
     Environment i plays numbers i, i + N, ..., whatever comes first: taking the first to end instead would
-    favour short episodes. film: shows what an Observe embedded.
+    favour short episodes. An episode that a failing simulator has cut is played again, once; if it is cut again, its
+    info has "cut". film: shows what an Observe embedded.
     """
     played: dict[int, dict[str, Any]] = {}
     observation = venv.reset()
@@ -140,6 +143,8 @@ def play(venv: VecEnv, act: Actor, episodes: int, film: Film | None = None) -> l
         observation, _, starts, infos = venv.step(act(observation, starts))
         for row in map(int, np.flatnonzero(starts)):
             info = infos[row]
+            if "again" in info["episode"]:
+                continue
             if film is not None:
                 film.end(row, info["terminal_frame"], info["context"], info["episode"]["success"])
             number = row + venv.num_envs * info["episode"]["number"]
@@ -185,6 +190,7 @@ def table(title: str, rows: dict[str, Score]) -> Table:
     for column in ("success rate", "return", "length", "episodes"):
         drawn.add_column(column, justify="right", no_wrap=True)
     for name, score in rows.items():
-        numbers = (str(score.success), str(score.returned), f"{score.length:.0f}", str(score.episodes))
+        episodes = f"{score.episodes} ({score.cut} cut)" if score.cut else str(score.episodes)
+        numbers = (str(score.success), str(score.returned), f"{score.length:.0f}", episodes)
         drawn.add_row(name, *numbers)
     return drawn

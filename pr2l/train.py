@@ -89,6 +89,7 @@ def _learn(run: Run, model: Any, venv: Observe, checkpoint: Checkpoint | None) -
         if checkpoint is not None:
             venv.restore(checkpoint.values["episodes"])
             training.episodes, training.seconds = checkpoint.values["progress"]
+            training.restarts = checkpoint.values.get("restarts", 0)
             algorithm.restore(model, checkpoint.below("model"), checkpoint.values["model"])
         try:
             algorithm.learn(model, config.options("algorithm"), config.steps, training)
@@ -108,6 +109,7 @@ class Training(BaseCallback):
         self.episodes, self.seconds = 0, 0.0  # of the whole run, with what earlier processes did
         self._state: Checkpoint | None = None
         self._saved: int | None = None
+        self.restarts = 0  # of simulators, in earlier processes
         self._ended: list[dict[str, Any]] = []  # episodes of the rollout under way
 
     def save(self) -> None:
@@ -155,15 +157,19 @@ class Training(BaseCallback):
             for name, key in (("return", "r"), ("success", "success"), ("length", "l"))
         }
         self._ended = []
-        times = {"seconds": self.seconds, "fps": self._rate()}
+        times = {"seconds": self.seconds, "fps": self._rate(), "restarts": self._restarts()}
         return {"step": step, "episodes": self.episodes, **means, **times, **losses}
 
     def _take_state(self, step: int) -> Checkpoint:
         tensors, values = self.algorithm.state(self.model)
         named = {f"model/{name}": tensor for name, tensor in tensors.items()}
         named |= {f"encoder/{name}": tensor for name, tensor in self.venv.encoder.state_dict().items()}
-        progress = [self.episodes, self.seconds]
-        return Checkpoint(step, named, {"model": values, "episodes": self.venv.states(), "progress": progress})
+        progress = {"progress": [self.episodes, self.seconds], "restarts": self._restarts()}
+        return Checkpoint(step, named, {"model": values, "episodes": self.venv.states(), **progress})
+
+    def _restarts(self) -> int:
+        """How often a simulator was replaced since the run began."""
+        return self.restarts + sum(self.venv.get_attr("restarts"))
 
     def _rate(self) -> float:
         """Environment steps a second of this process, updates included."""

@@ -41,7 +41,8 @@ class Count:
             "frame": {"type": "Box", "low": 0, "high": 255, "shape": [size, size, 3], "dtype": "uint8"},
             "proprio": {"type": "Box", "low": 0.0, "high": 1.0, "shape": [2], "dtype": "float32"},
         }
-        self.action_space = {"type": "Discrete", "n": 4} if kinds == 1 else {"type": "MultiDiscrete", "nvec": [4] * kinds}
+        several = {"type": "MultiDiscrete", "nvec": [4] * kinds}
+        self.action_space = {"type": "Discrete", "n": 4} if kinds == 1 else several
 
     def reset(self, seed):
         self.seed, self.steps = seed, 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pr2l import registry
+from pr2l import registry, sims
 from pr2l._yaml import read_mapping
 from pr2l.config import RunConfig, apply_override, load_config, read_config
 from pr2l.errors import UnknownName, UserError
@@ -212,7 +212,9 @@ def test_any_other_text_is_refused_with_a_lesson_or_taken(text: str) -> None:
 
 @pytest.mark.parametrize("name", registry.names("configs"))
 def test_every_config_of_the_project_is_valid(name: str) -> None:
-    if not name.startswith("pretrain/"):
+    if name.startswith("sims/"):
+        assert sims.load(name.removeprefix("sims/")).why
+    elif not name.startswith("pretrain/"):
         assert load_config(name).why
     elif "vlm" in read_mapping(registry.load("configs", name)):
         assert read_config(FinetuneConfig, name).why
