@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.matches-the-lock
 
 .DEFAULT_GOAL := help
-.PHONY: help train smoke bench test test-all lint
+.PHONY: help train smoke bench test test-all sims lint
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,8 +22,13 @@ bench: $(STAMP) ## how fast frames become embeddings on this machine, with a ver
 test: $(STAMP) ## all but the slow tests
 	$(BIN)/python -m pytest
 
-test-all: $(STAMP) ## every test
-	$(BIN)/python -m pytest -m ""
+test-all: $(STAMP) ## also the slow tests
+	$(BIN)/python -m pytest -m "not sims"
+
+sims: $(STAMP) ## build the simulators that have an interpreter of their own, and test with them
+	$(BIN)/pr2l sim install habitat-lite
+	$(BIN)/pr2l sim install minedojo
+	$(BIN)/python -m pytest -m sims
 
 lint: $(STAMP) ## style and types
 	$(BIN)/ruff check .

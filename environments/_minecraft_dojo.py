@@ -40,7 +40,7 @@ def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
         "lidar_rays": RAYS,
     }
     meta, specification = _of_row(TASKS[task]) if task in TASKS else _of_minedojo(task)
-    known = signature(MetaTaskName2Class[meta].__init__).parameters
+    known = signature(MetaTaskName2Class[meta.split(":")[0]].__init__).parameters
     wanted = {name: value for name, value in {**specification, **ours}.items() if name in known}
     SCRATCH.mkdir(exist_ok=True)
     os.chdir(SCRATCH)
@@ -116,14 +116,13 @@ def _of_row(row: Task) -> tuple[str, dict[str, Any]]:
 
 def _of_minedojo(task: str) -> tuple[str, dict[str, Any]]:
     from minedojo.sim import InventoryItem
-    from minedojo.tasks import ALL_TASKS_SPECS
+    from minedojo.tasks import ALL_CREATIVE_TASK_IDS, ALL_TASKS_SPECS
     from omegaconf import OmegaConf
 
-    meta = task.split(":")[0].lower()
-    if meta in ("creative", "open-ended"):  # the others are nothing without a target
-        return meta, {}
+    if task in (*ALL_CREATIVE_TASK_IDS, "open-ended"):
+        return task, {}
     if task not in ALL_TASKS_SPECS:
-        close = get_close_matches(task, [*TASKS, *ALL_TASKS_SPECS], n=1)
+        close = get_close_matches(task, [*TASKS, *ALL_TASKS_SPECS, *ALL_CREATIVE_TASK_IDS], n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
             f"{task!r} is neither one of {', '.join(TASKS)} nor a task of MineDojo.{hint} `python -c 'import minedojo; "

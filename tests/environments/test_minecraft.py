@@ -118,7 +118,8 @@ def test_labels_lie_where_the_ray_goes(facing: float, offset: tuple[float, float
 
 
 def test_a_label_spans_its_rays_and_what_the_frame_does_not_show_has_none() -> None:
-    seen = rays((0, 15, "cow", 3.0), (0, -15, "cow", 2.0), (0, 60, "sheep", 1.0), (0, 180, "pig", 1.0), (0, 0, "null", 9))
+    cows, others = [(0, 15, "cow", 3.0), (0, -15, "cow", 2.0)], [(0, 60, "sheep", 1.0), (0, 180, "pig", 1.0)]
+    seen = rays(*cows, *others, (0, 0, "null", 9.0))
     [cow] = lidar.labels(seen, 0.0, 0.0, 160, 256)
     assert cow["distance"] == 2.0
     assert abs(cow["box"][2] - cow["box"][0] - 2 * FOCAL * math.tan(math.radians(15))) <= 2

@@ -255,13 +255,34 @@ def test_any_task_of_minedojo_with_options_that_its_specification_sets(stand_in)
         _, info = env.reset(seed=0)
         assert info["context"] == {} and info["labels"] == []
         assert malmo.chat()[0].startswith("/summon cow")
-    with closing(make("other", malmo, task_id="harvest_milkk")) as env, pytest.raises(ValueError, match="'harvest_milk'"):
-        env.reset(seed=0)
+    unknown = make("other", malmo, task_id="harvest_milkk")
+    with closing(unknown), pytest.raises(ValueError, match="Did you mean 'harvest_milk'"):
+        unknown.reset(seed=0)
 
 
-def test_nobody_at_the_port(stand_in) -> None:
+FAMILIES = f"""
+import sys
+sys.path.append({str(WORKER.parent)!r})
+import worker
+worker.make_package()
+from environments._minecraft_dojo import make
+from minedojo.tasks import ALL_TASKS_SPECS
+for task in [*list(ALL_TASKS_SPECS)[::150], "creative:0", "Playthrough", "open-ended"]:
+    for _ in range(2):
+        print(task, make(task, {{"image_size": (64, 64), "world_seed": 1}}, lidar=True).action_space.nvec.size)
+"""
+
+
+def test_tasks_of_all_families_can_be_made_twice() -> None:
+    done = subprocess.run([str(interpreter("minedojo")), "-c", FAMILIES], capture_output=True, text=True, check=True)
+    made = dict(line.split() for line in done.stdout.splitlines() if line[-2:] == " 8")
+    assert len(made) == 1 + 1573 // 150 + 3
+
+
+def test_nobody_at_the_port() -> None:
     options = minecraft.Defaults(existing_ports=(9,))
-    with closing(minecraft.make("milk_cow", options)) as env, pytest.raises(ValueError, match="listens on port 9"):
+    env = minecraft.make("milk_cow", options)
+    with closing(env), pytest.raises(ValueError, match="listens on port 9"):
         env.reset(seed=0)
 
 
@@ -276,8 +297,10 @@ def test_checks_find_the_package_and_say_what_is_missing() -> None:
     assert list(links)[5:] == ["Java 8", "Minecraft with Malmo", "a display"]
 
 
-def test_ppo_trains_through_a_killed_worker(stand_in, tmp_path: Path) -> None:
+def test_ppo_trains_through_a_killed_worker(stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     malmo = stand_in("--ports", "2")
+    world = f"existing_ports: {list(malmo.ports)}, horizon: 20, image_size: [64, 64]"
     config = load_config(
         "minecraft/combat_spider/prompted",
         [
@@ -286,7 +309,7 @@ def test_ppo_trains_through_a_killed_worker(stand_in, tmp_path: Path) -> None:
             "encoder_options={image_tokens: 16}",
             "network_options={width: 32, feedforward: 32, summary: 32}",
             "algorithm_options={n_steps: 32, batch_size: 32, n_epochs: 1}",
-            f"environment_options={{existing_ports: [{malmo.ports[0]}, {malmo.ports[1]}], horizon: 20, image_size: [64, 64]}}",
+            f"environment_options={{{world}}}",
             "num_envs=2",
             "workers=0",
             "steps=256",
@@ -298,13 +321,13 @@ def test_ppo_trains_through_a_killed_worker(stand_in, tmp_path: Path) -> None:
     killer.start()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        train(config, tmp_path / "run")
+        run = train(config)
     killer.join()
-    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+    with (run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert int(rows[-1]["step"]) == 256
     assert int(rows[-1]["restarts"]) >= 1
-    assert json.loads((tmp_path / "run" / "results.json").read_text())
+    assert json.loads((run / "results.json").read_text())
 
 
 def _kill_one_worker(malmo: StandIn, steps: int) -> None:
