@@ -1,10 +1,13 @@
 """MineDojo's environment, made so that its traps are shut; Python 3.9, numpy and minedojo only.
 
-A step without an answer looks to MineDojo like the end of an episode, with the observation before: here it raises.
-A programmatic task cannot be made twice in a process, nor with an option that its specification sets: it is made as
-its meta task, from a copy. A meta task refuses options that its siblings take: it is asked which it knows. Mobs are
-summoned from a generator that is seeded when the environment is made: `seed_mobs`. Instances that start together may
-choose the same port: the system chooses one. And logs go into the working folder: into a temporary one instead.
+- A step without an answer looks like the end of an episode, with the observation before: here it raises.
+- A programmatic task cannot be made twice in a process, nor with an option that its specification sets: it is made
+  as its meta task, from a copy.
+- A meta task refuses options that its siblings take: it is asked which it knows.
+- Two mobs are counted under names that Minecraft's statistics do not have: KILLED.
+- Mobs are summoned from a generator that is seeded when the environment is made: `seed_mobs`.
+- Instances that start together may choose the same port: the system chooses one.
+- Logs go into the working folder: into a temporary one instead.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import Any
 from environments._minecraft_labels import RAYS
 from environments._minecraft_tasks import SPAWN_RANGE, TASKS, Task
 
+KILLED = {"zombie_pigman": "pig_zombie", "mooshroom": "mushroom_cow"}  # mob -> its name among the kills, if another
 SCRATCH = Path(tempfile.gettempdir()) / "pr2l-minecraft"  # for Minecraft's logs, and the locks of ports in use
 _LOCKS: list[Any] = []  # open files, whose locks last as long as this process
 
@@ -42,6 +46,8 @@ def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
     meta, specification = _of_row(TASKS[task]) if task in TASKS else _of_minedojo(task)
     known = signature(MetaTaskName2Class[meta.split(":")[0]].__init__).parameters
     wanted = {name: value for name, value in {**specification, **ours}.items() if name in known}
+    if meta == "combat":
+        wanted["target_names"] = KILLED.get(wanted["target_names"], wanted["target_names"])
     SCRATCH.mkdir(exist_ok=True)
     os.chdir(SCRATCH)
     env = minedojo.make(meta, **wanted)

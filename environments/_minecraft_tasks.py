@@ -27,7 +27,7 @@ ARMOURED = {
 class Task:
     """A row of TASKS.
 
-    meta: MineDojo's meta task; goal: what it counts, a name among the player's kills (combat) or an item (harvest);
+    meta: MineDojo's meta task; goal: what it counts, kills of a mob (combat) or an item in the inventory (harvest);
     seen: the target's name in the lidar; inventory: slot -> item; mobs: summoned around the player, by their names in
     commands; biome: of the whole world; night: for ever; *_reward: weights of MineDojo's own reward (1 for the goal)
     and of the shaped ones (see _minecraft_rewards.py); contexts: every context that an episode can have.
@@ -51,12 +51,12 @@ class Task:
     horizon: int = HORIZON
 
 
-def _combat(mob: str, *, biome: str, night: bool, goal: str = "", seen: str = "") -> Task:
+def _combat(mob: str, *, biome: str, night: bool, seen: str = "") -> Task:
     name = mob.replace("_", " ")
     return Task(
         id=f"combat_{mob}",
         meta="combat",
-        goal=goal or mob,
+        goal=mob,
         seen=seen or mob,
         inventory=ARMOURED,
         mobs=(mob,),
@@ -96,7 +96,6 @@ _ROWS = (
     _animal("shear", "sheep", goal="wool", tool="shears", done="wool is in the inventory"),
     _combat("zombie", biome="sunflower_plains", night=True),
     _combat("enderman", biome="the_end", night=False),
-    # Commands, statistics and classes of Minecraft 1.11 name this one mob in three ways.
-    _combat("zombie_pigman", biome="nether", night=False, goal="pig_zombie", seen="pigzombie"),
+    _combat("zombie_pigman", biome="nether", night=False, seen="pigzombie"),
 )
 TASKS: dict[str, Task] = {task.id: task for task in _ROWS}

@@ -267,7 +267,7 @@ import worker
 worker.make_package()
 from environments._minecraft_dojo import make
 from minedojo.tasks import ALL_TASKS_SPECS
-for task in [*list(ALL_TASKS_SPECS)[::150], "creative:0", "Playthrough", "open-ended"]:
+for task in [*list(ALL_TASKS_SPECS)[::150], "creative:0", "playthrough", "open-ended"]:
     for _ in range(2):
         print(task, make(task, {{"image_size": (64, 64), "world_seed": 1}}, lidar=True).action_space.nvec.size)
 """
