@@ -7,7 +7,6 @@ it has started; its episode ends there, as truncated, and the next reset starts 
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import signal
@@ -18,7 +17,7 @@ import tempfile
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeAlias, TypeVar
@@ -31,6 +30,7 @@ from pydantic import BaseModel, ConfigDict
 
 from environments._interpreters import variables
 from environments._wire import WireError, receive, send
+from environments.worker import BEAT
 
 Observation: TypeAlias = dict[str, Any]
 Info: TypeAlias = dict[str, Any]
@@ -118,7 +118,7 @@ class Isolated(gym.Env[Observation, Any]):
         except Lost as lost:
             return self._cut(lost)
         self._failures = 0
-        return *self._see(shown, info)[:1], reward, terminated, truncated, info
+        return self._see(shown, info), reward, terminated, truncated, info
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Anything else of the far environment, such as "oracle_action"; JSON values and arrays.
@@ -145,7 +145,8 @@ class Isolated(gym.Env[Observation, Any]):
     def _begin(self, seed: int) -> tuple[Observation, Info]:
         if self._far is None:
             self._start()
-        return self._see(*self._ask(self.patience.reset, "reset", seed))
+        shown, info = self._ask(self.patience.reset, "reset", seed)
+        return self._see(shown, info), info
 
     def _start(self) -> dict[str, Any]:
         """Starts a worker; what its make() answers."""
@@ -178,18 +179,20 @@ class Isolated(gym.Env[Observation, Any]):
             raise Lost(str(value))
         return value
 
-    def _see(self, shown: Observation, info: Info) -> tuple[Observation, Info]:
-        """Takes in the answer to a reset or a step; the whole observation and the info."""
+    def _see(self, shown: Observation, info: Info) -> Observation:
+        """Keeps what a reset or a step has answered; the whole observation, the caller's own."""
         assert self._far is not None
-        self._observation, self._info = {"frame": self._far.frame.copy(), **shown}, info
+        self._observation, self._info = {"frame": self._far.frame.copy(), **shown}, dict(info)
         self._running = True
-        return {key: part.copy() for key, part in self._observation.items()}, info
+        return self._shown()
+
+    def _shown(self) -> Observation:
+        return {key: part.copy() for key, part in self._observation.items()}
 
     def _cut(self, lost: Lost) -> tuple[Observation, float, bool, bool, Info]:
         self._give_up(lost)
         self._running = False
-        observation = {key: part.copy() for key, part in self._observation.items()}
-        return observation, 0.0, False, True, {**self._info, "success": False, "cut": str(lost)}
+        return self._shown(), 0.0, False, True, {**self._info, "success": False, "cut": str(lost)}
 
     def _give_up(self, lost: Lost) -> None:
         """Ends the worker, if that has not been done; raises RuntimeError where too many failed in a row."""
@@ -221,12 +224,14 @@ class Far:
     """One worker process. It ends with this object at the latest."""
 
     def __init__(self, python: str, env: dict[str, str], log: Path | None) -> None:
-        self._log: IO[bytes] = log.open("a+b") if log else tempfile.TemporaryFile()  # noqa: SIM115  # kept open
+        if os.name != "posix":
+            raise ValueError("a simulator in an interpreter of its own needs Linux or macOS")
+        self._log = _log(log)
         self._memory = _memory()
         self._talk, theirs = socket.socketpair()
         self._lifeline, guard = socket.socketpair()  # closes when we end, however that happens
         self._number = 0  # of the last call
-        self._append_only()
+        self._ours = (self._talk, self._lifeline, self._memory, self._log)
         inherited = [theirs.fileno(), self._memory.fileno(), guard.fileno()]
         with theirs, guard:
             try:
@@ -240,13 +245,15 @@ class Far:
                     start_new_session=True,  # Ctrl-C goes to us alone, and all of it can be killed at once
                 )
             except OSError as error:
+                for each in self._ours:
+                    each.close()
                 raise ValueError(f"{python} cannot be started: {error}") from error
-        self._finalizer = weakref.finalize(self, _end, self.process, self._talk, self._lifeline)
+        self._finalizer = weakref.finalize(self, _end, self.process, self._ours)
 
     def end(self, seconds: float) -> None:
         """Lets the worker close its simulator, for so many seconds, and kills what is left of it."""
         if self._finalizer.detach():
-            _end(self.process, self._talk, self._lifeline, seconds)
+            _end(self.process, self._ours, seconds)
 
     def map(self, shape: list[int]) -> None:
         """Maps the memory of the frame [H, W, 3], which the worker has made large enough."""
@@ -269,15 +276,18 @@ class Far:
 
     def _answer(self, seconds: float, silence: float, command: str) -> tuple[str, Any]:
         begun = heard = time.monotonic()
-        while (now := time.monotonic()) < min(begun + seconds, heard + silence):
-            self._talk.settimeout(min(begun + seconds, heard + silence) - now)
-            with suppress(TimeoutError):
+        with suppress(TimeoutError):
+            while True:
+                left = min(begun + seconds, heard + silence) - time.monotonic()
+                # What has come is read even if it is late: it may be we who were stopped meanwhile.
+                self._talk.settimeout(max(left, 0.01))
                 number, kind, value = receive(self._talk)
                 heard = time.monotonic()
                 if number == self._number and kind != "beat":  # a call that Ctrl-C broke off may still be answered
                     return kind, value
         quiet = time.monotonic() - heard
-        heart = "its heart went on beating" if quiet < 5 else f"there was no heartbeat for the last {quiet:.0f} s"
+        beating = quiet < min(silence, 3 * BEAT)
+        heart = "its heart went on beating" if beating else f"there was no heartbeat for the last {quiet:.0f} s"
         raise Lost(f"{command} gave no answer in {time.monotonic() - begun:.0f} s; {heart}")
 
     def memory(self) -> int:
@@ -303,17 +313,14 @@ class Far:
             return f"exit code {code}"
         return f"killed by {signal.Signals(-code).name}" + (" (for want of memory?)" if code == -signal.SIGKILL else "")
 
-    def _append_only(self) -> None:
-        # So that writing goes on at the end of a log that was cut.
-        fcntl.fcntl(self._log.fileno(), fcntl.F_SETFL, os.O_APPEND)
-
     def _trim_log(self) -> None:
         if os.fstat(self._log.fileno()).st_size > LOG_LIMIT:
             os.ftruncate(self._log.fileno(), 0)
 
 
-def _end(process: subprocess.Popen[bytes], talk: socket.socket, lifeline: socket.socket, seconds: float = 10.0) -> None:
-    talk.close()
+def _end(process: subprocess.Popen[bytes], ours: Sequence[Any], seconds: float = 10.0) -> None:
+    """ours: what we hold open, first the socket whose end tells the worker to close."""
+    ours[0].close()
     try:
         if seconds:
             process.wait(seconds)
@@ -321,7 +328,8 @@ def _end(process: subprocess.Popen[bytes], talk: socket.socket, lifeline: socket
         pass
     finally:
         _kill(process)
-        lifeline.close()
+        for each in ours[1:]:
+            each.close()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -339,6 +347,17 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _family(pid: int) -> list[psutil.Process]:
     process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]
+
+
+def _log(path: Path | None) -> IO[bytes]:
+    """A file to append to, so that writing goes on at its end after it was cut; None = one without a name."""
+    if path is not None:
+        return path.open("a+b")
+    handle, name = tempfile.mkstemp(prefix="pr2l-")
+    os.close(handle)
+    file = open(name, "a+b")  # noqa: SIM115  # the caller closes it
+    os.unlink(name)
+    return file
 
 
 def _memory() -> IO[bytes]:

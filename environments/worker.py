@@ -81,12 +81,11 @@ def serve(talk: int, memory: int, lifeline: int) -> None:
     worker = Worker(socket.socket(fileno=talk), memory)
     try:
         worker.run()
-    finally:
-        with suppress(Exception):
-            worker.close()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.killpg(0, signal.SIGKILL)  # with what the simulator has left behind
+    except BaseException:  # SystemExit too: whatever a simulator raises, the near side must see the end of the socket
+        traceback.print_exc()
+        os._exit(1)
+    sys.stdout.flush()
+    os.killpg(0, signal.SIGKILL)  # with what the simulator has left behind
 
 
 def guard(lifeline: int, *others: int) -> None:
@@ -113,7 +112,7 @@ class Worker:
         self._env: Any = None
 
     def run(self) -> None:
-        """Until the near side closes the socket."""
+        """Until the near side closes the socket; then closes the environment."""
         from environments import _wire
 
         self._wire = _wire
@@ -126,8 +125,6 @@ class Worker:
                 with self._sending:
                     self._number = 0
                     self._connection.sendall(answer)
-
-    def close(self) -> None:
         if self._env is not None:
             self._env.close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -152,12 +153,12 @@ def _far_links(recipe: Recipe, far: Path) -> Iterator[Link]:
             command, env=variables(recipe.environment), stdin=subprocess.DEVNULL, capture_output=True, timeout=CHECKS
         )
     except subprocess.TimeoutExpired:
-        yield Link("checks", False, f"no end in {CHECKS} s", f"run them yourself: {' '.join(command)}")
+        yield Link("checks", False, f"no end in {CHECKS} s", f"see where they stay: {shlex.join(command)}")
         return
     yield from (Link(*json.loads(line)) for line in done.stdout.splitlines())
     if done.returncode:
-        said = _last_lines(done.stderr)
-        yield Link("checks", False, f"ended with {done.returncode}", f"see what the interpreter says:\n{said}")
+        said = f"ended with {done.returncode}\n{_last_lines(done.stderr)}"
+        yield Link("checks", False, said, f"mend what the interpreter says, and see it by: {shlex.join(command)}")
 
 
 def _frame(name: str, recipe: Recipe, far: Path, picture: Path) -> Link:
@@ -176,7 +177,7 @@ def _frame(name: str, recipe: Recipe, far: Path, picture: Path) -> Link:
         with closing(env):
             observation, _ = env.reset(seed=0)
     except (ValueError, RuntimeError) as error:
-        return Link("frame", False, "none", str(error))
+        return Link("frame", False, str(error), f"mend what its log says, then `pr2l sim check {name}` once more")
     picture.parent.mkdir(parents=True, exist_ok=True)
     imageio.imwrite(picture, observation["frame"])
     return Link("frame", True, str(picture))

@@ -32,9 +32,9 @@ def checks(options):
 
 
 class Count:
-    def __init__(self, *, split, labels, size=8, horizon=5, fail=None, at=3, on=None, kinds=1, once=None):
+    def __init__(self, *, split, labels, size=8, horizon=5, fail=None, at=3, on=None, kinds=1, engine=True):
         self.labels, self.split, self.horizon = labels, split, horizon
-        self.fail, self.at, self.on, self.once = fail, at, on, once
+        self.fail, self.at, self.on = fail, at, on
         self.size, self.hoard, self.child = size, [], None
         self.metadata = {"render_fps": 7}
         self.observation_space = {
@@ -52,7 +52,7 @@ class Count:
 
     def step(self, action):
         self.steps += 1
-        if self.steps == self.at and self.on in (None, self.seed) and self._due():
+        if self.steps == self.at and self.on in (None, self.seed):
             getattr(self, f"fail_{self.fail}", int)()
         reward = float(np.sum(action)) + self.steps / 10
         return self._show(), reward, self.steps == self.horizon, False, self._info()
@@ -67,6 +67,9 @@ class Count:
             return sys.path, sys.version_info[:2], os.environ.get("FAR_WORLD")
         if name == "oracle_action":
             return self.seed % 4
+        if name == "slow":
+            time.sleep(*arguments)
+            return "slow"
         if name == "fail":
             return getattr(self, f"fail_{arguments[0]}")()
         raise ValueError(f"far_world has no {name!r}")
@@ -95,23 +98,10 @@ class Count:
         self.size += 1
 
     def fail_nonsense(self):
-        from environments import _wire
-
-        sent = _wire.encode
-        _wire.encode = lambda value: b"Segmentation fault\n" if value[1] == "answer" else sent(value)
+        os.write(int(sys.argv[1]), b"Segmentation fault\n")  # into the socket
 
     def fail_grow(self):
         self.hoard.append(np.ones(200 << 20, np.uint8))
-
-    def _due(self):
-        """Whether to fail: always, or, with a file named `once`, for the one that makes it."""
-        if self.once is None:
-            return True
-        try:
-            os.close(os.open(self.once, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            return False
-        return True
 
     def _show(self):
         frame = np.full((self.size, self.size, 3), (self.seed + self.steps) % 256, np.uint8)

@@ -1,13 +1,18 @@
 """Episodes are their seed and their actions: numbered, accounted for, and played again exactly."""
 
 import json
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
 
-from pr2l.episodes import SeededEpisodes, evaluation_seed, training_seed
+from environments import doom
+from environments.isolated import Isolated
+from pr2l.episodes import SeededEpisodes, evaluation_seed, make_episodes, training_seed
 
 
 class DiceWorld(gym.Env):
@@ -102,6 +107,78 @@ def test_an_episode_that_ends_early_when_played_again_gives_way_to_the_next():
     with pytest.warns(UserWarning, match="ended after .* of 40 actions"):
         env.restore({"episode": 4, "actions": [3] * 40, "observation": ""})
     assert env.unwrapped.seed == 105
+
+
+class CutDice(DiceWorld):
+    """A simulator that fails in the second step of every attempt but the last of each seed, as Isolated shows it."""
+
+    def __init__(self, failures):
+        self.failures, self.restarts = dict(failures), 0  # seed -> attempts that fail
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 2 and self.failures.get(self.seed, 0):
+            self.failures[self.seed] -= 1
+            self.restarts += 1
+            frame = {"frame": np.full((1, 1, 3), self.die, np.uint8)}
+            return frame, 0.0, False, True, {"context": {}, "success": False, "cut": "killed"}
+        return super().step(action)
+
+
+def test_a_cut_episode_is_played_again_once():
+    env = SeededEpisodes(CutDice({100: 1, 101: 2}), seeds)
+    ended = []
+    while len(ended) < 5:
+        env.reset()
+        done = False
+        while not done:
+            *_, terminated, truncated, info = env.step(3)
+            done = terminated or truncated
+        ended.append(info["episode"])
+    assert [one["number"] for one in ended] == [0, 0, 1, 1, 2]
+    assert [(one.get("again"), one.get("cut")) for one in ended] == [
+        (True, None), (None, None), (True, None), (None, "killed"), (None, None)
+    ]  # fmt: skip
+    assert [one["l"] == 2 for one in ended] == [True, False, True, True, False]
+    assert env.restarts == 3
+    assert SeededEpisodes(DiceWorld(), seeds).restarts == 0
+
+
+def test_a_second_attempt_is_the_same_episode():
+    whole, again = SeededEpisodes(DiceWorld(), seeds), SeededEpisodes(CutDice({100: 1}), seeds)
+    whole.reset()
+    again.reset()
+    play(again, [1, 1])
+    again.reset()
+    for mine, its in zip(play(whole, [1] * 3), play(again, [1] * 3), strict=True):
+        assert np.array_equal(mine[0]["frame"], its[0]["frame"])
+        assert mine[1:] == its[1:]
+
+
+def test_an_isolated_doom_is_restored_from_its_seed_and_actions():
+    make = partial(make_episodes, "doom", "fetch", doom.Defaults(rooms=4), "train", False, seeds)
+    with closing(make(isolated=True)) as first, closing(make()) as second:
+        first.reset()
+        play(first, [0, 2, 1])
+        assert isinstance(first.unwrapped, Isolated) and first.restarts == 0
+        observation, _ = second.restore(json.loads(json.dumps(first.state())))
+        ours, theirs = first.step(2), second.step(2)
+        assert np.array_equal(ours[0]["frame"], theirs[0]["frame"]) and ours[1:] == theirs[1:]
+        with closing(make(isolated=True)) as third:
+            assert np.array_equal(third.restore(first.state())[0]["frame"], ours[0]["frame"])
+
+
+def test_what_is_isolated_by_itself_is_not_isolated_twice(write_plugin):
+    source = "from environments.isolated import Isolated\nfrom toy_world import Defaults\n"
+    far = Path(__file__).with_name("far_world.py")
+    call = f"Isolated({str(far)!r}, 'count', {{}}, split=split, labels=labels, name='far')"
+    write_plugin("environments", "far", f"{source}def make(task, options, *, split, labels): return {call}\n")
+    with closing(make_episodes("far", "count", None, "train", False, seeds, isolated=True)) as env:
+        assert env.unwrapped.action_space == spaces.Discrete(4)
 
 
 def test_no_two_episodes_share_a_seed():

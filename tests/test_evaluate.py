@@ -1,11 +1,13 @@
 """Evaluation plays the same numbered episodes whatever the policy, and says what ships with the repository."""
 
 import json
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from rich.console import Console
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pr2l import evaluate
@@ -47,6 +49,38 @@ def test_the_same_episodes_are_played_however_many_run_side_by_side(count):
     """Taking the first seven to end would play the short ones twice and the long ones never."""
     played = play(count_downs(count), lambda observation, starts: np.zeros(count, int), 7)
     assert [(one["number"], one["l"], one["r"]) for one in played] == [(n, LENGTHS[n], LENGTHS[n]) for n in range(7)]
+
+
+class Cut(CountDown):
+    """Simulators that fail in the first step of some episodes, so many times."""
+
+    failures: ClassVar[dict[int, int]] = {}
+
+    def reset(self, *, seed=None, options=None):
+        self.number = seed
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        if not self.failures.get(self.number, 0):
+            return super().step(action)
+        self.failures[self.number] -= 1
+        return self._seen(), 0.0, False, True, {"context": {}, "success": False, "cut": "killed"}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_cut_episode_is_no_failure_but_played_again_and_one_cut_twice_is_said(count):
+    Cut.failures = {0: 1, 4: 2, 6: 1}
+    envs = [lambda row=row: SeededEpisodes(Cut(), lambda n: row + n * count) for row in range(count)]
+    played = play(DummyVecEnv(envs), lambda observation, starts: np.zeros(count, int), 7)
+    assert [(one["number"], one["l"]) for one in played] == [(n, 1 if n == 4 else LENGTHS[n]) for n in range(7)]
+    assert [one["number"] for one in played if not one["success"]] == [4]
+    score = Score.of(played)
+    assert (score.cut, score.episodes) == (1, 7)
+    assert Score.from_json(json.loads(json.dumps(score.as_json()))) == score
+    console = Console(width=200)
+    with console.capture() as said:
+        console.print(table("", {"one": score}))
+    assert "7 (1 cut)" in said.get()
 
 
 def test_a_policy_is_told_where_episodes_begin():

@@ -10,6 +10,7 @@ import time
 import warnings
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -217,6 +218,42 @@ def test_a_crash_saves_and_leaves_no_engine(toy, tmp_path):
     assert world().open_engines == 0
     (run,) = tmp_path.glob("toy-colours-*")
     assert weights(run)[0] == "000000192"  # three rollouts of 16 steps in 4 environments
+
+
+def test_an_isolated_run_is_the_same(toy, tmp_path):
+    words = ["steps=256", "evaluation_episodes=2"]
+    runs = [train(toy(*words, *more), root=tmp_path / "runs") for more in ([], ["isolated=true"])]
+    assert_same_run(*runs)
+    assert all(row["restarts"] == "0" for row in metrics(runs[0]))
+
+
+@pytest.mark.filterwarnings("ignore:toy is replaced")
+def test_a_run_whose_simulators_die_goes_on_and_counts_them(toy, tmp_path):
+    """Each engine dies in its 50th step: 4 x 160 steps see 12 die in training, as many as there are whole fifties."""
+    run = train(toy("isolated=true", "environment_options.hang_at=50"), root=tmp_path / "runs")
+    rows = metrics(run)
+    restarts = [int(row["restarts"]) for row in rows]
+    assert [int(row["step"]) for row in rows] == list(range(64, 641, 64))
+    assert restarts == sorted(restarts) and restarts[-1] == 4 * (160 // 50)
+    assert json.loads((run / "results.json").read_text())["evaluation"]["episodes"] == 10
+    longer = train(load_config(run / "config.yaml", ["steps=704"]), resume=run)
+    assert int(metrics(longer)[-1]["restarts"]) >= restarts[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+@pytest.mark.filterwarnings("ignore:toy is replaced")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_long_run_survives_workers_that_are_killed_at_random(toy, tmp_path, workers):
+    """PR2L_SOAK=100000 makes it that many steps, with a kill about every 2,000 of them."""
+    steps = int(os.environ.get("PR2L_SOAK", "6000"))
+    every = 300 if steps < 50_000 else 2000
+    words = [f"steps={steps}", f"environment_options.killed_every={every}", "checkpoint_every=1000000"]
+    run = train(toy("isolated=true", f"workers={workers}", *words), root=tmp_path / "runs")
+    last = metrics(run)[-1]
+    assert int(last["step"]) >= steps
+    assert steps / every / 3 <= int(last["restarts"]) <= steps / every * 3
+    assert not [one for one in psutil.Process().children(recursive=True) if "worker.py" in " ".join(one.cmdline())]
 
 
 def test_only_two_checkpoints_are_kept(toy, tmp_path):

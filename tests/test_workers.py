@@ -253,8 +253,8 @@ import numpy as np
 from environments import doom
 from pr2l.episodes import make_episodes, training_seed
 from pr2l.workers import Workers
-arguments = "doom", "fetch", doom.Defaults(rooms=4), "train", False
-venv = Workers([partial(make_episodes, *arguments, partial(training_seed, 0, row)) for row in range(2)], 2)
+make = partial(make_episodes, "doom", "fetch", doom.Defaults(rooms=4), "train", False, isolated=ISOLATED)
+venv = Workers([partial(make, partial(training_seed, 0, row)) for row in range(2)], 2)
 venv.reset()
 """
 HANGING = """
@@ -312,9 +312,11 @@ def start():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a Doom engine to its parent")
-def test_no_worker_and_no_doom_engine_survives_a_kill_of_the_program(start):
-    process, offspring = start(PLAYING + WITHOUT_END)
+@pytest.mark.parametrize("isolated", [False, True])
+def test_no_worker_and_no_doom_engine_survives_a_kill_of_the_program(start, isolated):
+    process, offspring = start(PLAYING.replace("ISOLATED", str(isolated)) + WITHOUT_END)
     assert sum(one.name() == "vizdoom" for one in offspring) == 2
+    assert sum("worker.py" in " ".join(one.cmdline()) for one in offspring) == 4 * isolated  # two, each with its guard
     process.send_signal(signal.SIGKILL)
     assert gone(offspring)
 
@@ -326,22 +328,22 @@ def test_a_simulator_that_hangs_does_not_survive_a_kill_of_the_program(start):
     assert gone(offspring)
 
 
-def test_ctrl_c_leaves_the_workers_to_the_program(start):
+@pytest.mark.parametrize("isolated", [False, True])
+def test_ctrl_c_leaves_the_workers_to_the_program(start, isolated):
     """A terminal sends SIGINT to the whole process group; the program may want to go on, in order to save."""
-    process, offspring = start(PLAYING + WAITING)
+    process, offspring = start(PLAYING.replace("ISOLATED", str(isolated)) + WAITING)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
     assert (out, err, process.returncode) == ("[-0.009999999776482582, -0.009999999776482582]\n", "", 0)
     assert gone(offspring)
 
 
-def test_doom_in_workers_is_doom():
-    options = doom.Defaults(rooms=4)
-    recipes = [
-        partial(make_episodes, "doom", "fetch", options, "train", True, partial(training_seed, 0, row))
-        for row in range(3)
-    ]
-    with closing(Workers(recipes, 2, 2)) as ours, closing(in_this_process(recipes)) as theirs:
+@pytest.mark.parametrize("isolated", [False, True])
+def test_doom_in_workers_is_doom(isolated):
+    make = partial(make_episodes, "doom", "fetch", doom.Defaults(rooms=4), "train", True)
+    recipes = [partial(make, partial(training_seed, 0, row)) for row in range(3)]
+    far = [partial(recipe, isolated=isolated) for recipe in recipes]
+    with closing(Workers(far, 2, 2)) as ours, closing(in_this_process(recipes)) as theirs:
         assert_same(ours.reset(), theirs.reset())
         for step in range(6):
             assert_same(ours.step(actions(step, 3)), theirs.step(actions(step, 3)))

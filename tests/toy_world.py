@@ -5,6 +5,8 @@ Written as a plug-in, so that tests can run whole programs in it. Each right act
 """
 
 import os
+import random
+import signal
 import time
 
 import gymnasium as gym
@@ -16,6 +18,7 @@ class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     hang_at: int = 0  # the engine's lifetime in steps, after which it dies; 0 = for ever
+    killed_every: int = 0  # steps between two kills of its whole process, on average; 0 = never
 
 
 class Task:
@@ -58,6 +61,8 @@ class Colours(gym.Env):
     def step(self, action):
         self.steps += 1
         time.sleep(float(os.environ.get("TOY_DELAY", 0)))  # seconds, for tests that have to catch a process
+        if self.options.killed_every and random.random() < 1 / self.options.killed_every:
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.steps == self.options.hang_at:
             raise RuntimeError("the toy engine has died")
         reward = float(action == self.colour)
