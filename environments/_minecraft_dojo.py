@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from copy import deepcopy
 from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
@@ -136,7 +135,7 @@ def _of_minedojo(task: str) -> tuple[str, dict[str, Any]]:
         )
     arguments = {
         name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-        for name, value in deepcopy(ALL_TASKS_SPECS[task]).items()
+        for name, value in ALL_TASKS_SPECS[task].items()
     }
     slots = arguments.get("initial_inventory")
     if slots:

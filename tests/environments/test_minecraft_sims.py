@@ -265,18 +265,24 @@ import sys
 sys.path.append({str(WORKER.parent)!r})
 import worker
 worker.make_package()
-from environments._minecraft_dojo import make
+from environments._minecraft_dojo import attach, make
+from minedojo.sim.bridge.mc_instance import InstanceManager
 from minedojo.tasks import ALL_TASKS_SPECS
 for task in [*list(ALL_TASKS_SPECS)[::150], "creative:0", "playthrough", "open-ended"]:
     for _ in range(2):
         print(task, make(task, {{"image_size": (64, 64), "world_seed": 1}}, lidar=True).action_space.nvec.size)
+attach(None)
+print("ports", *(InstanceManager.get_instance(1).port for _ in range(3)))
 """
 
 
-def test_tasks_of_all_families_can_be_made_twice() -> None:
+def test_tasks_of_all_families_can_be_made_twice_and_the_system_chooses_ports() -> None:
     done = subprocess.run([str(interpreter("minedojo")), "-c", FAMILIES], capture_output=True, text=True, check=True)
-    made = dict(line.split() for line in done.stdout.splitlines() if line[-2:] == " 8")
-    assert len(made) == 1 + 1573 // 150 + 3
+    lines = [line.split() for line in done.stdout.splitlines()]
+    made = [name for name, *rest in lines if rest == ["8"]]
+    assert len(made) == 2 * len(set(made)) == 2 * (1 + 1573 // 150 + 3)
+    [ports] = [set(map(int, rest)) for name, *rest in lines if name == "ports"]
+    assert len(ports) == 3 and min(ports) > 15_000  # MineDojo's own lie at 9000 and some, by the process's number
 
 
 def test_nobody_at_the_port() -> None:
