@@ -40,6 +40,7 @@ WORKER = Path(__file__).with_name("worker.py")
 MEGABYTE = 1 << 20
 LOG_LIMIT = 32 * MEGABYTE  # what a simulator prints between two resets beyond that is thrown away
 LAST_LINES = 20  # of its log, in an error
+GUARD_PATIENCE = 5.0  # seconds for the guard to end once its worker is dead
 
 
 class Patience(BaseModel):
@@ -221,7 +222,7 @@ class Lost(Exception):
 
 
 class Far:
-    """One worker process. It ends with this object at the latest."""
+    """One worker, with its guard, the process that we start. Both end with this object at the latest."""
 
     def __init__(self, python: str, env: dict[str, str], log: Path | None) -> None:
         if os.name != "posix":
@@ -306,12 +307,14 @@ class Far:
 
     def _death(self) -> str:
         try:
-            code = self.process.wait(1.0)
+            code = self.process.wait(GUARD_PATIENCE)
         except subprocess.TimeoutExpired:
             return "it closed its socket"
-        if code >= 0:
+        number = -code if code < 0 else code - 128  # of the guard, or of the worker, as the guard says it
+        if number <= 0:
             return f"exit code {code}"
-        return f"killed by {signal.Signals(-code).name}" + (" (for want of memory?)" if code == -signal.SIGKILL else "")
+        why = " (for want of memory?)" if number == signal.SIGKILL else ""
+        return f"killed by {signal.Signals(number).name}{why}"
 
     def _trim_log(self) -> None:
         if os.fstat(self._log.fileno()).st_size > LOG_LIMIT:
@@ -327,21 +330,26 @@ def _end(process: subprocess.Popen[bytes], ours: Sequence[Any], seconds: float =
     except subprocess.TimeoutExpired:
         pass
     finally:
-        _kill(process)
+        if process.poll() is None:
+            _kill(process)
         for each in ours[1:]:
             each.close()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    family: list[psutil.Process] = []
+    """Kills all but the guard, which kills what these have just started and then ends."""
     with suppress(psutil.NoSuchProcess):
-        family = _family(process.pid)  # some of which may have left the group
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for each in family:
-        with suppress(psutil.NoSuchProcess):
-            each.kill()
-    process.wait()
+        guard, *others = _family(process.pid)
+        for each in others:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        guard.resume()  # it may have been stopped with its group
+    try:
+        process.wait(GUARD_PATIENCE)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _family(pid: int) -> list[psutil.Process]:

@@ -7,16 +7,20 @@ A far module is a name (environments._minecraft_far) or a file; it has make(task
 gives the environment contract without gymnasium, and checks(options). A Gymnasium environment of ours, a module with
 Defaults and make(), is served as well.
 
-The end: a closed socket says it, between two calls. A guard process of the same group waits for the near side's death,
-however that comes and whatever a call hangs in, and then kills the group, with all that the simulator has started.
+The end: a closed socket says it, between two calls. The process that is started stays as a guard and forks the worker.
+It waits for the death of either side, however that comes and whatever a call hangs in, and then kills all that the
+simulator has started: on Linux those too that have left the process group (MineDojo's Minecraft does), since the guard
+adopts them.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
+import math
 import mmap
 import os
-import platform
+import select
 import signal
 import socket
 import sys
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BEAT = 1.0  # seconds between two signs of life during a call
+PR_SET_CHILD_SUBREAPER = 36
 PATIENCE = 10.0  # seconds for the simulator to close after the near side has died
 
 
@@ -72,10 +77,8 @@ def check(module: str, options: str = "{}") -> None:
 
 
 def serve(talk: int, memory: int, lifeline: int) -> None:
-    """The life of a worker, which leads a process group of its own."""
-    if os.getpgrp() != os.getpid():
-        raise SystemExit("a worker ends with its whole process group, so it must lead one: see isolated.py")
-    guard(lifeline, talk, memory)
+    """The life of a worker and its guard."""
+    guard(lifeline)
     for each in (talk, memory):
         os.set_inheritable(each, False)  # the simulator's own processes would keep them open beyond our death
     worker = Worker(socket.socket(fileno=talk), memory)
@@ -85,19 +88,60 @@ def serve(talk: int, memory: int, lifeline: int) -> None:
         traceback.print_exc()
         os._exit(1)
     sys.stdout.flush()
-    os.killpg(0, signal.SIGKILL)  # with what the simulator has left behind
+    os._exit(0)
 
 
-def guard(lifeline: int, *others: int) -> None:
-    """Starts a process that kills our group when the near side is gone; it is forked while we are small."""
-    if os.fork():
+def guard(lifeline: int) -> None:
+    """Forks, while we are small, and returns in the child. The parent ends with it, or PATIENCE after the lifeline.
+
+    It holds the socket too, so the near side sees the worker's end once all is cleared away.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    worker = os.fork()
+    if not worker:
         os.close(lifeline)
         return
-    for each in others:
-        os.close(each)
-    os.read(lifeline, 1)  # nothing ever comes; it ends when the near side does
-    time.sleep(PATIENCE)
-    os.killpg(0, signal.SIGKILL)
+    status, deadline = None, math.inf
+    while status is None and time.monotonic() < deadline:
+        ended, _, _ = select.select([lifeline] if deadline == math.inf else [], [], [], 0.05)
+        if ended:
+            deadline = time.monotonic() + PATIENCE
+        status = reap(worker)
+    kill_children()
+    code = os.WTERMSIG(status) + 128 if status and os.WIFSIGNALED(status) else (status or 0) >> 8
+    os._exit(code)
+
+
+def reap(worker: int) -> int | None:
+    """The worker's wait status once it has ended; lets go of every other child that has."""
+    with suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid in (0, worker):
+                return status if pid else None
+    return None
+
+
+def kill_children() -> None:
+    """Until there are none: the children of those that die become ours."""
+    if sys.platform != "linux":
+        os.killpg(0, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        while True:
+            for pid in children():
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(-1, 0)
+
+
+def children() -> list[int]:
+    """Our own, the dead that are not waited for among them."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError), open(f"/proc/{name}/stat") as file:
+            if int(file.read().rpartition(")")[2].split()[1]) == os.getpid():
+                found.append(int(name))
+    return found
 
 
 class Worker:
@@ -168,7 +212,6 @@ class Worker:
             "observation": self._space,
             "action": self._env.action_space,
             "metadata": getattr(self._env, "metadata", {}),
-            "python": platform.python_version(),
         }
 
     def do_reset(self, seed: int) -> Any:

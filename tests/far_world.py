@@ -60,8 +60,9 @@ class Count:
     def call(self, name, *arguments):
         if name == "pids":
             return [os.getpid(), os.getppid()]
-        if name == "spawn":  # as a simulator starts a server: in the background, deaf to the socket's end
-            self.child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+        if name == "spawn":  # as MineDojo starts Minecraft
+            command = [sys.executable, "-c", "import time; time.sleep(1000)"]
+            self.child = subprocess.Popen(command, start_new_session=True)
             return self.child.pid
         if name == "path":
             return sys.path, sys.version_info[:2], os.environ.get("FAR_WORLD")

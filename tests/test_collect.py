@@ -1,11 +1,12 @@
 import signal
 
+import gymnasium as gym
 import minari
 import numpy as np
 import pytest
 
 from pr2l import registry
-from pr2l.collect import collect, not_interrupted
+from pr2l.collect import Recorder, collect, not_interrupted
 from pr2l.errors import UserError
 
 
@@ -44,6 +45,26 @@ def test_minari_finds_the_data_set_by_name(examples, tmp_path, monkeypatch) -> N
     collect("doors", "choose", tmp_path / "doors-random-v0", episodes=2)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     assert minari.load_dataset("doors-random-v0").total_episodes == 2
+
+
+class Failing(gym.Env):
+    """Episodes of one step; a simulator that fails has cut every other one."""
+
+    def reset(self, *, seed=None, options=None):
+        return {"frame": np.zeros((1, 1, 3), np.uint8)}, {"context": {}, "success": False}
+
+    def step(self, action):
+        cut = {"cut": "killed"} if action else {}
+        return self.reset()[0], 1.0, False, True, {"context": {}, "success": False, **cut}
+
+
+def test_an_episode_that_a_failing_simulator_has_cut_is_left_out() -> None:
+    written = []
+    env = Recorder(Failing(), lambda episode, about: written.append(episode))
+    for action in (0, 1, 0):
+        env.reset()
+        env.step(action)
+    assert [episode.actions for episode in written] == [[0], [0]]
 
 
 def test_what_is_there_is_not_overwritten(examples, tmp_path) -> None:
