@@ -54,9 +54,9 @@ class Defaults(BaseModel):
     actions: Literal["discrete", "full"] = "discrete"  # 89 of them, or MineDojo's MultiDiscrete of 8 numbers
     horizon: PositiveInt = HORIZON  # steps of an episode, MineCLIP's
     world_seed: int = 123  # of the map, MineCLIP's; the mobs' places come from the episode's seed
-    success_reward: float | None = None  # None = the task's; of these weights MineCLIP's demonstrations have 10, ...
-    attack_reward: float | None = None  # ... 1 per hit ...
-    approach_reward: float | None = Field(default=None, ge=0)  # ... and 0.1 per block
+    success_reward: float | None = None  # None = the task's, here and below: MineCLIP's demonstrations have 10
+    attack_reward: float | None = None  # per hit; MineCLIP's demonstrations have 1
+    approach_reward: float | None = Field(default=None, ge=0)  # per block; MineCLIP's demonstrations have 0.1
     step_penalty: float = Field(default=0.0, ge=0)  # taken off in every step; MineCLIP's demonstrations have none
     task_id: str = ""  # for the task `other` only: any task id of MineDojo, such as harvest_milk or creative:255
     python: str | None = None  # an interpreter with minedojo; None = that of `pr2l sim install minedojo`
