@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from environments._minecraft_labels import RAYS
+from environments._minecraft_spaces import DEGREES
 from environments._minecraft_tasks import SPAWN_RANGE, TASKS, Task
 
 KILLED = {"zombie_pigman": "pig_zombie", "mooshroom": "mushroom_cow"}  # mob -> its name among the kills, if another
@@ -30,8 +31,8 @@ _LOCKS: list[Any] = []  # open files, whose locks last as long as this process
 
 def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
     """MineDojo's environment for a row of TASKS or an id of its own; starts nothing. ValueError for an unknown id."""
-    import minedojo
-    from minedojo.tasks import MetaTaskName2Class
+    from minedojo.sim.wrappers import ARNNWrapper
+    from minedojo.tasks import MetaTaskName2Class, _meta_task_make
 
     ours = {
         "image_size": tuple(options["image_size"]),
@@ -43,13 +44,13 @@ def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
         "lidar_rays": RAYS,
     }
     meta, specification = _of_row(TASKS[task]) if task in TASKS else _of_minedojo(task)
-    known = signature(MetaTaskName2Class[meta.split(":")[0]].__init__).parameters
+    known = signature(MetaTaskName2Class[meta].__init__).parameters
     wanted = {name: value for name, value in {**specification, **ours}.items() if name in known}
     if meta == "combat":
         wanted["target_names"] = KILLED.get(wanted["target_names"], wanted["target_names"])
     SCRATCH.mkdir(exist_ok=True)
     os.chdir(SCRATCH)
-    env = minedojo.make(meta, **wanted)
+    env = ARNNWrapper(_meta_task_make(meta, **wanted), cam_interval=DEGREES)  # as minedojo.make does in the end
     if task in TASKS:
         _stay_at_spawn(env)
     _raise_when_lost(env.unwrapped._bridge_env)
@@ -125,7 +126,7 @@ def _of_minedojo(task: str) -> tuple[str, dict[str, Any]]:
     from omegaconf import OmegaConf
 
     if task in (*ALL_CREATIVE_TASK_IDS, "open-ended"):
-        return task, {}
+        return task.split(":")[0], {}  # creative tasks differ in nothing but their text
     if task not in ALL_TASKS_SPECS:
         close = get_close_matches(task, [*TASKS, *ALL_TASKS_SPECS, *ALL_CREATIVE_TASK_IDS], n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

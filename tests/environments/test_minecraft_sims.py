@@ -277,7 +277,8 @@ print("ports", *(InstanceManager.get_instance(1).port for _ in range(3)))
 
 
 def test_tasks_of_all_families_can_be_made_twice_and_the_system_chooses_ports() -> None:
-    done = subprocess.run([str(interpreter("minedojo")), "-c", FAMILIES], capture_output=True, text=True, check=True)
+    done = subprocess.run([str(interpreter("minedojo")), "-c", FAMILIES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     made = [name for name, *rest in lines if rest == ["8"]]
     assert len(made) == 2 * len(set(made)) == 2 * (1 + 1573 // 150 + 3)
@@ -323,7 +324,7 @@ def test_ppo_trains_through_a_killed_worker(stand_in, tmp_path: Path, monkeypatc
             "evaluation_episodes=2",
         ],
     )
-    killer = threading.Thread(target=_kill_one_worker, args=(malmo, 120), daemon=True)
+    killer = threading.Thread(target=_kill_one_worker, args=(malmo, 120, _workers()), daemon=True)
     killer.start()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -336,9 +337,12 @@ def test_ppo_trains_through_a_killed_worker(stand_in, tmp_path: Path, monkeypatc
     assert json.loads((run / "results.json").read_text())
 
 
-def _kill_one_worker(malmo: StandIn, steps: int) -> None:
-    """Kills one of our workers once so many steps have reached Malmo."""
+def _workers() -> set[psutil.Process]:
+    return {each for each in psutil.Process().children() if str(WORKER) in each.cmdline()}
+
+
+def _kill_one_worker(malmo: StandIn, steps: int, others: set[psutil.Process]) -> None:
+    """Kills one of our workers, but none of the others, once so many steps have reached Malmo."""
     while len(malmo.steps()) < steps:
         time.sleep(0.2)
-    workers = [each for each in psutil.Process().children() if str(WORKER) in each.cmdline()]
-    workers[0].send_signal(signal.SIGKILL)
+    (_workers() - others).pop().send_signal(signal.SIGKILL)
