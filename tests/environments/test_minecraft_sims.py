@@ -338,7 +338,9 @@ def test_ppo_trains_through_a_killed_worker(stand_in, tmp_path: Path, monkeypatc
 
 
 def _workers() -> set[psutil.Process]:
-    return {each for each in psutil.Process().children() if str(WORKER) in each.cmdline()}
+    """Those of this process, each the child of its guard."""
+    guards = [each for each in psutil.Process().children() if str(WORKER) in each.cmdline()]
+    return {worker for guard in guards for worker in guard.children()}
 
 
 def _kill_one_worker(malmo: StandIn, steps: int, others: set[psutil.Process]) -> None:
