@@ -21,7 +21,7 @@ OWNERS = {
     "peft": ("pr2l/finetune.py",),
     "minari": ("pr2l/collect.py", "pr2l/embed.py"),
     "habitat": ("environments/_habitat_far.py", "environments/_habitat_sim.py"),
-    "minedojo": ("environments/minecraft.py",),
+    "minedojo": ("environments/_minecraft_",),
     "selenium": ("environments/miniwob.py",),
     "ray": (),
 }

@@ -1,0 +1,350 @@
+"""The real MineDojo package in its interpreter, against the stand-in for Minecraft of tests/malmo.py."""
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from environments import _minecraft_spaces as plain
+from environments import minecraft
+from environments._interpreters import interpreter
+from environments.isolated import WORKER
+from pr2l.config import load_config
+from pr2l.train import train
+
+pytestmark = [pytest.mark.sims, pytest.mark.timeout(900)]
+
+MALMO = Path(__file__).parents[1] / "malmo.py"
+FORWARD, NO_OP, USE, ATTACK = 0, 46, 87, 88
+# Seeds whose mob stands straight ahead, south of the player: of a task with one mob, and of one with cow, pig, sheep.
+FIVE_BLOCKS, SIX_BLOCKS, SHEEP_AT_FIVE = 68, 188, 8
+IDLE = {
+    **{"camera": "0.0 0.0", "smeltNearby": "none", "craft": "none", "craftNearby": "none", "equip": "none"},
+    **{key: "0" for key in ("forward", "back", "left", "right", "jump", "sneak", "sprint", "use", "attack", "drop")},
+    "place": "none",
+}
+
+
+class StandIn:
+    """The process of tests/malmo.py, and what it was told."""
+
+    def __init__(self, log: Path, *arguments: str) -> None:
+        self._log = log
+        command = [sys.executable, str(MALMO), "--log", str(log), *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.ports = tuple(map(int, self.process.stdout.readline().split()))
+
+    def steps(self) -> list[dict[str, str]]:
+        """Of each step so far its commands, name -> argument."""
+        messages = re.findall(r"<StepClient0>(.*?)</StepClient0 >", self._log.read_text(), flags=re.DOTALL)
+        return [dict(line.partition(" ")[::2] for line in message.split("\n")) for message in messages]
+
+    def chat(self) -> list[str]:
+        return [step["chat"] for step in self.steps() if "chat" in step]
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., StandIn]]:
+    """stand_in(*arguments): started, until the tests of this file are over."""
+    interpreter("minedojo")  # says what to do where it is missing
+    made: list[StandIn] = []
+
+    def start(*arguments: str) -> StandIn:
+        made.append(StandIn(tmp_path_factory.mktemp("malmo") / "steps.log", *arguments))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.process.kill()
+        each.process.wait()
+
+
+def make(task: str, malmo: StandIn, **options: object) -> minecraft.Isolated:
+    return minecraft.make(task, minecraft.Defaults(existing_ports=malmo.ports, **options), labels=True)
+
+
+@pytest.fixture(scope="module")
+def spider(stand_in) -> Iterator[tuple[minecraft.Isolated, StandIn]]:
+    malmo = stand_in()
+    with closing(make("combat_spider", malmo)) as env:
+        env.reset(seed=0)
+        yield env, malmo
+
+
+def spoken(action: tuple[int, ...]) -> dict[str, str]:
+    """What MineDojo must tell Malmo for the first six numbers of an action."""
+    ahead, beside, legs, pitch, yaw, hand = action[:6]
+    said = {**IDLE, "camera": f"{(pitch - 12) * 15:.1f} {(yaw - 12) * 15:.1f}"}
+    pressed = (
+        (None, "forward", "back")[ahead],
+        (None, "left", "right")[beside],
+        (None, "jump", "sneak", "sprint")[legs],
+        {0: None, 1: "use", 3: "attack"}[hand],
+    )
+    return said | {key: "1" for key in pressed if key}
+
+
+def test_every_action_is_told_as_it_is_meant(spider) -> None:
+    env, malmo = spider
+    env.reset(seed=0)
+    before = len(malmo.steps())
+    for action in range(89):
+        env.step(action)
+    assert malmo.steps()[before:] == [spoken(action) for action in plain.DISCRETE]
+
+
+def test_a_frame_has_its_sky_on_top_and_the_mob_where_it_stands(spider) -> None:
+    env, _ = spider
+    observation, info = env.reset(seed=FIVE_BLOCKS)
+    frame = observation["frame"]
+    assert frame.shape == (160, 256, 3) and frame.dtype == np.uint8
+    assert frame[0, 0].tolist() == [110, 170, 255] and frame[-1, 0].tolist() == [90, 140, 60]
+    dark = np.argwhere((frame == (40, 30, 30)).all(axis=2))
+    # One block wide and two high at five blocks, eyes at 1.62; the focal length is 114.25 pixels.
+    assert dark.min(axis=0).tolist() == [80 - 9, 128 - 11] and dark.max(axis=0).tolist() == [80 + 37 - 1, 128 + 11 - 1]
+    [label] = info["labels"]
+    x0, y0, x1, y1 = label["box"]
+    assert label["name"] == "spider" and label["distance"] == 5
+    assert (frame[y0:y1, x0:x1] == (40, 30, 30)).all()
+
+
+def test_proprio_follows_the_player(spider) -> None:
+    env, _ = spider
+    start = env.reset(seed=0)[0]["proprio"]
+    blocks = slice(7, 7 + 27 * plain.BLOCK_CLASSES)
+    around = start[blocks].reshape(3, 3, 3, plain.BLOCK_CLASSES).argmax(axis=3)
+    assert (around[:, 0] == 0).all()  # grass has no class of its own
+    assert np.argwhere(around == plain.BLOCKS["wood"]).tolist() == [[2, 1, 1]]  # one block to the east, at the feet
+    assert (around == plain.BLOCKS["air"]).sum() == 27 - 9 - 1
+    turned = env.step(6 + 9 * 6 + 0)[0]["proprio"]  # 30 degrees down, 60 left
+    assert start[:7] == pytest.approx([0, 1, 0, 1, 0.0005, 0.64, 0.0005])
+    assert turned[:4] == pytest.approx([-(3**0.5) / 2, 0.5, 0.5, 3**0.5 / 2], abs=1e-6)
+    assert np.flatnonzero(turned[blocks.stop :]).tolist() == [129, 168 + 60]
+    walked = env.step(FORWARD)[0]["proprio"]
+    assert walked[4:7] == pytest.approx([0.0005 + 3**0.5 / 2000, 0.64, 0.001], abs=1e-6)
+
+
+def test_three_hits_and_a_kill_are_13_and_the_next_episode_begins_from_nothing(spider) -> None:
+    env, malmo = spider
+    for _ in range(2):
+        assert not env.reset(seed=FIVE_BLOCKS)[1]["success"]
+        assert malmo.chat()[-1] == "/summon spider ~0 ~1 ~5"
+        results = [env.step(action) for action in (FORWARD, ATTACK, FORWARD, ATTACK, ATTACK, ATTACK)]
+        assert [reward for _, reward, *_ in results] == [0, 0, 0, 1, 1, 11]
+        assert [terminated for _, _, terminated, *_ in results] == [False] * 5 + [True]
+        assert [info["success"] for *_, info in results] == [False] * 5 + [True]
+        assert not any(truncated for _, _, _, truncated, _ in results)
+
+
+def test_a_reset_cleans_up_gives_new_tools_and_does_not_teleport(spider) -> None:
+    env, malmo = spider
+    env.reset(seed=0)
+    before = len(malmo.chat())
+    env.reset(seed=SIX_BLOCKS)
+    said = malmo.chat()[before:]
+    assert said[:4] == ["/kill @e[type=!player]", "/clear", "/kill @e[type=item]", "/kill"]
+    assert "/time set 18000" in said and "/weather clear" in said
+    assert "/replaceitem entity @p slot.weapon.mainhand minecraft:diamond_sword 1 0" in said
+    assert said[-1] == "/summon spider ~0 ~1 ~6"
+    assert not any("/spreadplayers" in command for command in said)
+
+
+def test_training_and_evaluation_summon_in_other_places(spider, stand_in) -> None:
+    malmo = stand_in()
+    options = minecraft.Defaults(existing_ports=malmo.ports)
+    with closing(minecraft.make("combat_spider", options, split="evaluation")) as env:
+        assert "labels" not in env.reset(seed=FIVE_BLOCKS)[1]
+    assert malmo.chat()[-1].startswith("/summon spider") and malmo.chat()[-1] != "/summon spider ~0 ~1 ~5"
+
+
+def test_coming_nearer_to_the_sheep_and_its_wool_are_paid_for(stand_in) -> None:
+    malmo = stand_in()
+    with closing(make("shear_sheep", malmo)) as env:
+        _, info = env.reset(seed=SHEEP_AT_FIVE)
+        assert info["context"] == {"target": "sheep"}
+        assert malmo.chat() == ["/summon cow ~5 ~1 ~-6", "/summon pig ~-5 ~1 ~1", "/summon sheep ~0 ~1 ~5"]
+        back = 3
+        results = [env.step(action) for action in (FORWARD, back, FORWARD, FORWARD, ATTACK, USE)]
+    assert [reward for _, reward, *_ in results] == pytest.approx([0.1, 0, 0, 0.1, 0, 10])
+    assert results[-1][2] and results[-1][4]["success"] and not results[-2][4]["success"]
+
+
+def test_two_side_by_side_with_a_time_limit_and_no_place_for_a_third(stand_in) -> None:
+    malmo = stand_in("--ports", "2")
+    with (
+        closing(make("combat_zombie", malmo, horizon=3)) as one,
+        closing(make("combat_zombie_pigman", malmo)) as other,
+        closing(make("combat_zombie", malmo)) as third,
+    ):
+        one.reset(seed=SIX_BLOCKS), other.reset(seed=FIVE_BLOCKS)
+        with pytest.raises(ValueError, match="are all in use: give as many as there are environments"):
+            third.reset(seed=0)
+        ends = []
+        for action in (FORWARD, FORWARD, NO_OP):
+            *_, truncated, info = one.step(action)
+            [label], [its] = info["labels"], other.step(action)[-1]["labels"]
+            assert (label["name"], its["name"]) == ("zombie", "zombie pigman")
+            ends.append(truncated)
+        assert ends == [False, False, True]
+        assert (label["distance"], its["distance"]) == (4, 3)
+        killed = [other.step(ATTACK) for _ in range(3)]
+        assert [reward for _, reward, *_ in killed] == [1, 1, 11] and killed[-1][4]["success"]
+
+
+def test_the_dead_have_failed(stand_in) -> None:
+    with closing(make("combat_enderman", stand_in("--bite", "7"))) as env:
+        env.reset(seed=FIVE_BLOCKS)
+        results = [env.step(action) for action in (FORWARD, FORWARD, FORWARD, NO_OP, NO_OP, NO_OP)]
+        assert [terminated for _, _, terminated, *_ in results] == [False] * 5 + [True]
+        assert not results[-1][4]["success"]
+        env.reset(seed=FIVE_BLOCKS)
+        assert not env.step(NO_OP)[2]
+
+
+def test_full_actions_reach_malmo_and_those_that_cannot_be_done_become_nothing(stand_in) -> None:
+    malmo = stand_in()
+
+    def told(*action: int) -> list[dict[str, str]]:
+        before = len(malmo.steps())
+        env.step(np.array(action))
+        return malmo.steps()[before:]
+
+    with closing(make("combat_spider", malmo, actions="full")) as env:
+        env.reset(seed=0)
+        assert told(1, 2, 3, 13, 11, 1, 0, 0) == [spoken((1, 2, 3, 13, 11, 1))]
+        for hand, craft, slot in ((4, 0, 0), (5, 0, 7), (6, 0, 0), (7, 0, 7)):  # of nothing, and to place a sword
+            assert told(1, 0, 0, 12, 12, hand, craft, slot) == [spoken((1, 0, 0, 12, 12, 0))]
+        assert told(0, 0, 0, 12, 12, 2, 0, 0) == [{**IDLE, "drop": "1"}, IDLE, IDLE]
+        destroyed = told(0, 0, 0, 12, 12, 7, 0, 0)
+        replaced = "/replaceitem entity @p slot.weapon.mainhand minecraft:air 1 0"
+        assert destroyed == [{**IDLE, "chat": replaced}, IDLE, IDLE]
+        assert env.step(np.array(plain.NO_OP))[2]  # the sword is gone, and so is the episode
+
+
+@pytest.mark.parametrize("fault", ["--lose", "--end"])
+def test_a_step_without_an_answer_cuts_the_episode_and_the_next_goes_on(fault: str, stand_in) -> None:
+    malmo = stand_in(fault, "6")  # the first reset takes three steps, a /summon each
+    with closing(make("milk_cow", malmo)) as env:
+        env.reset(seed=0)
+        good = [env.step(FORWARD) for _ in range(2)]
+        with pytest.warns(UserWarning, match="Minecraft is replaced"):
+            observation, reward, terminated, truncated, info = env.step(FORWARD)
+        assert (reward, terminated, truncated, info["success"]) == (0, False, True, False)
+        assert "Minecraft gave no answer to a step" in info["cut"] and env.restarts == 1
+        assert np.array_equal(observation["proprio"], good[-1][0]["proprio"])
+        env.reset(seed=1)
+        assert "cut" not in env.step(FORWARD)[4]
+
+
+def test_any_task_of_minedojo_with_options_that_its_specification_sets(stand_in) -> None:
+    malmo = stand_in()
+    with closing(make("other", malmo, task_id="harvest_milk_with_empty_bucket_and_cow")) as env:
+        _, info = env.reset(seed=0)
+        assert info["context"] == {} and info["labels"] == []
+        assert malmo.chat()[0].startswith("/summon cow")
+    unknown = make("other", malmo, task_id="harvest_milkk")
+    with closing(unknown), pytest.raises(ValueError, match="Did you mean 'harvest_milk'"):
+        unknown.reset(seed=0)
+
+
+FAMILIES = f"""
+import sys
+sys.path.append({str(WORKER.parent)!r})
+import worker
+worker.make_package()
+from environments._minecraft_dojo import attach, make
+from minedojo.sim.bridge.mc_instance import InstanceManager
+from minedojo.tasks import ALL_TASKS_SPECS
+for task in [*list(ALL_TASKS_SPECS)[::150], "creative:0", "playthrough", "open-ended"]:
+    for _ in range(2):
+        print(task, make(task, {{"image_size": (64, 64), "world_seed": 1}}, lidar=True).action_space.nvec.size)
+attach(None)
+print("ports", *(InstanceManager.get_instance(1).port for _ in range(3)))
+"""
+
+
+def test_tasks_of_all_families_can_be_made_twice_and_the_system_chooses_ports() -> None:
+    done = subprocess.run([str(interpreter("minedojo")), "-c", FAMILIES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    made = [name for name, *rest in lines if rest == ["8"]]
+    assert len(made) == 2 * len(set(made)) == 2 * (1 + 1573 // 150 + 3)
+    [ports] = [set(map(int, rest)) for name, *rest in lines if name == "ports"]
+    assert len(ports) == 3 and min(ports) > 15_000  # MineDojo's own lie at 9000 and some, by the process's number
+
+
+def test_nobody_at_the_port() -> None:
+    options = minecraft.Defaults(existing_ports=(9,))
+    env = minecraft.make("milk_cow", options)
+    with closing(env), pytest.raises(ValueError, match="listens on port 9"):
+        env.reset(seed=0)
+
+
+def test_checks_find_the_package_and_say_what_is_missing() -> None:
+    command = [str(interpreter("minedojo")), "-s", str(WORKER), "--check", "environments._minecraft_far", "{}"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    links = {name: (works, step) for name, works, _, step in map(json.loads, lines)}
+    assert [name for name, (works, _) in links.items() if works][:5] == [
+        "minedojo 0.1", "gym 0.21", "numpy 1", "import minedojo", "tasks can be made"
+    ]  # fmt: skip
+    assert all(step for works, step in links.values() if not works)
+    assert list(links)[5:] == ["Java 8", "Minecraft with Malmo", "a display"]
+
+
+def test_ppo_trains_through_a_killed_worker(stand_in, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    malmo = stand_in("--ports", "2")
+    world = f"existing_ports: {list(malmo.ports)}, horizon: 20, image_size: [64, 64]"
+    config = load_config(
+        "minecraft/combat_spider/prompted",
+        [
+            "vlm=tiny",
+            "vlm_options={new_tokens: 2}",
+            "encoder_options={image_tokens: 16}",
+            "network_options={width: 32, feedforward: 32, summary: 32}",
+            "algorithm_options={n_steps: 32, batch_size: 32, n_epochs: 1}",
+            f"environment_options={{{world}}}",
+            "num_envs=2",
+            "workers=0",
+            "steps=256",
+            "checkpoint_every=128",
+            "evaluation_episodes=2",
+        ],
+    )
+    killer = threading.Thread(target=_kill_one_worker, args=(malmo, 120, _workers()), daemon=True)
+    killer.start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        run = train(config)
+    killer.join()
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert int(rows[-1]["step"]) == 256
+    assert int(rows[-1]["restarts"]) >= 1
+    assert json.loads((run / "results.json").read_text())
+
+
+def _workers() -> set[psutil.Process]:
+    """Those of this process, each the child of its guard."""
+    guards = [each for each in psutil.Process().children() if str(WORKER) in each.cmdline()]
+    return {worker for guard in guards for worker in guard.children()}
+
+
+def _kill_one_worker(malmo: StandIn, steps: int, others: set[psutil.Process]) -> None:
+    """Kills one of our workers, but none of the others, once so many steps have reached Malmo."""
+    while len(malmo.steps()) < steps:
+        time.sleep(0.2)
+    (_workers() - others).pop().send_signal(signal.SIGKILL)
