@@ -66,6 +66,7 @@ class ObjectNav:
         self._habitat = self._env.habitat_env
         self._episodes = _near(self._habitat.episodes, options.get("farthest"))
         self._previous = -1
+        self._visited: list[Any] = []  # places where the oracle was asked
         box = {"type": "Box", "low": 0, "high": 255, "shape": [height, width, 3], "dtype": "uint8"}
         shape = [4 + len(ACTIONS) + len(CATEGORIES)]
         proprio = {"type": "Box", "low": -math.inf, "high": math.inf, "shape": shape, "dtype": "float32"}
@@ -75,7 +76,7 @@ class ObjectNav:
     def reset(self, seed: int) -> tuple[Observation, Info]:
         number = int(np.random.default_rng(seed).integers(len(self._episodes)))
         self._habitat.current_episode = self._episodes[number]
-        self._previous = -1
+        self._previous, self._visited = -1, []
         seen, metrics = self._env.reset(return_info=True)
         return self._observation(seen), self._info(metrics)
 
@@ -88,7 +89,7 @@ class ObjectNav:
     def call(self, name: str, *arguments: Any) -> Any:
         """ "oracle_action", the next action on a shortest way; "house", the name of the scene."""
         if name == "oracle_action":
-            return ACTIONS.index(self._follow(self._habitat))
+            return ACTIONS.index(self._follow(self._habitat, self._visited))
         if name == "house":
             return Path(self._habitat.current_episode.scene_id).name
         raise ValueError(f"{name!r} is nothing that habitat can be asked; 'oracle_action' and 'house' are")
@@ -177,8 +178,11 @@ def _box(mask: NDArray[np.bool_]) -> list[int]:
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
 
 
-def _follow(env: Any) -> str:
-    """The action after which, once turned, a step forward leaves the shortest way to a view point."""
+def _follow(env: Any, visited: list[Any]) -> str:
+    """The action towards the step forward that leaves the shortest way to a view point.
+
+    visited: the places [2] where it was asked before in this episode; it adds the present one.
+    """
     simulator = env.sim
     ways = simulator.ways_to(_view_points(env))
     success_distance = env.task._config.measurements.success.success_distance
@@ -188,13 +192,15 @@ def _follow(env: Any) -> str:
     turns = [turn for turn in range(-5, 7)]  # of 30 degrees; positive is left
     headings = [simulator.heading + turn * step for turn in turns]
     ends = np.array([simulator.floor.move(simulator.place, simulator.ahead(heading))[0] for heading in headings])
-    # Of equal ways the one with the fewest turns is taken; what is blocked at once leads nowhere.
-    blocked = np.linalg.norm(ends - simulator.place, axis=1) < 0.1
-    best = turns[int(np.where(blocked, np.inf, ways.distances(ends) + 0.01 * np.abs(turns)).argmin())]
+    # Of equal ways the one with the fewest turns is taken. A step may be blocked, or lead back and forth: the more
+    # often it was somewhere, the farther it seems to be from there.
+    visited.append(simulator.place)
+    visits = (np.linalg.norm(ends[:, None] - np.array(visited), axis=-1) < 0.1).sum(axis=1)
+    best = turns[int((ways.distances(ends) + 0.01 * np.abs(turns) + 0.05 * visits).argmin())]
     return "move_forward" if best == 0 else "turn_left" if best > 0 else "turn_right"
 
 
-def _follow_habitat_sim(env: Any) -> str:
+def _follow_habitat_sim(env: Any, visited: list[Any]) -> str:
     """The same with habitat-sim's own path follower, to the nearest view point. Never run here."""
     from habitat.tasks.nav.shortest_path_follower import ShortestPathFollower
 

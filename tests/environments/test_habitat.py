@@ -1,10 +1,16 @@
 """ObjectNav's near side, which needs no simulator."""
 
+import math
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from environments import _habitat_far as far
 from environments import _habitat_shim as shim
 from environments import habitat
+from environments._habitat_ways import Floor
 from environments._interpreters import folder
 
 
@@ -69,3 +75,39 @@ def test_the_shim_stands_aside_where_habitat_sim_is(monkeypatch) -> None:
     monkeypatch.setattr(shim, "installed", lambda: False)
     shim.prepare()
     assert len(stubbed) == 4
+
+
+class Body:
+    """The part of the simulator that the oracle asks, at the end of a wall that once held it fast."""
+
+    floor = Floor([(8.96, 3.7, 9.02, 5.8), (8.9, 3.7, 8.96, 5.8)], 0.18)
+    habitat_config = SimpleNamespace(turn_angle=30)
+
+    def __init__(self) -> None:
+        self.place, self.heading = np.array([9.19757, 5.83315]), math.radians(129.427)
+
+    def ways_to(self, goals):
+        return self.floor.ways_to(np.array(goals))
+
+    def ahead(self, heading):
+        return self.place - 0.25 * np.array([math.sin(heading), math.cos(heading)])
+
+    def take(self, action):
+        if action == "move_forward":
+            self.place, _ = self.floor.move(self.place, self.ahead(self.heading))
+        else:
+            self.heading += math.radians(30 if action == "turn_left" else -30)
+
+
+def test_the_oracle_walks_on_where_a_step_on_the_shortest_way_is_blocked(monkeypatch) -> None:
+    lattice = [(x, z) for x in np.arange(8.0, 8.6, 0.14) for z in np.arange(4.0, 4.6, 0.14)]
+    monkeypatch.setattr(far, "_view_points", lambda env: lattice)
+    measurements = SimpleNamespace(success=SimpleNamespace(success_distance=0.1))
+    task = SimpleNamespace(_config=SimpleNamespace(measurements=measurements))
+    env = SimpleNamespace(sim=Body(), task=task)
+    actions, visited = [], []
+    while len(actions) < 40 and (action := far._follow(env, visited)) != "stop":
+        actions.append(action)
+        env.sim.take(action)
+    assert len(actions) < 20
+    assert env.sim.ways_to(lattice).distances(env.sim.place[None])[0] < 0.1
