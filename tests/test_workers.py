@@ -115,13 +115,15 @@ def test_a_step_gives_what_it_gives_in_one_process(venv):
 
 
 def test_seeds_and_ends_are_those_of_one_process(tmp_path):
-    recipes = [partial(toy_world.EndedTwice, toy_world.make("colours")) for _ in range(2)]
+    envs = [toy_world.EndedTwice(toy_world.make("colours")) for _ in range(2)]
+    recipes = [partial(gym.wrappers.OrderEnforcing, env) for env in envs]
     with closing(Workers(recipes, 1)) as ours, closing(in_this_process(recipes)) as theirs:
         ours.seed(7), theirs.seed(7)
         for _ in range(2):  # a seed is good for one reset
             assert_same(ours.reset(), theirs.reset())
         for step in range(7):
             assert_same(ours.step(actions(step, 2)), theirs.step(actions(step, 2)))
+        assert ours.env_is_wrapped(toy_world.EndedTwice) == [True] * 2  # an inner wrapper
         for row in range(2):
             ours.set_attr("close", (tmp_path / f"{row} is closed").touch, row)
     assert len([*tmp_path.iterdir()]) == 2
