@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from environments import _doom_oracles as oracles
+from environments import _tasks
 from environments._doom_engine import SCENARIOS, Engine, Settings, temporary_folder
 from environments._doom_maps import ITEMS, MONSTERS, Room, Thing, map_name, random_room, write_wad
 from environments._doom_rewards import (
@@ -245,11 +245,7 @@ def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
 
 
 def _task(name: str) -> Task:
-    if name not in TASKS:
-        close = get_close_matches(name, TASKS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{name!r} is not a task of doom.{hint} Known tasks: {', '.join(TASKS)}.")
-    return TASKS[name]
+    return _tasks.row(TASKS, name, "doom")
 
 
 Observation: TypeAlias = dict[str, Any]

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
+from environments import _tasks
 from environments._habitat_furniture import CATEGORIES, NAMES, WORDS
 from environments._habitat_houses import FEWEST, MOST
 from environments._interpreters import interpreter
@@ -87,10 +87,7 @@ def make(
     Evaluation is in houses that training never sees. Raises ValueError for an unknown task or split, or where
     habitat-lab is not installed.
     """
-    if task not in TASKS:
-        close = get_close_matches(task, TASKS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{task!r} is not a task of habitat.{hint} Known tasks: {', '.join(TASKS)}.")
+    _tasks.row(TASKS, task, "habitat")
     if split not in SPLITS:
         raise ValueError(f"{split!r} is not a split: {' or '.join(SPLITS)}")
     options = options or Defaults()

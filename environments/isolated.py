@@ -101,7 +101,7 @@ class Isolated(gym.Env[Observation, Any]):
         if spaces is not None:
             self.observation_space, self.action_space = spaces
             return
-        self.observation_space, self.action_space = _spaces(self._patiently(self._start))
+        self.observation_space, self.action_space = gymnasium_spaces(self._patiently(self._start))
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observation, Info]:
         """Begins the episode of a seed, 0 or more; None = a seed drawn from the last one's."""
@@ -154,8 +154,8 @@ class Isolated(gym.Env[Observation, Any]):
         self._far = Far(*self._process)
         made: dict[str, Any] = self._ask(self.patience.start, "make", *self._make)
         known = getattr(self, "observation_space", None), getattr(self, "action_space", None)
-        if known[0] is not None and known != _spaces(made):
-            raise Lost(f"it shows and takes {_spaces(made)}, not {known}")
+        if known[0] is not None and known != gymnasium_spaces(made):
+            raise Lost(f"it shows and takes {gymnasium_spaces(made)}, not {known}")
         self.metadata = {**type(self).metadata, **made["metadata"]}
         self._far.map(made["observation"]["frame"]["shape"])
         return made
@@ -375,7 +375,8 @@ def _memory() -> IO[bytes]:
     return tempfile.TemporaryFile(buffering=0)
 
 
-def _spaces(made: dict[str, Any]) -> tuple[spaces.Dict, spaces.Space[Any]]:
+def gymnasium_spaces(made: dict[str, Any]) -> tuple[spaces.Dict, spaces.Space[Any]]:
+    """The spaces of a far environment's plain descriptions, {"observation": {key: ...}, "action": ...}."""
     return spaces.Dict({key: _space(each) for key, each in made["observation"].items()}), _space(made["action"])
 
 

@@ -22,7 +22,7 @@ from environments import _minecraft_tasks as minecraft_tasks
 from environments._interpreters import interpreter
 from environments._minecraft_labels import KINDS
 from environments._minecraft_tasks import HORIZON, Task
-from environments.isolated import Isolated, _spaces
+from environments.isolated import Isolated, gymnasium_spaces
 
 __all__ = ["TASKS", "Defaults", "Task", "kinds", "make", "oracle"]
 
@@ -95,7 +95,7 @@ def make(
         name="Minecraft",
         python=interpreter("minedojo", options.python),
         env={} if os.environ.get("DISPLAY") else {"MINEDOJO_HEADLESS": "1"},
-        spaces=_spaces(
+        spaces=gymnasium_spaces(
             {
                 "observation": plain.observation_space(*options.image_size, options.actions),
                 "action": plain.action_space(options.actions),

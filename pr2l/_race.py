@@ -81,7 +81,7 @@ def flops(run: Callable[[], object]) -> int:
 
 # What torch calls the parts of a transformer's pass.
 PARTS = {
-    "linear layers": ("linear", "mm", "bmm", "baddbmm"),
+    "linear layers": ("linear", "mm"),
     "attention": ("scaled_dot_product", "softmax"),
     "activations": ("gelu", "silu", "relu", "sigmoid"),
 }
