@@ -41,9 +41,16 @@ def world():
         env.close()
 
 
+def alive(pid):
+    try:
+        return psutil.Process(pid).status() != "zombie"
+    except psutil.NoSuchProcess:
+        return False
+
+
 def gone(pids, seconds=PATIENCE):
     deadline = time.monotonic() + seconds
-    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids):
+    while any(map(alive, pids)):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
