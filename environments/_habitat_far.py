@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from environments import _habitat_dataset as dataset
 from environments import _habitat_shim as shim
 from environments._habitat_furniture import CATEGORIES, NAMES, WORDS
+from environments._habitat_houses import ROOMS_OF
 
 CONFIG = "benchmark/nav/objectnav/objectnav_hm3d.yaml"
 ACTIONS = ("stop", "move_forward", "turn_left", "turn_right")
 HOUSES = Path(sys.prefix) / "houses"  # the datasets of generated houses, beside the interpreter's packages
+LOOK = 1.0  # metres ahead, where the room is that a frame shows: in a door, the one behind it
 SPLITS = {"train": "train", "evaluation": "val"}  # ours -> habitat's
 
 Observation = dict
@@ -106,13 +108,13 @@ class ObjectNav:
         return {"frame": seen["rgb"][..., :3], "proprio": np.array(proprio, np.float32)}
 
     def _info(self, metrics: dict[str, Any]) -> Info:
-        info: Info = {name: float(metrics[name]) for name in ("spl", "soft_spl", "distance_to_goal")}
-        info["success"] = bool(metrics["success"])
+        info: Info = {"success": bool(metrics["success"])}
+        info["measures"] = {name: float(metrics[name]) for name in ("spl", "soft_spl", "distance_to_goal")}
         info["context"] = {"target": WORDS[self._habitat.current_episode.object_category]}
         return {**info, **self._ground_truth()} if self._labels else info
 
     def _ground_truth(self) -> Info:
-        """What of the house is to be seen, and where: as `labels` and `segmentation` in doom's info."""
+        """What of the house is to be seen, and where: as `labels` and `segmentation` in doom's info, and `scene`."""
         simulator = self._habitat.sim
         owners = simulator.draw()[1]
         shown = np.zeros(owners.shape, np.uint8)
@@ -122,7 +124,14 @@ class ObjectNav:
             distance = math.dist(simulator.place, (piece.x, piece.z))
             labels.append({"name": NAMES[piece.kind], "box": _box(mask), "distance": distance})
             shown[mask] = len(labels)
-        return {"labels": labels, "segmentation": shown}
+        return {"labels": labels, "segmentation": shown, "scene": self._scene()}
+
+    def _scene(self) -> Info:
+        """The type of the room that it looks into, and whether people keep each goal in such rooms."""
+        simulator = self._habitat.sim
+        x, z = simulator.place - LOOK * np.array([math.sin(simulator.heading), math.cos(simulator.heading)])
+        room = simulator.house.room_at(x, z) or simulator.house.room_at(*simulator.place)
+        return {"room": room.type, "kept": {WORDS[goal]: room.type in ROOMS_OF[goal] for goal in CATEGORIES}}
 
 
 def _overrides(options: dict[str, Any], width: int, height: int) -> list[str]:

@@ -100,6 +100,14 @@ class House:
         corners = np.array([room.rect for room in self.rooms])
         return (*corners[:, :2].min(axis=0).tolist(), *corners[:, 2:].max(axis=0).tolist())
 
+    def room_at(self, x: float, z: float) -> Room | None:
+        """The room of a place, one half of a wall's thickness included; None outside the house."""
+        for room in self.rooms:
+            x0, z0, x1, z1 = room.rect
+            if x0 <= x <= x1 and z0 <= z <= z1:
+                return room
+        return None
+
     @property
     def walls(self) -> list[Rect]:
         """The solid rectangles of all walls: each room's own half of them, with gaps for its doors."""

@@ -66,6 +66,7 @@ skill room { SpawnFilter = Normal  MonsterHealth = 0.02  DamageFactor = 0.25  No
 """
 
 SPLITS = ("train", "evaluation")
+NEAR = 160.0  # map units below which a thing of the labels is near; from twice as much on it is far
 
 
 class Defaults(BaseModel):

@@ -29,6 +29,7 @@ __all__ = ["TASKS", "Defaults", "Task", "kinds", "make", "oracle"]
 
 ACTIONS = 4
 ENDING_ACTIONS = (0,)  # "stop": noise that is added to an expert leaves it out
+NEAR = 1.5  # metres below which a thing of the labels is near; from twice as much on it is far
 SPLITS = ("train", "evaluation")
 
 
@@ -83,7 +84,8 @@ def make(
 ) -> Isolated:
     """An environment for a row of TASKS; its interpreter starts at the first reset.
 
-    options: None = Defaults(); labels: put the simulator's ground truth into `info`, as doom does, distances in metres.
+    options: None = Defaults(); labels: put the simulator's ground truth into `info`, as doom does, distances in metres,
+    and `scene`: {"room": the type of the room that is looked into, "kept": {goal: whether people keep it in such}}.
     Evaluation is in houses that training never sees. Raises ValueError for an unknown task or split, or where
     habitat-lab is not installed.
     """

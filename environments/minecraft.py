@@ -27,6 +27,7 @@ from environments.isolated import Isolated, gymnasium_spaces
 __all__ = ["TASKS", "Defaults", "Task", "kinds", "make", "oracle"]
 
 FAR = "environments._minecraft_far"
+NEAR = 5.0  # blocks below which a thing of the labels is near, a little more than an arm reaches; far is from ten on
 OTHER = Task(
     id="other",
     meta="",

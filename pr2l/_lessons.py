@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from pr2l import questions
 from pr2l.labelled import LabelledFrames
 from pr2l.questions import Question, View
-from pr2l.types import Frames, Labels
+from pr2l.types import Frames, Labels, Scene
 
 CHECKPOINT_EVERY = 100  # steps
 CHECKPOINT = "checkpoint.safetensors"
@@ -32,6 +33,7 @@ CHECKPOINT = "checkpoint.safetensors"
 class Batch:
     frames: Frames  # uint8 [B, H, W, 3]
     labels: list[Labels]
+    scenes: list[Scene]
     rng: np.random.Generator
 
     @property
@@ -41,14 +43,14 @@ class Batch:
 
     def views(self) -> list[View]:
         height, width = self.size
-        return [View.of(labels, width, height) for labels in self.labels]
+        return [View.of(*each) for each in zip(self.labels, repeat(width), repeat(height), self.scenes, strict=False)]
 
 
 def draw(sets: Sequence[LabelledFrames], size: int, rng: np.random.Generator) -> Batch:
     """Random frames of all sets, half of them mirrored: then left is right, and every sprite counts twice."""
     lengths = np.array([len(part) for part in sets])
     chosen = rng.choice(len(sets), size=size, p=lengths / lengths.sum())
-    frames, labels = [], []
+    frames, labels, scenes = [], [], []
     for part in chosen:
         row = int(rng.integers(lengths[part]))
         frame, frame_labels = sets[part].frames[row], sets[part].labels[row]
@@ -56,7 +58,8 @@ def draw(sets: Sequence[LabelledFrames], size: int, rng: np.random.Generator) ->
             frame, frame_labels = mirrored(frame, frame_labels)
         frames.append(frame)
         labels.append(frame_labels)
-    return Batch(np.stack(frames), labels, rng)
+        scenes.append(sets[part].scene(row))
+    return Batch(np.stack(frames), labels, scenes, rng)
 
 
 def mirrored(frame: Frames, labels: Labels) -> tuple[Frames, Labels]:
@@ -71,7 +74,8 @@ class Mix(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    whole: float = 0.25  # of all questions: about the whole frame
+    found: float = 0.35  # of all questions, where the room is known: whether a thing would be found there
+    whole: float = 0.25  # of the rest: about the whole frame
     repeats: float = 0.3  # of the rest, where a name is there more than once: how many there are; it is rarely so
     absent: float = 0.35  # of the rest: about a name that is not there
     # Of the questions about one name. Direction is learned late and suddenly, distance slowest of all.
@@ -91,8 +95,11 @@ def pick_questions(
     absent = [name for name in names if name not in seen and name not in view.unclear]
     repeated = [name for name in seen if len(view.of_name(name)) > 1]
     picked = []
+    kept = list(view.scene.get("kept", ()))
     for _ in range(count):
-        if whole and rng.random() < mix.whole:
+        if kept and rng.random() < mix.found:
+            picked.append(questions.found(view, _one_of(kept, rng))[rng.integers(2)])
+        elif whole and rng.random() < mix.whole:
             picked.append(whole[rng.integers(len(whole))])
         elif repeated and rng.random() < mix.repeats:
             picked += [one for one in questions.about(view, _one_of(repeated, rng)) if one.kind == "count"]

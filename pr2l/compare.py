@@ -43,15 +43,33 @@ class Method:
         """Each run's results.json; UserError for a run that has not been evaluated."""
         return [_results(run) for run in self.runs]
 
-    def estimate(self, key: str) -> Estimate:
-        """key: "success" or "return" of the evaluation episodes."""
-        return bootstrap_runs([result["played"][key] for result in self.results()])
+    def estimate(self, key: str, context: str | None = None) -> Estimate:
+        """key: "success", "return" or a measure of the evaluation episodes; context: None = of all, whatever about."""
+        played = [result["played"] for result in self.results()]
+        if context is None:
+            return bootstrap_runs([each[key] for each in played])
+        return bootstrap_runs([_where(each[key], each["context"], context) for each in played])
+
+    @property
+    def measures(self) -> list[str]:
+        """What the task measures beside success and return."""
+        return list(self.results()[0]["evaluation"].get("measures", {}))
+
+    @property
+    def contexts(self) -> list[str]:
+        """What the episodes are about, sorted; none where all are about the same."""
+        return sorted(self.results()[0].get("by_context", {}))
+
+
+def _where(values: Sequence[float], contexts: Sequence[str], wanted: str) -> list[float]:
+    return [value for value, context in zip(values, contexts, strict=True) if context == wanted]
 
 
 def compare(paths: Sequence[Path], out: Path) -> list[Method]:
     """Prints the table and writes <environment>-<task>.png and .md and one JSON per method into `out`.
 
-    Raises UserError if the runs are not all of one task, or if one has not been evaluated.
+    Where the episodes are about several things, such as targets, the .md has a table by these too. Raises UserError if
+    the runs are not all of one task, or if one has not been evaluated.
     """
     runs = [Run.load(path) for path in paths]
     place = _place(runs)
@@ -113,14 +131,16 @@ def _results(run: Run) -> dict[str, Any]:
 def _as_json(method: Method) -> dict[str, Any]:
     """What evaluate.committed reads, with what each run contributed."""
     results = method.results()
-    about = {key: results[0][key] for key in ("environment", "task", "encoder", "vlm", "prompt", "network", "steps")}
+    keys = ("environment", "task", "algorithm", "encoder", "vlm", "prompt", "network", "steps")
+    about = {key: results[0][key] for key in keys if key in results[0]}
     success, returned = method.estimate("success"), method.estimate("return")
     episodes = sum(result["evaluation"]["episodes"] for result in results)
     length = float(np.mean([result["evaluation"]["length"] for result in results]))
     scores = {"success": success._asdict(), "return": returned._asdict()}
+    measures = {name: method.estimate(name)._asdict() for name in method.measures}
     return {
         **about,
-        "evaluation": {"episodes": episodes, **scores, "length": length},
+        "evaluation": {"episodes": episodes, **scores, "length": length, "measures": measures},
         "random": results[0]["random"],
         "seeds": [result["seed"] for result in results],
         "success_of_each_seed": [result["evaluation"]["success"]["value"] for result in results],
@@ -129,14 +149,25 @@ def _as_json(method: Method) -> dict[str, Any]:
 
 
 def markdown(methods: Sequence[Method]) -> str:
-    """The table as Markdown."""
-    lines = ["| method | success rate | return | each seed | steps |", "|---|---|---|---|---|"]
-    lines += [f"| {' | '.join(row)} |" for row in _rows(methods)]
-    return "\n".join(lines) + "\n"
+    """The tables as Markdown."""
+    tables = [_markdown(_header(methods), _rows(methods))]
+    for key in ("success", *methods[0].measures) if len(methods[0].contexts) > 1 else ():
+        rows = [(method.name, *(str(method.estimate(key, name)) for name in method.contexts)) for method in methods]
+        tables.append(_markdown((f"{key} by context", *methods[0].contexts), rows))
+    return "\n".join(tables)
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |\n" for row in (header, *rows)]
+    return "".join([lines[0], f"|{'---|' * len(header)}\n", *lines[1:]])
+
+
+def _header(methods: Sequence[Method]) -> tuple[str, ...]:
+    return ("method", "success rate", *methods[0].measures, "return", "each seed", "steps")
 
 
 def _table(methods: Sequence[Method]) -> Table:
-    table = Table("method", "success rate", "return", "each seed", "steps", title=_place(methods[0].runs))
+    table = Table(*_header(methods), title=_place(methods[0].runs))
     for row in _rows(methods):
         table.add_row(*row)
     return table
@@ -147,7 +178,7 @@ def _rows(methods: Sequence[Method]) -> list[tuple[str, ...]]:
     for method in methods:
         results = method.results()
         seeds = " ".join(f"{result['evaluation']['success']['value']:.2f}" for result in results)
-        estimates = (str(method.estimate("success")), str(method.estimate("return")))
+        estimates = [str(method.estimate(key)) for key in ("success", *methods[0].measures, "return")]
         rows.append((method.name, *estimates, seeds, f"{results[0]['steps']:,}"))
     return rows
 

@@ -59,6 +59,7 @@ class RunConfig(BaseModel):
     remember: NonNegativeInt = 1024
     checkpoint_every: PositiveInt = 10_000  # environment steps
     evaluation_episodes: PositiveInt = 50  # on evaluation seeds, after training
+    evaluation_greedy: bool = False  # there, take the most probable action; false = draw one, as in training
     wandb: Literal["off", "offline", "online"] = "off"
 
     @property

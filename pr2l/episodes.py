@@ -47,10 +47,10 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
     """The outermost wrapper of one environment.
 
     seed_of: the seed of this environment's n-th episode, n = 0, 1, ...; a seed given to reset is ignored.
-    The last step's info has "episode": {"r": return, "l": length, "success": the last step's, "number": n},
-    with the short keys that Stable-Baselines3 reads. An episode that a failing simulator has cut is played again
-    from its seed, once: the next reset begins the same one, and its "episode" has "again": True. If that is cut too,
-    "cut" is the reason.
+    The last step's info has "episode": {"r": return, "l": length, "number": n, and the last step's "success", "context"
+    and "measures"}, with the short keys that Stable-Baselines3 reads. An episode that a failing simulator has cut is
+    played again from its seed, once: the next reset begins the same one, and its "episode" has "again": True. If that
+    is cut too, "cut" is the reason.
     """
 
     def __init__(self, env: gym.Env[Observation, Any], seed_of: Callable[[int], int]) -> None:
@@ -83,7 +83,8 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
             cut = {"cut": info["cut"]} if self._again else {"again": True}
         self._again = "again" in cut
         self._next -= self._again
-        return {"r": self._return, "l": len(self._actions), "success": success, "number": number, **cut}
+        kept = {"context": info["context"], "measures": info.get("measures", {})}
+        return {"r": self._return, "l": len(self._actions), "success": success, "number": number, **kept, **cut}
 
     @property
     def restarts(self) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Score:
     returned: Estimate
     length: float
     cut: int = 0  # of the episodes, those that a failing simulator ended, twice; they count with what they had
+    measures: dict[str, Estimate] = field(default_factory=dict)  # the task's own, at the end of an episode
 
     @classmethod
     def of(cls, played: Sequence[dict[str, Any]]) -> Score:
@@ -50,16 +52,27 @@ class Score:
             returned=bootstrap([one["r"] for one in played]),
             length=float(np.mean([one["l"] for one in played])),
             cut=sum("cut" in one for one in played),
+            measures={name: bootstrap(_measured(played, name)) for name in played[0].get("measures", {})},
         )
 
     def as_json(self) -> dict[str, Any]:
         estimates = {"success": self.success._asdict(), "return": self.returned._asdict()}
-        return {"episodes": self.episodes, **estimates, "length": self.length, "cut": self.cut}
+        measures = {name: estimate._asdict() for name, estimate in self.measures.items()}
+        return {"episodes": self.episodes, **estimates, "length": self.length, "cut": self.cut, "measures": measures}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Score:
         success, returned = Estimate(**values["success"]), Estimate(**values["return"])
-        return cls(values["episodes"], success, returned, values["length"], values.get("cut", 0))
+        measures = {name: Estimate(**each) for name, each in values.get("measures", {}).items()}
+        return cls(values["episodes"], success, returned, values["length"], values.get("cut", 0), measures)
+
+
+def by_context(played: Sequence[dict[str, Any]]) -> dict[str, Score]:
+    """The score of each context, such as a target; its name is what fills the slots."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in played:
+        groups[", ".join(one["context"].values())].append(one)
+    return {name: Score.of(groups[name]) for name in sorted(groups)}
 
 
 def evaluate(path: Path, episodes: int | None = None) -> dict[str, Any]:
@@ -94,19 +107,37 @@ def report(run: Run, encoder: Encoder, model: Any, step: int, episodes: int | No
     count = episodes or config.evaluation_episodes
     played = _play_and_film(run, encoder, model, count)
     chance, agent = _score_random(config, count), Score.of(played)
-    about = ("environment", "task", "encoder", "vlm", "prompt", "network", "seed")
+    contexts = by_context(played)
+    about = ("environment", "task", "algorithm", "encoder", "vlm", "prompt", "network", "seed")
     results = {
         **{key: getattr(config, key) for key in about},
         "steps": step,
         "evaluation": agent.as_json(),
+        "by_context": {name: score.as_json() for name, score in contexts.items()},
         "random": chance.as_json(),
-        "played": {"success": [float(one["success"]) for one in played], "return": [one["r"] for one in played]},
+        "played": _columns(played),
     }
     write_json(run.path / "results.json", results)
     rows = {"random": chance, **committed(config), f"this run ({config.encoder})": agent}
     console.print(table(f"{config.environment}/{config.task} after {step:,} steps", rows))
+    if len(contexts) > 1:
+        console.print(table(f"this run ({config.encoder}) by context", contexts, of="context"))
     console.print(f"{run.path}: results.json, video, metrics.csv, curves.png", style="dim")
     return results
+
+
+def _columns(played: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Every episode's numbers, in the order of the episodes, for comparisons over several runs."""
+    return {
+        "success": [float(one["success"]) for one in played],
+        "return": [one["r"] for one in played],
+        "context": [", ".join(one["context"].values()) for one in played],
+        **{name: _measured(played, name) for name in played[0]["measures"]},
+    }
+
+
+def _measured(played: Sequence[dict[str, Any]], name: str) -> list[float]:
+    return [one["measures"][name] for one in played]
 
 
 def _play_and_film(run: Run, encoder: Encoder, model: Any, episodes: int) -> list[dict[str, Any]]:
@@ -154,13 +185,13 @@ def play(venv: VecEnv, act: Actor, episodes: int, film: Film | None = None) -> l
 
 
 def model_actor(config: RunConfig, model: Any) -> Actor:
-    """A trained model's own stochastic policy, as it was in training; draws from torch's generator."""
+    """A trained model's own policy: as in training it draws from torch's generator, unless it is to be greedy."""
     algorithm = registry.load("algorithms", config.algorithm)
     memory: Any = None
 
     def act(observation: Any, starts: np.ndarray) -> np.ndarray:
         nonlocal memory
-        actions, memory = algorithm.act(model, observation, memory, starts)
+        actions, memory = algorithm.act(model, observation, memory, starts, deterministic=config.evaluation_greedy)
         return np.asarray(actions)
 
     return act
@@ -177,20 +208,23 @@ def committed(config: RunConfig) -> dict[str, Score]:
     rows = {}
     for path in sorted(COMMITTED.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        place = (result.get("environment"), result.get("task"), result.get("encoder"))
-        if place == (config.environment, config.task, "image_only"):
+        place = tuple(result.get(key) for key in ("environment", "task", "encoder"))
+        alike = result.get("algorithm", "ppo") == config.algorithm
+        if alike and place == (config.environment, config.task, "image_only"):
             name = f"image_only (committed, {result['steps']:,} steps, {path.name})"
             rows[name] = Score.from_json(result["evaluation"])
     return rows
 
 
-def table(title: str, rows: dict[str, Score]) -> Table:
+def table(title: str, rows: dict[str, Score], of: str = "policy") -> Table:
+    """One row per score; of: what the rows are."""
     drawn = Table(title=title, caption="95 % bootstrap intervals over episodes that no run trains on")
-    drawn.add_column("policy")
-    for column in ("success rate", "return", "length", "episodes"):
+    drawn.add_column(of)
+    measures = list(dict.fromkeys(name for score in rows.values() for name in score.measures))
+    for column in ("success rate", *measures, "return", "length", "episodes"):
         drawn.add_column(column, justify="right", no_wrap=True)
     for name, score in rows.items():
         episodes = f"{score.episodes} ({score.cut} cut)" if score.cut else str(score.episodes)
-        numbers = (str(score.success), str(score.returned), f"{score.length:.0f}", episodes)
-        drawn.add_row(name, *numbers)
+        measured = [str(score.measures.get(measure, "")) for measure in measures]
+        drawn.add_row(name, str(score.success), *measured, str(score.returned), f"{score.length:.0f}", episodes)
     return drawn

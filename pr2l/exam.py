@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from pr2l.labelled import LabelledFrames
-from pr2l.questions import KINDS, Question, View, about, overall
+from pr2l.questions import KINDS, Question, View, about, found, overall
 from pr2l.vlms._base import VLM
 
-# Tokens, where a token is a word: enough for four names of two words with "and" between them, less the last's end.
-LONGEST_ANSWER = 10
+# Tokens, where a token is a word: enough for "yes this is a living room and a tv is far left and near", and for four
+# names of two words with "and" between them.
+LONGEST_ANSWER = 15
 BATCH = 64  # questions
 
 Report = dict[str, Any]  # {"questions": {kind: {"accuracy", "asked"}}, "names": {name: {kind: accuracy}}, ...}
@@ -64,7 +65,7 @@ def report(questions: Sequence[Question], right: Sequence[bool]) -> Report:
 def _questions(frames: LabelledFrames, rng: np.random.Generator) -> Iterator[tuple[int, Question]]:
     height, width = frames.frames.shape[1:3]
     for row, labels in enumerate(frames.labels):
-        view = View.of(labels, width, height)
+        view = View.of(labels, width, height, frames.scene(row))
         seen = {label["name"] for label in view.things} - view.unclear
         absent = [name for name in frames.names if name not in seen | view.unclear]
         for name in sorted(seen):
@@ -72,6 +73,8 @@ def _questions(frames: LabelledFrames, rng: np.random.Generator) -> Iterator[tup
         for name in rng.choice(absent, size=min(max(len(seen), 1), len(absent)), replace=False) if absent else ():
             yield from ((row, question) for question in about(view, str(name)) if question.kind == "presence")
         yield from ((row, question) for question in overall(view) if question.text)
+        for name in view.scene.get("kept", ()):
+            yield from ((row, question) for question in found(view, name))
 
 
 def _score(hits: Sequence[bool]) -> dict[str, float | int]:

@@ -1,7 +1,8 @@
 """Frames with the simulator's labels: what a VLM is taught and tested on.
 
-A set is a folder: frames.npy (uint8 [N, H, W, 3]), labels.jsonl (one list of labels a line), set.json (what it was
-made from). It is written once and found again by that key, so an interrupted `pretrain` does not play twice.
+A set is a folder: frames.npy (uint8 [N, H, W, 3]), labels.jsonl and scenes.jsonl (a frame's a line), set.json (what it
+was made from). Distances are in units of what the environment calls NEAR, so that simulators can be mixed. A set is
+written once and found again by that key, so an interrupted `pretrain` does not play twice.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -20,12 +24,13 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from pr2l import registry
 from pr2l.questions import DISTANCES, distance
-from pr2l.types import Frames, Labels
+from pr2l.types import Frames, Labels, Scene
 
 BLANK_SHARE = 0.3  # share kept of the frames that show nothing: most frames of a random walk face a bare wall
 KEEP_SHARE = 0.5  # share kept of the others: neighbouring frames are nearly the same
 LONGEST_HOLD = 5  # a random action is held for 1 to this many decisions, so that play gets somewhere
 
+Info: TypeAlias = dict[str, Any]  # of an environment that was made with labels
 Progress = Callable[[int], None]  # called with the number of frames gathered so far
 
 
@@ -44,11 +49,16 @@ class Source(BaseModel):
 
 @dataclass(frozen=True)
 class LabelledFrames:
-    """frames: uint8 [N, H, W, 3]; labels: N lists; names: every name a label can have, sorted."""
+    """frames: uint8 [N, H, W, 3]; labels: N lists; names: every name a label can have, sorted; scenes: N, or none."""
 
     frames: Frames
     labels: list[Labels]
     names: tuple[str, ...]
+    scenes: Sequence[Scene] = ()
+
+    def scene(self, row: int) -> Scene:
+        """What the simulator said about a frame as a whole; {} where it said nothing."""
+        return self.scenes[row] if self.scenes else {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,11 +82,15 @@ def _is_complete(path: Path, source: Source) -> bool:
 
 
 def _read(path: Path) -> LabelledFrames:
-    lines = (path / "labels.jsonl").read_text().splitlines()
+    labels, scenes = (_read_lines(path / name) for name in ("labels.jsonl", "scenes.jsonl"))
     names = json.loads((path / "set.json").read_text())["names"]
     # Into memory, not a map: batches jump about, and on a slow disk each frame would cost a seek.
     frames = np.load(path / "frames.npy", allow_pickle=False)
-    return LabelledFrames(frames, [json.loads(line) for line in lines], tuple(names))
+    return LabelledFrames(frames, labels, tuple(names), scenes)
+
+
+def _read_lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _play(source: Source, path: Path, progress: Progress) -> None:
@@ -84,22 +98,17 @@ def _play(source: Source, path: Path, progress: Progress) -> None:
     path.mkdir(parents=True, exist_ok=True)
     (path / "set.json").unlink(missing_ok=True)
     world = registry.load("environments", source.environment)
-    rng = np.random.default_rng(source.seed)
-    with (path / "labels.jsonl").open("w") as lines:
-        count, frames = 0, None
-        for task, share in zip(source.tasks, _shares(source.frames, len(source.tasks)), strict=True):
-            env = world.make(task, world.Defaults(**source.options), split=source.split, labels=True)
-            try:
-                for _, (frame, labels) in zip(range(share), play(env, world.oracle(task), rng), strict=False):
-                    if frames is None:
-                        shape = (source.frames, *frame.shape)
-                        frames = np.lib.format.open_memmap(path / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
-                    frames[count] = frame
-                    lines.write(json.dumps(labels) + "\n")
-                    count += 1
-                    progress(count)
-            finally:
-                env.close()
+    with (path / "labels.jsonl").open("w") as labels, (path / "scenes.jsonl").open("w") as scenes:
+        frames = None
+        for count, (frame, info) in enumerate(_frames(world, source)):
+            if frames is None:
+                shape = (source.frames, *frame.shape)
+                frames = np.lib.format.open_memmap(path / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
+            frames[count] = frame
+            things = [{**label, "distance": label["distance"] / world.NEAR} for label in info["labels"]]
+            labels.write(json.dumps(things) + "\n")
+            scenes.write(json.dumps(info.get("scene", {})) + "\n")
+            progress(count + 1)
     names = sorted({name for task in source.tasks for name in world.kinds(task)})
     card = {"source": source.model_dump(mode="json"), "names": names}
     unfinished = path / "set.json.part"
@@ -107,26 +116,43 @@ def _play(source: Source, path: Path, progress: Progress) -> None:
     os.replace(unfinished, path / "set.json")
 
 
+def _frames(world: ModuleType, source: Source) -> Iterator[tuple[Frames, Info]]:
+    """As many as the source has, with infos; the tasks in turn."""
+    rng = np.random.default_rng(source.seed)
+    never = getattr(world, "ENDING_ACTIONS", ())
+    for task, share in zip(source.tasks, _shares(source.frames, len(source.tasks)), strict=True):
+        env = world.make(task, world.Defaults(**source.options), split=source.split, labels=True)
+        with closing(env):
+            yield from islice(play(env, world.oracle(task), rng, never), share)
+
+
 def _shares(total: int, parts: int) -> list[int]:
     return [total // parts + (part < total % parts) for part in range(parts)]
 
 
 def play(
-    env: gym.Env[Any, Any], oracle: Callable[[gym.Env[Any, Any]], Any] | None, rng: np.random.Generator
-) -> Iterator[tuple[Frames, Labels]]:
-    """Endless thinned-out (frame [H, W, 3], labels) of alternating oracle and random episodes."""
-    choices = env.action_space.n  # type: ignore[attr-defined]  # Discrete, as the contract says
+    env: gym.Env[Any, Any],
+    oracle: Callable[[gym.Env[Any, Any]], Any] | None,
+    rng: np.random.Generator,
+    never: Sequence[int] = (),
+) -> Iterator[tuple[Frames, Info]]:
+    """Endless thinned-out (frame [H, W, 3], info) of alternating oracle and random episodes.
+
+    never: actions that chance does not take, as they would end the episode.
+    """
+    count = env.action_space.n  # type: ignore[attr-defined]  # Discrete, as the contract says
+    choices = [action for action in range(count) if action not in never]
     for episode in range(1 << 30):
         observation, info = env.reset(seed=int(rng.integers(1 << 31)))
         scripted = oracle is not None and episode % 2 == 0
         over, action, hold = False, None, 0
         while not over:
             if rng.random() < (KEEP_SHARE if info["labels"] else KEEP_SHARE * BLANK_SHARE):
-                yield observation["frame"], info["labels"]
+                yield observation["frame"], info
             if scripted and oracle is not None and rng.random() < 0.8:  # the rest: stray from the straight way
                 action, hold = oracle(env), 0
             elif hold <= 0:
-                action, hold = int(rng.integers(choices)), int(rng.integers(1, LONGEST_HOLD + 1))
+                action, hold = choices[rng.integers(len(choices))], int(rng.integers(1, LONGEST_HOLD + 1))
             hold -= 1
             observation, _, terminated, truncated, info = env.step(action)
             over = terminated or truncated

@@ -41,6 +41,7 @@ class PretrainConfig(BaseModel):
     train: tuple[Source, ...]  # what is played for training
     test: tuple[Source, ...]  # what the exam is on: other rooms, other seeds
     architecture: scratch.Architecture = Field(default_factory=scratch.Architecture)
+    start: str | None = None  # a VLM of that architecture to begin with; None = random weights
     lessons: student.Lessons
     threads: PositiveInt = 2  # of torch, on a CPU
 
@@ -130,7 +131,10 @@ def _teach(
 ) -> None:
     """Leaves the taught model in `weights`, its parameters as float16: half the size, the same answers."""
     names = sorted({name for part in sets for name in part.names})
-    pupil = student.new_student(settings.architecture, names, weights, settings.lessons.seed)
+    rooms = sorted({scene["room"] for part in sets for scene in part.scenes if "room" in scene})
+    pupil = student.new_student(
+        settings.architecture, names, weights, settings.lessons.seed, rooms=rooms, start=settings.start
+    )
     with _reporting(student.stages(settings.lessons), folder, bars) as report:
         student.train(pupil, sets, settings.lessons, folder, report)
     pupil.model.eval().half().save_pretrained(weights)

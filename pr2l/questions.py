@@ -1,25 +1,29 @@
 """Question-answer pairs about one frame, made from the simulator's labels: what `pr2l pretrain` teaches.
 
 Only what a person could read off the frame is asked: presence, direction, distance, count, what is seen, what is at
-the left. Never a reward, never an action.
+the left; where the simulator says which room a frame shows, also that, and whether a thing would be found there. Never
+a reward, never an action.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-KINDS = ("presence", "direction", "distance", "count", "seen", "left")
+from pr2l.types import Scene
+
+KINDS = ("presence", "direction", "distance", "count", "seen", "left", "room", "found")
 DIRECTIONS = ("far left", "left", "ahead", "right", "far right")  # five equal columns of the frame
 DISTANCES = ("near", "middle", "far")
-NEAR, FAR = 160.0, 320.0  # map units: below NEAR is near, above FAR is far
+NEAR, FAR = 1.0, 2.0  # in units of what the environment calls NEAR: below NEAR is near, above FAR is far
 COUNTS = ("zero", "one", "two", "three", "many")
 # A thing whose visible box covers less than this share of the frame (20 pixels of 160x120) is too small for a person
 # to name; nothing that depends on it is asked.
 SMALLEST = 20 / (160 * 120)
 
-Label = Mapping[str, Any]  # {"name": str, "box": (x0, y0, x1, y1) in pixels, "distance": float in map units}
+Label = Mapping[str, Any]  # {"name": str, "box": (x0, y0, x1, y1) in pixels, "distance": float, see NEAR}
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,14 @@ class View:
     things: Sequence[Label]
     unclear: frozenset[str]
     width: int
+    scene: Scene = field(default_factory=dict)
 
     @classmethod
-    def of(cls, labels: Sequence[Label], width: int, height: int) -> View:
+    def of(cls, labels: Sequence[Label], width: int, height: int, scene: Scene | None = None) -> View:
         """Split labels into clear and unclear ones, the clear ones from left to right."""
         clear = [label for label in labels if _area(label) >= SMALLEST * width * height]
         unclear = frozenset(label["name"] for label in labels if _area(label) < SMALLEST * width * height)
-        return cls(sorted(clear, key=_centre), unclear, width)
+        return cls(sorted(clear, key=_centre), unclear, width, scene or {})
 
     def of_name(self, name: str) -> list[Label]:
         return [label for label in self.things if label["name"] == name]
@@ -65,13 +70,30 @@ def about(view: View, name: str) -> list[Question]:
     ]
 
 
+def found(view: View, name: str) -> list[Question]:
+    """Whether people keep a thing in the room that the frame shows, bare and with the reasons; none without a room.
+
+    The reasons are the room, and where the thing is if it is seen: the steps of PR2L's chain of thought.
+    """
+    if name not in view.scene.get("kept", {}):
+        return []
+    answer = "yes" if view.scene["kept"][name] else "no"
+    reasons = f"{answer} this is a {view.scene['room']}"
+    if name not in view.unclear and (seen := view.of_name(name)):
+        nearest = min(seen, key=lambda label: label["distance"])
+        reasons += f" and a {name} is {direction(nearest, view.width)} and {distance(nearest)}"
+    text = f"Would a {name} be found here?"
+    return [Question("found", name, text, answer), Question("found", name, f"{text} Why or why not?", reasons)]
+
+
 def overall(view: View) -> list[Question]:
     """The questions about the whole frame; none where anything in it is too small to tell.
 
     An empty prompt asks the same as "what do you see ?", so that a run without a prompt asks for a plain description.
     """
+    room = [Question("room", "", "What room is this?", view.scene["room"])] if "room" in view.scene else []
     if view.unclear:
-        return []
+        return room
     names = " and ".join(dict.fromkeys(label["name"] for label in view.things)) or "nothing"
     left = [label for label in view.things if _centre(label) < view.width / 3]
     leftmost = min(left, key=lambda label: label["distance"])["name"] if left else "nothing"
@@ -79,6 +101,7 @@ def overall(view: View) -> list[Question]:
         Question("seen", "", "what do you see ?", names),
         Question("seen", "", "", names),
         Question("left", "", "what is at the left ?", leftmost),
+        *room,
     ]
 
 
@@ -88,17 +111,21 @@ def direction(label: Label, width: int) -> str:
 
 
 def distance(label: Label) -> str:
-    """near, middle or far, by the distance in map units."""
+    """near, middle or far, by the distance in units of what the environment calls NEAR."""
     return DISTANCES[int(label["distance"] >= NEAR) + int(label["distance"] > FAR)]
 
 
-def vocabulary(names: Sequence[str]) -> list[str]:
-    """Every word that a question or an answer about these names can hold, sorted."""
-    view = View([], frozenset(), 1)
-    texts = [question.text for name in names for question in about(view, name)]
-    texts += [question.text for question in overall(view)]
+def vocabulary(names: Sequence[str], rooms: Sequence[str] = ()) -> list[str]:
+    """Every word that a question or an answer about these names and rooms can hold, sorted, in small letters.
+
+    rooms: the types of room that scenes name; none = no questions about rooms.
+    """
+    scene: Scene = {"room": " ".join(rooms), "kept": dict.fromkeys(names, True)} if rooms else {}
+    view = View([], frozenset(), 1, scene)
+    asked = [question for name in names for question in (*about(view, name), *found(view, name))] + overall(view)
+    texts = [text for question in asked for text in (question.text, question.answer)]
     texts += [*names, *DIRECTIONS, *DISTANCES, *COUNTS, "nowhere nothing yes no and"]
-    return sorted({word for text in texts for word in text.split()})
+    return sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower())})
 
 
 def _centre(label: Label) -> float:

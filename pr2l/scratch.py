@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import nn
 from transformers import (
     CLIPImageProcessorPil,
@@ -49,7 +49,8 @@ class Architecture(BaseModel):
 def build(architecture: Architecture, words: Sequence[str], folder: Path, seed: int) -> None:
     """Write a checkpoint with random weights into `folder`, readable by load_vlm like any other.
 
-    words: the whole vocabulary; text is split at white space and a word outside it becomes <unk>.
+    words: the whole vocabulary, in small letters; text is split at white space and punctuation, whatever the case, and
+    a word outside it becomes <unk>.
     """
     tokenizer = _tokenizer(words)
     torch.manual_seed(seed)
@@ -76,7 +77,8 @@ def _spread(model: Florence2ForConditionalGeneration) -> None:
 def _tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     vocabulary = {word: index for index, word in enumerate([*SPECIAL.values(), IMAGE, *words])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token=SPECIAL["unk_token"]))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     return PreTrainedTokenizerFast(tokenizer_object=core, extra_special_tokens={"image_token": IMAGE}, **SPECIAL)
 
 

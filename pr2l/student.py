@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pr2l import _lessons, questions, scratch
 from pr2l._lessons import Batch, Course, Mix, Report, draw, pick_questions
+from pr2l.errors import UserError
 from pr2l.labelled import LabelledFrames, cells
 from pr2l.questions import Question
 from pr2l.vlms._base import ABSENT, VLM
@@ -179,13 +180,44 @@ def _restore(student: Student, optimizer: torch.optim.Optimizer, folder: Path) -
     return stage, step
 
 
-def new_student(architecture: scratch.Architecture, names: Sequence[str], folder: Path, seed: int) -> Student:
-    """A student with random weights, as the checkpoint in `folder` that this writes."""
-    scratch.build(architecture, questions.vocabulary(names), folder, seed)
+def new_student(
+    architecture: scratch.Architecture,
+    names: Sequence[str],
+    folder: Path,
+    seed: int,
+    rooms: Sequence[str] = (),
+    start: str | None = None,
+) -> Student:
+    """A student with random weights, as the checkpoint in `folder` that this writes.
+
+    rooms: as of questions.vocabulary. start: a VLM of the same architecture whose weights it begins with, and the
+    embeddings of the words that both know; None = random ones. Raises UserError for one of another architecture.
+    """
+    scratch.build(architecture, questions.vocabulary(names, rooms), folder, seed)
     vlm = load_vlm(str(folder))
+    if start is not None:
+        _begin_with(start, vlm)
     vlm.model.train()
     # torch's fused attention is twice as slow as the plain one in a backward pass on a CPU.
     vlm.model.set_attn_implementation("eager")
     read_out = nn.Linear(architecture.tower_widths[-1], 2 * len(names) + len(questions.DISTANCES)).to(vlm.model.device)
     nn.init.constant_(read_out.bias, -3.5)  # a cell shows a given name about 2 % of the time
     return Student(vlm, read_out, tuple(names), architecture.grid)
+
+
+@torch.no_grad()
+def _begin_with(start: str, vlm: VLM) -> None:
+    """Copies its weights, and the embeddings word by word: the vocabularies differ."""
+    other = load_vlm(start)
+    theirs, words = other.model.state_dict(), other.tokenizer.get_vocab()
+    embeddings = vlm.model.get_input_embeddings().weight
+    for name, weight in vlm.model.state_dict().items():
+        if weight.data_ptr() == embeddings.data_ptr():
+            continue
+        if name in theirs and theirs[name].shape == weight.shape:
+            weight.copy_(theirs[name])
+        elif embeddings.shape[0] not in weight.shape:
+            raise UserError(f"start={start!r} has another architecture: no {name} of the shape {list(weight.shape)}")
+    for word, row in vlm.tokenizer.get_vocab().items():
+        if word in words:
+            embeddings[row] = other.model.get_input_embeddings().weight[words[word]]

@@ -6,6 +6,7 @@ L chosen VLM layers, H x W pixels, P proprioceptive numbers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,6 +27,9 @@ Contexts: TypeAlias = list[Context]
 
 Labels: TypeAlias = list[dict[str, Any]]
 """A frame's ground truth, per object {"name": str, "box": (x0, y0, x1, y1) in pixels, "distance": float}."""
+
+Scene: TypeAlias = Mapping[str, Any]
+"""What a frame shows as a whole: {"room": its type, "kept": {name: whether people keep it in such rooms}}, or {}."""
 
 
 @dataclass(frozen=True, eq=False)

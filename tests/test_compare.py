@@ -53,6 +53,26 @@ def test_methods_and_their_numbers(make_run, tmp_path):
     assert (tmp_path / "out" / "doom-fetch.png").stat().st_size > 10_000
 
 
+def test_measures_and_contexts_have_columns_and_tables_of_their_own(make_run, tmp_path):
+    ended = [("bed", 1.0, 0.8), ("tv", 0.0, 0.0), ("bed", 1.0, 0.4)]
+    paths = [make_run("doom/fetch/pixels", seed, [success for _, success, _ in ended]) for seed in (0, 1)]
+    for path in paths:
+        results = json.loads((path / "results.json").read_text())
+        results["played"] |= {"context": [name for name, _, _ in ended], "spl": [spl for *_, spl in ended]}
+        results["evaluation"]["measures"] = {"spl": {"value": 0.4, "low": 0.0, "high": 1.0}}
+        results["by_context"] = {"bed": {}, "tv": {}}
+        (path / "results.json").write_text(json.dumps(results))
+    [method] = compare(paths, tmp_path / "out")
+    assert method.estimate("spl").value == pytest.approx(0.4)
+    assert method.estimate("spl", "bed").value == pytest.approx(0.6)
+    page = (tmp_path / "out" / "doom-fetch.md").read_text()
+    header = "| method | success rate | spl | return | each seed | steps |\n|---|---|---|---|---|---|\n"
+    assert header + "| pixels | 0.67 [" in page
+    assert "| spl by context | bed | tv |\n|---|---|---|\n| pixels | 0.60 [" in page
+    made = json.loads((tmp_path / "out" / "doom-fetch-pixels.json").read_text())
+    assert made["evaluation"]["measures"]["spl"]["value"] == pytest.approx(0.4)
+
+
 def test_a_curve_is_the_last_hundred_episodes(make_run):
     run = Run.load(make_run("doom/fetch/pixels", 0, [0.0]))
     at = curve(run, "success", np.array([0.0, 100.0, 150.0, 200.0]))

@@ -65,6 +65,8 @@ def test_the_last_step_accounts_for_the_episode():
             "l": len(rewards),
             "success": info["success"],
             "number": env.unwrapped.seed - 100,
+            "context": {},
+            "measures": {},
         }
         env.reset()
     assert "episode" not in env.step(0)[-1]

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from pr2l import evaluate
 from pr2l.config import RunConfig
 from pr2l.episodes import SeededEpisodes
-from pr2l.evaluate import Score, committed, play, random_actor, table
+from pr2l.evaluate import Score, by_context, committed, play, random_actor, table
 from pr2l.runs import write_json
 
 CONFIG = RunConfig(why="", environment="doom", task="fetch", encoder="prompted", network="mlp", steps=1)
@@ -110,14 +110,46 @@ def test_a_score_survives_json():
     assert Score.from_json(json.loads(json.dumps(score.as_json()))) == score
 
 
+def test_measures_and_what_an_episode_was_about():
+    ended = (("bed", True, 0.5), ("tv", False, 0.0), ("bed", True, 1.0))
+    played = [
+        {"success": s, "r": 0.0, "l": 3, "context": {"target": target}, "measures": {"spl": spl}}
+        for target, s, spl in ended
+    ]
+    score, groups = Score.of(played), by_context(played)
+    assert score.measures["spl"].value == 0.5
+    assert {name: (one.episodes, one.measures["spl"].value) for name, one in groups.items()} == {
+        "bed": (2, 0.75),
+        "tv": (1, 0.0),
+    }
+    assert Score.from_json(json.loads(json.dumps(score.as_json()))) == score
+    console = Console(width=200)
+    with console.capture() as said:
+        console.print(table("", groups, of="context"))
+    assert "context" in said.get() and "spl" in said.get() and "0.75 [0.50, 1.00]" in said.get()
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_a_greedy_evaluation_takes_the_most_probable_action(monkeypatch, greedy):
+    class Algorithm:
+        @staticmethod
+        def act(model, observation, memory, starts, deterministic=False):
+            return [int(deterministic)], None
+
+    monkeypatch.setattr(evaluate.registry, "load", lambda kind, name: Algorithm)
+    act = evaluate.model_actor(CONFIG.model_copy(update={"evaluation_greedy": greedy}), None)
+    assert act({}, np.ones(1, bool)).tolist() == [int(greedy)]
+
+
 def test_committed_results_of_the_same_task_are_shown_and_marked(tmp_path, monkeypatch):
     score = Score.of([{"success": True, "r": 1.0, "l": 3}])
-    for name, task, encoder in (
-        ("a", "fetch", "image_only"),
-        ("b", "hunt", "image_only"),
-        ("c", "fetch", "prompted"),
+    for name, task, algorithm, encoder in (
+        ("a", "fetch", "ppo", "image_only"),
+        ("b", "hunt", "ppo", "image_only"),
+        ("c", "fetch", "ppo", "prompted"),
+        ("d", "fetch", "bc", "image_only"),
     ):
-        result = {"environment": "doom", "task": task, "encoder": encoder, "steps": 60000}
+        result = {"environment": "doom", "task": task, "algorithm": algorithm, "encoder": encoder, "steps": 60000}
         write_json(tmp_path / f"{name}.json", {**result, "evaluation": score.as_json()})
     write_json(tmp_path / "other.json", {"something": "else"})
     monkeypatch.setattr(evaluate, "COMMITTED", tmp_path)

@@ -58,8 +58,8 @@ def test_cells_by_hand():
     #   . - - .     row 2: one pixel of ten, below 30 %
     labels = [
         [
-            {"name": "medikit", "box": (20, 10, 40, 20), "distance": 100.0},
-            {"name": "imp", "box": (10, 10, 30, 21), "distance": 400.0},
+            {"name": "medikit", "box": (20, 10, 40, 20), "distance": 0.6},
+            {"name": "imp", "box": (10, 10, 30, 21), "distance": 2.5},
         ]
     ]
     content = cells(labels, ("imp", "medikit"), (40, 40), 4)

@@ -4,20 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pr2l.questions import DIRECTIONS, View, about, direction, overall, vocabulary
+from pr2l.questions import DIRECTIONS, View, about, direction, found, overall, vocabulary
 
 WIDTH, HEIGHT = 160, 120
 
 
-def label(name: str, x0: float, x1: float, distance: float = 200.0, y1: float = 60) -> dict[str, object]:
+def label(name: str, x0: float, x1: float, distance: float = 1.25, y1: float = 60) -> dict[str, object]:
     return {"name": name, "box": (x0, 40, x1, y1), "distance": distance}
 
 
 # columns of 32 pixels:  far left | left | ahead | right | far right
 FRAME = [
-    label("imp", 100, 120, distance=400.0),  # centre 110: right
-    label("imp", 0, 20, distance=100.0),  # centre 10: far left, the nearer imp
-    label("red torch", 40, 50, distance=170.0),  # centre 45: left
+    label("imp", 100, 120, distance=2.5),  # centre 110: right
+    label("imp", 0, 20, distance=0.6),  # centre 10: far left, the nearer imp
+    label("red torch", 40, 50, distance=1.06),  # centre 45: left
 ]
 
 
@@ -62,10 +62,30 @@ def test_nothing_is_asked_about_what_is_too_small_to_see():
     assert about(view, "medikit") != []
 
 
-@pytest.mark.parametrize("far, word", [(159.9, "near"), (160.0, "middle"), (320.0, "middle"), (320.1, "far")])
+@pytest.mark.parametrize("far, word", [(0.99, "near"), (1.0, "middle"), (2.0, "middle"), (2.01, "far")])
 def test_distance_words(far, word):
     view = View.of([label("imp", 0, 20, distance=far)], WIDTH, HEIGHT)
     assert about(view, "imp")[2].answer == word
+
+
+SCENE = {"room": "living room", "kept": {"imp": True, "medikit": False, "speck": True}}
+
+
+def test_a_room_says_what_is_found_there_and_why():
+    speck = label("speck", 80, 84, y1=44)
+    view = View.of([*FRAME, speck], WIDTH, HEIGHT, SCENE)
+    asked = [one for name in ("imp", "medikit", "speck", "red torch") for one in found(view, name)]
+    assert [(one.text, one.answer) for one in asked] == [
+        ("Would a imp be found here?", "yes"),
+        ("Would a imp be found here? Why or why not?", "yes this is a living room and a imp is far left and near"),
+        ("Would a medikit be found here?", "no"),
+        ("Would a medikit be found here? Why or why not?", "no this is a living room"),
+        ("Would a speck be found here?", "yes"),
+        ("Would a speck be found here? Why or why not?", "yes this is a living room"),
+    ]
+    assert [(one.text, one.answer) for one in overall(view)] == [("What room is this?", "living room")]
+    assert overall(View.of(FRAME, WIDTH, HEIGHT, SCENE))[-1].kind == "room"
+    assert found(View.of(FRAME, WIDTH, HEIGHT), "imp") == []
 
 
 @given(st.floats(0, 159), st.floats(0, 159))
@@ -78,7 +98,8 @@ def test_further_right_is_never_further_left(one, other):
 @given(st.lists(st.tuples(st.sampled_from(["imp", "red torch"]), st.integers(0, 140)), max_size=6))
 def test_the_vocabulary_holds_every_word(things):
     names = ["imp", "red torch", "medikit"]
-    view = View.of([label(name, x, x + 20) for name, x in things], WIDTH, HEIGHT)
-    asked = [question for name in names for question in about(view, name)] + overall(view)
-    words = {word for question in asked for word in f"{question.text} {question.answer}".split()}
-    assert words <= set(vocabulary(names))
+    view = View.of([label(name, x, x + 20) for name, x in things], WIDTH, HEIGHT, SCENE)
+    asked = [question for name in names for question in (*about(view, name), *found(view, name))] + overall(view)
+    text = " ".join(f"{question.text} {question.answer}" for question in asked).lower().replace("?", " ? ")
+    assert set(text.split()) <= set(vocabulary(names, ["living room", "hall"]))
+    assert not {"would", "hall"} & set(vocabulary(names))

@@ -6,6 +6,7 @@ import torch
 
 from pr2l import student
 from pr2l._lessons import Mix, mirrored, pick_questions
+from pr2l.errors import UserError
 from pr2l.exam import examine
 from pr2l.labelled import LabelledFrames
 from pr2l.questions import View
@@ -65,6 +66,26 @@ def test_a_cut_run_goes_on_bit_for_bit(tmp_path):
     assert resumed == [("language", step) for step in range(8, 21)]
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_it_begins_with_another_ones_weights_and_words(tmp_path):
+    first = new_student(SMALL, ("blue", "red", "zinc"), tmp_path / "first", seed=0).vlm
+    second = new_student(SMALL, NAMES, tmp_path / "second", seed=1, rooms=("hall",), start=str(tmp_path / "first")).vlm
+    ours, theirs = (vlm.model.state_dict() for vlm in (second, first))
+    tower = "model.vision_tower.convs.0.conv.weight"
+    assert torch.equal(ours[tower], theirs[tower])
+    embedded = [vlm.model.get_input_embeddings().weight[vlm.tokenizer.get_vocab()["red"]] for vlm in (second, first)]
+    assert torch.equal(*embedded) and first.tokenizer.get_vocab()["red"] != second.tokenizer.get_vocab()["red"]
+    wide = SMALL.model_copy(update={"width": 64})
+    with pytest.raises(UserError, match="has another architecture: no .* of the shape"):
+        new_student(wide, NAMES, tmp_path / "third", seed=0, start=str(tmp_path / "first"))
+
+
+def test_a_room_is_asked_about_where_it_is_known():
+    scene = {"room": "hall", "kept": {"red": True}}
+    plain, known = (View.of([], 160, 120, scene) for scene in ({}, scene))
+    kinds = [{one.kind for one in pick_questions(view, NAMES, 80, np.random.default_rng(0))} for view in (plain, known)]
+    assert kinds[1] - kinds[0] == {"room", "found"}
 
 
 def test_a_mirror_turns_left_into_right():

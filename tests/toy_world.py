@@ -28,6 +28,7 @@ class Task:
 
 
 TASKS = {"colours": Task()}
+NEAR = 4.0
 
 
 def kinds(task):
@@ -87,8 +88,11 @@ class Colours(gym.Env):
     def _info(self):
         info = {"context": {"target": ("left", "right")[self.target]}, "success": self.faultless}
         box = (4 * self.target, 0, 4 * self.target + 4, 6)
-        labels = [{"name": "patch", "box": box, "distance": 1.0}] if self.labels else None
-        return info | ({"labels": labels} if labels else {})
+        info["measures"] = {"seconds": self.time / 2}
+        if not self.labels:
+            return info
+        scene = {"room": "cellar", "kept": {"patch": True}}
+        return info | {"labels": [{"name": "patch", "box": box, "distance": 1.0}], "scene": scene}
 
 
 class EndedTwice(gym.Wrapper):

@@ -32,17 +32,18 @@ from pr2l import _digest
 from pr2l.errors import UserError, did_you_mean
 from pr2l.vlms._allocator import keep_freed_memory
 
-TINY = Path(__file__).parent / "tiny"
+HERE = Path(__file__).parent
 READ = {".safetensors", ".bin", ".pt", ".json", ".jinja", ".model", ".txt"}  # what may matter of a checkpoint's files
 
 
 def locate(name: str) -> str:
-    """The folder or Hub id behind a VLM's name; "tiny" is the folder of weights that ships with pr2l."""
-    if name != "tiny":
-        return name
-    if not (TINY / "config.json").is_file():
-        raise UserError(f"the weights of the VLM 'tiny' are not in {TINY}; `pr2l pretrain` makes them.")
-    return str(TINY)
+    """The folder or Hub id behind a VLM's name; for one that ships with pr2l its folder beside this file."""
+    return str(HERE / name) if name in shipped() else name
+
+
+def shipped() -> list[str]:
+    """The names of the VLMs whose weights ship with pr2l."""
+    return sorted(config.parent.name for config in HERE.glob("*/config.json"))
 
 
 def source(path: str) -> dict[str, str]:
@@ -195,9 +196,9 @@ def _absent(path: str, part: str, reason: str) -> str:
         return f"the folder {path!r} has no usable {part}: {reason}"
     return (
         f"the VLM {path!r} is neither a folder on this machine nor a model that could be fetched from the"
-        f" Hugging Face Hub.{did_you_mean(path, ['tiny'])} ({reason}) Check the spelling and the network."
-        " Without a network: use 'tiny', which ships with pr2l, or a local folder, made elsewhere with"
-        " `hf download MODEL --local-dir FOLDER`, as vlm=FOLDER."
+        f" Hugging Face Hub.{did_you_mean(path, shipped())} ({reason}) Check the spelling and the network."
+        f" Without a network: use {' or '.join(map(repr, shipped()))}, which ship with pr2l, or a local folder, made"
+        " elsewhere with `hf download MODEL --local-dir FOLDER`, as vlm=FOLDER."
     )
 
 

@@ -53,20 +53,21 @@ def test_the_oracle_succeeds_and_is_paid_for_the_way(worlds, split, seed) -> Non
     first, last = played[0][4], played[-1][4]
     assert last["success"] and played[-1][2] and not played[-1][3]
     assert not any(info["success"] for *_, info in played[:-1])
-    gained = first["distance_to_goal"] - last["distance_to_goal"]
+    gained = first["measures"]["distance_to_goal"] - last["measures"]["distance_to_goal"]
     assert sum(step[1] for step in played) == pytest.approx(gained + 2.5 - 0.001 * (len(played) - 1), abs=1e-4)
     # SPL is the shortest way over the way taken. The shortest way is never too long, so nothing is cut off at 1
     # but what is left to the goal, less than the success distance.
-    shortest, way = first["distance_to_goal"], walked(played)
-    assert last["spl"] == pytest.approx(shortest / max(shortest, way), abs=1e-3)
-    assert shortest <= way + last["distance_to_goal"] + 1e-3
-    assert last["distance_to_goal"] < 0.1 and last["spl"] > 0.6
+    shortest, way = first["measures"]["distance_to_goal"], walked(played)
+    assert last["measures"]["spl"] == pytest.approx(shortest / max(shortest, way), abs=1e-3)
+    assert shortest <= way + last["measures"]["distance_to_goal"] + 1e-3
+    assert last["measures"]["distance_to_goal"] < 0.1 and last["measures"]["spl"] > 0.6
 
 
 def test_stopping_at_once_fails_and_walking_on_runs_into_the_horizon(worlds) -> None:
     env = worlds["train"]
     stopped = play(env, 0, lambda env: STOP)
-    assert len(stopped) == 2 and stopped[-1][2] and not stopped[-1][4]["success"] and stopped[-1][4]["spl"] == 0
+    assert len(stopped) == 2 and stopped[-1][2]
+    assert not stopped[-1][4]["success"] and stopped[-1][4]["measures"]["spl"] == 0
     turning = play(env, 0, lambda env: LEFT)
     assert len(turning) - 1 == OPTIONS.horizon and turning[-1][3] and not turning[-1][2]
     # A whole turn of twelve steps shows the same again.
@@ -177,7 +178,7 @@ def test_labels_are_where_a_pinhole_camera_sees_the_things() -> None:
 
 def test_the_longest_way_to_begin_with_can_be_set() -> None:
     with closing(habitat.make("objectnav", OPTIONS.model_copy(update={"farthest": 2.0}))) as env:
-        begun = [env.reset(seed=seed)[1]["distance_to_goal"] for seed in range(6)]
+        begun = [env.reset(seed=seed)[1]["measures"]["distance_to_goal"] for seed in range(6)]
     assert min(begun) >= 1.0 and max(begun) <= 2.0 and len(set(begun)) > 2
     with (
         pytest.raises(ValueError, match=r"no episode has a way of 0.5 m at most; the shortest has 1.\d\d m"),

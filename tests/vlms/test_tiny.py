@@ -9,7 +9,7 @@ import pytest
 from pr2l.exam import examine
 from pr2l.labelled import Source, load_or_play
 from pr2l.vlms._base import Defaults
-from pr2l.vlms._checkpoint import TINY
+from pr2l.vlms._checkpoint import HERE
 from pr2l.vlms._loading import load_vlm
 
 PAGE = Path(__file__).parents[2] / "docs" / "tiny.md"
@@ -29,7 +29,7 @@ def test_it_sees_and_it_knows_where(tmp_path):
 
 @pytest.mark.slow
 def test_the_exam_can_be_taken_again(tmp_path):
-    written = json.loads((TINY / "exam.json").read_text())["doom: fetch (600 frames, evaluation)"]["questions"]
+    written = json.loads((HERE / "tiny" / "exam.json").read_text())["doom: fetch (600 frames, evaluation)"]["questions"]
     again = score(tmp_path, ("fetch",), frames=600, seed=101)  # of configs/pretrain/tiny.yaml
     for kind, accuracy in again.items():
         assert accuracy == pytest.approx(written[kind]["accuracy"], abs=0.005), kind
@@ -37,7 +37,7 @@ def test_the_exam_can_be_taken_again(tmp_path):
 
 def test_the_page_shows_the_numbers_of_the_exam():
     page = PAGE.read_text(encoding="utf-8")
-    for title, report in json.loads((TINY / "exam.json").read_text()).items():
+    for title, report in json.loads((HERE / "tiny" / "exam.json").read_text()).items():
         cells = " | ".join(f"{one['accuracy']:.1%}" for one in report["questions"].values())
         assert cells in page, f"docs/tiny.md does not show {cells} for {title}"
 
