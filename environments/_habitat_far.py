@@ -253,6 +253,6 @@ def checks(options: dict[str, Any]) -> Iterator[tuple[str, bool, str, str]]:
     while not done:
         _, _, terminated, truncated, info = env.step(env.call("oracle_action"))
         steps, done = steps + 1, terminated or truncated
-    found = f"{info['context']['target']}: {steps} steps, success {info['success']}, SPL {info['spl']:.2f}"
+    found = f"{info['context']['target']}: {steps} steps, success {info['success']}, SPL {info['measures']['spl']:.2f}"
     yield "a whole episode", info["success"], found, "report it: the shortest way should have led there"
     env.close()

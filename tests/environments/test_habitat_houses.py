@@ -30,6 +30,13 @@ def area_shared(a: tuple, b: tuple) -> float:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_piece_is_at_a_place_of_its_room(name: str) -> None:
+    made = house(name)
+    assert all(made.room_at(piece.x, piece.z) == made.rooms[piece.room] for piece in made.pieces)
+    assert made.room_at(made.rect[0] - 0.1, made.rect[1]) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_furniture_stands_in_its_room_and_nothing_in_anything_else(name: str) -> None:
     made = house(name)
     standing = [piece for piece in made.pieces if piece.y == 0]

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from environments import habitat
+from environments._habitat_furniture import CATEGORIES, WORDS
+from environments._habitat_houses import ROOM_TYPES, ROOMS_OF
 from environments._interpreters import interpreter
 from environments.isolated import WORKER
 from pr2l import sims
@@ -129,6 +131,20 @@ def test_labels_say_what_the_segmentation_shows_and_the_goal_is_seen_at_the_end(
         near += [label["distance"] for label in info["labels"] if label["name"] == info["context"]["target"]]
     assert named <= set(habitat.kinds("objectnav"))
     assert near and min(near) < 2
+
+
+def test_the_scene_is_the_room_that_is_looked_into(worlds) -> None:
+    right = []
+    for seed in range(12):
+        for *_, info in play(worlds["train"], seed, habitat.oracle("objectnav")):
+            assert info["scene"]["room"] in ROOM_TYPES
+            kept = {target for target, there in info["scene"]["kept"].items() if there}
+            assert kept == {WORDS[goal] for goal in CATEGORIES if info["scene"]["room"] in ROOMS_OF[goal]}
+            # What is in the middle of the frame and near stands in that room, unless it is seen through a door.
+            ahead = [one for one in info["labels"] if one["box"][0] < 80 < one["box"][2]]
+            near = {one["name"] for one in ahead if one["distance"] < 1.8}
+            right += [goal in kept for goal in near if goal in info["scene"]["kept"]]
+    assert len(right) > 10 and np.mean(right) > 0.8
 
 
 def test_train_and_evaluation_are_in_different_houses(worlds) -> None:
