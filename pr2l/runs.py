@@ -23,7 +23,8 @@ from pr2l.config import RunConfig, load_config
 from pr2l.errors import UserError
 
 # What a resumed run may have otherwise than the run that it goes on with.
-MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "wandb", "workers", "groups", "isolated"}
+MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "wandb", "workers", "groups"}
+MAY_CHANGE |= {"isolated", "patience"}
 
 
 class Run:

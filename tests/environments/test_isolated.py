@@ -253,6 +253,43 @@ def test_a_worker_that_has_grown_is_replaced_between_two_episodes(world):
     assert env.restarts == 1
 
 
+def test_a_worker_that_grows_in_an_episode_without_end_is_cut_there(world, monkeypatch):
+    looks = []
+    memory = isolated.Far.memory
+    monkeypatch.setattr(isolated, "LOOK", 1000)
+    monkeypatch.setattr(isolated.Far, "memory", lambda far: looks.append(far) or memory(far))
+    env = world(fail="grow", on=0, horizon=10**9, patience=PATIENT.model_copy(update={"memory": 180}))
+    env.reset(seed=0)
+    assert not any(env.step(0)[3] for _ in range(20))  # it grows in the third, but in the first it was looked at
+    assert len(looks) == 1
+    monkeypatch.setattr(isolated, "LOOK", 0)
+    with pytest.warns(UserWarning, match="far is replaced: it takes [0-9]+ of 180 MB"):
+        _, reward, terminated, truncated, info = env.step(0)
+    assert (reward, terminated, truncated, info["success"]) == (0, False, True, False)
+    assert info["cut"].endswith("of 180 MB") and env.restarts == 1
+    env.reset(seed=1)
+    assert not any(env.step(0)[3] for _ in range(5))
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_guard_that_is_killed_counts_as_its_worker(world, hangs):
+    env = world()
+    env.reset(seed=0)
+    worker, guard = env.call("pids")
+    child = None if hangs else env.call("spawn")  # which nobody is left to find where the worker hangs
+    if hangs:
+        os.kill(worker, signal.SIGSTOP)
+    os.kill(guard, signal.SIGKILL)
+    assert hangs or gone([worker, child])
+    env.patience = HANGING
+    with pytest.warns(UserWarning, match="no answer in" if hangs else "its process has died: killed by SIGKILL"):
+        assert env.step(0)[3]
+    env.patience = PATIENT
+    assert gone([worker]) and env.restarts == 1
+    env.reset(seed=1)
+    assert not env.step(0)[3]
+
+
 def test_sides_of_two_versions_do_not_talk(world, monkeypatch):
     monkeypatch.setattr(_wire, "VERSION", 2)
     with pytest.raises(RuntimeError, match="the other side speaks version 2, this one 1"):
