@@ -105,6 +105,8 @@ def test_an_observation_is_the_callers_own(world):
     second = env.step(0)[0]
     second["frame"][:] = 0
     assert (first["frame"] == 7).all() and (env.render() == 8).all()
+    env._far.ask(PATIENCE, PATIENCE, "step", [0])  # as one whose answer Ctrl-C broke off
+    assert (env.render() == 8).all()
 
 
 def test_known_spaces_leave_the_start_to_the_first_reset(world):
@@ -222,6 +224,25 @@ def test_a_call_that_fails_costs_the_episode_only(world):
     assert env.step(0)[3] and env.restarts == 1
     env.reset(seed=1)
     assert not env.step(0)[3]
+
+
+@pytest.mark.filterwarnings("ignore:far is replaced")
+def test_a_whole_step_between_two_failures_begins_the_count_anew(world):
+    env = world(fail="error", at=2, patience=PATIENT.model_copy(update={"restarts": 1}))
+    for _ in range(3):
+        env.reset(seed=0)
+        assert [env.step(0)[3] for _ in range(2)] == [False, True]
+    assert env.restarts == 3
+
+
+def test_a_log_that_has_grown_long_is_begun_anew(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(isolated, "LOG_LIMIT", 10)
+    log = tmp_path / "far.log"
+    log.write_text("what a simulator prints")
+    env = world(log=log)
+    env.reset(seed=0)
+    env.close()
+    assert log.read_text() == "closed\n"
 
 
 @pytest.mark.filterwarnings("ignore:far is replaced")
