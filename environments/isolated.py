@@ -7,6 +7,7 @@ it has started; its episode ends there, as truncated, and the next reset starts 
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import signal
@@ -26,7 +27,7 @@ import gymnasium as gym
 import numpy as np
 import psutil
 from gymnasium import spaces
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
 
 from environments._interpreters import variables
 from environments._wire import WireError, receive, send
@@ -40,6 +41,7 @@ WORKER = Path(__file__).with_name("worker.py")
 MEGABYTE = 1 << 20
 LOG_LIMIT = 32 * MEGABYTE  # what a simulator prints between two resets beyond that is thrown away
 LAST_LINES = 20  # of its log, in an error
+LOOK = 5.0  # seconds at least between two looks at a worker's memory in an episode: each takes milliseconds
 GUARD_PATIENCE = 5.0  # seconds for the guard to end once its worker is dead
 
 
@@ -48,13 +50,13 @@ class Patience(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    start: float = 600.0  # the interpreter, its imports and make()
-    reset: float = 600.0  # Minecraft starts at the first one
-    step: float = 60.0  # and a call of anything else
-    close: float = 10.0  # after which its processes are killed
-    silence: float = 120.0  # without a heartbeat in a call; loading a scene may hold the interpreter that long
-    memory: int | None = None  # MB resident, of the worker and all its processes, looked at before a reset; None = any
-    restarts: int = 3  # in a row without one whole step
+    start: PositiveFloat = 600.0  # the interpreter, its imports and make()
+    reset: PositiveFloat = 600.0  # Minecraft starts at the first one
+    step: PositiveFloat = 60.0  # and a call of anything else
+    close: PositiveFloat = 10.0  # after which its processes are killed
+    silence: PositiveFloat = 120.0  # without a heartbeat in a call; loading a scene may hold the interpreter that long
+    memory: PositiveInt | None = None  # MB resident, of the worker and all its processes; None = any
+    restarts: NonNegativeInt = 3  # in a row without one whole step
 
 
 class Isolated(gym.Env[Observation, Any]):
@@ -107,7 +109,6 @@ class Isolated(gym.Env[Observation, Any]):
         """Begins the episode of a seed, 0 or more; None = a seed drawn from the last one's."""
         seed = int(self.np_random.integers(2**63)) if seed is None else seed
         super().reset(seed=seed)
-        self._replace_if_large()
         return self._patiently(lambda: self._begin(seed))
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
@@ -115,6 +116,8 @@ class Isolated(gym.Env[Observation, Any]):
             raise RuntimeError("no episode is under way: call reset() first")
         plain = int(action) if isinstance(self.action_space, spaces.Discrete) else np.asarray(action)
         try:
+            if self._far is not None and time.monotonic() - self._far.looked >= LOOK:
+                self._check_memory(self._far)
             shown, reward, terminated, truncated, info = self._ask(self.patience.step, "step", plain)
         except Lost as lost:
             return self._cut(lost)
@@ -146,6 +149,8 @@ class Isolated(gym.Env[Observation, Any]):
     def _begin(self, seed: int) -> tuple[Observation, Info]:
         if self._far is None:
             self._start()
+        else:
+            self._check_memory(self._far)
         shown, info = self._ask(self.patience.reset, "reset", seed)
         return self._see(shown, info), info
 
@@ -208,13 +213,10 @@ class Isolated(gym.Env[Observation, Any]):
             raise RuntimeError(f"{self.name} failed {self._failures} times in a row, now so: {lost}{said}") from lost
         warnings.warn(f"{self.name} is replaced: {lost}{said}", stacklevel=3)
 
-    def _replace_if_large(self) -> None:
-        if self._far is not None and self.patience.memory is not None:
-            size = self._far.memory()
-            if size > self.patience.memory:
-                warnings.warn(f"{self.name} is replaced: it takes {size} of {self.patience.memory} MB", stacklevel=3)
-                self.restarts += 1
-                self.close()
+    def _check_memory(self, far: Far) -> None:
+        limit = self.patience.memory
+        if limit is not None and (size := far.memory()) > limit:
+            raise Lost(f"it takes {size} of {limit} MB")
 
 
 class Lost(Exception):
@@ -232,6 +234,7 @@ class Far:
         self._talk, theirs = socket.socketpair()
         self._lifeline, guard = socket.socketpair()  # closes when we end, however that happens
         self._number = 0  # of the last call
+        self.looked = -math.inf  # at its memory: when, in seconds of time.monotonic()
         self._ours = (self._talk, self._lifeline, self._memory, self._log)
         inherited = [theirs.fileno(), self._memory.fileno(), guard.fileno()]
         with theirs, guard:
@@ -293,6 +296,7 @@ class Far:
 
     def memory(self) -> int:
         """MB that the worker and its processes hold."""
+        self.looked = time.monotonic()
         whole = 0
         with suppress(psutil.NoSuchProcess):
             for process in _family(self.process.pid):
@@ -332,6 +336,9 @@ def _end(process: subprocess.Popen[bytes], ours: Sequence[Any], seconds: float =
     finally:
         if process.poll() is None:
             _kill(process)
+        elif process.returncode < 0:  # the guard itself was killed, and what it guarded may hang
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
         for each in ours[1:]:
             each.close()
 

@@ -10,7 +10,7 @@ Defaults and make(), is served as well.
 The end: a closed socket says it, between two calls. The process that is started stays as a guard and forks the worker.
 It waits for the death of either side, however that comes and whatever a call hangs in, and then kills all that the
 simulator has started: on Linux those too that have left the process group (MineDojo's Minecraft does), since the guard
-adopts them.
+adopts them. Should the guard be killed, the worker does that, and ends.
 """
 
 from __future__ import annotations
@@ -96,11 +96,13 @@ def guard(lifeline: int) -> None:
 
     It holds the socket too, so the near side sees the worker's end once all is cleared away.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    adopt()
+    life, held = os.pipe()  # of the guard, which alone holds that end
     worker = os.fork()
     if not worker:
         os.close(lifeline)
+        os.close(held)
+        threading.Thread(target=end_after_guard, args=(life,), daemon=True).start()
         return
     status, deadline = None, math.inf
     while status is None and time.monotonic() < deadline:
@@ -111,6 +113,20 @@ def guard(lifeline: int) -> None:
     kill_children()
     code = os.WTERMSIG(status) + 128 if status and os.WIFSIGNALED(status) else (status or 0) >> 8
     os._exit(code)
+
+
+def end_after_guard(life: int) -> None:
+    """In the worker: does what the guard was there for, should somebody kill the guard."""
+    os.read(life, 1)
+    adopt()
+    kill_children()
+    os._exit(1)
+
+
+def adopt() -> None:
+    """Makes the processes that descend from us our children once their parents have died."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def reap(worker: int) -> int | None:

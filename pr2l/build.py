@@ -35,7 +35,7 @@ def environments(config: RunConfig, split: Split, *, labels: bool = False, count
         train = split == "train"
         seed_of = partial(training_seed, config.seed, row) if train else partial(interleaved_seed, row, count)
         where = config.environment, config.task
-        return partial(make_episodes, *where, options, split, labels, seed_of, isolated=config.isolated)
+        return partial(make_episodes, *where, options, split, labels, seed_of, config.isolated, config.patience)
 
     recipes = [recipe(row) for row in range(count)]
     return Workers(recipes, config.workers, config.groups) if config.workers else _in_this_process(recipes)

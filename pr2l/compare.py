@@ -30,6 +30,7 @@ from pr2l.runs import Run, write_json
 from pr2l.statistics import Estimate, bootstrap_runs
 
 POINTS = 60  # of a curve
+ALIKE = {"seed", "why", "workers", "groups", "isolated", "patience"}  # what runs of one method may differ in
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def group(runs: Sequence[Run]) -> list[Method]:
     """Methods in the order of their first run; runs of a method in the order of their seeds."""
     alike: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        defining = run.config.model_dump(mode="json", exclude={"seed", "why", "workers", "groups"})
+        defining = run.config.model_dump(mode="json", exclude=ALIKE)
         alike[json.dumps(defining, sort_keys=True)].append(run)
     named: dict[str, Method] = {}
     for members in alike.values():

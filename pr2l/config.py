@@ -50,6 +50,7 @@ class RunConfig(BaseModel):
     num_envs: PositiveInt = 8  # simulators side by side; their frames are one VLM batch
     workers: NonNegativeInt = 0  # processes for the simulators; 0 = in this one: fast ones (Doom) need no more
     isolated: bool = False  # each simulator in an interpreter of its own, replaced if it fails (docs/simulators.md)
+    patience: dict[str, Any] = Field(default_factory=dict)  # with these: environments.isolated.Patience
     groups: PositiveInt = 2  # with workers: VLM batches a step, one made while the next is simulated; 1 = no overlap
     # environment steps of the whole run, summed over the simulators; from data: transitions, summed over the epochs
     steps: PositiveInt
@@ -150,8 +151,18 @@ def _resolve(config: RunConfig) -> RunConfig:
         raise UnknownName(f"tasks of {config.environment}", config.task, tasks)
     if config.prompt_name is not None:
         registry.load("prompts", config.prompt_name)
+    _check_patience(config.patience)
     filled = {f"{kind}_options": config.options(kind).model_dump(mode="json") for kind in _PLUGINS}
     return config.model_copy(update=filled)
+
+
+def _check_patience(given: dict[str, Any]) -> None:
+    from environments.isolated import Patience  # which imports gymnasium, and reading a config should be quick
+
+    try:
+        Patience(**given)
+    except ValidationError as error:
+        raise UserError(explain(error, "patience", Patience)) from error
 
 
 def _plugin(config: RunConfig, kind: OptionKind) -> Any:

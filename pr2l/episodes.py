@@ -7,15 +7,16 @@ the middle of its episodes: reset with the same seed, repeat the actions.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from environments.isolated import Isolated
+from environments.isolated import Isolated, Patience
 from pr2l import registry
+from pr2l.errors import UserError
 
 Observation = dict[str, np.ndarray]
 Info = dict[str, Any]
@@ -125,10 +126,12 @@ def make_episodes(
     labels: bool,
     seed_of: Callable[[int], int],
     isolated: bool = False,
+    patience: Mapping[str, Any] | None = None,
 ) -> SeededEpisodes:
     """SeededEpisodes of an environment of the registry; arguments as of its `make` and of SeededEpisodes.
 
     isolated: in another process of this interpreter; what is made isolated by itself stays as it is.
+    patience: values over those of the isolated environment's own Patience. Raises UserError where it is not isolated.
     """
     module = registry.load("environments", environment)
     env = module.make(task, options, split=split, labels=labels)
@@ -137,6 +140,12 @@ def make_episodes(
         shown = env.observation_space, env.action_space
         values = options.model_dump(mode="json")
         env = Isolated(module.__name__, task, values, split=split, labels=labels, name=environment, spaces=shown)
+    if patience:
+        far = env.unwrapped
+        if not isinstance(far, Isolated):
+            env.close()
+            raise UserError(f"patience is for isolated simulators: {environment} needs isolated=true too")
+        far.patience = Patience(**{**far.patience.model_dump(), **patience})
     return SeededEpisodes(env, seed_of)
 
 

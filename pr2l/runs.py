@@ -24,7 +24,7 @@ from pr2l.errors import UserError
 
 # What a resumed run may have otherwise than the run that it goes on with.
 MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "evaluation_greedy"}
-MAY_CHANGE |= {"wandb", "workers", "groups", "isolated"}
+MAY_CHANGE |= {"wandb", "workers", "groups", "isolated", "patience"}
 
 
 class Run:

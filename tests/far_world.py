@@ -68,9 +68,12 @@ class Count:
             return sys.path, sys.version_info[:2], os.environ.get("FAR_WORLD")
         if name == "oracle_action":
             return self.seed % 4
-        if name == "slow":
-            time.sleep(*arguments)
-            return "slow"
+        if name == "wait":  # says in one file that it waits for another
+            called, go_on = arguments
+            open(called, "w").close()
+            while not os.path.exists(go_on):
+                time.sleep(0.02)
+            return "waited"
         if name == "fail":
             return getattr(self, f"fail_{arguments[0]}")()
         raise ValueError(f"far_world has no {name!r}")

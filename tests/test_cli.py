@@ -11,11 +11,14 @@ from typing import NamedTuple
 
 import minari
 import pytest
+from processes import PATIENCE
 
 from pr2l import registry
 from pr2l.cli import main
 from pr2l.runs import Run
 from pr2l.speed import SECTIONS
+
+ROOT = Path(__file__).parents[1]
 
 FAULTY = '''"""An environment whose defect lies in a module that is not of environments/."""
 from dataclasses import dataclass
@@ -114,7 +117,7 @@ def test_the_same_words_from_an_environment_are_shown_and_a_defect_elsewhere_kee
 
 
 def test_the_exit_code_leaves_the_process() -> None:
-    done = subprocess.run([sys.executable, "-m", "pr2l.cli", "list", "nothing"], capture_output=True, timeout=100)
+    done = subprocess.run([sys.executable, "-m", "pr2l.cli", "list", "nothing"], capture_output=True, timeout=PATIENCE)
     assert done.returncode == 2 and done.stdout == b""
 
 
@@ -126,7 +129,7 @@ def test_version_and_help(pr2l) -> None:
 
 def test_listing_imports_no_heavy_package() -> None:
     code = "import sys, pr2l.cli; print({'torch', 'transformers', 'vizdoom'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.strip() == "set()"
 
 
@@ -139,15 +142,17 @@ def test_collect_writes_episodes_that_minari_reads(examples, pr2l, tmp_path) -> 
 
 def interrupted(folder: Path, ready: Callable[[], bool], *arguments: str) -> int:
     """Starts `pr2l ...` in a folder, presses Ctrl-C once it is ready, and returns its exit code."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pr2l.cli", *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(folder)},
-    )
-    while not ready() and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    return process.wait(timeout=60)
+    command = [sys.executable, "-m", "pr2l.cli", *arguments]
+    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    with subprocess.Popen(command, cwd=folder, env=environment) as process:
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while not ready() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            return process.wait(timeout=PATIENCE)
+        finally:
+            process.kill()  # one that did not take the signal would go on for ever
 
 
 def test_ctrl_c_keeps_whole_episodes_and_exits_with_130(examples, tmp_path) -> None:

@@ -112,6 +112,8 @@ def test_later_overrides_win_and_nested_ones_keep_the_rest(examples) -> None:
             "vlm_options of 'tiny': unknown key 'new_token'. Did you mean 'new_tokens'",
         ),
         ("algorithm_options.gamma=high", "gamma = 'high'"),
+        ("patience.setp=9", "patience: unknown key 'setp'. Did you mean 'step'"),
+        ("patience.step=0", "greater than 0"),
         ("encoder=pixels", "unknown key 'strips'.*\n`encoder_options={}` drops"),
     ],
 )

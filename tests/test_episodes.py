@@ -11,8 +11,9 @@ import pytest
 from gymnasium import spaces
 
 from environments import doom
-from environments.isolated import Isolated
+from environments.isolated import Isolated, Patience
 from pr2l.episodes import SeededEpisodes, evaluation_seed, make_episodes, training_seed
+from pr2l.errors import UserError
 
 
 class DiceWorld(gym.Env):
@@ -175,12 +176,21 @@ def test_an_isolated_doom_is_restored_from_its_seed_and_actions():
 
 
 def test_what_is_isolated_by_itself_is_not_isolated_twice(write_plugin):
-    source = "from environments.isolated import Isolated\nfrom toy_world import Defaults\n"
+    source = "from environments.isolated import Isolated, Patience\nfrom toy_world import Defaults\n"
     far = Path(__file__).with_name("far_world.py")
-    call = f"Isolated({str(far)!r}, 'count', {{}}, split=split, labels=labels, name='far')"
+    call = f"Isolated({str(far)!r}, 'count', {{}}, split=split, labels=labels, name='far', patience=Patience(step=7))"
     write_plugin("environments", "far", f"{source}def make(task, options, *, split, labels): return {call}\n")
-    with closing(make_episodes("far", "count", None, "train", False, seeds, isolated=True)) as env:
+    with closing(make_episodes("far", "count", None, "train", False, seeds, True, {"restarts": 5})) as env:
         assert env.unwrapped.action_space == spaces.Discrete(4)
+        assert env.unwrapped.patience == Patience(step=7, restarts=5)
+
+
+def test_patience_is_for_what_is_isolated():
+    make = partial(make_episodes, "doom", "fetch", doom.Defaults(), "train", False, seeds, patience={"step": 7})
+    with closing(make(isolated=True)) as env:
+        assert env.unwrapped.patience == Patience(step=7)
+    with pytest.raises(UserError, match="doom needs isolated=true too"):
+        make()
 
 
 def test_no_two_episodes_share_a_seed():

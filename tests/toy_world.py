@@ -65,7 +65,8 @@ class Colours(gym.Env):
 
     def step(self, action):
         self.steps += 1
-        time.sleep(float(os.environ.get("TOY_DELAY", 0)))  # seconds, for tests that have to catch a process
+        held = self.steps == int(os.environ.get("TOY_HOLD", 0))  # a step that never ends, as has each of TOY_DELAY
+        time.sleep(10_000 if held else float(os.environ.get("TOY_DELAY", 0)))  # seconds
         if self.options.killed_every and random.random() < 1 / self.options.killed_every:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.steps == self.options.hang_at:

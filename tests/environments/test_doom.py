@@ -12,19 +12,24 @@ from environments import doom
 from environments._doom_maps import SPACING
 from environments._doom_oracles import ORACLES, bearing
 from environments._doom_rewards import REACH, Step
+from environments.isolated import Isolated
 
 TASKS = list(doom.TASKS)
+BOTH_WAYS = [*((task, False) for task in TASKS), ("fetch", True)]  # isolated?; test_isolated.py compares all tasks
 GENERATED = ["fetch", "hunt"]
 
 
 @pytest.fixture(scope="module")
 def worlds():
-    """worlds(task, split, **options): an environment with ground truth, shared by the tests of this file."""
+    """worlds(task, split, isolated, **options): one with ground truth, shared by the tests of this file."""
     made = {}
 
-    def world(task, split="train", **options):
-        key = (task, split, *options.items())
-        if key not in made:
+    def world(task, split="train", isolated=False, **options):
+        key = (task, split, isolated, *options.items())
+        if key not in made and isolated:
+            values = doom.Defaults(**options).model_dump(mode="json")
+            made[key] = Isolated("environments.doom", task, values, split=split, labels=True, name="doom")
+        elif key not in made:
             made[key] = doom.make(task, doom.Defaults(**options), split=split, labels=True)
         return made[key]
 
@@ -57,15 +62,15 @@ def signature(steps):
     return [(o["frame"].tobytes(), o["proprio"].tobytes(), *rest) for o, *rest in steps]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("task", "isolated"), BOTH_WAYS)
 @pytest.mark.filterwarnings("error")
-def test_gymnasium_accepts_it(task, worlds):
-    check_env(worlds(task), skip_render_check=True)
+def test_gymnasium_accepts_it(task, isolated, worlds):
+    check_env(worlds(task, isolated=isolated), skip_render_check=True)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_seed_and_actions_determine_every_frame(task, worlds):
-    env, other = worlds(task), doom.make(task)
+@pytest.mark.parametrize(("task", "isolated"), BOTH_WAYS)
+def test_seed_and_actions_determine_every_frame(task, isolated, worlds):
+    env, other = worlds(task, isolated=isolated), doom.make(task)
     first = play(env, 11, randomly(0), 50)
     play(env, 12, randomly(1), 50)
     again = play(env, 11, randomly(0), 50)
@@ -78,8 +83,9 @@ def test_seed_and_actions_determine_every_frame(task, worlds):
     other.close()
 
 
-def test_an_episode_without_a_seed_can_be_played_again_from_its_info(worlds):
-    env = worlds("fetch")
+@pytest.mark.parametrize("isolated", [False, True])
+def test_an_episode_without_a_seed_can_be_played_again_from_its_info(isolated, worlds):
+    env = worlds("fetch", isolated=isolated)
     env.reset(seed=4)
     _, info = env.reset()
     observation, following = env.step(0)[0], env.reset()[1]["seed"]
@@ -97,9 +103,9 @@ def test_training_and_evaluation_rooms_are_disjoint(task, worlds):
     assert set(train._rooms).isdisjoint(evaluation._rooms)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_every_context_is_announced(task, worlds):
-    env, known = worlds(task), list(doom.TASKS[task].contexts)
+@pytest.mark.parametrize(("task", "isolated"), BOTH_WAYS)
+def test_every_context_is_announced(task, isolated, worlds):
+    env, known = worlds(task, isolated=isolated), list(doom.TASKS[task].contexts)
     seen = [env.reset(seed=seed)[1]["context"] for seed in range(60)]
     assert all(context in known for context in seen)
     assert len({context["target"] for context in seen}) == len(known)
@@ -147,8 +153,9 @@ def _distance(scene, thing):
     return math.dist((scene.pose.x, scene.pose.y), thing.place)
 
 
-def test_segmentation_agrees_with_the_boxes(worlds):
-    env = worlds("fetch")
+@pytest.mark.parametrize("isolated", [False, True])
+def test_segmentation_agrees_with_the_boxes(isolated, worlds):
+    env = worlds("fetch", isolated=isolated)
     for seed in range(8):
         observation, info = env.reset(seed=seed)
         drawn = info["segmentation"]
@@ -171,8 +178,9 @@ def test_labels_use_the_vocabulary_and_are_given_only_on_request(task, worlds):
     plain.close()
 
 
-def test_proprio_is_health_ammunition_time_last_action_and_target(worlds):
-    env = worlds("fetch")
+@pytest.mark.parametrize("isolated", [False, True])
+def test_proprio_is_health_ammunition_time_last_action_and_target(isolated, worlds):
+    env = worlds("fetch", isolated=isolated)
     observation, info = env.reset(seed=0)
     target = [float(context == info["context"]) for context in doom.TASKS["fetch"].contexts]
     assert sum(target) == 1
@@ -254,8 +262,9 @@ def test_no_two_things_can_be_reached_at_once():
     assert SPACING >= 2 * REACH
 
 
-def test_the_horizon_truncates(worlds):
-    *_, last = steps = play(worlds("fetch"), 0, lambda env: 0)
+@pytest.mark.parametrize("isolated", [False, True])
+def test_the_horizon_truncates(isolated, worlds):
+    *_, last = steps = play(worlds("fetch", isolated=isolated), 0, lambda env: 0)
     assert len(steps) - 1 == doom.TASKS["fetch"].horizon
     assert not last[2] and last[3] and last[0]["proprio"][2] == 1
 

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from processes import PATIENCE
 
 from environments import _doom_launcher, doom
 from environments._doom_engine import FOLDER_PREFIX, Engine, Settings, temporary_folder
@@ -53,11 +55,12 @@ def start(tmp_path):
         return process
 
     yield run
-    for process in [*started, *engines(tmp_path)]:
-        process.kill()
     for process in started:
-        with process:
-            pass  # leaving it closes the pipes and collects the exit code
+        with process:  # leaving it closes the pipes and collects the exit code
+            process.kill()
+    for engine in engines(tmp_path):
+        with suppress(psutil.NoSuchProcess):
+            engine.kill()
 
 
 def engines(tmp_path):
@@ -66,15 +69,15 @@ def engines(tmp_path):
     return [process for process in processes if any(str(tmp_path) in word for word in process.info["cmdline"] or ())]
 
 
-def wait_until(condition, seconds=5.0):
-    deadline = time.monotonic() + seconds
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE
     while not (met := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
     return met
 
 
 def assert_nothing_is_left(tmp_path, instance):
-    assert wait_until(lambda: not engines(tmp_path)), "the engine still runs after 5 s"
+    assert wait_until(lambda: not engines(tmp_path)), "the engine still runs"
     assert not list(Path("/dev/shm").glob(f"*{instance}"))
     assert not [path.name for name in ("work", "temp") for path in (tmp_path / name).iterdir()]
 
@@ -101,7 +104,7 @@ def test_no_engine_survives_the_end_of_its_program(ending, code, start, tmp_path
     assert process.stdout.readline() == "playing\n"
     instance = instance_of(tmp_path)
     process.stdin.close()
-    assert process.wait(timeout=30) == code
+    assert process.wait(timeout=PATIENCE) == code
     assert_nothing_is_left(tmp_path, instance)
 
 
@@ -112,18 +115,18 @@ def test_no_engine_survives_a_signal_in_the_middle_of_a_step(number, start, tmp_
     assert process.stdout.readline() == "playing\n"
     instance = instance_of(tmp_path)
     process.send_signal(number)
-    assert process.wait(timeout=30) != 0
+    assert process.wait(timeout=PATIENCE) != 0
     assert_nothing_is_left(tmp_path, instance)
 
 
 @linux_only
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.05])
 def test_no_engine_survives_a_kill_while_it_starts(delay, start, tmp_path):
-    process = start(PLAYING)
-    assert wait_until(lambda: list((tmp_path / "temp").glob("*/engine")), seconds=30)
+    process = start(PLAYING + WITHOUT_END)  # so that what starts is not over before somebody looks
+    assert wait_until(lambda: list((tmp_path / "temp").glob("*/engine")) or engines(tmp_path))
     time.sleep(delay)
     process.kill()
-    process.wait(timeout=30)
+    process.wait(timeout=PATIENCE)
     assert wait_until(lambda: not engines(tmp_path))
 
 
@@ -134,7 +137,7 @@ def test_ctrl_c_leaves_the_engine_to_the_program(start, tmp_path):
     process = start(f"{PLAYING}{wait}except KeyboardInterrupt:\n    print(env.step(0)[1])\n")
     assert [process.stdout.readline() for _ in range(2)] == ["playing\n", "waiting\n"]
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (out, err, process.returncode) == ("-0.01\n", "", 0)
 
 
@@ -166,7 +169,7 @@ def test_the_launcher_starts_an_engine_only_for_a_living_parent(mine, tmp_path):
     engine.write_text("#!/bin/sh\npwd > started\necho $1 >> started\n")
     engine.chmod(0o700)
     launcher = [sys.executable, "-IS", _doom_launcher.__file__]
-    subprocess.run([*launcher, str(parent), str(tmp_path), str(engine), "word"], check=True, timeout=30)
+    subprocess.run([*launcher, str(parent), str(tmp_path), str(engine), "word"], check=True, timeout=PATIENCE)
     assert (tmp_path / "started").exists() is mine
     if mine:
         assert (tmp_path / "started").read_text().split() == [str(tmp_path), "word"]

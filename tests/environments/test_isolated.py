@@ -15,25 +15,27 @@ import psutil
 import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
+from processes import PATIENCE
 
-from environments import _wire, doom
+from environments import _wire, doom, isolated
 from environments._interpreters import interpreter
 from environments.isolated import Isolated, Patience
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
-PATIENCE = 130  # seconds to wait for another process, which may have to share its cores with much else
-QUICK = Patience(step=5, silence=60, close=5)
+PATIENT = Patience(step=PATIENCE, close=PATIENCE)
+HANGING = Patience(step=5)  # only where something hangs: on a busy machine, what does not can take seconds too
 
 
 @pytest.fixture
 def world():
-    """world(labels=..., python=..., patience=..., task=..., **options): a tests/far_world.py of its own."""
+    """world(task, labels=..., **options, and arguments of Isolated): a tests/far_world.py of its own."""
     made = []
 
-    def world(task="count", *, labels=False, patience=QUICK, python=sys.executable, env=None, spaces=None, **options):
-        where = {"python": python, "env": env, "patience": patience, "spaces": spaces, "name": "far"}
-        made.append(Isolated(str(TESTS / "far_world.py"), task, options, split="train", labels=labels, **where))
+    def world(task="count", *, labels=False, **options):
+        how = {"name": "far", "patience": PATIENT, "split": "train", "labels": labels}
+        how |= {key: options.pop(key) for key in ("python", "env", "patience", "spaces", "log") if key in options}
+        made.append(Isolated(str(TESTS / "far_world.py"), task, options, **how))
         return made[-1]
 
     yield world
@@ -48,13 +50,15 @@ def alive(pid):
         return False
 
 
-def gone(pids, seconds=PATIENCE):
-    deadline = time.monotonic() + seconds
-    while any(map(alive, pids)):
-        if time.monotonic() > deadline:
-            return False
+def wait_until(condition):
+    deadline = time.monotonic() + PATIENCE
+    while not (met := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return True
+    return met
+
+
+def gone(pids):
+    return wait_until(lambda: not any(map(alive, pids)))
 
 
 def plain(value):
@@ -101,6 +105,8 @@ def test_an_observation_is_the_callers_own(world):
     second = env.step(0)[0]
     second["frame"][:] = 0
     assert (first["frame"] == 7).all() and (env.render() == 8).all()
+    env._far.ask(PATIENCE, PATIENCE, "step", [0])  # as one whose answer Ctrl-C broke off
+    assert (env.render() == 8).all()
 
 
 def test_known_spaces_leave_the_start_to_the_first_reset(world):
@@ -169,21 +175,24 @@ FAILURES = {
 
 
 @pytest.mark.parametrize(("fail", "reason"), FAILURES.items())
-def test_a_failure_cuts_the_episode_and_the_next_has_a_fresh_worker(world, fail, reason):
+def test_a_failure_cuts_the_episode_and_the_next_has_a_fresh_worker(world, fail, reason, monkeypatch):
+    monkeypatch.setattr(isolated, "BEAT", 1.6)  # a beat may then be as late as the time-out allows
     env = world(fail=fail, at=3, on=20, labels=True)
     env.reset(seed=20)
     [before, _] = env.call("pids")
     child = env.call("spawn")
     env.step(1)
     last, _, _, _, told = env.step(1)
+    env.patience = HANGING if reason.startswith("step") else PATIENT
     with pytest.warns(UserWarning, match=reason):
         observation, reward, terminated, truncated, info = env.step(1)
+    env.patience = PATIENT
     assert plain(observation) == plain(last)
     assert (reward, terminated, truncated) == (0.0, False, True)
     cut = info.pop("cut")
     assert plain(info) == plain(told)
     assert reason.startswith(("TypeError", "step")) or reason in cut
-    assert gone([before, child], seconds=5)
+    assert gone([before, child])
     with pytest.raises(RuntimeError, match="reset"):
         env.step(0)
     assert (env.reset(seed=21)[0]["frame"] == 21).all()
@@ -192,10 +201,11 @@ def test_a_failure_cuts_the_episode_and_the_next_has_a_fresh_worker(world, fail,
 
 
 def test_silence_in_a_call_is_not_borne_as_long_as_slowness(world):
-    env = world(fail="stop", patience=Patience(step=1000, silence=3))
+    env = world(fail="stop", at=1)
     env.reset(seed=0)
+    env.patience = Patience(step=1000, silence=3)
     with pytest.warns(UserWarning, match="no answer in [0-9]+ s; there was no heartbeat for the last [0-9]+ s"):
-        assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
+        assert env.step(0)[3]
 
 
 def test_a_failure_quotes_the_last_lines_of_the_log(world):
@@ -214,6 +224,25 @@ def test_a_call_that_fails_costs_the_episode_only(world):
     assert env.step(0)[3] and env.restarts == 1
     env.reset(seed=1)
     assert not env.step(0)[3]
+
+
+@pytest.mark.filterwarnings("ignore:far is replaced")
+def test_a_whole_step_between_two_failures_begins_the_count_anew(world):
+    env = world(fail="error", at=2, patience=PATIENT.model_copy(update={"restarts": 1}))
+    for _ in range(3):
+        env.reset(seed=0)
+        assert [env.step(0)[3] for _ in range(2)] == [False, True]
+    assert env.restarts == 3
+
+
+def test_a_log_that_has_grown_long_is_begun_anew(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(isolated, "LOG_LIMIT", 10)
+    log = tmp_path / "far.log"
+    log.write_text("what a simulator prints")
+    env = world(log=log)
+    env.reset(seed=0)
+    env.close()
+    assert log.read_text() == "closed\n"
 
 
 @pytest.mark.filterwarnings("ignore:far is replaced")
@@ -245,6 +274,43 @@ def test_a_worker_that_has_grown_is_replaced_between_two_episodes(world):
     assert env.restarts == 1
 
 
+def test_a_worker_that_grows_in_an_episode_without_end_is_cut_there(world, monkeypatch):
+    looks = []
+    memory = isolated.Far.memory
+    monkeypatch.setattr(isolated, "LOOK", 1000)
+    monkeypatch.setattr(isolated.Far, "memory", lambda far: looks.append(far) or memory(far))
+    env = world(fail="grow", on=0, horizon=10**9, patience=PATIENT.model_copy(update={"memory": 180}))
+    env.reset(seed=0)
+    assert not any(env.step(0)[3] for _ in range(20))  # it grows in the third, but in the first it was looked at
+    assert len(looks) == 1
+    monkeypatch.setattr(isolated, "LOOK", 0)
+    with pytest.warns(UserWarning, match="far is replaced: it takes [0-9]+ of 180 MB"):
+        _, reward, terminated, truncated, info = env.step(0)
+    assert (reward, terminated, truncated, info["success"]) == (0, False, True, False)
+    assert info["cut"].endswith("of 180 MB") and env.restarts == 1
+    env.reset(seed=1)
+    assert not any(env.step(0)[3] for _ in range(5))
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_guard_that_is_killed_counts_as_its_worker(world, hangs):
+    env = world()
+    env.reset(seed=0)
+    worker, guard = env.call("pids")
+    child = None if hangs else env.call("spawn")  # which nobody is left to find where the worker hangs
+    if hangs:
+        os.kill(worker, signal.SIGSTOP)
+    os.kill(guard, signal.SIGKILL)
+    assert hangs or gone([worker, child])
+    env.patience = HANGING
+    with pytest.warns(UserWarning, match="no answer in" if hangs else "its process has died: killed by SIGKILL"):
+        assert env.step(0)[3]
+    env.patience = PATIENT
+    assert gone([worker]) and env.restarts == 1
+    env.reset(seed=1)
+    assert not env.step(0)[3]
+
+
 def test_sides_of_two_versions_do_not_talk(world, monkeypatch):
     monkeypatch.setattr(_wire, "VERSION", 2)
     with pytest.raises(RuntimeError, match="the other side speaks version 2, this one 1"):
@@ -263,12 +329,12 @@ def test_worlds_side_by_side_do_not_meet(world):
 
 def test_close_ends_the_worker_with_what_it_started_and_a_reset_starts_another(world, tmp_path):
     log = tmp_path / "far.log"
-    env = Isolated(str(TESTS / "far_world.py"), "count", {}, split="train", labels=False, name="far", log=log)
+    env = world(log=log)
     env.reset(seed=0)
     pids = [env.call("pids")[0], env.call("spawn")]
     env.close()
     env.close()
-    assert gone(pids, seconds=5) and log.read_text() == "closed\n"
+    assert gone(pids) and log.read_text() == "closed\n"
     env.reset(seed=0)
     env.close()
     assert log.read_text() == "closed\nclosed\n"
@@ -329,21 +395,23 @@ def test_nothing_outlives_a_near_side_that_is_killed(near):
 @pytest.mark.parametrize("fail", ["stop", pytest.param("loop", marks=pytest.mark.slow)])  # each takes ten seconds
 def test_nothing_that_hangs_outlives_a_near_side_that_is_killed(near, fail):
     process, pids = near("print([env.step(0) for _ in range(3)])", fail)
-    time.sleep(1)
+    time.sleep(1)  # for the third step to begin, or else the test asks for less
     process.send_signal(signal.SIGKILL)
     assert gone(pids)
 
 
-def test_ctrl_c_is_for_the_near_side_and_an_answer_that_it_broke_off_is_not_taken_for_the_next(near):
-    program = """
+def test_ctrl_c_is_for_the_near_side_and_an_answer_that_it_broke_off_is_not_taken_for_the_next(near, tmp_path):
+    called, go_on = tmp_path / "called", tmp_path / "go on"
+    program = f"""
 try:
-    env.call("slow", 3)
+    env.call("wait", {str(called)!r}, {str(go_on)!r})
 except KeyboardInterrupt:
+    open({str(go_on)!r}, "w").close()
     print(env.call("oracle_action"), env.step(1)[1], env.restarts)
 env.close()
 """
     process, pids = near(program, "none")
-    time.sleep(1)
+    assert wait_until(called.exists)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
     assert (out, err) == ("0 1.1 0\n", "")
@@ -394,7 +462,7 @@ def test_an_interpreter_that_is_not_there_names_the_next_step(tmp_path, monkeypa
 
 
 def test_a_step_costs_little(world):
-    """Less than a millisecond where the machine is free; the bound is for one that is not."""
+    """Less than a millisecond where nothing else wants the core, which a tenth of the steps finds on any machine."""
     env = world(size=128, horizon=10**9)
     env.reset(seed=0)
     times = []
@@ -402,7 +470,7 @@ def test_a_step_costs_little(world):
         begun = time.perf_counter()
         env.step(0)
         times.append(time.perf_counter() - begun)
-    assert np.median(times) < 0.005
+    assert np.percentile(times, 10) < 0.001
 
 
 def test_the_numbers_of_calls_go_on(world):
