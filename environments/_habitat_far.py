@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from environments import _habitat_dataset as dataset
+from environments import _habitat_experts as experts
 from environments import _habitat_shim as shim
 from environments._habitat_furniture import CATEGORIES, NAMES, WORDS
 from environments._habitat_houses import ROOMS_OF
 
 CONFIG = "benchmark/nav/objectnav/objectnav_hm3d.yaml"
-ACTIONS = ("stop", "move_forward", "turn_left", "turn_right")
+ACTIONS = experts.ACTIONS
 HOUSES = Path(sys.prefix) / "houses"  # the datasets of generated houses, beside the interpreter's packages
 LOOK = 1.0  # metres ahead, where the room is that a frame shows: in a door, the one behind it
 SPLITS = {"train": "train", "evaluation": "val"}  # ours -> habitat's
@@ -59,7 +60,7 @@ class ObjectNav:
         from habitat.core.environments import RLTaskEnv
 
         self._labels = labels
-        self._follow = _follow if options["scenes"] == "embedded" else _follow_habitat_sim
+        self._expert = experts.Unseen() if options["scenes"] == "hm3d" else experts.EXPERTS[options["oracle"]]()
         width, height = [int(side) for side in options["frame_size"].split("x")]
         if options["scenes"] == "embedded":
             from environments import _habitat_sim  # noqa: F401  # registers the simulator
@@ -68,7 +69,6 @@ class ObjectNav:
         self._habitat = self._env.habitat_env
         self._episodes = _near(self._habitat.episodes, options.get("farthest"))
         self._previous = -1
-        self._visited: list[Any] = []  # places where the oracle was asked
         box = {"type": "Box", "low": 0, "high": 255, "shape": [height, width, 3], "dtype": "uint8"}
         shape = [4 + len(ACTIONS) + len(CATEGORIES)]
         proprio = {"type": "Box", "low": -math.inf, "high": math.inf, "shape": shape, "dtype": "float32"}
@@ -78,7 +78,8 @@ class ObjectNav:
     def reset(self, seed: int) -> tuple[Observation, Info]:
         number = int(np.random.default_rng(seed).integers(len(self._episodes)))
         self._habitat.current_episode = self._episodes[number]
-        self._previous, self._visited = -1, []
+        self._previous = -1
+        self._expert.reset()
         seen, metrics = self._env.reset(return_info=True)
         return self._observation(seen), self._info(metrics)
 
@@ -89,9 +90,9 @@ class ObjectNav:
         return self._observation(seen), float(reward), stopped, done and not stopped, self._info(metrics)
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """ "oracle_action", the next action on a shortest way; "house", the name of the scene."""
+        """ "oracle_action", what the expert would do next; "house", the name of the scene."""
         if name == "oracle_action":
-            return ACTIONS.index(self._follow(self._habitat, self._visited))
+            return ACTIONS.index(self._expert.action(self._habitat))
         if name == "house":
             return Path(self._habitat.current_episode.scene_id).name
         raise ValueError(f"{name!r} is nothing that habitat can be asked; 'oracle_action' and 'house' are")
@@ -185,43 +186,6 @@ def _box(mask: NDArray[np.bool_]) -> list[int]:
     """(x0, y0, x1, y1) around the pixels that are set, ends exclusive."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-
-
-def _follow(env: Any, visited: list[Any]) -> str:
-    """The action towards the step forward that leaves the shortest way to a view point.
-
-    visited: the places [2] where it was asked before in this episode; it adds the present one.
-    """
-    simulator = env.sim
-    ways = simulator.ways_to(_view_points(env))
-    success_distance = env.task._config.measurements.success.success_distance
-    if ways.distances(simulator.place[None])[0] < success_distance:
-        return "stop"
-    step = math.radians(simulator.habitat_config.turn_angle)
-    turns = [turn for turn in range(-5, 7)]  # of 30 degrees; positive is left
-    headings = [simulator.heading + turn * step for turn in turns]
-    ends = np.array([simulator.floor.move(simulator.place, simulator.ahead(heading))[0] for heading in headings])
-    # Of equal ways the one with the fewest turns is taken. A step may be blocked, or lead back and forth: the more
-    # often it was somewhere, the farther it seems to be from there.
-    visited.append(simulator.place)
-    visits = (np.linalg.norm(ends[:, None] - np.array(visited), axis=-1) < 0.1).sum(axis=1)
-    best = turns[int((ways.distances(ends) + 0.01 * np.abs(turns) + 0.05 * visits).argmin())]
-    return "move_forward" if best == 0 else "turn_left" if best > 0 else "turn_right"
-
-
-def _follow_habitat_sim(env: Any, visited: list[Any]) -> str:
-    """The same with habitat-sim's own path follower, to the nearest view point. Never run here."""
-    from habitat.tasks.nav.shortest_path_follower import ShortestPathFollower
-
-    here = env.sim.get_agent_state().position
-    nearest = min(_view_points(env), key=lambda point: env.sim.geodesic_distance(here, point))
-    follower = ShortestPathFollower(env.sim, goal_radius=0.1, return_one_hot=False)
-    action = follower.get_next_action(nearest)
-    return ACTIONS[int(action)] if action is not None else "stop"
-
-
-def _view_points(env: Any) -> list[Any]:
-    return [view.agent_state.position for goal in env.current_episode.goals for view in goal.view_points]
 
 
 def checks(options: dict[str, Any]) -> Iterator[tuple[str, bool, str, str]]:

@@ -42,6 +42,8 @@ class Defaults(BaseModel):
     rooms: int = Field(default=5, ge=FEWEST, le=MOST)  # of a generated house; 3 have no kitchen, hall or office
     houses: int = Field(default=40, ge=1, le=1000)  # generated for training; 10 others are for evaluation
     farthest: PositiveFloat | None = None  # metres of shortest way at most that an episode begins with; None = any
+    # What the oracle does: walks the shortest way, or looks around until it has seen a goal, which clones can learn
+    oracle: Literal["shortest", "searching"] = "shortest"
     data: str = "data"  # habitat's data folder, for hm3d
     python: str | None = None  # an interpreter with habitat-lab; None = that of `pr2l sim install`
 
@@ -115,7 +117,7 @@ def spaces(options: Defaults) -> tuple[gym.spaces.Dict, gym.spaces.Discrete]:
 
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
-    """Walks a shortest way to the nearest place beside a goal."""
+    """Walks to a place beside a goal, as the environment's option `oracle` says."""
 
     def act(env: gym.Env[Any, Any]) -> int:
         isolated = env.unwrapped

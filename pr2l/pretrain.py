@@ -177,7 +177,8 @@ def _examine_named(
 
 
 def _title(source: Source) -> str:
-    return f"{source.environment}: {', '.join(source.tasks)} ({source.frames} frames, {source.split})"
+    options = [f"{key}={value}" for key, value in source.options.items()]
+    return f"{source.environment}: {', '.join([*source.tasks, *options])} ({source.frames} frames, {source.split})"
 
 
 def _table(title: str, reports: dict[str, exam.Report]) -> Table:
