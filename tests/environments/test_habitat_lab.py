@@ -65,6 +65,24 @@ def test_the_oracle_succeeds_and_is_paid_for_the_way(worlds, split, seed) -> Non
     assert last["measures"]["distance_to_goal"] < 0.1 and last["measures"]["spl"] > 0.6
 
 
+def test_the_searching_oracle_turns_left_until_it_sees_a_goal_and_stops_in_front_of_it() -> None:
+    options = OPTIONS.model_copy(update={"oracle": "searching"})
+    looked = 0
+    with closing(habitat.make("objectnav", options, split="evaluation", labels=True)) as env:
+        oracle, actions = habitat.oracle("objectnav"), []
+        for seed in range(8):
+            actions.clear()
+            played = play(env, seed, lambda env, actions=actions: actions.append(oracle(env)) or actions[-1])
+            infos = [info for *_, info in played]
+            target = infos[0]["context"]["target"]
+            unseen = [target not in {label["name"] for label in info["labels"]} for info in infos[:-1]]
+            kept = [info["scene"]["kept"][target] for info in infos[:-1]]
+            looked += sum(action == LEFT for action, *where in zip(actions, unseen, kept, strict=True) if all(where))
+            ends = [label["box"] for label in infos[-1]["labels"] if label["name"] == target]
+            assert infos[-1]["success"] and any(x0 < 100 and x1 > 60 for x0, _, x1, _ in ends), (target, ends)
+    assert looked > 5
+
+
 def test_stopping_at_once_fails_and_walking_on_runs_into_the_horizon(worlds) -> None:
     env = worlds["train"]
     stopped = play(env, 0, lambda env: STOP)
