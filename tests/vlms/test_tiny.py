@@ -35,9 +35,10 @@ def test_the_exam_can_be_taken_again(tmp_path):
         assert accuracy == pytest.approx(written[kind]["accuracy"], abs=0.005), kind
 
 
-def test_the_page_shows_the_numbers_of_the_exam():
+@pytest.mark.parametrize("name", ["tiny", "tiny_rooms"])
+def test_the_page_shows_the_numbers_of_the_exam(name):
     page = PAGE.read_text(encoding="utf-8")
-    for title, report in json.loads((HERE / "tiny" / "exam.json").read_text()).items():
+    for title, report in json.loads((HERE / name / "exam.json").read_text()).items():
         cells = " | ".join(f"{one['accuracy']:.1%}" for one in report["questions"].values())
         assert cells in page, f"docs/tiny.md does not show {cells} for {title}"
 
