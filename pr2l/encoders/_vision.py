@@ -38,12 +38,17 @@ Read = TypeVar("Read")
 
 
 class VisionDefaults(BaseModel):
-    """Options that all these encoders have; a file gives `weights` its default."""
+    """Options that all these encoders have; an encoder file gives `weights` its default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str
     tokens: Literal["all", "cls", "mean"] = "all"  # class token and patches; the model's summary; the patches' mean
+
+
+class SquareDefaults(VisionDefaults):
+    """Options of those whose patches form a square."""
+
     image_tokens: PositiveInt | None = None  # of all: average the patches to so many (a square number); None = keep all
 
 
@@ -71,18 +76,19 @@ class VisionEncoder(Encoder):
     costly = True
 
     def __init__(self, source: EncoderSource, options: VisionDefaults) -> None:
-        if options.image_tokens is not None and options.tokens != "all":
-            raise UserError(
-                f"encoder_options: image_tokens={options.image_tokens} with tokens={options.tokens}, which is one token"
-                " anyway; leave one of them out"
-            )
         self.options = options
+        self.image_tokens = options.image_tokens if isinstance(options, SquareDefaults) else None
+        if self.image_tokens is not None and options.tokens != "all":
+            raise UserError(
+                f"encoder_options: image_tokens={self.image_tokens} with tokens={options.tokens}, which is one token"
+                " anyway; leave one of them out."
+            )
         wanted = source.vlm_options
         self.model: Any = checkpoint.read_model(options.weights, wanted.device, wanted.dtype, self.read)
         self.quantised = wanted.dtype == "int8"
         self.pixels = self.read_pixels()
         seen = self._seen(np.zeros((1, *source.frame_shape), np.uint8))
-        pooled_length(seen.before.shape[1] + seen.patches.shape[1], options.image_tokens)
+        pooled_length(seen.before.shape[1] + seen.patches.shape[1], self.image_tokens)
         _, self.tokens, self.width = self._kept(seen).shape
 
     @abstractmethod
@@ -134,7 +140,7 @@ class VisionEncoder(Encoder):
         if self.options.tokens == "mean":
             return seen.patches.mean(dim=1, keepdim=True)
         every = torch.cat([seen.before, seen.patches], dim=1)
-        return pool_grid(every[:, None], self.options.image_tokens)[:, 0]
+        return pool_grid(every[:, None], self.image_tokens)[:, 0]
 
 
 class HubEncoder(VisionEncoder):

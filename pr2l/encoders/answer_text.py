@@ -2,8 +2,8 @@
 
 It asks whether the words alone would do, or whether the states hold more than is said. One token of width 384 and norm
 1, of an answer of at most 256 word pieces. Apache 2.0 licence. Source: sentence-transformers/all-MiniLM-L6-v2 on the
-Hugging Face Hub (Reimers & Gurevych 2019, Wang et al. 2020), used as its card says, without the package: the mean of the
-last states at real tokens, divided by its norm. Other such models (BERT-like, mean pooling) are read as well.
+Hugging Face Hub (Reimers & Gurevych 2019, Wang et al. 2020), used as its card says, without the package: the mean of
+the last states at real tokens, divided by its norm. Other such models (BERT-like, mean pooling) are read as well.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class AnswerTextEncoder(Encoder):
         wanted = source.vlm_options
         if wanted.generation == "none":
             raise UserError(
-                "encoder answer_text embeds an answer, and generation=none gives none; use vlm_options.generation=greedy"
+                "encoder answer_text embeds an answer, and with generation=none there is none; use"
+                " vlm_options.generation=greedy"
             )
         self.source, self.options = source, options
         self.vlm = source.load_vlm()

@@ -10,10 +10,10 @@ from __future__ import annotations
 from transformers import CLIPVisionModel
 
 from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._vision import HubEncoder, VisionDefaults
+from pr2l.encoders._vision import HubEncoder, SquareDefaults
 
 
-class Defaults(VisionDefaults):
+class Defaults(SquareDefaults):
     weights: str = "openai/clip-vit-base-patch16"  # a Hub id or a folder
 
 

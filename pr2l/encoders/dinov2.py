@@ -9,10 +9,10 @@ from __future__ import annotations
 from transformers import AutoModel
 
 from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._vision import HubEncoder, VisionDefaults
+from pr2l.encoders._vision import HubEncoder, SquareDefaults
 
 
-class Defaults(VisionDefaults):
+class Defaults(SquareDefaults):
     weights: str = "facebook/dinov2-base"  # a Hub id or a folder
 
 

@@ -18,12 +18,12 @@ from transformers import DINOv3ViTModel
 from transformers.utils.hub import cached_file
 
 from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._vision import HubEncoder, VisionDefaults, fetched
+from pr2l.encoders._vision import HubEncoder, SquareDefaults, fetched
 from pr2l.errors import UserError
 from pr2l.types import Frames
 
 
-class Defaults(VisionDefaults):
+class Defaults(SquareDefaults):
     weights: str = "facebook/dinov3-vitb16-pretrain-lvd1689m"  # a Hub id or a folder
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
 
 from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._vision import FileEncoder, Seen, VisionDefaults, as_torchvision, loaded, places
+from pr2l.encoders._vision import FileEncoder, Seen, SquareDefaults, as_torchvision, loaded, places
 from pr2l.errors import UserError
 from pr2l.types import Frames
 from pr2l.vlms._pixels import Pixels
@@ -28,7 +28,7 @@ PREFIX = "module.convnet."  # nn.DataParallel's, and the part that sees
 STAGES = 4
 
 
-class Defaults(VisionDefaults):
+class Defaults(SquareDefaults):
     weights: str = "weights/r3m_50.pt"  # model.pt as published, or its "r3m" as .safetensors
 
 

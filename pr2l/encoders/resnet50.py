@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import ResNetModel
 
 from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._vision import HubEncoder, Seen, VisionDefaults, places
+from pr2l.encoders._vision import HubEncoder, Seen, SquareDefaults, places
 
 
-class Defaults(VisionDefaults):
+class Defaults(SquareDefaults):
     weights: str = "microsoft/resnet-50"  # a Hub id or a folder
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from transformers import SiglipVisionModel
 
 from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._vision import HubEncoder, VisionDefaults
+from pr2l.encoders._vision import HubEncoder, SquareDefaults
 
 
-class Defaults(VisionDefaults):
+class Defaults(SquareDefaults):
     weights: str = "google/siglip2-base-patch16-224"  # a Hub id or a folder
 
 

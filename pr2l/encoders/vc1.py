@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
 from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._vision import FileEncoder, Seen, VisionDefaults, as_torchvision, loaded
+from pr2l.encoders._vision import FileEncoder, Seen, SquareDefaults, as_torchvision, loaded
 from pr2l.types import Frames
 from pr2l.vlms._pixels import Pixels
 from pr2l.vlms._timm import renamed
@@ -36,7 +36,7 @@ NAMES = {  # timm's, and what transformers calls them
 }
 
 
-class Defaults(VisionDefaults):
+class Defaults(SquareDefaults):
     weights: str = "weights/vc1_vitb.pth"  # the file as published, or its "model" as .safetensors
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import small_weights
 import torch
 
 from pr2l import registry
@@ -250,9 +251,15 @@ def test_oracle_without_labels_says_how_to_get_them():
 
 
 @pytest.mark.parametrize("name", registry.names("encoders"))
-def test_every_encoder_keeps_its_promised_shape(name):
+def test_every_encoder_keeps_its_promises(name, tmp_path):
+    """Its shape, rows that do not depend on their neighbours, and numbers that half precision can hold."""
     module = registry.load("encoders", name)
-    encoder = module.create(source(), module.Defaults())
-    tokens = encoder.encode(frames(rows=3), [CONTEXTS[0]] * 3, [[]] * 3)
+    encoder = module.create(source(), module.Defaults(**small_weights.options(name, tmp_path)))
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 4, 8, 3), dtype=np.uint8)
+    tokens = encoder.encode(pictures, [CONTEXTS[0]] * 3, [[]] * 3)
     assert tokens.values.shape == (3, encoder.tokens, encoder.width)
     assert tokens.mask.shape == (3, encoder.tokens)
+    assert tokens.values.abs().max() < 60_000
+    alone = encoder.encode(pictures[1:2], CONTEXTS[:1], [[]])
+    assert torch.equal(alone.mask[0], tokens.mask[1])
+    assert torch.allclose(alone.values[0], tokens.values[1], atol=1e-4)
