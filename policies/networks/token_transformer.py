@@ -3,8 +3,8 @@
 tokens [B, T, D] -> Linear -> encoder layer -> memory [B, T, W]
 query  [1, 1, W] ----------> decoder layer (cross-attends to memory) -> summary [B, W]
 
-Options vary how the memory is read: several queries, whose outputs stand side by side (as in Perceiver IO, Jaegle et al.
-2022), or none, and the mean of the memory's real tokens in the decoder's place.
+Options vary how the memory is read: by several queries, whose outputs stand side by side (as in Perceiver IO, Jaegle et
+al. 2022), or by none, with the mean of the memory's real tokens in the decoder's place.
 """
 
 import torch
