@@ -358,7 +358,7 @@ def create(source, options): return Batched()
 '''
 
 
-@pytest.mark.parametrize("encoder", ["pixels", "oracle"])
+@pytest.mark.parametrize("encoder", ["pixels", "oracle", "random_features"])
 def test_encoders_that_need_no_vlm_train(toy, tmp_path, encoder):
     run = train(toy("steps=64", f"encoder={encoder}", "encoder_options={}"), root=tmp_path / "runs")
     assert json.loads((run / "results.json").read_text())["encoder"] == encoder

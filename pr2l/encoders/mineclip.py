@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -138,8 +138,10 @@ class VideoTower(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         length, width = features.shape[1:]
-        states = features + self.pos_emb["emb"].weight[:length] * width**-0.5
-        for (norm,), block in self.attn_layers["layers"]:
+        positions: Any = self.pos_emb["emb"]
+        layers: Any = self.attn_layers["layers"]
+        states = features + positions.weight[:length] * width**-0.5
+        for (norm,), block in layers:
             states = states + block(norm(states))
         return self.norm(states).mean(dim=1)
 

@@ -101,7 +101,7 @@ def read_model(
 @torch.no_grad()
 def _draw_weights(model: Any, seed: int) -> None:
     """Replaces every weight as if the model had just been made; torch's own generator stays as it was."""
-    for part in (*model.modules(), *model.parameters()):
+    for part in (*model.modules(), *model.parameters(), *model.buffers()):
         part._is_hf_initialized = False  # transformers draws nothing that it has read
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
