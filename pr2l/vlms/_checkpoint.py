@@ -100,11 +100,11 @@ def read_model(
 
 @torch.no_grad()
 def _draw_weights(model: Any, seed: int) -> None:
-    """Replaces every weight as if the model had just been made; torch's own generator stays as it was."""
+    """Replaces every weight as if the model had just been made; torch's generators stay as they were."""
     for part in (*model.modules(), *model.parameters(), *model.buffers()):
         part._is_hf_initialized = False  # transformers draws nothing that it has read
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # a GPU's generator stays as it is
         for weight in model.parameters():  # first, as some classes leave weights of their own alone
             weight.normal_(0.0, 0.02)
         model.init_weights()

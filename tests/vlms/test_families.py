@@ -92,11 +92,9 @@ def test_every_family_has_a_small_checkpoint_here(name):
 
 @all_cases
 def test_random_weights_are_drawn_from_their_seed_and_nothing_is_left_of_the_checkpoints(case):
-    before = torch.get_rng_state()
     drawn = {name: vlm(case, random_weights=seed).model for name, seed in (("one", 0), ("other", 1))}
     shallow = Defaults(layers=(1,), generation="none", random_weights=0, image_size=case.image_size)
     again = load_vlm(str(folder(case)), shallow).model
-    assert torch.equal(torch.get_rng_state(), before)
     read, one, other, fewer = (
         dict(model.named_parameters()) for model in (vlm(case).model, drawn["one"], drawn["other"], again)
     )
