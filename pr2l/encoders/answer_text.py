@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from pr2l.encoders._base import Encoder, EncoderSource
+from pr2l.encoders._answers import AnswerEncoder
+from pr2l.encoders._base import EncoderSource
 from pr2l.encoders._vision import fetched, whole
-from pr2l.errors import UserError
-from pr2l.types import Contexts, Frames, Labels, Tokens
+from pr2l.types import Tokens
 from pr2l.vlms import _checkpoint as checkpoint
 
 LONGEST = 256  # word pieces, as the model was trained; answers are far shorter
@@ -31,37 +31,21 @@ class Defaults(BaseModel):
     weights: str = "sentence-transformers/all-MiniLM-L6-v2"  # a Hub id or a folder
 
 
-class AnswerTextEncoder(Encoder):
-    costly = True
+class AnswerTextEncoder(AnswerEncoder):
     tokens = 1
 
     def __init__(self, source: EncoderSource, options: Defaults) -> None:
-        wanted = source.vlm_options
-        if wanted.generation == "none":
-            raise UserError(
-                "encoder answer_text embeds an answer, and with generation=none there is none; use"
-                " vlm_options.generation=greedy"
-            )
-        self.source, self.options = source, options
-        self.vlm = source.load_vlm()
-        self.prompt_tokens = self.vlm.prompt_length(source.texts(source.contexts))
-        self.embedder = SentenceEmbedder(options.weights, wanted.device)
+        super().__init__(source)
+        self.options = options
+        self.embedder = SentenceEmbedder(options.weights, source.vlm_options.device)
         self.width = self.embedder.width
-        self._answers: list[str] = []
 
     def key(self) -> dict[str, Any]:
-        prompt = self.source.prompt.text if self.source.prompt else None
-        weights = checkpoint.source(self.options.weights)
-        return {"encoder": __name__, "weights": weights, "vlm": self.vlm.key(), "prompt": prompt}
+        return super().key() | {"weights": checkpoint.source(self.options.weights)}
 
-    def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
-        hidden = self.vlm.hidden(frames, self.source.texts(contexts), prompt_tokens=self.prompt_tokens)
-        self._answers = hidden.answers
-        values = self.embedder(self._answers)[:, None]
+    def read(self, answers: list[str]) -> Tokens:
+        values = self.embedder(answers)[:, None]
         return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
-
-    def answers(self) -> list[str]:
-        return self._answers
 
 
 class SentenceEmbedder:

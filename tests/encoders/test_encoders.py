@@ -8,7 +8,7 @@ import small_weights
 import torch
 
 from pr2l import registry
-from pr2l.encoders import image_only, oracle, pixels, prompted
+from pr2l.encoders import answer_action, image_only, oracle, pixels, prompted
 from pr2l.encoders._base import EncoderSource
 from pr2l.encoders._pca import PCA
 from pr2l.errors import UserError
@@ -248,6 +248,31 @@ def test_oracle_keeps_the_nearest_known_objects():
 def test_oracle_without_labels_says_how_to_get_them():
     with pytest.raises(ValueError, match="labels=True"):
         oracle.create(source(), oracle.Defaults()).encode(frames(), CONTEXTS)
+
+
+@pytest.mark.parametrize(
+    ("answer", "action"),
+    [
+        ("far left", 0),
+        ("Turn right, not left.", 1),
+        ("a leftover", None),  # the word inside another
+        ("walk on: ahead", 2),
+        ("forward", 2),
+        ("nowhere", None),
+        ("", None),
+    ],
+)
+def test_an_answer_names_the_action_whose_word_comes_first(answer, action):
+    assert answer_action.named(answer, (("left",), ("right",), ("ahead", "forward"))) == action
+
+
+def test_the_action_that_is_named_is_one_hot_and_none_is_padding():
+    options = answer_action.Defaults(actions=(("demon",), ("imp",)))  # KnownVLM answers "say where is <target>"
+    encoder = answer_action.create(source(), options)
+    tokens = encoder.encode(frames(), CONTEXTS)
+    assert tokens.values.tolist() == [[[0, 1]], [[0, 0]]]
+    assert tokens.mask.tolist() == [[True], [False]]
+    assert encoder.answers() == ["say where is imp", "say where is green armor"]
 
 
 @pytest.mark.parametrize("name", registry.names("encoders"))

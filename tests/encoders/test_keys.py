@@ -32,6 +32,7 @@ ENCODER_OPTIONS = {
     "pixels": {"size": 7},
     "random_features": {"seed": 1, "size": 16, "channels": (8, 8)},
     "answer_text": {},
+    "answer_action": {"actions": (("up",), ("down",))},
     "mineclip": {"tokens": "all", "video": True},
     **dict.fromkeys(
         ("clip", "siglip", "dinov2", "dinov3", "resnet50", "vc1", "r3m"), {"tokens": "mean", "image_tokens": 1}

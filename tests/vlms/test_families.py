@@ -101,6 +101,8 @@ def test_random_weights_are_drawn_from_their_seed_and_nothing_is_left_of_the_che
     kept = [name for name in one if torch.equal(one[name], read[name]) and one[name].unique().numel() > 1]
     assert kept == []
     assert any(not torch.equal(one[name], other[name]) for name in one)
+    norms = [module for module in drawn["one"].modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert all((norm.weight == 1).all() and (norm.bias == 0).all() for norm in norms)  # as training begins
     # Fewer layers are read out, and those that are have the same weights.
     assert [name for name in fewer if not torch.equal(fewer[name], one[name])] == []
 
