@@ -275,7 +275,7 @@ def test_random_features_are_a_network_of_the_seed():
 def test_random_features_keep_the_scale_of_what_they_read():
     noise = np.random.default_rng(0).integers(0, 2, (8, 64, 64, 3), dtype=np.uint8) * 255  # mean square 1
     values = make("random_features", (64, 64, 3)).encode(noise, [{}] * 8).values
-    assert values.shape == (8, 64, 64) and 0.3 < values.square().mean() < 3
+    assert values.shape == (8, 64, 64) and 0.4 < values.square().mean() < 0.8  # some is lost at the borders
 
 
 class Answering:
