@@ -343,6 +343,31 @@ def test_a_run_that_remembers_goes_on_exactly(toy, tmp_path, write_plugin):
     assert metrics(forgetful) != metrics(run)  # so something was remembered
 
 
+def test_following_a_token_that_is_right_is_perfect_and_goes_on_exactly(toy, tmp_path, write_plugin):
+    write_plugin("encoders", "told", TOLD)
+    words = ("encoder=told", "encoder_options={}", "algorithm=follow", "algorithm_options={n_steps: 16}")
+    whole = train(toy("steps=256", *words), root=tmp_path / "whole")
+    run = train(toy("steps=128", *words), root=tmp_path / "runs")
+    assert_same_run(train(load_config(run / "config.yaml", ["steps=256"]), resume=run), whole)
+    assert json.loads((whole / "results.json").read_text())["evaluation"]["success"]["value"] == 1
+
+
+TOLD = '''
+"""The colour as one-hot: the number of the right action."""
+import torch
+from pydantic import BaseModel
+from pr2l.encoders._base import Encoder
+from pr2l.types import Tokens
+class Defaults(BaseModel): pass
+class Told(Encoder):
+    tokens, width = 1, 3
+    def encode(self, frames, contexts, labels=None):
+        values = torch.from_numpy(frames).float().amax(dim=(1, 2)) / 200
+        return Tokens(values[:, None], torch.ones(len(frames), 1, dtype=torch.bool))
+def create(source, options): return Told()
+'''
+
+
 BATCHED = '''
 """Mean colour, plus a hundredth of the number of rows."""
 import torch
@@ -359,7 +384,7 @@ def create(source, options): return Batched()
 '''
 
 
-@pytest.mark.parametrize("encoder", ["pixels", "oracle"])
+@pytest.mark.parametrize("encoder", ["pixels", "oracle", "random_features"])
 def test_encoders_that_need_no_vlm_train(toy, tmp_path, encoder):
     run = train(toy("steps=64", f"encoder={encoder}", "encoder_options={}"), root=tmp_path / "runs")
     assert json.loads((run / "results.json").read_text())["encoder"] == encoder

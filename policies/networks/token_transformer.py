@@ -2,11 +2,14 @@
 
 tokens [B, T, D] -> Linear -> encoder layer -> memory [B, T, W]
 query  [1, 1, W] ----------> decoder layer (cross-attends to memory) -> summary [B, W]
+
+Options vary how the memory is read: by several queries, whose outputs stand side by side (as in Perceiver IO, Jaegle et
+al. 2022), or by none, with the mean of the memory's real tokens in the decoder's place.
 """
 
 import torch
 from gymnasium import spaces
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import nn
 
 from policies.networks._base import TokenNetwork
@@ -18,6 +21,7 @@ class Defaults(BaseModel):
     width: int = 512  # d_model of the paper's notebook; 64 learns as well on small embeddings, far faster
     heads: int = 2  # of the notebook
     feedforward: int = 512  # hidden units of both layers' MLPs, of the notebook
+    queries: NonNegativeInt = 1  # learned ones that read the tokens (paper: 1, as a CLS token); 0 = the tokens' mean
     summary: int = 128  # the notebook maps the decoder's output to 128 before proprio joins
     input_norm: bool = False  # LayerNorm on raw tokens: for VLMs whose states reach thousands (paper: none)
     positions: bool = False  # a learned embedding per slot, if tokens do not know their place (paper: none)
@@ -38,9 +42,12 @@ class Network(TokenNetwork):
         places = torch.zeros(self.token_count, defaults.width)
         self.positions = nn.Parameter(places) if defaults.positions else None
         self.encoder = nn.TransformerEncoderLayer(*sizes, batch_first=True)
-        self.decoder = nn.TransformerDecoderLayer(*sizes, batch_first=True)
-        self.query = nn.Parameter(torch.randn(1, 1, defaults.width) * 0.02)
-        self.to_summary = nn.Sequential(nn.Linear(defaults.width, defaults.summary), nn.ReLU())
+        if defaults.queries:
+            self.decoder = nn.TransformerDecoderLayer(*sizes, batch_first=True)
+            self.query = nn.Parameter(torch.randn(1, defaults.queries, defaults.width) * 0.02)
+        outputs = max(defaults.queries, 1) * defaults.width
+        self.to_summary = nn.Sequential(nn.Linear(outputs, defaults.summary), nn.ReLU())
+        self.queries = defaults.queries
 
     def summarise(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         embedded = self.project(self.norm(tokens))
@@ -48,10 +55,13 @@ class Network(TokenNetwork):
             embedded = embedded + self.positions
         padding = ~attendable(mask)
         memory = self.encoder(embedded, src_key_padding_mask=padding)
+        if not self.queries:
+            real = ~padding[..., None]
+            return self.to_summary(memory.masked_fill(~real, 0.0).sum(dim=1) / real.sum(dim=1))
         query = self.query.expand(len(tokens), -1, -1)
         # Without the second mask the query would read the encoder's output at padded slots.
-        summary = self.decoder(query, memory, memory_key_padding_mask=padding)
-        return self.to_summary(summary[:, 0])
+        read = self.decoder(query, memory, memory_key_padding_mask=padding)
+        return self.to_summary(read.flatten(1))
 
 
 def attendable(mask: torch.Tensor) -> torch.Tensor:

@@ -65,6 +65,9 @@ class Defaults(BaseModel):
     # with CUDA graphs (untried so far); on a CPU it hardly pays. Cached passes, such as the text stack of a causal
     # model that generates, stay uncompiled. With workers choose groups=1, or each group is padded to all environments
     compile: bool = False
+    # seed of weights drawn as the architecture's training would begin with them: does pre-training matter? Sizes,
+    # tokenizer and image processor stay the checkpoint's; None = its weights too
+    random_weights: NonNegativeInt | None = None
     without: tuple[Lever, ...] = ()  # levers of pr2l/vlms/_engine.py to leave out, to measure what each brings
     # auto = float32 on a CPU, half precision on a GPU; fastest = on a CPU that multiplies bfloat16 itself, bfloat16;
     # int8 = linear layers quantised, on a CPU; rows of a batch then share a rounding, so a row's states depend a
@@ -124,7 +127,8 @@ class VLM:
 
     def read_model(self, path: str) -> Any:
         """The unmodified model, ready for inference."""
-        return checkpoint.read_model(path, self.options.device, self.options.dtype, self.read_weights)
+        device, dtype, seed = self.options.device, self.options.dtype, self.options.random_weights
+        return checkpoint.read_model(path, device, dtype, self.read_weights, seed)
 
     def read_weights(self, path: str, dtype: torch.dtype) -> Any:
         """The unmodified model, on the CPU; layers that nobody asks for may be left out."""
@@ -203,7 +207,9 @@ class VLM:
     def key(self) -> dict[str, Any]:
         """Everything that states depend on beside frame and text, in JSON values."""
         dtype = "int8" if self.options.dtype == "int8" else str(self.model.dtype).removeprefix("torch.")
-        options = self.options.model_dump(mode="json", exclude={"device", "without", "compile", "server"})
+        # Left out where it changes nothing, so that what was stored before the option existed is found again.
+        unused = {"random_weights"} if self.options.random_weights is None else set()
+        options = self.options.model_dump(mode="json", exclude={"device", "without", "compile", "server"} | unused)
         return {"family": type(self).__name__, **self._source, **options, "dtype": dtype, "image_size": self.image_size}
 
     @property
@@ -362,7 +368,9 @@ class VLM:
         return int(self.tokenizer.pad_token_id or 0)
 
     def short_config(self) -> Any | None:
-        """The config of the layers that are needed; None = all are."""
+        """The config of the layers that are needed; None = all are, or all have to be drawn, one after the other."""
+        if self.options.random_weights is not None:
+            return None
         needed = layers_needed(self)
         return shortened(self.config, needed) if needed < reading_depth(self.config) else None
 

@@ -81,18 +81,34 @@ def read_config(path: str) -> Any:
     return _read(path, "config", lambda: AutoConfig.from_pretrained(path))
 
 
-def read_model(path: str, device: str, dtype: str, read: Callable[[str, torch.dtype], Any]) -> Any:
+def read_model(
+    path: str, device: str, dtype: str, read: Callable[[str, torch.dtype], Any], random_weights: int | None = None
+) -> Any:
     """The model that `read` gives, for inference; with dtype int8, its linear layers quantised.
 
-    device, dtype: as in Defaults; `read` is given the checkpoint's path and the type of its weights.
+    device, dtype, random_weights: as in Defaults; `read` is given the checkpoint's path and the type of its weights.
     """
     chosen = torch.device(_device(device))
     if chosen.type == "cpu":
         keep_freed_memory()
     precision = _dtype(dtype, chosen)
     model = _read(path, "model", lambda: read(path, precision))
+    if random_weights is not None:
+        _draw_weights(model, random_weights)
     model = model.eval().to(chosen)
     return _with_int8_layers(model) if dtype == "int8" else model
+
+
+@torch.no_grad()
+def _draw_weights(model: Any, seed: int) -> None:
+    """Replaces every weight as if the model had just been made; torch's generators stay as they were."""
+    for part in (*model.modules(), *model.parameters(), *model.buffers()):
+        part._is_hf_initialized = False  # transformers draws nothing that it has read
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # a GPU's generator stays as it is
+        for weight in model.parameters():  # first, as some classes leave weights of their own alone
+            weight.normal_(0.0, 0.02)
+        model.init_weights()
 
 
 def read_generation_config(path: str, config: Any) -> Any:

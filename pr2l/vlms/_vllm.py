@@ -288,6 +288,8 @@ class Served(VLM):
             )
         if options.dtype not in DTYPES:
             raise UserError(f"dtype={options.dtype!r} is not possible with server; use one of {', '.join(DTYPES)}.")
+        if options.random_weights is not None:
+            raise UserError("random_weights is not possible with server, which has the weights; leave out one of them.")
         if options.generation == "sample":
             raise UserError(
                 "generation='sample' is not possible with server: its random numbers, which depend on frame and text"

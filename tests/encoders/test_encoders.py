@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import small_weights
 import torch
 
 from pr2l import registry
-from pr2l.encoders import image_only, oracle, pixels, prompted
+from pr2l.encoders import answer_action, image_only, oracle, pixels, prompted
 from pr2l.encoders._base import EncoderSource
 from pr2l.encoders._pca import PCA
 from pr2l.errors import UserError
@@ -249,10 +250,41 @@ def test_oracle_without_labels_says_how_to_get_them():
         oracle.create(source(), oracle.Defaults()).encode(frames(), CONTEXTS)
 
 
+@pytest.mark.parametrize(
+    ("answer", "action"),
+    [
+        ("far left", 0),
+        ("Turn right, not left.", 1),
+        ("a leftover", None),  # the word inside another
+        ("walk on: ahead", 2),
+        ("forward", 2),
+        ("nowhere", None),
+        ("", None),
+    ],
+)
+def test_an_answer_names_the_action_whose_word_comes_first(answer, action):
+    assert answer_action.named(answer, (("left",), ("right",), ("ahead", "forward"))) == action
+
+
+def test_the_action_that_is_named_is_one_hot_and_none_is_padding():
+    options = answer_action.Defaults(actions=(("demon",), ("imp",)))  # KnownVLM answers "say where is <target>"
+    encoder = answer_action.create(source(), options)
+    tokens = encoder.encode(frames(), CONTEXTS)
+    assert tokens.values.tolist() == [[[0, 1]], [[0, 0]]]
+    assert tokens.mask.tolist() == [[True], [False]]
+    assert encoder.answers() == ["say where is imp", "say where is green armor"]
+
+
 @pytest.mark.parametrize("name", registry.names("encoders"))
-def test_every_encoder_keeps_its_promised_shape(name):
+def test_every_encoder_keeps_its_promises(name, tmp_path):
+    """Its shape, rows that do not depend on their neighbours, and numbers that half precision can hold."""
     module = registry.load("encoders", name)
-    encoder = module.create(source(), module.Defaults())
-    tokens = encoder.encode(frames(rows=3), [CONTEXTS[0]] * 3, [[]] * 3)
+    encoder = module.create(source(), module.Defaults(**small_weights.options(name, tmp_path)))
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 4, 8, 3), dtype=np.uint8)
+    tokens = encoder.encode(pictures, [CONTEXTS[0]] * 3, [[]] * 3)
     assert tokens.values.shape == (3, encoder.tokens, encoder.width)
     assert tokens.mask.shape == (3, encoder.tokens)
+    assert tokens.values.abs().max() < 60_000
+    alone = encoder.encode(pictures[1:2], CONTEXTS[:1], [[]])
+    assert torch.equal(alone.mask[0], tokens.mask[1])
+    assert torch.allclose(alone.values[0], tokens.values[1], atol=1e-4)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import huggingface_hub.constants
 import numpy as np
 import pytest
+import small_weights
 import torch
 from safetensors.torch import load_file, save_file
 from test_families import CASES, folder
@@ -29,6 +30,13 @@ ENCODER_OPTIONS = {
     "image_only": {"image_tokens": 1, "pca": 4, "pca_frames": 7},
     "oracle": {"objects": 3, "named": False, "distance_unit": 7.0},
     "pixels": {"size": 7},
+    "random_features": {"seed": 1, "size": 16, "channels": (8, 8)},
+    "answer_text": {},
+    "answer_action": {"actions": (("up",), ("down",))},
+    "mineclip": {"tokens": "all", "video": True},
+    **dict.fromkeys(
+        ("clip", "siglip", "dinov2", "dinov3", "resnet50", "vc1", "r3m"), {"tokens": "mean", "image_tokens": 1}
+    ),
 }
 VLM_OPTIONS = {
     "layers": (-1,),
@@ -40,6 +48,7 @@ VLM_OPTIONS = {
     "image_size": 32,
     "chat_template": False,
     "dtype": "bfloat16",
+    "random_weights": 0,
 }
 
 
@@ -75,22 +84,31 @@ def key(name, source, **options):
 
 
 @pytest.mark.parametrize("name", registry.names("encoders"))
-def test_every_option_of_an_encoder_is_in_its_key(name, checkpoint):
-    varied = ENCODER_OPTIONS[name]
+def test_every_option_of_an_encoder_is_in_its_key(name, checkpoint, tmp_path):
+    plain, varied = {}, ENCODER_OPTIONS[name]
+    if hasattr(small_weights, name):
+        folders = [tmp_path / "one", tmp_path / "other"]
+        for folder in folders:
+            folder.mkdir()
+        plain, other = (small_weights.options(name, folder, seed) for seed, folder in enumerate(folders))
+        varied = varied | other
     assert set(varied) == set(registry.load("encoders", name).Defaults.model_fields), "give a value for the new option"
-    keys = [key(name, source(checkpoint)), *(key(name, source(checkpoint), **{k: v}) for k, v in varied.items())]
+    changes = [{}, *({option: value} for option, value in varied.items())]
+    keys = [key(name, source(checkpoint), **plain | change) for change in changes]
     # pca_frames alone changes nothing; all the others must be told apart, and it does no harm.
     assert len({json.dumps(each, sort_keys=True) for each in keys}) == len(keys)
     assert all(json.loads(json.dumps(each)) == each for each in keys)
-    assert keys[0] == key(name, source(checkpoint))
+    assert keys[0] == key(name, source(checkpoint), **plain)
 
 
 def test_every_option_of_the_vlm_is_in_its_key(checkpoint):
     sources = [source(checkpoint, **{option: value}) for option, value in VLM_OPTIONS.items()]
     keys = [each.load_vlm().key() for each in (*sources, source(checkpoint))]
     assert len({json.dumps(each, sort_keys=True) for each in keys}) == len(keys)
-    # A server shows as "backend" (tests/vlms/test_vllm.py); the others change no states.
-    assert set(Defaults.model_fields) - {"device", "without", "compile", "server"} <= set(keys[0])
+    # A server shows as "backend" (tests/vlms/test_vllm.py), random_weights where there are any; the others change no
+    # states.
+    unnamed = {"device", "without", "compile", "server", "random_weights"}
+    assert set(Defaults.model_fields) - unnamed <= set(keys[0])
 
 
 def test_levers_change_no_key_and_int8_does(checkpoint):

@@ -116,6 +116,26 @@ def test_the_attention_masks_alone_hide_padding(network, leaks, train):
     assert (moved[1:] == 0).all()
 
 
+def test_without_a_query_the_summary_is_the_mean_of_the_real_tokens():
+    network, observation = build("token_transformer", None, width=16, queries=0), observations(proprio=None)
+    memory = network.encoder(network.project(observation["tokens"][:1, :3]))  # of row 0 the rest is padding
+    expected = network.to_summary(memory.mean(dim=1))
+    assert torch.allclose(network(observation)[:1], expected, atol=1e-6)
+    network(observation).sum().backward()
+    assert all(value.grad is not None for value in network.parameters())
+
+
+def test_outputs_of_several_queries_stand_side_by_side():
+    """Two queries change places, and their columns of the next layer with them: the summary stays."""
+    network, observation = build("token_transformer", None, width=16, queries=2), observations(proprio=None)
+    before, layer = network(observation), network.to_summary[0]
+    with torch.no_grad():
+        network.query.copy_(network.query.flip(1))
+        assert not torch.allclose(network(observation), before, atol=1e-4)
+        layer.weight.copy_(layer.weight.unflatten(1, (2, 16)).flip(1).flatten(1))
+    assert torch.allclose(network(observation), before, atol=1e-6)
+
+
 def test_position_embeddings_tell_tokens_apart_by_their_slot():
     """Without them the tokens are a set; with them (once learned) they are a sequence."""
     observation = observations(proprio=None)

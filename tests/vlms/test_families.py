@@ -90,6 +90,23 @@ def test_every_family_has_a_small_checkpoint_here(name):
     assert built >= set(registry.load("vlms", name).MODEL_TYPES), f"tests/vlms/builders/{name}.py must build each"
 
 
+@all_cases
+def test_random_weights_are_drawn_from_their_seed_and_nothing_is_left_of_the_checkpoints(case):
+    drawn = {name: vlm(case, random_weights=seed).model for name, seed in (("one", 0), ("other", 1))}
+    shallow = Defaults(layers=(1,), generation="none", random_weights=0, image_size=case.image_size)
+    again = load_vlm(str(folder(case)), shallow).model
+    read, one, other, fewer = (
+        dict(model.named_parameters()) for model in (vlm(case).model, drawn["one"], drawn["other"], again)
+    )
+    kept = [name for name in one if torch.equal(one[name], read[name]) and one[name].unique().numel() > 1]
+    assert kept == []
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    norms = [module for module in drawn["one"].modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert all((norm.weight == 1).all() and (norm.bias == 0).all() for norm in norms)  # as training begins
+    # Fewer layers are read out, and those that are have the same weights.
+    assert [name for name in fewer if not torch.equal(fewer[name], one[name])] == []
+
+
 @all_orders
 def test_input_states_are_those_of_the_unmodified_model(case, order):
     hidden = vlm(case, order).hidden(pictures(case), TEXTS)

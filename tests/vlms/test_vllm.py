@@ -236,6 +236,7 @@ def test_families_that_vllm_gives_no_states_of_are_refused(case):
         (LLAVA, {"image_size": 64}, "image_size=64 is not possible with server.*Use image_size=32"),
         (LLAVA, {"dtype": "int8"}, "dtype='int8' is not possible with server; use one of auto"),
         (LLAVA, {"generation": "sample"}, "generation='sample' is not possible with server"),
+        (LLAVA, {"random_weights": 0}, "random_weights is not possible with server"),
         (QWEN3, {"layers": (1, -1)}, r"the states of \[1\] would not be those of transformers.*use 0, or 2 to 3"),
     ],
 )

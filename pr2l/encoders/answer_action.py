@@ -1,0 +1,59 @@
+"""The action that the VLM's answer names, as one token: with `algorithm: follow` the VLM acts itself, as RT-2 does.
+
+    "turn left, then walk" --the first word of a table--> left --one-hot of its action--> [1, 0, 0]
+
+Nothing is learned. An answer that names no action is padding. No weights of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from pr2l.encoders._answers import AnswerEncoder
+from pr2l.encoders._base import EncoderSource
+from pr2l.types import Tokens
+
+Words = tuple[str, ...]
+
+
+class Defaults(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # for each action of the environment, in its order, the words that name it; these are tiny's for turning and walking
+    actions: tuple[Words, ...] = Field((("left",), ("right",), ("ahead",)), min_length=1)
+
+
+class AnswerActionEncoder(AnswerEncoder):
+    """Tokens [B, 1, actions], one-hot; masked, and zero, where the answer names none."""
+
+    tokens = 1
+
+    def __init__(self, source: EncoderSource, options: Defaults) -> None:
+        super().__init__(source)
+        self.options, self.width = options, len(options.actions)
+
+    def key(self) -> dict[str, Any]:
+        return super().key() | {"options": self.options.model_dump(mode="json")}
+
+    def read(self, answers: list[str]) -> Tokens:
+        values = torch.zeros(len(answers), 1, self.width)
+        for row, answer in enumerate(answers):
+            action = named(answer, self.options.actions)
+            if action is not None:
+                values[row, 0, action] = 1
+        return Tokens(values, values.any(dim=2))
+
+
+def named(answer: str, actions: tuple[Words, ...]) -> int | None:
+    """The number of the action whose word comes first in the answer; None = it names none. Case does not matter."""
+    found = [re.search(rf"\b({'|'.join(map(re.escape, words))})\b", answer, re.IGNORECASE) for words in actions]
+    places = {match.start(): action for action, match in enumerate(found) if match}
+    return places[min(places)] if places else None
+
+
+def create(source: EncoderSource, options: Defaults) -> AnswerActionEncoder:
+    return AnswerActionEncoder(source, options)

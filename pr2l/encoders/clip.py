@@ -1,0 +1,25 @@
+"""CLIP's image tower (Radford et al. 2021): trained to match pictures with their captions.
+
+ViT-B/16: 224 x 224 pixels, 1 + 196 tokens, width 768. MIT licence. Source: openai/clip-vit-base-patch16 on the
+Hugging Face Hub; the other ViTs and their OpenCLIP successors in transformers' format are read as well. Tokens are
+those after the last layer, where only the class token's summary (tokens=cls) goes through a final norm.
+"""
+
+from __future__ import annotations
+
+from transformers import CLIPVisionModel
+
+from pr2l.encoders._base import EncoderSource
+from pr2l.encoders._vision import HubEncoder, SquareDefaults
+
+
+class Defaults(SquareDefaults):
+    weights: str = "openai/clip-vit-base-patch16"  # a Hub id or a folder
+
+
+class ClipEncoder(HubEncoder):
+    model_class, model_types = CLIPVisionModel, ("clip", "clip_vision_model")
+
+
+def create(source: EncoderSource, options: Defaults) -> ClipEncoder:
+    return ClipEncoder(source, options)

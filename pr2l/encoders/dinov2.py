@@ -1,0 +1,24 @@
+"""DINOv2 (Oquab et al. 2023): trained on pictures alone, with no text.
+
+ViT-B/14: 224 x 224 pixels, 1 + 256 tokens, width 768. Apache 2.0 licence. Source: facebook/dinov2-base on the Hugging
+Face Hub; of facebook/dinov2-with-registers-base the four registers are left out, as they show no place.
+"""
+
+from __future__ import annotations
+
+from transformers import AutoModel
+
+from pr2l.encoders._base import EncoderSource
+from pr2l.encoders._vision import HubEncoder, SquareDefaults
+
+
+class Defaults(SquareDefaults):
+    weights: str = "facebook/dinov2-base"  # a Hub id or a folder
+
+
+class Dinov2Encoder(HubEncoder):
+    model_class, model_types = AutoModel, ("dinov2", "dinov2_with_registers")
+
+
+def create(source: EncoderSource, options: Defaults) -> Dinov2Encoder:
+    return Dinov2Encoder(source, options)

@@ -1,0 +1,56 @@
+"""DINOv3 (Simeoni et al. 2025): DINOv2's successor, with rotary positions.
+
+ViT-B/16: 224 x 224 pixels, 1 + 196 tokens, width 768; its four registers are left out, as they show no place. DINOv3
+licence, which has to be accepted on the model's page. Source: facebook/dinov3-vitb16-pretrain-lvd1689m on the Hugging
+Face Hub.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from transformers import DINOv3ViTModel
+from transformers.utils.hub import cached_file
+
+from pr2l.encoders._base import EncoderSource
+from pr2l.encoders._vision import HubEncoder, SquareDefaults, fetched
+from pr2l.errors import UserError
+from pr2l.types import Frames
+
+
+class Defaults(SquareDefaults):
+    weights: str = "facebook/dinov3-vitb16-pretrain-lvd1689m"  # a Hub id or a folder
+
+
+class Dinov3Encoder(HubEncoder):
+    model_class, model_types = DINOv3ViTModel, ("dinov3_vit",)
+    advice = "The convolutional DINOv3 is not read here."
+
+    def read_pixels(self) -> Callable[[Frames], Tensor]:
+        """As transformers' DINOv3ViTImageProcessor, which needs torchvision: it scales first and resizes floats."""
+        weights = self.options.weights
+        file = fetched(weights, lambda: cached_file(weights, "preprocessor_config.json"))
+        values = json.loads(Path(file).read_text(encoding="utf-8"))
+        size, filters = values["size"], {2: "bilinear", 3: "bicubic"}
+        if values["resample"] not in filters:
+            raise UserError(f"{weights!r} resizes with PIL's filter {values['resample']}; known are 2 and 3.")
+        mode, scale = filters[values["resample"]], values.get("rescale_factor", 1 / 255)
+        mean, std = (
+            torch.tensor(values[name], device=self.device)[:, None, None] for name in ("image_mean", "image_std")
+        )
+
+        def pixels(frames: Frames) -> Tensor:
+            scaled = torch.tensor(frames, device=self.device).permute(0, 3, 1, 2).float() * scale
+            squares = interpolate(scaled, (size["height"], size["width"]), mode=mode, antialias=True)
+            return ((squares - mean) / std).to(self.dtype)
+
+        return pixels
+
+
+def create(source: EncoderSource, options: Defaults) -> Dinov3Encoder:
+    return Dinov3Encoder(source, options)

@@ -1,0 +1,29 @@
+"""ResNet-50 (He et al. 2015), trained to name the 1000 kinds of things of ImageNet.
+
+224 x 224 pixels, 49 tokens (the 7 x 7 places of the last stage), width 2048; tokens=cls and tokens=mean are both its
+average pooling. Apache 2.0 licence. Source: microsoft/resnet-50 on the Hugging Face Hub, which is v1.5; other ResNets
+in transformers' format are read as well.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from transformers import ResNetModel
+
+from pr2l.encoders._base import EncoderSource
+from pr2l.encoders._vision import HubEncoder, Seen, SquareDefaults, places
+
+
+class Defaults(SquareDefaults):
+    weights: str = "microsoft/resnet-50"  # a Hub id or a folder
+
+
+class ResNetEncoder(HubEncoder):
+    model_class, model_types = ResNetModel, ("resnet",)
+
+    def look(self, pixels: Tensor) -> Seen:
+        return places(self.model(pixels))
+
+
+def create(source: EncoderSource, options: Defaults) -> ResNetEncoder:
+    return ResNetEncoder(source, options)

@@ -1,0 +1,86 @@
+"""VC-1, the "visual cortex" (Majumdar et al. 2023): a masked autoencoder trained on egocentric video and ImageNet.
+
+ViT-B/16: 224 x 224 pixels, 1 + 196 tokens, width 768 (ViT-L/16, the one called VC-1 for short: width 1024), after the
+final norm. CC BY-NC licence. Source: https://dl.fbaipublicfiles.com/eai-vc/vc1_vitb.pth (or vc1_vitl.pth), read without
+its package. tokens=cls is what vc_models gives (use_cls).
+Written from facebookresearch/eai-vc @ e782c35, vc_models/src/vc_models/models/vit/vit.py and transforms/__init__.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from PIL.Image import Resampling
+from torch import Tensor, nn
+from transformers import ViTConfig, ViTModel
+
+from pr2l.encoders._base import EncoderSource
+from pr2l.encoders._vision import FileEncoder, Seen, SquareDefaults, as_torchvision, loaded
+from pr2l.types import Frames
+from pr2l.vlms._pixels import Pixels
+from pr2l.vlms._timm import renamed
+
+HEAD = 64  # numbers of an attention head, in all sizes
+NAMES = {  # timm's, and what transformers calls them
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "blocks": "layers",
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "norm": "layernorm",
+    "attn.proj": "attention.o_proj",
+    "attn": "attention",
+}
+
+
+class Defaults(SquareDefaults):
+    weights: str = "weights/vc1_vitb.pth"  # the file as published, or its "model" as .safetensors
+
+
+class Vc1Encoder(FileEncoder):
+    published = "https://dl.fbaipublicfiles.com/eai-vc/vc1_vitb.pth (ViT-B) or vc1_vitl.pth there (ViT-L)"
+    entry = "model"
+
+    def read(self, weights: str, dtype: torch.dtype) -> nn.Module:
+        tensors = self.read_tensors(weights)
+        model = ViTModel(vit_config(tensors), add_pooling_layer=False)
+        return loaded(model, as_transformers(tensors), weights).to(dtype)
+
+    def read_pixels(self) -> Callable[[Frames], Tensor]:
+        return Pixels(as_torchvision(Resampling.BICUBIC), self.model.config.image_size, self.device, self.dtype)
+
+    def look(self, pixels: Tensor) -> Seen:
+        states = self.model(pixels).last_hidden_state
+        return Seen(states[:, 0], states[:, :1], states[:, 1:])
+
+
+def vit_config(tensors: Mapping[str, Tensor]) -> Any:
+    """Sizes are read off the weights."""
+    width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
+    return ViTConfig(
+        hidden_size=width,
+        patch_size=patch,
+        image_size=patch * round((tensors["pos_embed"].shape[1] - 1) ** 0.5),
+        num_hidden_layers=1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")),
+        num_attention_heads=width // HEAD,
+        intermediate_size=len(tensors["blocks.0.mlp.fc1.weight"]),
+        layer_norm_eps=1e-6,
+    )
+
+
+def as_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Queries, keys and values are one matrix in timm; the autoencoder's decoder and mask token stay out."""
+    made = dict[str, Tensor]()
+    for name, weight in tensors.items():
+        if "decoder" in name or "mask_token" in name:
+            continue
+        parts = zip("qkv", weight.chunk(3), strict=True) if ".qkv." in name else [("", weight)]
+        made |= {renamed(name, NAMES).replace("qkv", f"{letter}_proj"): part for letter, part in parts}
+    return made
+
+
+def create(source: EncoderSource, options: Defaults) -> Vc1Encoder:
+    return Vc1Encoder(source, options)

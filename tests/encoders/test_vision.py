@@ -1,0 +1,375 @@
+"""Encoders of frozen vision models against the class called plainly, or the original layer arithmetic written out."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import small_weights
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from tiny_parts import frames
+from torch.nn import functional as F
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    CLIPVisionModel,
+    DINOv3ViTModel,
+    ResNetModel,
+    SiglipVisionModel,
+)
+
+from pr2l import registry
+from pr2l.encoders import answer_text, mineclip, r3m
+from pr2l.encoders._base import EncoderSource
+from pr2l.errors import UserError
+from pr2l.vlms._base import Defaults
+
+SHAPE = (24, 40, 3)
+MEAN, STD = (torch.tensor(part)[:, None, None] for part in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+CLASSES = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel, "dinov2": AutoModel, "dinov3": DINOv3ViTModel}
+REGISTERS = {"dinov2": 4, "dinov3": 4}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """weights(name): the place of the encoder's small checkpoint, which is written once."""
+    written = {}
+
+    def place(name):
+        if name not in written:
+            written[name] = small_weights.options(name, tmp_path_factory.mktemp(name))["weights"]
+        return written[name]
+
+    return place
+
+
+def source(shape=SHAPE, **options):
+    return EncoderSource("tiny", Defaults(**options), None, [{}], shape, ())
+
+
+def make(name, shape=SHAPE, **options):
+    module = registry.load("encoders", name)
+    return module.create(source(shape), module.Defaults(**options))
+
+
+def encoded(name, pictures, **options):
+    encoder = make(name, pictures.shape[1:], **options)
+    values = encoder.encode(pictures, [{}] * len(pictures)).values
+    assert values.shape == (len(pictures), encoder.tokens, encoder.width)
+    return values
+
+
+def close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+# Classes of transformers.
+
+
+def processed(name, pictures, weights):
+    """The pixels that the checkpoint's own processor makes of whole, stretched frames."""
+    if name == "dinov3":  # its processor needs torchvision: scaled, then resized as PIL resizes floats
+        squares = [np.stack([_resized(channel) for channel in picture.transpose(2, 0, 1)]) for picture in pictures]
+        return (torch.tensor(np.stack(squares)) - MEAN) / STD
+    processor = AutoImageProcessor.from_pretrained(weights, backend="pil")
+    stretched = {"size": small_weights.SQUARE, "do_center_crop": False, "return_tensors": "pt"}
+    return processor(list(pictures), **stretched)["pixel_values"]
+
+
+def _resized(channel):
+    scaled = Image.fromarray(channel.astype(np.float32) / 255, mode="F")
+    return np.asarray(scaled.resize((small_weights.SIDE, small_weights.SIDE), Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@torch.no_grad()
+def test_tokens_are_those_of_the_class_on_its_processors_pixels(name, weights):
+    pictures = frames(2, *SHAPE[:2])
+    out = CLASSES[name].from_pretrained(weights(name)).eval()(processed(name, pictures, weights(name)))
+    first = 0 if name == "siglip" else 1 + REGISTERS.get(name, 0)
+    patches = out.last_hidden_state[:, first:]
+    assert patches.shape[1] == 16
+    close(encoded(name, pictures, weights=weights(name), tokens="cls")[:, 0], out.pooler_output)
+    close(encoded(name, pictures, weights=weights(name), tokens="mean")[:, 0], patches.mean(1))
+    before = out.last_hidden_state[:, : min(first, 1)]
+    close(encoded(name, pictures, weights=weights(name)), torch.cat([before, patches], dim=1))
+    quarters = patches.unflatten(1, (2, 2, 2, 2)).mean(dim=(2, 4)).flatten(1, 2)
+    pooled = encoded(name, pictures, weights=weights(name), image_tokens=4)
+    close(pooled, torch.cat([before, quarters], dim=1))
+
+
+def test_a_square_frame_is_what_clips_processor_leaves_whole(weights):
+    """Where there is nothing to crop, the default processor does the same."""
+    pictures = frames(2, 48, 48)
+    processor = AutoImageProcessor.from_pretrained(weights("clip"), backend="pil")
+    theirs = processor(list(pictures), return_tensors="pt")["pixel_values"]
+    assert torch.equal(make("clip", (48, 48, 3), weights=weights("clip")).pixels(pictures), theirs)
+
+
+@torch.no_grad()
+def test_resnets_tokens_are_the_places_of_its_last_map(weights):
+    pictures = frames(2, 64, 64)  # of its size, which its processor would crop to and ours leaves alone
+    processor = AutoImageProcessor.from_pretrained(weights("resnet50"), backend="pil")
+    pixels = processor(list(pictures), do_resize=False, return_tensors="pt")["pixel_values"]
+    out = ResNetModel.from_pretrained(weights("resnet50")).eval()(pixels)
+    assert out.last_hidden_state.shape == (2, 32, 2, 2)
+    places = torch.stack([out.last_hidden_state[:, :, y, x] for y in range(2) for x in range(2)], dim=1)
+    close(encoded("resnet50", pictures, weights=weights("resnet50")), places)
+    close(encoded("resnet50", pictures, weights=weights("resnet50"), tokens="cls")[:, 0], places.mean(1))
+
+
+# Published files, whose arithmetic is written out.
+
+
+def normalised(pictures, size, resample):
+    stretched = [np.asarray(Image.fromarray(one).resize((size, size), resample)) for one in pictures]
+    return (torch.tensor(np.stack(stretched)).permute(0, 3, 1, 2) / 255 - MEAN) / STD
+
+
+def norm(x, w, name, eps):
+    return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps)
+
+
+def linear(x, w, name):
+    return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
+
+
+def attended(q, k, v, heads=2):
+    """Softmax of the scaled products, head by head."""
+    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
+    shares = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+    return (shares @ v).transpose(1, 2).flatten(2)
+
+
+def vision_transformer(w, pixels):
+    """As facebookresearch/eai-vc, vit.py: timm's blocks, positions added before the class token joins."""
+    x = F.conv2d(pixels, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=16)
+    x = x.flatten(2).transpose(1, 2) + w["pos_embed"][:, 1:]
+    first = w["cls_token"] + w["pos_embed"][:, :1]
+    x = torch.cat([first.expand(len(x), -1, -1), x], dim=1)
+    for block in ("blocks.0", "blocks.1"):
+        qkv = linear(norm(x, w, f"{block}.norm1", 1e-6), w, f"{block}.attn.qkv")
+        x = x + linear(attended(*qkv.chunk(3, dim=-1)), w, f"{block}.attn.proj")
+        hidden = F.gelu(linear(norm(x, w, f"{block}.norm2", 1e-6), w, f"{block}.mlp.fc1"))
+        x = x + linear(hidden, w, f"{block}.mlp.fc2")
+    return norm(x, w, "norm", 1e-6)
+
+
+def test_vc1_is_its_vision_transformer(weights):
+    pictures = frames(2, *SHAPE[:2])
+    states = vision_transformer(
+        torch.load(weights("vc1"), weights_only=True)["model"], normalised(pictures, 32, Image.Resampling.BICUBIC)
+    )
+    close(encoded("vc1", pictures, weights=weights("vc1")), states)
+    close(encoded("vc1", pictures, weights=weights("vc1"), tokens="cls")[:, 0], states[:, 0])
+
+
+def resnet(w, pixels):
+    """As torchvision's: in a bottleneck it is the convolution of 3 x 3 that halves the side."""
+
+    def conv_norm(x, conv, norm, stride):
+        kernel = w[f"{conv}.weight"]
+        x = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+        return F.batch_norm(x, *(w[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
+
+    x = F.max_pool2d(conv_norm(pixels, "conv1", "bn1", 2).relu(), 3, stride=2, padding=1)
+    for stage in (1, 2, 3, 4):
+        block = 0
+        while f"layer{stage}.{block}.conv1.weight" in w:
+            name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            convolutions = 3 if f"{name}.conv3.weight" in w else 2
+            strides = (1, stride, 1) if convolutions == 3 else (stride, 1)
+            shortcut = x
+            if f"{name}.downsample.0.weight" in w:
+                shortcut = conv_norm(x, f"{name}.downsample.0", f"{name}.downsample.1", stride)
+            for number in range(1, convolutions + 1):
+                x = conv_norm(x, f"{name}.conv{number}", f"{name}.bn{number}", strides[number - 1])
+                x = x.relu() if number < convolutions else (x + shortcut).relu()
+            block += 1
+    return x
+
+
+@pytest.mark.parametrize("bottleneck", [True, False])
+def test_r3m_is_torchvisions_resnet(bottleneck, tmp_path):
+    file = small_weights.r3m(tmp_path, torch.Generator().manual_seed(0), bottleneck=bottleneck)
+    prefix, held = "module.convnet.", torch.load(file, weights_only=True)["r3m"]
+    w = {name.removeprefix(prefix): weight for name, weight in held.items() if name.startswith(prefix)}
+    pictures = frames(2, *SHAPE[:2])
+    maps = resnet(w, normalised(pictures, 224, Image.Resampling.BILINEAR))
+    assert maps.shape[2:] == (7, 7)
+    close(encoded("r3m", pictures, weights=str(file)), maps.flatten(2).transpose(1, 2))
+    close(encoded("r3m", pictures, weights=str(file), tokens="cls")[:, 0], maps.mean(dim=(2, 3)))
+
+
+def clip_tower(w, pixels):
+    """As MineCLIP, clip.py: the feature and the states after the last layer."""
+    x = F.conv2d(pixels, w["conv1.weight"], stride=32).flatten(2).transpose(1, 2)
+    x = torch.cat([w["cls_token"].repeat(len(x), 1, 1), x], dim=1) + w["pos_embed"]
+    x = norm(x, w, "ln_pre", 1e-5)
+    for block in ("blocks.0", "blocks.1"):
+        y = norm(x, w, f"{block}.ln_1", 1e-5)
+        qkv = F.linear(y, w[f"{block}.attn.in_proj_weight"], w[f"{block}.attn.in_proj_bias"])
+        x = x + linear(attended(*qkv.chunk(3, dim=-1)), w, f"{block}.attn.out_proj")
+        hidden = linear(norm(x, w, f"{block}.ln_2", 1e-5), w, f"{block}.mlp.c_fc")
+        x = x + linear(hidden * torch.sigmoid(1.702 * hidden), w, f"{block}.mlp.c_proj")
+    return norm(x[:, 0], w, "ln_post", 1e-5) @ w["projection"], x
+
+
+def temporal_pooling(w, x):
+    """As x-transformers 0.27.1 with absolute positions, pre-norm and glu with swish; then MineCLIP's mean."""
+    x = x + w["pos_emb.emb.weight"][: x.shape[1]] * x.shape[2] ** -0.5
+    for layer in range(0, 4, 2):
+        attention, forward = f"attn_layers.layers.{layer}", f"attn_layers.layers.{layer + 1}"
+        y = norm(x, w, f"{attention}.0.0", 1e-5)
+        mixed = attended(*(linear(y, w, f"{attention}.1.{part}") for part in ("to_q", "to_k", "to_v")))
+        x = x + linear(mixed, w, f"{attention}.1.to_out")
+        values, gate = linear(norm(x, w, f"{forward}.0.0", 1e-5), w, f"{forward}.1.net.0.proj").chunk(2, dim=-1)
+        x = x + linear(values * F.silu(gate), w, f"{forward}.1.net.3")
+    return norm(x, w, "norm", 1e-5).mean(1)
+
+
+def test_mineclip_is_its_tower_and_its_temporal_pooling(weights):
+    file, pictures = weights("mineclip"), frames(2, 160, 256)
+    held = torch.load(file, weights_only=True)["state_dict"]
+    image, video = (mineclip.below(held, prefix) for prefix in (mineclip.IMAGE_PREFIX, mineclip.VIDEO_PREFIX))
+    mean, std = (torch.tensor(part)[:, None, None] for part in (mineclip.MEAN, mineclip.STD))
+    pixels = (torch.tensor(pictures).permute(0, 3, 1, 2) / 255 - mean) / std
+    feature, states = clip_tower(image, pixels)
+    close(encoded("mineclip", pictures, weights=file)[:, 0], feature)
+    close(encoded("mineclip", pictures, weights=file, tokens="all"), states)
+    still = feature[:, None].repeat(1, 16, 1)
+    close(encoded("mineclip", pictures, weights=file, video=True)[:, 0], temporal_pooling(video, still))
+
+
+def test_mineclip_stretches_other_frames(weights):
+    encoder = make("mineclip", weights=weights("mineclip"))
+    assert encoder.pixels(frames(2, *SHAPE[:2])).shape == (2, 3, 160, 256)
+
+
+def test_safetensors_hold_the_same(weights, tmp_path):
+    pictures = frames(1, *SHAPE[:2])
+    save_file(torch.load(weights("vc1"), weights_only=True)["model"], tmp_path / "vc1.safetensors")
+    ours, theirs = (
+        encoded("vc1", pictures, weights=str(place)) for place in (tmp_path / "vc1.safetensors", weights("vc1"))
+    )
+    assert torch.equal(ours, theirs)
+
+
+# Without weights, and of words.
+
+
+def test_random_features_are_a_network_of_the_seed():
+    """One layer, whose arithmetic is a product of each patch with the kernels."""
+    pictures = frames(2, 4, 4)
+    encoder = make("random_features", (4, 4, 3), size=4, channels=(5,))
+    maps = F.pad(torch.tensor(pictures).permute(0, 3, 1, 2) / 127.5 - 1, (1, 1, 1, 1))
+    patches = [maps[:, :, y : y + 3, x : x + 3].flatten(1) for y in (0, 2) for x in (0, 2)]
+    wanted = torch.stack([(patch @ encoder.kernels[0].flatten(1).T).relu() for patch in patches], dim=1)
+    close(encoder.encode(pictures, [{}] * 2).values, wanted)
+    same, other = (make("random_features", (4, 4, 3), size=4, channels=(5,), seed=seed) for seed in (0, 1))
+    assert torch.equal(same.kernels[0], encoder.kernels[0]) and not torch.equal(other.kernels[0], encoder.kernels[0])
+
+
+def test_random_features_keep_the_scale_of_what_they_read():
+    noise = np.random.default_rng(0).integers(0, 2, (8, 64, 64, 3), dtype=np.uint8) * 255  # mean square 1
+    values = make("random_features", (64, 64, 3)).encode(noise, [{}] * 8).values
+    assert values.shape == (8, 64, 64) and 0.4 < values.square().mean() < 0.8  # some is lost at the borders
+
+
+class Answering:
+    """A VLM that answers what it is asked."""
+
+    def prompt_length(self, texts):
+        return 9
+
+    def hidden(self, frames, texts, prompt_tokens):
+        return SimpleNamespace(answers=[text.upper() for text in texts])
+
+
+@torch.no_grad()
+def test_an_answers_embedding_is_the_mean_of_its_own_tokens_divided_by_its_norm(weights):
+    """Each text alone needs no padding, so that its plain mean is what the batch must give."""
+    asked = SimpleNamespace(
+        vlm_options=Defaults(), contexts=[{}], load_vlm=Answering, texts=lambda contexts: [c["text"] for c in contexts]
+    )
+    asked.contexts = [{"text": "is it near ?"}, {"text": "where is the medikit , left of you ?"}, {"text": ""}]
+    encoder = answer_text.create(asked, answer_text.Defaults(weights=weights("answer_text")))
+    tokens = encoder.encode(frames(3, 4, 4), asked.contexts)
+    assert tokens.values.shape == (3, 1, encoder.width) and tokens.mask.all()
+    assert encoder.answers() == ["IS IT NEAR ?", "WHERE IS THE MEDIKIT , LEFT OF YOU ?", ""]
+    model = AutoModel.from_pretrained(weights("answer_text")).eval()
+    for text, ours in zip(encoder.answers(), tokens.values[:, 0], strict=True):
+        alone = model(**encoder.embedder.words([text], return_tensors="pt")).last_hidden_state[0].mean(0)
+        close(ours, alone / alone.norm())
+
+
+def test_without_generation_there_is_no_answer_to_embed():
+    with pytest.raises(UserError, match="use vlm_options.generation=greedy"):
+        answer_text.create(source(generation="none"), answer_text.Defaults())
+
+
+# What is wrong is said.
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "dinov2", "dinov3", "resnet50"])
+def test_a_model_that_cannot_be_fetched_says_which_and_what_to_do(name):
+    default = registry.load("encoders", name).Defaults().weights
+    with pytest.raises(UserError, match=f"'{default}' is neither a folder.*hf download {default} --local-dir FOLDER"):
+        make(name)
+
+
+@pytest.mark.parametrize(("name", "where"), [("vc1", "dl.fbaipublicfiles.com"), ("r3m", "drive.google"),
+                                             ("mineclip", "github.com/MineDojo/MineCLIP")])  # fmt: skip
+def test_a_missing_file_says_which_and_where_it_is_had(name, where):
+    default = registry.load("encoders", name).Defaults().weights
+    with pytest.raises(UserError, match=f"'{default}' is no file.*{where}.*encoder_options.weights"):
+        make(name)
+
+
+def test_another_architecture_is_refused(weights):
+    with pytest.raises(UserError, match="is a clip, not a siglip or siglip_vision_model.*NaFlex"):
+        make("siglip", weights=weights("clip"))
+
+
+def test_an_incomplete_checkpoint_is_refused_instead_of_filled_with_random_numbers(tmp_path):
+    folder = small_weights.options("dinov3", tmp_path)["weights"]
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(UserError, match="is no whole DINOv3ViTModel: it lacks"):
+        make("dinov3", weights=folder)
+
+
+class Code:
+    """What a pickle may hold beside tensors; to read it would run its module."""
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ({"model": Code()}, "holds more than tensors.*If you trust it"),
+        ({"state_dict": {}}, "no entry 'model'; it has 'state_dict'"),
+        ({"model": {"patch_embed.proj.weight": torch.zeros(64, 3, 16, 16), "pos_embed": torch.zeros(1, 5, 64),
+                    "blocks.0.mlp.fc1.weight": torch.zeros(8, 64)}}, "does not fit.*Missing key"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_something_else_is_refused(held, message, tmp_path):
+    torch.save(held, tmp_path / "vc1.pth")
+    with pytest.raises(UserError, match=message):
+        make("vc1", weights=str(tmp_path / "vc1.pth"))
+
+
+@pytest.mark.parametrize("module", [r3m, mineclip])
+def test_weights_of_something_else_are_refused(module, tmp_path):
+    torch.save({"r3m": {"x": torch.zeros(1)}, "state_dict": {"x": torch.zeros(1)}}, tmp_path / "file.pt")
+    with pytest.raises(UserError, match="no weight's name begins with"):
+        module.create(source(), module.Defaults(weights=str(tmp_path / "file.pt")))
+
+
+def test_image_tokens_are_for_all_tokens(weights):
+    with pytest.raises(UserError, match="image_tokens=1 with tokens=cls"):
+        make("vc1", weights=weights("vc1"), tokens="cls", image_tokens=1)
+    with pytest.raises(UserError, match="must be one of 1, 4 or null"):
+        make("vc1", weights=weights("vc1"), image_tokens=3)
+    assert make("vc1", weights=weights("vc1"), image_tokens=1).tokens == 2
