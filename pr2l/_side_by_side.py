@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import torch
 
+THREADS = "OMP_NUM_THREADS"
 LOOK = 1.0  # seconds between two looks at what runs
 
 
@@ -83,20 +84,15 @@ def _taken(process: SpawnProcess) -> int:
 
 def _start(job: Job, threads: int) -> SpawnProcess:
     process = multiprocessing.get_context("spawn").Process(target=_work, args=(job, threads), name=job.name)
-    with _environment(OMP_NUM_THREADS=str(threads)):  # torch reads it when it is imported
-        process.start()
-    return process
-
-
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(variables)
+    before = os.environ.get(THREADS)
+    os.environ[THREADS] = str(threads)  # torch reads it when it is imported
     try:
-        yield
+        process.start()
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        del os.environ[THREADS]
+        if before is not None:
+            os.environ[THREADS] = before
+    return process
 
 
 def _work(job: Job, threads: int) -> None:
