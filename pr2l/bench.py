@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -64,10 +64,7 @@ def run(name: str, out: Path, at_once: int | None = None) -> None:
     at_once, threads = _share(at_once)
     console.print(f"{suite.name}: {len(cells)} of {len(suite.cells())} runs to do, {at_once} at a time; {home}")
     memory = {row.method: row.cost.peak_memory or UNKNOWN for row in _rows(suite, home)}
-    jobs = [
-        Job(cell.name, partial(_make, suite, cell, home, threads), _log(home, cell.name), memory.get(cell.method, UNKNOWN))
-        for cell in cells
-    ]
+    jobs = [_job(cell.name, partial(_make, suite, cell, home, threads), home, memory.get(cell.method)) for cell in cells]
     failed = []
     with _Display(console, home, {cell.name: cell.config.steps for cell in cells}) as display:
         try:
@@ -78,7 +75,7 @@ def run(name: str, out: Path, at_once: int | None = None) -> None:
             console.print(f"stopped and saved; go on with [bold]pr2l bench run {escape(name)}")
             raise
     if failed:
-        raise UserError("\n".join(f"{job.name} failed: {_last_line(job.log)} (all of it: {job.log})" for job in failed))
+        raise UserError("\n".join(map(_failure, failed)))
     console.print(f"all runs of {suite.name} are made; [bold]pr2l bench report {escape(name)}[/] sums them up")
 
 
@@ -119,13 +116,15 @@ def _share(at_once: int | None) -> tuple[int, int]:
     return at_once, max(1, cores // at_once)
 
 
-def _log(home: Path, name: str) -> Path:
-    return home / name / "log.txt"
+def _job(name: str, work: Callable[[], None], place: Path, memory: int | None = None) -> Job:
+    return Job(name, work, place / name / "log.txt", memory or UNKNOWN)
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+def _failure(job: Job) -> str:
+    """The last that a job said."""
+    lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines() if job.log.exists() else []
+    last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+    return f"{job.name} failed: {last} (all of it: {job.log})"
 
 
 # In a process of its own.
@@ -174,14 +173,14 @@ def _probe_unknown(
     known = {row.method for row in rows} | {cell.method for cell in cells if _probed(cell, home)}
     first = {cell.method: cell for cell in reversed(cells) if cell.method not in known}
     jobs = [
-        Job(method, partial(_probe, cell.config, _probe_file(cell, home)), _log(home / "probes", method), UNKNOWN)
+        _job(method, partial(_probe, cell.config, _probe_file(cell, home)), home / "probes")
         for method, cell in sorted(first.items())
     ]
     with console.status("probing"):
         for job, code in side_by_side(jobs, at_once, threads, lambda running: None):
             console.print(f"probed {job.name}")
             if code:
-                raise UserError(f"{job.name} cannot be run: {_last_line(job.log)} (all of it: {job.log})")
+                raise UserError(_failure(job))
 
 
 def _probe_file(cell: Cell, home: Path) -> Path:
@@ -256,7 +255,8 @@ def _without_start(row: Row) -> float:
 
 
 def _table(suite: Suite, estimates: Sequence[tuple[Cell, Estimate]], at_once: int, threads: int) -> Table:
-    table = Table("method", "runs", "steps", "minutes a run", "core-hours", "memory", "", title=f"{suite.name}, missing")
+    title = f"{suite.name}: what is missing"
+    table = Table("method", "runs", "steps", "minutes a run", "core-hours", "memory", "", title=title)
     for method in suite.methods:
         found = [(cell, estimate) for cell, estimate in estimates if cell.method == method]
         if not found:
@@ -268,10 +268,11 @@ def _table(suite: Suite, estimates: Sequence[tuple[Cell, Estimate]], at_once: in
         table.add_row(method, str(len(found)), f"{steps:,}", *numbers, found[0][1].source)
     seconds = sum(estimate.seconds for _, estimate in estimates)
     memory = max((estimate.memory for _, estimate in estimates), default=0)
-    by_memory = max(1, int(psutil.virtual_memory().available // memory)) if memory else at_once
+    if memory:  # what is free may be enough for fewer
+        at_once = min(at_once, max(1, int(psutil.virtual_memory().available // memory)))
     table.caption = (
-        f"{len(estimates)} runs, about {seconds * threads / 3600:.2f} core-hours: {seconds / min(at_once, by_memory) / 3600:.2f}"
-        f" hours with {min(at_once, by_memory)} processes of {threads} threads"
+        f"{len(estimates)} runs, about {seconds * threads / 3600:.2f} core-hours: "
+        f"{seconds / at_once / 3600:.2f} hours with {at_once} processes of {threads} threads"
     )
     return table
 
@@ -304,7 +305,8 @@ class _Display:
             self._progress.remove_task(self._bars.pop(job.name))
         self._progress.advance(self._all)
         row = self._home / f"{job.name}.json"
-        found = f"success {read_row(row).success:.2f}" if code == 0 else f"[bold red]failed[/], see {escape(str(job.log))}"
+        failed = f"[bold red]failed[/], see {escape(str(job.log))}"
+        found = failed if code else f"success {read_row(row).success:.2f}"
         self._console.print(f"{job.name}: {found}", highlight=False)
 
 

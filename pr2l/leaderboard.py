@@ -100,7 +100,8 @@ def _pages(summaries: list[Values], rows: Mapping[str, list[Row]]) -> dict[str, 
         {**summary, "table": overall(summary), "charts": _charts_over_tasks(summary), "links": _links(summary)}
         for summary in summaries
     ]
-    pages = {"index.html": templates.get_template("index.html").render(suites=suites, head=HEAD, commits=_commits(rows))}
+    first = templates.get_template("index.html").render(suites=suites, head=HEAD, commits=_commits(rows))
+    pages = {"index.html": first}
     for summary in summaries:
         for task, name in _links(summary).items():
             runs = [_run(row) for row in rows[summary["suite"]] if row.task == task]

@@ -260,9 +260,9 @@ def markdown(summary: Values) -> str:
     """The report, with the commands that make it again."""
     parts = [f"# {summary['suite']}, version {summary['version']}", f"{summary['why']}."]
     parts.append(
-        f"{summary['rows']} of {summary['wanted']} runs, {len(summary['seeds'])} seeds. Success rates on evaluation episodes;"
-        f" brackets are 95 % bootstrap intervals. P(better): that a run is better than one of `{summary['baseline']}` on"
-        " the same task. Curves and steps to threshold are of the last 100 episodes in training."
+        f"{summary['rows']} of {summary['wanted']} runs, {len(summary['seeds'])} seeds. Success rates on evaluation"
+        " episodes; brackets are 95 % bootstrap intervals. P(better): that a run is better than one of"
+        f" `{summary['baseline']}` on the same task. Curves and steps to threshold are of the last 100 episodes in training."
     )
     parts.append(f"```console\npr2l bench run {summary['suite']}\npr2l bench report {summary['suite']}\n```")
     parts += ["## All tasks", _markdown_table(HEAD, overall(summary)), "![](aggregates.png)", "![](efficiency.png)"]
@@ -306,14 +306,14 @@ def _draw(summary: Values, out: Path) -> None:
     left.set(xlabel="share of the steps", ylabel="success rate in training, IQM", ylim=(-0.02, 1.02))
     _draw_bands(right, {method: found["profile"] for method, found in methods.items()}, colours)
     right.set(xlabel="success rate s", ylabel="share of runs above s", ylim=(-0.02, 1.02))
-    left.legend()
+    _legend(left)
     figure.savefig(out / "efficiency.png", dpi=120)
     for task, found_of in summary["tasks"].items():
         figure = Figure(figsize=(7, 4), layout="constrained")
         axis = figure.subplots()
         _draw_bands(axis, {method: found["curve"] for method, found in found_of.items()}, colours)
         axis.set(xlabel="environment steps", ylabel="success rate in training, IQM", ylim=(-0.02, 1.02), title=task)
-        axis.legend()
+        _legend(axis)
         figure.savefig(out / f"{task.replace('/', '-')}.png", dpi=120)
 
 
@@ -334,3 +334,8 @@ def _draw_bands(axis: Axes, bands: Mapping[str, Values | None], colours: Mapping
             axis.plot(band["at"], band["value"], color=colours[method], label=method)
             axis.fill_between(band["at"], band["low"], band["high"], color=colours[method], alpha=0.2, linewidth=0)
     axis.grid(alpha=0.3)
+
+
+def _legend(axis: Axes) -> None:
+    if axis.get_legend_handles_labels()[0]:  # runs that learned from recorded episodes have no curve
+        axis.legend()

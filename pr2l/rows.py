@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from pr2l._metrics import Table
 from pr2l.compare import curve
@@ -126,7 +135,7 @@ def check(row: Row, suite: Suite, where: str) -> Row:
         raise UserError(f"{where} is no run of {suite.name}: {'; '.join(wrong)}")
     episodes = suite.definition.evaluation_episodes
     if [len(row.played(key)) for key in ("success", "return")] != [episodes] * 2:
-        raise UserError(f"{where} has not the {episodes} evaluation episodes of {suite.name}; `pr2l evaluate` plays them")
+        raise UserError(f"{where} has not the {episodes} evaluation episodes of {suite.name}; see `pr2l evaluate`")
     if row.results["steps"] < row.config["steps"]:
         raise UserError(f"{where} was evaluated after {row.results['steps']:,} of {row.config['steps']:,} steps")
     if abs(row.success - row.results["evaluation"]["success"]["value"]) > 1e-9:
@@ -170,8 +179,8 @@ def write_row(path: Path, row: Row) -> None:
 def submit(path: Path, out: Path, suite: str | None = None, method: str | None = None) -> Path:
     """Writes the row of a run folder to `out`, as a file for a pull request, and returns it.
 
-    suite: None = the first one that the run is of; it has to be given with `method`, the name of what the suite does not
-    have. Raises UserError where the run does not fit, or its row is there already.
+    suite: None = the first one that the run is of. method: a name for what the suite does not have; it needs `suite`.
+    Raises UserError where the run does not fit, or its row is there already.
     """
     run = Run.load(path)
     if method and not suite:

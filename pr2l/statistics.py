@@ -1,7 +1,7 @@
 """Numbers with their uncertainty: bootstrap intervals, and what a benchmark of several tasks is summed up in.
 
-The aggregates over tasks are those of Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice"; they read
-scores [..., tasks, runs], the same number of runs for each task.
+The aggregates over tasks are those of Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice". They
+read scores [..., tasks, runs], the same number of runs for each task.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ SUITE = {
 def write_suite(tmp_path: Path):
     def write(**changed: object) -> str:
         path = tmp_path / "toy.yaml"
-        path.write_text(yaml.safe_dump(SUITE | changed))
+        path.write_text(yaml.safe_dump(SUITE | changed, sort_keys=False))
         return str(path)
 
     return write
