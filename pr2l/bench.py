@@ -64,13 +64,15 @@ def run(name: str, out: Path, at_once: int | None = None) -> None:
     at_once, threads = _share(at_once)
     console.print(f"{suite.name}: {len(cells)} of {len(suite.cells())} runs to do, {at_once} at a time; {home}")
     memory = {row.method: row.cost.peak_memory or UNKNOWN for row in _rows(suite, home)}
-    jobs = [_job(cell.name, partial(_make, suite, cell, home, threads), home, memory.get(cell.method)) for cell in cells]
+    make = partial(_make, suite, home=home, threads=threads)
+    jobs = [_job(cell.name, partial(make, cell), home, memory.get(cell.method)) for cell in cells]
     failed = []
     with _Display(console, home, {cell.name: cell.config.steps for cell in cells}) as display:
         try:
-            for job, code in side_by_side(jobs, at_once, threads, display.show):
-                display.done(job, code)
-                failed += [job] if code else []
+            with closing(side_by_side(jobs, at_once, threads, display.show)) as ended:
+                for job, code in ended:
+                    display.done(job, code)
+                    failed += [job] if code else []
         except KeyboardInterrupt:
             console.print(f"stopped and saved; go on with [bold]pr2l bench run {escape(name)}")
             raise
@@ -80,7 +82,7 @@ def run(name: str, out: Path, at_once: int | None = None) -> None:
 
 
 def plan(name: str, out: Path, at_once: int | None = None) -> None:
-    """Prints what is missing of a suite and what it will cost, from the runs made so far or else a probe of each method.
+    """Prints what is missing of a suite and what it will cost, from the runs made so far or a probe of each method.
 
     A probe is the first rollout and update of a run; its speed is kept. Raises UserError if one failed.
     """
@@ -271,8 +273,8 @@ def _table(suite: Suite, estimates: Sequence[tuple[Cell, Estimate]], at_once: in
     if memory:  # what is free may be enough for fewer
         at_once = min(at_once, max(1, int(psutil.virtual_memory().available // memory)))
     table.caption = (
-        f"{len(estimates)} runs, about {seconds * threads / 3600:.2f} core-hours: "
-        f"{seconds / at_once / 3600:.2f} hours with {at_once} processes of {threads} threads"
+        f"runs: {len(estimates)}; core-hours: {seconds * threads / 3600:.2f}; "
+        f"hours, {at_once} at a time with {threads} threads each: {seconds / at_once / 3600:.2f}"
     )
     return table
 

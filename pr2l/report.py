@@ -267,8 +267,8 @@ def markdown(summary: Values) -> str:
     parts.append(f"```console\npr2l bench run {summary['suite']}\npr2l bench report {summary['suite']}\n```")
     parts += ["## All tasks", _markdown_table(HEAD, overall(summary)), "![](aggregates.png)", "![](efficiency.png)"]
     for task in summary["tasks"]:
-        parts += [f"## {task}, {summary['steps'][task]:,} steps", _markdown_table(TASK_HEAD, of_task(summary, task))]
-        parts.append(f"![]({task.replace('/', '-')}.png)")
+        parts.append(f"## {task}, {summary['steps'][task]:,} steps")
+        parts += [_markdown_table(TASK_HEAD, of_task(summary, task)), f"![]({task.replace('/', '-')}.png)"]
     return "\n\n".join(parts) + "\n"
 
 
