@@ -139,7 +139,7 @@ def _charts_over_tasks(summary: Values) -> list[Chart]:
 def _chart_of_task(summary: Values, task: str) -> Chart:
     curves = {name: found["curve"] for name, found in summary["tasks"][task].items()}
     labels = ("environment steps", "success rate in training (IQM)")
-    return _chart(f"{task}: success rate in training", *labels, curves, summary["methods"])
+    return _chart(task, *labels, curves, summary["methods"])
 
 
 def _chart(

@@ -40,7 +40,7 @@ from pr2l.suites import Suite, load_suite
 
 THRESHOLDS = np.linspace(0, 1, 51)  # of the performance profile
 AGGREGATES = {"iqm": over_tasks(iqm), "mean": over_tasks(mean), "median": median}
-HEAD = ("method", "IQM", "mean", "median", "P(better)", "runs", "frames/s", "memory", "GFLOP a frame")
+HEAD = ("method", "IQM", "mean", "median", "P(better)", "runs", "frames/s", "memory", "GFLOP/frame")
 TASK_HEAD = ("method", "success rate", "return", "each seed", "steps to threshold", "frames/s", "memory")
 
 Values = dict[str, Any]
@@ -92,9 +92,9 @@ def summarise(suite: Suite, rows: Sequence[Row]) -> Values:
         "baseline": baseline,
         "threshold": definition.threshold,
         "seeds": list(definition.seeds),
-        "steps": {task: suite.cell(task, suite.methods[0], definition.seeds[0]).config.steps for task in suite.tasks},
+        "steps": {task: entry.steps or definition.steps for task, entry in definition.tasks.items()},
         "rows": len(rows),
-        "wanted": max(len(suite.cells()), len(rows)),
+        "wanted": len(suite.tasks) * len(definition.seeds) * len({*suite.methods, *methods}),
         "methods": {
             method: _over_tasks(scores[method], reference if method != baseline else None)
             | _cost([row for row in rows if row.method == method])
@@ -262,7 +262,8 @@ def markdown(summary: Values) -> str:
     parts.append(
         f"{summary['rows']} of {summary['wanted']} runs, {len(summary['seeds'])} seeds. Success rates on evaluation"
         " episodes; brackets are 95 % bootstrap intervals. P(better): that a run is better than one of"
-        f" `{summary['baseline']}` on the same task. Curves and steps to threshold are of the last 100 episodes in training."
+        f" `{summary['baseline']}` on the same task. Curves and steps to threshold are of the last 100 episodes in"
+        " training."
     )
     parts.append(f"```console\npr2l bench run {summary['suite']}\npr2l bench report {summary['suite']}\n```")
     parts += ["## All tasks", _markdown_table(HEAD, overall(summary)), "![](aggregates.png)", "![](efficiency.png)"]

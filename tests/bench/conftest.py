@@ -80,7 +80,7 @@ def finished(toys, tmp_path):
 
 @pytest.fixture
 def rows(toys, finished, tmp_path):
-    """The folder of a whole suite's rows. Of 4 episodes, pixels succeeds in 4 4 and 2 0 on the two tasks, small in 1."""
+    """The folder of a whole suite's rows. Of 4 episodes pixels succeeds in 4 4 and 2 0 on the two tasks, small in 1."""
     folder = tmp_path / "rows"
     (folder / "toys").mkdir(parents=True)
     rights = {("colours", "pixels"): (4, 4), ("again", "pixels"): (2, 0)}

@@ -36,7 +36,7 @@ def test_a_row_holds_what_made_the_run_and_comes_back(toys, finished, tmp_path):
         ({"sead": 3}, "unknown key 'sead'. Did you mean 'seed'"),
         ({"method": "../up"}, "method = '../up'"),
         ({"version": 2}, "is of version 2 of toys, and toys is at version 1"),
-        ({"task": "toy/none"}, "task is 'toy/none', and the suite has toy/colours, toy/again"),
+        ({"seed": 1}, "holds the row toys/toy-colours-pixels-seed1; give it that name"),
         ({"config": {"seed": 0}}, "is no run of toys: environment is None"),
         ({"results": {"played": {"success": [1.0], "return": [1.0]}}}, "has not the 4 evaluation episodes"),
     ],
