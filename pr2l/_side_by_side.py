@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -34,7 +34,7 @@ class Job:
 
 def side_by_side(
     jobs: Sequence[Job], at_once: int, threads: int, look: Callable[[list[Job]], None]
-) -> Iterator[tuple[Job, int]]:
+) -> Generator[tuple[Job, int], None, None]:
     """Each job as it ends, with its exit code (0 = it went well).
 
     At most `at_once` run at a time, fewer where memory is short, each with `threads` threads of torch; `look` is called

@@ -60,9 +60,9 @@ def report(name: str, results: Path, out: Path | None = None) -> Values:
     with (out / "report.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("task", "method", "statistic", "value", "low", "high"), *long_table(summary)])
     _draw(summary, out)
-    table = Table(*HEAD, title=f"{suite.name} after {summary['rows']} of {summary['wanted']} runs")
+    table = Table(*HEAD[:6], title=f"{suite.name} after {summary['rows']} of {summary['wanted']} runs")
     for row in overall(summary):
-        table.add_row(*row)
+        table.add_row(*row[:6])  # what a terminal is wide enough for
     Console().print(table)
     Console().print(f"{out}: report.md, report.csv, report.json, figures", style="dim")
     return summary
