@@ -27,7 +27,7 @@ from pr2l._metrics import Table
 from pr2l.compare import curve
 from pr2l.errors import UserError, explain
 from pr2l.runs import Run, write_json
-from pr2l.suites import Name, Suite, load_suite, names, row_name
+from pr2l.suites import Name, Suite, load_suite, names, names_with, row_name
 
 COST = "cost.json"  # in the folder of a run that `pr2l bench run` made
 POINTS = 60  # of a row's curve
@@ -197,7 +197,8 @@ def submit(path: Path, out: Path, suite: str | None = None, method: str | None =
 
 def _suite_of(run: Run) -> Suite:
     config = run.config.model_dump(mode="json")
-    found = [suite for suite in map(load_suite, names()) if suite.place(config)]
+    task = f"{run.config.environment}/{run.config.task}"
+    found = [suite for suite in map(load_suite, names_with(task)) if suite.place(config)]
     if not found:
         raise UserError(
             f"{run.path} is no run of {', '.join(names())}: tasks, steps, seeds and episodes are the suite's, see "

@@ -137,6 +137,11 @@ def names() -> list[str]:
     return [name.removeprefix(f"{FOLDER}/") for name in registry.names("configs") if name.startswith(f"{FOLDER}/")]
 
 
+def names_with(task: str) -> list[str]:
+    """The suites that have a task."""
+    return [name for name in names() if task in read_config(Definition, f"{FOLDER}/{name}").tasks]
+
+
 def load_suite(name: str) -> Suite:
     """The suite of that name, or in the .yaml file of that path, with every config of it resolved.
 

@@ -56,12 +56,20 @@ def finished(toys, tmp_path):
 
     def make(task: str, method: str, seed: int, rights: int, **changed: object) -> Path:
         config = toys.cell(f"toy/{task}", method, seed).config.model_copy(update=changed)
-        run = Run.create(config, tmp_path / "runs")
-        facts = json.loads((run.path / "run.json").read_text())
-        command = ["/somewhere/bin/pr2l", "train", "toy/colours/pixels", f"seed={seed}"]
-        facts |= {"commit": "c0ffee" + "0" * 34, "uncommitted": False, "command": command}
-        (run.path / "run.json").write_text(json.dumps(facts))
-        (run.path / "metrics.csv").write_text(CURVE)
+        path = tmp_path / "runs" / str(len(list(tmp_path.glob("runs/*"))))
+        path.mkdir(parents=True)
+        config.save(path / "config.yaml")
+        facts = {
+            "started": "2026-11-01T12:00:00",
+            "command": ["/somewhere/bin/pr2l", "train", "toy/colours/pixels", f"seed={seed}"],
+            "commit": "c0ffee" + "0" * 34,
+            "uncommitted": False,
+            "python": "3.11.7",
+            "machine": "a machine, 2 cores",
+            "packages": {"torch": "2.13.0", "rich": "14.0.0"},
+        }
+        (path / "run.json").write_text(json.dumps(facts))
+        (path / "metrics.csv").write_text(CURVE)
         success = [1.0] * rights + [0.0] * (4 - rights)
         rate = {"value": rights / 4, "low": 0.0, "high": 1.0}
         results = {
@@ -70,10 +78,10 @@ def finished(toys, tmp_path):
             "random": {"success": {"value": 0.125, "low": 0.0, "high": 1.0}},
             "played": {"success": success, "return": [2 * value for value in success]},
         }
-        (run.path / "results.json").write_text(json.dumps(results))
+        (path / "results.json").write_text(json.dumps(results))
         cost = {"threads": 1, "seconds": 4.0, "peak_memory": 1_500_000_000, "gflop": 0.25}
-        (run.path / "cost.json").write_text(json.dumps(cost))
-        return run.path
+        (path / "cost.json").write_text(json.dumps(cost))
+        return path
 
     return make
 
