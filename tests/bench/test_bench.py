@@ -1,5 +1,6 @@
 """Suites that are run: side by side, each run once, and on after a kill."""
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -9,13 +10,12 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from pr2l import bench
-from pr2l._side_by_side import Job, _fits, side_by_side
+from pr2l._side_by_side import Job, _fits, alone, side_by_side
 from pr2l.errors import UserError
 from pr2l.rows import read_row, read_rows
 from pr2l.suites import load_suite
@@ -89,7 +89,7 @@ def test_failed_runs_are_an_error_at_the_end(write_suite, tmp_path, monkeypatch)
 
 
 def test_a_job_waits_for_memory_and_a_place():
-    here = SimpleNamespace(pid=os.getpid())
+    here = multiprocessing.current_process()
     small, large = (Job("", int, Path(), memory) for memory in (0, 2**60))
     assert _fits(large, {}, 1)  # alone it has to try
     assert _fits(small, {here: small}, 2) and not _fits(small, {here: small}, 1)
@@ -128,3 +128,10 @@ def test_a_probe_is_the_first_update(toys, tmp_path):
     probe = json.loads((tmp_path / "probe.json").read_text())
     assert probe["horizon"] == 7 and probe["start"] > 0 and probe["speed"] > 10
     assert not any(tmp_path.glob("runs/*"))  # it leaves no run
+
+
+def test_a_folder_is_one_processs_at_a_time(tmp_path):
+    with (tmp_path / ".lock").open("w") as other:
+        with alone(tmp_path), pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free again
