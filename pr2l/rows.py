@@ -31,7 +31,7 @@ from pr2l.suites import Name, Suite, load_suite, names, names_with, row_name
 
 COST = "cost.json"  # in the folder of a run that `pr2l bench run` made
 POINTS = 60  # of a row's curve
-TOLD = ("torch", "transformers", "stable-baselines3", "gymnasium", "vizdoom", "numpy")  # packages named in a row
+TOLD = ("torch", "transformers", "stable_baselines3", "gymnasium", "vizdoom", "numpy")  # packages named in a row
 LESSON = "A row that lacks the commit or the command is refused: nobody could make it again."
 
 
@@ -103,6 +103,7 @@ def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
     config = run.config.model_dump(mode="json")
     task = f"{run.config.environment}/{run.config.task}"
     method = method or _method(run, suite, config)
+    _check_config(suite, task, method, config, str(run.path))
     facts, results = _read(run.path / "run.json"), _read(run.path / "results.json")
     if not facts["commit"]:
         raise UserError(f"{run.path} was not made in a checkout of this project, so it has no commit. {LESSON}")
@@ -116,7 +117,7 @@ def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
         "seed": run.config.seed,
         "command": asked,
         **{key: facts[key] for key in ("commit", "uncommitted", "started", "machine", "python")},
-        "packages": {name: facts["packages"][name] for name in TOLD if name in facts["packages"]},
+        "packages": {name: version for name, version in facts["packages"].items() if name.lower() in TOLD},
         "frames_per_second": float(last["step"]) / max(float(last["seconds"]), 1e-9),
         "cost": _read(run.path / COST) if (run.path / COST).exists() else {},
         "config": config,
@@ -131,8 +132,7 @@ def check(row: Row, suite: Suite, where: str) -> Row:
     if (row.suite, row.version) != (suite.name, suite.definition.version):
         now = f"{suite.name} is at version {suite.definition.version}"
         raise UserError(f"{where} is of version {row.version} of {row.suite}, and {now}; run it again")
-    if wrong := suite.differences(row.task, row.method, row.config):
-        raise UserError(f"{where} is no run of {suite.name}: {'; '.join(wrong)}")
+    _check_config(suite, row.task, row.method, row.config, where)
     episodes = suite.definition.evaluation_episodes
     if [len(row.played(key)) for key in ("success", "return")] != [episodes] * 2:
         raise UserError(f"{where} has not the {episodes} evaluation episodes of {suite.name}; see `pr2l evaluate`")
@@ -141,6 +141,11 @@ def check(row: Row, suite: Suite, where: str) -> Row:
     if abs(row.success - row.results["evaluation"]["success"]["value"]) > 1e-9:
         raise UserError(f"{where}: its success rate is not the mean of its episodes; was it edited by hand?")
     return row
+
+
+def _check_config(suite: Suite, task: str, method: str, config: dict[str, Any], where: str) -> None:
+    if wrong := suite.differences(task, method, config):
+        raise UserError(f"{where} is no run of {suite.name}: {'; '.join(wrong)}")
 
 
 def validated(values: Any, where: str) -> Row:
@@ -234,7 +239,7 @@ def _curve(run: Run) -> dict[str, list[float | None]]:
     steps = np.linspace(0, run.config.steps, POINTS + 1)[1:]
     columns = {"success": "success", "returned": "return"}
     values = {name: curve(run, column, steps) for name, column in columns.items()}
-    return {"steps": steps.tolist(), **{name: _rounded(each) for name, each in values.items()}}
+    return {"steps": np.round(steps, 3).tolist(), **{name: _rounded(each) for name, each in values.items()}}
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:

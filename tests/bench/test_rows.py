@@ -9,6 +9,7 @@ from pr2l.config import load_config
 from pr2l.errors import UserError
 from pr2l.rows import check, read_row, read_rows, row_of, submit, write_row
 from pr2l.runs import Run
+from pr2l.suites import load_suite
 
 
 def test_a_row_holds_what_made_the_run_and_comes_back(toys, finished, tmp_path):
@@ -96,6 +97,12 @@ def test_a_method_of_ones_own_is_named_and_keeps_to_the_protocol(toys, finished,
         submit(short, tmp_path / "out", "toys", "shorter")
     with pytest.raises(UserError, match="num_envs is 2, and the suite has 4"):  # under a name that is taken
         submit(mine, tmp_path / "out", "toys", "pixels")
+
+
+def test_a_run_of_another_task_is_no_run_of_the_suite(finished, write_suite):
+    run = Run.load(finished("again", "pixels", 0, 2))
+    with pytest.raises(UserError, match="task is 'toy/again', and the suite has toy/colours"):
+        row_of(run, load_suite(write_suite("other")), "small")
 
 
 def test_a_run_without_a_commit_or_an_end_is_no_row(toys, finished):
