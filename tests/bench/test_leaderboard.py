@@ -7,7 +7,10 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
+from click.testing import CliRunner
+from typer.main import get_command
 
+from pr2l.cli import app
 from pr2l.errors import UserError
 from pr2l.leaderboard import site
 
@@ -192,3 +195,16 @@ def test_in_a_browser_tables_sort_themes_change_and_no_page_scrolls_sideways(mad
     (one, first, _), (other, second, _) = found["themes"]
     assert {one, other} == {"dark", "light"} and {first, second} == {"true", "false"}
     assert found["themes"][0][2] != found["themes"][1][2]
+
+
+def test_the_commands_from_a_run_to_the_pages(toys, finished, tmp_path):
+    run = finished("colours", "pixels", 0, 2)
+    for words in (
+        ["submit", str(run), "--out", "rows"],
+        ["report", "toys", "--results", "rows", "--out", "report"],
+        ["site", "--results", "rows", "--out", "pages"],
+    ):
+        done = CliRunner().invoke(get_command(app), ["bench", *words])
+        assert done.exit_code == 0, done
+    assert "toy-colours-pixels-seed0" in (tmp_path / "pages" / "toys-toy-colours.html").read_text()
+    assert (tmp_path / "report" / "report.md").exists()
