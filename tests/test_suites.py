@@ -59,8 +59,9 @@ def test_the_command_of_a_cell_makes_its_config(write_suite):
 @pytest.mark.parametrize("name", names())
 def test_every_suite_of_the_project_is_whole(name):
     suite = load_suite(name)
-    assert len(suite.cells()) == len(suite.tasks) * len(suite.methods) * len(suite.definition.seeds)
-    for cell in suite.cells():
+    places = len(suite.tasks) * len(suite.methods)
+    assert len(suite.cells()) == places * len(suite.definition.seeds)
+    for cell in suite.cells()[:places]:
         assert suite.place(cell.config.model_dump(mode="json")) == (cell.task, cell.method)  # no two methods are one
 
 

@@ -113,6 +113,8 @@ def test_a_chart_is_where_its_numbers_are(made):
     [first, *_] = re.findall(r'<polyline class="line c0" points="([^"]+)"', text)
     points = [tuple(map(float, point.split(","))) for point in first.split()]
     assert points[0] == (46 + 205, 256 - 61) and points[-1] == (46 + 410, 256 - 183)
+    [band, *_] = re.findall(r'<polygon class="band c0" points="([^"]+)"', text)
+    assert band.split() == first.split() + first.split()[::-1]  # there and back, as all runs have the same curve
 
 
 def test_the_same_rows_give_the_same_pages_and_old_ones_go(made, rows):
@@ -164,6 +166,10 @@ const texts = (inside, column) => [...inside.querySelector("tbody").rows].map((r
   const inside = await frame("index.html", 1280);
   const heading = inside.querySelectorAll("thead th")[1], button = heading.querySelector("button");
   found.orders = [0, 1].map(() => { button.click(); return [heading.getAttribute("aria-sort"), ...texts(inside, 0)]; });
+  const better = inside.querySelectorAll("thead th")[4];
+  found.last = [0, 1].map(() => { better.querySelector("button").click(); return texts(inside, 0); });
+  heading.querySelector("button").click();
+  button.click();
   found.said = inside.getElementById("said").textContent;
   inside.querySelector("thead button").click();
   found.names = [...texts(inside, 0), heading.getAttribute("aria-sort")];
@@ -190,6 +196,7 @@ def test_in_a_browser_tables_sort_themes_change_and_no_page_scrolls_sideways(mad
     found = json.loads(text)
     assert [found[f"{name} {width}"] for name in names for width in (390, 1280)] == [0, 0] * len(names)
     assert found["orders"] == [["descending", "pixels", "small"], ["ascending", "small", "pixels"]]
+    assert found["last"] == [["pixels", "small"]] * 2  # the baseline has no number there
     assert found["said"] == "Sorted by IQM, ascending"
     assert found["names"] == ["pixels", "small", None]
     (one, first, _), (other, second, _) = found["themes"]
