@@ -134,9 +134,9 @@ def _failure(job: Job) -> str:
 
 def _make(suite: Suite, cell: Cell, home: Path, threads: int) -> None:
     """A run from its start, or from where it stopped, to its row."""
-    began, place = time.monotonic(), home / cell.name
+    place = home / cell.name
     with alone(place):  # one that outlived its parent may still be saving
-        begun = _begun(cell, place)
+        began, begun = time.monotonic(), _begun(cell, place)
         if begun is None or not (begun.path / "results.json").exists():
             run = Run.load(train(cell.config, begun.path if begun else None, place))
             seconds = None if begun else time.monotonic() - began
