@@ -4,7 +4,6 @@ import fcntl
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -45,9 +44,11 @@ def test_killed_it_saves_and_goes_on(write_suite, tmp_path):
     command = [sys.executable, "-m", "pr2l.cli", "bench", "run", name, "--out", "out"]
     place = tmp_path / "out" / "long" / "toy-colours-small-seed0"
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as program:
-        wait_until(lambda: any(int(made.name) > 0 for made in place.glob("*/checkpoints/[0-9]*")), program)
-        family = psutil.Process(program.pid).children(recursive=True)
-        program.send_signal(signal.SIGKILL)
+        try:
+            wait_until(lambda: any(int(made.name) > 0 for made in place.glob("*/checkpoints/[0-9]*")), program)
+            family = psutil.Process(program.pid).children(recursive=True)
+        finally:
+            program.kill()
     _, alive = psutil.wait_procs(family, timeout=PATIENCE)
     assert family and not alive
     [folder] = place.glob("toy-*")
