@@ -10,6 +10,7 @@ import ctypes
 import gc
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,14 @@ def peak_memory(run: Callable[[], object]) -> int:
     before = _status("VmRSS")
     run()
     return _status("VmHWM") - before
+
+
+def highest_memory() -> int:
+    """Bytes of main memory that this process has taken at its highest."""
+    if Path("/proc/self/status").exists():
+        return _status("VmHWM")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def flops(run: Callable[[], object]) -> int:

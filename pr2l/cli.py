@@ -32,6 +32,9 @@ app = typer.Typer(
 sim = typer.Typer(help="Simulators that need a Python interpreter of their own.", no_args_is_help=True)
 app.add_typer(sim, name="sim")
 
+bench = typer.Typer(help="Frozen suites of runs, their statistics, and the leaderboard.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
 CONFIG = typer.Argument(help="A name of `pr2l list configs`, or a YAML file.")
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. seed=1 vlm_options.new_tokens=0")
@@ -198,6 +201,59 @@ def sim_check(
 
     if not run(name, python, frame):
         raise typer.Exit(1)
+
+
+SUITE = typer.Argument(metavar="SUITE", help="A name in configs/benchmarks/, or a YAML file.")
+ROWS = Path("docs/results/bench")  # the committed ones
+
+
+@bench.command(name="run")
+def bench_run(
+    suite: Annotated[str, SUITE],
+    plan: Annotated[bool, typer.Option("--plan", help="Print what it will cost, and run nothing.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes. [default: one a core; on a GPU one]")] = None,
+    out: Annotated[Path, typer.Option(help="Where rows and run folders go.")] = Path("runs/bench"),
+) -> None:
+    """Make the runs of a suite that are missing, several side by side; called again after a stop, go on."""
+    from pr2l import bench as program
+
+    (program.plan if plan else program.run)(suite, out, jobs)
+
+
+@bench.command(name="report")
+def bench_report(
+    suite: Annotated[str, SUITE],
+    results: Annotated[Path, typer.Option(help="Where its rows are.")] = Path("runs/bench"),
+    out: Annotated[Path | None, typer.Option(help="[default: RESULTS/SUITE/report]")] = None,
+) -> None:
+    """Sum a suite up: aggregates with intervals, profiles, curves and costs, as Markdown, CSV, JSON and figures."""
+    from pr2l.report import report
+
+    report(suite, results, out)
+
+
+@bench.command(name="submit")
+def bench_submit(
+    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    suite: Annotated[str | None, typer.Option(help="[default: the first that the run is of]")] = None,
+    method: Annotated[str | None, typer.Option(help="A name for what the suite does not have.")] = None,
+    out: Annotated[Path, typer.Option(help="The committed rows.")] = ROWS,
+) -> None:
+    """Write the row of a run as a file for a pull request, once it is found to be a run of the suite."""
+    from pr2l.rows import submit
+
+    print(submit(run, out, suite, method))
+
+
+@bench.command(name="site")
+def bench_site(
+    results: Annotated[Path, typer.Option(help="The committed rows.")] = ROWS,
+    out: Annotated[Path, typer.Option(help="The folder of the pages.")] = Path("runs/site"),
+) -> None:
+    """Make the leaderboard, static pages, of the committed rows."""
+    from pr2l.leaderboard import site
+
+    site(results, out)
 
 
 @app.command(name="list")

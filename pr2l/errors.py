@@ -53,10 +53,10 @@ def _explain_one(problem: Mapping[str, Any], where: str, model: type[BaseModel])
 
 
 def _below(model: type[BaseModel], parents: Iterable[str | int]) -> type[BaseModel]:
-    """The model of a nested table; numbers, the places in a list of tables, lead nowhere new."""
+    """The model of a nested table; places in a list of tables, and names in a table of them, lead nowhere new."""
     for key in parents:
-        if isinstance(key, str):
-            annotation = model.model_fields[key].annotation
+        if key in model.model_fields:
+            annotation = model.model_fields[str(key)].annotation
             inner = [part for part in (annotation, *get_args(annotation)) if hasattr(part, "model_fields")]
-            model = inner[0]
+            model = inner[0] if inner else model
     return model

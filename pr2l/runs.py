@@ -82,10 +82,11 @@ class Run:
         checkpoints.write(self.checkpoints, checkpoint)
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes it whole or not at all, even if the power fails."""
+def write_json(path: Path, values: dict[str, Any], *, lines: bool = False) -> None:
+    """Writes it whole or not at all, even if the power fails. lines: one for each key, however long."""
+    each = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items()) if lines else ""
     partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    partial.write_text((f"{{\n{each}\n}}" if lines else json.dumps(values, indent=2)) + "\n", encoding="utf-8")
     checkpoints.sync(partial)
     os.replace(partial, path)
 

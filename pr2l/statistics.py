@@ -1,4 +1,8 @@
-"""Numbers with their uncertainty: bootstrap intervals and the interquartile mean."""
+"""Numbers with their uncertainty: bootstrap intervals, and what a benchmark of several tasks is summed up in.
+
+The aggregates over tasks are those of Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice". They
+read scores [..., tasks, runs], the same number of runs for each task.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,14 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+class Band(NamedTuple):
+    """A statistic that is an array, such as a curve, and the ends of its confidence interval at each place."""
+
+    value: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
 
 def mean(samples: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -75,3 +87,62 @@ def bootstrap_runs(
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return Estimate(float(np.mean([episodes.mean() for episodes in samples])), float(low), float(high))
+
+
+def over_tasks(statistic: Statistic) -> Statistic:
+    """The statistic of all runs of all tasks together: [..., tasks, runs] -> [...]."""
+    return lambda scores: statistic(scores.reshape(*scores.shape[:-2], -1))
+
+
+def median(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Median over the tasks of each task's mean: [..., tasks, runs] -> [...]."""
+    return np.asarray(np.median(scores.mean(axis=-1), axis=-1))
+
+
+def improvement(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probability that a run of ours is better than one of theirs on the same task: the mean over the tasks.
+
+    ours [..., tasks, n], theirs [..., tasks, m] -> [...]. A tie counts one half, so for one task this is Mann and
+    Whitney's U over n m.
+    """
+    difference = ours[..., :, None] - theirs[..., None, :]
+    return np.asarray(((difference > 0) + 0.5 * (difference == 0)).mean(axis=(-3, -2, -1)))
+
+
+def performance_profile(scores: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the runs whose score is above each threshold: [..., tasks, runs], [t] -> [..., t]."""
+    return np.asarray((scores[..., None] > thresholds).mean(axis=(-3, -2)))
+
+
+def stratified(
+    statistic: Callable[..., NDArray[np.float64]],
+    *scores: NDArray[np.float64],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Band:
+    """A statistic of one method's scores [tasks, runs], or of several methods', with its stratified bootstrap interval.
+
+    A resample draws runs with replacement within each task and each method, never tasks: these are fixed, runs are what
+    chance gives. statistic: of one array [..., tasks, runs, *rest] for each given. The same scores and seed give the
+    same interval.
+    """
+    rng = np.random.default_rng(seed)
+    draws = [_redrawn(values, resamples, rng) for values in scores]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(statistic(*draws), [tail, 1 - tail], axis=0)
+    return Band(np.asarray(statistic(*scores)), low, high)
+
+
+def _redrawn(scores: NDArray[np.float64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    tasks, runs = scores.shape[:2]
+    return scores[np.arange(tasks)[:, None], rng.integers(runs, size=(resamples, tasks, runs))]
+
+
+def first_reached(steps: Sequence[float], values: Sequence[float | None], threshold: float) -> float | None:
+    """The first of the steps at which a curve is at the threshold or above; None if it never is.
+
+    values: one per step, None where there is nothing yet.
+    """
+    reached = (step for step, value in zip(steps, values, strict=True) if value is not None and value >= threshold)
+    return next(reached, None)

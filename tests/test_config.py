@@ -15,6 +15,7 @@ from pr2l.config import RunConfig, apply_override, load_config, read_config
 from pr2l.errors import UnknownName, UserError
 from pr2l.finetune import FinetuneConfig
 from pr2l.pretrain import PretrainConfig
+from pr2l.suites import Definition
 
 NAME = "doors/choose/columns"
 SMALLEST = {
@@ -216,6 +217,8 @@ def test_any_other_text_is_refused_with_a_lesson_or_taken(text: str) -> None:
 def test_every_config_of_the_project_is_valid(name: str) -> None:
     if name.startswith("sims/"):
         assert sims.load(name.removeprefix("sims/")).why
+    elif name.startswith("benchmarks/"):
+        assert read_config(Definition, name).why  # tests/test_suites.py resolves what it asks for
     elif not name.startswith("pretrain/"):
         assert load_config(name).why
     elif "vlm" in read_mapping(registry.load("configs", name)):

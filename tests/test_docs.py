@@ -12,6 +12,7 @@ from pr2l import registry
 from pr2l.cli import app
 from pr2l.config import load_config, read_config
 from pr2l.pretrain import PretrainConfig
+from pr2l.suites import names
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -22,7 +23,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("pr2l ")
 ]
-CONFIGS = [name for name in registry.names("configs") if not name.startswith(("pretrain/", "sims/"))]
+CONFIGS = [name for name in registry.names("configs") if not name.startswith(("pretrain/", "sims/", "benchmarks/"))]
 
 
 def test_there_are_commands_to_check():
@@ -31,8 +32,10 @@ def test_there_are_commands_to_check():
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[command for _, command in COMMANDS])
 def test_every_command_exists_and_takes_its_options(page, command):
-    name, *rest = shlex.split(command)[1:]
-    taken = get_command(app).commands[name]  # type: ignore[attr-defined]
+    taken, name, rest = get_command(app), "pr2l", shlex.split(command)[1:]
+    while hasattr(taken, "commands"):  # a group, such as `pr2l sim`
+        name, *rest = rest
+        taken = taken.commands[name]
     taken.make_context(name, rest, resilient_parsing=False)
 
 
@@ -40,6 +43,11 @@ def test_every_command_exists_and_takes_its_options(page, command):
 def test_every_config_and_override_shown_is_valid(command):
     config, *overrides = [word for word in shlex.split(command)[2:] if not word.startswith("--")]
     load_config(config, overrides)
+
+
+@pytest.mark.parametrize("command", [c for _, c in COMMANDS if c.startswith(("pr2l bench run", "pr2l bench report"))])
+def test_every_suite_shown_is_there(command):
+    assert shlex.split(command)[3] in names()
 
 
 @pytest.mark.parametrize("command", [c for _, c in COMMANDS if c.startswith("pr2l embed")])
