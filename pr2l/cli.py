@@ -95,6 +95,7 @@ def collect(
     split: Annotated[Literal["train", "evaluation"], typer.Option(help="Which maps and seeds.")] = "train",
     seed: Annotated[int, typer.Option(min=0, help="Of the first episode; the next has seed + 1.")] = 0,
     noise: Annotated[float, typer.Option(min=0, max=1, help="Share of random actions; the policy's are kept too.")] = 0,
+    labels: Annotated[bool, typer.Option("--labels", help="Keep what frames show, for `pr2l prompts`.")] = False,
 ) -> None:
     """Play episodes of a task and keep them as a Minari data set: frames, actions, rewards, contexts."""
     from pr2l.collect import collect as run
@@ -102,7 +103,7 @@ def collect(
     values: dict[str, Any] = {}
     for option in options or []:
         apply_override(values, option)
-    more: dict[str, Any] = {"options": values, "split": split, "seed": seed, "noise": noise}
+    more: dict[str, Any] = {"options": values, "split": split, "seed": seed, "noise": noise, "labels": labels}
     run(environment, task, output, policy=policy, episodes=episodes, **more)
 
 

@@ -4,22 +4,30 @@ text: "where is the {target} ?"
 slots: [target]
 why: the VLM must look for the target, so its states say where it is
 source: written for this project
+vlm_options: {new_tokens: 3}      # advice: how it is best read, where the VLM's own defaults do not suit it
+segments: [prompt, generated]     # advice: whose states say most
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from string import Formatter
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pr2l import registry
 from pr2l._yaml import read_mapping
 from pr2l.errors import UserError, did_you_mean, explain
+from pr2l.types import Segment
 
 
 class Prompt(BaseModel):
-    """One prompt file. An empty text is allowed: the VLM then sees the frame alone."""
+    """One prompt file. An empty text is allowed: the VLM then sees the frame alone.
+
+    `vlm_options` and `segments` are advice, which `pr2l prompts` follows and a config does not: what a config does not
+    say itself is not part of its run.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,6 +36,8 @@ class Prompt(BaseModel):
     slots: tuple[str, ...] = ()  # the slots of the text, each once, in any order
     why: str  # the reason for this wording
     source: str  # where it comes from: a paper's table, or "written for this project"
+    vlm_options: dict[str, Any] = Field(default_factory=dict)  # token order, generation and its length, as in a config
+    segments: tuple[Segment, ...] = Field(default=("image", "prompt", "generated"), min_length=1)  # to keep
 
     def render(self, context: Mapping[str, str]) -> str:
         """The text with its slots filled. A context may hold more than it uses; less is a UserError."""

@@ -7,7 +7,7 @@ L chosen VLM layers, H x W pixels, P proprioceptive numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,10 @@ Contexts: TypeAlias = list[Context]
 
 Labels: TypeAlias = list[dict[str, Any]]
 """A frame's ground truth, per object {"name": str, "box": (x0, y0, x1, y1) in pixels, "distance": float}."""
+
+
+Segment: TypeAlias = Literal["image", "prompt", "generated"]
+"""What a token of a VLM's states belongs to."""
 
 
 @dataclass(frozen=True, eq=False)
