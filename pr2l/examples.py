@@ -64,10 +64,11 @@ class Examples:
         rows |= {name: np.flatnonzero(every[name] != "") for name in ("direction", "distance")}
         return {name: (values[rows[name]], rows[name]) for name, values in every.items()}
 
-    def first(self, count: int) -> Examples:
-        """So many of them, from the beginning."""
-        arrays = (self.frames, self.contexts, self.present, self.direction, self.distance, self.groups)
-        return Examples(*(array[:count] for array in arrays))  # type: ignore[arg-type]
+    def spread(self, count: int) -> Examples:
+        """So many of them (or all, if there are fewer), evenly spread."""
+        rows = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
+        told = (self.present, self.direction, self.distance, self.groups)
+        return Examples(self.frames[rows], [self.contexts[row] for row in rows], *(array[rows] for array in told))
 
 
 def play(source: Source, folder: Path, progress: Progress = lambda count: None) -> Examples:
@@ -84,11 +85,11 @@ def of_labels(
 ) -> Examples:
     """Examples from frames [N, H, W, 3], their labels and groups [N]: each under one of the contexts, drawn by `seed`.
 
-    Half of them, as far as possible, name a thing that the frame shows. A thing is named as often where it is not as
-    where it is, so that its name alone tells nothing. A frame for which no context is left is dropped: what it names
-    may be too small to tell.
+    About half of them name a thing that the frame shows; frames that show nothing are dropped where they are too many,
+    and so are those in which what could be named is too small to tell. A thing is named as often where it is not as
+    where it is, so that its name alone tells nothing.
     """
-    rng, surplus = np.random.default_rng(seed), Counter[str]()  # surplus: of times that a name was seen
+    rng, surplus = np.random.default_rng(seed), Counter[str]()  # how much oftener a name was seen than not
     by_target = {context["target"]: context for context in contexts}
     rows: list[int] = []
     said: list[tuple[Context, bool, str, str]] = []
@@ -96,6 +97,8 @@ def of_labels(
         view = View.of(known, frame.shape[1], frame.shape[0])
         clear = [name for name in by_target if view.of_name(name) and name not in view.unclear]
         absent = [name for name in by_target if not view.of_name(name) and name not in view.unclear]
+        if surplus.total() < 0:
+            absent = []
         if clear and (not absent or rng.random() < 0.5):
             name = clear[rng.integers(len(clear))]
             nearest = min(view.of_name(name), key=lambda label: float(label["distance"]))

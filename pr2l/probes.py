@@ -88,7 +88,8 @@ def probe(features: npt.NDArray[Any], truth: npt.NDArray[Any], groups: npt.NDArr
     # The PCA keeps everything: frames span a space of their number, and a fit there takes a fraction of the time.
     telling = make_pipeline(StandardScaler(), PCA(), LogisticRegression(C=PENALTY, class_weight="balanced", max_iter=300))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-    told = cross_val_predict(telling, features, truth, groups=groups, cv=folds)
+    with np.errstate(invalid="ignore"):  # where all features are constant the PCA divides 0 by 0, and all is chance
+        told = cross_val_predict(telling, features, truth, groups=groups, cv=folds)
     # With these weights the mean over frames is the balanced accuracy, so the frames can be drawn anew for its interval.
     sizes = {value: int((truth == value).sum()) for value in classes}
     weights = [len(truth) / (len(classes) * sizes[value]) for value in truth]

@@ -11,6 +11,7 @@ segments: [prompt, generated]     # advice: whose states say most
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from string import Formatter
 from typing import Any
 
@@ -52,16 +53,18 @@ class Prompt(BaseModel):
 
 
 def load(name: str) -> Prompt:
-    """The prompt prompts/<name>.yaml, e.g. "doom/fetch/where".
+    """The prompt prompts/<name>.yaml, e.g. "doom/fetch/where", or that of a file that ends in .yaml.
 
     Raises UnknownName if there is no such file, and UserError if its slots and its text disagree.
     """
-    path = registry.load("prompts", name)
+    path = Path(name)
+    if path.suffix != ".yaml" or not path.is_file():
+        path = registry.load("prompts", name)
     try:
         prompt = Prompt.model_validate({**read_mapping(path), "name": name})
     except ValidationError as error:
         raise UserError(explain(error, str(path), Prompt)) from error
-    used = _slots(prompt.text, name)
+    used = slots(prompt.text, name)
     if used != set(prompt.slots):
         raise UserError(
             f"prompt {name!r}: the text uses the slots {sorted(used)}, but `slots:` lists "
@@ -75,14 +78,14 @@ def check(prompt: Prompt, contexts: Iterable[Mapping[str, str]]) -> list[str]:
     return [prompt.render(context) for context in contexts]
 
 
-def _slots(text: str, name: str) -> set[str]:
+def slots(text: str, name: str) -> set[str]:
     """Names between braces; raises UserError for anything but plain names, such as {} or {target.name}."""
     try:
         fields = [(field, form, conversion) for _, field, form, conversion in Formatter().parse(text)]
     except ValueError as error:
         raise UserError(f"prompt {name!r}: {error} in {text!r}; write {{{{ or }}}} for a brace") from error
-    slots = {field for field, _, _ in fields if field is not None}
-    plain = all(slot.isidentifier() for slot in slots) and not any(form or conv for _, form, conv in fields)
+    found = {field for field, _, _ in fields if field is not None}
+    plain = all(slot.isidentifier() for slot in found) and not any(form or conv for _, form, conv in fields)
     if not plain:
         raise UserError(f"prompt {name!r}: a slot is a plain name such as {{target}}, which {text!r} breaks")
-    return slots
+    return found
