@@ -22,7 +22,7 @@ from pr2l.types import Tokens
 
 
 class Seen(NamedTuple):
-    """One frame's attention, which sums to 1. patches: [S, S], or None without the image; words: of all other tokens."""
+    """One frame's attention, which sums to 1. patches: [S, S], None without the image; words: of all other tokens."""
 
     patches: npt.NDArray[np.float32] | None
     words: list[tuple[str, float]]

@@ -228,7 +228,7 @@ def prompts_score(
 def prompts_search(
     task: Annotated[str, TASK],
     options: Scored = None,
-    space: Annotated[str | None, typer.Option(help="What to try: a config or a YAML file. [default: search/TASK]")] = None,
+    space: Annotated[str | None, typer.Option(help="What to try, a YAML file. [default: search/TASK]")] = None,
     budget: Annotated[int, typer.Option(min=1, help="Frames to read, over all candidates.")] = 4800,
     out: Annotated[Path | None, typer.Option(help="[default: runs/search/TASK]")] = None,
 ) -> None:

@@ -36,7 +36,9 @@ from pr2l.types import Context, Contexts, Frames, Labels
 GROUP = 20  # neighbouring frames of played episodes that count as one group: about an episode, thinned out
 FEWEST_GROUPS = 10  # of them, however few frames there are
 TABLE = "labels.csv"
+_COLUMNS = ("file", "present", "direction", "distance", "group")
 Words = npt.NDArray[np.str_]
+Said = tuple[Context, bool, str, str]  # a context, whether its target is there, in which direction, how far
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def of_labels(
     rng, surplus = np.random.default_rng(seed), Counter[str]()  # how much oftener a name was seen than not
     by_target = {context["target"]: context for context in contexts}
     rows: list[int] = []
-    said: list[tuple[Context, bool, str, str]] = []
+    said: list[Said] = []
     for row, (frame, known) in enumerate(zip(frames, labels, strict=True)):
         view = View.of(known, frame.shape[1], frame.shape[0])
         clear = [name for name in by_target if view.of_name(name) and name not in view.unclear]
@@ -148,9 +150,6 @@ def from_recording(folder: Path, contexts: Sequence[Context], count: int, seed: 
     return of_labels(recording.sample(count)[0], [labels[row] for row in rows], groups, contexts, seed)
 
 
-_COLUMNS = ("file", "present", "direction", "distance", "group")
-
-
 def _word(row: dict[str, str], column: str, allowed: Sequence[str], line: int) -> str:
     word = (row.get(column) or "").strip()
     if word and word not in allowed:
@@ -172,7 +171,7 @@ def _pictures(files: Sequence[Path]) -> Frames:
     return np.stack(pictures)
 
 
-def _examples(frames: Frames, said: Sequence[tuple[Context, bool, str, str]], groups: npt.NDArray[np.int64]) -> Examples:
+def _examples(frames: Frames, said: Sequence[Said], groups: npt.NDArray[np.int64]) -> Examples:
     if not said:
         raise UserError("no frame tells whether it shows what a context names; give more frames, or other ones")
     contexts, present, directions, distances = zip(*said, strict=True)

@@ -60,7 +60,7 @@ def says(answer: str, target: str) -> bool:
 
 
 def share(hits: npt.NDArray[np.bool_]) -> Estimate | None:
-    """The share of hits with its 95 % interval by Wilson (1927), which is sound for shares near 0 and 1; None of none."""
+    """The share of hits with its 95 % interval by Wilson (1927), sound for shares near 0 and 1 too; None of none."""
     if not len(hits):
         return None
     n, rate, z = len(hits), float(hits.mean()), 1.96
@@ -86,11 +86,12 @@ def probe(features: npt.NDArray[Any], truth: npt.NDArray[Any], groups: npt.NDArr
         return None
     features, truth, groups = np.float32(features[keep]), truth[keep], groups[keep]
     # The PCA keeps everything: frames span a space of their number, and a fit there takes a fraction of the time.
-    telling = make_pipeline(StandardScaler(), PCA(), LogisticRegression(C=PENALTY, class_weight="balanced", max_iter=300))
+    regression = LogisticRegression(C=PENALTY, class_weight="balanced", max_iter=300)
+    telling = make_pipeline(StandardScaler(), PCA(), regression)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     with np.errstate(invalid="ignore"):  # where all features are constant the PCA divides 0 by 0, and all is chance
         told = cross_val_predict(telling, features, truth, groups=groups, cv=folds)
-    # With these weights the mean over frames is the balanced accuracy, so the frames can be drawn anew for its interval.
+    # With these weights the mean over frames is the balanced accuracy, so a bootstrap over frames gives its interval.
     sizes = {value: int((truth == value).sum()) for value in classes}
     weights = [len(truth) / (len(classes) * sizes[value]) for value in truth]
     return Probe(bootstrap(weights * (told == truth)), 1 / len(classes), len(truth))

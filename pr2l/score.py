@@ -11,7 +11,6 @@ about the thing that the context names: whether it is there, in which direction,
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -236,8 +235,9 @@ def read(vlm: VLM, asked: Prompt, known: Examples) -> Reading:
 def table(scoring: Scoring, known: Examples, scores: Sequence[PromptScore]) -> Table:
     """Prompts, best first, with what each tells."""
     chances = {truth: each.chance for truth, each in scores[0].view.items()}
+    frames = f"{len(known)} frames, {known.present.mean():.0%} with the target"
     drawn = Table(
-        title=f"prompts for {scoring.task}, {scoring.vlm}, {len(known)} frames, {known.present.mean():.0%} with the target",
+        title=f"prompts for {scoring.task}, {scoring.vlm}, {frames}",
         caption="score: mean skill of the probes, 0 = chance; 95 % intervals over frames",
     )
     drawn.add_column("prompt", overflow="fold")

@@ -15,6 +15,7 @@ from pr2l.config import RunConfig, apply_override, load_config, read_config
 from pr2l.errors import UnknownName, UserError
 from pr2l.finetune import FinetuneConfig
 from pr2l.pretrain import PretrainConfig
+from pr2l.search import Space
 
 NAME = "doors/choose/columns"
 SMALLEST = {
@@ -214,6 +215,8 @@ def test_any_other_text_is_refused_with_a_lesson_or_taken(text: str) -> None:
 def test_every_config_of_the_project_is_valid(name: str) -> None:
     if name.startswith("sims/"):
         assert sims.load(name.removeprefix("sims/")).why
+    elif name.startswith("search/"):
+        assert read_config(Space, name).why
     elif not name.startswith("pretrain/"):
         assert load_config(name).why
     elif "vlm" in read_mapping(registry.load("configs", name)):
