@@ -69,8 +69,14 @@ class Examples:
     def spread(self, count: int) -> Examples:
         """So many of them (or all, if there are fewer), evenly spread."""
         rows = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
-        told = (self.present, self.direction, self.distance, self.groups)
-        return Examples(self.frames[rows], [self.contexts[row] for row in rows], *(array[rows] for array in told))
+        return Examples(
+            frames=self.frames[rows],
+            contexts=[self.contexts[row] for row in rows],
+            present=self.present[rows],
+            direction=self.direction[rows],
+            distance=self.distance[rows],
+            groups=self.groups[rows],
+        )
 
 
 def play(source: Source, folder: Path, progress: Progress = lambda count: None) -> Examples:
@@ -87,7 +93,7 @@ def of_labels(
 ) -> Examples:
     """Examples from frames [N, H, W, 3], their labels and groups [N]: each under one of the contexts, drawn by `seed`.
 
-    About half of them name a thing that the frame shows; frames that show nothing are dropped where they are too many,
+    As many name a thing that the frame shows as do not; frames that show nothing are dropped where they are too many,
     and so are those in which what could be named is too small to tell. A thing is named as often where it is not as
     where it is, so that its name alone tells nothing.
     """
@@ -99,14 +105,13 @@ def of_labels(
         view = View.of(known, frame.shape[1], frame.shape[0])
         clear = [name for name in by_target if view.of_name(name) and name not in view.unclear]
         absent = [name for name in by_target if not view.of_name(name) and name not in view.unclear]
-        if surplus.total() < 0:
-            absent = []
-        if clear and (not absent or rng.random() < 0.5):
+        balance = surplus.total()
+        if clear and (not absent or balance < 0 or (balance == 0 and rng.random() < 0.5)):
             name = clear[rng.integers(len(clear))]
             nearest = min(view.of_name(name), key=lambda label: float(label["distance"]))
             said.append((by_target[name], True, direction(nearest, view.width), distance(nearest)))
             surplus[name] += 1
-        elif absent:
+        elif absent and balance >= 0:
             name = max(rng.permutation(absent).tolist(), key=lambda name: surplus[name])
             said.append((by_target[name], False, "", ""))
             surplus[name] -= 1
@@ -122,15 +127,15 @@ def from_table(folder: Path) -> Examples:
         rows = list(csv.DictReader(file))
     if not rows or not {"file", "present"} <= rows[0].keys():
         raise UserError(f"{folder / TABLE} needs the columns `file` and `present`, and a line for each picture")
-    said, numbers = [], {row.get("group", str(n)): n for n, row in enumerate(rows)}
+    said = []
     for line, row in enumerate(rows, start=2):
         present = _word(row, "present", ("yes", "no"), line)
         if present == "":
             raise UserError(f"{TABLE}, line {line}: `present` is empty; write yes or no")
         about = [_word(row, "direction", DIRECTIONS, line), _word(row, "distance", DISTANCES, line)]
-        context = {key: value for key, value in row.items() if key not in (*_COLUMNS, None)}
+        context = {key: value or "" for key, value in row.items() if key not in (*_COLUMNS, None)}
         said.append((context, present == "yes", *(about if present == "yes" else ("", ""))))
-    groups = np.array([numbers[row.get("group", str(n))] for n, row in enumerate(rows)])
+    groups = np.unique([row.get("group") or f"line {line}" for line, row in enumerate(rows)], return_inverse=True)[1]
     return _examples(_pictures([folder / row["file"] for row in rows]), said, groups)
 
 

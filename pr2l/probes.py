@@ -84,7 +84,7 @@ def probe(features: npt.NDArray[Any], truth: npt.NDArray[Any], groups: npt.NDArr
     keep = np.isin(truth, classes)
     if len(classes) < 2:
         return None
-    features, truth, groups = np.float32(features[keep]), truth[keep], groups[keep]
+    features, truth, groups = features[keep], truth[keep], groups[keep]
     # The PCA keeps everything: frames span a space of their number, and a fit there takes a fraction of the time.
     regression = LogisticRegression(C=PENALTY, class_weight="balanced", max_iter=300)
     telling = make_pipeline(StandardScaler(), PCA(), regression)

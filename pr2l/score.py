@@ -32,6 +32,7 @@ from pr2l import examples, prompt, registry
 from pr2l.encoders._states import pool_grid
 from pr2l.errors import UnknownName, UserError, did_you_mean, explain
 from pr2l.examples import Examples
+from pr2l.heatmap import draw_scores
 from pr2l.labelled import Source
 from pr2l.probes import Probe, agreement, probe, says, share
 from pr2l.prompt import Prompt
@@ -70,10 +71,10 @@ class Scoring(BaseModel):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a VLM makes of N examples under one prompt. cells: float16 [N, F]; ms: per frame."""
+    """What a VLM makes of N examples under one prompt. cells: float32 [N, F]; ms: per frame."""
 
     answers: list[str]
-    cells: dict[Cell, npt.NDArray[np.float16]]
+    cells: dict[Cell, npt.NDArray[np.float32]]
     ms: float
 
 
@@ -122,8 +123,6 @@ def score(scoring: Scoring, out: Path) -> list[PromptScore]:
 
     Raises UserError where a name is wrong, or the frames cannot tell prompts apart.
     """
-    from pr2l.heatmap import draw_scores
-
     known = examples_of(scoring)
     prompts = prompts_of(scoring)
     readable = {each.name: options_for(each, scoring) for each in prompts}
@@ -216,7 +215,7 @@ def read(vlm: VLM, asked: Prompt, known: Examples) -> Reading:
     """Answers and states of all examples; the time per frame is that of all batches but the first."""
     texts = prompt.check(asked, known.contexts)
     width, answers = vlm.prompt_length(texts), []
-    parts: dict[Cell, list[npt.NDArray[np.float16]]] = {}
+    parts: dict[Cell, list[npt.NDArray[np.float32]]] = {}
     clock = [time.perf_counter()]
     for start in range(0, len(known), BATCH):
         rows = slice(start, start + BATCH)
@@ -224,9 +223,11 @@ def read(vlm: VLM, asked: Prompt, known: Examples) -> Reading:
         answers += hidden.answers
         for segment in SEGMENTS:
             span = hidden.spans[segment]
+            if span.start == span.stop:
+                continue
             pooled = _pooled(segment, hidden.states[:, :, span], hidden.mask[:, span])
-            for place, layer in enumerate(vlm.options.layers) if span.stop > span.start else ():
-                parts.setdefault((layer, segment), []).append(pooled[:, place].half().cpu().numpy())
+            for place, layer in enumerate(vlm.options.layers):
+                parts.setdefault((layer, segment), []).append(pooled[:, place].float().cpu().numpy())
         clock.append(time.perf_counter())
     spent, frames = (clock[-1] - clock[1], len(known) - BATCH) if len(clock) > 2 else (clock[-1] - clock[0], len(known))
     return Reading(answers, {cell: np.concatenate(part) for cell, part in parts.items()}, 1000 * spent / frames)
@@ -278,7 +279,7 @@ def _report(scoring: Scoring, known: Examples, scores: Sequence[PromptScore]) ->
     }
 
 
-def _probes(features: npt.NDArray[np.float16], known: Examples) -> dict[str, Probe]:
+def _probes(features: npt.NDArray[np.float32], known: Examples) -> dict[str, Probe]:
     found = {name: probe(features[rows], values, known.groups[rows]) for name, (values, rows) in known.truths().items()}
     return {name: each for name, each in found.items() if each is not None}
 

@@ -10,7 +10,7 @@ from pr2l import score as program
 from pr2l.errors import UserError
 from pr2l.examples import Examples
 from pr2l.prompt import Prompt
-from pr2l.score import prompts_of, read, score_one, scoring_of
+from pr2l.score import prompts_of, read, score, score_one, scoring_of
 from pr2l.types import Hidden
 from pr2l.vlms._base import Defaults
 
@@ -34,7 +34,7 @@ def known(count=60):
 
 
 class Known:
-    """Noise, but for the last layer's generated states, which hold presence, and the image's first place of all
+    """Zeros, but for the last layer's generated states, which hold presence, and the image's first place of all
     layers, which holds the direction. Says yes where there is a target, and in frame 1."""
 
     depth, loaded = 2, 0
@@ -47,10 +47,7 @@ class Known:
 
     def hidden(self, frames, texts, prompt_tokens):
         numbers = frames[:, 0, 0, 0].astype(int)
-        noise = np.random.default_rng(numbers).normal(
-            size=(len(frames), len(self.options.layers), IMAGE + PROMPT + GENERATED, WIDTH)
-        )
-        states = torch.from_numpy(noise).float()
+        states = torch.zeros(len(frames), len(self.options.layers), IMAGE + PROMPT + GENERATED, WIDTH)
         for place, layer in enumerate(self.options.layers):
             states[:, place, 0, 0] = torch.from_numpy(20.0 * (numbers % 4 == 0))
             if layer == -1:
@@ -72,9 +69,11 @@ def test_each_cell_shows_what_its_states_hold(known_vlm):
     presence = {cell: each.accuracy.value for cell, each in found.cells["presence"].items()}
     direction = {cell: each.accuracy.value for cell, each in found.cells["direction"].items()}
     assert presence[-1, "generated"] == 1
-    assert max(value for (layer, segment), value in presence.items() if segment == "prompt") < 0.8
+    assert {value for (_, segment), value in presence.items() if segment == "prompt"} == {0.5}
+    assert presence[-2, "generated"] == 0.5
+    assert presence[-1, "image"] == 0.75, "of those present, the half that is at the left"
     assert min(value for (_, segment), value in direction.items() if segment == "image") == 1
-    assert direction[-1, "generated"] < 0.8
+    assert direction[-1, "generated"] == 0.5
     assert found.view["presence"].accuracy.value == found.view["direction"].accuracy.value == found.score == 1
 
 
@@ -90,7 +89,7 @@ def test_a_prompts_advice_decides_what_a_policy_would_be_given(known_vlm):
     few = WHERE.model_copy(update={"segments": ("generated",)})
     found = score_one(few, Defaults(layers=(-1,)), "known", known(), cells=False)
     assert found.view["presence"].accuracy.value == 1
-    assert found.view["direction"].accuracy.value < 0.8
+    assert found.view["direction"].accuracy.value == 0.5
     scoring = scoring_of({"task": "a/b", "vlm_options": {"new_tokens": 3, "layers": [-1]}})
     advised = WHERE.model_copy(update={"vlm_options": {"new_tokens": 5}})
     options = program.options_for(advised, scoring)
@@ -146,12 +145,11 @@ def test_every_shipped_prompts_advice_is_valid():
 
 
 def test_the_command_ranks_prompts_of_the_embedded_default(tmp_path, monkeypatch):
-    """tiny tells where the medikits are, and more of it when it is asked."""
-    from pr2l.score import score
-
+    """tiny says whether the named thing is there when it is asked where it is."""
     monkeypatch.chdir(tmp_path)
-    values = {"task": "doom/health_gathering", "frames": 70, "vlm_options": {"new_tokens": 3, "layers": [-1]}}
-    scores = score(scoring_of({**values, "prompts": ("no_context", "where")}), tmp_path / "out")
+    options = {"vlm_options": {"new_tokens": 3, "layers": [-1]}, "environment_options": {"rooms": 30}}
+    values = {"task": "doom/fetch", "frames": 70, "prompts": ("no_context", "where"), **options}
+    scores = score(scoring_of(values), tmp_path / "out")
     assert [each.score for each in scores] == sorted((each.score for each in scores), reverse=True)
     written = json.loads((tmp_path / "out" / "score.json").read_text())
     assert [each["prompt"]["name"] for each in written["scores"]] == [each.prompt.name for each in scores]
