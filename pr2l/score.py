@@ -43,7 +43,6 @@ from pr2l.vlms._base import VLM, Defaults
 from pr2l.vlms._loading import load_vlm
 
 SEGMENTS: tuple[Segment, ...] = ("image", "prompt", "generated")
-TRUTHS = ("presence", "direction", "distance")
 BATCH = 16  # frames per VLM call
 IMAGE_TOKENS = 16  # of the image segment, by pooling: 4 x 4 places, so that a probe can tell where
 MOST_LAYERS = 12  # in the heat map
@@ -82,8 +81,8 @@ class Reading:
 class PromptScore:
     """present, absent: the shares of frames with and without the target of which the answer says so; None = no answer.
 
-    says: of each frame. view: probes of what a policy would be given, by TRUTHS; cells: of each layer and segment.
-    A truth that cannot be probed, as it hardly varies, is absent.
+    says: of each frame. view: probes of what a policy would be given, by what they tell; cells: of each layer and
+    segment. A truth that cannot be probed, as it hardly varies, is absent.
     """
 
     prompt: Prompt
@@ -123,8 +122,8 @@ def score(scoring: Scoring, out: Path) -> list[PromptScore]:
 
     Raises UserError where a name is wrong, or the frames cannot tell prompts apart.
     """
-    known = examples_of(scoring)
     prompts = prompts_of(scoring)
+    known = examples_of(scoring)
     readable = {each.name: options_for(each, scoring) for each in prompts}
     prompts = sorted(prompts, key=lambda each: readable[each.name].model_dump_json())  # each VLM is loaded once
     scores = [score_one(each, readable[each.name], scoring.vlm, known) for each in track(prompts, "prompts read")]
@@ -235,20 +234,19 @@ def read(vlm: VLM, asked: Prompt, known: Examples) -> Reading:
 
 def table(scoring: Scoring, known: Examples, scores: Sequence[PromptScore]) -> Table:
     """Prompts, best first, with what each tells."""
-    chances = {truth: each.chance for truth, each in scores[0].view.items()}
+    chances = {truth: 100 * each.chance for truth, each in scores[0].view.items()}
     frames = f"{len(known)} frames, {known.present.mean():.0%} with the target"
     drawn = Table(
         title=f"prompts for {scoring.task}, {scoring.vlm}, {frames}",
         caption="score: mean skill of the probes, 0 = chance; 95 % intervals over frames",
     )
     drawn.add_column("prompt", overflow="fold")
-    heads = [f"{truth}\n(chance {chances[truth]:.2f})" for truth in TRUTHS if truth in chances]
-    for head in ("score", "says so where\nit is there", "and where\nit is not", *heads, "ms/frame"):
-        drawn.add_column(head, justify="right", no_wrap=True)
+    heads = [f"{truth} %, chance {chance:.0f}" for truth, chance in chances.items()]
+    for head in ("score", "says yes where it is, %", "no where it is not, %", *heads, "ms/frame"):
+        drawn.add_column(head, justify="right")
     for each in scores:
-        probes = [str(each.view[truth].accuracy) for truth in TRUTHS if truth in chances]
-        rates = [str(rate) if rate else "-" for rate in (each.present, each.absent)]
-        drawn.add_row(_short(each, scoring), f"{each.score:.2f}", *rates, *probes, f"{each.ms:.0f}")
+        numbers = (each.present, each.absent, *(each.view[truth].accuracy for truth in chances))
+        drawn.add_row(_short(each, scoring), f"{each.score:.2f}", *map(_percent, numbers), f"{each.ms:.0f}")
     return drawn
 
 
@@ -311,6 +309,10 @@ def load(vlm: str, options: Defaults) -> VLM:
 def _short(each: PromptScore, scoring: Scoring) -> str:
     name = each.prompt.name.removeprefix(f"{scoring.task}/")
     return f"{name}: {each.prompt.text}" if each.prompt.text else f"{name}: (empty)"
+
+
+def _percent(share: Estimate | None) -> str:
+    return f"{100 * share.value:.0f} ({100 * share.low:.0f}-{100 * share.high:.0f})" if share else "-"
 
 
 def _as_json(each: Probe) -> dict[str, Any]:
