@@ -70,18 +70,21 @@ def seen(encoder: Any, weights: torch.Tensor, text: str, answer: str) -> Seen:
 
 
 def draw_attention(frame_axes: Axes, word_axes: Axes, frame: npt.NDArray[np.uint8], given: Seen) -> None:
-    """The frame [H, W, 3] with its patches, the brighter the more they weigh, and bars for words."""
+    """The frame [H, W, 3], its patches the darker the less they weigh, and bars for words; dashed: an even weight."""
     height, width = frame.shape[:2]
     frame_axes.imshow(frame)
     if given.patches is not None:
-        extent = (0, width, height, 0)
-        frame_axes.imshow(given.patches, cmap="inferno", alpha=0.45, extent=extent, interpolation="nearest", vmin=0)
+        shade = np.zeros((*given.patches.shape, 4))
+        shade[..., 3] = 0.85 * (1 - given.patches / given.patches.max())
+        frame_axes.imshow(shade, extent=(0, width, height, 0), interpolation="nearest")
         frame_axes.set_title(f"patches: {given.patches.sum():.0%}", fontsize=9)
     frame_axes.set_axis_off()
     names: Sequence[str] = [name for name, _ in given.words]
     word_axes.barh(range(len(names)), [weight for _, weight in given.words], color="tab:orange")
     word_axes.set_yticks(range(len(names)), names, fontsize=8)
     word_axes.invert_yaxis()
+    tokens = len(names) + (0 if given.patches is None else given.patches.size)
+    word_axes.axvline(1 / tokens, color="black", linestyle="--", linewidth=1)
     word_axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     word_axes.spines[["top", "right"]].set_visible(False)
 

@@ -34,9 +34,9 @@ def draw_scores(scores: Sequence[PromptScore], path: Path | None = None) -> Figu
         name = each.prompt.name.rpartition("/")[2]
         row[0].set_ylabel(f"{name}\nscore {each.score:.2f}", fontweight="bold", fontsize=9)
     for axes in grid[-1]:
-        axes.set_xlabel("layer, from the end")
+        axes.set_xlabel("layer, from the end", fontsize=8)
     if path is not None:
-        figure.savefig(path, dpi=130)
+        figure.savefig(path, dpi=100)
     return figure
 
 
@@ -52,5 +52,5 @@ def draw_cells(axes: Axes, cells: dict[Cell, Probe]) -> None:
     for (row, column), value in np.ndenumerate(values):
         dark = (value - chance) / (1 - chance) < 0.6
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
+    axes.set_xticks(range(len(layers)), [str(layer) for layer in layers], fontsize=8)
     axes.set_yticks(range(len(segments)), segments, fontsize=8)

@@ -22,9 +22,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pr2l.questions import COUNTS, DIRECTIONS, DISTANCES
-from pr2l.statistics import Estimate, bootstrap
+from pr2l.statistics import Estimate
 
 FOLDS = 5
+RESAMPLES = 2000  # of the bootstrap
 PENALTY = 0.01  # inverse strength of the ridge penalty: there are more features than frames
 YES, NO = {"yes"}, {"no", "not", "nowhere", "nothing", "none", "zero", "cannot", "isn't", "don't", "doesn't"}
 TOLD = {*DIRECTIONS, *DISTANCES, *COUNTS[1:]}  # whole answers to where, how far and how many that say it is there
@@ -91,7 +92,12 @@ def probe(features: npt.NDArray[Any], truth: npt.NDArray[Any], groups: npt.NDArr
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     with np.errstate(invalid="ignore"):  # where all features are constant the PCA divides 0 by 0, and all is chance
         told = cross_val_predict(telling, features, truth, groups=groups, cv=folds)
-    # With these weights the mean over frames is the balanced accuracy, so a bootstrap over frames gives its interval.
-    sizes = {value: int((truth == value).sum()) for value in classes}
-    weights = [len(truth) / (len(classes) * sizes[value]) for value in truth]
-    return Probe(bootstrap(weights * (told == truth)), 1 / len(classes), len(truth))
+    return Probe(_balanced([(told == truth)[truth == value] for value in classes]), 1 / len(classes), len(truth))
+
+
+def _balanced(hits: Sequence[npt.NDArray[np.bool_]]) -> Estimate:
+    """Mean over classes of the share of hits, with its 95 % bootstrap interval; frames are drawn within their class."""
+    rng = np.random.default_rng(0)
+    drawn = np.mean([rng.choice(each, (RESAMPLES, len(each))).mean(axis=1) for each in hits], axis=0)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(float(np.mean([each.mean() for each in hits])), float(low), float(high))

@@ -53,7 +53,8 @@ class Space(BaseModel):
         """Every combination, each once."""
         options = [[(name, value) for value in values] for name, values in self.vlm_options.items()]
         made: dict[str, Prompt] = {}
-        for auxiliary, question, segments, *chosen in product(self.auxiliary, self.questions, self.segments, *options):
+        # Options first: candidates that stand together are read by the same VLM, which is loaded once.
+        for *chosen, segments, auxiliary, question in product(*options, self.segments, self.auxiliary, self.questions):
             text = " ".join(filter(None, (auxiliary, question)))
             parts = {"vlm_options": dict(chosen), "segments": segments}
             made.setdefault(_digest.of_json([text, parts]), _prompt(f"candidate {len(made) + 1}", text, parts))
@@ -88,13 +89,15 @@ def search(space_name: str, scoring: Scoring, out: Path, budget: int) -> list[Fo
     known = examples_of(scoring)
     console.print(" -> ".join(f"{count} candidates x {frames} frames" for count, frames in rungs))
     out.mkdir(parents=True, exist_ok=True)
-    running, found = [candidates[index] for index in sorted(drawn)], dict[str, Found]()
+    running, found = set(drawn.tolist()), dict[int, Found]()
     try:
         for rung, (count, frames) in enumerate(rungs):
-            for each in list(_run(running[:count], rung, known.spread(frames), scoring, out, console)):
-                found[each.prompt.name] = each
-            ranked = sorted((one for one in found.values() if one.rung == rung), key=lambda one: -one.score)
-            running = [one.prompt for one in ranked]
+            ranked = sorted(running, key=lambda number: -found[number].score if number in found else 0)[:count]
+            asked = {number: candidates[number] for number in sorted(ranked)}
+            running = set()
+            for number, each in _run(asked, rung, known.spread(frames), scoring, out, console):
+                found[number] = each
+                running.add(number)
     except KeyboardInterrupt:
         console.print(f"stopped; what was read is in {out / RESULTS}, and the same command goes on from there")
         raise
@@ -132,11 +135,11 @@ def table(found: Sequence[Found], scoring: Scoring) -> Table:
 
 
 def _run(
-    prompts: Sequence[Prompt], rung: int, known: Examples, scoring: Scoring, out: Path, console: Console
-) -> Iterator[Found]:
-    """Each candidate on these examples, from RESULTS where it was read before."""
+    prompts: dict[int, Prompt], rung: int, known: Examples, scoring: Scoring, out: Path, console: Console
+) -> Iterator[tuple[int, Found]]:
+    """Each candidate, by its number, on these examples; from RESULTS where it was read before."""
     lines = _read(out / RESULTS)
-    for number, each in enumerate(prompts, start=1):
+    for place, (number, each) in enumerate(prompts.items(), start=1):
         key = _key(each, known, scoring)
         if key not in lines:
             options = options_for(each, scoring)
@@ -149,8 +152,8 @@ def _run(
             with (out / RESULTS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[key]) + "\n")
         found = Found(each, rung, lines[key])
-        console.print(f"rung {rung + 1}, {number}/{len(prompts)}: {found.score:.2f}  {each.text}", highlight=False)
-        yield found
+        console.print(f"rung {rung + 1}, {place}/{len(prompts)}: {found.score:.2f}  {each.text}", highlight=False)
+        yield number, found
 
 
 def _key(asked: Prompt, known: Examples, scoring: Scoring) -> str:
