@@ -78,7 +78,7 @@ def test_what_only_tells_groups_apart_tells_nothing() -> None:
     """Each group has a feature of its own and one truth: with its frames on both sides, all is told."""
     truth = np.repeat(np.arange(20) % 2 == 0, 5)
     told = probe(np.eye(20)[GROUPS], truth, GROUPS)
-    assert told.accuracy.low <= 0.5
+    assert told.accuracy.value < 0.7
     leaking = probe(np.eye(20)[GROUPS], truth, np.arange(100))
     assert leaking.accuracy.value > 0.9
 
