@@ -51,12 +51,12 @@ class Space(BaseModel):
 
     def prompts(self) -> list[Prompt]:
         """Every combination, each once."""
-        options = [[(name, value) for value in values] for name, values in self.vlm_options.items()]
+        options = [dict(zip(self.vlm_options, chosen, strict=True)) for chosen in product(*self.vlm_options.values())]
         made: dict[str, Prompt] = {}
         # Options first: candidates that stand together are read by the same VLM, which is loaded once.
-        for *chosen, segments, auxiliary, question in product(*options, self.segments, self.auxiliary, self.questions):
-            text = " ".join(filter(None, (auxiliary, question)))
-            parts = {"vlm_options": dict(chosen), "segments": segments}
+        for chosen, segments, auxiliary, question in product(options, self.segments, self.auxiliary, self.questions):
+            text = " ".join(part for part in (auxiliary, question) if part)
+            parts = {"vlm_options": chosen, "segments": segments}
             made.setdefault(_digest.of_json([text, parts]), _prompt(f"candidate {len(made) + 1}", text, parts))
         return list(made.values())
 
