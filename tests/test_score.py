@@ -144,19 +144,18 @@ def test_every_shipped_prompts_advice_is_valid():
         program.options_for(program.prompt.load(name), scoring_of({"task": name.rpartition("/")[0]}))
 
 
-def test_the_command_ranks_prompts_of_the_embedded_default(tmp_path, monkeypatch):
-    """tiny says whether the named thing is there when it is asked where it is."""
-    monkeypatch.chdir(tmp_path)
-    options = {"vlm_options": {"new_tokens": 3, "layers": [-1]}, "environment_options": {"rooms": 30}}
-    values = {"task": "doom/fetch", "frames": 70, "prompts": ("no_context", "where"), **options}
-    scores = score(scoring_of(values), tmp_path / "out")
-    assert [each.score for each in scores] == sorted((each.score for each in scores), reverse=True)
+def test_a_ranking_is_written_with_its_command(known_vlm, write_plugin, monkeypatch, tmp_path, capsys):
+    """Asked of the last layer alone, the one that keeps all segments tells the direction too."""
+    text = "text: there\nwhy: a test\nsource: this file\nvlm_options: {layers: [-1]}\n"
+    write_plugin("prompts", "maze/walk/all", text)
+    write_plugin("prompts", "maze/walk/few", text + "segments: [generated]\n")
+    monkeypatch.setattr(program, "examples_of", lambda scoring: known())
+    scores = score(scoring_of({"task": "maze/walk", "prompts": ("few", "all")}), tmp_path / "out")
+    assert [each.prompt.name for each in scores] == ["maze/walk/all", "maze/walk/few"]
     written = json.loads((tmp_path / "out" / "score.json").read_text())
-    assert [each["prompt"]["name"] for each in written["scores"]] == [each.prompt.name for each in scores]
-    where = next(each for each in written["scores"] if each["prompt"]["text"].startswith("where"))
-    assert where["answers"]["present"]["value"] > 0.8 and where["answers"]["absent"]["value"] > 0.8
-    assert where["view"]["presence"]["value"] > 0.8
-    assert {"image/-1", "prompt/-1", "generated/-1"} <= where["cells"]["presence"].keys()
-    names = [each["prompt"]["name"] for each in written["scores"]]
-    assert written["agreement"][names[0]][names[0]] == 1
-    assert (tmp_path / "out" / "score.png").stat().st_size > 10_000
+    assert [each["score"] for each in written["scores"]] == [1, 0.5], "presence alone is half of it"
+    assert written["scores"][0]["cells"]["presence"]["generated/-1"]["value"] == 1
+    assert written["agreement"]["maze/walk/all"] == {"maze/walk/all": 1, "maze/walk/few": 1}
+    assert written["command"] and written["examples"] == {"frames": 60, "present": 30}
+    assert (tmp_path / "out" / "score.png").read_bytes().startswith(b"\x89PNG")
+    assert "chance 50" in " ".join(capsys.readouterr().out.split())
