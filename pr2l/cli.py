@@ -31,7 +31,8 @@ app = typer.Typer(
 
 sim = typer.Typer(help="Simulators that need a Python interpreter of their own.", no_args_is_help=True)
 app.add_typer(sim, name="sim")
-
+prompts = typer.Typer(help="Which prompt is a good one, before any policy is trained.", no_args_is_help=True)
+app.add_typer(prompts, name="prompts")
 bench = typer.Typer(help="Frozen suites of runs, their statistics, and the leaderboard.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
@@ -98,6 +99,7 @@ def collect(
     split: Annotated[Literal["train", "evaluation"], typer.Option(help="Which maps and seeds.")] = "train",
     seed: Annotated[int, typer.Option(min=0, help="Of the first episode; the next has seed + 1.")] = 0,
     noise: Annotated[float, typer.Option(min=0, max=1, help="Share of random actions; the policy's are kept too.")] = 0,
+    labels: Annotated[bool, typer.Option("--labels", help="Keep what frames show, for `pr2l prompts`.")] = False,
 ) -> None:
     """Play episodes of a task and keep them as a Minari data set: frames, actions, rewards, contexts."""
     from pr2l.collect import collect as run
@@ -105,7 +107,7 @@ def collect(
     values: dict[str, Any] = {}
     for option in options or []:
         apply_override(values, option)
-    more: dict[str, Any] = {"options": values, "split": split, "seed": seed, "noise": noise}
+    more: dict[str, Any] = {"options": values, "split": split, "seed": seed, "noise": noise, "labels": labels}
     run(environment, task, output, policy=policy, episodes=episodes, **more)
 
 
@@ -256,6 +258,42 @@ def bench_site(
     site(results, out)
 
 
+TASK = typer.Argument(metavar="TASK", help="ENVIRONMENT/TASK, a name of `pr2l list tasks`.")
+Scored = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="e.g. frames=100 seed=1 data=FOLDER vlm_options.new_tokens=3"),
+]
+
+
+@prompts.command(name="score")
+def prompts_score(
+    task: Annotated[str, TASK],
+    options: Scored = None,
+    prompts: Annotated[str, typer.Option(help="Variants, or YAML files, with commas. [default: all]")] = "",
+    out: Annotated[Path | None, typer.Option(help="[default: runs/prompts/TASK]")] = None,
+) -> None:
+    """What the answers get right, and what linear probes find in the states: a ranked table, a heat map, JSON."""
+    from pr2l.score import score
+
+    scoring = _scoring(task, options, prompts=tuple(filter(None, prompts.split(","))))
+    score(scoring, out or Path("runs/prompts") / task.replace("/", "-"))
+
+
+@prompts.command(name="search")
+def prompts_search(
+    task: Annotated[str, TASK],
+    options: Scored = None,
+    space: Annotated[str | None, typer.Option(help="What to try, a YAML file. [default: search/TASK]")] = None,
+    budget: Annotated[int, typer.Option(min=1, help="Frames to read, over all candidates.")] = 4800,
+    out: Annotated[Path | None, typer.Option(help="[default: runs/search/TASK]")] = None,
+) -> None:
+    """Find a good prompt among many by successive halving; called again after a stop, go on."""
+    from pr2l.search import search
+
+    scoring = _scoring(task, options)
+    search(space or f"search/{task}", scoring, out or Path("runs/search") / task.replace("/", "-"), budget)
+
+
 @app.command(name="list")
 def list_(
     kind: Annotated[str, typer.Argument(help=", ".join([*registry.KINDS, "tasks"]))],
@@ -273,6 +311,15 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
     if version:
         print(__version__)
         raise typer.Exit
+
+
+def _scoring(task: str, options: list[str] | None, **values: Any) -> Any:
+    from pr2l.score import scoring_of
+
+    values["task"] = task
+    for option in options or []:
+        apply_override(values, option)
+    return scoring_of(values)
 
 
 def _config_of(config: str | None, overrides: list[str], resume: Path | None) -> RunConfig:

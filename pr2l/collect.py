@@ -11,6 +11,7 @@ learn.
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -36,9 +37,12 @@ from pr2l.errors import UnknownName, UserError, explain
 from pr2l.evaluate import model_actor, play, random_actor, trained
 from pr2l.observe import Observe
 from pr2l.runs import Run
+from pr2l.types import Labels
 
 Observation: TypeAlias = dict[str, np.ndarray]
-Write: TypeAlias = Callable[[EpisodeBuffer, dict[str, Any]], None]
+Write: TypeAlias = Callable[[EpisodeBuffer, dict[str, Any], list[Labels]], None]
+
+LABELS = "labels.jsonl"  # beside `data`, where labels are kept
 
 
 def collect(
@@ -52,12 +56,14 @@ def collect(
     split: Literal["train", "evaluation"] = "train",
     seed: int = 0,
     noise: float = 0.0,
+    labels: bool = False,
 ) -> minari.MinariDataset:
     """Plays episodes with the seeds seed, seed + 1, ... and writes each below `folder` when it ends.
 
     policy: "random", "oracle", or the folder of a run of this task. options: values for the environment's
     Defaults, over those of the run, if any. noise: the probability of a random action in place of the policy's, whose
     choice is then kept too; 0..1; none of the environment's ENDING_ACTIONS is drawn. Frames are stored without loss.
+    labels: keep the simulator's labels too: labels.jsonl has a line per episode, the list of its frames' labels.
     Each episode's metadata has `context`, `success`, `return` and `seed`; the data set's has `noise`. Ctrl-C keeps what
     is whole. Raises UserError where the folder exists already, or where a name or an option is wrong.
     """
@@ -73,15 +79,18 @@ def collect(
         defaults = module.Defaults(**given)
     except ValidationError as error:
         raise UserError(explain(error, f"options of {environment!r}", module.Defaults)) from error
-    env = module.make(task, defaults, split=split, labels=policy != "random")
+    env = module.make(task, defaults, split=split, labels=labels or policy != "random")
     title = f"{policy} plays {environment}/{task}"
     with closing(env), Progress() as bars:
         bar = bars.add_task(title, total=episodes)
         about = {"description": f"{title}, {split} episodes from seed {seed}", "noise": noise}
         storage = _new_storage(folder, env, {**about, "environment_options": given})
 
-        def write(episode: EpisodeBuffer, about: dict[str, Any]) -> None:
+        def write(episode: EpisodeBuffer, about: dict[str, Any], known: list[Labels]) -> None:
             with not_interrupted():
+                if labels:
+                    with (folder / LABELS).open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(known) + "\n")
                 storage.update_episodes([episode])
                 storage.update_episode_metadata([about], [storage.total_episodes - 1])
             bars.advance(bar)
@@ -92,7 +101,7 @@ def collect(
 
 
 class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
-    """Hands each whole episode to `write`: N + 1 observations, N actions and rewards; and what to know of it.
+    """Hands each whole episode to `write`: N + 1 observations, N actions and rewards; what to know of it; its labels.
 
     noise: the probability that a random action is taken, none of `never`; the seed of the episode determines when and
     which.
@@ -115,6 +124,7 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
         self._random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(NOISE,)))
         self._anything.seed(int(self._random.integers(2**32)))
         self._context = info["context"]
+        self._labels: list[Labels] = [info.get("labels", [])]
         return observation, info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -124,6 +134,7 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
             if self._random.random() < self._noise:
                 action = self._any_action()
         observation, reward, terminated, truncated, info = self.env.step(action)
+        self._labels.append(info.get("labels", []))
         for key, value in observation.items():
             episode.observations[key].append(value)
         episode.actions.append(np.int64(action))
@@ -133,7 +144,7 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
         if (terminated or truncated) and "cut" not in info:  # what a failing simulator has cut is no episode
             context = {f"context/{slot}": text for slot, text in self._context.items()}
             returned = sum(episode.rewards)
-            self._write(episode, {**context, "success": bool(info["success"]), "return": returned})
+            self._write(episode, {**context, "success": bool(info["success"]), "return": returned}, self._labels)
         return observation, float(reward), terminated, truncated, info
 
     def _any_action(self) -> Any:

@@ -100,11 +100,15 @@ class Recording:
 
     def sample(self, count: int) -> tuple[Frames, Contexts]:
         """So many frames (or all, if there are fewer), evenly spread over the data set, with their contexts."""
-        rows = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
+        rows = self.spread(count)
         episodes = [self._episode(row) for row in rows]
         shown = (next(self._shown([episode])) for episode in episodes)
         frames = [each[row - self.starts[e]] for row, e, each in zip(rows, episodes, shown, strict=True)]
         return np.stack(frames), [self.contexts[episode] for episode in episodes]
+
+    def spread(self, count: int) -> np.ndarray:
+        """The numbers of so many rows (or all, if there are fewer), evenly spread: those of `sample`."""
+        return np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
 
     def _episode(self, row: int) -> int:
         """The number of the episode that a row belongs to."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,10 @@ Labels: TypeAlias = list[dict[str, Any]]
 
 Scene: TypeAlias = Mapping[str, Any]
 """What a frame shows as a whole: {"room": its type, "kept": {name: whether people keep it in such rooms}}, or {}."""
+
+
+Segment: TypeAlias = Literal["image", "prompt", "generated"]
+"""What a token of a VLM's states belongs to."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -62,7 +62,7 @@ class Failing(gym.Env):
 
 def test_an_episode_that_a_failing_simulator_has_cut_is_left_out() -> None:
     written = []
-    env = Recorder(Failing(), lambda episode, about: written.append(episode))
+    env = Recorder(Failing(), lambda episode, about, labels: written.append(episode))
     for action in (0, 1, 0):
         env.reset()
         env.step(action)

@@ -16,6 +16,7 @@ from pr2l.errors import UnknownName, UserError
 from pr2l.finetune import FinetuneConfig
 from pr2l.pretrain import PretrainConfig
 from pr2l.suites import Definition
+from pr2l.search import Space
 
 NAME = "doors/choose/columns"
 SMALLEST = {
@@ -219,6 +220,8 @@ def test_every_config_of_the_project_is_valid(name: str) -> None:
         assert sims.load(name.removeprefix("sims/")).why
     elif name.startswith("benchmarks/"):
         assert read_config(Definition, name).why  # tests/test_suites.py resolves what it asks for
+    elif name.startswith("search/"):
+        assert read_config(Space, name).why
     elif not name.startswith("pretrain/"):
         assert load_config(name).why
     elif "vlm" in read_mapping(registry.load("configs", name)):

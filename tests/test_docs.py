@@ -23,7 +23,8 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("pr2l ")
 ]
-CONFIGS = [name for name in registry.names("configs") if not name.startswith(("pretrain/", "sims/", "benchmarks/"))]
+NO_RUNS = ("pretrain/", "sims/", "search/", "benchmarks/")
+CONFIGS = [name for name in registry.names("configs") if not name.startswith(NO_RUNS)]
 
 
 def test_there_are_commands_to_check():

@@ -22,6 +22,7 @@ OWNERS = {
     "minari": ("pr2l/collect.py", "pr2l/embed.py"),
     "habitat": ("environments/_habitat_far.py", "environments/_habitat_sim.py"),
     "minedojo": ("environments/_minecraft_",),
+    "sklearn": ("pr2l/probes.py",),
     "selenium": ("environments/miniwob.py",),
     "ray": (),
 }

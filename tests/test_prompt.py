@@ -54,6 +54,8 @@ def test_render_replaces_slots_and_nothing_else(parts: list[tuple[str, str]], ex
         ("text: 'is {target!r} there'\nslots: [target]", "plain name"),
         ("text: 'is { there'", "write {{ or }} for a brace"),
         ("slots: []", "the key 'text' is missing"),
+        ("text: there\nsegments: [images]", "segments.0 = 'images': Input should be 'image'"),
+        ("text: there\nvlm_option: {}", "unknown key 'vlm_option'. Did you mean 'vlm_options'"),
     ],
 )
 def test_a_wrong_file_is_refused_with_a_reason(write_plugin, lines: str, message: str) -> None:
@@ -66,6 +68,22 @@ def test_braces_can_be_written(write_plugin) -> None:
     text = "text: 'as {{json}}: {target}'\nslots: [target]\nwhy: a test\nsource: this file\n"
     write_plugin("prompts", "maze/walk/json", text)
     assert prompt.load("maze/walk/json").render({"target": "clip"}) == "as {json}: clip"
+
+
+def test_a_prompt_may_advise_how_it_is_read_and_need_not(write_plugin) -> None:
+    lines = "text: there\nwhy: a test\nsource: this file\n"
+    write_plugin("prompts", "maze/walk/plain", lines)
+    write_plugin("prompts", "maze/walk/advised", lines + "vlm_options: {new_tokens: 3}\nsegments: [generated]\n")
+    plain, advised = prompt.load("maze/walk/plain"), prompt.load("maze/walk/advised")
+    assert (plain.vlm_options, plain.segments) == ({}, ("image", "prompt", "generated"))
+    assert (advised.vlm_options, advised.segments) == ({"new_tokens": 3}, ("generated",))
+
+
+def test_a_file_is_a_prompt_too(tmp_path) -> None:
+    (tmp_path / "mine.yaml").write_text("text: there\nwhy: a test\nsource: this file\n")
+    assert prompt.load(str(tmp_path / "mine.yaml")).text == "there"
+    with pytest.raises(UnknownName):
+        prompt.load(str(tmp_path / "other.yaml"))
 
 
 def test_an_unknown_prompt_names_the_nearest(write_plugin) -> None:

@@ -13,9 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pr2l.encoders._base import EncoderSource
 from pr2l.encoders._states import StatesEncoder, pool_grid, pooled_length
-from pr2l.types import Contexts, Frames
-
-Segment = Literal["image", "prompt", "generated"]
+from pr2l.types import Contexts, Frames, Segment
 
 
 class Defaults(BaseModel):

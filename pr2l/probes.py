@@ -1,0 +1,103 @@
+"""What can be told from an answer, and from an embedding by a linear probe, with what chance alone would tell.
+
+A linear probe (Alain and Bengio 2016) is a logistic regression on frozen states: what it can tell, a policy need not
+compute. Every frame is told by a probe that was fitted without its group, so that neighbouring frames of an episode,
+which look alike, are never on both sides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import cohen_kappa_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from pr2l.questions import COUNTS, DIRECTIONS, DISTANCES
+from pr2l.statistics import Estimate
+
+FOLDS = 5
+RESAMPLES = 2000  # of the bootstrap
+PENALTY = 0.01  # inverse strength of the ridge penalty: there are more features than frames
+YES, NO = {"yes"}, {"no", "not", "nowhere", "nothing", "none", "zero", "cannot", "isn't", "don't", "doesn't"}
+TOLD = {*DIRECTIONS, *DISTANCES, *COUNTS[1:]}  # whole answers to where, how far and how many that say it is there
+
+
+class Probe(NamedTuple):
+    """Balanced accuracy in 0..1, the mean over classes of the share told right, with its 95 % interval.
+
+    chance: what guessing gets, one over the number of classes; frames: how many were told.
+    """
+
+    accuracy: Estimate
+    chance: float
+    frames: int
+
+    @property
+    def skill(self) -> float:
+        """0 = chance, 1 = everything is told."""
+        return (self.accuracy.value - self.chance) / (1 - self.chance)
+
+
+def says(answer: str, target: str) -> bool:
+    """Whether an answer says that the target is there: by the first yes or no in it, or else by naming the target.
+
+    "far left", "near" and "two" say so too, as answers to where, how far and how many. Anything else does not.
+    """
+    answer = answer.lower().strip(" .")
+    words = re.findall(r"[\w']+", answer)
+    decided = next((word for word in words if word in YES | NO), None)
+    if decided is not None:
+        return decided in YES
+    return answer in TOLD or f" {target.lower()} " in f" {' '.join(words)} "
+
+
+def share(hits: npt.NDArray[np.bool_]) -> Estimate | None:
+    """The share of hits with its 95 % interval by Wilson (1927), sound for shares near 0 and 1 too; None of none."""
+    if not len(hits):
+        return None
+    n, rate, z = len(hits), float(hits.mean()), 1.96
+    centre, spread = rate + z**2 / (2 * n), z * sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    return Estimate(rate, (centre - spread) / (1 + z**2 / n), (centre + spread) / (1 + z**2 / n))
+
+
+def agreement(one: Sequence[bool], other: Sequence[bool]) -> float | None:
+    """Cohen's kappa of two prompts' answers: 1 = always the same, 0 = as by chance; None where neither ever varies."""
+    if len({*one, *other}) == 1:
+        return None
+    return float(cohen_kappa_score(one, other))
+
+
+def probe(features: npt.NDArray[Any], truth: npt.NDArray[Any], groups: npt.NDArray[np.int64]) -> Probe | None:
+    """How well the truth [N] can be told linearly from features [N, F], over FOLDS folds of whole groups [N].
+
+    Classes with fewer frames, or in fewer groups, than there are folds are left out; None where one is left at most.
+    """
+    classes = [value for value in np.unique(truth) if len(np.unique(groups[truth == value])) >= FOLDS]
+    keep = np.isin(truth, classes)
+    if len(classes) < 2:
+        return None
+    features, truth, groups = features[keep], truth[keep], groups[keep]
+    # The PCA keeps everything: frames span a space of their number, and a fit there takes a fraction of the time.
+    regression = LogisticRegression(C=PENALTY, class_weight="balanced", max_iter=300)
+    telling = make_pipeline(StandardScaler(), PCA(), regression)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    with np.errstate(invalid="ignore"):  # where all features are constant the PCA divides 0 by 0, and all is chance
+        told = cross_val_predict(telling, features, truth, groups=groups, cv=folds)
+    return Probe(_balanced([(told == truth)[truth == value] for value in classes]), 1 / len(classes), len(truth))
+
+
+def _balanced(hits: Sequence[npt.NDArray[np.bool_]]) -> Estimate:
+    """Mean over classes of the share of hits, with its 95 % bootstrap interval; frames are drawn within their class."""
+    rng = np.random.default_rng(0)
+    drawn = np.mean([rng.choice(each, (RESAMPLES, len(each))).mean(axis=1) for each in hits], axis=0)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(float(np.mean([each.mean() for each in hits])), float(low), float(high))

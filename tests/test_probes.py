@@ -1,0 +1,93 @@
+"""Answers read as yes or no, shares and probes: numbers that are known on paper."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pr2l.probes import FOLDS, agreement, probe, says, share
+
+GROUPS = np.repeat(np.arange(20), 5)
+HALVES = np.tile([True, False], 50)
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "yes"),
+    [
+        ("yes", "imp", True),
+        ("Yes, there is no doubt.", "imp", True),
+        ("no", "imp", False),
+        ("No, a toilet is not found in this room.", "toilet", False),
+        ("There is no spider in this image.", "spider", False),
+        ("far left", "imp", True),
+        ("near", "imp", True),
+        ("two", "imp", True),
+        ("zero", "imp", False),
+        ("nowhere", "imp", False),
+        ("imp and hell knight", "hell knight", True),
+        ("imp and hell knight", "knight of hell", False),
+        ("the room has two doors on the left", "imp", False),
+        ("imps", "imp", False),
+        ("nothing", "imp", False),
+        ("", "imp", False),
+        ("a picture", "", False),
+    ],
+)
+def test_what_an_answer_says(answer: str, target: str, yes: bool) -> None:
+    assert says(answer, target) is yes
+
+
+@given(st.text(max_size=40), st.text(max_size=10))
+def test_any_answer_can_be_read(answer: str, target: str) -> None:
+    assert says(answer, target) in (True, False)
+
+
+def test_wilson_by_hand() -> None:
+    """Of 10 all right: centre (1 + z2/20) / (1 + z2/10) with z2 = 3.8416, so 10 / 13.8416 at the low end."""
+    value, low, high = share(np.ones(10, bool))
+    assert (value, high) == (1.0, pytest.approx(1.0))
+    assert low == pytest.approx(10 / 13.8416)
+    assert share(np.zeros(10, bool)).high == pytest.approx(3.8416 / 13.8416)
+    assert share(np.zeros(0, bool)) is None
+
+
+def test_kappa_by_hand() -> None:
+    """Three of four agree, by chance a half would: (0.75 - 0.5) / (1 - 0.5)."""
+    assert agreement([True, True, False, False], [True, False, False, False]) == pytest.approx(0.5)
+    assert agreement([True, False], [True, False]) == 1
+    assert agreement([True, True], [False, False]) == 0
+    assert agreement([True, True], [True, True]) is None
+
+
+def test_what_a_feature_tells_is_told_and_noise_is_not() -> None:
+    noise = np.random.default_rng(0).normal(size=(100, 30))
+    told = probe(np.concatenate([noise, 9.0 * HALVES[:, None]], axis=1), HALVES, GROUPS)
+    assert told.accuracy.value > 0.95 and told.skill > 0.9
+    assert (told.chance, told.frames) == (0.5, 100)
+    guessed = probe(noise, HALVES, GROUPS)
+    assert guessed.accuracy.low < 0.5 < guessed.accuracy.high
+
+
+def test_constant_features_are_chance_without_a_warning(recwarn) -> None:
+    told = probe(np.ones((100, 4)), HALVES, GROUPS)
+    assert told.accuracy.value == pytest.approx(0.5) and abs(told.skill) < 1e-9
+    assert not recwarn.list
+
+
+def test_what_only_tells_groups_apart_tells_nothing() -> None:
+    """Each group has a feature of its own and one truth: with its frames on both sides, all is told."""
+    truth = np.repeat(np.arange(20) % 2 == 0, 5)
+    told = probe(np.eye(20)[GROUPS], truth, GROUPS)
+    assert told.accuracy.value < 0.7
+    leaking = probe(np.eye(20)[GROUPS], truth, np.arange(100))
+    assert leaking.accuracy.value > 0.9
+
+
+def test_rare_classes_are_left_out() -> None:
+    truth = np.array(["left"] * 50 + ["right"] * 48 + ["ahead"] * 2)
+    features = np.stack([truth == "left", truth == "right"], axis=1) * 5.0
+    groups = np.tile(np.arange(10), 10)
+    told = probe(features, truth, groups)
+    assert (told.chance, told.frames, told.accuracy.value) == (0.5, 98, pytest.approx(1.0))
+    assert probe(features[:50], truth[:50], groups[:50]) is None
+    assert probe(features, truth, np.arange(100) % (FOLDS - 1)) is None
