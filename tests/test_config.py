@@ -15,8 +15,8 @@ from pr2l.config import RunConfig, apply_override, load_config, read_config
 from pr2l.errors import UnknownName, UserError
 from pr2l.finetune import FinetuneConfig
 from pr2l.pretrain import PretrainConfig
-from pr2l.suites import Definition
 from pr2l.search import Space
+from pr2l.suites import Definition
 
 NAME = "doors/choose/columns"
 SMALLEST = {
