@@ -35,6 +35,7 @@ from pr2l import registry
 from pr2l.episodes import NOISE, SeededEpisodes
 from pr2l.errors import UnknownName, UserError, explain
 from pr2l.evaluate import model_actor, play, random_actor, trained
+from pr2l.labelled import measured
 from pr2l.observe import Observe
 from pr2l.runs import Run
 from pr2l.types import Labels
@@ -63,7 +64,8 @@ def collect(
     policy: "random", "oracle", or the folder of a run of this task. options: values for the environment's
     Defaults, over those of the run, if any. noise: the probability of a random action in place of the policy's, whose
     choice is then kept too; 0..1; none of the environment's ENDING_ACTIONS is drawn. Frames are stored without loss.
-    labels: keep the simulator's labels too: labels.jsonl has a line per episode, the list of its frames' labels.
+    labels: keep the simulator's labels too: labels.jsonl has a line per episode, the list of its frames' labels, with
+    distances in units of what the environment calls NEAR.
     Each episode's metadata has `context`, `success`, `return` and `seed`; the data set's has `noise`. Ctrl-C keeps what
     is whole. Raises UserError where the folder exists already, or where a name or an option is wrong.
     """
@@ -90,7 +92,7 @@ def collect(
             with not_interrupted():
                 if labels:
                     with (folder / LABELS).open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(known) + "\n")
+                        file.write(json.dumps([measured(each, module) for each in known]) + "\n")
                 storage.update_episodes([episode])
                 storage.update_episode_metadata([about], [storage.total_episodes - 1])
             bars.advance(bar)

@@ -105,8 +105,7 @@ def _play(source: Source, path: Path, progress: Progress) -> None:
                 shape = (source.frames, *frame.shape)
                 frames = np.lib.format.open_memmap(path / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
             frames[count] = frame
-            things = [{**label, "distance": label["distance"] / world.NEAR} for label in info["labels"]]
-            labels.write(json.dumps(things) + "\n")
+            labels.write(json.dumps(measured(info["labels"], world)) + "\n")
             scenes.write(json.dumps(info.get("scene", {})) + "\n")
             progress(count + 1)
     names = sorted({name for task in source.tasks for name in world.kinds(task)})
@@ -124,6 +123,12 @@ def _frames(world: ModuleType, source: Source) -> Iterator[tuple[Frames, Info]]:
         env = world.make(task, world.Defaults(**source.options), split=source.split, labels=True)
         with closing(env):
             yield from islice(play(env, world.oracle(task), rng, never), share)
+
+
+def measured(labels: Labels, world: ModuleType) -> Labels:
+    """The labels with distances in units of what the environment's module calls NEAR (1 where it says nothing)."""
+    near = getattr(world, "NEAR", 1.0)  # as ENDING_ACTIONS, one of the things that an environment may leave out
+    return [{**label, "distance": label["distance"] / near} for label in labels]
 
 
 def _shares(total: int, parts: int) -> list[int]:

@@ -10,9 +10,9 @@ from pr2l.collect import LABELS, collect
 from pr2l.errors import UserError
 from pr2l.examples import from_recording, from_table, of_labels
 
-IMP = {"name": "imp", "box": (0, 40, 20, 80), "distance": 100.0}
-FAR_IMP = {"name": "imp", "box": (140, 40, 160, 80), "distance": 400.0}
-SPECK = {"name": "demon", "box": (0, 0, 2, 2), "distance": 900.0}
+IMP = {"name": "imp", "box": (0, 40, 20, 80), "distance": 0.6}
+FAR_IMP = {"name": "imp", "box": (140, 40, 160, 80), "distance": 2.5}
+SPECK = {"name": "demon", "box": (0, 0, 2, 2), "distance": 5.6}
 CONTEXTS = tuple({"target": name} for name in ("imp", "demon", "marine"))
 
 

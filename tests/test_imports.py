@@ -20,7 +20,7 @@ OWNERS = {
     "wandb": ("pr2l/train.py", "pr2l/_metrics.py"),
     "peft": ("pr2l/finetune.py",),
     "minari": ("pr2l/collect.py", "pr2l/embed.py"),
-    "habitat": ("environments/_habitat_far.py", "environments/_habitat_sim.py"),
+    "habitat": tuple(f"environments/_habitat_{part}.py" for part in ("experts", "far", "sim")),
     "minedojo": ("environments/_minecraft_",),
     "sklearn": ("pr2l/probes.py",),
     "selenium": ("environments/miniwob.py",),

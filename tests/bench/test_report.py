@@ -38,7 +38,8 @@ def test_the_profile_and_the_curve(summary):
 def test_the_numbers_of_a_task(summary):
     found = summary["tasks"]["toy/again"]["pixels"]
     assert found["success"][0] == 0.25 and found["each_seed"] == [0.5, 0.0] and found["return"][0] == 0.5
-    assert found["steps_to_threshold"]["median"] == pytest.approx(128 * 47 / 60)  # 0.52 is passed at step 98.6
+    passed = 128 * 47 / 60  # 0.52 is passed at step 98.6
+    assert found["steps_to_threshold"]["median"] == pytest.approx(passed, abs=1e-3)
     assert found["frames_per_second"] == [64, 64, 64]
     assert (found["peak_memory"], found["gflop"], found["random"]) == (1_500_000_000, 0.25, 0.125)
 

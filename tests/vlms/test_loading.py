@@ -62,12 +62,11 @@ def test_a_model_that_is_no_vlm_is_refused(tmp_path):
         load_vlm(str(tmp_path))
 
 
-def test_tiny_is_a_folder_like_any_other(monkeypatch, tmp_path):
-    monkeypatch.setattr(_checkpoint, "TINY", tmp_path)
-    with pytest.raises(UserError, match="pr2l pretrain"):
-        load_vlm("tiny")
-    monkeypatch.setattr(_checkpoint, "TINY", folder(CASE["florence2"]))
-    named, by_path = load_vlm("tiny"), load_vlm(str(folder(CASE["florence2"])))
+def test_what_ships_is_a_folder_like_any_other(monkeypatch, tmp_path):
+    assert _checkpoint.shipped() == ["tiny", "tiny_rooms"]
+    (tmp_path / "small").symlink_to(folder(CASE["florence2"]))
+    monkeypatch.setattr(_checkpoint, "HERE", tmp_path)
+    named, by_path = load_vlm("small"), load_vlm(str(folder(CASE["florence2"])))
     frames = pictures(CASE["florence2"])
     assert torch.equal(named.hidden(frames, TEXTS).states, by_path.hidden(frames, TEXTS).states)
 
