@@ -30,6 +30,7 @@ from pr2l.runs import Run, write_json
 from pr2l.statistics import Estimate, bootstrap_runs
 
 POINTS = 60  # of a curve
+UPDATES = 20  # that a curve averages over where no episodes are played
 ALIKE = {"seed", "why", "workers", "groups", "isolated", "patience"}  # what runs of one method may differ in
 
 
@@ -185,19 +186,45 @@ def _rows(methods: Sequence[Method]) -> list[tuple[str, ...]]:
 
 
 def draw(methods: Sequence[Method], path: Path) -> None:
-    """Success rate and return in training: each seed as a thin line, their mean as a thick one."""
+    """Curves of the training, each seed as a thin line and their mean as a thick one.
+
+    Success rate and return of runs that play; of runs that learn from recorded episodes the share of right actions, and
+    beside it the success rate in the evaluation, by what its episodes are about.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
-    for axis, column, label in ((axes[0], "success", "success rate"), (axes[1], "return", "return per episode")):
-        for number, method in enumerate(methods):
-            _draw(axis, method, column, f"C{number}")
-        axis.set_xlabel("environment steps")
-        axis.set_ylabel(f"{label}, last {WINDOW} episodes")
-        axis.grid(alpha=0.3)
+    if all("success" in _metrics(run)[0] for method in methods for run in method.runs):
+        _draw_curves(axes[0], methods, "success", f"success rate, last {WINDOW} episodes")
+        _draw_curves(axes[1], methods, "return", f"return per episode, last {WINDOW} episodes")
+    else:
+        _draw_curves(axes[0], methods, "train/accuracy", f"actions as the expert's, last {UPDATES} updates")
+        _draw_contexts(axes[1], methods)
     axes[0].set_ylim(-0.02, 1.02)
     axes[0].legend()
     figure.suptitle(f"{_place(methods[0].runs)}: thin lines are seeds, thick ones their mean")
     figure.savefig(path, dpi=120)
+
+
+def _draw_curves(axis: Axes, methods: Sequence[Method], column: str, label: str) -> None:
+    for number, method in enumerate(methods):
+        _draw(axis, method, column, f"C{number}")
+    axis.set_xlabel("steps")
+    axis.set_ylabel(label)
+    axis.grid(alpha=0.3)
+
+
+def _draw_contexts(axis: Axes, methods: Sequence[Method]) -> None:
+    """Success rates with their intervals: of all episodes, and of those about each thing."""
+    names = [None, *methods[0].contexts]
+    for number, method in enumerate(methods):
+        found = np.array([method.estimate("success", name) for name in names])  # [names, (value, low, high)]
+        at = np.arange(len(names)) + 0.12 * (number - (len(methods) - 1) / 2)
+        reach = np.abs(found[:, 1:] - found[:, :1]).T
+        axis.errorbar(at, found[:, 0], reach, fmt="o", capsize=3, color=f"C{number}", label=method.name)
+    axis.set_xticks(range(len(names)), [name or "all" for name in names])
+    axis.set_ylim(-0.02, 1.02)
+    axis.set_ylabel("success rate in the evaluation")
+    axis.grid(alpha=0.3)
 
 
 def _draw(axis: Axes, method: Method, column: str, colour: str) -> None:
@@ -208,12 +235,16 @@ def _draw(axis: Axes, method: Method, column: str, colour: str) -> None:
 
 
 def curve(run: Run, column: str, steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The smoothed column of a run's metrics at the given steps.
-
-    NaN before the first episode has ended, hence everywhere in a run that learned from recorded ones.
-    """
-    rows = [row for row in MetricsTable(run.path / "metrics.csv").rows() if row.get(column)]
+    """The smoothed column of a run's metrics at the given steps; NaN where it has no value yet."""
+    rows = [row for row in _metrics(run) if row.get(column)]
     if not rows:
         return np.full_like(steps, np.nan)
-    at, values, ended = (np.array([float(row[key]) for row in rows]) for key in ("step", column, "episodes"))
+    at, values = (np.array([float(row[key]) for row in rows]) for key in ("step", column))
+    if "episodes" not in rows[0]:  # of a run that played none
+        return np.interp(steps, at, smooth(values, np.ones_like(values), UPDATES), left=np.nan)
+    ended = np.array([float(row["episodes"]) for row in rows])
     return np.interp(steps, at, smooth(values, np.diff(ended, prepend=0), WINDOW), left=np.nan)
+
+
+def _metrics(run: Run) -> list[dict[str, str]]:
+    return MetricsTable(run.path / "metrics.csv").rows()

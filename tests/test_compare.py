@@ -79,6 +79,17 @@ def test_a_curve_is_the_last_hundred_episodes(make_run):
     np.testing.assert_allclose(at, [np.nan, 0.0, 0.5, 1.0])
 
 
+def test_runs_from_recorded_episodes_are_drawn_by_their_accuracy(make_run, tmp_path):
+    path = make_run("doom/fetch/bc", 0, [1.0, 0.0])
+    (path / "metrics.csv").write_text("step,train/loss,train/accuracy\n100,0.9,0.5\n200,0.5,1.0\n")
+    run = Run.load(path)
+    at = curve(run, "train/accuracy", np.array([50.0, 100.0, 200.0]))
+    np.testing.assert_allclose(at, [np.nan, 0.5, 0.75])  # of the last, with the one before it
+    assert np.isnan(curve(run, "success", np.array([100.0]))).all()
+    compare([path], tmp_path / "out")
+    assert (tmp_path / "out" / "doom-fetch.png").stat().st_size > 10_000
+
+
 def test_runs_of_two_tasks_cannot_be_compared(make_run, tmp_path):
     runs = [make_run("doom/fetch/pixels", 0, [0.0]), make_run("doom/hunt/pixels", 0, [0.0])]
     with pytest.raises(UserError, match="doom-fetch, doom-hunt"):
