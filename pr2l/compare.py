@@ -152,8 +152,9 @@ def _as_json(method: Method) -> dict[str, Any]:
 
 def markdown(methods: Sequence[Method]) -> str:
     """The tables as Markdown."""
-    tables = [_markdown(_header(methods), _rows(methods))]
-    for key in ("success", *methods[0].measures) if len(methods[0].contexts) > 1 else ():
+    measures = methods[0].measures
+    tables = [_markdown(_header(measures), _rows(methods, measures))]
+    for key in ("success", *measures) if len(methods[0].contexts) > 1 else ():
         rows = [(method.name, *(str(method.estimate(key, name)) for name in method.contexts)) for method in methods]
         tables.append(_markdown((f"{key} by context", *methods[0].contexts), rows))
     return "\n".join(tables)
@@ -164,23 +165,25 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join([lines[0], f"|{'---|' * len(header)}\n", *lines[1:]])
 
 
-def _header(methods: Sequence[Method]) -> tuple[str, ...]:
-    return ("method", "success rate", *methods[0].measures, "return", "each seed", "steps")
+def _header(measures: Sequence[str]) -> tuple[str, ...]:
+    return ("method", "success rate", *measures, "return", "each seed", "steps")
 
 
 def _table(methods: Sequence[Method]) -> Table:
-    table = Table(*_header(methods), title=_place(methods[0].runs))
-    for row in _rows(methods):
+    """With the first measure alone, as a terminal is narrow."""
+    first = methods[0].measures[:1]
+    table = Table(*_header(first), title=_place(methods[0].runs))
+    for row in _rows(methods, first):
         table.add_row(*row)
     return table
 
 
-def _rows(methods: Sequence[Method]) -> list[tuple[str, ...]]:
+def _rows(methods: Sequence[Method], measures: Sequence[str]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for method in methods:
         results = method.results()
         seeds = " ".join(f"{result['evaluation']['success']['value']:.2f}" for result in results)
-        estimates = [str(method.estimate(key)) for key in ("success", *methods[0].measures, "return")]
+        estimates = [str(method.estimate(key)) for key in ("success", *measures, "return")]
         rows.append((method.name, *estimates, seeds, f"{results[0]['steps']:,}"))
     return rows
 
