@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from environments import _habitat_far as far
+from environments import _habitat_experts as experts
 from environments import _habitat_shim as shim
 from environments import habitat
+from environments._habitat_houses import Piece
 from environments._habitat_ways import Floor
 from environments._interpreters import folder
 
@@ -101,13 +102,26 @@ class Body:
 
 def test_the_oracle_walks_on_where_a_step_on_the_shortest_way_is_blocked(monkeypatch) -> None:
     lattice = [(x, z) for x in np.arange(8.0, 8.6, 0.14) for z in np.arange(4.0, 4.6, 0.14)]
-    monkeypatch.setattr(far, "_view_points", lambda env: lattice)
+    monkeypatch.setattr(experts, "_view_points", lambda env: lattice)
     measurements = SimpleNamespace(success=SimpleNamespace(success_distance=0.1))
     task = SimpleNamespace(_config=SimpleNamespace(measurements=measurements))
     env = SimpleNamespace(sim=Body(), task=task)
-    actions, visited = [], []
-    while len(actions) < 40 and (action := far._follow(env, visited)) != "stop":
+    actions, expert = [], experts.Shortest()
+    while len(actions) < 40 and (action := expert.action(env)) != "stop":
         actions.append(action)
         env.sim.take(action)
     assert len(actions) < 20
     assert env.sim.ways_to(lattice).distances(env.sim.place[None])[0] < 0.1
+
+
+@pytest.mark.parametrize(
+    "x, z, action",
+    [(0, -1, "stop"), (-1, -1, "turn_left"), (1, -1, "turn_right"), (0.2, -1, "stop"), (-0.4, -1, "turn_left")],
+)
+def test_the_searching_oracle_faces_the_nearest_goal(x, z, action) -> None:
+    """It looks north, along -z; 15 degrees to either side are near enough."""
+    near, far_off = Piece("toilet", x, z, 0, 0, 0, 0), Piece("toilet", 5, 5, 0, 0, 0, 0)
+    simulator = SimpleNamespace(place=np.zeros(2), heading=0.0)
+    assert experts._face(simulator, {1: far_off, 2: near}) == action
+    simulator.heading = 4 * math.pi
+    assert experts._face(simulator, {1: far_off, 2: near}) == action
