@@ -60,7 +60,8 @@ class ObjectNav:
         from habitat.core.environments import RLTaskEnv
 
         self._labels = labels
-        self._expert = experts.Unseen() if options["scenes"] == "hm3d" else experts.EXPERTS[options.get("oracle", "shortest")]()
+        chosen = experts.EXPERTS[options.get("oracle", "shortest")]
+        self._expert = experts.Unseen() if options["scenes"] == "hm3d" else chosen()
         width, height = [int(side) for side in options["frame_size"].split("x")]
         if options["scenes"] == "embedded":
             from environments import _habitat_sim  # noqa: F401  # registers the simulator
