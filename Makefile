@@ -22,7 +22,7 @@ bench: $(STAMP) ## how fast frames become embeddings on this machine, with a ver
 test: $(STAMP) ## all but the slow tests
 	$(BIN)/python -m pytest
 
-test-all: $(STAMP) ## also the slow tests
+test-all: sims ## also the slow tests, and those that need the simulators' interpreters
 	$(BIN)/python -m pytest -m "not sims"
 
 sims: $(STAMP) ## build the simulators that have an interpreter of their own, and test with them
