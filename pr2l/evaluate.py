@@ -217,12 +217,12 @@ def committed(config: RunConfig) -> dict[str, Score]:
 
 
 def table(title: str, rows: dict[str, Score], of: str = "policy") -> Table:
-    """One row per score; of: what the rows are."""
+    """One row per score, with the first of its measures alone, as a terminal is narrow; of: what the rows are."""
     drawn = Table(title=title, caption="95 % bootstrap intervals over episodes that no run trains on")
     drawn.add_column(of)
-    measures = list(dict.fromkeys(name for score in rows.values() for name in score.measures))
+    measures = list(dict.fromkeys(name for score in rows.values() for name in score.measures))[:1]
     for column in ("success rate", *measures, "return", "length", "episodes"):
-        drawn.add_column(column, justify="right", no_wrap=True)
+        drawn.add_column(column, justify="right", no_wrap=not measures)
     for name, score in rows.items():
         episodes = f"{score.episodes} ({score.cut} cut)" if score.cut else str(score.episodes)
         measured = [str(score.measures.get(measure, "")) for measure in measures]
