@@ -78,7 +78,8 @@ def load_or_play(source: Source, folder: Path, progress: Progress = lambda count
 
 def _is_complete(path: Path, source: Source) -> bool:
     card = path / "set.json"
-    return card.exists() and json.loads(card.read_text())["source"] == source.model_dump(mode="json")
+    whole = card.exists() and (path / "scenes.jsonl").exists()  # which sets of an earlier version lack
+    return whole and json.loads(card.read_text())["source"] == source.model_dump(mode="json")
 
 
 def _read(path: Path) -> LabelledFrames:
