@@ -13,6 +13,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,14 @@ class Method:
     name: str
     runs: tuple[Run, ...]
 
+    @cached_property
     def results(self) -> list[dict[str, Any]]:
         """Each run's results.json; UserError for a run that has not been evaluated."""
         return [_results(run) for run in self.runs]
 
     def estimate(self, key: str, context: str | None = None) -> Estimate:
         """key: "success", "return" or a measure of the evaluation episodes; context: None = of all, whatever about."""
-        played = [result["played"] for result in self.results()]
+        played = [result["played"] for result in self.results]
         if context is None:
             return bootstrap_runs([each[key] for each in played])
         return bootstrap_runs([_where(each[key], each["context"], context) for each in played])
@@ -55,12 +57,12 @@ class Method:
     @property
     def measures(self) -> list[str]:
         """What the task measures beside success and return."""
-        return list(self.results()[0]["evaluation"].get("measures", {}))
+        return list(self.results[0]["evaluation"].get("measures", {}))
 
     @property
     def contexts(self) -> list[str]:
         """What the episodes are about, sorted; none where all are about the same."""
-        return sorted(self.results()[0].get("by_context", {}))
+        return sorted(self.results[0].get("by_context", {}))
 
 
 def _where(values: Sequence[float], contexts: Sequence[str], wanted: str) -> list[float]:
@@ -132,7 +134,7 @@ def _results(run: Run) -> dict[str, Any]:
 
 def _as_json(method: Method) -> dict[str, Any]:
     """What evaluate.committed reads, with what each run contributed."""
-    results = method.results()
+    results = method.results
     keys = ("environment", "task", "algorithm", "encoder", "vlm", "prompt", "network", "steps")
     about = {key: results[0][key] for key in keys if key in results[0]}
     success, returned = method.estimate("success"), method.estimate("return")
@@ -181,7 +183,7 @@ def _table(methods: Sequence[Method]) -> Table:
 def _rows(methods: Sequence[Method], measures: Sequence[str]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for method in methods:
-        results = method.results()
+        results = method.results
         seeds = " ".join(f"{result['evaluation']['success']['value']:.2f}" for result in results)
         estimates = [str(method.estimate(key)) for key in ("success", *measures, "return")]
         rows.append((method.name, *estimates, seeds, f"{results[0]['steps']:,}"))

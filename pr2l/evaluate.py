@@ -71,7 +71,7 @@ def by_context(played: Sequence[dict[str, Any]]) -> dict[str, Score]:
     """The score of each context, such as a target; its name is what fills the slots."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one in played:
-        groups[", ".join(one["context"].values())].append(one)
+        groups[_about(one)].append(one)
     return {name: Score.of(groups[name]) for name in sorted(groups)}
 
 
@@ -131,9 +131,13 @@ def _columns(played: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     return {
         "success": [float(one["success"]) for one in played],
         "return": [one["r"] for one in played],
-        "context": [", ".join(one["context"].values()) for one in played],
+        "context": [_about(one) for one in played],
         **{name: _measured(played, name) for name in played[0]["measures"]},
     }
+
+
+def _about(one: dict[str, Any]) -> str:
+    return ", ".join(one["context"].values())
 
 
 def _measured(played: Sequence[dict[str, Any]], name: str) -> list[float]:
