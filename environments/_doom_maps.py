@@ -16,7 +16,6 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -121,8 +120,8 @@ def map_name(index: int) -> str:
     return f"MAP{index + 1:02d}"
 
 
-def write_wad(path: Path, rooms: Sequence[Room], rules: str = "") -> None:
-    """Write the rooms as maps MAP01, MAP02, ... (at most 9999) of one PWAD file.
+def wad_of(rooms: Sequence[Room], rules: str = "") -> bytes:
+    """The rooms as maps MAP01, MAP02, ... (at most 9999) of one PWAD file.
 
     rules: text of a MAPINFO lump (zdoom.org/wiki/MAPINFO), such as a skill of one's own; "" for none.
 
@@ -138,7 +137,7 @@ def write_wad(path: Path, rooms: Sequence[Room], rules: str = "") -> None:
     for name, data in lumps:
         directory += struct.pack("<ii8s", 12 + len(body), len(data), name.encode())
         body += data
-    path.write_bytes(struct.pack("<4sii", b"PWAD", len(lumps), 12 + len(body)) + bytes(body + directory))
+    return struct.pack("<4sii", b"PWAD", len(lumps), 12 + len(body)) + bytes(body + directory)
 
 
 def udmf(room: Room) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
@@ -26,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from environments import _doom_oracles as oracles
 from environments import _tasks
 from environments._doom_engine import SCENARIOS, Engine, Settings, temporary_folder
-from environments._doom_maps import ITEMS, MONSTERS, Room, Thing, map_name, random_room, write_wad
+from environments._doom_maps import ITEMS, MONSTERS, Room, Thing, map_name, random_room, wad_of
 from environments._doom_rewards import (
     REACH,
     Reward,
@@ -271,7 +272,7 @@ class DoomEnv(gym.Env[Observation, np.int64]):
             raise ValueError(f"approach_reward shapes the task 'fetch' only: leave it 0 for {task.id!r}")
         self.task, self.options, self._split, self._labels = task, options, SPLITS.index(split), labels
         self._engine: Engine | None = None
-        self._rooms: list[Room] = []
+        self._rooms: tuple[Room, ...] = ()
         self._buttons = tuple(dict.fromkeys(button for action in task.actions for button in action))
         self._pressed = [[button in action for button in self._buttons] for action in task.actions]
         targets = [context["target"] for context in task.contexts]
@@ -339,13 +340,14 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         return oracles.Scene(engine.pose, self._target, things, walls)
 
     def _start(self) -> Engine:
-        if not self.task.wad:
-            self._rooms = [self._make_room(index) for index in range(self.options.rooms)]
         folder = temporary_folder()
         wad = SCENARIOS / self.task.wad
-        if self._rooms:
+        if not self.task.wad:
+            options = self.options
+            about = self.task.actors, self.task.apart, options.things, options.repeats
+            self._rooms, data = _rooms(self._split, options.rooms, *about)
             wad = folder / "rooms.wad"
-            write_wad(wad, self._rooms, RULES)
+            wad.write_bytes(data)
         return Engine(
             Settings(
                 wad,
@@ -358,18 +360,6 @@ class DoomEnv(gym.Env[Observation, np.int64]):
             ),
             folder,
         )
-
-    def _make_room(self, index: int) -> Room:
-        """The room that the split and the index determine."""
-        rng = np.random.default_rng([self._split, index])
-        room = random_room(rng, self.task.actors, self.options.things)
-        while not _apart(room, self.task.apart):
-            room = random_room(rng, self.task.actors, self.options.things)
-        if self.options.repeats:
-            return room
-        names = rng.permutation(self.task.actors)[: len(room.things)]
-        things = zip(room.things, names, strict=True)
-        return replace(room, things=tuple(replace(thing, name=str(name)) for thing, name in things))
 
     def _running(self) -> Engine:
         if self._engine is None:
@@ -454,6 +444,28 @@ def _visible_box(buffer: NDArray[np.uint8], label: Any) -> tuple[int, int, int, 
     if not rows.size:
         return None
     return x + int(columns[0]), y + int(rows[0]), x + int(columns[-1]) + 1, y + int(rows[-1]) + 1
+
+
+@lru_cache(maxsize=4)  # a run's environments share them; a thousand rooms take half a second
+def _rooms(
+    split: int, count: int, actors: tuple[str, ...], apart: float, things: int, repeats: bool
+) -> tuple[tuple[Room, ...], bytes]:
+    """The rooms of a split, each determined by the split and its index, and the WAD file that holds them."""
+    rooms = tuple(
+        _room(np.random.default_rng([split, index]), actors, apart, things, repeats) for index in range(count)
+    )
+    return rooms, wad_of(rooms, RULES)
+
+
+def _room(rng: np.random.Generator, actors: tuple[str, ...], apart: float, things: int, repeats: bool) -> Room:
+    room = random_room(rng, actors, things)
+    while not _apart(room, apart):
+        room = random_room(rng, actors, things)
+    if repeats:
+        return room
+    names = rng.permutation(actors)[: len(room.things)]
+    named = zip(room.things, names, strict=True)
+    return replace(room, things=tuple(replace(thing, name=str(name)) for thing, name in named))
 
 
 def _apart(room: Room, degrees: float) -> bool:
