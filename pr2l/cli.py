@@ -236,15 +236,17 @@ def bench_report(
 
 @bench.command(name="submit")
 def bench_submit(
-    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
+    runs: Annotated[list[Path], typer.Argument(help="Finished run folders.")],
     suite: Annotated[str | None, typer.Option(help="[default: the first that the run is of]")] = None,
     method: Annotated[str | None, typer.Option(help="A name for what the suite does not have.")] = None,
+    film: Annotated[bool, typer.Option("--film", help="Also the run's film, for the task's page.")] = False,
     out: Annotated[Path, typer.Option(help="The committed rows.")] = ROWS,
 ) -> None:
-    """Write the row of a run as a file for a pull request, once it is found to be a run of the suite."""
+    """Write the rows of runs as files for a pull request, once they are found to be runs of the suite."""
     from pr2l.rows import submit
 
-    print(submit(run, out, suite, method))
+    for run in runs:
+        print(submit(run, out, suite, method, film=film))
 
 
 @bench.command(name="site")
@@ -292,6 +294,19 @@ def prompts_search(
 
     scoring = _scoring(task, options)
     search(space or f"search/{task}", scoring, out or Path("runs/search") / task.replace("/", "-"), budget)
+
+
+@prompts.command(name="correlate")
+def prompts_correlate(
+    suite: Annotated[str, SUITE],
+    results: Annotated[Path, typer.Option(help="Where its rows are.")] = Path("runs/bench"),
+    frames: Annotated[int | None, typer.Option(min=1, help="To score on. [default: as `prompts score`]")] = None,
+    out: Annotated[Path | None, typer.Option(help="[default: runs/prompts/SUITE]")] = None,
+) -> None:
+    """Does the score foretell what training reaches? Rank correlations over a suite of prompt variants."""
+    from pr2l.correlate import correlate
+
+    correlate(suite, results, out or Path("runs/prompts") / Path(suite).stem, frames)
 
 
 @app.command(name="list")

@@ -1,8 +1,8 @@
 """`pr2l bench site`: the leaderboard, static pages made of committed rows and of nothing else.
 
     <out>/index.html                     every suite: the table over its tasks, profile and efficiency
-          <suite>-<task>.html            a task: its table, curves, and every run with its command and commit
-          rows/<suite>/<row>.json        the rows themselves
+          <suite>-<task>.html            a task: its table, curves, films, and every run with its command and commit
+          rows/<suite>/<row>.json        the rows themselves, and their films
 
 The same rows give the same bytes. Everything that a row says is escaped; pages ask nothing of any other server.
 """
@@ -10,7 +10,7 @@ The same rows give the same bytes. Everything that a row says is escaped; pages 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from rich.console import Console
 
 from pr2l.errors import UserError
 from pr2l.report import HEAD, TASK_HEAD, Values, interval, of_task, overall, summarise
-from pr2l.rows import Row, read_rows
+from pr2l.rows import Row, film_of, read_rows
 from pr2l.statistics import bootstrap
 from pr2l.suites import load_suite
 
@@ -70,13 +70,28 @@ def site(results: Path, out: Path) -> Path:
         shutil.copyfile(FILES / name, out / name)
     for name, found in rows.items():
         for row in found:
-            place = out / "rows" / name / f"{row.name}.json"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(results / name / place.name, place)
-    for name, text in _pages(summaries, rows).items():
+            _copy(_file(results, row), out / "rows" / name)
+    films = {(row.suite, row.name): _copy(film, out / "rows" / row.suite) for row, film in _films(results, rows)}
+    for name, text in _pages(summaries, rows, films).items():
         (out / name).write_text(text, encoding="utf-8")
     Console().print(f"{out / 'index.html'}: {sum(map(len, rows.values()))} runs of {', '.join(rows)}")
     return out / "index.html"
+
+
+def _file(results: Path, row: Row) -> Path:
+    return results / row.suite / f"{row.name}.json"
+
+
+def _films(results: Path, rows: Mapping[str, list[Row]]) -> Iterator[tuple[Row, Path]]:
+    for row in (row for found in rows.values() for row in found):
+        if film := film_of(_file(results, row)):
+            yield row, film
+
+
+def _copy(file: Path, folder: Path) -> str:
+    """The copy's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return shutil.copyfile(file, folder / file.name).name
 
 
 def _clear(out: Path) -> None:
@@ -87,8 +102,10 @@ def _clear(out: Path) -> None:
     out.mkdir(parents=True)
 
 
-def _pages(summaries: list[Values], rows: Mapping[str, list[Row]]) -> dict[str, str]:
-    """Every page by its file's name."""
+def _pages(
+    summaries: list[Values], rows: Mapping[str, list[Row]], films: Mapping[tuple[str, str], str]
+) -> dict[str, str]:
+    """Every page by its file's name. films: names of their files, by suite and row."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FILES),
         autoescape=True,
@@ -104,7 +121,7 @@ def _pages(summaries: list[Values], rows: Mapping[str, list[Row]]) -> dict[str, 
     pages = {"index.html": first}
     for summary in summaries:
         for task, name in _links(summary).items():
-            runs = [_run(row) for row in rows[summary["suite"]] if row.task == task]
+            runs = [_run(row, films) for row in rows[summary["suite"]] if row.task == task]
             about: dict[str, Any] = {"summary": summary, "task": task, "runs": runs, "table": of_task(summary, task)}
             about |= {"chart": _chart_of_task(summary, task), "head": TASK_HEAD, "run_head": RUN_HEAD}
             pages[name] = templates.get_template("task.html").render(about)
@@ -121,9 +138,10 @@ def _commits(rows: Mapping[str, list[Row]]) -> int:
     return len({row.commit for found in rows.values() for row in found})
 
 
-def _run(row: Row) -> dict[str, Any]:
+def _run(row: Row, films: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     success, returned = (interval(bootstrap(row.played(key))) for key in ("success", "return"))
-    return {"row": row, "success": success, "return": returned, "frames": f"{row.frames_per_second:,.0f}"}
+    film = films.get((row.suite, row.name))
+    return {"row": row, "success": success, "return": returned, "film": film, "frames": f"{row.frames_per_second:,.0f}"}
 
 
 def _charts_over_tasks(summary: Values) -> list[Chart]:

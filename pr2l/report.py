@@ -266,14 +266,15 @@ def markdown(summary: Values) -> str:
         " training."
     )
     parts.append(f"```console\npr2l bench run {summary['suite']}\npr2l bench report {summary['suite']}\n```")
-    parts += ["## All tasks", _markdown_table(HEAD, overall(summary)), "![](aggregates.png)", "![](efficiency.png)"]
+    parts += ["## All tasks", markdown_table(HEAD, overall(summary)), "![](aggregates.png)", "![](efficiency.png)"]
     for task in summary["tasks"]:
         parts.append(f"## {task}, {summary['steps'][task]:,} steps")
-        parts += [_markdown_table(TASK_HEAD, of_task(summary, task)), f"![]({task.replace('/', '-')}.png)"]
+        parts += [markdown_table(TASK_HEAD, of_task(summary, task)), f"![]({task.replace('/', '-')}.png)"]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that hold no bar."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 

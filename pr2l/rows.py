@@ -1,12 +1,14 @@
 """Rows of a benchmark: a JSON file for each run, with all that it takes to believe it and to make it again.
 
     <folder>/<suite>/<environment>-<task>-<method>-seed<n>.json
+                                                          .mp4     a film of it, where one was submitted
 """
 
 from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +33,7 @@ from pr2l.suites import Name, Suite, load_suite, names, names_with, row_name
 
 COST = "cost.json"  # in the folder of a run that `pr2l bench run` made
 POINTS = 60  # of a row's curve
+FILMS = (".mp4", ".gif")
 TOLD = ("torch", "transformers", "stable_baselines3", "gymnasium", "vizdoom", "numpy")  # packages named in a row
 LESSON = "A row that lacks the commit or the command is refused: nobody could make it again."
 
@@ -181,11 +184,16 @@ def write_row(path: Path, row: Row) -> None:
     write_json(path, row.model_dump(mode="json"), lines=True)
 
 
-def submit(path: Path, out: Path, suite: str | None = None, method: str | None = None) -> Path:
+def film_of(row: Path) -> Path | None:
+    """The film beside the file of a row, or beside the results of a run; None where there is none."""
+    return next((row.with_suffix(kind) for kind in FILMS if row.with_suffix(kind).exists()), None)
+
+
+def submit(path: Path, out: Path, suite: str | None = None, method: str | None = None, *, film: bool = False) -> Path:
     """Writes the row of a run folder to `out`, as a file for a pull request, and returns it.
 
     suite: None = the first one that the run is of. method: a name for what the suite does not have; it needs `suite`.
-    Raises UserError where the run does not fit, or its row is there already.
+    film: also copy the run's. Raises UserError where the run does not fit, or there is another's row in its place.
     """
     run = Run.load(path)
     if method and not suite:
@@ -193,10 +201,15 @@ def submit(path: Path, out: Path, suite: str | None = None, method: str | None =
     chosen = load_suite(suite) if suite else _suite_of(run)
     row = row_of(run, chosen, method)
     place = out / chosen.name / f"{row.name}.json"
-    if place.exists():
-        raise UserError(f"{place} exists: that run has been submitted; delete it to replace it")
+    if place.exists() and read_row(place) != row:
+        raise UserError(f"{place} exists, and is of another run; delete it to replace it")
+    filmed = film_of(run.path / "video")
+    if film and not filmed:
+        raise UserError(f"{run.path} has no film; `pr2l evaluate {run.path}` makes one")
     place.parent.mkdir(parents=True, exist_ok=True)
     write_row(place, row)
+    if film and filmed:
+        shutil.copyfile(filmed, place.with_suffix(filmed.suffix))
     return place
 
 

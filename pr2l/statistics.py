@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -107,6 +108,16 @@ def improvement(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArr
     """
     difference = ours[..., :, None] - theirs[..., None, :]
     return np.asarray(((difference > 0) + 0.5 * (difference == 0)).mean(axis=(-3, -2, -1)))
+
+
+def spearman(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Spearman's rank correlation along the last axis: [..., n], [..., n] -> [...]; ties share their mean rank.
+
+    0 where one side is constant, which says nothing about the other.
+    """
+    ranks = [rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2 for values in (ours, theirs)]
+    spread = np.sqrt((ranks[0] ** 2).sum(-1) * (ranks[1] ** 2).sum(-1))
+    return np.asarray((ranks[0] * ranks[1]).sum(-1) / np.where(spread, spread, 1))
 
 
 def performance_profile(scores: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from pr2l.statistics import (
     bootstrap,
@@ -13,6 +14,7 @@ from pr2l.statistics import (
     median,
     over_tasks,
     performance_profile,
+    spearman,
     stratified,
 )
 
@@ -170,3 +172,15 @@ def test_the_first_step_at_a_threshold():
     assert first_reached(steps, values, 0.5) == 30
     assert first_reached(steps, values, 0.1) == 20
     assert first_reached(steps, values, 0.6) is None
+
+
+def test_spearman_by_hand_and_as_scipy_says():
+    ranks = np.array([1.0, 2.0, 3.0, 4.0])
+    assert spearman(ranks, np.array([10.0, 20.0, 30.0, 1000.0])) == 1
+    assert spearman(ranks, -ranks) == -1
+    # Without ties 1 - 6 sum d^2 / (n (n^2 - 1)): two neighbours have changed places, d = 1, -1, 0, 0.
+    assert spearman(ranks, np.array([2.0, 1.0, 3.0, 4.0])) == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert spearman(ranks, np.ones(4)) == 0
+    ours, theirs = OURS.ravel()[:12], THEIRS.ravel()
+    assert spearman(ours, theirs) == pytest.approx(scipy.stats.spearmanr(ours, theirs).statistic)
+    assert spearman(np.array([ranks, -ranks]), ranks).tolist() == [1, -1]

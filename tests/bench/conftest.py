@@ -8,7 +8,7 @@ import yaml
 
 from pr2l.rows import row_of, write_row
 from pr2l.runs import Run
-from pr2l.suites import load_suite
+from pr2l.suites import Suite, load_suite
 
 METHOD = {
     "why": "a test",
@@ -52,10 +52,14 @@ def toys(write_plugin, tmp_path, monkeypatch):
 
 @pytest.fixture
 def finished(toys, tmp_path):
-    """finished(task, method, seed, rights, **changed) -> a run folder; rights: episodes of four that succeed."""
+    """finished(task, method, seed, rights, **changed) -> a run folder; rights: episodes of four that succeed.
 
-    def make(task: str, method: str, seed: int, rights: int, **changed: object) -> Path:
-        config = toys.cell(f"toy/{task}", method, seed).config.model_copy(update=changed)
+    suite: None = toys, whose tasks need no "toy/".
+    """
+
+    def make(task: str, method: str, seed: int, rights: int, suite: Suite | None = None, **changed: object) -> Path:
+        cell = suite.cell(task, method, seed) if suite else toys.cell(f"toy/{task}", method, seed)
+        config = cell.config.model_copy(update=changed)
         path = tmp_path / "runs" / str(len(list(tmp_path.glob("runs/*"))))
         path.mkdir(parents=True)
         config.save(path / "config.yaml")

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from typer.main import get_command
@@ -13,6 +14,7 @@ from typer.main import get_command
 from pr2l.cli import app
 from pr2l.errors import UserError
 from pr2l.leaderboard import site
+from pr2l.video import write_video
 
 VOID = {"meta", "link", "br", "img", "input", "line", "polygon", "polyline"}
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -52,6 +54,8 @@ class Page(HTMLParser):
 def made(rows, tmp_path):
     path = rows / "toys" / "toy-colours-pixels-seed0.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"machine": EVIL, "uncommitted": True}))
+    write_video(path.with_suffix(""), [np.full((32, 48, 3), shade, np.uint8) for shade in (0, 255)], fps=2)
+    (rows / "toys" / "toy-colours-small-seed0.gif").write_bytes(b"GIF89a")
     return site(rows, tmp_path / "site").parent
 
 
@@ -78,7 +82,8 @@ def test_what_a_row_says_is_escaped(made):
 
 def test_links_lead_to_files_and_nowhere_else(made):
     for page in pages(made).values():
-        targets = [tag.get("href") or tag.get("src") for name, tag in page.tags if name in ("a", "link", "script")]
+        linking = [tag for name, tag in page.tags if name in ("a", "link", "script", "video")]
+        targets = [tag.get("href") or tag.get("src") for tag in linking]
         ids = {tag["id"] for _, tag in page.tags if "id" in tag}
         for target in targets:
             name, _, place = target.partition("#")
@@ -105,6 +110,16 @@ def test_a_reader_who_does_not_see_finds_the_way(made):
 def test_the_style_suits_the_reader(made):
     style = (made / "style.css").read_text()
     assert "color-scheme: light dark" in style and "prefers-reduced-motion" in style and ":focus-visible" in style
+
+
+def test_films_are_on_the_page_of_their_task(made, rows):
+    page = pages(made)["toys-toy-colours.html"]
+    [film] = page.all("video")
+    assert film["src"] == "rows/toys/toy-colours-pixels-seed0.mp4"
+    assert film["aria-label"] == "Film of pixels, seed 0" and "controls" in film and "autoplay" not in film
+    assert (made / film["src"]).read_bytes() == (rows / "toys" / "toy-colours-pixels-seed0.mp4").read_bytes()
+    assert {"href": "rows/toys/toy-colours-small-seed0.gif"} in page.all("a"), "a GIF cannot be paused, so it is a link"
+    assert "Films" not in pages(made)["toys-toy-again.html"].words
 
 
 def test_a_chart_is_where_its_numbers_are(made):
@@ -170,6 +185,11 @@ const texts = (inside, column) => [...inside.querySelector("tbody").rows].map((r
   found.last = [0, 1].map(() => { better.querySelector("button").click(); return texts(inside, 0); });
   heading.querySelector("button").click();
   button.click();
+  const player = (await frame("toys-toy-colours.html", 390)).querySelector("video");
+  if (player.readyState < 1 && !player.error) await new Promise((done) => {
+    player.onloadedmetadata = player.onerror = done;
+  });
+  found.film = [player.duration, player.videoWidth];
   found.said = inside.getElementById("said").textContent;
   inside.querySelector("thead button").click();
   found.names = [...texts(inside, 0), heading.getAttribute("aria-sort")];
@@ -197,6 +217,7 @@ def test_in_a_browser_tables_sort_themes_change_and_no_page_scrolls_sideways(mad
     assert [found[f"{name} {width}"] for name in names for width in (390, 1280)] == [0, 0] * len(names)
     assert found["orders"] == [["descending", "pixels", "small"], ["ascending", "small", "pixels"]]
     assert found["last"] == [["pixels", "small"]] * 2  # the baseline has no number there
+    assert found["film"] == [1, 48]  # seconds and pixels: the browser can play it
     assert found["said"] == "Sorted by IQM, ascending"
     assert found["names"] == ["pixels", "small", None]
     (one, first, _), (other, second, _) = found["themes"]
@@ -205,9 +226,9 @@ def test_in_a_browser_tables_sort_themes_change_and_no_page_scrolls_sideways(mad
 
 
 def test_the_commands_from_a_run_to_the_pages(toys, finished, tmp_path):
-    run = finished("colours", "pixels", 0, 2)
+    runs = [str(finished("colours", "pixels", seed, 2)) for seed in (0, 1)]
     for words in (
-        ["submit", str(run), "--out", "rows"],
+        ["submit", *runs, "--out", "rows"],
         ["report", "toys", "--results", "rows", "--out", "report"],
         ["site", "--results", "rows", "--out", "pages"],
     ):

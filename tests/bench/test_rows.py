@@ -7,7 +7,7 @@ import pytest
 
 from pr2l.config import load_config
 from pr2l.errors import UserError
-from pr2l.rows import check, read_row, read_rows, row_of, submit, write_row
+from pr2l.rows import check, film_of, read_row, read_rows, row_of, submit, write_row
 from pr2l.runs import Run
 from pr2l.suites import load_suite
 
@@ -78,8 +78,23 @@ def test_a_run_is_submitted_once_to_the_suite_that_it_is_of(toys, finished, tmp_
     path = submit(run, tmp_path / "out")
     assert path == tmp_path / "out" / "toys" / "toy-colours-pixels-seed0.json"
     assert read_row(path).success == 0.5
-    with pytest.raises(UserError, match="exists"):
-        submit(run, tmp_path / "out")
+    assert submit(run, tmp_path / "out") == path, "the same again changes nothing"
+    with pytest.raises(UserError, match="exists, and is of another run; delete it"):
+        submit(finished("colours", "pixels", 0, 3), tmp_path / "out")
+    assert read_row(path).success == 0.5
+
+
+@pytest.mark.parametrize("kind", [".mp4", ".gif"])
+def test_a_film_goes_with_its_row_where_asked_for(kind, toys, finished, tmp_path):
+    run = finished("colours", "pixels", 0, 2)
+    with pytest.raises(UserError, match=f"{run} has no film; `pr2l evaluate"):
+        submit(run, tmp_path / "out", film=True)
+    assert not (tmp_path / "out").exists()
+    (run / f"video{kind}").write_bytes(b"moving")
+    path = submit(run, tmp_path / "out")
+    assert film_of(path) is None
+    submit(run, tmp_path / "out", film=True)
+    assert film_of(path) == path.with_suffix(kind) and path.with_suffix(kind).read_bytes() == b"moving"
 
 
 def test_a_method_of_ones_own_is_named_and_keeps_to_the_protocol(toys, finished, tmp_path):

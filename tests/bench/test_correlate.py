@@ -1,0 +1,110 @@
+"""Rank correlations of variants whose order is known on paper, and of real prompts with invented success rates."""
+
+import json
+
+import pytest
+
+from pr2l import correlate as program
+from pr2l.correlate import Variant, correlate, correlations
+from pr2l.errors import UserError
+from pr2l.probes import Probe
+from pr2l.prompt import Prompt
+from pr2l.rows import row_of, write_row
+from pr2l.runs import Run
+from pr2l.score import PromptScore
+from pr2l.statistics import Estimate
+from pr2l.suites import load_suite
+from pr2l.vlms._base import Defaults
+
+VARIANTS = ("where", "present", "describe", "act")
+
+
+def variant(name, *runs, presence, direction, answered=True):
+    """A variant with two probes and these runs of episodes."""
+    accuracies = {"presence": presence, "direction": direction}
+    rate = Estimate(presence, 0.0, 1.0) if answered else None
+    score = PromptScore(
+        prompt=Prompt(name=name, text="", why="a test", source="this file"),
+        options=Defaults(),
+        present=rate,
+        absent=rate,
+        says=[],
+        view={truth: Probe(Estimate(value, 0, 1), 0.5, 10) for truth, value in accuracies.items()},
+        cells={},
+        ms=1.0,
+        answers=[],
+    )
+    return Variant(name, score, tuple(tuple(map(float, run)) for run in runs))
+
+
+def test_ranks_by_hand():
+    """Presence rises with success, direction falls, and their mean is ranked 2 1 3 4 where success is 1 2 3 4."""
+    variants = [
+        variant("a", [0, 0], [0, 0], presence=0.5, direction=0.9),
+        variant("b", [0, 1], [0, 0], presence=0.6, direction=0.7),
+        variant("c", [0, 1], [1, 0], presence=0.95, direction=0.6),
+        variant("d", [1, 1], [1, 1], presence=1.0, direction=0.58),
+    ]
+    found = {one.of: one for one in correlations(variants)}
+    assert found["presence"].rho.value == 1 and found["direction"].rho.value == -1
+    assert found["score"].rho.value == pytest.approx(0.8)  # 0.7, 0.65, 0.775, 0.79: ranks 2 1 3 4
+    assert found["presence"].p == found["direction"].p == pytest.approx(2 / 24)  # one order of 4! on either side
+    assert found["says yes where it is"].rho.value == 1
+    low, high = found["presence"].rho[1:]
+    assert low < high == 1, "b, redrawn as its better run twice, is no worse than c"
+
+
+def test_the_interval_is_over_runs_only():
+    """Runs that do not differ leave nothing to redraw."""
+    each = [variant(str(n), [n, n], [n, n], presence=0.5 + n / 10, direction=0.5) for n in range(4)]
+    found = {one.of: one for one in correlations(each)}
+    assert tuple(found["score"].rho) == (1, 1, 1)
+    assert tuple(found["direction"].rho) == (0, 0, 0), "what does not vary foretells nothing"
+
+
+def test_rates_count_only_where_all_variants_answer():
+    each = [variant(str(n), [n], presence=0.5 + n / 10, direction=0.5, answered=n > 0) for n in range(4)]
+    assert [one.of for one in correlations(each)] == ["score", "presence", "direction"]
+
+
+@pytest.fixture
+def prompts_run(toys, write_suite, finished, tmp_path):
+    """A suite of four prompts of doom/fetch and one of pixels, and its rows: 4, 3, 2, 1 episodes of 4 succeed."""
+    how = {name: {"config": "prompted", "overrides": [f"prompt={name}"]} for name in VARIANTS}
+    methods = how | {"pixels": {"config": "pixels"}}
+    path = write_suite("asked", tasks={"doom/fetch": {}}, methods=methods, baseline="pixels", overrides=[])
+    suite = load_suite(path)
+    (tmp_path / "rows" / "asked").mkdir(parents=True)
+    for number, name in enumerate(methods):
+        for seed in (0, 1):
+            run = finished("doom/fetch", name, seed, max(0, 4 - number), suite=suite)
+            row = row_of(Run.load(run), suite)
+            write_row(tmp_path / "rows" / "asked" / f"{row.name}.json", row)
+    return path
+
+
+def test_from_rows_to_the_page(prompts_run, tmp_path, capsys):
+    out = tmp_path / "out"
+    found = correlate(prompts_run, tmp_path / "rows", out, frames=240)
+    values = json.loads((out / "correlation.json").read_text())["doom/fetch"]
+    assert set(values["variants"]) == set(VARIANTS), "pixels have no states of a VLM"
+    scores = {name: each["score"] for name, each in values["variants"].items()}
+    assert min(scores["where"], scores["present"]) > max(scores["describe"], scores["act"])
+    assert values["variants"]["where"]["success"]["value"] == 1
+    best = {one.of: one.rho.value for one in found["doom/fetch"]}
+    assert best["score"] == pytest.approx(values["correlations"]["score"]["value"]) and best["score"] >= 0.6
+    page = (out / "correlation.md").read_text()
+    assert "pr2l prompts correlate asked" in page and "| `where` |" in page
+    assert (out / "correlation.png").stat().st_size > 10_000
+    assert "doom/fetch: 4 variants" in capsys.readouterr().out
+
+
+def test_too_few_or_unequal_variants_are_refused(prompts_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "_score", lambda *_: pytest.fail("it was to be refused before anything is read"))
+    (tmp_path / "rows" / "asked" / "doom-fetch-where-seed1.json").unlink()
+    with pytest.raises(UserError, match=r"same seeds, and has \(where 1, present 2, describe 2, act 2\).*bench run"):
+        correlate(prompts_run, tmp_path / "rows", tmp_path / "out")
+    for path in (tmp_path / "rows" / "asked").glob("*.json"):
+        path.unlink()
+    with pytest.raises(UserError, match="needs 4 or more methods"):
+        correlate(prompts_run, tmp_path / "rows", tmp_path / "out")
