@@ -18,6 +18,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from pr2l.errors import UserError
+
 THREADS = "OMP_NUM_THREADS"
 LOOK = 1.0  # seconds between two looks at what runs
 
@@ -60,11 +62,17 @@ def side_by_side(
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Waits until no other process works in the folder; a process that dies leaves it free."""
+def alone(folder: Path, *, patient: bool = True) -> Iterator[None]:
+    """Waits until no other process works in the folder; a process that dies leaves it free.
+
+    patient: False = a UserError at once where another does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if patient else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is at work in {folder}; wait for it, or give another folder") from None
         yield
 
 

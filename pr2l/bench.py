@@ -55,13 +55,21 @@ class Estimate:
 def run(name: str, out: Path, at_once: int | None = None) -> None:
     """Makes every run of the suite that has no row yet. at_once: processes; None = one for each core, on a GPU one.
 
-    Ctrl-C saves all runs and raises KeyboardInterrupt; called again, it goes on. Raises UserError, after all others
-    have been made, if some runs failed.
+    Ctrl-C saves all runs and raises KeyboardInterrupt; called again, it goes on. Raises UserError where another process
+    makes the suite's runs in `out`, and, after all others have been made, if some runs failed.
     """
-    suite, console = load_suite(name), Console()
+    suite = load_suite(name)
     home = out / suite.name
-    cells = missing(suite, home)
-    at_once, threads = _share(at_once)
+    with alone(home, patient=False):
+        failed = _run(name, suite, home, *_share(at_once))
+    if failed:
+        raise UserError("\n".join(map(_failure, failed)))
+    Console().print(f"all runs of {suite.name} are made; [bold]pr2l bench report {escape(name)}[/] sums them up")
+
+
+def _run(name: str, suite: Suite, home: Path, at_once: int, threads: int) -> list[Job]:
+    """Makes what is missing; those that failed."""
+    cells, console = missing(suite, home), Console()
     console.print(f"{suite.name}: {len(cells)} of {len(suite.cells())} runs to do, {at_once} at a time; {home}")
     memory = {row.method: row.cost.peak_memory or UNKNOWN for row in _rows(suite, home)}
     make = partial(_make, suite, home=home, threads=threads)
@@ -76,9 +84,7 @@ def run(name: str, out: Path, at_once: int | None = None) -> None:
         except KeyboardInterrupt:
             console.print(f"stopped and saved; go on with [bold]pr2l bench run {escape(name)}")
             raise
-    if failed:
-        raise UserError("\n".join(map(_failure, failed)))
-    console.print(f"all runs of {suite.name} are made; [bold]pr2l bench report {escape(name)}[/] sums them up")
+    return failed
 
 
 def plan(name: str, out: Path, at_once: int | None = None) -> None:

@@ -36,6 +36,14 @@ def test_what_is_missing_is_made_once(write_suite, tmp_path, capsys):
     assert sorted((tmp_path / "out").glob("two/*/toy-*")) == folders
 
 
+def test_a_second_program_in_the_same_folder_is_refused(write_suite, tmp_path):
+    name = write_suite("two")
+    busy = pytest.raises(UserError, match=r"another process is at work in .*out/two; wait for it")
+    with alone(tmp_path / "out" / "two"), busy:
+        bench.run(name, tmp_path / "out")
+    assert read_rows(tmp_path / "out", load_suite(name)) == []
+
+
 def test_killed_it_saves_and_goes_on(write_suite, tmp_path):
     """kill -9 of the program: its process notices, saves and ends; called again, the same run folder is finished."""
     name = write_suite("long", steps=640, seeds=[0])
