@@ -285,15 +285,15 @@ def prompts_score(
 def prompts_search(
     task: Annotated[str, TASK],
     options: Scored = None,
-    space: Annotated[str | None, typer.Option(help="What to try, a YAML file. [default: search/TASK]")] = None,
+    space: Annotated[str | None, typer.Option(help="What to try, a YAML file. [default: search/ENVIRONMENT]")] = None,
     budget: Annotated[int, typer.Option(min=1, help="Frames to read, over all candidates.")] = 4800,
     out: Annotated[Path | None, typer.Option(help="[default: runs/search/TASK]")] = None,
 ) -> None:
     """Find a good prompt among many by successive halving; called again after a stop, go on."""
     from pr2l.search import search
 
-    scoring = _scoring(task, options)
-    search(space or f"search/{task}", scoring, out or Path("runs/search") / task.replace("/", "-"), budget)
+    space = space or f"search/{task.partition('/')[0]}"
+    search(space, _scoring(task, options), out or Path("runs/search") / task.replace("/", "-"), budget)
 
 
 @prompts.command(name="correlate")
