@@ -6,7 +6,7 @@ import json
 import pytest
 
 from pr2l.errors import UserError
-from pr2l.report import interval, markdown, report, summarise
+from pr2l.report import interval, markdown, of_task, overall, report, summarise
 from pr2l.rows import read_rows
 
 
@@ -24,6 +24,13 @@ def test_aggregates_over_tasks(summary):
     # Against 0.25: 1 wins always, 0.5 wins and 0 loses.
     assert pixels["improvement"][0] == 0.75 and small["improvement"] is None
     assert (pixels["runs"], summary["rows"], summary["wanted"]) == (4, 8, 8)
+
+
+def test_the_best_come_first(summary):
+    assert [row[0] for row in overall(summary)] == ["pixels", "small"]
+    assert [row[0] for row in of_task(summary, "toy/colours")] == ["pixels", "small"]
+    summary["methods"]["pixels"]["iqm"], summary["methods"]["small"]["iqm"] = None, [0.0, 0.0, 0.0]
+    assert [row[0] for row in overall(summary)] == ["small", "pixels"], "without a number, last"
 
 
 def test_the_profile_and_the_curve(summary):
