@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, PreTrainedConfig
@@ -191,7 +192,7 @@ def fetched(weights: str, read: Callable[[], Read]) -> Read:
     """What `read` gives, from a Hub id or a folder; UserError, with the next step, where it is not to be had."""
     try:
         return read()
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter of half a download, or a pointer that git-lfs left
         reason = str(error).strip().splitlines()[0]
         if Path(weights).is_dir():
             raise UserError(f"encoder_options: the folder weights={weights!r} is not complete: {reason}") from error
@@ -211,18 +212,21 @@ class FileEncoder(VisionEncoder):
 
     def read_tensors(self, weights: str) -> dict[str, Tensor]:
         """Name of each weight -> the weight, in float32 or as it was saved, on the CPU."""
-        path = Path(weights)
+        path = Path(weights).expanduser()
         if not path.is_file():
             raise UserError(
                 f"encoder_options: weights={weights!r} is no file on this machine. Fetch it from {self.published} and"
                 " give its place as encoder_options.weights."
             )
         if path.suffix == ".safetensors":
-            return load_file(path)
+            try:
+                return load_file(path)
+            except SafetensorError as error:
+                raise UserError(f"{path} is no whole .safetensors file ({error}). Fetch it anew.") from error
         return saved_by_torch(path, self.entry)
 
     def source(self) -> dict[str, str]:
-        path = Path(self.options.weights)
+        path = Path(self.options.weights).expanduser()
         return {"name": path.name, "revision": f"sha256 {_digest.of_files(path.parent, [path])}"}
 
 
@@ -230,13 +234,15 @@ def saved_by_torch(path: Path, entry: str) -> dict[str, Tensor]:
     """Tensors only: whatever else the pickle inside may hold is refused, and never run."""
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError) as error:
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        reason = (str(error) or "it ends too early").splitlines()[0]
         raise UserError(
-            f"{path} holds more than tensors, or is damaged, and is not read: {str(error).splitlines()[0]}. If you"
-            f" trust it, save its {entry!r} as .safetensors (safetensors.torch.save_file), and give that file."
+            f"{path} holds more than tensors, or is damaged, and is not read: {reason}. If you trust it, save a copy of"
+            f" each tensor of its {entry!r} with safetensors.torch.save_file, and give that file."
         ) from error
-    if entry not in held:
-        raise UserError(f"{path} has no entry {entry!r}; it has {', '.join(map(repr, held)) or 'none'}.")
+    if not isinstance(held, dict) or not isinstance(held.get(entry), dict):
+        has = ", ".join(map(repr, list(held)[:8])) if isinstance(held, dict) else f"a {type(held).__name__} alone"
+        raise UserError(f"{path} has no entry {entry!r} with weights; it has {has or 'none'}.")
     return dict(held[entry])
 
 

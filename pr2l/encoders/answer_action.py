@@ -8,7 +8,7 @@ Nothing is learned. An answer that names no action is padding. No weights of its
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +17,7 @@ from pr2l.encoders._answers import AnswerEncoder
 from pr2l.encoders._base import EncoderSource
 from pr2l.types import Tokens
 
-Words = tuple[str, ...]
+Words = tuple[Annotated[str, Field(min_length=1)], ...]  # none for an action that no word names
 
 
 class Defaults(BaseModel):
@@ -49,10 +49,17 @@ class AnswerActionEncoder(AnswerEncoder):
 
 
 def named(answer: str, actions: tuple[Words, ...]) -> int | None:
-    """The number of the action whose word comes first in the answer; None = it names none. Case does not matter."""
-    found = [re.search(rf"\b({'|'.join(map(re.escape, words))})\b", answer, re.IGNORECASE) for words in actions]
-    places = {match.start(): action for action, match in enumerate(found) if match}
-    return places[min(places)] if places else None
+    """The number of the action whose word comes first in the answer; None = it names none. Case does not matter.
+
+    Of two that begin at the same place, "look" and "look up", the longer one counts.
+    """
+    found = (
+        (match.start(), -match.end(), action)
+        for action, words in enumerate(actions)
+        for word in words
+        if (match := re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE))
+    )
+    return min(found, default=(0, 0, None))[2]
 
 
 def create(source: EncoderSource, options: Defaults) -> AnswerActionEncoder:

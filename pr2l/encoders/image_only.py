@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from pr2l.encoders._base import EncoderSource
 from pr2l.encoders._states import StatesEncoder, pool_grid, pooled_length
@@ -17,7 +17,7 @@ class Defaults(BaseModel):
 
     image_tokens: int | None = None  # average the image grid to so many (a square number); None = keep all
     pca: int | None = None  # components per token; None = no PCA, as in the paper's baseline
-    pca_frames: int = 512  # frames of random play that the PCA is fitted on
+    pca_frames: PositiveInt = 512  # frames of random play that the PCA is fitted on
 
 
 class ImageOnlyEncoder(StatesEncoder):

@@ -7,7 +7,8 @@ read frame by frame; tokens=all is 1 + 160 tokens of width 768 after the last la
 MineCLIP pools 16 frames in time to score a video against a text. An encoder knows one frame, not the episode before it
 (stores and memories go by the frame), so the feature of the frame alone is what a policy gets, as MineAgent's does; a
 policy that needs the past has an LSTM for it. With `video` the temporal pooling sees the frame 16 times over: a video
-that stands still, in the space in which MineCLIP compares videos with texts. For `avg` that is the image feature again.
+that stands still, as forward_video_features gives it: before the adapter after which MineCLIP compares videos with
+texts. For `avg` that is the image feature again.
 Frames of another size are stretched; the package leaves that to its caller.
 Written from MineCLIP @ e6c06a0, mineclip/mineclip (mineclip.py, base.py, clip.py, pooling.py, transformer.py), and from
 x-transformers 0.27.1, of which the latter is made.

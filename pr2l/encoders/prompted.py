@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from pr2l.encoders._base import EncoderSource
 from pr2l.encoders._states import StatesEncoder, pool_grid, pooled_length
@@ -22,7 +22,7 @@ class Defaults(BaseModel):
     segments: tuple[Segment, ...] = ("image", "prompt", "generated")  # tokens to use, in this order; the paper's
     image_tokens: int | None = None  # average the image grid to so many (a square number); None = keep all tokens
     pca: int | None = None  # components per layer and token (paper's Habitat: 1024 of 4096); None = no PCA
-    pca_frames: int = 512  # frames of random play that the PCA is fitted on
+    pca_frames: PositiveInt = 512  # frames of random play that the PCA is fitted on
     layer_join: Literal["width", "tokens"] = "width"  # layers side by side in a token, or as tokens of their own
 
 

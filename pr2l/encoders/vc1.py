@@ -18,11 +18,13 @@ from transformers import ViTConfig, ViTModel
 
 from pr2l.encoders._base import EncoderSource
 from pr2l.encoders._vision import FileEncoder, Seen, SquareDefaults, as_torchvision, loaded
+from pr2l.errors import UserError
 from pr2l.types import Frames
 from pr2l.vlms._pixels import Pixels
 from pr2l.vlms._timm import renamed
 
-HEAD = 64  # numbers of an attention head, in all sizes
+HEAD = 64  # numbers of an attention head, in ViT-S, B and L
+NEEDED = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")  # to read the sizes off
 NAMES = {  # timm's, and what transformers calls them
     "patch_embed.proj": "embeddings.patch_embeddings.projection",
     "cls_token": "embeddings.cls_token",
@@ -46,6 +48,10 @@ class Vc1Encoder(FileEncoder):
 
     def read(self, weights: str, dtype: torch.dtype) -> nn.Module:
         tensors = self.read_tensors(weights)
+        if missing := [name for name in NEEDED if name not in tensors]:
+            raise UserError(f"{weights} has no weight {missing[0]!r}, so it is no VC-1.")
+        if (width := len(tensors[NEEDED[0]])) > 1024:
+            raise UserError(f"{weights} has width {width}; VC-1 is ViT-B (768) or ViT-L (1024).")
         model = ViTModel(vit_config(tensors), add_pooling_layer=False)
         return loaded(model, as_transformers(tensors), weights).to(dtype)
 

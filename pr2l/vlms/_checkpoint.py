@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -183,6 +183,8 @@ def read_chat_template(path: str, tokenizer: Any) -> str | None:
 def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
+    except SafetensorError as error:  # half a download, or a pointer that git-lfs left
+        raise UserError(f"the {part} of {path!r} is no whole .safetensors file ({error}); fetch it anew") from error
     except OSError as error:
         raise UserError(_absent(path, part, _first_line(error))) from error
     except (ImportError, ValueError) as error:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import small_weights
 import torch
+from pydantic import ValidationError
 
 from pr2l import registry
 from pr2l.encoders import answer_action, image_only, oracle, pixels, prompted
@@ -260,10 +261,24 @@ def test_oracle_without_labels_says_how_to_get_them():
         ("forward", 2),
         ("nowhere", None),
         ("", None),
+        ("go up", 3),
+        ("go up the stairs", 4),  # begins where "go up" does, and is longer
     ],
 )
 def test_an_answer_names_the_action_whose_word_comes_first(answer, action):
-    assert answer_action.named(answer, (("left",), ("right",), ("ahead", "forward"))) == action
+    actions = (("left",), ("right",), ("ahead", "forward"), ("go up",), ("go up the stairs",), ())
+    assert answer_action.named(answer, actions) == action
+
+
+def test_an_empty_word_names_nothing():
+    with pytest.raises(ValidationError, match="at least 1 character"):
+        answer_action.Defaults(actions=(("left",), ("",)))
+
+
+@pytest.mark.parametrize("module", [prompted, image_only])
+def test_a_pca_is_fitted_on_some_frames(module):
+    with pytest.raises(ValidationError, match="greater than 0"):
+        module.Defaults(pca=4, pca_frames=0)
 
 
 def test_the_action_that_is_named_is_one_hot_and_none_is_padding():

@@ -1,6 +1,8 @@
 """Encoders of frozen vision models against the class called plainly, or the original layer arithmetic written out."""
 
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -244,8 +246,15 @@ def test_mineclip_is_its_tower_and_its_temporal_pooling(weights):
 
 
 def test_mineclip_stretches_other_frames(weights):
+    """As PIL does in floats: bilinear, averaging over all that a new pixel covers."""
+    pictures, size = frames(2, 320, 512), (256, 160)
+    scaled = [
+        [np.asarray(Image.fromarray(one[..., channel].astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+         for channel in range(3)] for one in pictures
+    ]  # fmt: skip
+    mean, std = (torch.tensor(part)[:, None, None] for part in (mineclip.MEAN, mineclip.STD))
     encoder = make("mineclip", weights=weights("mineclip"))
-    assert encoder.pixels(frames(2, *SHAPE[:2])).shape == (2, 3, 160, 256)
+    close(encoder.pixels(pictures), (torch.tensor(np.array(scaled)) / 255 - mean) / std)
 
 
 def test_safetensors_hold_the_same(weights, tmp_path):
@@ -349,7 +358,12 @@ class Code:
     ("held", "message"),
     [
         ({"model": Code()}, "holds more than tensors.*If you trust it"),
-        ({"state_dict": {}}, "no entry 'model'; it has 'state_dict'"),
+        ({"state_dict": {}}, "no entry 'model' with weights; it has 'state_dict'"),
+        ({"model": torch.zeros(1)}, "no entry 'model' with weights; it has 'model'"),
+        (torch.zeros(1), "it has a Tensor alone"),
+        ({"model": {"backbone.weight": torch.zeros(1)}}, "has no weight 'patch_embed.proj.weight', so it is no VC-1"),
+        ({"model": {"patch_embed.proj.weight": torch.zeros(1280, 3, 14, 14), "pos_embed": torch.zeros(1, 5, 1280),
+                    "blocks.0.mlp.fc1.weight": torch.zeros(8, 1280)}}, "has width 1280; VC-1 is ViT-B"),
         ({"model": {"patch_embed.proj.weight": torch.zeros(64, 3, 16, 16), "pos_embed": torch.zeros(1, 5, 64),
                     "blocks.0.mlp.fc1.weight": torch.zeros(8, 64)}}, "does not fit.*Missing key"),
     ],
@@ -358,6 +372,27 @@ def test_a_file_that_is_something_else_is_refused(held, message, tmp_path):
     torch.save(held, tmp_path / "vc1.pth")
     with pytest.raises(UserError, match=message):
         make("vc1", weights=str(tmp_path / "vc1.pth"))
+
+
+@pytest.mark.parametrize(("name", "message"), [("vc1.pth", "it ends too early"), ("vc1.safetensors", "no whole")])
+def test_half_a_download_is_refused(name, message, tmp_path):
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=message):
+        make("vc1", weights=str(tmp_path / name))
+
+
+def test_a_pointer_that_git_lfs_left_is_no_model(weights, tmp_path):
+    folder = Path(shutil.copytree(weights("clip"), tmp_path / "clip"))
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(UserError, match="is not complete"):
+        make("clip", weights=str(folder))
+
+
+def test_a_file_below_the_home_folder(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(weights("vc1"), tmp_path / "mine.pth")
+    ours = make("vc1", weights="~/mine.pth")
+    assert ours.key()["weights"]["name"] == "mine.pth"
 
 
 @pytest.mark.parametrize("module", [r3m, mineclip])
