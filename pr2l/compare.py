@@ -239,8 +239,8 @@ def _draw(axis: Axes, method: Method, column: str, colour: str) -> None:
     axis.plot(steps, curves.mean(axis=0), color=colour, linewidth=2, label=method.name)
 
 
-def curve(run: Run, column: str, steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The smoothed column of a run's metrics at the given steps; NaN where it has no value yet."""
+def curve(run: Run, column: str, steps: NDArray[np.float64], window: int = WINDOW) -> NDArray[np.float64]:
+    """The column of a run's metrics at the given steps, averaged over `window` episodes; NaN where it has none yet."""
     rows = [row for row in _metrics(run) if row.get(column)]
     if not rows:
         return np.full_like(steps, np.nan)
@@ -248,7 +248,7 @@ def curve(run: Run, column: str, steps: NDArray[np.float64]) -> NDArray[np.float
     if "episodes" not in rows[0]:  # of a run that played none
         return np.interp(steps, at, smooth(values, np.ones_like(values), UPDATES), left=np.nan)
     ended = np.array([float(row["episodes"]) for row in rows])
-    return np.interp(steps, at, smooth(values, np.diff(ended, prepend=0), WINDOW), left=np.nan)
+    return np.interp(steps, at, smooth(values, np.diff(ended, prepend=0), window), left=np.nan)
 
 
 def _metrics(run: Run) -> list[dict[str, str]]:

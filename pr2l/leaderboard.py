@@ -20,23 +20,28 @@ from rich.console import Console
 
 from pr2l.errors import UserError
 from pr2l.report import HEAD, TASK_HEAD, Values, interval, of_task, overall, summarise
-from pr2l.rows import Row, film_of, read_rows
+from pr2l.rows import RECENT, Row, film_of, read_rows
 from pr2l.statistics import bootstrap
 from pr2l.suites import load_suite
 
 FILES = Path(__file__).parent / "site"
 ASSETS = ("style.css", "script.js")
-COLOURS = 8  # in style.css; each also has a dash of its own
+MARK = ".pr2l-leaderboard"  # of a folder whose files are of this program
+COLOURS = 8  # in style.css; each also has a dash of its own, and another one when it comes again
 WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 480, 300, 46, 44, 12  # of a chart in its own units; margins
 RUN_HEAD = ("method", "seed", "success rate", "return", "frames/s", "commit", "how it was made")
 
 
 @dataclass(frozen=True)
 class Line:
-    """Of a chart: SVG points of the line, and around the band of its interval. colour: a number below COLOURS."""
+    """Of a chart: SVG points of the line, and around the band of its interval.
+
+    colour: a number below COLOURS; again: whether another line of the chart may have it.
+    """
 
     name: str
     colour: int
+    again: bool
     line: str
     band: str
 
@@ -62,17 +67,22 @@ def site(results: Path, out: Path) -> Path:
     folders = sorted({path.parent for path in results.glob("*/*.json")})
     if not folders:
         raise UserError(f"there are no rows below {results}; `pr2l bench submit RUN` writes them")
+    if out.resolve() in (results.resolve(), *results.resolve().parents):
+        raise UserError(f"{out} holds the rows themselves; give --out another folder")
     suites = [load_suite(folder.name) for folder in folders]
     rows = {suite.name: read_rows(results, suite) for suite in suites}
     summaries = [summarise(suite, rows[suite.name]) for suite in suites]
+    films = {(row.suite, row.name): film for row, film in _films(results, rows)}
+    pages = _pages(summaries, rows, {place: film.name for place, film in films.items()})
     _clear(out)
     for name in ASSETS:
         shutil.copyfile(FILES / name, out / name)
     for name, found in rows.items():
         for row in found:
             _copy(_file(results, row), out / "rows" / name)
-    films = {(row.suite, row.name): _copy(film, out / "rows" / row.suite) for row, film in _films(results, rows)}
-    for name, text in _pages(summaries, rows, films).items():
+    for (suite, _), film in films.items():
+        _copy(film, out / "rows" / suite)
+    for name, text in pages.items():
         (out / name).write_text(text, encoding="utf-8")
     Console().print(f"{out / 'index.html'}: {sum(map(len, rows.values()))} runs of {', '.join(rows)}")
     return out / "index.html"
@@ -88,18 +98,22 @@ def _films(results: Path, rows: Mapping[str, list[Row]]) -> Iterator[tuple[Row, 
             yield row, film
 
 
-def _copy(file: Path, folder: Path) -> str:
-    """The copy's name."""
+def _copy(file: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    return shutil.copyfile(file, folder / file.name).name
+    shutil.copyfile(file, folder / file.name)
 
 
 def _clear(out: Path) -> None:
     """Removes an earlier site; UserError for a folder that holds anything else."""
-    if out.exists() and any(out.iterdir()) and not all((out / name).exists() for name in ("index.html", *ASSETS)):
+    if out.exists() and not (out / MARK).exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} holds something that is no leaderboard; give --out another folder")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()  # first, so that a call that was stopped can be made again
+    for old in out.iterdir():
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        elif old.name != MARK:
+            old.unlink()
 
 
 def _pages(
@@ -123,7 +137,7 @@ def _pages(
         for task, name in _links(summary).items():
             runs = [_run(row, films) for row in rows[summary["suite"]] if row.task == task]
             about: dict[str, Any] = {"summary": summary, "task": task, "runs": runs, "table": of_task(summary, task)}
-            about |= {"chart": _chart_of_task(summary, task), "head": TASK_HEAD, "run_head": RUN_HEAD}
+            about |= {"chart": _chart_of_task(summary, task), "head": TASK_HEAD, "run_head": RUN_HEAD, "recent": RECENT}
             pages[name] = templates.get_template("task.html").render(about)
     return pages
 
@@ -166,11 +180,12 @@ def _chart(
     """methods: all of the suite, so that each keeps its colour on every page."""
     shown = {name: band for name, band in bands.items() if band}
     end = max((max(band["at"]) for band in shown.values()), default=1.0)
-    numbers = {name: number % COLOURS for number, name in enumerate(methods)}
+    numbers = {name: number for number, name in enumerate(methods)}
     lines = tuple(
         Line(
             name,
-            numbers[name],
+            numbers[name] % COLOURS,
+            numbers[name] >= COLOURS,
             _points(band["at"], band["value"], end),
             f"{_points(band['at'], band['high'], end)} {_points(band['at'][::-1], band['low'][::-1], end)}",
         )

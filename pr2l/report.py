@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pr2l.errors import UserError
-from pr2l.rows import Row, read_rows
+from pr2l.rows import RECENT, Row, read_rows
 from pr2l.runs import write_json
 from pr2l.statistics import (
     Band,
@@ -262,7 +262,7 @@ def markdown(summary: Values) -> str:
     parts.append(
         f"{summary['rows']} of {summary['wanted']} runs, {len(summary['seeds'])} seeds. Success rates on evaluation"
         " episodes; brackets are 95 % bootstrap intervals. P(better): that a run is better than one of"
-        f" `{summary['baseline']}` on the same task. Curves and steps to threshold are of the last 100 episodes in"
+        f" `{summary['baseline']}` on the same task. Curves and steps to threshold are of the last {RECENT} episodes in"
         " training."
     )
     parts.append(f"```console\npr2l bench run {summary['suite']}\npr2l bench report {summary['suite']}\n```")

@@ -33,6 +33,7 @@ from pr2l.suites import Name, Suite, load_suite, names, names_with, row_name
 
 COST = "cost.json"  # in the folder of a run that `pr2l bench run` made
 POINTS = 60  # of a row's curve
+RECENT = 20  # episodes that it averages over; short runs play few
 FILMS = (".mp4", ".gif")
 TOLD = ("torch", "transformers", "stable_baselines3", "gymnasium", "vizdoom", "numpy")  # packages named in a row
 LESSON = "A row that lacks the commit or the command is refused: nobody could make it again."
@@ -44,13 +45,13 @@ class Cost(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     threads: PositiveInt | None = None  # of torch in each process
-    seconds: PositiveFloat | None = None  # from the start of the process to the end of the evaluation
+    seconds: PositiveFloat | None = None  # from the first look for a checkpoint to the end of the evaluation
     peak_memory: PositiveInt | None = None  # bytes of the process that trains, at its highest
     gflop: NonNegativeFloat | None = None  # 1e9 floating-point operations of the encoder for a frame
 
 
 class Curve(BaseModel):
-    """Of training, over the last 100 episodes; None = no episode has ended yet."""
+    """Of training, over the last RECENT episodes; None = fewer have ended: those that end first are the successes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -136,14 +137,31 @@ def check(row: Row, suite: Suite, where: str) -> Row:
         now = f"{suite.name} is at version {suite.definition.version}"
         raise UserError(f"{where} is of version {row.version} of {row.suite}, and {now}; run it again")
     _check_config(suite, row.task, row.method, row.config, where)
+    _check_whole(row, where)
     episodes = suite.definition.evaluation_episodes
     if [len(row.played(key)) for key in ("success", "return")] != [episodes] * 2:
         raise UserError(f"{where} has not the {episodes} evaluation episodes of {suite.name}; see `pr2l evaluate`")
+    if row.seed != row.config["seed"]:
+        raise UserError(f"{where} is called seed {row.seed}, and its config has seed {row.config['seed']}")
     if row.results["steps"] < row.config["steps"]:
         raise UserError(f"{where} was evaluated after {row.results['steps']:,} of {row.config['steps']:,} steps")
-    if abs(row.success - row.results["evaluation"]["success"]["value"]) > 1e-9:
+    if not abs(row.success - row.results["evaluation"]["success"]["value"]) < 1e-9:
         raise UserError(f"{where}: its success rate is not the mean of its episodes; was it edited by hand?")
     return row
+
+
+def _check_whole(row: Row, where: str) -> None:
+    """Whether everything is there that reports and pages read of a row's results and curve."""
+    try:
+        played = np.array([row.played(key) for key in ("success", "return")], dtype=np.float64)
+        numbers = [row.results[part]["success"]["value"] for part in ("random", "evaluation")]
+        numbers += [row.results["evaluation"]["length"], row.results["steps"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: its results are not whole: {error!r}") from error
+    if not np.isfinite(played).all() or not np.isin(played[0], (0, 1)).all() or not np.isfinite(numbers).all():
+        raise UserError(f"{where}: success is 0 or 1 of each episode, and all else a number")
+    if {len(row.curve.steps), len(row.curve.success), len(row.curve.returned)} != {POINTS}:
+        raise UserError(f"{where}: its curve has not {POINTS} points")
 
 
 def _check_config(suite: Suite, task: str, method: str, config: dict[str, Any], where: str) -> None:
@@ -250,9 +268,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _curve(run: Run) -> dict[str, list[float | None]]:
     steps = np.linspace(0, run.config.steps, POINTS + 1)[1:]
+    full = (float(row["step"]) for row in Table(run.path / "metrics.csv").rows() if _episodes(row) >= RECENT)
+    early = steps < next(full, np.inf)
     columns = {"success": "success", "returned": "return"}
-    values = {name: curve(run, column, steps) for name, column in columns.items()}
+    values = {name: np.where(early, np.nan, curve(run, column, steps, RECENT)) for name, column in columns.items()}
     return {"steps": np.round(steps, 3).tolist(), **{name: _rounded(each) for name, each in values.items()}}
+
+
+def _episodes(row: dict[str, str]) -> float:
+    return float(row.get("episodes") or 0)
 
 
 def _rounded(values: np.ndarray) -> list[float | None]:

@@ -11,17 +11,17 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StringConstraints
 
 from pr2l import registry
-from pr2l.config import RunConfig, load_config, read_config
+from pr2l.config import OptionKind, RunConfig, load_config, read_config
 from pr2l.errors import UnknownName, UserError
 from pr2l.runs import MAY_CHANGE
 
 FOLDER = "benchmarks"  # in configs/
-MEASURES = {"steps", "evaluation_episodes"}  # a resumed run may change them; a benchmark's may not
+MEASURES = {"steps", "evaluation_episodes", "evaluation_greedy"}  # a resumed run may change them; a benchmark's may not
 PROTOCOL = ("environment", "environment_options", "task", "algorithm", "steps", "evaluation_episodes")
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]  # it becomes part of file names
 
@@ -118,9 +118,9 @@ class Suite:
         if (seed := config.get("seed")) not in self.definition.seeds:
             return [f"seed is {seed!r}, and the suite has {', '.join(map(str, self.definition.seeds))}"]
         cell = self._cells.get((task, method)) or next(each for place, each in self._cells.items() if place[0] == task)
-        asked = cell.config.model_dump(mode="json")
+        asked, config = cell.config.model_dump(mode="json"), _with_defaults(config, cell.config)
         keys = set(asked) - (MAY_CHANGE - MEASURES) - {"seed"} if method in self.methods else PROTOCOL
-        wrong = [key for key in asked if key in keys and not _agrees(config.get(key), asked[key])]
+        wrong = [key for key in asked if key in keys and config.get(key) != asked[key]]
         return [f"{key} is {config.get(key)!r}, and the suite has {asked[key]!r}" for key in wrong]
 
     def place(self, config: dict[str, Any]) -> tuple[str, str] | None:
@@ -196,9 +196,11 @@ def _resolve(suite: str, words: Sequence[str]) -> RunConfig:
         raise UserError(f"{suite}, `pr2l train {shlex.join(words)}`: {error}") from error
 
 
-def _agrees(stored: Any, asked: Any) -> bool:
-    """Whether what a run was made with is what is asked for; options that came to be after it was made are left out."""
-    if isinstance(stored, dict) and isinstance(asked, dict):
-        return all(key in asked and _agrees(value, asked[key]) for key, value in stored.items())
-    return bool(stored == asked)
-
+def _with_defaults(config: dict[str, Any], like: RunConfig) -> dict[str, Any]:
+    """A run's config with the options that came to be after it was made, which had what is their default now."""
+    filled = dict(config)
+    for key in (f"{kind}_options" for kind in get_args(OptionKind)):
+        if isinstance(config.get(key), dict):
+            bare = like.model_copy(update={key: {}}).options(key.removesuffix("_options"))  # type: ignore[arg-type]
+            filled[key] = bare.model_dump(mode="json") | config[key]
+    return filled

@@ -102,6 +102,7 @@ def test_an_unknown_suite_names_the_nearest():
         ("pixels", {"steps": 64}, "steps is 64, and the suite has 128"),
         ("pixels", {"evaluation_episodes": 3}, "evaluation_episodes is 3, and the suite has 2"),
         ("pixels", {"num_envs": 2}, "num_envs is 2"),
+        ("pixels", {"evaluation_greedy": True}, "evaluation_greedy is True"),
         ("pixels", {"seed": 4}, "seed is 4, and the suite has 3, 5"),
         ("small", {}, "encoder_options is {'size': 64}"),
         ("mine", {"num_envs": 2, "network": "mlp"}, None),  # unknown to the suite: free but for the protocol
@@ -121,5 +122,7 @@ def test_an_option_that_came_later_does_not_spoil_old_runs(write_suite):
     config = suite.cell("doom/fetch", "pixels", 3).config.model_dump(mode="json")
     del config["environment_options"]["things"]
     assert suite.differences("doom/fetch", "pixels", config) == []
+    shaped = load_suite(write_suite(overrides=["environment_options.things=3"]))
+    assert "'things': 4" in shaped.differences("doom/fetch", "pixels", config)[0], "what it had is the default"
     config["environment_options"]["gone"] = 1
     assert "environment_options" in suite.differences("doom/fetch", "pixels", config)[0]

@@ -3,10 +3,10 @@
 
 const said = document.getElementById("said");
 
-// "0.87 [0.82, 0.91]" sorts by 0.87; what has no number comes last whichever way.
+// "0.87 [0.82, 0.91]" sorts by 0.87; what is no number, as a commit, comes last whichever way.
 function number(text) {
-  const value = parseFloat(text.replaceAll(",", ""));
-  return Number.isNaN(value) ? null : value;
+  const found = text.replaceAll(",", "").match(/^-?\d+(\.\d+)?(e[+-]?\d+)?(?=\s|$)/);
+  return found ? Number(found[0]) : null;
 }
 
 function compare(one, other, up) {

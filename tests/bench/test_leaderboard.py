@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from typer.main import get_command
 
+from pr2l import leaderboard
 from pr2l.cli import app
 from pr2l.errors import UserError
 from pr2l.leaderboard import site
@@ -54,6 +55,9 @@ class Page(HTMLParser):
 def made(rows, tmp_path):
     path = rows / "toys" / "toy-colours-pixels-seed0.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"machine": EVIL, "uncommitted": True}))
+    for method, commit in (("pixels", "9c"), ("small", "12ab")):
+        other = rows / "toys" / f"toy-colours-{method}-seed1.json"
+        other.write_text(json.dumps(json.loads(other.read_text()) | {"commit": commit.ljust(40, "0")}))
     write_video(path.with_suffix(""), [np.full((32, 48, 3), shade, np.uint8) for shade in (0, 255)], fps=2)
     (rows / "toys" / "toy-colours-small-seed0.gif").write_bytes(b"GIF89a")
     return site(rows, tmp_path / "site").parent
@@ -68,7 +72,7 @@ def test_every_row_is_there_with_its_command_and_commit(made, rows):
     found = [json.loads(path.read_text()) for path in (rows / "toys").glob("*.json")]
     for row in found:
         page = pages(made)[f"toys-{row['task'].replace('/', '-')}.html"]
-        assert f"git checkout {row['commit']}\n{row['command']}" in page.words
+        assert f"git checkout {row['commit']}\nOMP_NUM_THREADS=1 {row['command']}" in page.words
         name = f"{row['task'].replace('/', '-')}-{row['method']}-seed{row['seed']}.json"
         assert json.loads((made / "rows" / "toys" / name).read_text()) == row
     assert "0.75 [0.50, 0.75]" in pages(made)["index.html"].words
@@ -154,10 +158,30 @@ def test_no_rows_no_site_and_no_other_folder_is_cleared(toys, rows, tmp_path):
     with pytest.raises(UserError, match="`pr2l bench submit RUN` writes them"):
         site(tmp_path / "nothing", tmp_path / "site")
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").touch()
+    for name in ("thesis.txt", "index.html", "style.css", "script.js"):  # a page of one's own has such names too
+        (tmp_path / "mine" / name).touch()
     with pytest.raises(UserError, match="holds something that is no leaderboard"):
         site(rows, tmp_path / "mine")
-    assert (tmp_path / "mine" / "thesis.txt").exists()
+    assert len(list((tmp_path / "mine").iterdir())) == 4
+    with pytest.raises(UserError, match="holds the rows themselves"):
+        site(rows, rows.parent)
+
+
+def test_a_site_that_was_stopped_is_made_again(made, rows, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopping, pytest.raises(KeyboardInterrupt):
+        stopping.setattr(leaderboard, "_copy", stop)
+        site(rows, made)
+    assert site(rows, made).exists()
+
+
+def test_more_methods_than_colours_are_told_apart():
+    band = {"at": [0, 1], "value": [0, 1], "low": [0, 1], "high": [0, 1]}
+    names = [f"m{number}" for number in range(10)]
+    lines = leaderboard._chart("", "", "", dict.fromkeys(names, band), names).lines
+    assert len({(line.colour, line.again) for line in lines}) == 10
 
 
 # Each page in frames as wide as a phone and a desk; what the script finds there becomes the text of this page.
@@ -191,6 +215,9 @@ const texts = (inside, column) => [...inside.querySelector("tbody").rows].map((r
   });
   found.film = [player.duration, player.videoWidth];
   found.said = inside.getElementById("said").textContent;
+  const runs = await frame("toys-toy-colours.html", 1280), table = runs.querySelectorAll("table")[1];
+  table.querySelectorAll("thead button")[5].click();  // commits
+  found.commits = [...table.tBodies[0].rows].map((row) => row.cells[5].textContent.trim());
   inside.querySelector("thead button").click();
   found.names = [...texts(inside, 0), heading.getAttribute("aria-sort")];
   const theme = inside.getElementById("theme"), root = inside.documentElement;
@@ -218,6 +245,8 @@ def test_in_a_browser_tables_sort_themes_change_and_no_page_scrolls_sideways(mad
     assert found["orders"] == [["descending", "pixels", "small"], ["ascending", "small", "pixels"]]
     assert found["last"] == [["pixels", "small"]] * 2  # the baseline has no number there
     assert found["film"] == [1, 48]  # seconds and pixels: the browser can play it
+    commits = [text.split()[0] for text in found["commits"]]
+    assert commits == sorted(commits) and {"12ab000000", "9c00000000"} < set(commits), "by letter, not by 12 and 9"
     assert found["said"] == "Sorted by IQM, ascending"
     assert found["names"] == ["pixels", "small", None]
     (one, first, _), (other, second, _) = found["themes"]

@@ -39,7 +39,7 @@ def test_a_row_holds_what_made_the_run_and_comes_back(toys, finished, tmp_path):
         ({"version": 2}, "is of version 2 of toys, and toys is at version 1"),
         ({"seed": 1}, "holds the row toys/toy-colours-pixels-seed1; give it that name"),
         ({"config": {"seed": 0}}, "is no run of toys: environment is None"),
-        ({"results": {"played": {"success": [1.0], "return": [1.0]}}}, "has not the 4 evaluation episodes"),
+        ({"results": {}}, "its results are not whole: KeyError\\('played'\\)"),
     ],
 )
 def test_what_is_no_row_is_refused(toys, rows, changed, message):
@@ -48,6 +48,42 @@ def test_what_is_no_row_is_refused(toys, rows, changed, message):
     path.write_text(json.dumps(values))
     with pytest.raises(UserError, match=message):
         read_rows(rows, toys)
+
+
+@pytest.mark.parametrize(
+    ("part", "changed", "message"),
+    [
+        ("played", {"success": [1.0], "return": [1.0]}, "has not the 4 evaluation episodes"),
+        ("played", {"success": [5.0] * 4, "return": [1.0] * 4}, "success is 0 or 1"),
+        ("played", {"success": [1.0] * 4, "return": [1.0, float("nan"), 1.0, 1.0]}, "all else a number"),
+        ("evaluation", {"success": {"value": float("nan")}, "length": 5.0}, "all else a number"),
+        ("evaluation", {"success": {"value": 1.0}}, "not whole: KeyError\\('length'\\)"),
+    ],
+)
+def test_results_that_cannot_be_are_refused(toys, rows, part, changed, message):
+    row = read_row(rows / "toys" / "toy-colours-pixels-seed0.json")
+    with pytest.raises(UserError, match=message):
+        check(row.model_copy(update={"results": row.results | {part: changed}}), toys, "it")
+
+
+def test_a_run_under_another_seed_or_with_half_a_curve_is_refused(toys, rows):
+    row = read_row(rows / "toys" / "toy-colours-pixels-seed0.json")
+    with pytest.raises(UserError, match="it is called seed 7, and its config has seed 0"):
+        check(row.model_copy(update={"seed": 7}), toys, "it")
+    short = row.curve.model_copy(update={"success": row.curve.success[:3]})
+    with pytest.raises(UserError, match="its curve has not 60 points"):
+        check(row.model_copy(update={"curve": short}), toys, "it")
+
+
+def test_a_curve_begins_when_twenty_episodes_have_ended(toys, finished):
+    """Of few episodes, those that end first are the successes, where success ends them."""
+    path = finished("again", "small", 1, 3)
+    rows = "16,4,1,1,0.1\n32,20,0.25,-1,0.2\n128,40,0.5,0,2\n"
+    (path / "metrics.csv").write_text("step,episodes,success,return,seconds\n" + rows)
+    found = row_of(Run.load(path), toys).curve
+    at = dict(zip(found.steps, found.success, strict=True))
+    assert [at[step] for step in found.steps if step < 32] == [None] * 14
+    assert at[32.0] == pytest.approx((4 * 1 + 16 * 0.25) / 20) and at[128.0] == 0.5  # 16 and 20 episodes each
 
 
 def test_a_row_that_lacks_a_key_is_refused(toys, rows):
@@ -65,7 +101,7 @@ def test_a_row_under_another_name_or_with_another_mean_is_refused(toys, rows):
     write_row(rows / "toys" / "mine.json", row)
     with pytest.raises(UserError, match="holds the row toys/toy-colours-pixels-seed0; give it that name"):
         read_rows(rows, toys)
-    better = {**row.results, "evaluation": {"success": {"value": 2.0}}}
+    better = {**row.results, "evaluation": {**row.results["evaluation"], "success": {"value": 2.0}}}
     with pytest.raises(UserError, match="is not the mean of its episodes"):
         check(row.model_copy(update={"results": better}), toys, "it")
     early = {**row.results, "steps": 64}
