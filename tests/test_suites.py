@@ -50,6 +50,12 @@ def test_a_suite_is_every_task_method_and_seed(write_suite):
     assert cells[2].config.task == "basic" and cells[2].config.evaluation_episodes == 2
 
 
+def test_a_methods_overrides_win_over_a_tasks_and_these_over_the_suites(write_suite):
+    tasks = {"doom/fetch": {"overrides": ["encoder_options.size=32", "num_envs=3"]}}
+    cells = load_suite(write_suite(tasks=tasks, overrides=["encoder_options.size=8", "num_envs=2"])).cells()
+    assert [(cell.config.encoder_options["size"], cell.config.num_envs) for cell in cells[:2]] == [(32, 3), (16, 3)]
+
+
 def test_the_command_of_a_cell_makes_its_config(write_suite):
     for cell in load_suite(write_suite()).cells():
         _, program, config, *overrides = shlex.split(cell.command)
