@@ -33,8 +33,8 @@ from pr2l.labelled import Progress, Source, load_or_play
 from pr2l.questions import DIRECTIONS, DISTANCES, View, direction, distance
 from pr2l.types import Context, Contexts, Frames, Labels
 
-GROUP = 20  # neighbouring frames of played episodes that count as one group: about an episode, thinned out
-FEWEST_GROUPS = 10  # of them, however few frames there are
+GROUP = 20  # frames that are kept of a played episode: many short looks at the world differ more than a few long ones
+FEWEST_GROUPS = 10  # played episodes, however few frames there are
 TABLE = "labels.csv"
 _COLUMNS = ("file", "present", "direction", "distance", "group")
 Words = npt.NDArray[np.str_]
@@ -80,12 +80,16 @@ class Examples:
 
 
 def play(source: Source, folder: Path, progress: Progress = lambda count: None) -> Examples:
-    """Examples from a simulator of one task, played once and then found below `folder`."""
+    """Examples from a simulator of one task, played once and then found below `folder`; a group is an episode.
+
+    Of an episode, no more than its first GROUP frames are kept, and fewer where there would be few episodes.
+    """
     [task] = source.tasks
-    known = load_or_play(source, folder, progress)
-    groups = np.arange(len(known)) * max(FEWEST_GROUPS, len(known) // GROUP) // len(known)
     contexts = registry.load("environments", source.environment).TASKS[task].contexts
-    return of_labels(known.frames, known.labels, groups, contexts, source.seed)
+    _by_target(contexts)  # refuses before anything is played
+    most = min(GROUP, max(1, source.frames // FEWEST_GROUPS))
+    known = load_or_play(source.model_copy(update={"episode_frames": most}), folder, progress)
+    return of_labels(known.frames, known.labels, np.array(known.episodes), contexts, source.seed)
 
 
 def of_labels(
@@ -95,10 +99,10 @@ def of_labels(
 
     As many name a thing that the frame shows as do not; frames that show nothing are dropped where they are too many,
     and so are those in which what could be named is too small to tell. A thing is named as often where it is not as
-    where it is, so that its name alone tells nothing.
+    where it is, so that its name alone tells nothing. UserError where no context names a target.
     """
     rng, surplus = np.random.default_rng(seed), Counter[str]()  # how much oftener a name was seen than not
-    by_target = {context["target"]: context for context in contexts}
+    by_target = _by_target(contexts)
     rows: list[int] = []
     said: list[Said] = []
     for row, (frame, known) in enumerate(zip(frames, labels, strict=True)):
@@ -153,6 +157,13 @@ def from_recording(folder: Path, contexts: Sequence[Context], count: int, seed: 
     rows = recording.spread(count)
     groups = np.searchsorted(recording.starts, rows, side="right") - 1
     return of_labels(recording.sample(count)[0], [labels[row] for row in rows], groups, contexts, seed)
+
+
+def _by_target(contexts: Sequence[Context]) -> dict[str, Context]:
+    named = {context["target"]: context for context in contexts if "target" in context}
+    if not named:
+        raise UserError("the task's contexts name no target; give pictures with a table, data=FOLDER")
+    return named
 
 
 def _word(row: dict[str, str], column: str, allowed: Sequence[str], line: int) -> str:

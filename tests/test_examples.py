@@ -8,11 +8,65 @@ from PIL import Image
 
 from pr2l.collect import LABELS, collect
 from pr2l.errors import UserError
-from pr2l.examples import from_recording, from_table, of_labels
+from pr2l.examples import GROUP, from_recording, from_table, of_labels, play
+from pr2l.labelled import Source
 
 IMP = {"name": "imp", "box": (0, 40, 20, 80), "distance": 0.6}
 FAR_IMP = {"name": "imp", "box": (140, 40, 160, 80), "distance": 2.5}
 SPECK = {"name": "demon", "box": (0, 0, 2, 2), "distance": 5.6}
+WALKS = """
+import gymnasium as gym
+import numpy as np
+from pydantic import BaseModel
+
+
+class Defaults(BaseModel):
+    pass
+
+
+class Task:
+    contexts = ({"target": "imp"}, {})
+
+
+class Nameless:
+    contexts = ({},)
+
+
+TASKS = {"walk": Task(), "other": Nameless()}
+
+
+def kinds(task):
+    return ("imp",)
+
+
+def make(task, options, *, split, labels):
+    return Walks()
+
+
+def oracle(task):
+    raise ValueError("nobody has scripted this task")
+
+
+class Walks(gym.Env):
+    '''Episode n lasts 2n + 1 steps, its frames hold n, and every second one shows an imp.'''
+
+    action_space, episode = gym.spaces.Discrete(2), -1
+
+    def reset(self, *, seed=None, options=None):
+        self.episode, self.time = self.episode + 1, 0
+        return self.look(), self.info()
+
+    def step(self, action):
+        self.time += 1
+        return self.look(), 0.0, self.time > 2 * self.episode, False, self.info()
+
+    def look(self):
+        return {"frame": np.full((120, 160, 3), self.episode, np.uint8)}
+
+    def info(self):
+        imp = {"name": "imp", "box": (0, 40, 20, 80), "distance": 0.6}
+        return {"context": {}, "success": False, "labels": [imp] * (self.time % 2)}
+"""
 CONTEXTS = tuple({"target": name} for name in ("imp", "demon", "marine"))
 
 
@@ -134,3 +188,24 @@ def test_a_recording_with_labels_and_one_without(examples, tmp_path):
     collect("doors", "choose", tmp_path / "without", episodes=1)
     with pytest.raises(UserError, match="collect it again with --labels"):
         from_recording(tmp_path / "without", CONTEXTS, 10, seed=0)
+
+
+def played(folder, frames, task="walk"):
+    return play(Source(environment="walks", tasks=(task,), frames=frames), folder)
+
+
+def test_a_group_of_played_frames_is_an_episode(write_plugin, tmp_path):
+    """The last of 400 frames are of episodes that could give 40 and more; 30 frames are of ten episodes or more."""
+    write_plugin("environments", "walks", WALKS)
+    known = played(tmp_path, 400)
+    assert (known.groups == known.frames[:, 0, 0, 0]).all()
+    assert 10 < np.bincount(known.groups).max() <= GROUP
+    assert np.bincount(played(tmp_path, 30).groups).max() <= 3
+    assert (played(tmp_path, 400).groups == known.groups).all(), "as found again"
+
+
+def test_a_task_that_names_no_target_is_refused(write_plugin, tmp_path):
+    write_plugin("environments", "walks", WALKS)
+    with pytest.raises(UserError, match="name no target; give pictures with a table, data=FOLDER"):
+        played(tmp_path / "sets", 20, "other")
+    assert not (tmp_path / "sets").exists(), "nothing is played in vain"
