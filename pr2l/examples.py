@@ -18,6 +18,8 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from pr2l import registry
+from pr2l import _digest, registry
 from pr2l.collect import LABELS
 from pr2l.embed import Recording
 from pr2l.errors import UserError, did_you_mean
@@ -58,6 +60,13 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.contexts)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all of it: other frames, or another word about one of them, have another digest."""
+        words = [self.contexts, *(values.tolist() for values in (self.present, self.direction, self.distance))]
+        pixels = sha256(self.frames.tobytes()).hexdigest()
+        return _digest.of_json([self.frames.shape, pixels, *words, self.groups.tolist()])
 
     def truths(self) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
         """What there is to tell -> (its values, the rows that have one)."""

@@ -120,6 +120,15 @@ def test_spread_takes_the_ends_and_what_lies_between():
     assert len(known.spread(1000)) == len(known)
 
 
+@pytest.mark.parametrize("part", ["frames", "contexts", "present", "direction", "distance", "groups"])
+def test_another_word_about_one_frame_is_another_digest(part):
+    one, other = labelled([[IMP], []] * 10), labelled([[IMP], []] * 10)
+    assert one.digest == other.digest
+    other = labelled([[IMP], []] * 10)
+    getattr(other, part)[-1] = {"target": "door"} if part == "contexts" else getattr(other, part)[-1] == 0
+    assert one.digest != other.digest
+
+
 def test_truths_leave_out_what_is_not_known():
     known = labelled([[IMP], []] * 20)
     values, rows = known.truths()["direction"]
