@@ -136,8 +136,11 @@ def of_labels(
 
 def from_table(folder: Path) -> Examples:
     """Examples from pictures of one size in a folder with labels.csv; UserError where the table cannot be used."""
-    with (folder / TABLE).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with (folder / TABLE).open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before UTF-8
+            rows = list(csv.DictReader(file, restval=""))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{folder / TABLE} is not in UTF-8; save it again as CSV UTF-8") from error
     if not rows or not {"file", "present"} <= rows[0].keys():
         raise UserError(f"{folder / TABLE} needs the columns `file` and `present`, and a line for each picture")
     said = []
@@ -159,7 +162,8 @@ def from_recording(folder: Path, contexts: Sequence[Context], count: int, seed: 
         raise UserError(
             f"{folder} says nothing of what its frames show: it has no {LABELS}; collect it again with --labels"
         )
-    lines = (folder / LABELS).read_text(encoding="utf-8").splitlines()
+    # A line is written before its episode, so that what was cut short has a line too many, perhaps not a whole one.
+    lines = (folder / LABELS).read_text(encoding="utf-8").splitlines()[: len(recording.contexts)]
     labels = [known for line in lines for known in json.loads(line)]
     if len(labels) != len(recording):
         raise UserError(f"{folder / LABELS} is about {len(labels)} frames, and the data set has {len(recording)}")

@@ -177,6 +177,19 @@ def test_a_wrong_table_is_refused_with_the_line(tmp_path, text, message):
     assert message in str(error.value)
 
 
+def test_a_table_from_a_spreadsheet(tmp_path):
+    """Excel's "CSV UTF-8" begins with a mark; its plain CSV is in another encoding; a line may end too soon."""
+    write_table(tmp_path, "\ufefffile,present,target\r\n0.png,yes,caf\u00e9\r\n1.png,no\r\n")
+    known = from_table(tmp_path)
+    assert known.contexts == [{"target": "caf\u00e9"}, {"target": ""}]
+    (tmp_path / "labels.csv").write_text("file,target,present\n0.png,caf\u00e9,yes\n", encoding="latin-1")
+    with pytest.raises(UserError, match=r"labels.csv is not in UTF-8; save it again as CSV UTF-8"):
+        from_table(tmp_path)
+    write_table(tmp_path, "present,file\nyes,0.png\nno\n")
+    with pytest.raises(UserError, match=r"named in labels.csv, cannot be read as a picture"):
+        from_table(tmp_path)
+
+
 def test_pictures_of_two_sizes_are_refused(tmp_path):
     write_table(tmp_path, "file,present\n0.png,yes\n1.png,no\n", sizes=((8, 6), (6, 8)))
     with pytest.raises(UserError, match=r"1\.png is 6x8 and .*0\.png is 8x6"):
@@ -185,15 +198,18 @@ def test_pictures_of_two_sizes_are_refused(tmp_path):
 
 def test_a_recording_with_labels_and_one_without(examples, tmp_path):
     """Every doors frame shows two of three colours; the recording's labels belong to its frames."""
-    doors = ({"target": colour} for colour in ("red", "green", "blue"))
+    doors = [{"target": colour} for colour in ("red", "green", "blue")]
     collect("doors", "choose", tmp_path / "with", episodes=30, labels=True)
-    known = from_recording(tmp_path / "with", list(doors), 40, seed=0)
+    known = from_recording(tmp_path / "with", doors, 40, seed=0)
     lines = [json.loads(line) for line in (tmp_path / "with" / LABELS).read_text().splitlines()]
     assert len(lines) == 30 and all(len(line) == 2 for line in lines)
     assert len(known) > 20 and len(set(known.groups)) > 10
     colours = {"red": 0, "green": 1, "blue": 2}
     for frame, context, there in zip(known.frames, known.contexts, known.present, strict=True):
         assert (frame[..., colours[context["target"]]].max() == 255) == there
+    with (tmp_path / "with" / LABELS).open("a") as file:
+        file.write('[[{"na')  # as a kill leaves it
+    assert from_recording(tmp_path / "with", doors, 40, seed=0).digest == known.digest
     collect("doors", "choose", tmp_path / "without", episodes=1)
     with pytest.raises(UserError, match="collect it again with --labels"):
         from_recording(tmp_path / "without", CONTEXTS, 10, seed=0)
