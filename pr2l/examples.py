@@ -18,6 +18,8 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from pr2l import registry
+from pr2l import _digest, registry
 from pr2l.collect import LABELS
 from pr2l.embed import Recording
 from pr2l.errors import UserError, did_you_mean
@@ -33,8 +35,8 @@ from pr2l.labelled import Progress, Source, load_or_play
 from pr2l.questions import DIRECTIONS, DISTANCES, View, direction, distance
 from pr2l.types import Context, Contexts, Frames, Labels
 
-GROUP = 20  # neighbouring frames of played episodes that count as one group: about an episode, thinned out
-FEWEST_GROUPS = 10  # of them, however few frames there are
+GROUP = 20  # frames that are kept of a played episode: many short looks at the world differ more than a few long ones
+FEWEST_GROUPS = 10  # played episodes, however few frames there are
 TABLE = "labels.csv"
 _COLUMNS = ("file", "present", "direction", "distance", "group")
 Words = npt.NDArray[np.str_]
@@ -59,6 +61,13 @@ class Examples:
     def __len__(self) -> int:
         return len(self.contexts)
 
+    @cached_property
+    def digest(self) -> str:
+        """Of all of it: other frames, or another word about one of them, have another digest."""
+        words = [self.contexts, *(values.tolist() for values in (self.present, self.direction, self.distance))]
+        pixels = sha256(self.frames.tobytes()).hexdigest()
+        return _digest.of_json([self.frames.shape, pixels, *words, self.groups.tolist()])
+
     def truths(self) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
         """What there is to tell -> (its values, the rows that have one)."""
         every = {"presence": self.present, "direction": self.direction, "distance": self.distance}
@@ -80,12 +89,16 @@ class Examples:
 
 
 def play(source: Source, folder: Path, progress: Progress = lambda count: None) -> Examples:
-    """Examples from a simulator of one task, played once and then found below `folder`."""
+    """Examples from a simulator of one task, played once and then found below `folder`; a group is an episode.
+
+    Of an episode, no more than its first GROUP frames are kept, and fewer where there would be few episodes.
+    """
     [task] = source.tasks
-    known = load_or_play(source, folder, progress)
-    groups = np.arange(len(known)) * max(FEWEST_GROUPS, len(known) // GROUP) // len(known)
     contexts = registry.load("environments", source.environment).TASKS[task].contexts
-    return of_labels(known.frames, known.labels, groups, contexts, source.seed)
+    _by_target(contexts)  # refuses before anything is played
+    most = min(GROUP, max(1, source.frames // FEWEST_GROUPS))
+    known = load_or_play(source.model_copy(update={"episode_frames": most}), folder, progress)
+    return of_labels(known.frames, known.labels, np.array(known.episodes), contexts, source.seed)
 
 
 def of_labels(
@@ -95,10 +108,10 @@ def of_labels(
 
     As many name a thing that the frame shows as do not; frames that show nothing are dropped where they are too many,
     and so are those in which what could be named is too small to tell. A thing is named as often where it is not as
-    where it is, so that its name alone tells nothing.
+    where it is, so that its name alone tells nothing. UserError where no context names a target.
     """
     rng, surplus = np.random.default_rng(seed), Counter[str]()  # how much oftener a name was seen than not
-    by_target = {context["target"]: context for context in contexts}
+    by_target = _by_target(contexts)
     rows: list[int] = []
     said: list[Said] = []
     for row, (frame, known) in enumerate(zip(frames, labels, strict=True)):
@@ -123,8 +136,11 @@ def of_labels(
 
 def from_table(folder: Path) -> Examples:
     """Examples from pictures of one size in a folder with labels.csv; UserError where the table cannot be used."""
-    with (folder / TABLE).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with (folder / TABLE).open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before UTF-8
+            rows = list(csv.DictReader(file, restval=""))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{folder / TABLE} is not in UTF-8; save it again as CSV UTF-8") from error
     if not rows or not {"file", "present"} <= rows[0].keys():
         raise UserError(f"{folder / TABLE} needs the columns `file` and `present`, and a line for each picture")
     said = []
@@ -146,13 +162,21 @@ def from_recording(folder: Path, contexts: Sequence[Context], count: int, seed: 
         raise UserError(
             f"{folder} says nothing of what its frames show: it has no {LABELS}; collect it again with --labels"
         )
-    lines = (folder / LABELS).read_text(encoding="utf-8").splitlines()
+    # A line is written before its episode, so that what was cut short has a line too many, perhaps not a whole one.
+    lines = (folder / LABELS).read_text(encoding="utf-8").splitlines()[: len(recording.contexts)]
     labels = [known for line in lines for known in json.loads(line)]
     if len(labels) != len(recording):
         raise UserError(f"{folder / LABELS} is about {len(labels)} frames, and the data set has {len(recording)}")
     rows = recording.spread(count)
     groups = np.searchsorted(recording.starts, rows, side="right") - 1
     return of_labels(recording.sample(count)[0], [labels[row] for row in rows], groups, contexts, seed)
+
+
+def _by_target(contexts: Sequence[Context]) -> dict[str, Context]:
+    named = {context["target"]: context for context in contexts if "target" in context}
+    if not named:
+        raise UserError("the task's contexts name no target; give pictures with a table, data=FOLDER")
+    return named
 
 
 def _word(row: dict[str, str], column: str, allowed: Sequence[str], line: int) -> str:

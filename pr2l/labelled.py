@@ -1,8 +1,8 @@
 """Frames with the simulator's labels: what a VLM is taught and tested on.
 
-A set is a folder: frames.npy (uint8 [N, H, W, 3]), labels.jsonl and scenes.jsonl (a frame's a line), set.json (what it
-was made from). Distances are in units of what the environment calls NEAR, so that simulators can be mixed. A set is
-written once and found again by that key, so an interrupted `pretrain` does not play twice.
+A set is a folder: frames.npy (uint8 [N, H, W, 3]), episodes.npy (int [N]), labels.jsonl and scenes.jsonl (a frame's a
+line), set.json (what it was made from). Distances are in units of what the environment calls NEAR, so that simulators
+can be mixed. A set is written once and found again by that key, so an interrupted `pretrain` does not play twice.
 """
 
 from __future__ import annotations
@@ -43,18 +43,23 @@ class Source(BaseModel):
     tasks: tuple[str, ...]  # played in turn
     options: dict[str, Any] = Field(default_factory=dict)  # the environment's Defaults, where they differ
     frames: PositiveInt  # over all tasks
+    episode_frames: PositiveInt | None = None  # the most that are kept of one episode, which then ends; None = all
     split: str = "train"  # "train" or "evaluation": their rooms are disjoint
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class LabelledFrames:
-    """frames: uint8 [N, H, W, 3]; labels: N lists; names: every name a label can have, sorted; scenes: N, or none."""
+    """frames: uint8 [N, H, W, 3]; labels: N lists; names: every name a label can have, sorted; scenes: N, or none.
+
+    episodes: of each frame, N or none; they are counted from 0 in each task.
+    """
 
     frames: Frames
     labels: list[Labels]
     names: tuple[str, ...]
     scenes: Sequence[Scene] = ()
+    episodes: Sequence[int] = ()
 
     def scene(self, row: int) -> Scene:
         """What the simulator said about a frame as a whole; {} where it said nothing."""
@@ -69,7 +74,7 @@ def load_or_play(source: Source, folder: Path, progress: Progress = lambda count
 
     Half of the episodes are played by the task's oracle, where it has one, and half at random.
     """
-    key = hashlib.sha256(source.model_dump_json().encode()).hexdigest()[:8]
+    key = hashlib.sha256(source.model_dump_json(exclude_none=True).encode()).hexdigest()[:8]
     path = folder / f"{'-'.join((source.environment, *source.tasks, source.split))}-{key}"
     if not _is_complete(path, source):
         _play(source, path, progress)
@@ -78,7 +83,8 @@ def load_or_play(source: Source, folder: Path, progress: Progress = lambda count
 
 def _is_complete(path: Path, source: Source) -> bool:
     card = path / "set.json"
-    whole = card.exists() and (path / "scenes.jsonl").exists()  # which sets of an earlier version lack
+    parts = (card, path / "scenes.jsonl", path / "episodes.npy")  # sets of earlier versions lack one or two
+    whole = all(part.exists() for part in parts)
     return whole and json.loads(card.read_text())["source"] == source.model_dump(mode="json")
 
 
@@ -86,8 +92,8 @@ def _read(path: Path) -> LabelledFrames:
     labels, scenes = (_read_lines(path / name) for name in ("labels.jsonl", "scenes.jsonl"))
     names = json.loads((path / "set.json").read_text())["names"]
     # Into memory, not a map: batches jump about, and on a slow disk each frame would cost a seek.
-    frames = np.load(path / "frames.npy", allow_pickle=False)
-    return LabelledFrames(frames, labels, tuple(names), scenes)
+    frames, episodes = (np.load(path / name, allow_pickle=False) for name in ("frames.npy", "episodes.npy"))
+    return LabelledFrames(frames, labels, tuple(names), scenes, episodes.tolist())
 
 
 def _read_lines(path: Path) -> list[Any]:
@@ -99,6 +105,7 @@ def _play(source: Source, path: Path, progress: Progress) -> None:
     path.mkdir(parents=True, exist_ok=True)
     (path / "set.json").unlink(missing_ok=True)
     world = registry.load("environments", source.environment)
+    episodes = []
     with (path / "labels.jsonl").open("w") as labels, (path / "scenes.jsonl").open("w") as scenes:
         frames = None
         for count, (frame, info) in enumerate(_frames(world, source)):
@@ -108,7 +115,9 @@ def _play(source: Source, path: Path, progress: Progress) -> None:
             frames[count] = frame
             labels.write(json.dumps(measured(info["labels"], world)) + "\n")
             scenes.write(json.dumps(info.get("scene", {})) + "\n")
+            episodes.append(info["episode"])
             progress(count + 1)
+    np.save(path / "episodes.npy", episodes)
     names = sorted({name for task in source.tasks for name in world.kinds(task)})
     card = {"source": source.model_dump(mode="json"), "names": names}
     unfinished = path / "set.json.part"
@@ -123,7 +132,16 @@ def _frames(world: ModuleType, source: Source) -> Iterator[tuple[Frames, Info]]:
     for task, share in zip(source.tasks, _shares(source.frames, len(source.tasks)), strict=True):
         env = world.make(task, world.Defaults(**source.options), split=source.split, labels=True)
         with closing(env):
-            yield from islice(play(env, world.oracle(task), rng, never), share)
+            yield from islice(play(env, _oracle(world, task), rng, never, source.episode_frames), share)
+
+
+def _oracle(world: ModuleType, task: str) -> Callable[[gym.Env[Any, Any]], Any] | None:
+    """None where nobody has scripted the task."""
+    try:
+        oracle: Callable[[gym.Env[Any, Any]], Any] = world.oracle(task)
+    except ValueError:
+        return None
+    return oracle
 
 
 def measured(labels: Labels, world: ModuleType) -> Labels:
@@ -141,20 +159,23 @@ def play(
     oracle: Callable[[gym.Env[Any, Any]], Any] | None,
     rng: np.random.Generator,
     never: Sequence[int] = (),
+    most: int | None = None,
 ) -> Iterator[tuple[Frames, Info]]:
     """Endless thinned-out (frame [H, W, 3], info) of alternating oracle and random episodes.
 
-    never: actions that chance does not take, as they would end the episode.
+    info["episode"] is the episode's number, from 0.
+    never: actions that chance does not take, as they would end the episode. most: frames of one episode; None = all.
     """
     count = env.action_space.n  # type: ignore[attr-defined]  # Discrete, as the contract says
     choices = [action for action in range(count) if action not in never]
     for episode in range(1 << 30):
         observation, info = env.reset(seed=int(rng.integers(1 << 31)))
         scripted = oracle is not None and episode % 2 == 0
-        over, action, hold = False, None, 0
-        while not over:
+        over, kept, action, hold = False, 0, None, 0
+        while not over and kept != most:
             if rng.random() < (KEEP_SHARE if info["labels"] else KEEP_SHARE * BLANK_SHARE):
-                yield observation["frame"], info
+                kept += 1
+                yield observation["frame"], {**info, "episode": episode}
             if scripted and oracle is not None and rng.random() < 0.8:  # the rest: stray from the straight way
                 action, hold = oracle(env), 0
             elif hold <= 0:

@@ -32,7 +32,7 @@ TOLD = {*DIRECTIONS, *DISTANCES, *COUNTS[1:]}  # whole answers to where, how far
 
 
 class Probe(NamedTuple):
-    """Balanced accuracy in 0..1, the mean over classes of the share told right, with its 95 % interval.
+    """Balanced accuracy in 0..1, the mean over classes of the share told right, with its 95 % interval over groups.
 
     chance: what guessing gets, one over the number of classes; frames: how many were told.
     """
@@ -92,12 +92,21 @@ def probe(features: npt.NDArray[Any], truth: npt.NDArray[Any], groups: npt.NDArr
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     with np.errstate(invalid="ignore"):  # where all features are constant the PCA divides 0 by 0, and all is chance
         told = cross_val_predict(telling, features, truth, groups=groups, cv=folds)
-    return Probe(_balanced([(told == truth)[truth == value] for value in classes]), 1 / len(classes), len(truth))
+    return Probe(_balanced(told == truth, truth, groups), 1 / len(classes), len(truth))
 
 
-def _balanced(hits: Sequence[npt.NDArray[np.bool_]]) -> Estimate:
-    """Mean over classes of the share of hits, with its 95 % bootstrap interval; frames are drawn within their class."""
-    rng = np.random.default_rng(0)
-    drawn = np.mean([rng.choice(each, (RESAMPLES, len(each))).mean(axis=1) for each in hits], axis=0)
+def _balanced(hits: npt.NDArray[np.bool_], truth: npt.NDArray[Any], groups: npt.NDArray[np.int64]) -> Estimate:
+    """Mean over classes of the share of hits [N], with its 95 % bootstrap interval.
+
+    Whole groups are drawn, as frames of one are alike; draws that miss a class are left out.
+    """
+    of_class = truth[:, None] == np.unique(truth)
+    number = np.unique(groups, return_inverse=True)[1]
+    frames, right = np.zeros((2, number.max() + 1, of_class.shape[1]))  # of each group and class
+    np.add.at(frames, number, of_class)
+    np.add.at(right, number, of_class & hits[:, None])
+    times = np.random.default_rng(0).multinomial(len(frames), np.full(len(frames), 1 / len(frames)), RESAMPLES)
+    times = times[(times @ frames > 0).all(axis=1)]
+    drawn = (times @ right / (times @ frames)).mean(axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(float(np.mean([each.mean() for each in hits])), float(low), float(high))
+    return Estimate(float((right.sum(0) / frames.sum(0)).mean()), float(low), float(high))

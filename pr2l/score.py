@@ -238,7 +238,7 @@ def table(scoring: Scoring, known: Examples, scores: Sequence[PromptScore]) -> T
     frames = f"{len(known)} frames, {known.present.mean():.0%} with the target"
     drawn = Table(
         title=f"prompts for {scoring.task}, {scoring.vlm}, {frames}",
-        caption="score: mean skill of the probes, 0 = chance; 95 % intervals over frames",
+        caption="score: mean skill of the probes, 0 = chance; 95 % intervals: of answers over frames, else over groups",
     )
     drawn.add_column("prompt", overflow="fold")
     heads = [f"{truth} %, chance {chance:.0f}" for truth, chance in chances.items()]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from math import ceil, log
 from pathlib import Path
@@ -32,6 +33,7 @@ from pr2l.examples import Examples
 from pr2l.prompt import Prompt
 from pr2l.score import SEGMENTS, PromptScore, Scoring, examples_of, load, options_for, score_one
 from pr2l.types import Segment
+from pr2l.vlms import _checkpoint as checkpoint
 
 KEEP = 3  # one of so many goes on to the next rung
 FEWEST = 60  # frames in the first rung: fewer tell prompts apart by chance only
@@ -81,6 +83,7 @@ def search(space_name: str, scoring: Scoring, out: Path, budget: int) -> list[Fo
     Candidates that the VLM cannot read, such as a token order that it does not know, are left out with a word.
     """
     console, space = Console(), read_config(Space, space_name)
+    _weights.cache_clear()  # a VLM may have been trained again into the same folder
     candidates = space.prompts()
     rungs = plan(len(candidates), budget)
     drawn = np.random.default_rng(scoring.seed).permutation(len(candidates))[: rungs[0][0]]
@@ -157,10 +160,17 @@ def _run(
 
 
 def _key(asked: Prompt, known: Examples, scoring: Scoring) -> str:
-    """Of all that a score depends on: what is asked, how it is read, and the frames."""
+    """Of all that a score depends on: what is asked, how it is read, by which weights, and the examples."""
     what = asked.model_dump(mode="json", include={"text", "vlm_options", "segments"})
-    frames = scoring.model_dump(mode="json", exclude={"prompts"})
-    return _digest.of_json([what, frames, len(known)])
+    return _digest.of_json([what, scoring.model_dump(mode="json")["vlm_options"], _weights(scoring.vlm), known.digest])
+
+
+@lru_cache(maxsize=1)  # of one search: a digest of large weights takes long
+def _weights(vlm: str) -> dict[str, str]:
+    """Which weights a VLM's name stands for now. Raises UserError where there is no such VLM."""
+    path = checkpoint.locate(vlm)
+    checkpoint.read_values(path)  # asks the Hub for a VLM that is not here yet
+    return checkpoint.source(path)
 
 
 def _line(key: str, frames: int, score: PromptScore) -> dict[str, Any]:

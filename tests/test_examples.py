@@ -8,11 +8,65 @@ from PIL import Image
 
 from pr2l.collect import LABELS, collect
 from pr2l.errors import UserError
-from pr2l.examples import from_recording, from_table, of_labels
+from pr2l.examples import GROUP, from_recording, from_table, of_labels, play
+from pr2l.labelled import Source
 
 IMP = {"name": "imp", "box": (0, 40, 20, 80), "distance": 0.6}
 FAR_IMP = {"name": "imp", "box": (140, 40, 160, 80), "distance": 2.5}
 SPECK = {"name": "demon", "box": (0, 0, 2, 2), "distance": 5.6}
+WALKS = """
+import gymnasium as gym
+import numpy as np
+from pydantic import BaseModel
+
+
+class Defaults(BaseModel):
+    pass
+
+
+class Task:
+    contexts = ({"target": "imp"}, {})
+
+
+class Nameless:
+    contexts = ({},)
+
+
+TASKS = {"walk": Task(), "other": Nameless()}
+
+
+def kinds(task):
+    return ("imp",)
+
+
+def make(task, options, *, split, labels):
+    return Walks()
+
+
+def oracle(task):
+    raise ValueError("nobody has scripted this task")
+
+
+class Walks(gym.Env):
+    '''Episode n lasts 2n + 1 steps, its frames hold n, and every second one shows an imp.'''
+
+    action_space, episode = gym.spaces.Discrete(2), -1
+
+    def reset(self, *, seed=None, options=None):
+        self.episode, self.time = self.episode + 1, 0
+        return self.look(), self.info()
+
+    def step(self, action):
+        self.time += 1
+        return self.look(), 0.0, self.time > 2 * self.episode, False, self.info()
+
+    def look(self):
+        return {"frame": np.full((120, 160, 3), self.episode, np.uint8)}
+
+    def info(self):
+        imp = {"name": "imp", "box": (0, 40, 20, 80), "distance": 0.6}
+        return {"context": {}, "success": False, "labels": [imp] * (self.time % 2)}
+"""
 CONTEXTS = tuple({"target": name} for name in ("imp", "demon", "marine"))
 
 
@@ -66,6 +120,15 @@ def test_spread_takes_the_ends_and_what_lies_between():
     assert len(known.spread(1000)) == len(known)
 
 
+@pytest.mark.parametrize("part", ["frames", "contexts", "present", "direction", "distance", "groups"])
+def test_another_word_about_one_frame_is_another_digest(part):
+    one, other = labelled([[IMP], []] * 10), labelled([[IMP], []] * 10)
+    assert one.digest == other.digest
+    other = labelled([[IMP], []] * 10)
+    getattr(other, part)[-1] = {"target": "door"} if part == "contexts" else getattr(other, part)[-1] == 0
+    assert one.digest != other.digest
+
+
 def test_truths_leave_out_what_is_not_known():
     known = labelled([[IMP], []] * 20)
     values, rows = known.truths()["direction"]
@@ -114,6 +177,19 @@ def test_a_wrong_table_is_refused_with_the_line(tmp_path, text, message):
     assert message in str(error.value)
 
 
+def test_a_table_from_a_spreadsheet(tmp_path):
+    """Excel's "CSV UTF-8" begins with a mark; its plain CSV is in another encoding; a line may end too soon."""
+    write_table(tmp_path, "\ufefffile,present,target\r\n0.png,yes,caf\u00e9\r\n1.png,no\r\n")
+    known = from_table(tmp_path)
+    assert known.contexts == [{"target": "caf\u00e9"}, {"target": ""}]
+    (tmp_path / "labels.csv").write_text("file,target,present\n0.png,caf\u00e9,yes\n", encoding="latin-1")
+    with pytest.raises(UserError, match=r"labels.csv is not in UTF-8; save it again as CSV UTF-8"):
+        from_table(tmp_path)
+    write_table(tmp_path, "present,file\nyes,0.png\nno\n")
+    with pytest.raises(UserError, match=r"named in labels.csv, cannot be read as a picture"):
+        from_table(tmp_path)
+
+
 def test_pictures_of_two_sizes_are_refused(tmp_path):
     write_table(tmp_path, "file,present\n0.png,yes\n1.png,no\n", sizes=((8, 6), (6, 8)))
     with pytest.raises(UserError, match=r"1\.png is 6x8 and .*0\.png is 8x6"):
@@ -122,15 +198,39 @@ def test_pictures_of_two_sizes_are_refused(tmp_path):
 
 def test_a_recording_with_labels_and_one_without(examples, tmp_path):
     """Every doors frame shows two of three colours; the recording's labels belong to its frames."""
-    doors = ({"target": colour} for colour in ("red", "green", "blue"))
+    doors = [{"target": colour} for colour in ("red", "green", "blue")]
     collect("doors", "choose", tmp_path / "with", episodes=30, labels=True)
-    known = from_recording(tmp_path / "with", list(doors), 40, seed=0)
+    known = from_recording(tmp_path / "with", doors, 40, seed=0)
     lines = [json.loads(line) for line in (tmp_path / "with" / LABELS).read_text().splitlines()]
     assert len(lines) == 30 and all(len(line) == 2 for line in lines)
     assert len(known) > 20 and len(set(known.groups)) > 10
     colours = {"red": 0, "green": 1, "blue": 2}
     for frame, context, there in zip(known.frames, known.contexts, known.present, strict=True):
         assert (frame[..., colours[context["target"]]].max() == 255) == there
+    with (tmp_path / "with" / LABELS).open("a") as file:
+        file.write('[[{"na')  # as a kill leaves it
+    assert from_recording(tmp_path / "with", doors, 40, seed=0).digest == known.digest
     collect("doors", "choose", tmp_path / "without", episodes=1)
     with pytest.raises(UserError, match="collect it again with --labels"):
         from_recording(tmp_path / "without", CONTEXTS, 10, seed=0)
+
+
+def played(folder, frames, task="walk"):
+    return play(Source(environment="walks", tasks=(task,), frames=frames), folder)
+
+
+def test_a_group_of_played_frames_is_an_episode(write_plugin, tmp_path):
+    """The last of 400 frames are of episodes that could give 40 and more; 30 frames are of ten episodes or more."""
+    write_plugin("environments", "walks", WALKS)
+    known = played(tmp_path, 400)
+    assert (known.groups == known.frames[:, 0, 0, 0]).all()
+    assert 10 < np.bincount(known.groups).max() <= GROUP
+    assert np.bincount(played(tmp_path, 30).groups).max() <= 3
+    assert (played(tmp_path, 400).groups == known.groups).all(), "as found again"
+
+
+def test_a_task_that_names_no_target_is_refused(write_plugin, tmp_path):
+    write_plugin("environments", "walks", WALKS)
+    with pytest.raises(UserError, match="name no target; give pictures with a table, data=FOLDER"):
+        played(tmp_path / "sets", 20, "other")
+    assert not (tmp_path / "sets").exists(), "nothing is played in vain"

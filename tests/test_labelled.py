@@ -36,7 +36,7 @@ def test_a_whole_set_is_not_played_again_and_a_cut_one_is(folder):
     played = []
     load_or_play(SOURCE, folder, played.append)
     assert played == []
-    for part in ("set.json", "scenes.jsonl"):
+    for part in ("set.json", "scenes.jsonl", "episodes.npy"):
         next(folder.glob(f"*/{part}")).unlink()
         load_or_play(SOURCE, folder, played.append)
         assert played == list(range(1, 13))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pr2l.probes import FOLDS, agreement, probe, says, share
+from pr2l.probes import FOLDS, _balanced, agreement, probe, says, share
 
 GROUPS = np.repeat(np.arange(20), 5)
 HALVES = np.tile([True, False], 50)
@@ -91,3 +91,17 @@ def test_rare_classes_are_left_out() -> None:
     assert (told.chance, told.frames, told.accuracy.value) == (0.5, 98, pytest.approx(1.0))
     assert probe(features[:50], truth[:50], groups[:50]) is None
     assert probe(features, truth, np.arange(100) % (FOLDS - 1)) is None
+
+
+def test_more_frames_like_those_of_a_group_do_not_narrow_the_interval() -> None:
+    """Half of 20 groups are told right: one group a draw is worth sqrt(1/4/20) = 0.11, twice of it is 0.22."""
+    hits, truth, groups = np.tile([True, True, False, False], 10), np.tile([True, False], 20), np.arange(40) // 2
+    few = _balanced(hits, truth, groups)
+    assert few.value == 0.5 and few.low == pytest.approx(0.5 - 0.22, abs=0.04)
+    assert _balanced(np.repeat(hits, 7), np.repeat(truth, 7), np.repeat(groups, 7)) == few
+
+
+def test_a_class_of_one_group_is_missing_in_some_draws() -> None:
+    hits, groups = np.array([True, True, True, False]), np.arange(4)
+    found = _balanced(hits, np.array(["near", "near", "near", "far"]), groups)
+    assert tuple(found) == (0.5, 0.5, 0.5), "all of near, none of far"

@@ -17,20 +17,20 @@ from pr2l.statistics import Estimate
 from pr2l.vlms._base import Defaults
 
 WORDS = ("a", "bb", "ccc", "dddd")
-SCORING = scoring_of({"task": "maze/walk", "vlm": "known"})
+SCORING = scoring_of({"task": "maze/walk", "vlm": "tiny"})
 
 
 class Frames:
     """Counts as examples; `spread` is asked for the frames of a rung."""
 
-    def __init__(self, count):
-        self.count = count
+    def __init__(self, count, named=0):
+        self.count, self.named, self.digest = count, named, f"{count} of {named}"
 
     def __len__(self):
         return self.count
 
     def spread(self, count):
-        return Frames(count)
+        return Frames(count, self.named)
 
 
 class World:
@@ -52,7 +52,7 @@ def world(monkeypatch, tmp_path):
     world = World()
     monkeypatch.setattr(program, "score_one", world.score_one)
     monkeypatch.setattr(program, "load", lambda vlm, options: None)
-    monkeypatch.setattr(program, "examples_of", lambda scoring: Frames(10_000))
+    monkeypatch.setattr(program, "examples_of", lambda scoring: Frames(10_000, scoring.seed))
     space = {"why": "a test", "auxiliary": ["", "x {target}"], "questions": list(WORDS)}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space), encoding="utf-8")
     return world
@@ -120,6 +120,18 @@ def test_what_changes_a_score_is_read_anew(world, tmp_path):
     run(tmp_path)
     search(str(tmp_path / "space.yaml"), SCORING.model_copy(update={"seed": 1}), tmp_path / "out", 1440)
     assert len(world.readings) == 22
+
+
+def test_weights_that_were_trained_again_are_read_anew(world, tmp_path):
+    """Into the same folder, so that the VLM has the same name."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    (tmp_path / "mine" / "model.safetensors").write_bytes(b"first")
+    mine = SCORING.model_copy(update={"vlm": str(tmp_path / "mine")})
+    for weights, readings in ((b"first", 11), (b"first", 11), (b"second", 22)):
+        (tmp_path / "mine" / "model.safetensors").write_bytes(weights)
+        search(str(tmp_path / "space.yaml"), mine, tmp_path / "out", 1440)
+        assert len(world.readings) == readings
 
 
 def test_a_candidate_that_the_vlm_refuses_is_left_out(world, tmp_path, monkeypatch, capsys):
