@@ -11,11 +11,11 @@ about the thing that the context names: whether it is there, in which direction,
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,9 @@ FRAMES = Path("data/labelled")  # played frames, found again by what they were m
 SHOWN = 6  # answers that are kept for people to read
 
 Cell = tuple[int, Segment]  # a layer, as an index from the end, and a segment
+
+_held: dict[tuple[str, Defaults], VLM] = {}  # the VLM that was loaded last
+_depths: dict[str, int] = {}  # of VLMs that were loaded
 
 
 class Scoring(BaseModel):
@@ -296,14 +299,20 @@ def _pooled(segment: str, states: torch.Tensor, mask: torch.Tensor) -> torch.Ten
 
 def _layers(vlm: str, options: Defaults) -> tuple[int, ...]:
     """Layers for the heat map, as indices from the end: all, or some of many; those asked for among them."""
-    depth = load(vlm, options).depth
+    if vlm not in _depths:
+        _depths[vlm] = load(vlm, options).depth
+    depth = _depths[vlm]
     spread = np.linspace(-depth - 1, -1, min(depth + 1, MOST_LAYERS)).round().astype(int).tolist()
     return tuple(sorted({*spread, *options.layers}, key=lambda layer: layer % (depth + 1)))
 
 
-@lru_cache(maxsize=1)
 def load(vlm: str, options: Defaults) -> VLM:
-    return load_vlm(vlm, options)
+    """The VLM; it is held until another one is asked for, or the same with other options."""
+    if (vlm, options) not in _held:
+        _held.clear()  # first, as two large ones may not fit into memory
+        gc.collect()  # a VLM and its engine hold each other
+        _held[vlm, options] = load_vlm(vlm, options)
+    return _held[vlm, options]
 
 
 def _short(each: PromptScore, scoring: Scoring) -> str:
