@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 from torch.nn.functional import adaptive_avg_pool1d
@@ -260,7 +261,7 @@ def agreements(scores: Sequence[PromptScore]) -> Table:
         drawn.add_column(head, justify="right")
     for number, row in enumerate(_kappas(scores), start=1):
         name = f"{scores[number - 1].prompt.name.rpartition('/')[2]} {number}"
-        drawn.add_row(name, *("-" if kappa is None else f"{kappa:.2f}" for kappa in row))
+        drawn.add_row(escape(name), *("-" if kappa is None else f"{kappa:.2f}" for kappa in row))
     return drawn
 
 
@@ -317,7 +318,7 @@ def load(vlm: str, options: Defaults) -> VLM:
 
 def _short(each: PromptScore, scoring: Scoring) -> str:
     name = each.prompt.name.removeprefix(f"{scoring.task}/")
-    return f"{name}: {each.prompt.text}" if each.prompt.text else f"{name}: (empty)"
+    return escape(f"{name}: {each.prompt.text or '(empty)'}")
 
 
 def _percent(share: Estimate | None) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pr2l import _digest, prompt
@@ -130,7 +131,7 @@ def table(found: Sequence[Found], scoring: Scoring) -> Table:
     for one in found:
         options = json.dumps(one.prompt.vlm_options) if one.prompt.vlm_options else ""
         numbers = (f"{one.rung + 1}", str(one.line["frames"]), f"{one.score:.2f}", f"{one.line['ms_per_frame']:.0f}")
-        drawn.add_row(*numbers, f"{one.prompt.text or '(empty)'} [dim]{options}[/]")
+        drawn.add_row(*numbers, f"{escape(one.prompt.text or '(empty)')} [dim]{escape(options)}[/]")
     return drawn
 
 
@@ -146,13 +147,14 @@ def _run(
             try:
                 load(scoring.vlm, options)
             except UserError as error:
-                console.print(f"{each.name} is left out: {error}", style="yellow", highlight=False)
+                console.print(f"{each.name} is left out: {error}", style="yellow", highlight=False, markup=False)
                 continue
             lines[key] = _line(key, len(known), score_one(each, options, scoring.vlm, known, cells=False))
             with (out / RESULTS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[key]) + "\n")
         found = Found(each, rung, lines[key])
-        console.print(f"rung {rung + 1}, {place}/{len(prompts)}: {found.score:.2f}  {each.text}", highlight=False)
+        said = f"rung {rung + 1}, {place}/{len(prompts)}: {found.score:.2f}  {each.text}"
+        console.print(said, highlight=False, markup=False)
         yield number, found
 
 

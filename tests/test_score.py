@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from pr2l import score as program
 from pr2l.errors import UserError
@@ -122,6 +123,15 @@ def test_a_vlm_is_loaded_once_for_equal_options_and_never_beside_another(monkeyp
     for new_tokens in (3, 3, 5, 5):
         score_one(WHERE, Defaults(new_tokens=new_tokens), "heavy", known(20))
     assert len(loaded) == 3
+
+
+def test_brackets_of_a_prompt_are_shown_as_they_are(known_vlm, capsys):
+    asked = WHERE.model_copy(update={"name": "a/b/[red]", "text": "[INST] say [yes/no] [/INST]"})
+    found = score_one(asked, Defaults(), "known", known(20), cells=False)
+    console = Console(width=200)
+    console.print(program.table(scoring_of({"task": "a/b"}), known(20), [found]), program.agreements([found]))
+    shown = capsys.readouterr().out
+    assert "[red]: [INST] say [yes/no] [/INST]" in shown and "[red] 1" in shown
 
 
 def test_reading_keeps_rows_in_order():

@@ -135,6 +135,24 @@ def test_a_candidate_that_the_vlm_refuses_is_left_out(world, tmp_path, monkeypat
     assert "left out: one place for its image" in capsys.readouterr().out.replace("\n", " ")
 
 
+def test_brackets_of_a_candidate_are_shown_as_they_are(world, tmp_path, monkeypatch, capsys):
+    """In the line of a rung, in that of a candidate that is left out, and in the table."""
+
+    def load(vlm, options):
+        if options.new_tokens == 3:
+            raise UserError("the template has [/INST]")
+
+    monkeypatch.setattr(program, "load", load)
+    space = {"why": "", "questions": ["say [yes/no] [/INST]"], "vlm_options": {"new_tokens": [3, 5]}}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space), encoding="utf-8")
+    monkeypatch.setenv("COLUMNS", "200")
+    run(tmp_path)
+    shown = capsys.readouterr().out
+    assert "left out: the template has [/INST]" in shown
+    assert "rung 1, 2/2: 0.40  say [yes/no] [/INST]\n" in shown
+    assert 'say [yes/no] [/INST] {"new_tokens": 5}' in shown
+
+
 @pytest.mark.parametrize("name", [name for name in registry.names("configs") if name.startswith("search/")])
 def test_every_shipped_space_holds_prompts_of_its_environment(name):
     """Of all its tasks that name a target."""
