@@ -157,11 +157,15 @@ def examples_of(scoring: Scoring) -> Examples:
     folder = scoring.data
     if folder is not None and (folder / examples.TABLE).is_file():
         return examples.from_table(folder)
-    tasks = registry.load("environments", environment).TASKS
-    if task not in tasks:
-        raise UnknownName(f"tasks of {environment}", task, tasks, hint="`pr2l list tasks` shows them.")
+    world = registry.load("environments", environment)
+    if task not in world.TASKS:
+        raise UnknownName(f"tasks of {environment}", task, world.TASKS, hint="`pr2l list tasks` shows them.")
     if folder is not None:
-        return examples.from_recording(folder, tasks[task].contexts, scoring.frames, scoring.seed)
+        return examples.from_recording(folder, world.TASKS[task].contexts, scoring.frames, scoring.seed)
+    try:
+        world.Defaults(**scoring.environment_options)
+    except ValidationError as error:
+        raise UserError(explain(error, f"environment_options of {environment!r}", world.Defaults)) from error
     what = scoring.model_dump(include={"frames", "split", "seed"})
     source = Source(environment=environment, tasks=(task,), options=scoring.environment_options, **what)
     return examples.play(source, FRAMES)
