@@ -35,7 +35,7 @@ from pr2l.errors import UnknownName, UserError, did_you_mean, explain
 from pr2l.examples import Examples
 from pr2l.heatmap import draw_scores
 from pr2l.labelled import Source
-from pr2l.probes import Probe, agreement, probe, says, share
+from pr2l.probes import FOLDS, Probe, agreement, probe, says, share
 from pr2l.prompt import Prompt
 from pr2l.runs import write_json
 from pr2l.statistics import Estimate
@@ -54,6 +54,10 @@ Cell = tuple[int, Segment]  # a layer, as an index from the end, and a segment
 
 _held: dict[tuple[str, Defaults], VLM] = {}  # the VLM that was loaded last
 _depths: dict[str, int] = {}  # of VLMs that were loaded
+
+
+class TooFewFrames(UserError):
+    """The frames cannot tell prompts apart, whichever prompt it is."""
 
 
 class Scoring(BaseModel):
@@ -202,7 +206,11 @@ def score_one(asked: Prompt, options: Defaults, vlm: str, known: Examples, *, ce
         raise UserError(f"prompt {asked.name!r} keeps {', '.join(asked.segments)}, of which nothing is read")
     view = _probes(np.concatenate([seen.cells[cell] for cell in given], axis=1), known)
     if not view:
-        raise UserError(f"{len(known)} frames are too few, or too alike, to tell prompts apart; give more (frames=N)")
+        groups = len(np.unique(known.groups))
+        raise TooFewFrames(
+            f"{len(known)} frames are too few, or too alike, to tell prompts apart; give more (frames=N), of {FOLDS} or "
+            f"more episodes, or other groups, in which the target is there and as many in which not; these are of {groups}"
+        )
     each = {cell: _probes(values, known) for cell, values in seen.cells.items()} if cells else {}
     answered = options.generation != "none"
     return PromptScore(
