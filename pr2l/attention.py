@@ -22,7 +22,10 @@ from pr2l.types import Tokens
 
 
 class Seen(NamedTuple):
-    """One frame's attention, which sums to 1. patches: [S, S], None without the image; words: of all other tokens."""
+    """One frame's attention, which sums to 1. words: of all other tokens than patches.
+
+    patches: [S, S]; None without the image, or where its tokens have no place in it, as a Q-Former's.
+    """
 
     patches: npt.NDArray[np.float32] | None
     words: list[tuple[str, float]]
@@ -30,9 +33,12 @@ class Seen(NamedTuple):
 
 @torch.no_grad()
 def query_attention(network: Any, tokens: Tokens) -> torch.Tensor:
-    """float32 [B, T]: how a token_transformer network's query weighs the tokens, mean over heads; 0 at padding."""
+    """float32 [B, T]: how a token_transformer network weighs the tokens, mean over heads and queries; 0 at padding."""
     if not hasattr(network, "decoder"):
-        raise UserError(f"{type(network).__module__} has no query token; train with network=token_transformer")
+        raise UserError(
+            f"this {type(network).__module__} has no query token; train with network=token_transformer and "
+            "network_options.queries=1 or more"
+        )
     calls: list[tuple[Any, Any]] = []
     attend = network.decoder.multihead_attn
     hook = attend.register_forward_pre_hook(lambda module, *call: calls.append(call), with_kwargs=True)
@@ -42,7 +48,7 @@ def query_attention(network: Any, tokens: Tokens) -> torch.Tensor:
         hook.remove()
     [(given, options)] = calls
     _, weights = attend(*given, **{**options, "need_weights": True})
-    return torch.as_tensor(weights[:, 0])
+    return torch.as_tensor(weights.mean(1))
 
 
 def seen(encoder: Any, weights: torch.Tensor, text: str, answer: str) -> Seen:
@@ -60,9 +66,12 @@ def seen(encoder: Any, weights: torch.Tensor, text: str, answer: str) -> Seen:
     for segment, part in zip(encoder.options.segments, parts, strict=True):
         if segment == "image":
             side = isqrt(len(part))
-            before = len(part) - side**2  # a mean over the picture, or what is no square grid
+            before = len(part) - side**2
+            if before > 1:  # no square grid, such as the 32 queries of a Q-Former
+                words += [(f"(image {number})", float(weight)) for number, weight in enumerate(part, start=1)]
+                continue
             patches = part[before:].reshape(side, side).numpy()
-            words += [("(whole image)", float(weight)) for weight in part[:before]]
+            words += [("(whole image)", float(weight)) for weight in part[:before]]  # a mean over the picture
         else:
             names = _prompt_words(vlm, text) if segment == "prompt" else _answer_words(vlm, answer)
             words += [(name, float(weight)) for name, weight in zip(names, part, strict=False)]

@@ -73,7 +73,7 @@ def correlate(name: str, results: Path, out: Path, frames: int | None = None) ->
     found = {task: correlations(each) for task, each in variants.items()}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "correlation.json", {task: _as_json(variants[task], found[task]) for task in suite.tasks})
-    (out / "correlation.md").write_text(markdown(suite, variants, found), encoding="utf-8")
+    (out / "correlation.md").write_text(markdown(suite, variants, found, frames), encoding="utf-8")
     _draw(variants, found).savefig(out / "correlation.png", dpi=110)
     console = Console()
     for task in suite.tasks:
@@ -86,19 +86,19 @@ def _variants(suite: Suite, task: str, rows: Sequence[Row], frames: int | None) 
     """The methods that read a VLM's states and have been run, each scored."""
     first = suite.definition.seeds[0]
     configs = {method: suite.cell(task, method, first).config for method in suite.methods}
-    runs = {name: _runs(rows, name) for name, config in configs.items() if config.encoder == "prompted"}
-    if len({len(each) for each in runs.values()}) > 1 or sum(map(bool, runs.values())) < FEWEST:
-        made = ", ".join(f"{name} {len(each)}" for name, each in runs.items())
+    runs = {
+        name: {row.seed: tuple(row.played("success")) for row in rows if row.method == name}
+        for name, config in configs.items()
+        if config.encoder == "prompted"
+    }
+    if len({frozenset(each) for each in runs.values()}) > 1 or sum(map(bool, runs.values())) < FEWEST:
+        made = "; ".join(f"{name}: {' '.join(map(str, each)) or 'none'}" for name, each in runs.items())
         raise UserError(
             f"{task} of {suite.name} needs {FEWEST} or more methods with the encoder `prompted`, each run with the same"
-            f" seeds, and has ({made or 'none'}); `pr2l bench run {suite.name}` makes what is missing"
+            f" seeds, and has ({made}); `pr2l bench run {suite.name}` makes what is missing"
         )
     names = track(runs, f"{task}: variants read")
-    return [Variant(name, _score(configs[name], frames), runs[name]) for name in names]
-
-
-def _runs(rows: Sequence[Row], method: str) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(row.played("success")) for row in rows if row.method == method)
+    return [Variant(name, _score(configs[name], frames), tuple(runs[name].values())) for name in names]
 
 
 def _score(config: RunConfig, frames: int | None) -> PromptScore:
@@ -140,20 +140,22 @@ def _correlation(name: str, values: NDArray[np.float64], success: NDArray[np.flo
     return Correlation(name, Estimate(*map(float, band)), float(chance.pvalue))
 
 
-def markdown(suite: Suite, variants: dict[str, list[Variant]], found: dict[str, list[Correlation]]) -> str:
+def markdown(
+    suite: Suite, variants: dict[str, list[Variant]], found: dict[str, list[Correlation]], frames: int | None = None
+) -> str:
     """The tables, with the commands that make them again."""
-    definition = suite.definition
+    definition, more = suite.definition, f" --frames {frames}" if frames else ""
     parts = [
         f"# Does the score foretell the return? {suite.name}, version {definition.version}",
         f"{definition.why}. Spearman's rank correlation of what `pr2l prompts score` measures before training with the"
-        f" success rate after it, over variants of {len(definition.seeds)} seeds each. The interval redraws runs within"
-        " each variant; p is of a permutation test.",
-        f"```console\npr2l bench run {suite.name}\npr2l prompts correlate {suite.name}\n```",
+        " success rate after it, over variants. The interval redraws the runs of each variant; p is of a permutation"
+        " test.",
+        f"```console\npr2l bench run {suite.name}\npr2l prompts correlate {suite.name}{more}\n```",
         "![score and success rate of each variant](correlation.png)",
     ]
     for task, each in variants.items():
         head = ("what", "Spearman's rho", "p")
-        parts += [f"## {task}", markdown_table(head, [(one.of, str(one.rho), f"{one.p:.3f}") for one in found[task]])]
+        parts += [f"## {task}, {len(each)} variants of {len(each[0].runs)} runs", markdown_table(head, [(one.of, str(one.rho), f"{one.p:.3f}") for one in found[task]])]
         ranked = sorted(each, key=lambda variant: -variant.score.score)
         parts.append(markdown_table(("variant", "score", "success rate"), [tuple(_cells(one)) for one in ranked]))
     return "\n\n".join(parts) + "\n"

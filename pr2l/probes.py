@@ -27,7 +27,7 @@ from pr2l.statistics import Estimate
 FOLDS = 5
 RESAMPLES = 2000  # of the bootstrap
 PENALTY = 0.01  # inverse strength of the ridge penalty: there are more features than frames
-YES, NO = {"yes"}, {"no", "not", "nowhere", "nothing", "none", "zero", "cannot", "isn't", "don't", "doesn't"}
+YES, NO = "yes", {"no", "not", "nowhere", "nothing", "none", "zero", "cannot"}  # and isn't, can't, ...
 TOLD = {*DIRECTIONS, *DISTANCES, *COUNTS[1:]}  # whole answers to where, how far and how many that say it is there
 
 
@@ -52,12 +52,13 @@ def says(answer: str, target: str) -> bool:
 
     "far left", "near" and "two" say so too, as answers to where, how far and how many. Anything else does not.
     """
-    answer = answer.lower().strip(" .")
+    answer, target = (text.lower().replace("\u2019", "'") for text in (answer, target))  # a typographic apostrophe
+    answer = answer.strip(" .")
     words = re.findall(r"[\w']+", answer)
-    decided = next((word for word in words if word in YES | NO), None)
+    decided = next((word for word in words if word == YES or word in NO or word.endswith("n't")), None)
     if decided is not None:
-        return decided in YES
-    return answer in TOLD or f" {target.lower()} " in f" {' '.join(words)} "
+        return decided == YES
+    return answer in TOLD or (target != "" and f" {target} " in f" {' '.join(words)} ")
 
 
 def share(hits: npt.NDArray[np.bool_]) -> Estimate | None:

@@ -49,8 +49,9 @@ class Run:
         return cls(path, config)
 
     @classmethod
-    def load(cls, path: Path) -> Run:
+    def load(cls, path: Path | str) -> Run:
         """An existing run; UserError if the folder is none."""
+        path = Path(path)
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} is no run folder: it has no config.yaml; runs are made by `pr2l train CONFIG`")
         return cls(path, load_config(path / "config.yaml"))

@@ -11,11 +11,11 @@ about the thing that the context names: whether it is there, in which direction,
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 from torch.nn.functional import adaptive_avg_pool1d
@@ -34,7 +35,7 @@ from pr2l.errors import UnknownName, UserError, did_you_mean, explain
 from pr2l.examples import Examples
 from pr2l.heatmap import draw_scores
 from pr2l.labelled import Source
-from pr2l.probes import Probe, agreement, probe, says, share
+from pr2l.probes import FOLDS, Probe, agreement, probe, says, share
 from pr2l.prompt import Prompt
 from pr2l.runs import write_json
 from pr2l.statistics import Estimate
@@ -50,6 +51,13 @@ FRAMES = Path("data/labelled")  # played frames, found again by what they were m
 SHOWN = 6  # answers that are kept for people to read
 
 Cell = tuple[int, Segment]  # a layer, as an index from the end, and a segment
+
+_held: dict[tuple[str, Defaults], VLM] = {}  # the VLM that was loaded last
+_depths: dict[str, int] = {}  # of VLMs that were loaded
+
+
+class TooFewFrames(UserError):
+    """The frames cannot tell prompts apart, whichever prompt it is."""
 
 
 class Scoring(BaseModel):
@@ -153,11 +161,15 @@ def examples_of(scoring: Scoring) -> Examples:
     folder = scoring.data
     if folder is not None and (folder / examples.TABLE).is_file():
         return examples.from_table(folder)
-    tasks = registry.load("environments", environment).TASKS
-    if task not in tasks:
-        raise UnknownName(f"tasks of {environment}", task, tasks, hint="`pr2l list tasks` shows them.")
+    world = registry.load("environments", environment)
+    if task not in world.TASKS:
+        raise UnknownName(f"tasks of {environment}", task, world.TASKS, hint="`pr2l list tasks` shows them.")
     if folder is not None:
-        return examples.from_recording(folder, tasks[task].contexts, scoring.frames, scoring.seed)
+        return examples.from_recording(folder, world.TASKS[task].contexts, scoring.frames, scoring.seed)
+    try:
+        world.Defaults(**scoring.environment_options)
+    except ValidationError as error:
+        raise UserError(explain(error, f"environment_options of {environment!r}", world.Defaults)) from error
     what = scoring.model_dump(include={"frames", "split", "seed"})
     source = Source(environment=environment, tasks=(task,), options=scoring.environment_options, **what)
     return examples.play(source, FRAMES)
@@ -194,7 +206,11 @@ def score_one(asked: Prompt, options: Defaults, vlm: str, known: Examples, *, ce
         raise UserError(f"prompt {asked.name!r} keeps {', '.join(asked.segments)}, of which nothing is read")
     view = _probes(np.concatenate([seen.cells[cell] for cell in given], axis=1), known)
     if not view:
-        raise UserError(f"{len(known)} frames are too few, or too alike, to tell prompts apart; give more (frames=N)")
+        groups = len(np.unique(known.groups))
+        raise TooFewFrames(
+            f"{len(known)} frames of {groups} episodes, or other groups, are too few, or too alike, to tell prompts apart;"
+            f" give more (frames=N), with the target there in {FOLDS} or more episodes and not there in as many"
+        )
     each = {cell: _probes(values, known) for cell, values in seen.cells.items()} if cells else {}
     answered = options.generation != "none"
     return PromptScore(
@@ -257,7 +273,7 @@ def agreements(scores: Sequence[PromptScore]) -> Table:
         drawn.add_column(head, justify="right")
     for number, row in enumerate(_kappas(scores), start=1):
         name = f"{scores[number - 1].prompt.name.rpartition('/')[2]} {number}"
-        drawn.add_row(name, *("-" if kappa is None else f"{kappa:.2f}" for kappa in row))
+        drawn.add_row(escape(name), *("-" if kappa is None else f"{kappa:.2f}" for kappa in row))
     return drawn
 
 
@@ -296,19 +312,25 @@ def _pooled(segment: str, states: torch.Tensor, mask: torch.Tensor) -> torch.Ten
 
 def _layers(vlm: str, options: Defaults) -> tuple[int, ...]:
     """Layers for the heat map, as indices from the end: all, or some of many; those asked for among them."""
-    depth = load(vlm, options).depth
+    if vlm not in _depths:
+        _depths[vlm] = load(vlm, options).depth
+    depth = _depths[vlm]
     spread = np.linspace(-depth - 1, -1, min(depth + 1, MOST_LAYERS)).round().astype(int).tolist()
     return tuple(sorted({*spread, *options.layers}, key=lambda layer: layer % (depth + 1)))
 
 
-@lru_cache(maxsize=1)
 def load(vlm: str, options: Defaults) -> VLM:
-    return load_vlm(vlm, options)
+    """The VLM; it is held until another one is asked for, or the same with other options."""
+    if (vlm, options) not in _held:
+        _held.clear()  # first, as two large ones may not fit into memory
+        gc.collect()  # a VLM and its engine hold each other
+        _held[vlm, options] = load_vlm(vlm, options)
+    return _held[vlm, options]
 
 
 def _short(each: PromptScore, scoring: Scoring) -> str:
     name = each.prompt.name.removeprefix(f"{scoring.task}/")
-    return f"{name}: {each.prompt.text}" if each.prompt.text else f"{name}: (empty)"
+    return escape(f"{name}: {each.prompt.text or '(empty)'}")
 
 
 def _percent(share: Estimate | None) -> str:

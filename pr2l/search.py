@@ -24,6 +24,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pr2l import _digest, prompt
@@ -31,13 +32,14 @@ from pr2l.config import read_config
 from pr2l.errors import UserError
 from pr2l.examples import Examples
 from pr2l.prompt import Prompt
-from pr2l.score import SEGMENTS, PromptScore, Scoring, examples_of, load, options_for, score_one
+from pr2l.score import SEGMENTS, PromptScore, Scoring, TooFewFrames, examples_of, options_for, score_one
 from pr2l.types import Segment
 from pr2l.vlms import _checkpoint as checkpoint
 
 KEEP = 3  # one of so many goes on to the next rung
 FEWEST = 60  # frames in the first rung: fewer tell prompts apart by chance only
 RESULTS = "results.jsonl"  # a line for each candidate and rung
+OWN = {"frames": "--budget", "prompts": "--space"}  # what is no option of a search, and what decides on it
 
 
 class Space(BaseModel):
@@ -80,8 +82,12 @@ def search(space_name: str, scoring: Scoring, out: Path, budget: int) -> list[Fo
     """The candidates of a space, best first; writes RESULTS, and the best as best.yaml, into `out`.
 
     budget: frames to read, over all candidates. Where it does not do for all candidates, some are drawn by the seed.
-    Candidates that the VLM cannot read, such as a token order that it does not know, are left out with a word.
+    Candidates that the VLM cannot read, such as a token order that it does not know, are left out with a word. Raises
+    UserError where it can read none, or the frames are too few.
     """
+    for key, instead in OWN.items():
+        if key in scoring.model_fields_set:
+            raise UserError(f"a search decides on {key} itself; leave out {key}=, and give {instead}")
     console, space = Console(), read_config(Space, space_name)
     _weights.cache_clear()  # a VLM may have been trained again into the same folder
     candidates = space.prompts()
@@ -133,7 +139,7 @@ def table(found: Sequence[Found], scoring: Scoring) -> Table:
     for one in found:
         options = json.dumps(one.prompt.vlm_options) if one.prompt.vlm_options else ""
         numbers = (f"{one.rung + 1}", str(one.line["frames"]), f"{one.score:.2f}", f"{one.line['ms_per_frame']:.0f}")
-        drawn.add_row(*numbers, f"{one.prompt.text or '(empty)'} [dim]{options}[/]")
+        drawn.add_row(*numbers, f"{escape(one.prompt.text or '(empty)')} [dim]{escape(options)}[/]")
     return drawn
 
 
@@ -145,17 +151,19 @@ def _run(
     for place, (number, each) in enumerate(prompts.items(), start=1):
         key = _key(each, known, scoring)
         if key not in lines:
-            options = options_for(each, scoring)
             try:
-                load(scoring.vlm, options)
+                score = score_one(each, options_for(each, scoring), scoring.vlm, known, cells=False)
+            except TooFewFrames:
+                raise
             except UserError as error:
-                console.print(f"{each.name} is left out: {error}", style="yellow", highlight=False)
+                console.print(f"{each.name} is left out: {error}", style="yellow", highlight=False, markup=False)
                 continue
-            lines[key] = _line(key, len(known), score_one(each, options, scoring.vlm, known, cells=False))
+            lines[key] = _line(key, len(known), score)
             with (out / RESULTS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[key]) + "\n")
         found = Found(each, rung, lines[key])
-        console.print(f"rung {rung + 1}, {place}/{len(prompts)}: {found.score:.2f}  {each.text}", highlight=False)
+        said = f"rung {rung + 1}, {place}/{len(prompts)}: {found.score:.2f}  {each.text}"
+        console.print(said, highlight=False, markup=False)
         yield number, found
 
 

@@ -20,9 +20,10 @@ SPACE = spaces.Dict(
 )
 
 
-def network():
+def network(queries=1):
     torch.manual_seed(0)
-    return token_transformer.Network(SPACE, token_transformer.Defaults(width=8, heads=2, feedforward=8, summary=3))
+    sizes = {"width": 8, "heads": 2, "feedforward": 8, "summary": 3}
+    return token_transformer.Network(SPACE, token_transformer.Defaults(queries=queries, **sizes))
 
 
 def test_weights_sum_to_one_and_padding_gets_none():
@@ -52,6 +53,22 @@ def test_a_network_without_a_query_is_refused():
     tokens = Tokens(torch.randn(1, 4, 6), torch.ones(1, 4).bool())
     with pytest.raises(UserError, match="network=token_transformer"):
         query_attention(mlp.Network(SPACE, mlp.Defaults()), tokens)
+    with pytest.raises(UserError, match="network_options.queries=1"):
+        query_attention(network(queries=0), tokens)
+
+
+def test_several_queries_are_averaged():
+    """Where queries do not look at each other, each alone gives its part of the mean."""
+    tokens, both = Tokens(torch.randn(2, 4, 6), torch.ones(2, 4).bool()), network(queries=2)
+    with torch.no_grad():
+        both.query.mul_(100)  # so that they look at different tokens
+        both.decoder.self_attn.out_proj.weight.zero_()
+    together, pair, parts = query_attention(both, tokens), both.query.data, []
+    for number in range(2):
+        both.query.data = pair[:, [number, number]]
+        parts.append(query_attention(both, tokens))
+    torch.testing.assert_close(together, (parts[0] + parts[1]) / 2)
+    assert not torch.allclose(parts[0], parts[1])
 
 
 def test_weights_are_told_apart_by_patch_and_word():
@@ -71,6 +88,16 @@ def test_weights_are_told_apart_by_patch_and_word():
     figure = Figure()
     draw_attention(*figure.subplots(1, 2), np.zeros((12, 16, 3), np.uint8), found)
     assert [label.get_text() for label in figure.axes[1].get_yticklabels()][2:7] == words
+
+
+def test_image_tokens_without_a_place_are_no_grid(monkeypatch):
+    """As the 32 queries of a Q-Former: 32 is no square, nor one more."""
+    encoder = build.encoder(load_config("doom/fetch/prompted", ["encoder_options.segments=[image]"])).encoder
+    monkeypatch.setattr(encoder.vlm, "image_length", lambda: 32)
+    monkeypatch.setattr(encoder, "options", encoder.options.model_copy(update={"image_tokens": None}))
+    found = seen(encoder, torch.arange(32).float(), "", "")
+    assert found.patches is None
+    assert found.words == [(f"(image {number + 1})", float(number)) for number in range(32)]
 
 
 def test_other_encoders_are_refused():

@@ -94,6 +94,7 @@ def test_list_says_what_a_thing_is(examples, pr2l) -> None:
         (["evaluate", "runs/none"], "runs/none"),
         (["collect", "doors", "chose"], "Did you mean 'choose'?"),
         (["collect", "doors", "choose", "sise=3"], "Did you mean 'size'?"),
+        (["prompts", "score", "doom/fetch", "environment_options.room=30"], "Did you mean 'rooms'?"),
         (["trian"], "train"),
         (["collect", "doors"], "Missing argument"),
     ],

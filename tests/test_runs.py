@@ -92,6 +92,11 @@ def test_a_run_says_where_it_comes_from(tmp_path):
     assert facts["commit"] is None or len(facts["commit"]) == 40
 
 
+def test_a_run_may_be_named_by_text_as_in_the_notebooks(tmp_path):
+    made = Run.create(CONFIG, tmp_path)
+    assert Run.load(str(made.path)).path == made.path
+
+
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(UserError, match="is no run folder: it has no config.yaml"):
         Run.load(tmp_path)

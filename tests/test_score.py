@@ -1,10 +1,12 @@
 """Scores of prompts: in a VLM whose states say on paper what they hold, and through the command with the real one."""
 
 import json
+import weakref
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from pr2l import score as program
 from pr2l.errors import UserError
@@ -102,8 +104,35 @@ def test_without_generation_there_is_no_answer_to_rate(known_vlm):
 
 
 def test_too_few_frames_are_refused(known_vlm):
-    with pytest.raises(UserError, match=r"8 frames are too few.*frames=N"):
+    with pytest.raises(UserError, match=r"8 frames of 2 episodes.* are too few.*frames=N.*5 or more episodes"):
         score_one(WHERE, Defaults(), "known", known(8), cells=False)
+
+
+def test_a_vlm_is_loaded_once_for_equal_options_and_never_beside_another(monkeypatch):
+    """The first load tells the depth; then one for each of the two kinds of options."""
+    loaded = []
+
+    def load_vlm(name, options):
+        assert all(vlm() is None for vlm in loaded)
+        made = Known(options)
+        made.engine = [made]  # they hold each other, as a VLM and its engine do
+        loaded.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(program, "load_vlm", load_vlm)
+    monkeypatch.setattr(program, "_probes", lambda features, known: {"presence": None})  # which take long
+    for new_tokens in (3, 3, 5, 5):
+        score_one(WHERE, Defaults(new_tokens=new_tokens), "heavy", known(20))
+    assert len(loaded) == 3
+
+
+def test_brackets_of_a_prompt_are_shown_as_they_are(known_vlm, capsys):
+    asked = WHERE.model_copy(update={"name": "a/b/[red]", "text": "[INST] say [yes/no] [/INST]"})
+    found = score_one(asked, Defaults(), "known", known(20), cells=False)
+    console = Console(width=200)
+    console.print(program.table(scoring_of({"task": "a/b"}), known(20), [found]), program.agreements([found]))
+    shown = capsys.readouterr().out
+    assert "[red]: [INST] say [yes/no] [/INST]" in shown and "[red] 1" in shown
 
 
 def test_reading_keeps_rows_in_order():

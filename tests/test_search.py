@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 
@@ -9,6 +10,7 @@ from pr2l import prompt, registry
 from pr2l import search as program
 from pr2l.config import read_config
 from pr2l.errors import UserError
+from pr2l.examples import Examples
 from pr2l.probes import Probe
 from pr2l.prompt import Prompt
 from pr2l.score import PromptScore, scoring_of
@@ -18,6 +20,13 @@ from pr2l.vlms._base import Defaults
 
 WORDS = ("a", "bb", "ccc", "dddd")
 SCORING = scoring_of({"task": "maze/walk", "vlm": "tiny"})
+
+
+def grey(count):
+    """Frames in groups of one; every other one is said to show an imp."""
+    present = np.arange(count) % 2 == 0
+    nothing, frames = np.full(count, ""), np.full((count, 32, 32, 3), 128, np.uint8)
+    return Examples(frames, [{"target": "imp"}] * count, present, nothing, nothing, np.arange(count))
 
 
 class Frames:
@@ -47,11 +56,15 @@ class World:
         return PromptScore(asked, options, None, None, [], view, {}, 1.0, [])
 
 
+@pytest.fixture(autouse=True)
+def wide_console(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 @pytest.fixture
 def world(monkeypatch, tmp_path):
     world = World()
     monkeypatch.setattr(program, "score_one", world.score_one)
-    monkeypatch.setattr(program, "load", lambda vlm, options: None)
     monkeypatch.setattr(program, "examples_of", lambda scoring: Frames(10_000, scoring.seed))
     space = {"why": "a test", "auxiliary": ["", "x {target}"], "questions": list(WORDS)}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space), encoding="utf-8")
@@ -135,16 +148,70 @@ def test_weights_that_were_trained_again_are_read_anew(world, tmp_path):
 
 
 def test_a_candidate_that_the_vlm_refuses_is_left_out(world, tmp_path, monkeypatch, capsys):
-    def load(vlm, options):
+    def score_one(asked, options, *others, **known):
         if options.token_order == "text_first":
             raise UserError("one place for its image")
+        return world.score_one(asked, options, *others, **known)
 
-    monkeypatch.setattr(program, "load", load)
+    monkeypatch.setattr(program, "score_one", score_one)
     space = {"why": "", "questions": ["a", "b"], "vlm_options": {"token_order": ["image_first", "text_first"]}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space), encoding="utf-8")
     best = run(tmp_path)
     assert {one.prompt.vlm_options["token_order"] for one in best} == {"image_first"}
-    assert "left out: one place for its image" in capsys.readouterr().out.replace("\n", " ")
+    assert "left out: one place for its image" in capsys.readouterr().out
+
+
+def test_options_that_do_not_go_together_are_left_out(world, tmp_path, capsys):
+    space = {"why": "", "questions": ["a"], "vlm_options": {"new_tokens": [3, 8], "min_new_tokens": [0, 8]}}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space), encoding="utf-8")
+    tried = {(one.prompt.vlm_options["new_tokens"], one.prompt.vlm_options["min_new_tokens"]) for one in run(tmp_path)}
+    assert tried == {(3, 0), (8, 0), (8, 8)}
+    assert "min_new_tokens=8 is more than new_tokens=3" in capsys.readouterr().out
+
+
+def test_segments_of_which_nothing_is_read_are_left_out(tmp_path, monkeypatch, capsys):
+    """By the real score, of `tiny`, on grey frames: without generation there is no generated segment."""
+    monkeypatch.setattr(program, "examples_of", lambda scoring: grey(10))
+    monkeypatch.setattr(program, "FEWEST", 1)
+    options = {"generation": ["none", "greedy"], "new_tokens": [2]}
+    space = {"why": "", "questions": ["where is the {target} ?"], "segments": [["generated"]], "vlm_options": options}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space), encoding="utf-8")
+    [best] = search(str(tmp_path / "space.yaml"), scoring_of({"task": "maze/walk"}), tmp_path / "out", 20)
+    assert best.prompt.vlm_options["generation"] == "greedy"
+    assert "keeps generated, of which nothing is read" in capsys.readouterr().out
+
+
+def test_too_few_frames_end_a_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "examples_of", lambda scoring: grey(4))
+    space = {"why": "", "questions": ["imp ?"], "vlm_options": {"new_tokens": [2]}}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space), encoding="utf-8")
+    with pytest.raises(UserError, match="4 frames of 4 episodes.* are too few"):
+        search(str(tmp_path / "space.yaml"), scoring_of({"task": "maze/walk"}), tmp_path / "out", 60)
+
+
+@pytest.mark.parametrize(("given", "instead"), [({"frames": 100}, "--budget"), ({"prompts": ["where"]}, "--space")])
+def test_what_a_search_decides_itself_is_refused(world, tmp_path, given, instead):
+    scoring = scoring_of({"task": "maze/walk", **given})
+    with pytest.raises(UserError, match=f"decides on {[*given][0]} itself.*{instead}"):
+        search(str(tmp_path / "space.yaml"), scoring, tmp_path / "out", 1440)
+
+
+def test_brackets_of_a_candidate_are_shown_as_they_are(world, tmp_path, monkeypatch, capsys):
+    """In the line of a rung, in that of a candidate that is left out, and in the table."""
+
+    def score_one(asked, options, *others, **known):
+        if options.new_tokens == 3:
+            raise UserError("the template has [/INST]")
+        return world.score_one(asked, options, *others, **known)
+
+    monkeypatch.setattr(program, "score_one", score_one)
+    space = {"why": "", "questions": ["say [yes/no] [/INST]"], "vlm_options": {"new_tokens": [3, 5]}}
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space), encoding="utf-8")
+    run(tmp_path)
+    shown = capsys.readouterr().out
+    assert "left out: the template has [/INST]" in shown
+    assert "rung 1, 2/2: 0.40  say [yes/no] [/INST]\n" in shown
+    assert 'say [yes/no] [/INST] {"new_tokens": 5}' in shown
 
 
 @pytest.mark.parametrize("name", [name for name in registry.names("configs") if name.startswith("search/")])

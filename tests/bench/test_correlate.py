@@ -94,7 +94,7 @@ def test_from_rows_to_the_page(prompts_run, tmp_path, capsys):
     best = {one.of: one.rho.value for one in found["doom/fetch"]}
     assert best["score"] == pytest.approx(values["correlations"]["score"]["value"]) and best["score"] >= 0.6
     page = (out / "correlation.md").read_text()
-    assert "pr2l prompts correlate asked" in page and "| `where` |" in page
+    assert "pr2l prompts correlate asked --frames 240" in page and "4 variants of 2 runs" in page and "| `where` |" in page
     assert (out / "correlation.png").stat().st_size > 10_000
     assert "doom/fetch: 4 variants" in capsys.readouterr().out
 
@@ -102,7 +102,11 @@ def test_from_rows_to_the_page(prompts_run, tmp_path, capsys):
 def test_too_few_or_unequal_variants_are_refused(prompts_run, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "_score", lambda *_: pytest.fail("it was to be refused before anything is read"))
     (tmp_path / "rows" / "asked" / "doom-fetch-where-seed1.json").unlink()
-    with pytest.raises(UserError, match=r"same seeds, and has \(where 1, present 2, describe 2, act 2\).*bench run"):
+    with pytest.raises(UserError, match=r"same seeds, and has \(where: 0; present: 0 1; describe: 0 1; act: 0 1\)"):
+        correlate(prompts_run, tmp_path / "rows", tmp_path / "out")
+    for name in ("present", "describe", "act"):
+        (tmp_path / "rows" / "asked" / f"doom-fetch-{name}-seed0.json").unlink()
+    with pytest.raises(UserError, match=r"has \(where: 0; present: 1; describe: 1; act: 1\)"):
         correlate(prompts_run, tmp_path / "rows", tmp_path / "out")
     for path in (tmp_path / "rows" / "asked").glob("*.json"):
         path.unlink()
