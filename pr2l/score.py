@@ -208,8 +208,8 @@ def score_one(asked: Prompt, options: Defaults, vlm: str, known: Examples, *, ce
     if not view:
         groups = len(np.unique(known.groups))
         raise TooFewFrames(
-            f"{len(known)} frames of {groups} episodes, or other groups, are too few, or too alike, to tell prompts apart;"
-            f" give more (frames=N), with the target there in {FOLDS} or more episodes and not there in as many"
+            f"{len(known)} frames of {groups} episodes, or other groups, are too few, or too alike, to tell prompts"
+            f" apart; give more (frames=N), with the target there in {FOLDS} or more episodes and not there in as many"
         )
     each = {cell: _probes(values, known) for cell, values in seen.cells.items()} if cells else {}
     answered = options.generation != "none"
