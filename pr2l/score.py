@@ -208,8 +208,8 @@ def score_one(asked: Prompt, options: Defaults, vlm: str, known: Examples, *, ce
     if not view:
         groups = len(np.unique(known.groups))
         raise TooFewFrames(
-            f"{len(known)} frames are too few, or too alike, to tell prompts apart; give more (frames=N), of {FOLDS} or "
-            f"more episodes, or other groups, in which the target is there and as many in which not; these are of {groups}"
+            f"{len(known)} frames of {groups} episodes, or other groups, are too few, or too alike, to tell prompts "
+            f"apart; give more (frames=N), with the target there in {FOLDS} or more episodes and not there in as many"
         )
     each = {cell: _probes(values, known) for cell, values in seen.cells.items()} if cells else {}
     answered = options.generation != "none"

@@ -104,7 +104,7 @@ def test_without_generation_there_is_no_answer_to_rate(known_vlm):
 
 
 def test_too_few_frames_are_refused(known_vlm):
-    with pytest.raises(UserError, match=r"8 frames are too few.*frames=N.*5 or more episodes.*these are of 2"):
+    with pytest.raises(UserError, match=r"8 frames of 2 episodes.* are too few.*frames=N.*5 or more episodes"):
         score_one(WHERE, Defaults(), "known", known(8), cells=False)
 
 

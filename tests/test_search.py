@@ -18,6 +18,8 @@ from pr2l.search import RESULTS, Space, plan, search
 from pr2l.statistics import Estimate
 from pr2l.vlms._base import Defaults
 
+WORDS = ("a", "bb", "ccc", "dddd")
+SCORING = scoring_of({"task": "maze/walk", "vlm": "known"})
 
 
 def grey(count):
@@ -25,10 +27,6 @@ def grey(count):
     present = np.arange(count) % 2 == 0
     nothing, frames = np.full(count, ""), np.full((count, 32, 32, 3), 128, np.uint8)
     return Examples(frames, [{"target": "imp"}] * count, present, nothing, nothing, np.arange(count))
-
-
-WORDS = ("a", "bb", "ccc", "dddd")
-SCORING = scoring_of({"task": "maze/walk", "vlm": "known"})
 
 
 class Frames:
@@ -175,7 +173,7 @@ def test_too_few_frames_end_a_search(tmp_path, monkeypatch):
     monkeypatch.setattr(program, "examples_of", lambda scoring: grey(4))
     space = {"why": "", "questions": ["imp ?"], "vlm_options": {"new_tokens": [2]}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space), encoding="utf-8")
-    with pytest.raises(UserError, match="4 frames are too few"):
+    with pytest.raises(UserError, match="4 frames of 4 episodes.* are too few"):
         search(str(tmp_path / "space.yaml"), scoring_of({"task": "maze/walk"}), tmp_path / "out", 60)
 
 
