@@ -143,11 +143,12 @@ def _make(suite: Suite, cell: Cell, home: Path, threads: int) -> None:
     place = home / cell.name
     with alone(place):  # one that outlived its parent may still be saving
         began, begun = time.monotonic(), _begun(cell, place)
-        if begun is None or not (begun.path / "results.json").exists():
+        if begun is None or not _evaluated(begun):
             run = Run.load(train(cell.config, begun.path if begun else None, place))
-            seconds = None if begun else time.monotonic() - began
-            cost = {"threads": threads, "seconds": seconds, "peak_memory": highest_memory(), "gflop": _gflop(run)}
-            write_json(run.path / COST, cost)
+            if not (run.path / COST).exists():  # or it was finished, and then evaluated otherwise
+                seconds = None if begun else time.monotonic() - began
+                cost = {"threads": threads, "seconds": seconds, "peak_memory": highest_memory(), "gflop": _gflop(run)}
+                write_json(run.path / COST, cost)
         else:
             run = begun
         write_row(home / f"{cell.name}.json", row_of(run, suite, cell.method))
@@ -162,6 +163,16 @@ def _begun(cell: Cell, place: Path) -> Run | None:
         if alike and checkpoints.steps(run.checkpoints):
             return run
     return None
+
+
+def _evaluated(run: Run) -> bool:
+    """Whether all steps and all episodes are behind it; `pr2l evaluate` can be called before, and with fewer."""
+    path = run.path / "results.json"
+    if not path.exists():
+        return False
+    results = json.loads(path.read_text(encoding="utf-8"))
+    asked = run.config.steps, run.config.evaluation_episodes
+    return bool(results["steps"] >= asked[0] and results["evaluation"]["episodes"] == asked[1])
 
 
 def _gflop(run: Run) -> float:

@@ -16,8 +16,10 @@ import pytest
 from pr2l import bench
 from pr2l._side_by_side import Job, _fits, alone, side_by_side
 from pr2l.errors import UserError
+from pr2l.evaluate import evaluate
 from pr2l.rows import read_row, read_rows
 from pr2l.suites import load_suite
+from pr2l.train import train
 
 PATIENCE = 130  # seconds to wait for another process, which may have to share its cores with much else
 
@@ -73,6 +75,29 @@ def wait_until(happened, program):
     while not happened():
         assert program.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_stopped_run_that_was_evaluated_goes_on(write_suite, tmp_path):
+    suite = load_suite(write_suite("two"))
+    cell = suite.cells()[0]
+    stopped = train(cell.config.model_copy(update={"steps": 64}), root=tmp_path / "two" / cell.name)
+    cell.config.save(stopped / "config.yaml")
+    bench._make(suite, cell, tmp_path / "two", threads=1)
+    assert json.loads((stopped / "results.json").read_text())["steps"] == 128
+    assert read_row(tmp_path / "two" / f"{cell.name}.json").results["steps"] == 128
+
+
+def test_a_run_that_was_evaluated_on_other_episodes_is_so_on_its_own(write_suite, tmp_path):
+    suite = load_suite(write_suite("two"))
+    cell = suite.cells()[0]
+    bench._make(suite, cell, tmp_path / "two", threads=1)
+    row = read_row(tmp_path / "two" / f"{cell.name}.json")
+    [run] = (tmp_path / "two" / cell.name).glob("toy-*")
+    evaluate(run, episodes=2)
+    bench._make(suite, cell, tmp_path / "two", threads=1)
+    again = read_row(tmp_path / "two" / f"{cell.name}.json")
+    assert again.played("return") == row.played("return") and len(row.played("return")) == 4
+    assert again.cost == row.cost and row.cost.seconds > 0
 
 
 def test_one_that_fails_is_told_and_none_outlives_the_caller(tmp_path):
