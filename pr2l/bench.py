@@ -2,6 +2,7 @@
 
     <out>/<suite>/<row>.json     the row, see rows.py; a run that has one is done
                   <row>/         its run folder, whence it goes on after a stop, and log.txt
+                  <row>/v2/      its run folder from version 2 of the suite on, and so for each
                   probes/        speeds measured for --plan
 """
 
@@ -75,7 +76,7 @@ def _run(name: str, suite: Suite, home: Path, at_once: int, threads: int) -> lis
     make = partial(_make, suite, home=home, threads=threads)
     jobs = [_job(cell.name, partial(make, cell), home, memory.get(cell.method)) for cell in cells]
     failed = []
-    with _Display(console, home, {cell.name: cell.config.steps for cell in cells}) as display:
+    with _Display(console, suite, home, cells) as display:
         try:
             with closing(side_by_side(jobs, at_once, threads, display.show)) as ended:
                 for job, code in ended:
@@ -140,11 +141,11 @@ def _failure(job: Job) -> str:
 
 def _make(suite: Suite, cell: Cell, home: Path, threads: int) -> None:
     """A run from its start, or from where it stopped, to its row."""
-    place = home / cell.name
+    place, runs = home / cell.name, _runs(suite, home, cell.name)
     with alone(place):  # one that outlived its parent may still be saving
-        began, begun = time.monotonic(), _begun(cell, place)
+        began, begun = time.monotonic(), _begun(cell, runs)
         if begun is None or not _evaluated(begun):
-            run = Run.load(train(cell.config, begun.path if begun else None, place))
+            run = Run.load(train(cell.config, begun.path if begun else None, runs))
             if not (run.path / COST).exists():  # or it was finished, and then evaluated otherwise
                 seconds = None if begun else time.monotonic() - began
                 cost = {"threads": threads, "seconds": seconds, "peak_memory": highest_memory(), "gflop": _gflop(run)}
@@ -154,11 +155,20 @@ def _make(suite: Suite, cell: Cell, home: Path, threads: int) -> None:
         write_row(home / f"{cell.name}.json", row_of(run, suite, cell.method))
 
 
-def _begun(cell: Cell, place: Path) -> Run | None:
+def _runs(suite: Suite, home: Path, name: str) -> Path:
+    """The folder of a cell's runs: a config does not show what else a new version of the suite stands for."""
+    version = suite.definition.version
+    return home / name if version == 1 else home / name / f"v{version}"
+
+
+def _begun(cell: Cell, runs: Path) -> Run | None:
     """The newest run of this very cell that got as far as a checkpoint."""
     free = MAY_CHANGE - MEASURES
-    for path in sorted((config.parent for config in place.glob("*/config.yaml")), reverse=True):
-        run = Run.load(path)
+    for path in sorted((config.parent for config in runs.glob("*/config.yaml")), reverse=True):
+        try:
+            run = Run.load(path)
+        except UserError:  # cut off while it was written, or of an earlier commit with other options
+            continue
         alike = run.config.model_dump(exclude=free) == cell.config.model_dump(exclude=free)
         if alike and checkpoints.steps(run.checkpoints):
             return run
@@ -299,11 +309,12 @@ def _table(suite: Suite, estimates: Sequence[tuple[Cell, Estimate]], at_once: in
 class _Display:
     """A bar for all runs and one for each that is being made; a line for each that is done."""
 
-    def __init__(self, console: Console, home: Path, steps: dict[str, int]) -> None:
-        self._console, self._home, self._steps = console, home, steps
+    def __init__(self, console: Console, suite: Suite, home: Path, cells: Sequence[Cell]) -> None:
+        self._console, self._suite, self._home = console, suite, home
+        self._steps = {cell.name: cell.config.steps for cell in cells}
         bars = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*bars, console=console, disable=not console.is_terminal)
-        self._all = self._progress.add_task("runs", total=len(steps))
+        self._all = self._progress.add_task("runs", total=len(self._steps))
         self._bars: dict[str, TaskID] = {}
 
     def __enter__(self) -> _Display:
@@ -317,7 +328,8 @@ class _Display:
         for job in running:
             if job.name not in self._bars:
                 self._bars[job.name] = self._progress.add_task(job.name, total=self._steps[job.name])
-            self._progress.update(self._bars[job.name], completed=_steps_done(self._home / job.name))
+            runs = _runs(self._suite, self._home, job.name)
+            self._progress.update(self._bars[job.name], completed=_steps_done(runs))
 
     def done(self, job: Job, code: int) -> None:
         if job.name in self._bars:
@@ -329,7 +341,7 @@ class _Display:
         self._console.print(f"{job.name}: {found}", highlight=False)
 
 
-def _steps_done(place: Path) -> int:
-    tables = sorted(place.glob("*/metrics.csv"))
+def _steps_done(runs: Path) -> int:
+    tables = sorted(runs.glob("*/metrics.csv"))
     rows = Metrics(tables[-1]).rows() if tables else []
     return int(rows[-1]["step"]) if rows else 0

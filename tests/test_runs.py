@@ -4,6 +4,7 @@ import builtins
 import json
 import math
 import shutil
+from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
@@ -73,6 +74,20 @@ def test_a_full_disk_costs_the_new_checkpoint_only(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         checkpoints.write(tmp_path, checkpoint(2))
     assert checkpoints.steps(tmp_path) == [1]
+
+
+def test_a_full_disk_costs_the_new_config_only(tmp_path, monkeypatch):
+    CONFIG.save(tmp_path / "config.yaml")
+    before = (tmp_path / "config.yaml").read_bytes()
+
+    def half(path, text, **how):
+        path.write_bytes(text.encode()[:20])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="no space"):
+        CONFIG.save(tmp_path / "config.yaml")
+    assert (tmp_path / "config.yaml").read_bytes() == before
 
 
 def test_no_checkpoint_is_an_error_that_says_so(tmp_path):

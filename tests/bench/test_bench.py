@@ -12,8 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
-from pr2l import bench
+from pr2l import bench, checkpoints
 from pr2l._side_by_side import Job, _fits, alone, side_by_side
 from pr2l.errors import UserError
 from pr2l.evaluate import evaluate
@@ -98,6 +99,35 @@ def test_a_run_that_was_evaluated_on_other_episodes_is_so_on_its_own(write_suite
     again = read_row(tmp_path / "two" / f"{cell.name}.json")
     assert again.played("return") == row.played("return") and len(row.played("return")) == 4
     assert again.cost == row.cost and row.cost.seconds > 0
+
+
+def test_a_run_of_another_version_is_not_taken_for_one_of_this(write_suite, tmp_path):
+    home = tmp_path / "two"
+    for version in (1, 2):
+        suite = load_suite(write_suite("two", version=version))
+        cell = suite.cells()[0]
+        with bench._Display(Console(quiet=True), suite, home, [cell]) as display:
+            job = Job(cell.name, int, tmp_path / "log.txt", 0)
+            display.show([job])
+            assert display._progress.tasks[-1].completed == 0
+            bench._make(suite, cell, home, threads=1)
+            display.show([job])
+            assert display._progress.tasks[-1].completed == 128
+    [first], [second] = ((home / cell.name).glob(runs) for runs in ("toy-*", "v2/toy-*"))
+    assert (first / "results.json").exists() and (second / "results.json").exists()
+    assert read_row(home / f"{cell.name}.json").version == 2
+
+
+@pytest.mark.parametrize("text", ["", "why: cut", "gone: 1"])
+def test_a_run_whose_config_cannot_be_read_is_made_anew(text, toys, tmp_path):
+    cell = toys.cells()[0]
+    good, bad = tmp_path / "it" / "toy-1", tmp_path / "it" / "toy-2"
+    for path in (good, bad):
+        checkpoints.write(path / "checkpoints", checkpoints.Checkpoint(64, {}, {}))
+        cell.config.save(path / "config.yaml")
+    assert bench._begun(cell, tmp_path / "it").path == bad
+    (bad / "config.yaml").write_text(text)
+    assert bench._begun(cell, tmp_path / "it").path == good
 
 
 def test_one_that_fails_is_told_and_none_outlives_the_caller(tmp_path):
