@@ -145,7 +145,7 @@ def _check_even(methods: Sequence[Method]) -> None:
     much = "the runs were evaluated on different numbers of episodes"
     _check_equal(runs, episodes, much, "`pr2l evaluate RUN --episodes N` evens them")
     contexts = [", ".join(sorted(result.get("by_context", {}))) for result in results]
-    _check_equal(runs, contexts, "the evaluation episodes were about different things", "compare runs of one kind at a time")
+    _check_equal(runs, contexts, "the episodes were about different things", "compare runs of one kind at a time")
 
 
 def _check_equal(runs: Sequence[Run], values: Sequence[object], what: str, hint: str) -> None:
