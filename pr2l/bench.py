@@ -97,8 +97,10 @@ def plan(name: str, out: Path, at_once: int | None = None) -> None:
     home = out / suite.name
     cells, rows = missing(suite, home), _rows(suite, home)
     at_once, threads = _share(at_once)
-    _probe_unknown(cells, rows, home, at_once, threads, console)
-    estimates = [(cell, _estimate(cell, rows, home)) for cell in cells]
+    known = {row.method for row in rows} | set(_probes(suite, home, threads))
+    _probe_first([cell for cell in cells if cell.method not in known], home, at_once, threads, console)
+    probes = _probes(suite, home, threads)
+    estimates = [(cell, _estimate(cell, rows, probes)) for cell in cells]
     console.print(_table(suite, estimates, at_once, threads))
 
 
@@ -195,37 +197,44 @@ def _gflop(run: Run) -> float:
 # What it will cost.
 
 
-def _probe_unknown(
-    cells: Sequence[Cell], rows: Sequence[Row], home: Path, at_once: int, threads: int, console: Console
-) -> None:
-    """Measures one cell of each method of which nothing is known."""
-    known = {row.method for row in rows} | {cell.method for cell in cells if _probed(cell, home)}
-    first = {cell.method: cell for cell in reversed(cells) if cell.method not in known}
+def _probe_first(cells: Sequence[Cell], home: Path, at_once: int, threads: int, console: Console) -> None:
+    """Measures the first cell of each method."""
+    first = {cell.method: cell for cell in reversed(cells)}
     jobs = [
-        _job(method, partial(_probe, cell.config, _probe_file(cell, home)), home / "probes")
+        _job(method, partial(_probe, cell.config, threads, _probe_file(method, home)), home / "probes")
         for method, cell in sorted(first.items())
     ]
-    with console.status("probing"):
-        for job, code in side_by_side(jobs, at_once, threads, lambda running: None):
+    with console.status("probing"), closing(side_by_side(jobs, at_once, threads, lambda running: None)) as ended:
+        for job, code in ended:
             console.print(f"probed {job.name}")
             if code:
                 raise UserError(_failure(job))
 
 
-def _probe_file(cell: Cell, home: Path) -> Path:
-    return home / "probes" / f"{cell.method}.json"
+def _probe_file(method: str, home: Path) -> Path:
+    return home / "probes" / f"{method}.json"
 
 
-def _probed(cell: Cell, home: Path) -> dict[str, Any] | None:
-    path = _probe_file(cell, home)
-    if not path.exists():
-        return None
-    probe: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return probe
+def _probes(suite: Suite, home: Path, threads: int) -> dict[str, dict[str, Any]]:
+    """What was measured, by method, with as many threads and a config that the method still has on some task."""
+    found = {}
+    for method in suite.methods:
+        path = _probe_file(method, home)
+        if path.exists():
+            probe = json.loads(path.read_text(encoding="utf-8"))
+            configs = [_timed(cell.config) for cell in suite.cells() if cell.method == method]
+            if probe.get("threads") == threads and probe.get("config") in configs:
+                found[method] = probe
+    return found
 
 
-def _probe(config: RunConfig, path: Path) -> None:
-    """Writes the seconds that a run takes to start, its steps a second, its memory, and the task's horizon."""
+def _timed(config: RunConfig) -> dict[str, Any]:
+    """What a speed depends on."""
+    return config.model_dump(mode="json", exclude={"why", "seed", "steps"})
+
+
+def _probe(config: RunConfig, threads: int, path: Path) -> None:
+    """Writes the seconds that a run takes to start, its steps a second, its memory, and what these are of."""
     began, encoder = time.monotonic(), build.encoder(config)
     clock = _FirstUpdate()
     with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
@@ -239,9 +248,8 @@ def _probe(config: RunConfig, path: Path) -> None:
             algorithm.learn(model, config.options("algorithm"), config.steps, clock, *given)
         except _Enough:
             pass
-    horizon = registry.load("environments", config.environment).TASKS[config.task].horizon
-    speed = clock.num_timesteps / clock.seconds
-    write_json(path, {"start": start, "speed": speed, "memory": highest_memory(), "horizon": horizon})
+    measured = {"start": start, "speed": clock.num_timesteps / clock.seconds, "memory": highest_memory()}
+    write_json(path, {**measured, "threads": threads, "config": _timed(config)})
 
 
 class _Enough(Exception):
@@ -249,32 +257,35 @@ class _Enough(Exception):
 
 
 class _FirstUpdate(BaseCallback):
-    """Ends the training after the first update; `seconds` is what it took until then."""
+    """Ends the training after the first update, if it does not end there; `seconds` is what it took until then."""
 
     def _on_training_start(self) -> None:
         self.began, self.seconds = time.monotonic(), 0.0
 
     def _on_rollout_start(self) -> None:
+        if self.model.num_timesteps:
+            self._on_training_end()
+            raise _Enough
+
+    def _on_training_end(self) -> None:
         self.num_timesteps = self.model.num_timesteps
         self.seconds = time.monotonic() - self.began
-        if self.num_timesteps:
-            raise _Enough
 
     def _on_step(self) -> bool:
         return True
 
 
-def _estimate(cell: Cell, rows: Sequence[Row], home: Path) -> Estimate:
-    """From runs of the method on the task, or else of the method, or else from its probe."""
+def _estimate(cell: Cell, rows: Sequence[Row], probes: dict[str, dict[str, Any]]) -> Estimate:
+    """From runs of the method on the task, or else of the method, or else from its probe, on whatever task that was."""
     same = [row for row in rows if row.method == cell.method]
     same = [row for row in same if row.task == cell.task] or same
     if same:
         steps = cell.config.steps
         seconds = [(row.cost.seconds or _without_start(row)) * steps / row.config["steps"] for row in same]
         return Estimate(float(np.mean(seconds)), max(row.cost.peak_memory or UNKNOWN for row in same), "measured")
-    probe = _probed(cell, home)
-    assert probe is not None
-    decisions = cell.config.steps + cell.config.evaluation_episodes * probe["horizon"]  # at most
+    probe = probes[cell.method]
+    horizon = registry.load("environments", cell.config.environment).TASKS[cell.config.task].horizon
+    decisions = cell.config.steps + cell.config.evaluation_episodes * horizon  # at most
     return Estimate(probe["start"] + decisions / probe["speed"], probe["memory"], "probed")
 
 

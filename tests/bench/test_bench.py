@@ -173,13 +173,11 @@ def test_what_it_will_cost(toys, rows, tmp_path, capsys, monkeypatch):
     """Measured runs took 4 seconds each; without that, 128 steps and 4 episodes of 5 at 64 a second."""
     cell = toys.cell("toy/colours", "small", 1)
     measured = read_rows(rows, toys)
-    assert bench._estimate(cell, measured, tmp_path) == bench.Estimate(4.0, 1_500_000_000, "measured")
+    assert bench._estimate(cell, measured, {}) == bench.Estimate(4.0, 1_500_000_000, "measured")
     unknown = [row.model_copy(update={"cost": row.cost.model_copy(update={"seconds": None})}) for row in measured]
-    assert bench._estimate(cell, unknown, tmp_path).seconds == (128 + 4 * 5) / 64
-    (tmp_path / "probes").mkdir()
-    probe = {"start": 10.0, "speed": 50.0, "memory": 7, "horizon": 7}
-    (tmp_path / "probes" / "small.json").write_text(json.dumps(probe))
-    assert bench._estimate(cell, [], tmp_path) == bench.Estimate(10 + (128 + 4 * 7) / 50, 7, "probed")
+    assert bench._estimate(cell, unknown, {}).seconds == (128 + 4 * 5) / 64
+    probes = {"small": {"start": 10.0, "speed": 50.0, "memory": 7}}  # of another task, maybe: the horizon is the cell's
+    assert bench._estimate(cell, [], probes) == bench.Estimate(10 + (128 + 4 * 7) / 50, 7, "probed")
     (rows / "toys" / f"{cell.name}.json").unlink()
     monkeypatch.setenv("COLUMNS", "200")
     bench.plan("toys", rows, at_once=1)
@@ -187,11 +185,43 @@ def test_what_it_will_cost(toys, rows, tmp_path, capsys, monkeypatch):
     assert "runs: 1; core-hours: 0.00; hours, 1 at a time" in out and "measured" in out and "1.5 GB" in out
 
 
-def test_a_probe_is_the_first_update(toys, tmp_path):
-    bench._probe(toys.cells()[0].config, tmp_path / "probe.json")
+@pytest.mark.parametrize("steps", [64, 128])
+def test_a_probe_is_the_first_update(steps, toys, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOY_DELAY", "0.002")
+    bench._probe(toys.cells()[0].config.model_copy(update={"steps": steps}), 1, tmp_path / "probe.json")
     probe = json.loads((tmp_path / "probe.json").read_text())
-    assert probe["horizon"] == 7 and probe["start"] > 0 and probe["speed"] > 10
+    assert probe["start"] > 0 and 10 < probe["speed"] <= 1 / 0.002  # also where there is no second rollout
     assert not any(tmp_path.glob("runs/*"))  # it leaves no run
+
+
+def test_a_probe_counts_while_its_method_and_threads_are_the_same(write_suite, tmp_path):
+    def probed(name, threads, **changed):
+        return list(bench._probes(load_suite(write_suite(name, **changed)), tmp_path, threads))
+
+    config = load_suite(write_suite("first")).cells()[0].config
+    (tmp_path / "probes").mkdir()
+    probe = {"threads": 1, "config": bench._timed(config)}
+    (tmp_path / "probes" / "small.json").write_text(json.dumps(probe))
+    assert probed("first", 1) == probed("longer", 1, steps=256, seeds=[3]) == ["small"]
+    assert probed("first", 2) == probed("other", 1, overrides=["num_envs=2"]) == []
+    (tmp_path / "probes" / "small.json").write_text('{"start": 1.0, "speed": 2.0}')  # of an earlier version
+    assert probed("first", 1) == []
+
+
+def test_a_probe_that_fails_ends_the_others(toys, tmp_path, monkeypatch):
+    ended = []
+
+    def jobs():
+        try:
+            yield Job("it", int, tmp_path / "log.txt", 0), 1
+        finally:
+            ended.append(True)
+
+    probing = jobs()
+    monkeypatch.setattr(bench, "side_by_side", lambda *rest: probing)
+    with pytest.raises(UserError, match="it failed"):
+        bench.plan("toys", tmp_path / "out")
+    assert ended
 
 
 def test_a_folder_is_one_processs_at_a_time(tmp_path):
