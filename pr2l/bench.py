@@ -2,6 +2,7 @@
 
     <out>/<suite>/<row>.json     the row, see rows.py; a run that has one is done
                   <row>/         its run folder, whence it goes on after a stop, and log.txt
+                  <row>/v2/      its run folder from version 2 of the suite on, and so for each
                   probes/        speeds measured for --plan
 """
 
@@ -75,7 +76,7 @@ def _run(name: str, suite: Suite, home: Path, at_once: int, threads: int) -> lis
     make = partial(_make, suite, home=home, threads=threads)
     jobs = [_job(cell.name, partial(make, cell), home, memory.get(cell.method)) for cell in cells]
     failed = []
-    with _Display(console, home, {cell.name: cell.config.steps for cell in cells}) as display:
+    with _Display(console, suite, home, cells) as display:
         try:
             with closing(side_by_side(jobs, at_once, threads, display.show)) as ended:
                 for job, code in ended:
@@ -96,8 +97,10 @@ def plan(name: str, out: Path, at_once: int | None = None) -> None:
     home = out / suite.name
     cells, rows = missing(suite, home), _rows(suite, home)
     at_once, threads = _share(at_once)
-    _probe_unknown(cells, rows, home, at_once, threads, console)
-    estimates = [(cell, _estimate(cell, rows, home)) for cell in cells]
+    known = {row.method for row in rows} | set(_probes(suite, home, threads))
+    _probe_first([cell for cell in cells if cell.method not in known], home, at_once, threads, console)
+    probes = _probes(suite, home, threads)
+    estimates = [(cell, _estimate(cell, rows, probes)) for cell in cells]
     console.print(_table(suite, estimates, at_once, threads))
 
 
@@ -140,28 +143,48 @@ def _failure(job: Job) -> str:
 
 def _make(suite: Suite, cell: Cell, home: Path, threads: int) -> None:
     """A run from its start, or from where it stopped, to its row."""
-    place = home / cell.name
+    place, runs = home / cell.name, _runs(suite, home, cell.name)
     with alone(place):  # one that outlived its parent may still be saving
-        began, begun = time.monotonic(), _begun(cell, place)
-        if begun is None or not (begun.path / "results.json").exists():
-            run = Run.load(train(cell.config, begun.path if begun else None, place))
-            seconds = None if begun else time.monotonic() - began
-            cost = {"threads": threads, "seconds": seconds, "peak_memory": highest_memory(), "gflop": _gflop(run)}
-            write_json(run.path / COST, cost)
+        began, begun = time.monotonic(), _begun(cell, runs)
+        if begun is None or not _evaluated(begun):
+            run = Run.load(train(cell.config, begun.path if begun else None, runs))
+            if not (run.path / COST).exists():  # or it was finished, and then evaluated otherwise
+                seconds = None if begun else time.monotonic() - began
+                cost = {"threads": threads, "seconds": seconds, "peak_memory": highest_memory(), "gflop": _gflop(run)}
+                write_json(run.path / COST, cost)
         else:
             run = begun
         write_row(home / f"{cell.name}.json", row_of(run, suite, cell.method))
 
 
-def _begun(cell: Cell, place: Path) -> Run | None:
+def _runs(suite: Suite, home: Path, name: str) -> Path:
+    """The folder of a cell's runs: a config does not show what else a new version of the suite stands for."""
+    version = suite.definition.version
+    return home / name if version == 1 else home / name / f"v{version}"
+
+
+def _begun(cell: Cell, runs: Path) -> Run | None:
     """The newest run of this very cell that got as far as a checkpoint."""
     free = MAY_CHANGE - MEASURES
-    for path in sorted((config.parent for config in place.glob("*/config.yaml")), reverse=True):
-        run = Run.load(path)
+    for path in sorted((config.parent for config in runs.glob("*/config.yaml")), reverse=True):
+        try:
+            run = Run.load(path)
+        except UserError:  # cut off while it was written, or of an earlier commit with other options
+            continue
         alike = run.config.model_dump(exclude=free) == cell.config.model_dump(exclude=free)
         if alike and checkpoints.steps(run.checkpoints):
             return run
     return None
+
+
+def _evaluated(run: Run) -> bool:
+    """Whether all steps and all episodes are behind it; `pr2l evaluate` can be called before, and with fewer."""
+    path = run.path / "results.json"
+    if not path.exists():
+        return False
+    results = json.loads(path.read_text(encoding="utf-8"))
+    asked = run.config.steps, run.config.evaluation_episodes
+    return bool(results["steps"] >= asked[0] and results["evaluation"]["episodes"] == asked[1])
 
 
 def _gflop(run: Run) -> float:
@@ -174,37 +197,44 @@ def _gflop(run: Run) -> float:
 # What it will cost.
 
 
-def _probe_unknown(
-    cells: Sequence[Cell], rows: Sequence[Row], home: Path, at_once: int, threads: int, console: Console
-) -> None:
-    """Measures one cell of each method of which nothing is known."""
-    known = {row.method for row in rows} | {cell.method for cell in cells if _probed(cell, home)}
-    first = {cell.method: cell for cell in reversed(cells) if cell.method not in known}
+def _probe_first(cells: Sequence[Cell], home: Path, at_once: int, threads: int, console: Console) -> None:
+    """Measures the first cell of each method."""
+    first = {cell.method: cell for cell in reversed(cells)}
     jobs = [
-        _job(method, partial(_probe, cell.config, _probe_file(cell, home)), home / "probes")
+        _job(method, partial(_probe, cell.config, threads, _probe_file(method, home)), home / "probes")
         for method, cell in sorted(first.items())
     ]
-    with console.status("probing"):
-        for job, code in side_by_side(jobs, at_once, threads, lambda running: None):
+    with console.status("probing"), closing(side_by_side(jobs, at_once, threads, lambda running: None)) as ended:
+        for job, code in ended:
             console.print(f"probed {job.name}")
             if code:
                 raise UserError(_failure(job))
 
 
-def _probe_file(cell: Cell, home: Path) -> Path:
-    return home / "probes" / f"{cell.method}.json"
+def _probe_file(method: str, home: Path) -> Path:
+    return home / "probes" / f"{method}.json"
 
 
-def _probed(cell: Cell, home: Path) -> dict[str, Any] | None:
-    path = _probe_file(cell, home)
-    if not path.exists():
-        return None
-    probe: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return probe
+def _probes(suite: Suite, home: Path, threads: int) -> dict[str, dict[str, Any]]:
+    """What was measured, by method, with as many threads and a config that the method still has on some task."""
+    found = {}
+    for method in suite.methods:
+        path = _probe_file(method, home)
+        if path.exists():
+            probe = json.loads(path.read_text(encoding="utf-8"))
+            configs = [_timed(cell.config) for cell in suite.cells() if cell.method == method]
+            if probe.get("threads") == threads and probe.get("config") in configs:
+                found[method] = probe
+    return found
 
 
-def _probe(config: RunConfig, path: Path) -> None:
-    """Writes the seconds that a run takes to start, its steps a second, its memory, and the task's horizon."""
+def _timed(config: RunConfig) -> dict[str, Any]:
+    """What a speed depends on."""
+    return config.model_dump(mode="json", exclude={"why", "seed", "steps"})
+
+
+def _probe(config: RunConfig, threads: int, path: Path) -> None:
+    """Writes the seconds that a run takes to start, its steps a second, its memory, and what these are of."""
     began, encoder = time.monotonic(), build.encoder(config)
     clock = _FirstUpdate()
     with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
@@ -218,9 +248,8 @@ def _probe(config: RunConfig, path: Path) -> None:
             algorithm.learn(model, config.options("algorithm"), config.steps, clock, *given)
         except _Enough:
             pass
-    horizon = registry.load("environments", config.environment).TASKS[config.task].horizon
-    speed = clock.num_timesteps / clock.seconds
-    write_json(path, {"start": start, "speed": speed, "memory": highest_memory(), "horizon": horizon})
+    measured = {"start": start, "speed": clock.num_timesteps / clock.seconds, "memory": highest_memory()}
+    write_json(path, {**measured, "threads": threads, "config": _timed(config)})
 
 
 class _Enough(Exception):
@@ -228,32 +257,35 @@ class _Enough(Exception):
 
 
 class _FirstUpdate(BaseCallback):
-    """Ends the training after the first update; `seconds` is what it took until then."""
+    """Ends the training after the first update, if it does not end there; `seconds` is what it took until then."""
 
     def _on_training_start(self) -> None:
         self.began, self.seconds = time.monotonic(), 0.0
 
     def _on_rollout_start(self) -> None:
+        if self.model.num_timesteps:
+            self._on_training_end()
+            raise _Enough
+
+    def _on_training_end(self) -> None:
         self.num_timesteps = self.model.num_timesteps
         self.seconds = time.monotonic() - self.began
-        if self.num_timesteps:
-            raise _Enough
 
     def _on_step(self) -> bool:
         return True
 
 
-def _estimate(cell: Cell, rows: Sequence[Row], home: Path) -> Estimate:
-    """From runs of the method on the task, or else of the method, or else from its probe."""
+def _estimate(cell: Cell, rows: Sequence[Row], probes: dict[str, dict[str, Any]]) -> Estimate:
+    """From runs of the method on the task, or else of the method, or else from its probe, on whatever task that was."""
     same = [row for row in rows if row.method == cell.method]
     same = [row for row in same if row.task == cell.task] or same
     if same:
         steps = cell.config.steps
         seconds = [(row.cost.seconds or _without_start(row)) * steps / row.config["steps"] for row in same]
         return Estimate(float(np.mean(seconds)), max(row.cost.peak_memory or UNKNOWN for row in same), "measured")
-    probe = _probed(cell, home)
-    assert probe is not None
-    decisions = cell.config.steps + cell.config.evaluation_episodes * probe["horizon"]  # at most
+    probe = probes[cell.method]
+    horizon = registry.load("environments", cell.config.environment).TASKS[cell.config.task].horizon
+    decisions = cell.config.steps + cell.config.evaluation_episodes * horizon  # at most
     return Estimate(probe["start"] + decisions / probe["speed"], probe["memory"], "probed")
 
 
@@ -288,11 +320,12 @@ def _table(suite: Suite, estimates: Sequence[tuple[Cell, Estimate]], at_once: in
 class _Display:
     """A bar for all runs and one for each that is being made; a line for each that is done."""
 
-    def __init__(self, console: Console, home: Path, steps: dict[str, int]) -> None:
-        self._console, self._home, self._steps = console, home, steps
+    def __init__(self, console: Console, suite: Suite, home: Path, cells: Sequence[Cell]) -> None:
+        self._console, self._suite, self._home = console, suite, home
+        self._steps = {cell.name: cell.config.steps for cell in cells}
         bars = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*bars, console=console, disable=not console.is_terminal)
-        self._all = self._progress.add_task("runs", total=len(steps))
+        self._all = self._progress.add_task("runs", total=len(self._steps))
         self._bars: dict[str, TaskID] = {}
 
     def __enter__(self) -> _Display:
@@ -306,7 +339,8 @@ class _Display:
         for job in running:
             if job.name not in self._bars:
                 self._bars[job.name] = self._progress.add_task(job.name, total=self._steps[job.name])
-            self._progress.update(self._bars[job.name], completed=_steps_done(self._home / job.name))
+            runs = _runs(self._suite, self._home, job.name)
+            self._progress.update(self._bars[job.name], completed=_steps_done(runs))
 
     def done(self, job: Job, code: int) -> None:
         if job.name in self._bars:
@@ -318,7 +352,7 @@ class _Display:
         self._console.print(f"{job.name}: {found}", highlight=False)
 
 
-def _steps_done(place: Path) -> int:
-    tables = sorted(place.glob("*/metrics.csv"))
+def _steps_done(runs: Path) -> int:
+    tables = sorted(runs.glob("*/metrics.csv"))
     rows = Metrics(tables[-1]).rows() if tables else []
     return int(rows[-1]["step"]) if rows else 0

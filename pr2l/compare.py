@@ -73,11 +73,12 @@ def compare(paths: Sequence[Path], out: Path) -> list[Method]:
     """Prints the table and writes <environment>-<task>.png and .md and one JSON per method into `out`.
 
     Where the episodes are about several things, such as targets, the .md has a table by these too. Raises UserError if
-    the runs are not all of one task, or if one has not been evaluated.
+    the runs are not all of one task, if one has not been evaluated, or if they were evaluated unevenly.
     """
     runs = [Run.load(path) for path in paths]
     place = _place(runs)
     methods = group(runs)
+    _check_even(methods)
     out.mkdir(parents=True, exist_ok=True)
     for method in methods:
         write_json(out / f"{place}-{method.name}.json", _as_json(method))
@@ -132,6 +133,27 @@ def _results(run: Run) -> dict[str, Any]:
     return results
 
 
+def _check_even(methods: Sequence[Method]) -> None:
+    """All on as many episodes, about the same things; the runs of a method after as many steps."""
+    for method in methods:
+        steps = [result["steps"] for result in method.results]
+        ends = f"the runs of {method.name} were evaluated after different numbers of steps"
+        _check_equal(method.runs, steps, ends, "`pr2l train --resume RUN` ends one that was stopped")
+    runs = [run for method in methods for run in method.runs]
+    results = [result for method in methods for result in method.results]
+    episodes = [result["evaluation"]["episodes"] for result in results]
+    much = "the runs were evaluated on different numbers of episodes"
+    _check_equal(runs, episodes, much, "`pr2l evaluate RUN --episodes N` evens them")
+    contexts = [", ".join(sorted(result.get("by_context", {}))) for result in results]
+    _check_equal(runs, contexts, "the episodes were about different things", "compare runs of one kind at a time")
+
+
+def _check_equal(runs: Sequence[Run], values: Sequence[object], what: str, hint: str) -> None:
+    if len(set(values)) > 1:
+        each = ", ".join(f"{run.path} {value}" for run, value in zip(runs, values, strict=True))
+        raise UserError(f"{what}: {each}; {hint}")
+
+
 def _as_json(method: Method) -> dict[str, Any]:
     """What evaluate.committed reads, with what each run contributed."""
     results = method.results
@@ -148,7 +170,7 @@ def _as_json(method: Method) -> dict[str, Any]:
         "random": results[0]["random"],
         "seeds": [result["seed"] for result in results],
         "success_of_each_seed": [result["evaluation"]["success"]["value"] for result in results],
-        "commits": sorted({json.loads((run.path / "run.json").read_text())["commit"] for run in method.runs}),
+        "commits": sorted({json.loads((run.path / "run.json").read_text())["commit"] for run in method.runs}, key=str),
     }
 
 

@@ -6,6 +6,7 @@ its value all the same, so a run folder says everything that made the run.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -81,8 +82,10 @@ class RunConfig(BaseModel):
             raise UserError(explain(error, where, model) + hint) from error
 
     def save(self, path: Path) -> None:
-        """Writes the YAML that load_config reads back as an equal config."""
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        """Writes, whole or not at all, the YAML that load_config reads back as an equal config."""
+        partial = path.with_name(f".partial-{path.name}")
+        partial.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        os.replace(partial, path)
 
 
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -25,6 +25,7 @@ from pydantic import (
     ValidationError,
 )
 
+from pr2l import registry
 from pr2l._metrics import Table
 from pr2l.compare import curve
 from pr2l.errors import UserError, explain
@@ -253,9 +254,15 @@ def _method(run: Run, suite: Suite, config: dict[str, Any]) -> str:
 
 
 def _typed(words: Sequence[str]) -> str:
-    """What was typed, without the folders that the program lies in."""
+    """What was typed, without the folders that the program lies in; UserError if only its author can type it."""
     program = Path(words[0])
     console = program.name == "pr2l" or program.match("pr2l/cli.py")
+    config = words[2].removeprefix("configs/").removesuffix(".yaml") if len(words) > 2 else None
+    if console and (words[1] != "train" or config not in registry.names("configs")):
+        raise UserError(
+            f"the run was made by `{shlex.join(['pr2l', *words[1:]])}`, which does not make this one run for anybody "
+            "else; commit its config as configs/NAME.yaml, and train with `pr2l train NAME`"
+        )
     return shlex.join(["pr2l", *words[1:]] if console else ["python", program.name, *words[1:]])
 
 

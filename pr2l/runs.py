@@ -25,6 +25,7 @@ from pr2l.errors import UserError
 # What a resumed run may have otherwise than the run that it goes on with.
 MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "evaluation_greedy"}
 MAY_CHANGE |= {"wandb", "workers", "groups", "isolated", "patience"}
+PARTS = (":/pr2l", ":/environments", ":/policies", ":/prompts", ":/configs")  # where a new file is a plug-in
 
 
 class Run:
@@ -69,6 +70,7 @@ class Run:
                 "or start a new run."
             )
         config.save(path / "config.yaml")
+        _note_code(path / "run.json")
         return cls(path, config)
 
     @property
@@ -109,12 +111,25 @@ def _origin() -> dict[str, Any]:
     """What somebody needs to know to make the run again."""
     return {
         "command": sys.argv,
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        **_code(),
         "python": platform.python_version(),
         "machine": f"{platform.platform()}, {os.cpu_count()} cores",
         "packages": dict(sorted((one.metadata["Name"], one.version) for one in distributions())),
     }
+
+
+def _code() -> dict[str, Any]:
+    """The commit, and whether files differ from it or a plug-in is missing in it."""
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    added = _git("status", "--porcelain", "--untracked-files=all", "--", *PARTS)
+    return {"commit": _git("rev-parse", "HEAD"), "uncommitted": bool(changed or added)}
+
+
+def _note_code(path: Path) -> None:
+    """Says in run.json that a run goes on with other code than it began with, so that no one commit makes it again."""
+    facts, now = json.loads(path.read_text(encoding="utf-8")), _code()
+    if any(facts[key] != value for key, value in now.items()):
+        write_json(path, facts | {"uncommitted": True, "went_on_at": now["commit"]})
 
 
 def _git(*words: str) -> str | None:

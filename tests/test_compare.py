@@ -40,7 +40,7 @@ def test_methods_and_their_numbers(make_run, tmp_path):
         make_run("doom/fetch/prompted", 1, [1.0, 1.0]),
         make_run("doom/fetch/prompted", 0, [1.0, 0.0]),
         make_run("doom/fetch/no_prompt", 0, [0.0, 0.0]),
-        make_run("doom/fetch/pixels", 0, [0.0]),
+        make_run("doom/fetch/pixels", 0, [0.0, 0.0]),
     ]
     methods = compare(runs, tmp_path / "out")
     assert [method.name for method in methods] == ["prompted-where", "no_prompt", "pixels"]
@@ -107,6 +107,35 @@ def test_a_run_without_results_says_what_to_do(make_run, tmp_path):
     (run / "results.json").unlink()
     with pytest.raises(UserError, match="pr2l evaluate"):
         compare([run], tmp_path / "out")
+
+
+def change(path, **changed):
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | changed))
+
+
+def test_runs_that_were_evaluated_unevenly_cannot_be_compared(make_run, tmp_path):
+    pixels, other = (make_run("doom/fetch/pixels", seed, [0.0, 1.0]) for seed in (0, 1))
+    short = make_run("doom/fetch/prompted", 0, [1.0])
+    for uneven in ([pixels, short], [short, make_run("doom/fetch/prompted", 1, [1.0, 0.0])]):
+        with pytest.raises(UserError, match="different numbers of episodes: .* 1.*`pr2l evaluate RUN --episodes N`"):
+            compare(uneven, tmp_path / "out")
+    change(other / "results.json", by_context={"bed": {}})
+    with pytest.raises(UserError, match=f"about different things: {pixels} , {other} bed; compare"):
+        compare([pixels, other], tmp_path / "out")
+    change(other / "results.json", by_context={}, steps=100)
+    with pytest.raises(UserError, match=f"of pixels were evaluated after .*: {pixels} 200, {other} 100; `pr2l train"):
+        compare([pixels, other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_made_outside_a_checkout_has_no_commit_and_is_compared(make_run, tmp_path):
+    paths = [make_run("doom/fetch/pixels", seed, [0.0]) for seed in (0, 1)]
+    for path, commit in zip(paths, ("abc", None), strict=True):
+        change(path / "run.json", commit=commit)
+    compare(paths, tmp_path / "out")
+    made = json.loads((tmp_path / "out" / "doom-fetch-pixels.json").read_text())
+    assert made["commits"] == [None, "abc"]
 
 
 def test_a_clone_has_a_name_of_its_own_and_no_curve(make_run, tmp_path):

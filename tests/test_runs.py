@@ -4,13 +4,15 @@ import builtins
 import json
 import math
 import shutil
+import subprocess
+from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
 
-from pr2l import checkpoints, video
+from pr2l import checkpoints, runs, video
 from pr2l._metrics import Metrics, Table
 from pr2l.checkpoints import Checkpoint
 from pr2l.config import RunConfig
@@ -75,6 +77,20 @@ def test_a_full_disk_costs_the_new_checkpoint_only(tmp_path, monkeypatch):
     assert checkpoints.steps(tmp_path) == [1]
 
 
+def test_a_full_disk_costs_the_new_config_only(tmp_path, monkeypatch):
+    CONFIG.save(tmp_path / "config.yaml")
+    before = (tmp_path / "config.yaml").read_bytes()
+
+    def half(path, text, **how):
+        path.write_bytes(text.encode()[:20])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="no space"):
+        CONFIG.save(tmp_path / "config.yaml")
+    assert (tmp_path / "config.yaml").read_bytes() == before
+
+
 def test_no_checkpoint_is_an_error_that_says_so(tmp_path):
     with pytest.raises(UserError, match="there is no checkpoint in .*stopped before its first one"):
         checkpoints.read_latest(tmp_path)
@@ -95,6 +111,45 @@ def test_a_run_says_where_it_comes_from(tmp_path):
 def test_a_run_may_be_named_by_text_as_in_the_notebooks(tmp_path):
     made = Run.create(CONFIG, tmp_path)
     assert Run.load(str(made.path)).path == made.path
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """checkout(message): a commit of a project in whose folder runs are made; its hash."""
+    place = tmp_path / "project"
+    (place / "pr2l").mkdir(parents=True)
+    monkeypatch.setattr(runs, "__file__", str(place / "pr2l" / "runs.py"))
+    git = ["git", "-C", str(place), "-c", "user.name=me", "-c", "user.email=me@here"]
+    subprocess.run([*git, "init", "-q"], check=True)
+
+    def commit(message):
+        subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", message], check=True)
+        return subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+
+    return commit
+
+
+def origin(run):
+    facts = json.loads((run.path / "run.json").read_text())
+    return facts["commit"], facts["uncommitted"], facts.get("went_on_at")
+
+
+def test_a_plug_in_that_is_not_committed_is_told(checkout, tmp_path):
+    first, place = checkout("first"), tmp_path / "project"
+    (place / "notes.txt").write_text("mine")
+    assert origin(Run.create(CONFIG, tmp_path)) == (first, False, None)
+    (place / "environments").mkdir()
+    (place / "environments" / "mine.py").write_text("")
+    assert origin(Run.create(CONFIG, tmp_path)) == (first, True, None)
+
+
+def test_a_run_that_goes_on_with_other_code_is_of_no_one_commit(checkout, tmp_path):
+    first, run = checkout("first"), Run.create(CONFIG, tmp_path)
+    config = Run.load(run.path).config
+    config.save(run.path / "config.yaml")
+    assert origin(Run.reopen(run.path, config)) == (first, False, None)
+    second = checkout("second")
+    assert origin(Run.reopen(run.path, config)) == (first, True, second)
 
 
 def test_a_folder_that_is_no_run(tmp_path):

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
-from pr2l import bench
+from pr2l import bench, checkpoints
 from pr2l._side_by_side import Job, _fits, alone, side_by_side
 from pr2l.errors import UserError
+from pr2l.evaluate import evaluate
 from pr2l.rows import read_row, read_rows
 from pr2l.suites import load_suite
+from pr2l.train import train
 
 PATIENCE = 130  # seconds to wait for another process, which may have to share its cores with much else
 
@@ -75,6 +78,58 @@ def wait_until(happened, program):
         time.sleep(0.05)
 
 
+def test_a_stopped_run_that_was_evaluated_goes_on(write_suite, tmp_path):
+    suite = load_suite(write_suite("two"))
+    cell = suite.cells()[0]
+    stopped = train(cell.config.model_copy(update={"steps": 64}), root=tmp_path / "two" / cell.name)
+    cell.config.save(stopped / "config.yaml")
+    bench._make(suite, cell, tmp_path / "two", threads=1)
+    assert json.loads((stopped / "results.json").read_text())["steps"] == 128
+    assert read_row(tmp_path / "two" / f"{cell.name}.json").results["steps"] == 128
+
+
+def test_a_run_that_was_evaluated_on_other_episodes_is_so_on_its_own(write_suite, tmp_path):
+    suite = load_suite(write_suite("two"))
+    cell = suite.cells()[0]
+    bench._make(suite, cell, tmp_path / "two", threads=1)
+    row = read_row(tmp_path / "two" / f"{cell.name}.json")
+    [run] = (tmp_path / "two" / cell.name).glob("toy-*")
+    evaluate(run, episodes=2)
+    bench._make(suite, cell, tmp_path / "two", threads=1)
+    again = read_row(tmp_path / "two" / f"{cell.name}.json")
+    assert again.played("return") == row.played("return") and len(row.played("return")) == 4
+    assert again.cost == row.cost and row.cost.seconds > 0
+
+
+def test_a_run_of_another_version_is_not_taken_for_one_of_this(write_suite, tmp_path):
+    home = tmp_path / "two"
+    for version in (1, 2):
+        suite = load_suite(write_suite("two", version=version))
+        cell = suite.cells()[0]
+        with bench._Display(Console(quiet=True), suite, home, [cell]) as display:
+            job = Job(cell.name, int, tmp_path / "log.txt", 0)
+            display.show([job])
+            assert display._progress.tasks[-1].completed == 0
+            bench._make(suite, cell, home, threads=1)
+            display.show([job])
+            assert display._progress.tasks[-1].completed == 128
+    [first], [second] = ((home / cell.name).glob(runs) for runs in ("toy-*", "v2/toy-*"))
+    assert (first / "results.json").exists() and (second / "results.json").exists()
+    assert read_row(home / f"{cell.name}.json").version == 2
+
+
+@pytest.mark.parametrize("text", ["", "why: cut", "gone: 1"])
+def test_a_run_whose_config_cannot_be_read_is_made_anew(text, toys, tmp_path):
+    cell = toys.cells()[0]
+    good, bad = tmp_path / "it" / "toy-1", tmp_path / "it" / "toy-2"
+    for path in (good, bad):
+        checkpoints.write(path / "checkpoints", checkpoints.Checkpoint(64, {}, {}))
+        cell.config.save(path / "config.yaml")
+    assert bench._begun(cell, tmp_path / "it").path == bad
+    (bad / "config.yaml").write_text(text)
+    assert bench._begun(cell, tmp_path / "it").path == good
+
+
 def test_one_that_fails_is_told_and_none_outlives_the_caller(tmp_path):
     jobs = [
         Job("wrong", partial(int, "many"), tmp_path / "wrong.txt", 0),
@@ -118,13 +173,11 @@ def test_what_it_will_cost(toys, rows, tmp_path, capsys, monkeypatch):
     """Measured runs took 4 seconds each; without that, 128 steps and 4 episodes of 5 at 64 a second."""
     cell = toys.cell("toy/colours", "small", 1)
     measured = read_rows(rows, toys)
-    assert bench._estimate(cell, measured, tmp_path) == bench.Estimate(4.0, 1_500_000_000, "measured")
+    assert bench._estimate(cell, measured, {}) == bench.Estimate(4.0, 1_500_000_000, "measured")
     unknown = [row.model_copy(update={"cost": row.cost.model_copy(update={"seconds": None})}) for row in measured]
-    assert bench._estimate(cell, unknown, tmp_path).seconds == (128 + 4 * 5) / 64
-    (tmp_path / "probes").mkdir()
-    probe = {"start": 10.0, "speed": 50.0, "memory": 7, "horizon": 7}
-    (tmp_path / "probes" / "small.json").write_text(json.dumps(probe))
-    assert bench._estimate(cell, [], tmp_path) == bench.Estimate(10 + (128 + 4 * 7) / 50, 7, "probed")
+    assert bench._estimate(cell, unknown, {}).seconds == (128 + 4 * 5) / 64
+    probes = {"small": {"start": 10.0, "speed": 50.0, "memory": 7}}  # of another task, maybe: the horizon is the cell's
+    assert bench._estimate(cell, [], probes) == bench.Estimate(10 + (128 + 4 * 7) / 50, 7, "probed")
     (rows / "toys" / f"{cell.name}.json").unlink()
     monkeypatch.setenv("COLUMNS", "200")
     bench.plan("toys", rows, at_once=1)
@@ -132,11 +185,43 @@ def test_what_it_will_cost(toys, rows, tmp_path, capsys, monkeypatch):
     assert "runs: 1; core-hours: 0.00; hours, 1 at a time" in out and "measured" in out and "1.5 GB" in out
 
 
-def test_a_probe_is_the_first_update(toys, tmp_path):
-    bench._probe(toys.cells()[0].config, tmp_path / "probe.json")
+@pytest.mark.parametrize("steps", [64, 128])
+def test_a_probe_is_the_first_update(steps, toys, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOY_DELAY", "0.002")
+    bench._probe(toys.cells()[0].config.model_copy(update={"steps": steps}), 1, tmp_path / "probe.json")
     probe = json.loads((tmp_path / "probe.json").read_text())
-    assert probe["horizon"] == 7 and probe["start"] > 0 and probe["speed"] > 10
+    assert probe["start"] > 0 and 10 < probe["speed"] <= 1 / 0.002  # also where there is no second rollout
     assert not any(tmp_path.glob("runs/*"))  # it leaves no run
+
+
+def test_a_probe_counts_while_its_method_and_threads_are_the_same(write_suite, tmp_path):
+    def probed(name, threads, **changed):
+        return list(bench._probes(load_suite(write_suite(name, **changed)), tmp_path, threads))
+
+    config = load_suite(write_suite("first")).cells()[0].config
+    (tmp_path / "probes").mkdir()
+    probe = {"threads": 1, "config": bench._timed(config)}
+    (tmp_path / "probes" / "small.json").write_text(json.dumps(probe))
+    assert probed("first", 1) == probed("longer", 1, steps=256, seeds=[3]) == ["small"]
+    assert probed("first", 2) == probed("other", 1, overrides=["num_envs=2"]) == []
+    (tmp_path / "probes" / "small.json").write_text('{"start": 1.0, "speed": 2.0}')  # of an earlier version
+    assert probed("first", 1) == []
+
+
+def test_a_probe_that_fails_ends_the_others(toys, tmp_path, monkeypatch):
+    ended = []
+
+    def jobs():
+        try:
+            yield Job("it", int, tmp_path / "log.txt", 0), 1
+        finally:
+            ended.append(True)
+
+    probing = jobs()
+    monkeypatch.setattr(bench, "side_by_side", lambda *rest: probing)
+    with pytest.raises(UserError, match="it failed"):
+        bench.plan("toys", tmp_path / "out")
+    assert ended
 
 
 def test_a_folder_is_one_processs_at_a_time(tmp_path):

@@ -150,6 +150,27 @@ def test_a_method_of_ones_own_is_named_and_keeps_to_the_protocol(toys, finished,
         submit(mine, tmp_path / "out", "toys", "pixels")
 
 
+@pytest.mark.parametrize(
+    ("typed", "command"),
+    [
+        (["/bin/pr2l", "bench", "run", "mine.yaml"], None),
+        (["/bin/pr2l", "train", "/tmp/mine.yaml", "seed=0"], None),
+        (["/somewhere/pr2l/cli.py", "train"], None),
+        (["/bin/pr2l", "train", "configs/toy/colours/pixels.yaml"], "pr2l train configs/toy/colours/pixels.yaml"),
+        (["/tmp/script.py", "--fast"], "python script.py --fast"),
+    ],
+)
+def test_the_command_of_a_method_of_ones_own_is_one_for_everybody(typed, command, toys, finished):
+    run = Run.load(finished("colours", "pixels", 0, 2))
+    facts = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps(facts | {"command": typed}))
+    if command:
+        assert row_of(run, toys, "mine").command == command
+        return
+    with pytest.raises(UserError, match=f"made by `pr2l {' '.join(typed[1:])}`.*commit its config as configs/NAME"):
+        row_of(run, toys, "mine")
+
+
 def test_a_run_of_another_task_is_no_run_of_the_suite(finished, write_suite):
     run = Run.load(finished("again", "pixels", 0, 2))
     with pytest.raises(UserError, match="task is 'toy/again', and the suite has toy/colours"):
