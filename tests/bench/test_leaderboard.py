@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from pr2l.video import write_video
 
 VOID = {"meta", "link", "br", "img", "input", "line", "polygon", "polyline"}
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DOCS = Path(__file__).parents[2] / "docs"
 EVIL = "<script>alert(1)</script>"
 
 
@@ -265,3 +267,11 @@ def test_the_commands_from_a_run_to_the_pages(toys, finished, tmp_path):
         assert done.exit_code == 0, done
     assert "toy-colours-pixels-seed0" in (tmp_path / "pages" / "toys-toy-colours.html").read_text()
     assert (tmp_path / "report" / "report.md").exists()
+
+
+def test_the_committed_pages_are_those_of_the_committed_rows(tmp_path):
+    def files(top):
+        return {path.relative_to(top).as_posix(): path.read_bytes() for path in top.rglob("*") if path.is_file()}
+
+    made = files(site(DOCS / "results" / "bench", tmp_path / "site").parent)
+    assert made == files(DOCS / "leaderboard"), "`pr2l bench site --out docs/leaderboard` makes them anew"
