@@ -155,7 +155,7 @@ def markdown(
     ]
     for task, each in variants.items():
         head = ("what", "Spearman's rho", "p")
-        parts.append(f"## {task}, {len(each)} variants of {len(each[0].runs)} runs")
+        parts.append(f"## {task}, {len(each)} variants, runs of each: {len(each[0].runs)}")
         parts.append(markdown_table(head, [(one.of, str(one.rho), f"{one.p:.3f}") for one in found[task]]))
         ranked = sorted(each, key=lambda variant: -variant.score.score)
         parts.append(markdown_table(("variant", "score", "success rate"), [tuple(_cells(one)) for one in ranked]))

@@ -95,7 +95,7 @@ def test_from_rows_to_the_page(prompts_run, tmp_path, capsys):
     assert best["score"] == pytest.approx(values["correlations"]["score"]["value"]) and best["score"] >= 0.6
     page = (out / "correlation.md").read_text()
     assert "pr2l prompts correlate asked --frames 240" in page
-    assert "4 variants of 2 runs" in page and "| `where` |" in page
+    assert "4 variants, runs of each: 2" in page and "| `where` |" in page
     assert (out / "correlation.png").stat().st_size > 10_000
     assert "doom/fetch: 4 variants" in capsys.readouterr().out
 
