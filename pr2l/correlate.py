@@ -9,7 +9,7 @@ is over variants; its interval redraws the runs of each, its p-value the pairing
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from pr2l.suites import Suite, load_suite
 from pr2l.vlms._base import Defaults
 
 FEWEST = 4  # variants: of three, ranks say nothing
+HEAD = ("Spearman's rho", "p")
 PAIRINGS = 9_999  # of the p-value, unless all are fewer
 EMPTY = Prompt(name="none", text="", why="the frame alone", source="prompt: null in a config")
 
@@ -154,22 +155,26 @@ def markdown(
         "![score and success rate of each variant](correlation.png)",
     ]
     for task, each in variants.items():
-        head = ("what", "Spearman's rho", "p")
         parts.append(f"## {task}, {len(each)} variants, runs of each: {len(each[0].runs)}")
-        parts.append(markdown_table(head, [(one.of, str(one.rho), f"{one.p:.3f}") for one in found[task]]))
-        ranked = sorted(each, key=lambda variant: -variant.score.score)
-        parts.append(markdown_table(("variant", "score", "success rate"), [tuple(_cells(one)) for one in ranked]))
+        parts.append(markdown_table(("what", *HEAD), _cells(found[task])))
+        rows = [(f"`{one.name}`", f"{one.score.score:.2f}", str(one.success)) for one in _ranked(each)]
+        parts.append(markdown_table(("variant", "score", "success rate"), rows))
     return "\n\n".join(parts) + "\n"
 
 
-def _cells(variant: Variant) -> Iterator[str]:
-    yield from (f"`{variant.name}`", f"{variant.score.score:.2f}", str(variant.success))
+def _ranked(variants: Sequence[Variant]) -> list[Variant]:
+    """The best score first."""
+    return sorted(variants, key=lambda variant: -variant.score.score)
+
+
+def _cells(found: Sequence[Correlation]) -> list[tuple[str, str, str]]:
+    return [(one.of, str(one.rho), f"{one.p:.3f}") for one in found]
 
 
 def _table(title: str, found: Sequence[Correlation]) -> Table:
-    table = Table("correlation with the success rate of", "Spearman's rho", "p", title=title)
-    for one in found:
-        table.add_row(one.of, str(one.rho), f"{one.p:.3f}")
+    table = Table("correlation with the success rate of", *HEAD, title=title)
+    for cells in _cells(found):
+        table.add_row(*cells)
     return table
 
 
@@ -184,7 +189,7 @@ def _draw(variants: dict[str, list[Variant]], found: dict[str, list[Correlation]
     """A panel for each task: success rate with its interval over score, a point for each variant."""
     figure = Figure(figsize=(7 * len(variants), 5.5), layout="constrained")
     for axes, (task, each) in zip(figure.subplots(1, len(variants), squeeze=False)[0], variants.items(), strict=True):
-        for number, one in enumerate(sorted(each, key=lambda variant: -variant.score.score), start=1):
+        for number, one in enumerate(_ranked(each), start=1):
             value, low, high = one.success
             colour = f"C{(number - 1) % 10}"
             label = f"{number} {one.name}"

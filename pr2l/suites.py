@@ -199,8 +199,8 @@ def _resolve(suite: str, words: Sequence[str]) -> RunConfig:
 def _with_defaults(config: dict[str, Any], like: RunConfig) -> dict[str, Any]:
     """A run's config with the options that came to be after it was made, which had what is their default now."""
     filled = dict(config)
-    for key in (f"{kind}_options" for kind in get_args(OptionKind)):
+    for kind in get_args(OptionKind):
+        key = f"{kind}_options"
         if isinstance(config.get(key), dict):
-            bare = like.model_copy(update={key: {}}).options(key.removesuffix("_options"))  # type: ignore[arg-type]
-            filled[key] = bare.model_dump(mode="json") | config[key]
+            filled[key] = like.model_copy(update={key: {}}).options(kind).model_dump(mode="json") | config[key]
     return filled
