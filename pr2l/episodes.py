@@ -87,6 +87,10 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
         kept = {"context": info["context"], "measures": info.get("measures", {})}
         return {"r": self._return, "l": len(self._actions), "success": success, "number": number, **kept, **cut}
 
+    def rewind(self) -> None:
+        """Makes the next reset begin episode 0 again."""
+        self._next, self._again = 0, False
+
     @property
     def restarts(self) -> int:
         """How often the simulator was replaced; 0 where it is not isolated."""

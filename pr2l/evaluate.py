@@ -105,8 +105,12 @@ def report(run: Run, encoder: Encoder, model: Any, step: int, episodes: int | No
     config, console = run.config, Console()
     encoder.forget()  # so that the numbers are the same after training and by `pr2l evaluate`
     count = episodes or config.evaluation_episodes
-    played = _play_and_film(run, encoder, model, count)
-    chance, agent = _score_random(config, count), Score.of(played)
+    at_once = min(config.num_envs, count)
+    with closing(build.environments(config, "evaluation", labels=encoder.needs_labels, count=at_once)) as frames:
+        played = _play_and_film(run, encoder, model, frames, count)
+        frames.env_method("rewind")  # the same simulators: starting as many again may take minutes
+        by_chance = play(frames, random_actor(frames.action_space, at_once), count)
+    chance, agent = Score.of(by_chance), Score.of(played)
     contexts = by_context(played)
     about = ("environment", "task", "algorithm", "encoder", "vlm", "prompt", "network", "seed")
     results = {
@@ -144,22 +148,14 @@ def _measured(played: Sequence[dict[str, Any]], name: str) -> list[float]:
     return [one["measures"][name] for one in played]
 
 
-def _play_and_film(run: Run, encoder: Encoder, model: Any, episodes: int) -> list[dict[str, Any]]:
+def _play_and_film(run: Run, encoder: Encoder, model: Any, frames: VecEnv, episodes: int) -> list[dict[str, Any]]:
     """The "episode" infos of the model on evaluation episodes, the first of which are filmed."""
-    config, count = run.config, min(run.config.num_envs, episodes)
-    film = Film(min(FILMED, count))
-    torch.manual_seed(config.seed)
-    with closing(build.environments(config, "evaluation", labels=encoder.needs_labels, count=count)) as frames:
-        played = play(Observe(frames, encoder), model_actor(config, model), episodes, film)
-        fps = float(frames.get_attr("metadata", 0)[0].get("render_fps", 10))
+    film = Film(min(FILMED, frames.num_envs))
+    torch.manual_seed(run.config.seed)
+    played = play(Observe(frames, encoder), model_actor(run.config, model), episodes, film)
+    fps = float(frames.get_attr("metadata", 0)[0].get("render_fps", 10))
     write_video(run.path / "video", film.pictures(), fps)
     return played
-
-
-def _score_random(config: RunConfig, episodes: int) -> Score:
-    count = min(config.num_envs, episodes)
-    with closing(build.environments(config, "evaluation", count=count)) as frames:
-        return Score.of(play(frames, random_actor(frames.action_space, count), episodes))
 
 
 def play(venv: VecEnv, act: Actor, episodes: int, film: Film | None = None) -> list[dict[str, Any]]:

@@ -53,6 +53,16 @@ def test_episodes_are_seeded_by_their_number_whatever_the_caller_asks():
     assert env.unwrapped.seed == 101
 
 
+def test_rewound_they_begin_with_the_first_even_after_one_that_was_to_be_played_again():
+    env = SeededEpisodes(DiceWorld(), seeds)
+    env.reset()
+    env.reset()
+    env._again = True
+    env.rewind()
+    env.reset()
+    assert env.unwrapped.seed == 100 and not env._again
+
+
 def test_the_last_step_accounts_for_the_episode():
     env = SeededEpisodes(DiceWorld(), seeds)
     env.reset()

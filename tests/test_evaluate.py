@@ -51,6 +51,13 @@ def test_the_same_episodes_are_played_however_many_run_side_by_side(count):
     assert [(one["number"], one["l"], one["r"]) for one in played] == [(n, LENGTHS[n], LENGTHS[n]) for n in range(7)]
 
 
+def test_rewound_simulators_play_the_same_episodes_again():
+    venv, act = count_downs(3), lambda observation, starts: np.zeros(3, int)
+    first = play(venv, act, 7)
+    venv.env_method("rewind")
+    assert play(venv, act, 7) == first
+
+
 class Cut(CountDown):
     """Simulators that fail in the first step of some episodes, so many times."""
 
