@@ -277,7 +277,7 @@ def prompts_score(
     """What the answers get right, and what linear probes find in the states: a ranked table, a heat map, JSON."""
     from pr2l.score import score
 
-    scoring = _scoring(task, options, prompts=tuple(filter(None, prompts.split(","))))
+    scoring = _scoring(task, options, prompts=_words(prompts))
     score(scoring, out or Path("runs/prompts") / task.replace("/", "-"))
 
 
@@ -301,12 +301,13 @@ def prompts_correlate(
     suite: Annotated[str, SUITE],
     results: Annotated[Path, typer.Option(help="Where its rows are.")] = Path("runs/bench"),
     frames: Annotated[int | None, typer.Option(min=1, help="To score on. [default: as `prompts score`]")] = None,
+    methods: Annotated[str, typer.Option(help="Of the suite, with commas. [default: all]")] = "",
     out: Annotated[Path | None, typer.Option(help="[default: runs/prompts/SUITE]")] = None,
 ) -> None:
     """Does the score foretell what training reaches? Rank correlations over a suite of prompt variants."""
     from pr2l.correlate import correlate
 
-    correlate(suite, results, out or Path("runs/prompts") / Path(suite).stem, frames)
+    correlate(suite, results, out or Path("runs/prompts") / Path(suite).stem, frames, _words(methods))
 
 
 @app.command(name="list")
@@ -326,6 +327,10 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print the 
     if version:
         print(__version__)
         raise typer.Exit
+
+
+def _words(with_commas: str) -> tuple[str, ...]:
+    return tuple(filter(None, with_commas.split(",")))
 
 
 def _scoring(task: str, options: list[str] | None, **values: Any) -> Any:

@@ -1,20 +1,22 @@
 """Does the score of a prompt foretell what a policy reaches with it?
 
-    suite of prompt variants --pr2l bench run--> rows ----> success rate after training \\
-                            \\--pr2l prompts score's probes--> score, its parts -----------> rank correlation
+    suite of prompt variants --pr2l bench run--> rows ----> success rate, return after training \\
+                            \\--pr2l prompts score's probes--> score, its parts --------------> rank correlations
 
 Each method of the suite that reads a VLM's states is a variant: a prompt, VLM options, segments. Spearman's correlation
-is over variants; its interval redraws the runs of each, its p-value the pairing of scores with success rates.
+is over variants; its interval redraws the runs of each, its p-value the pairing of scores with what was reached.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
@@ -24,7 +26,7 @@ from scipy.stats import permutation_test
 
 from pr2l import prompt
 from pr2l.config import RunConfig
-from pr2l.errors import UserError
+from pr2l.errors import UnknownName, UserError
 from pr2l.prompt import Prompt
 from pr2l.report import markdown_table
 from pr2l.rows import Row, read_rows
@@ -35,46 +37,57 @@ from pr2l.suites import Suite, load_suite
 from pr2l.vlms._base import Defaults
 
 FEWEST = 4  # variants: of three, ranks say nothing
-HEAD = ("Spearman's rho", "p")
+REACHED = {"success": "success rate", "return": "return"}  # after training: keys of a row's episodes, and their names
 PAIRINGS = 9_999  # of the p-value, unless all are fewer
 EMPTY = Prompt(name="none", text="", why="the frame alone", source="prompt: null in a config")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A method, its score, and the success rates of the episodes of each of its runs."""
+    """A method, its score, and what the episodes of each of its runs reached, by the keys of REACHED."""
 
     name: str
     score: PromptScore
-    runs: tuple[tuple[float, ...], ...]
+    runs: Mapping[str, Sequence[Sequence[float]]]
 
-    @property
-    def success(self) -> Estimate:
-        return bootstrap_runs(self.runs)
+    def reached(self, key: str) -> Estimate:
+        """Over its runs and their episodes."""
+        return bootstrap_runs(self.runs[key])
 
 
-@dataclass(frozen=True)
-class Correlation:
-    """Spearman's, of what `pr2l prompts score` measures with the success rate; p: two-sided."""
+class Rank(NamedTuple):
+    """Spearman's rank correlation; p: two-sided."""
 
-    of: str
     rho: Estimate
     p: float
 
 
-def correlate(name: str, results: Path, out: Path, frames: int | None = None) -> dict[str, list[Correlation]]:
+@dataclass(frozen=True)
+class Correlation:
+    """Of something that `pr2l prompts score` measures, with what is reached, by the keys of REACHED."""
+
+    of: str
+    ranks: dict[str, Rank]
+
+
+def correlate(
+    name: str, results: Path, out: Path, frames: int | None = None, methods: Sequence[str] = ()
+) -> dict[str, list[Correlation]]:
     """Prints and writes correlation.md, .json and .png into `out`, for each task of a suite that has been run.
 
-    frames: to score on; None = as `pr2l prompts score`. Raises UserError where a task has fewer than FEWEST variants
-    that were run with the same seeds.
+    frames: to score on; None = as `pr2l prompts score`. methods: () = all of the suite's. Raises UserError where the
+    suite has no such method, or a task has fewer than FEWEST variants that were run with the same seeds.
     """
     suite = load_suite(name)
-    rows = read_rows(results, suite)
-    variants = {task: _variants(suite, task, [row for row in rows if row.task == task], frames) for task in suite.tasks}
+    if unknown := [method for method in methods if method not in suite.methods]:
+        raise UnknownName(f"methods of {suite.name}", unknown[0], suite.methods)
+    rows, chosen = read_rows(results, suite), methods or suite.methods
+    variants = {task: _variants(suite, task, chosen, rows, frames) for task in suite.tasks}
     found = {task: correlations(each) for task, each in variants.items()}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "correlation.json", {task: _as_json(variants[task], found[task]) for task in suite.tasks})
-    (out / "correlation.md").write_text(markdown(suite, variants, found, frames), encoding="utf-8")
+    command = _command(suite.name, frames, methods)
+    (out / "correlation.md").write_text(markdown(suite, variants, found, command), encoding="utf-8")
     _draw(variants, found).savefig(out / "correlation.png", dpi=110)
     console = Console()
     for task in suite.tasks:
@@ -83,12 +96,14 @@ def correlate(name: str, results: Path, out: Path, frames: int | None = None) ->
     return found
 
 
-def _variants(suite: Suite, task: str, rows: Sequence[Row], frames: int | None) -> list[Variant]:
-    """The methods that read a VLM's states and have been run, each scored."""
+def _variants(
+    suite: Suite, task: str, methods: Sequence[str], rows: Sequence[Row], frames: int | None
+) -> list[Variant]:
+    """Of these methods, those that read a VLM's states and have been run, each scored."""
     first = suite.definition.seeds[0]
-    configs = {method: suite.cell(task, method, first).config for method in suite.methods}
+    configs = {method: suite.cell(task, method, first).config for method in methods}
     runs = {
-        name: {row.seed: tuple(row.played("success")) for row in rows if row.method == name}
+        name: {row.seed: row for row in rows if (row.task, row.method) == (task, name)}
         for name, config in configs.items()
         if config.encoder == "prompted"
     }
@@ -98,8 +113,11 @@ def _variants(suite: Suite, task: str, rows: Sequence[Row], frames: int | None) 
             f"{task} of {suite.name} needs {FEWEST} or more methods with the encoder `prompted`, each run with the same"
             f" seeds, and has ({made}); `pr2l bench run {suite.name}` makes what is missing"
         )
-    names = track(runs, f"{task}: variants read")
-    return [Variant(name, _score(configs[name], frames), tuple(runs[name].values())) for name in names]
+    variants = []
+    for name, made in track(runs.items(), f"{task}: variants read"):
+        reached = {key: [row.played(key) for row in made.values()] for key in REACHED}
+        variants.append(Variant(name, _score(configs[name], frames), reached))
+    return variants
 
 
 def _score(config: RunConfig, frames: int | None) -> PromptScore:
@@ -114,10 +132,11 @@ def _score(config: RunConfig, frames: int | None) -> PromptScore:
 
 def correlations(variants: Sequence[Variant]) -> list[Correlation]:
     """Of the score, and of each number that it is made of or printed beside."""
-    success = np.array([[np.mean(episodes) for episodes in variant.runs] for variant in variants])
+    reached = {key: np.array([[np.mean(run) for run in one.runs[key]] for one in variants]) for key in REACHED}
     measured = [_measured(variant.score) for variant in variants]
     known = [name for name in measured[0] if all(name in each for each in measured)]
-    return [_correlation(name, np.array([each[name] for each in measured]), success) for name in known]
+    values = {name: np.array([each[name] for each in measured]) for name in known}
+    return [Correlation(name, {key: _rank(values[name], means) for key, means in reached.items()}) for name in known]
 
 
 def _measured(score: PromptScore) -> dict[str, float]:
@@ -127,10 +146,10 @@ def _measured(score: PromptScore) -> dict[str, float]:
     return {"score": score.score, **{truth: each.accuracy.value for truth, each in score.view.items()}, **answers}
 
 
-def _correlation(name: str, values: NDArray[np.float64], success: NDArray[np.float64]) -> Correlation:
-    """values [variants], success [variants, runs]."""
-    band: Band = stratified(lambda draws: spearman(values, draws.mean(axis=-1)), success)
-    means = success.mean(axis=-1)
+def _rank(values: NDArray[np.float64], reached: NDArray[np.float64]) -> Rank:
+    """values [variants], reached [variants, runs]."""
+    band: Band = stratified(lambda draws: spearman(values, draws.mean(axis=-1)), reached)
+    means = reached.mean(axis=-1)
     chance = permutation_test(
         (values,),
         lambda paired: spearman(paired, means),
@@ -138,27 +157,35 @@ def _correlation(name: str, values: NDArray[np.float64], success: NDArray[np.flo
         n_resamples=PAIRINGS,
         rng=np.random.default_rng(0),
     )
-    return Correlation(name, Estimate(*map(float, band)), float(chance.pvalue))
+    return Rank(Estimate(*map(float, band)), float(chance.pvalue))
+
+
+def _command(name: str, frames: int | None, methods: Sequence[str]) -> str:
+    options = [f" --frames {frames}" if frames else "", f" --methods {','.join(methods)}" if methods else ""]
+    return f"pr2l prompts correlate {name}{''.join(options)}"
 
 
 def markdown(
-    suite: Suite, variants: dict[str, list[Variant]], found: dict[str, list[Correlation]], frames: int | None = None
+    suite: Suite, variants: dict[str, list[Variant]], found: dict[str, list[Correlation]], command: str
 ) -> str:
-    """The tables, with the commands that make them again."""
-    definition, more = suite.definition, f" --frames {frames}" if frames else ""
+    """The tables, with the commands that make them again, the last of which is given."""
+    definition = suite.definition
     parts = [
         f"# Does the score foretell the return? {suite.name}, version {definition.version}",
         f"{definition.why}. Spearman's rank correlation of what `pr2l prompts score` measures before training with the"
-        " success rate after it, over variants. The interval redraws the runs of each variant; p is of a permutation"
-        " test.",
-        f"```console\npr2l bench run {suite.name}\npr2l prompts correlate {suite.name}{more}\n```",
+        " success rate and the return after it, over variants. The interval redraws the runs of each variant; p is of a"
+        " permutation test.",
+        f"```console\npr2l bench run {suite.name}\n{command}\n```",
         "![score and success rate of each variant](correlation.png)",
     ]
     for task, each in variants.items():
         parts.append(f"## {task}, {len(each)} variants, runs of each: {len(each[0].runs)}")
-        parts.append(markdown_table(("what", *HEAD), _cells(found[task])))
-        rows = [(f"`{one.name}`", f"{one.score.score:.2f}", str(one.success)) for one in _ranked(each)]
-        parts.append(markdown_table(("variant", "score", "success rate"), rows))
+        parts.append(markdown_table(("what", *_head()), _cells(found[task])))
+        rows = [
+            (f"`{one.name}`", f"{one.score.score:.2f}", *(str(one.reached(key)) for key in REACHED))
+            for one in _ranked(each)
+        ]
+        parts.append(markdown_table(("variant", "score", *REACHED.values()), rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -167,12 +194,18 @@ def _ranked(variants: Sequence[Variant]) -> list[Variant]:
     return sorted(variants, key=lambda variant: -variant.score.score)
 
 
-def _cells(found: Sequence[Correlation]) -> list[tuple[str, str, str]]:
-    return [(one.of, str(one.rho), f"{one.p:.3f}") for one in found]
+def _head() -> list[str]:
+    return [*chain.from_iterable((f"with the {name}", "p") for name in REACHED.values())]
+
+
+def _cells(found: Sequence[Correlation]) -> list[tuple[str, ...]]:
+    """Rows below "what" and _head()."""
+    numbers = [[(str(rank.rho), f"{rank.p:.3f}") for rank in one.ranks.values()] for one in found]
+    return [(one.of, *chain.from_iterable(pairs)) for one, pairs in zip(found, numbers, strict=True)]
 
 
 def _table(title: str, found: Sequence[Correlation]) -> Table:
-    table = Table("correlation with the success rate of", *HEAD, title=title)
+    table = Table("Spearman's rho of", *_head(), title=title)
     for cells in _cells(found):
         table.add_row(*cells)
     return table
@@ -180,23 +213,33 @@ def _table(title: str, found: Sequence[Correlation]) -> Table:
 
 def _as_json(variants: Sequence[Variant], found: Sequence[Correlation]) -> dict[str, Any]:
     return {
-        "correlations": {one.of: {**one.rho._asdict(), "p": one.p} for one in found},
-        "variants": {one.name: one.score.as_json() | {"success": one.success._asdict()} for one in variants},
+        "correlations": {
+            one.of: {key: {**rank.rho._asdict(), "p": rank.p} for key, rank in one.ranks.items()} for one in found
+        },
+        "variants": {
+            one.name: one.score.as_json() | {key: one.reached(key)._asdict() for key in REACHED} for one in variants
+        },
     }
 
 
 def _draw(variants: dict[str, list[Variant]], found: dict[str, list[Correlation]]) -> Figure:
-    """A panel for each task: success rate with its interval over score, a point for each variant."""
-    figure = Figure(figsize=(7 * len(variants), 5.5), layout="constrained")
-    for axes, (task, each) in zip(figure.subplots(1, len(variants), squeeze=False)[0], variants.items(), strict=True):
-        for number, one in enumerate(_ranked(each), start=1):
-            value, low, high = one.success
-            colour = f"C{(number - 1) % 10}"
-            label = f"{number} {one.name}"
-            axes.errorbar(one.score.score, value, [[value - low], [high - value]], fmt="o", color=colour, label=label)
-            axes.annotate(str(number), (one.score.score, value), xytext=(4, 4), textcoords="offset points", fontsize=8)
-        axes.set(xlabel="score before training", ylabel="success rate after training", ylim=(-0.02, 1.02))
-        axes.set_title(f"{task}: Spearman's rho {found[task][0].rho}")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7, loc="upper left")
+    """A column for each task, a row for what is reached: a point with its interval for each variant over its score."""
+    figure = Figure(figsize=(7 * len(variants), 5 * len(REACHED)), layout="constrained")
+    panels = figure.subplots(len(REACHED), len(variants), squeeze=False)
+    for column, (task, each) in enumerate(variants.items()):
+        for row, (key, name) in enumerate(REACHED.items()):
+            axes = panels[row, column]
+            _draw_points(axes, _ranked(each), key)
+            axes.set(xlabel="score before training", ylabel=f"{name} after training")
+            axes.set_title(f"{task}: Spearman's rho {found[task][0].ranks[key].rho}")
+        panels[0, column].legend(fontsize=7, loc="upper left")
     return figure
+
+
+def _draw_points(axes: Axes, ranked: Sequence[Variant], key: str) -> None:
+    for number, one in enumerate(ranked, start=1):
+        value, low, high = one.reached(key)
+        colour, label = f"C{(number - 1) % 10}", f"{number} {one.name}"
+        axes.errorbar(one.score.score, value, [[value - low], [high - value]], fmt="o", color=colour, label=label)
+        axes.annotate(str(number), (one.score.score, value), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axes.grid(alpha=0.3)

@@ -61,13 +61,28 @@ def says(answer: str, target: str) -> bool:
     return answer in TOLD or (target != "" and f" {target} " in f" {' '.join(words)} ")
 
 
-def share(hits: npt.NDArray[np.bool_]) -> Estimate | None:
-    """The share of hits with its 95 % interval by Wilson (1927), sound for shares near 0 and 1 too; None of none."""
+def share(hits: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -> Estimate | None:
+    """The share of hits [N] with its 95 % interval by Wilson (1927), sound for shares near 0 and 1 too; None of none.
+
+    Frames of a group [N] are alike, so they count as fewer: N over the design effect (Korn and Graubard 1998), which
+    is at least 1. Where all frames are hits, or none is, nothing is known of it, and each counts.
+    """
     if not len(hits):
         return None
-    n, rate, z = len(hits), float(hits.mean()), 1.96
+    rate, z = float(hits.mean()), 1.96
+    n = len(hits) / max(1.0, _design_effect(hits, groups))
     centre, spread = rate + z**2 / (2 * n), z * sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
     return Estimate(rate, (centre - spread) / (1 + z**2 / n), (centre + spread) / (1 + z**2 / n))
+
+
+def _design_effect(hits: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -> float:
+    """The variance of the share of hits, over what it would be if frames of a group [N] were not alike."""
+    rate, number = hits.mean(), np.unique(groups, return_inverse=True)[1]
+    surplus = np.bincount(number, weights=hits - rate)  # of each group's hits
+    if len(surplus) < 2 or rate in (0, 1):
+        return 1.0
+    variance = len(surplus) / (len(surplus) - 1) * (surplus**2).sum() / len(hits) ** 2
+    return float(variance / (rate * (1 - rate) / (len(hits) - 1)))
 
 
 def agreement(one: Sequence[bool], other: Sequence[bool]) -> float | None:

@@ -24,9 +24,9 @@ import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 from torch.nn.functional import adaptive_avg_pool1d
 
 from pr2l import examples, prompt, registry
@@ -216,8 +216,8 @@ def score_one(asked: Prompt, options: Defaults, vlm: str, known: Examples, *, ce
     return PromptScore(
         prompt=asked,
         options=options,
-        present=share(yes[known.present]) if answered else None,
-        absent=share(~yes[~known.present]) if answered else None,
+        present=share(yes[known.present], known.groups[known.present]) if answered else None,
+        absent=share(~yes[~known.present], known.groups[~known.present]) if answered else None,
         says=yes.tolist(),
         view=view,
         cells={truth: {cell: found[truth] for cell, found in each.items() if truth in found} for truth in view},
@@ -254,7 +254,7 @@ def table(scoring: Scoring, known: Examples, scores: Sequence[PromptScore]) -> T
     frames = f"{len(known)} frames, {known.present.mean():.0%} with the target"
     drawn = Table(
         title=f"prompts for {scoring.task}, {scoring.vlm}, {frames}",
-        caption="score: mean skill of the probes, 0 = chance; 95 % intervals: of answers over frames, else over groups",
+        caption="score: mean skill of the probes, 0 = chance; 95 % intervals: frames of an episode count as alike",
     )
     drawn.add_column("prompt", overflow="fold")
     heads = [f"{truth} %, chance {chance:.0f}" for truth, chance in chances.items()]
@@ -273,7 +273,7 @@ def agreements(scores: Sequence[PromptScore]) -> Table:
         drawn.add_column(head, justify="right")
     for number, row in enumerate(_kappas(scores), start=1):
         name = f"{scores[number - 1].prompt.name.rpartition('/')[2]} {number}"
-        drawn.add_row(escape(name), *("-" if kappa is None else f"{kappa:.2f}" for kappa in row))
+        drawn.add_row(Text(name), *("-" if kappa is None else f"{kappa:.2f}" for kappa in row))
     return drawn
 
 
@@ -328,9 +328,10 @@ def load(vlm: str, options: Defaults) -> VLM:
     return _held[vlm, options]
 
 
-def _short(each: PromptScore, scoring: Scoring) -> str:
+def _short(each: PromptScore, scoring: Scoring) -> Text:
+    """Never read as rich's markup or :emoji:."""
     name = each.prompt.name.removeprefix(f"{scoring.task}/")
-    return escape(f"{name}: {each.prompt.text or '(empty)'}")
+    return Text(f"{name}: {each.prompt.text or '(empty)'}")
 
 
 def _percent(share: Estimate | None) -> str:

@@ -24,8 +24,8 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pr2l import _digest, prompt
 from pr2l.config import read_config
@@ -139,7 +139,7 @@ def table(found: Sequence[Found], scoring: Scoring) -> Table:
     for one in found:
         options = json.dumps(one.prompt.vlm_options) if one.prompt.vlm_options else ""
         numbers = (f"{one.rung + 1}", str(one.line["frames"]), f"{one.score:.2f}", f"{one.line['ms_per_frame']:.0f}")
-        drawn.add_row(*numbers, f"{escape(one.prompt.text or '(empty)')} [dim]{escape(options)}[/]")
+        drawn.add_row(*numbers, Text.assemble(one.prompt.text or "(empty)", " ", (options, "dim")))
     return drawn
 
 
@@ -156,14 +156,14 @@ def _run(
             except TooFewFrames:
                 raise
             except UserError as error:
-                console.print(f"{each.name} is left out: {error}", style="yellow", highlight=False, markup=False)
+                console.print(Text(f"{each.name} is left out: {error}", style="yellow"))
                 continue
             lines[key] = _line(key, len(known), score)
             with (out / RESULTS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[key]) + "\n")
         found = Found(each, rung, lines[key])
         said = f"rung {rung + 1}, {place}/{len(prompts)}: {found.score:.2f}  {each.text}"
-        console.print(said, highlight=False, markup=False)
+        console.print(Text(said))
         yield number, found
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from pages import commands
 from typer.main import get_command
 
 from pr2l import registry
@@ -16,13 +17,7 @@ from pr2l.suites import names
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-COMMANDS = [
-    (page.name, line.split("#")[0].strip())
-    for page in PAGES
-    for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    for line in block.splitlines()
-    if line.startswith("pr2l ")
-]
+COMMANDS = [(page.name, command) for page in PAGES for command in commands(page)]
 NO_RUNS = ("pretrain/", "sims/", "search/", "benchmarks/")
 CONFIGS = [name for name in registry.names("configs") if not name.startswith(NO_RUNS)]
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pr2l.probes import FOLDS, _balanced, agreement, probe, says, share
+from pr2l.probes import FOLDS, _balanced, _design_effect, agreement, probe, says, share
 
 GROUPS = np.repeat(np.arange(20), 5)
 HALVES = np.tile([True, False], 50)
@@ -52,11 +52,32 @@ def test_the_first_yes_or_no_decides_whatever_follows(first: str, rest: str, tar
 
 def test_wilson_by_hand() -> None:
     """Of 10 all right: centre (1 + z2/20) / (1 + z2/10) with z2 = 3.8416, so 10 / 13.8416 at the low end."""
-    value, low, high = share(np.ones(10, bool))
+    each = np.arange(10)
+    value, low, high = share(np.ones(10, bool), each)
     assert (value, high) == (1.0, pytest.approx(1.0))
     assert low == pytest.approx(10 / 13.8416)
-    assert share(np.zeros(10, bool)).high == pytest.approx(3.8416 / 13.8416)
-    assert share(np.zeros(0, bool)) is None
+    assert share(np.zeros(10, bool), each).high == pytest.approx(3.8416 / 13.8416)
+    assert share(np.zeros(0, bool), each[:0]) is None
+
+
+def test_frames_of_a_group_that_say_the_same_count_once() -> None:
+    """Half of 20 groups of 5 are hits, each with a surplus of 2.5: a variance of 20/19 * 20 * 2.5**2 / 100**2, where
+    frames that are not alike have 0.25 / 99. So 100 frames count as 100 * 19 / 99, one a group."""
+    hits, groups = np.arange(100) % 10 < 5, np.arange(100) // 5
+    assert _design_effect(hits, groups) == pytest.approx(99 / 19)
+    n = 100 * 19 / 99
+    low = (0.5 + 1.96**2 / (2 * n) - 1.96 * np.sqrt(0.25 / n + 1.96**2 / (4 * n**2))) / (1 + 1.96**2 / n)
+    assert share(hits, groups).low == pytest.approx(low)
+    assert _design_effect(hits, np.arange(100)) == pytest.approx(1)
+    assert share(hits, np.arange(100) % 5) == share(hits, np.arange(100)), "alike groups count no frame twice"
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=1, max_size=60))
+def test_a_share_lies_in_its_interval_which_groups_only_widen(frames) -> None:
+    hits, groups = (np.array(values) for values in zip(*frames, strict=True))
+    found, alone = share(hits, groups), share(hits, np.arange(len(hits)))
+    assert -1e-12 <= found.low <= found.value + 1e-12 and found.value <= found.high + 1e-12 <= 1 + 2e-12
+    assert found.low <= alone.low + 1e-12 and found.high >= alone.high - 1e-12
 
 
 def test_kappa_by_hand() -> None:

@@ -127,12 +127,12 @@ def test_a_vlm_is_loaded_once_for_equal_options_and_never_beside_another(monkeyp
 
 
 def test_brackets_of_a_prompt_are_shown_as_they_are(known_vlm, capsys):
-    asked = WHERE.model_copy(update={"name": "a/b/[red]", "text": "[INST] say [yes/no] [/INST]"})
+    asked = WHERE.model_copy(update={"name": "a/b/[red]", "text": "[INST] say [yes/no] :cow: [/INST]"})
     found = score_one(asked, Defaults(), "known", known(20), cells=False)
     console = Console(width=200)
     console.print(program.table(scoring_of({"task": "a/b"}), known(20), [found]), program.agreements([found]))
     shown = capsys.readouterr().out
-    assert "[red]: [INST] say [yes/no] [/INST]" in shown and "[red] 1" in shown
+    assert "[red]: [INST] say [yes/no] :cow: [/INST]" in shown and "[red] 1" in shown
 
 
 def test_reading_keeps_rows_in_order():

@@ -205,13 +205,13 @@ def test_brackets_of_a_candidate_are_shown_as_they_are(world, tmp_path, monkeypa
         return world.score_one(asked, options, *others, **known)
 
     monkeypatch.setattr(program, "score_one", score_one)
-    space = {"why": "", "questions": ["say [yes/no] [/INST]"], "vlm_options": {"new_tokens": [3, 5]}}
+    space = {"why": "", "questions": ["say [:duck:] [/INST]"], "vlm_options": {"new_tokens": [3, 5]}}
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space), encoding="utf-8")
     run(tmp_path)
     shown = capsys.readouterr().out
     assert "left out: the template has [/INST]" in shown
-    assert "rung 1, 2/2: 0.40  say [yes/no] [/INST]\n" in shown
-    assert 'say [yes/no] [/INST] {"new_tokens": 5}' in shown
+    assert "rung 1, 2/2: 0.40  say [:duck:] [/INST]\n" in shown
+    assert 'say [:duck:] [/INST] {"new_tokens": 5}' in shown
 
 
 @pytest.mark.parametrize("name", [name for name in registry.names("configs") if name.startswith("search/")])

@@ -3,7 +3,8 @@
 It asks whether the words alone would do, or whether the states hold more than is said. One token of width 384 and norm
 1, of an answer of at most 256 word pieces. Apache 2.0 licence. Source: sentence-transformers/all-MiniLM-L6-v2 on the
 Hugging Face Hub (Reimers & Gurevych 2019, Wang et al. 2020), used as its card says, without the package: the mean of
-the last states at real tokens, divided by its norm. Other such models (BERT-like, mean pooling) are read as well.
+the last states at real tokens, divided by its norm. Other such models (BERT-like, mean pooling) are read as well; one
+whose modules.json says that it is made otherwise is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from transformers import AutoModel, AutoTokenizer
 from pr2l.encoders._answers import AnswerEncoder
 from pr2l.encoders._base import EncoderSource
 from pr2l.encoders._vision import fetched, whole
+from pr2l.errors import UserError
 from pr2l.types import Tokens
 from pr2l.vlms import _checkpoint as checkpoint
 
@@ -53,6 +55,7 @@ class SentenceEmbedder:
 
     def __init__(self, weights: str, device: str) -> None:
         self.words = fetched(weights, lambda: AutoTokenizer.from_pretrained(weights))
+        _check_parts(weights)
         # In float32 always: it is small, and a text's embedding then hardly depends on its neighbours.
         self.model = checkpoint.read_model(weights, device, "float32", partial(whole, AutoModel))
         self.width = int(self.model.config.hidden_size)
@@ -65,6 +68,23 @@ class SentenceEmbedder:
         real = given["attention_mask"][..., None].to(states)
         mean = (states * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)  # of an empty text nothing is real
         return torch.nn.functional.normalize(mean, dim=1)
+
+
+def _check_parts(weights: str) -> None:
+    """Raises UserError for a model that its own files say to be read otherwise than here."""
+    listed = checkpoint.read_json(weights, "modules.json") or ()
+    parts = [(part["type"].rpartition(".")[2], part["path"]) for part in listed]
+    places = [f"{path}/config.json" for kind, path in parts if kind == "Pooling"]
+    pooling = (checkpoint.read_json(weights, places[0]) if places else None) or {}
+    modes = [key.removeprefix("pooling_mode_") for key, on in pooling.items() if key.startswith("pooling_mode_") and on]
+    modes += [pooling["pooling_mode"]] if "pooling_mode" in pooling else []  # as newer versions write it
+    wrong = [f"a layer of type {kind}" for kind, _ in parts if kind not in ("Transformer", "Pooling", "Normalize")]
+    wrong += [f"pooling by {mode}" for mode in modes if mode not in ("mean", "mean_tokens")]
+    if wrong:
+        raise UserError(
+            f"encoder_options: weights={weights!r} has {' and '.join(wrong)}, and answer_text reads models of mean"
+            f" pooling and no further layer, such as {Defaults().weights}"
+        )
 
 
 def create(source: EncoderSource, options: Defaults) -> AnswerTextEncoder:

@@ -171,13 +171,16 @@ def read_chat_template(path: str, tokenizer: Any) -> str | None:
     if tokenizer.chat_template is not None:
         return str(tokenizer.chat_template)
     # Older checkpoints keep it in a file that only the processor would read.
+    values = read_json(path, "chat_template.json")
+    return None if values is None else str(values["chat_template"])
+
+
+def read_json(path: str, name: str) -> Any:
+    """What a JSON file of a checkpoint holds; None where there is no such file, or it cannot be asked for."""
     file = cached_file(
-        path,
-        "chat_template.json",
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
+        path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
     )
-    return None if file is None else str(json.loads(Path(file).read_text(encoding="utf-8"))["chat_template"])
+    return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
 
 
 def _read(path: str, part: str, read: Callable[[], Any]) -> Any:

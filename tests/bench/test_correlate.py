@@ -20,7 +20,7 @@ VARIANTS = ("where", "present", "describe", "act")
 
 
 def variant(name, *runs, presence, direction, answered=True):
-    """A variant with two probes and these runs of episodes."""
+    """A variant with two probes and these runs of episodes; an episode that succeeds returns -2, one that fails 0."""
     accuracies = {"presence": presence, "direction": direction}
     rate = Estimate(presence, 0.0, 1.0) if answered else None
     score = PromptScore(
@@ -34,7 +34,11 @@ def variant(name, *runs, presence, direction, answered=True):
         ms=1.0,
         answers=[],
     )
-    return Variant(name, score, tuple(tuple(map(float, run)) for run in runs))
+    return Variant(name, score, {"success": runs, "return": [[-2 * value for value in run] for run in runs]})
+
+
+def rho(found, of, key="success"):
+    return next(one.ranks[key].rho for one in found if one.of == of)
 
 
 def test_ranks_by_hand():
@@ -45,21 +49,24 @@ def test_ranks_by_hand():
         variant("c", [0, 1], [1, 0], presence=0.95, direction=0.6),
         variant("d", [1, 1], [1, 1], presence=1.0, direction=0.58),
     ]
-    found = {one.of: one for one in correlations(variants)}
-    assert found["presence"].rho.value == 1 and found["direction"].rho.value == -1
-    assert found["score"].rho.value == pytest.approx(0.8)  # 0.7, 0.65, 0.775, 0.79: ranks 2 1 3 4
-    assert found["presence"].p == found["direction"].p == pytest.approx(2 / 24)  # one order of 4! on either side
-    assert found["says yes where it is"].rho.value == 1
-    low, high = found["presence"].rho[1:]
+    found = correlations(variants)
+    assert rho(found, "presence").value == 1 and rho(found, "direction").value == -1
+    assert rho(found, "score").value == pytest.approx(0.8)  # 0.7, 0.65, 0.775, 0.79: ranks 2 1 3 4
+    presence = next(one.ranks for one in found if one.of == "presence")
+    assert presence["success"].p == presence["return"].p == pytest.approx(2 / 24)  # one order of 4! on either side
+    assert rho(found, "says yes where it is").value == 1
+    low, high = presence["success"].rho[1:]
     assert low < high == 1, "b, redrawn as its better run twice, is no worse than c"
+    returned = {one.of: one.ranks["return"].rho.value for one in found}
+    assert returned == {one.of: -one.ranks["success"].rho.value for one in found}, "here success is paid for"
 
 
 def test_the_interval_is_over_runs_only():
     """Runs that do not differ leave nothing to redraw."""
     each = [variant(str(n), [n, n], [n, n], presence=0.5 + n / 10, direction=0.5) for n in range(4)]
-    found = {one.of: one for one in correlations(each)}
-    assert tuple(found["score"].rho) == (1, 1, 1)
-    assert tuple(found["direction"].rho) == (0, 0, 0), "what does not vary foretells nothing"
+    found = correlations(each)
+    assert tuple(rho(found, "score")) == (1, 1, 1)
+    assert tuple(rho(found, "direction")) == (0, 0, 0), "what does not vary foretells nothing"
 
 
 def test_rates_count_only_where_all_variants_answer():
@@ -85,19 +92,30 @@ def prompts_run(toys, write_suite, finished, tmp_path):
 
 def test_from_rows_to_the_page(prompts_run, tmp_path, capsys):
     out = tmp_path / "out"
-    found = correlate(prompts_run, tmp_path / "rows", out, frames=240)
+    found = correlate(prompts_run, tmp_path / "rows", out, frames=240, methods=VARIANTS)
     values = json.loads((out / "correlation.json").read_text())["doom/fetch"]
-    assert set(values["variants"]) == set(VARIANTS), "pixels have no states of a VLM"
+    assert set(values["variants"]) == set(VARIANTS)
     scores = {name: each["score"] for name, each in values["variants"].items()}
     assert min(scores["where"], scores["present"]) > max(scores["describe"], scores["act"])
     assert values["variants"]["where"]["success"]["value"] == 1
-    best = {one.of: one.rho.value for one in found["doom/fetch"]}
-    assert best["score"] == pytest.approx(values["correlations"]["score"]["value"]) and best["score"] >= 0.6
+    best = rho(found["doom/fetch"], "score").value
+    assert best == pytest.approx(values["correlations"]["score"]["success"]["value"]) and best >= 0.6
+    assert values["correlations"]["score"]["return"]["value"] == pytest.approx(best), "each success returns 2"
     page = (out / "correlation.md").read_text()
-    assert "pr2l prompts correlate asked --frames 240" in page
+    assert "pr2l prompts correlate asked --frames 240 --methods where,present,describe,act\n" in page
     assert "4 variants, runs of each: 2" in page and "| `where` |" in page
     assert (out / "correlation.png").stat().st_size > 10_000
     assert "doom/fetch: 4 variants" in capsys.readouterr().out
+
+
+def test_only_methods_that_were_asked_for_count(prompts_run, tmp_path):
+    def ask(*methods):
+        return correlate(prompts_run, tmp_path / "rows", tmp_path / "out", methods=methods)
+
+    with pytest.raises(UserError, match=r"and has \(act: 0 1; describe: 0 1; where: 0 1\)"):
+        ask("act", "describe", "pixels", "where")
+    with pytest.raises(UserError, match="'pixel' is not among the methods of asked. Did you mean 'pixels'"):
+        ask("pixel", *VARIANTS)
 
 
 def test_too_few_or_unequal_variants_are_refused(prompts_run, tmp_path, monkeypatch):

@@ -1,17 +1,14 @@
 """docs/benchmarks.md leads to what it says: its steps with the suite `smoke`, one after the other, on real Doom."""
 
-import re
-import shlex
-import sys
 from pathlib import Path
 
-import pytest
+from pages import DOCS, commands, run
 
-from pr2l.cli import main
-
-PAGE = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
-QUICK = [command for command in COMMANDS if "smoke" in command or command.endswith("--results runs/bench")]
+QUICK = [
+    command
+    for command in commands(DOCS / "benchmarks.md")
+    if "smoke" in command or command.endswith("--results runs/bench")
+]
 
 
 def test_the_page_can_be_followed(tmp_path, monkeypatch, capsys):
@@ -19,10 +16,7 @@ def test_the_page_can_be_followed(tmp_path, monkeypatch, capsys):
     assert [command.split()[2] for command in QUICK] == ["run", "run", "report", "site"]
     said = {}
     for command in QUICK:
-        monkeypatch.setattr(sys, "argv", shlex.split(command))
-        with pytest.raises(SystemExit) as done:
-            main()
-        assert not done.value.code, command
+        run(command, monkeypatch)
         said[command] = capsys.readouterr().out
     assert "runs: 4; core-hours" in said["pr2l bench run smoke --plan"]
     assert len(list(Path("runs/bench/smoke").glob("*.json"))) == 4

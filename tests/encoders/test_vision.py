@@ -314,6 +314,32 @@ def test_an_answers_embedding_is_the_mean_of_its_own_tokens_divided_by_its_norm(
         close(ours, alone / alone.norm())
 
 
+PARTS = ("Transformer", "Pooling", "Normalize")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "pooling", "wrong"),
+    [
+        (PARTS, {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, None),
+        (PARTS, {"pooling_mode": "mean", "include_prompt": True}, None),
+        (PARTS, {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "pooling by cls_token"),
+        (PARTS, {"pooling_mode": "lasttoken"}, "pooling by lasttoken"),
+        ((*PARTS[:2], "Dense"), {"pooling_mode_mean_tokens": True}, "a layer of type Dense"),
+    ],
+)
+def test_a_sentence_embedder_that_is_made_otherwise_is_refused(kinds, pooling, wrong, weights, tmp_path):
+    folder = shutil.copytree(weights("answer_text"), tmp_path / "it")
+    parts = [{"type": f"sentence_transformers.models.{kind}", "path": kind[:2]} for kind in kinds]
+    (folder / "modules.json").write_text(json.dumps(parts))
+    (folder / "Po").mkdir()
+    (folder / "Po" / "config.json").write_text(json.dumps({"word_embedding_dimension": 16, **pooling}))
+    if wrong is None:
+        assert answer_text.SentenceEmbedder(str(folder), "cpu")(["yes"]).shape[0] == 1
+        return
+    with pytest.raises(UserError, match=f"it' has {wrong}, and answer_text reads models of mean pooling"):
+        answer_text.SentenceEmbedder(str(folder), "cpu")
+
+
 def test_without_generation_there_is_no_answer_to_embed():
     with pytest.raises(UserError, match="use vlm_options.generation=greedy"):
         answer_text.create(source(generation="none"), answer_text.Defaults())
