@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pr2l import checkpoints
+from pr2l._machine import machine
 from pr2l.checkpoints import Checkpoint
 from pr2l.config import RunConfig, load_config
 from pr2l.errors import UserError
@@ -113,7 +114,7 @@ def _origin() -> dict[str, Any]:
         "command": sys.argv,
         **_code(),
         "python": platform.python_version(),
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+        "machine": machine(),
         "packages": dict(sorted((one.metadata["Name"], one.version) for one in distributions())),
     }
 

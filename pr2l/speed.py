@@ -6,7 +6,6 @@ each promise, as JSON and as a figure. VLMs other than `tiny` are shapes with ra
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -25,6 +24,7 @@ from rich.table import Table
 from stable_baselines3.common.callbacks import BaseCallback
 
 from pr2l import _shapes, build, registry
+from pr2l._machine import device
 from pr2l._race import Spread, flops, matrix_ceiling, peak_memory, profile, race, ratios
 from pr2l.config import RunConfig, load_config
 from pr2l.encoders._base import Encoder
@@ -465,8 +465,7 @@ def _frames(count: int) -> Frames:
 
 
 def _machine() -> dict[str, Any]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    return {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {"device": device(), "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def _shown(measure: Measure) -> str:

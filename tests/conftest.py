@@ -4,6 +4,7 @@ import importlib
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def write_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
             f"[{group}]\n" + "".join(f"{n} = {v}\n" for n, v in e.items()) for group, e in entries.items()
         )
         (metadata / "entry_points.txt").write_text("\n".join(sections))
+        os.utime(tmp_path, ns=(time.time_ns(),) * 2)  # as if the package had been installed anew
         importlib.invalidate_caches()
 
     return write

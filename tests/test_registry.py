@@ -86,6 +86,16 @@ def test_plugins_of_another_package_are_found_by_entry_point(write_plugin) -> No
     assert registry.load("prompts", "maze/walk/what").read_text() == "text: what\n"
 
 
+def test_lists_of_packages_are_read_again_only_after_an_installation(write_plugin, monkeypatch) -> None:
+    asked = []
+    read = registry.entry_points
+    monkeypatch.setattr(registry, "entry_points", lambda **group: asked.append(group) or read(**group))
+    write_plugin("encoders", "first", "")
+    assert all("first" in registry.names("encoders") for _ in range(3)) and len(asked) == 1
+    write_plugin("encoders", "second", "")
+    assert {"first", "second"} <= set(registry.names("encoders")) and len(asked) == 2
+
+
 def test_this_project_wins_over_an_outside_plugin_of_the_same_name(write_plugin) -> None:
     write_plugin("networks", "mlp", "raise RuntimeError('the wrong one')\n")
     assert registry.names("networks").count("mlp") == 1

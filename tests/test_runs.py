@@ -3,6 +3,8 @@
 import builtins
 import json
 import math
+import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from pr2l import checkpoints, runs, video
+from pr2l import _machine, checkpoints, runs, video
+from pr2l._machine import processor
 from pr2l._metrics import Metrics, Table
 from pr2l.checkpoints import Checkpoint
 from pr2l.config import RunConfig
@@ -106,6 +109,22 @@ def test_a_run_says_where_it_comes_from(tmp_path):
     assert facts["packages"]["torch"] == torch.__version__
     assert facts["seed"] == 0 and facts["command"] and facts["python"].count(".") == 2
     assert facts["commit"] is None or len(facts["commit"]) == 40
+    assert f"{os.cpu_count()} cores, {processor()}" in facts["machine"]
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("processor\t: 0\nmodel name\t: A Chip: 9R14\nflags\t: fpu\n\nmodel name\t: another\n", "A Chip: 9R14"),
+        ("processor\t: 0\nCPU part\t: 0xd0c\n", platform.processor() or platform.machine()),  # as ARM has it
+        (None, platform.processor() or platform.machine()),
+    ],
+)
+def test_the_processor_is_named_with_its_instructions(said, named, tmp_path, monkeypatch):
+    monkeypatch.setattr(_machine, "CPUINFO", tmp_path / "cpuinfo")
+    if said is not None:
+        (tmp_path / "cpuinfo").write_text(said)
+    assert processor() == f"{named} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def test_a_run_may_be_named_by_text_as_in_the_notebooks(tmp_path):
