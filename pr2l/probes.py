@@ -20,6 +20,7 @@ from sklearn.metrics import cohen_kappa_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from pr2l.questions import COUNTS, DIRECTIONS, DISTANCES
 from pr2l.statistics import Estimate
@@ -106,7 +107,9 @@ def probe(features: npt.NDArray[Any], truth: npt.NDArray[Any], groups: npt.NDArr
     regression = LogisticRegression(C=PENALTY, class_weight="balanced", max_iter=300)
     telling = make_pipeline(StandardScaler(), PCA(), regression)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-    with np.errstate(invalid="ignore"):  # where all features are constant the PCA divides 0 by 0, and all is chance
+    # One thread: these matrices are small, and threads that wait for each other take longer than one alone.
+    # Where all features are constant the PCA divides 0 by 0, and all is chance.
+    with threadpool_limits(1, "blas"), np.errstate(invalid="ignore"):
         told = cross_val_predict(telling, features, truth, groups=groups, cv=folds)
     return Probe(_balanced(told == truth, truth, groups), 1 / len(classes), len(truth))
 
