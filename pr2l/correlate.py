@@ -114,8 +114,8 @@ def _variants(
             f" seeds, and has ({made}); `pr2l bench run {suite.name}` makes what is missing"
         )
     variants = []
-    for name, made in track(runs.items(), f"{task}: variants read"):
-        reached = {key: [row.played(key) for row in made.values()] for key in REACHED}
+    for name, by_seed in track(runs.items(), f"{task}: variants read"):
+        reached = {key: [row.played(key) for row in by_seed.values()] for key in REACHED}
         variants.append(Variant(name, _score(configs[name], frames), reached))
     return variants
 
