@@ -176,10 +176,10 @@ def markdown(
         " success rate and the return after it, over variants. The interval redraws the runs of each variant; p is of a"
         " permutation test.",
         f"```console\npr2l bench run {suite.name}\n{command}\n```",
-        "![score and success rate of each variant](correlation.png)",
+        "![what each variant reached, over its score](correlation.png)",
     ]
     for task, each in variants.items():
-        parts.append(f"## {task}, {len(each)} variants, runs of each: {len(each[0].runs)}")
+        parts.append(f"## {task}, {len(each)} variants, runs of each: {len(each[0].runs['success'])}")
         parts.append(markdown_table(("what", *_head()), _cells(found[task])))
         rows = [
             (f"`{one.name}`", f"{one.score.score:.2f}", *(str(one.reached(key)) for key in REACHED))

@@ -74,6 +74,13 @@ def test_rates_count_only_where_all_variants_answer():
     assert [one.of for one in correlations(each)] == ["score", "presence", "direction"]
 
 
+def test_the_page_says_how_many_runs_it_is_of(toys):
+    each = [variant(str(n), [n], [n], [n], presence=0.5 + n / 10, direction=0.5) for n in range(4)]
+    page = program.markdown(toys, {"toy/colours": each}, {"toy/colours": correlations(each)}, "pr2l it")
+    assert "4 variants, runs of each: 3" in page and "pr2l it\n```" in page
+    assert "| score | 1.00 [1.00, 1.00] | 0.083 | -1.00 [-1.00, -1.00] | 0.083 |" in page
+
+
 @pytest.fixture
 def prompts_run(toys, write_suite, finished, tmp_path):
     """A suite of four prompts of doom/fetch and one of pixels, and its rows: 4, 3, 2, 1 episodes of 4 succeed."""
