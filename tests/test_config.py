@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -194,10 +194,12 @@ VALUES = st.one_of(
 
 
 @given(st.lists(KEYS, min_size=1, max_size=3), VALUES)
+@example(["key"], "\xa0")  # what YAML writes without quotes, and str.strip would take away
+@example(["key"], "0\xa0")
 def test_any_value_survives_being_written_as_an_override(path: list[str], value: object) -> None:
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
     values: dict = {}
-    apply_override(values, f"{'.'.join(path)}={text.removesuffix('...' + chr(10)).strip()}")
+    apply_override(values, f"{'.'.join(path)}={text.removesuffix('...' + chr(10)).removesuffix(chr(10))}")
     for part in path:
         values = values[part]
     assert values == value and type(values) is type(value)
