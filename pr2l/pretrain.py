@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from policies._threads import torch_threads
 from pr2l import exam, finetune, scratch, student
 from pr2l._lessons import CHECKPOINT, Course, Report
 from pr2l.config import read_config, read_values
@@ -55,7 +56,8 @@ def pretrain(config: str | Path, overrides: Sequence[str] = (), folder: Path | N
     """
     folder = folder or Path("runs") / Path(config).stem
     program = _finetune if "vlm" in read_values(config, overrides) else _from_scratch
-    return program(config, overrides, folder)
+    with torch_threads(0):  # what calls this goes on with as many as before
+        return program(config, overrides, folder)
 
 
 def _from_scratch(config: str | Path, overrides: Sequence[str], folder: Path) -> Path:
