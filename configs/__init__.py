@@ -1,1 +1,1 @@
-"""Data: <environment>/<task>/<method>.yaml, one file per experiment, read by pr2l.config."""
+"""Data: <environment>/<task>/<method>.yaml, one file per experiment, read by pr2l.core.config."""

@@ -22,9 +22,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
-from policies._state import Tensors, below, copies, optimizer_tensors, restore_optimizer
-from policies._threads import torch_threads
-from policies._trajectories import Trajectories, Trajectory
+from .common.state import Tensors, below, copies, optimizer_tensors, restore_optimizer
+from .common.threads import torch_threads
+from .common.trajectories import Trajectories, Trajectory
 
 __all__ = ["LEARNS_FROM", "Cloner", "Defaults", "act", "create", "learn", "restore", "state"]
 

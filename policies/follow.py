@@ -18,9 +18,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from policies import _sb3
-from policies._state import Tensors, below, copies
-from policies._tokens import token_shape
+from .common import sb3
+from .common.state import Tensors, below, copies
+from .common.tokens import token_shape
 
 __all__ = ["Defaults", "Follower", "act", "create", "learn", "restore", "rollout_bytes", "state"]
 
@@ -115,7 +115,7 @@ def restore(model: Follower, tensors: Tensors, values: dict[str, Any]) -> None:
 
 def rollout_bytes(observation_space: spaces.Dict, num_envs: int, defaults: Defaults) -> dict[str, int]:
     """Nothing is kept but what the environments show now."""
-    return {"cpu": num_envs * sum(_sb3.part_bytes(observation_space).values())}
+    return {"cpu": num_envs * sum(sb3.part_bytes(observation_space).values())}
 
 
 class Defaults(BaseModel):

@@ -17,9 +17,9 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule, get_device
 from stable_baselines3.common.vec_env import VecEnv
 
-from policies import _sb3
-from policies._sb3 import UpdateThreads, restore, state
-from policies._tokens import TokenHandles
+from .common import sb3
+from .common.sb3 import UpdateThreads, restore, state
+from .common.tokens import TokenHandles
 
 __all__ = ["Defaults", "Model", "act", "create", "learn", "restore", "rollout_bytes", "state"]
 
@@ -94,8 +94,8 @@ def create(
 def rollout_bytes(observation_space: spaces.Dict, num_envs: int, defaults: Defaults) -> dict[str, int]:
     """Memory of a rollout's observations at its peak, by the device that it is on ("cpu" or "cuda")."""
     if not defaults.handles:
-        return _sb3.rollout_bytes(observation_space, num_envs, defaults)
-    parts, rows = _sb3.part_bytes(observation_space), num_envs * defaults.n_steps
+        return sb3.rollout_bytes(observation_space, num_envs, defaults)
+    parts, rows = sb3.part_bytes(observation_space), num_envs * defaults.n_steps
     table = (1 + rows + num_envs) * (parts.pop("tokens") + parts.pop("mask"))
     needed = {"cpu": 2 * rows * (np.dtype(np.int64).itemsize + sum(parts.values()))}
     device = get_device(defaults.device).type

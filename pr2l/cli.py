@@ -17,10 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand
 
-from pr2l import __version__, registry
-from pr2l._yaml import read_mapping
-from pr2l.config import RunConfig, apply_override, load_config
-from pr2l.errors import UnknownName, UserError
+from pr2l import __version__
+from pr2l.core import registry
+from pr2l.core.config import RunConfig, apply_override, load_config
+from pr2l.core.errors import UnknownName, UserError
+from pr2l.core.yaml_files import read_mapping
 
 app = typer.Typer(
     help="Promptable representations: a frozen, prompted vision-language model as the eyes of an RL agent.",
@@ -61,7 +62,7 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="A run folder to go on with.")] = None,
 ) -> None:
     """Train an agent; with --resume RUN alone, go on with that run under its own config."""
-    from pr2l.train import train as run
+    from pr2l.training.train import train as run
 
     run(_config_of(config, overrides or [], resume), resume=resume)
 
@@ -72,7 +73,7 @@ def evaluate(
     episodes: Annotated[int | None, typer.Option(min=1, help="As in the run's config if not given.")] = None,
 ) -> None:
     """Success rate and return of a trained run on evaluation seeds, with intervals, a table and a video."""
-    from pr2l.evaluate import evaluate as run_evaluation
+    from pr2l.training.evaluate import evaluate as run_evaluation
 
     run_evaluation(run, episodes)
 
@@ -83,7 +84,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Where the figure, the table and the numbers go.")] = Path("docs/results"),
 ) -> None:
     """Several runs side by side: learning curves, and a table with intervals over seeds and episodes."""
-    from pr2l.compare import compare as run_comparison
+    from pr2l.benchmark.compare import compare as run_comparison
 
     run_comparison(runs, out)
 
@@ -102,7 +103,7 @@ def collect(
     labels: Annotated[bool, typer.Option("--labels", help="Keep what frames show, for `pr2l prompts`.")] = False,
 ) -> None:
     """Play episodes of a task and keep them as a Minari data set: frames, actions, rewards, contexts."""
-    from pr2l.collect import collect as run
+    from pr2l.training.collect import collect as run
 
     values: dict[str, Any] = {}
     for option in options or []:
@@ -119,7 +120,7 @@ def embed(
     output: Annotated[Path | None, typer.Option(help="The store's folder. [default: below DATASET/embeddings]")] = None,
 ) -> None:
     """Embed every frame of a data set, once: the embeddings go to disk; called again after a stop, go on."""
-    from pr2l.embed import embed as run
+    from pr2l.data.embed import embed as run
 
     run(dataset, load_config(config, overrides or []), output)
 
@@ -131,7 +132,7 @@ def pretrain(
     output: Annotated[Path | None, typer.Option(help="All it makes; work goes on there. [default: runs/NAME]")] = None,
 ) -> None:
     """Make the embedded VLM from simulator labels, or fine-tune the one that CONFIG names; called again, go on."""
-    from pr2l.pretrain import pretrain as run
+    from pr2l.pretraining.pretrain import pretrain as run
 
     run(config, overrides or [], output)
 
@@ -139,7 +140,7 @@ def pretrain(
 @app.command()
 def check(config: Annotated[str, CONFIG], overrides: Overrides = None) -> None:
     """Validate all that can be validated before a long run: names, prompts, spaces, memory, disk."""
-    from pr2l.check import check as run_checks
+    from pr2l.training.check import check as run_checks
 
     if not run_checks(load_config(config, overrides or [])):
         raise typer.Exit(1)
@@ -149,7 +150,7 @@ class _Speed(TyperCommand):
     """Looks the shapes up when help is asked for: importing them takes seconds."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        from pr2l.speed import SECTIONS
+        from pr2l.profiling.speed import SECTIONS
 
         shapes: Any = next(param for param in self.params if param.name == "shapes")
         shapes.help = ", ".join(SECTIONS) + "."
@@ -164,8 +165,8 @@ def speed(
     out: Annotated[Path, typer.Option(help="Where speed.json and speed.png go.")] = Path("runs/speed"),
 ) -> None:
     """Frames a second of this machine, against how others do it; a table with a verdict for each promise."""
-    from pr2l.speed import EVERYDAY, Effort
-    from pr2l.speed import speed as run
+    from pr2l.profiling.speed import EVERYDAY, Effort
+    from pr2l.profiling.speed import speed as run
 
     run(shapes or EVERYDAY, Effort(frames, rounds), out)
 
@@ -176,7 +177,7 @@ SIMULATOR = typer.Argument(metavar="NAME", help="A name of `pr2l sim list`.")
 @sim.command(name="list")
 def sim_list() -> None:
     """Every simulator that there is a recipe for, and whether it is installed."""
-    from pr2l.sims import show
+    from pr2l.rollout.simulators import show
 
     show()
 
@@ -187,7 +188,7 @@ def sim_install(
     python: Annotated[Path | None, typer.Option(help="To build on. [default: found on the PATH]")] = None,
 ) -> None:
     """Build the interpreter of a simulator below $PR2L_SIMS; does nothing where it is built already."""
-    from pr2l.sims import install
+    from pr2l.rollout.simulators import install
 
     install(name, python)
 
@@ -199,7 +200,7 @@ def sim_check(
     frame: Annotated[Path | None, typer.Option(help="Where a frame goes. [default: runs/NAME.png]")] = None,
 ) -> None:
     """What works of a simulator, link by link; where all does, a frame of it."""
-    from pr2l.sims import check as run
+    from pr2l.rollout.simulators import check as run
 
     if not run(name, python, frame):
         raise typer.Exit(1)
@@ -217,7 +218,7 @@ def bench_run(
     out: Annotated[Path, typer.Option(help="Where rows and run folders go.")] = Path("runs/bench"),
 ) -> None:
     """Make the runs of a suite that are missing, several side by side; called again after a stop, go on."""
-    from pr2l import bench as program
+    from pr2l.benchmark import runner as program
 
     (program.plan if plan else program.run)(suite, out, jobs)
 
@@ -229,7 +230,7 @@ def bench_report(
     out: Annotated[Path | None, typer.Option(help="[default: RESULTS/SUITE/report]")] = None,
 ) -> None:
     """Sum a suite up: aggregates with intervals, profiles, curves and costs, as Markdown, CSV, JSON and figures."""
-    from pr2l.report import report
+    from pr2l.benchmark.report import report
 
     report(suite, results, out)
 
@@ -243,7 +244,7 @@ def bench_submit(
     out: Annotated[Path, typer.Option(help="The committed rows.")] = ROWS,
 ) -> None:
     """Write the rows of runs as files for a pull request, once they are found to be runs of the suite."""
-    from pr2l.rows import submit
+    from pr2l.benchmark.rows import submit
 
     for run in runs:
         print(submit(run, out, suite, method, film=film))
@@ -255,7 +256,7 @@ def bench_site(
     out: Annotated[Path, typer.Option(help="The folder of the pages.")] = Path("runs/site"),
 ) -> None:
     """Make the leaderboard, static pages, of the committed rows."""
-    from pr2l.leaderboard import site
+    from pr2l.benchmark.leaderboard import site
 
     site(results, out)
 
@@ -275,7 +276,7 @@ def prompts_score(
     out: Annotated[Path | None, typer.Option(help="[default: runs/prompts/TASK]")] = None,
 ) -> None:
     """What the answers get right, and what linear probes find in the states: a ranked table, a heat map, JSON."""
-    from pr2l.score import score
+    from pr2l.prompting.score import score
 
     scoring = _scoring(task, options, prompts=_words(prompts))
     score(scoring, out or Path("runs/prompts") / task.replace("/", "-"))
@@ -290,7 +291,7 @@ def prompts_search(
     out: Annotated[Path | None, typer.Option(help="[default: runs/search/TASK]")] = None,
 ) -> None:
     """Find a good prompt among many by successive halving; called again after a stop, go on."""
-    from pr2l.search import search
+    from pr2l.prompting.search import search
 
     space = space or f"search/{task.partition('/')[0]}"
     search(space, _scoring(task, options), out or Path("runs/search") / task.replace("/", "-"), budget)
@@ -305,7 +306,7 @@ def prompts_correlate(
     out: Annotated[Path | None, typer.Option(help="[default: runs/prompts/SUITE]")] = None,
 ) -> None:
     """Does the score foretell what training reaches? Rank correlations over a suite of prompt variants."""
-    from pr2l.correlate import correlate
+    from pr2l.prompting.correlate import correlate
 
     correlate(suite, results, out or Path("runs/prompts") / Path(suite).stem, frames, _words(methods))
 
@@ -334,7 +335,7 @@ def _words(with_commas: str) -> tuple[str, ...]:
 
 
 def _scoring(task: str, options: list[str] | None, **values: Any) -> Any:
-    from pr2l.score import scoring_of
+    from pr2l.prompting.score import scoring_of
 
     values["task"] = task
     for option in options or []:
@@ -348,7 +349,7 @@ def _config_of(config: str | None, overrides: list[str], resume: Path | None) ->
         return load_config(config, overrides)
     if resume is None:
         raise UserError("train needs a config, e.g. `pr2l train smoke`; `pr2l list configs` shows them")
-    from pr2l.runs import Run
+    from pr2l.training.runs import Run
 
     own = Run.load(resume).path / "config.yaml"
     return load_config(own, [*([config] if config else []), *overrides])
@@ -387,7 +388,7 @@ def _raised_in_plugin(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
-    return str(module).partition(".")[0] in ("environments", "policies")
+    return str(module).startswith(("pr2l.environments.", "pr2l.policies."))
 
 
 def _fail(error: Exception) -> None:

@@ -1,1 +1,1 @@
-"""Data: <environment>/<task>/<variant>.yaml, read by pr2l.prompt."""
+"""Data: <environment>/<task>/<variant>.yaml, read by pr2l.core.prompt."""

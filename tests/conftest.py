@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pr2l.registry import DATA_PACKAGES, MODULE_PACKAGES
+from pr2l.core.registry import DATA_PACKAGES, MODULE_PACKAGES
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -65,10 +65,9 @@ def examples(write_plugin: Callable[[str, str, str], None]) -> list[tuple[str, s
 
 def _kind_and_name(path: str) -> tuple[str, str]:
     """ "policies/networks/flat" -> ("networks", "flat")"""
-    packages = {
-        kind: f"{package.replace('.', '/')}/" for kind, package in (MODULE_PACKAGES | DATA_PACKAGES).items()
-    }
+    folders = {kind: package.replace(".", "/") + "/" for kind, package in (MODULE_PACKAGES | DATA_PACKAGES).items()}
+    installed = path if path.startswith("pr2l/") else f"pr2l/{path}"
     kind = max(
-        (kind for kind in packages if path.startswith(packages[kind])), key=lambda kind: len(packages[kind])
+        (kind for kind, folder in folders.items() if installed.startswith(folder)), key=lambda kind: len(folders[kind])
     )
-    return kind, path.removeprefix(packages[kind])
+    return kind, installed.removeprefix(folders[kind])

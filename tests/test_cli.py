@@ -13,10 +13,10 @@ import minari
 import pytest
 from processes import PATIENCE
 
-from pr2l import registry
 from pr2l.cli import main
-from pr2l.runs import Run
-from pr2l.speed import SECTIONS
+from pr2l.core import registry
+from pr2l.profiling.speed import SECTIONS
+from pr2l.training.runs import Run
 
 ROOT = Path(__file__).parents[1]
 

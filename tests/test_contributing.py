@@ -6,14 +6,14 @@ import tiny_parts
 import torch
 from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, VipLlavaConfig
 
-from pr2l import prompt, registry
-from pr2l.collect import collect
-from pr2l.config import load_config
-from pr2l.encoders._base import EncoderSource
-from pr2l.errors import UserError
-from pr2l.train import train
-from pr2l.vlms._base import Defaults
-from pr2l.vlms._loading import load_vlm
+from pr2l.core import prompt, registry
+from pr2l.core.config import load_config
+from pr2l.core.errors import UserError
+from pr2l.encoders.base import EncoderSource
+from pr2l.training.collect import collect
+from pr2l.training.train import train
+from pr2l.vlms.base import Defaults
+from pr2l.vlms.loading import load_vlm
 
 
 def test_there_is_one_example_of_every_kind_and_it_loads(examples) -> None:

@@ -9,11 +9,11 @@ from click.testing import CliRunner
 from pages import commands
 from typer.main import get_command
 
-from pr2l import registry
+from pr2l.benchmark.suites import names
 from pr2l.cli import app
-from pr2l.config import load_config, read_config
-from pr2l.pretrain import PretrainConfig
-from pr2l.suites import names
+from pr2l.core import registry
+from pr2l.core.config import load_config, read_config
+from pr2l.pretraining.pretrain import PretrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

@@ -11,6 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from setuptools import find_packages
 
 import pr2l
 
@@ -70,16 +71,19 @@ def test_conda_installs_the_lock_on_a_python_that_pyproject_allows() -> None:
     assert pip == ["-r requirements.lock", "-e ."]
 
 
-def test_every_package_and_data_folder_is_listed() -> None:
+def test_what_is_installed_has_one_top_level_name() -> None:
+    """Also a user's own folder `configs` hides nothing of ours: setuptools follows the links in pr2l/."""
+    listing = PYPROJECT["tool"]["setuptools"]["packages"]["find"]
+    found = find_packages(str(ROOT), include=listing["include"])
     folders = {f.parent for package in PACKAGES for f in (ROOT / package).rglob("__init__.py")}
-    assert {".".join(f.relative_to(ROOT).parts) for f in folders} == set(
-        PYPROJECT["tool"]["setuptools"]["packages"]
-    )
+    parts = [f.relative_to(ROOT).parts for f in folders]
+    assert {name.split(".")[0] for name in found} == {"pr2l"}
+    assert set(found) == {".".join(p if p[0] == "pr2l" else ("pr2l", *p)) for p in parts}
 
 
 def test_data_files_are_packaged() -> None:
     globs = PYPROJECT["tool"]["setuptools"]["package-data"]
-    shipped = {file for name, patterns in globs.items() for p in patterns for file in folder(name).glob(p)}
+    shipped = {file.resolve() for name, patterns in globs.items() for p in patterns for file in folder(name).glob(p)}
     data = {
         f
         for name in PACKAGES

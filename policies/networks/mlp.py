@@ -5,7 +5,7 @@ from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from policies.networks._base import TokenNetwork
+from .base import TokenNetwork
 
 
 class Defaults(BaseModel):

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import nn
 
-from policies.networks._base import TokenNetwork
+from .base import TokenNetwork
 
 
 class Defaults(BaseModel):

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from pr2l.encoders._answers import AnswerEncoder
-from pr2l.encoders._base import EncoderSource
-from pr2l.types import Tokens
+from pr2l.core.types import Tokens
+from pr2l.encoders.base import EncoderSource
+from pr2l.encoders.common.answers import AnswerEncoder
 
 Words = tuple[Annotated[str, Field(min_length=1)], ...]  # none for an action that no word names
 

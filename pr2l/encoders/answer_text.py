@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
-from pr2l.encoders._answers import AnswerEncoder
-from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._vision import fetched, whole
-from pr2l.errors import UserError
-from pr2l.types import Tokens
-from pr2l.vlms import _checkpoint as checkpoint
+from pr2l.core.errors import UserError
+from pr2l.core.types import Tokens
+from pr2l.encoders.base import EncoderSource
+from pr2l.encoders.common.answers import AnswerEncoder
+from pr2l.encoders.common.vision import fetched, whole
+from pr2l.vlms import checkpoint
 
 LONGEST = 256  # word pieces, as the model was trained; answers are far shorter
 

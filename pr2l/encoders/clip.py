@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from transformers import CLIPVisionModel
 
-from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._vision import HubEncoder, SquareDefaults
+from pr2l.encoders.base import EncoderSource
+from pr2l.encoders.common.vision import HubEncoder, SquareDefaults
 
 
 class Defaults(SquareDefaults):

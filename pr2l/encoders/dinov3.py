@@ -17,10 +17,10 @@ from torch.nn.functional import interpolate
 from transformers import DINOv3ViTModel
 from transformers.utils.hub import cached_file
 
-from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._vision import HubEncoder, SquareDefaults, fetched
-from pr2l.errors import UserError
-from pr2l.types import Frames
+from pr2l.core.errors import UserError
+from pr2l.core.types import Frames
+from pr2l.encoders.base import EncoderSource
+from pr2l.encoders.common.vision import HubEncoder, SquareDefaults, fetched
 
 
 class Defaults(SquareDefaults):

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
 
-from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._vision import FileEncoder, Seen, VisionDefaults, loaded
-from pr2l.errors import UserError
-from pr2l.types import Frames
+from pr2l.core.errors import UserError
+from pr2l.core.types import Frames
+from pr2l.encoders.base import EncoderSource
+from pr2l.encoders.common.vision import FileEncoder, Seen, VisionDefaults, loaded
 
 SIZE = (160, 256)  # pixels
 MEAN, STD = (0.3331, 0.3245, 0.3051), (0.2439, 0.2493, 0.2873)  # of 21,000 clips (base.py)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from pr2l.encoders._base import Encoder, EncoderSource
-from pr2l.types import Contexts, Frames, Labels, Tokens
+from pr2l.core.types import Contexts, Frames, Labels, Tokens
+from pr2l.encoders.base import Encoder, EncoderSource
 
 
 class Defaults(BaseModel):

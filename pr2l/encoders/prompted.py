@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._states import StatesEncoder, pool_grid, pooled_length
-from pr2l.types import Contexts, Frames, Segment
+from pr2l.core.types import Contexts, Frames, Segment
+from pr2l.encoders.base import EncoderSource
+from pr2l.encoders.common.states import StatesEncoder, pool_grid, pooled_length
 
 
 class Defaults(BaseModel):

@@ -17,11 +17,11 @@ from PIL.Image import Resampling
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
 
-from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._vision import FileEncoder, Seen, SquareDefaults, as_torchvision, loaded, places
-from pr2l.errors import UserError
-from pr2l.types import Frames
-from pr2l.vlms._pixels import Pixels
+from pr2l.core.errors import UserError
+from pr2l.core.types import Frames
+from pr2l.encoders.base import EncoderSource
+from pr2l.encoders.common.vision import FileEncoder, Seen, SquareDefaults, as_torchvision, loaded, places
+from pr2l.vlms.pixels import Pixels
 
 SIZE = 224  # pixels
 PREFIX = "module.convnet."  # nn.DataParallel's, and the part that sees

@@ -15,9 +15,9 @@ from PIL.Image import Resampling
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import nn
 
-from pr2l.encoders._base import Encoder, EncoderSource
-from pr2l.types import Contexts, Frames, Labels, Tokens
-from pr2l.vlms._resize import squared
+from pr2l.core.types import Contexts, Frames, Labels, Tokens
+from pr2l.encoders.base import Encoder, EncoderSource
+from pr2l.vlms.resize import squared
 
 
 class Defaults(BaseModel):

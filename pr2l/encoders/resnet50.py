@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 from transformers import ResNetModel
 
-from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._vision import HubEncoder, Seen, SquareDefaults, places
+from pr2l.encoders.base import EncoderSource
+from pr2l.encoders.common.vision import HubEncoder, Seen, SquareDefaults, places
 
 
 class Defaults(SquareDefaults):

@@ -16,12 +16,12 @@ from PIL.Image import Resampling
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
-from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._vision import FileEncoder, Seen, SquareDefaults, as_torchvision, loaded
-from pr2l.errors import UserError
-from pr2l.types import Frames
-from pr2l.vlms._pixels import Pixels
-from pr2l.vlms._timm import renamed
+from pr2l.core.errors import UserError
+from pr2l.core.types import Frames
+from pr2l.encoders.base import EncoderSource
+from pr2l.encoders.common.vision import FileEncoder, Seen, SquareDefaults, as_torchvision, loaded
+from pr2l.vlms.pixels import Pixels
+from pr2l.vlms.timm_towers import renamed
 
 HEAD = 64  # numbers of an attention head, in ViT-S, B and L
 NEEDED = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")  # to read the sizes off

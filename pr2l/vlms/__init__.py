@@ -1,1 +1,1 @@
-"""VLM families, one file each: frames and texts in, hidden states out. See pr2l/types.py for the shapes."""
+"""VLM families, one file each: frames and texts in, hidden states out. See pr2l/core/types.py for the shapes."""

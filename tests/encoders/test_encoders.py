@@ -8,14 +8,14 @@ import small_weights
 import torch
 from pydantic import ValidationError
 
-from pr2l import registry
+from pr2l.core import registry
+from pr2l.core.errors import UserError
+from pr2l.core.prompt import Prompt
+from pr2l.core.types import Hidden, Tokens
 from pr2l.encoders import answer_action, image_only, oracle, pixels, prompted
-from pr2l.encoders._base import EncoderSource
-from pr2l.encoders._pca import PCA
-from pr2l.errors import UserError
-from pr2l.prompt import Prompt
-from pr2l.types import Hidden, Tokens
-from pr2l.vlms._base import Defaults
+from pr2l.encoders.base import EncoderSource
+from pr2l.encoders.common.pca import PCA
+from pr2l.vlms.base import Defaults
 
 SIZE, IMAGE, NEW = 6, 16, 2
 CONTEXTS = [{"target": "imp"}, {"target": "green armor"}]

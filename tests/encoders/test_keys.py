@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_families import CASES, folder
 
-from pr2l import registry, scratch
+from pr2l.core import registry
+from pr2l.core.prompt import Prompt
 from pr2l.encoders import oracle, prompted
-from pr2l.encoders._base import EncoderSource
-from pr2l.prompt import Prompt
-from pr2l.vlms import _checkpoint as checkpoints
-from pr2l.vlms._base import Defaults
-from pr2l.vlms._loading import load_vlm
+from pr2l.encoders.base import EncoderSource
+from pr2l.pretraining import architecture as scratch
+from pr2l.vlms import checkpoint as checkpoints
+from pr2l.vlms.base import Defaults
+from pr2l.vlms.loading import load_vlm
 
 CONTEXTS = [{"target": "imp"}, {"target": "green armor"}]
 WHERE = Prompt(name="test", text="where is the {target}", slots=("target",), why="", source="")

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from pr2l import scratch
+from pr2l.core.prompt import Prompt
 from pr2l.encoders import image_only, prompted
-from pr2l.encoders._base import EncoderSource
-from pr2l.prompt import Prompt
-from pr2l.vlms._base import Defaults
+from pr2l.encoders.base import EncoderSource
+from pr2l.pretraining import architecture as scratch
+from pr2l.vlms.base import Defaults
 
 CONTEXTS = [{"target": "imp"}, {"target": "green armor"}, {"target": "big red torch"}]
 WHERE = Prompt(name="test", text="where is the {target}", slots=("target",), why="", source="")

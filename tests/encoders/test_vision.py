@@ -22,11 +22,11 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from pr2l import registry
+from pr2l.core import registry
+from pr2l.core.errors import UserError
 from pr2l.encoders import answer_text, mineclip, r3m
-from pr2l.encoders._base import EncoderSource
-from pr2l.errors import UserError
-from pr2l.vlms._base import Defaults
+from pr2l.encoders.base import EncoderSource
+from pr2l.vlms.base import Defaults
 
 SHAPE = (24, 40, 3)
 MEAN, STD = (torch.tensor(part)[:, None, None] for part in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))

@@ -8,11 +8,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from pydantic import ValidationError
 
-from environments import doom
-from environments._doom_maps import SPACING
-from environments._doom_oracles import ORACLES, bearing
-from environments._doom_rewards import REACH, Step
-from environments.isolated import Isolated
+from pr2l.environments.doom import environment as doom
+from pr2l.environments.doom.maps import SPACING
+from pr2l.environments.doom.oracles import ORACLES, bearing
+from pr2l.environments.doom.rewards import REACH, Step
+from pr2l.environments.isolation.isolated import Isolated
 
 TASKS = list(doom.TASKS)
 BOTH_WAYS = [*((task, False) for task in TASKS), ("fetch", True)]  # isolated?; test_isolated.py compares all tasks

@@ -13,8 +13,9 @@ import psutil
 import pytest
 from processes import PATIENCE
 
-from environments import _doom_launcher, doom
-from environments._doom_engine import FOLDER_PREFIX, Engine, Settings, temporary_folder
+from pr2l.environments.doom import environment as doom
+from pr2l.environments.doom import launcher
+from pr2l.environments.doom.engine import FOLDER_PREFIX, Engine, Settings, temporary_folder
 
 ROOT = Path(__file__).parents[2]
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties an engine to its parent")
@@ -168,8 +169,8 @@ def test_the_launcher_starts_an_engine_only_for_a_living_parent(mine, tmp_path):
     engine = tmp_path / "engine"
     engine.write_text("#!/bin/sh\npwd > started\necho $1 >> started\n")
     engine.chmod(0o700)
-    launcher = [sys.executable, "-IS", _doom_launcher.__file__]
-    subprocess.run([*launcher, str(parent), str(tmp_path), str(engine), "word"], check=True, timeout=PATIENCE)
+    command = [sys.executable, "-IS", launcher.__file__]
+    subprocess.run([*command, str(parent), str(tmp_path), str(engine), "word"], check=True, timeout=PATIENCE)
     assert (tmp_path / "started").exists() is mine
     if mine:
         assert (tmp_path / "started").read_text().split() == [str(tmp_path), "word"]

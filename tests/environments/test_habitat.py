@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from environments import _habitat_experts as experts
-from environments import _habitat_shim as shim
-from environments import habitat
-from environments._habitat_houses import Piece
-from environments._habitat_ways import Floor
-from environments._interpreters import folder
+from pr2l.environments.habitat import environment as habitat
+from pr2l.environments.habitat import experts, shim
+from pr2l.environments.habitat.houses import Piece
+from pr2l.environments.habitat.ways import Floor
+from pr2l.environments.isolation.interpreters import folder
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from environments import _habitat_dataset as dataset
-from environments._habitat_furniture import CATEGORIES, KINDS, Kind, Part
-from environments._habitat_houses import (
+from pr2l.environments.habitat import dataset
+from pr2l.environments.habitat.furniture import CATEGORIES, KINDS, Kind, Part
+from pr2l.environments.habitat.houses import (
     FEWEST,
     FURNISHING,
     MOST,
@@ -19,7 +19,7 @@ from environments._habitat_houses import (
     house,
     house_name,
 )
-from environments._habitat_scene import mesh
+from pr2l.environments.habitat.scene import mesh
 
 EMPTY = Room("hall", (0.0, 0.0, 4.0, 3.0))
 NAMES = [house_name(split, rooms, index) for split in ("train", "val") for rooms in (3, 5, 8) for index in range(4)]

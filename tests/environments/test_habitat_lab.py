@@ -11,13 +11,13 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from environments import habitat
-from environments._habitat_furniture import CATEGORIES, WORDS
-from environments._habitat_houses import ROOM_TYPES, ROOMS_OF
-from environments._interpreters import interpreter
-from environments.isolated import WORKER
-from pr2l import sims
-from pr2l.episodes import SeededEpisodes
+from pr2l.environments.habitat import environment as habitat
+from pr2l.environments.habitat.furniture import CATEGORIES, WORDS
+from pr2l.environments.habitat.houses import ROOM_TYPES, ROOMS_OF
+from pr2l.environments.isolation.interpreters import interpreter
+from pr2l.environments.isolation.isolated import WORKER
+from pr2l.rollout import simulators as sims
+from pr2l.rollout.episodes import SeededEpisodes
 
 pytestmark = [pytest.mark.sims, pytest.mark.timeout(900)]
 
@@ -180,11 +180,11 @@ CAMERA = f"""
 import json, sys
 sys.path.insert(0, {str(WORKER.parent)!r})
 import worker
-worker.make_package()
+worker.make_packages("environments.habitat.remote")
 import numpy as np
-from environments._habitat_houses import House, Piece, Room
-from environments._habitat_renderer import Renderer
-from environments._habitat_scene import mesh
+from environments.habitat.houses import House, Piece, Room
+from environments.habitat.renderer import Renderer
+from environments.habitat.scene import mesh
 house = House("by hand", (Room("hall", (0.0, 0.0, 8.0, 8.0)),), (),
               tuple(Piece(kind, x, 2.0, 0.0, 0, 0, 0) for kind, x in (("fridge", 3.0), ("stove", 5.0))))
 frame, owners = Renderer(160, 120, 90).draw(mesh(house), np.array([4.0, 0.88, 5.0]), 0.0)
@@ -230,8 +230,8 @@ SCANS = f"""
 import sys
 sys.path.insert(0, {str(WORKER.parent)!r})
 import worker
-worker.make_package()
-from environments import _habitat_far as far
+worker.make_packages("environments.habitat.remote")
+from environments.habitat import remote as far
 far.shim.prepare()
 import habitat
 options = dict(scenes="hm3d", data="/some where/data", horizon=7)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from environments import _habitat_replay
-from environments._habitat_replay import ACTIONS, Replay, read_replays
+from pr2l.environments.habitat import replay
+from pr2l.environments.habitat.replay import ACTIONS, Replay, read_replays
 
 EPISODE = {
     "episode_id": "7",
@@ -37,8 +37,8 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_an_episode_is_read_without_the_state_at_its_start(tmp_path):
-    (replay,) = read_replays(write(tmp_path / "a.json.gz", json.dumps({"episodes": [EPISODE]})))
-    assert replay == Replay(
+    (episode,) = read_replays(write(tmp_path / "a.json.gz", json.dumps({"episodes": [EPISODE]})))
+    assert episode == Replay(
         episode_id="7",
         scene_id="hm3d/train/00800-TEEsavR23oF/TEEsavR23oF.basis.glb",
         goal="tv_monitor",
@@ -81,7 +81,7 @@ FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChec
 def test_whatever_stands_around_the_episodes_they_come_back(tmp_path, episodes, before, after, layout, block):
     """In blocks of a few characters, so that everything is cut somewhere."""
     file = write(tmp_path / "a.json.gz", json.dumps({**before, "episodes": episodes, **after}, **layout))
-    with patch.object(_habitat_replay, "BLOCK", block):
+    with patch.object(replay, "BLOCK", block):
         read = list(read_replays(file))
     assert [(one.episode_id, one.scene_id, one.goal) for one in read] == [
         (one["episode_id"], one["scene_id"], one["object_category"]) for one in episodes
@@ -104,8 +104,8 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path, episodes, before, data):
         file.write_bytes(packed[: data.draw(st.integers(1, len(packed) - 9))])
     read = []
     with pytest.raises(ValueError, match="a.json.gz, episode [0-3]: "):
-        for replay in read_replays(file):
-            read.append(replay.episode_id)
+        for one in read_replays(file):
+            read.append(one.episode_id)
     assert read == [one["episode_id"] for one in episodes][: len(read)]
 
 
@@ -156,7 +156,7 @@ def test_a_long_file_is_never_in_memory_as_a_whole(tmp_path):
     goals = {f"scene_{number}": [[0.123456789] * 400, "}" * 100] for number in range(2000)}
     text = json.dumps({"goals_by_category": goals, "episodes": [EPISODE] * 5000})
     file = write(tmp_path / "a.json.gz", text)
-    with patch.object(_habitat_replay, "BLOCK", 1 << 16):
+    with patch.object(replay, "BLOCK", 1 << 16):
         tracemalloc.start()
         assert sum(1 for _ in read_replays(file)) == 5000
         _, most = tracemalloc.get_traced_memory()
@@ -166,6 +166,6 @@ def test_a_long_file_is_never_in_memory_as_a_whole(tmp_path):
 
 def test_it_needs_nothing_but_the_standard_library():
     """The simulators' own interpreters have neither torch nor pydantic."""
-    source = Path(_habitat_replay.__file__).read_text()
+    source = Path(replay.__file__).read_text()
     named = {line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))}
     assert named <= set(sys.stdlib_module_names)

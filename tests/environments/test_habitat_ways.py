@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from environments._habitat_ways import NEARER, SKIN, Floor
+from pr2l.environments.habitat.ways import NEARER, SKIN, Floor
 
 RADIUS = 0.18
 WALL = (1.0, -5.0, 2.0, 1.0)  # its corners at z = 1 are those to walk around

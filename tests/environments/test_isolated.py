@@ -17,9 +17,10 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from processes import PATIENCE
 
-from environments import _wire, doom, isolated
-from environments._interpreters import interpreter
-from environments.isolated import Isolated, Patience
+from pr2l.environments.doom import environment as doom
+from pr2l.environments.isolation import isolated, wire
+from pr2l.environments.isolation.interpreters import interpreter
+from pr2l.environments.isolation.isolated import Isolated, Patience
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
@@ -312,7 +313,7 @@ def test_a_guard_that_is_killed_counts_as_its_worker(world, hangs):
 
 
 def test_sides_of_two_versions_do_not_talk(world, monkeypatch):
-    monkeypatch.setattr(_wire, "VERSION", 2)
+    monkeypatch.setattr(wire, "VERSION", 2)
     with pytest.raises(RuntimeError, match="the other side speaks version 2, this one 1"):
         world(patience=Patience(restarts=0))
 
@@ -359,7 +360,8 @@ def test_variables_reach_the_simulator_and_ours_of_python_do_not(world, monkeypa
 NEAR = f"""
 import os, signal, sys
 sys.path[:0] = [{str(ROOT)!r}, {str(TESTS)!r}]
-from environments.isolated import Isolated
+from pr2l.environments.isolation import wire
+from pr2l.environments.isolation.isolated import Isolated
 options = {{"fail": sys.argv[1]}}
 env = Isolated({str(TESTS / "far_world.py")!r}, "count", options, split="train", labels=False, name="far")
 env.reset(seed=0)
@@ -419,12 +421,11 @@ env.close()
 
 
 def far_files():
-    return [ROOT / "environments" / name for name in ("worker.py", "_wire.py")] + [
-        *(ROOT / "environments").glob("_*_far.py")
-    ]
+    folder = ROOT / "environments"
+    return [folder / "isolation" / name for name in ("worker.py", "wire.py")] + sorted(folder.glob("*/remote.py"))
 
 
-@pytest.mark.parametrize("file", far_files(), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", far_files(), ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_the_far_side_is_written_for_python_3_9(file):
     tree = ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 9))
     assert not any(isinstance(node, ast.Match) for node in ast.walk(tree))

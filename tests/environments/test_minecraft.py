@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import yaml
 
-from environments import _minecraft_labels as lidar
-from environments import _minecraft_spaces as plain
-from environments import minecraft
-from environments._minecraft_checks import java_version
-from environments._minecraft_rewards import Approach, Attack
-from pr2l import build, prompt, registry
-from pr2l.config import load_config
+from pr2l.core import prompt, registry
+from pr2l.core.config import load_config
+from pr2l.environments.minecraft import environment as minecraft
+from pr2l.environments.minecraft import labels as lidar
+from pr2l.environments.minecraft import spaces as plain
+from pr2l.environments.minecraft.checks import java_version
+from pr2l.environments.minecraft.rewards import Approach, Attack
+from pr2l.rollout import build
 
 ROOT = Path(__file__).parents[2]
 FOCAL = 80 / math.tan(math.radians(35))  # of a frame of 160 rows that spans 70 degrees

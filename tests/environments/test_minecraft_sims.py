@@ -17,12 +17,12 @@ import numpy as np
 import psutil
 import pytest
 
-from environments import _minecraft_spaces as plain
-from environments import minecraft
-from environments._interpreters import interpreter
-from environments.isolated import WORKER
-from pr2l.config import load_config
-from pr2l.train import train
+from pr2l.core.config import load_config
+from pr2l.environments.isolation.interpreters import interpreter
+from pr2l.environments.isolation.isolated import WORKER
+from pr2l.environments.minecraft import environment as minecraft
+from pr2l.environments.minecraft import spaces as plain
+from pr2l.training.train import train
 
 pytestmark = [pytest.mark.sims, pytest.mark.timeout(900)]
 
@@ -264,8 +264,8 @@ FAMILIES = f"""
 import sys
 sys.path.append({str(WORKER.parent)!r})
 import worker
-worker.make_package()
-from environments._minecraft_dojo import attach, make
+worker.make_packages("environments.minecraft.remote")
+from environments.minecraft.dojo import attach, make
 from minedojo.sim.bridge.mc_instance import InstanceManager
 from minedojo.tasks import ALL_TASKS_SPECS
 for task in [*list(ALL_TASKS_SPECS)[::150], "creative:0", "playthrough", "open-ended"]:
@@ -294,7 +294,7 @@ def test_nobody_at_the_port() -> None:
 
 
 def test_checks_find_the_package_and_say_what_is_missing() -> None:
-    command = [str(interpreter("minedojo")), "-s", str(WORKER), "--check", "environments._minecraft_far", "{}"]
+    command = [str(interpreter("minedojo")), "-s", str(WORKER), "--check", "environments.minecraft.remote", "{}"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     links = {name: (works, step) for name, works, _, step in map(json.loads, lines)}
     assert [name for name, (works, _) in links.items() if works][:5] == [

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from environments import _wire
-from environments._wire import HEADER, LIMIT, MAGIC, VERSION, WireError, decode, encode, receive
+from pr2l.environments.isolation import wire
+from pr2l.environments.isolation.wire import HEADER, LIMIT, MAGIC, VERSION, WireError, decode, encode, receive
 
 dtypes = st.one_of(
     arrays.boolean_dtypes(),
@@ -70,7 +70,7 @@ def test_messages_come_out_of_a_stream_one_by_one(several):
     one, other = socket.socketpair()
     with one, other:
         for value in several:
-            _wire.send(one, value)
+            wire.send(one, value)
         one.close()
         for value in several:
             assert same(receive(other), value)
@@ -124,7 +124,7 @@ def test_a_message_that_is_too_large_is_refused_before_it_is_read(monkeypatch):
     for sizes in ((LIMIT + 1, 0), (0, LIMIT + 1)):
         with pytest.raises(WireError, match="over the limit"):
             received(HEADER.pack(MAGIC, VERSION, *sizes))
-    monkeypatch.setattr(_wire, "LIMIT", 10)
+    monkeypatch.setattr(wire, "LIMIT", 10)
     for value in (np.zeros(11, np.uint8), "eleven char"):
         with pytest.raises(WireError, match="over the limit of 10"):
             encode(value)

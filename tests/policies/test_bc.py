@@ -9,9 +9,9 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from token_world import token_worlds
 
-from policies import bc
-from policies._trajectories import Trajectory
-from policies.networks import mlp
+from pr2l.policies import bc
+from pr2l.policies.common.trajectories import Trajectory
+from pr2l.policies.networks import mlp
 
 SMALL = {"learning_rate": 0.01, "batch": 20, "forward": 3, "lstm_layers": 2, "lstm_size": 8, "device": "cpu"}
 NETWORK = mlp.Defaults(hidden=(16,))

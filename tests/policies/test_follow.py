@@ -5,7 +5,7 @@ import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 from token_world import token_worlds
 
-from policies import follow
+from pr2l.policies import follow
 
 
 class Books(BaseCallback):

@@ -5,9 +5,9 @@ import pytest
 import torch
 from token_world import token_space
 
-from policies._tokens import Handles, TokenTable
-from policies.networks import cnn, mlp, token_transformer
-from pr2l import registry
+from pr2l.core import registry
+from pr2l.policies.common.tokens import Handles, TokenTable
+from pr2l.policies.networks import cnn, mlp, token_transformer
 
 TOKENS, WIDTH = 8, 24  # a width that cnn can read as RGB
 NETWORKS = registry.names("networks")

@@ -9,8 +9,8 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from token_world import token_space, token_worlds
 
-from policies import ppo
-from policies.networks import mlp, token_transformer
+from pr2l.policies import ppo
+from pr2l.policies.networks import mlp, token_transformer
 
 SMALL = {"learning_rate": 3e-3, "n_steps": 32, "n_epochs": 4, "heads": (16,), "lstm_size": 8, "device": "cpu"}
 NETWORK = mlp.Defaults(hidden=(16,))

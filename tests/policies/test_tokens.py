@@ -14,9 +14,9 @@ from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from token_world import token_space, token_worlds
 
-from policies import ppo
-from policies._tokens import HANDLES, Handles, TokenHandles, TokenTable
-from policies.networks import mlp
+from pr2l.policies import ppo
+from pr2l.policies.common.tokens import HANDLES, Handles, TokenHandles, TokenTable
+from pr2l.policies.networks import mlp
 
 SMALL = {"learning_rate": 3e-3, "n_steps": 16, "n_epochs": 3, "heads": (16,), "lstm_size": 8, "device": "cpu"}
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from pr2l.vlms._allocator import keep_freed_memory
+from pr2l.vlms.allocator import keep_freed_memory
 
 NARROW, WIDE, ROWS = 64, 4096, 4096  # 64 MiB between the two products
 PAGES = ROWS * WIDE * 4 // resource.getpagesize()

@@ -6,10 +6,10 @@ from test_engine import all_cases, fresh, same
 from test_families import CASES, TEXTS, folder, vlm
 from tiny_parts import frames
 
-from pr2l.errors import UserError
-from pr2l.vlms._base import Defaults
-from pr2l.vlms._compile import Buckets
-from pr2l.vlms._loading import load_vlm
+from pr2l.core.errors import UserError
+from pr2l.vlms.base import Defaults
+from pr2l.vlms.compile import Buckets
+from pr2l.vlms.loading import load_vlm
 
 CASE = {case.name: case for case in CASES}
 ONE_LENGTH = [TEXTS[1], TEXTS[2]] * 5

@@ -5,7 +5,7 @@ import pytest
 import torch
 from test_families import CASES, TEXTS, N, pictures, vlm
 
-from pr2l.vlms._decoding import Decoding, uniforms
+from pr2l.vlms.decoding import Decoding, uniforms
 
 LOGITS = torch.tensor([[2.0, 0.0, 1.0, -1.0]])
 END = 3

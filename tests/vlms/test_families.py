@@ -16,10 +16,10 @@ import torch
 from tiny_parts import Case, frames
 from transformers import AutoModelForImageTextToText
 
-from pr2l import registry
-from pr2l.errors import UserError
-from pr2l.vlms._base import VLM, Defaults
-from pr2l.vlms._loading import family, load_vlm
+from pr2l.core import registry
+from pr2l.core.errors import UserError
+from pr2l.vlms.base import VLM, Defaults
+from pr2l.vlms.loading import family, load_vlm
 
 FAMILIES = registry.names("vlms")
 CASES = [case for name in FAMILIES if find_spec(f"builders.{name}") for case in import_module(f"builders.{name}").CASES]

@@ -10,11 +10,12 @@ from pydantic import ValidationError
 from test_families import CASES, TEXTS, folder, pictures, unmodified, vlm
 from transformers import CLIPConfig, CLIPModel
 
-from pr2l import registry
-from pr2l.errors import UserError
-from pr2l.vlms import _checkpoint, generic
-from pr2l.vlms._base import Defaults
-from pr2l.vlms._loading import family, load_vlm
+from pr2l.core import registry
+from pr2l.core.errors import UserError
+from pr2l.vlms import checkpoint
+from pr2l.vlms.base import Defaults
+from pr2l.vlms.families import generic
+from pr2l.vlms.loading import family, load_vlm
 
 CASE = {case.name: case for case in CASES}
 LLAVA, VIPLLAVA = CASE["llava"], CASE["vipllava"]
@@ -29,8 +30,8 @@ def llava(tmp_path):
 def test_each_model_type_has_one_family():
     claimed = [kind for name in registry.names("vlms") for kind in registry.load("vlms", name).MODEL_TYPES]
     assert len(claimed) == len(set(claimed))
-    assert family("llava").__name__ == "pr2l.vlms.llava"
-    assert family("never heard of").__name__ == "pr2l.vlms.generic"
+    assert family("llava").__name__ == "pr2l.vlms.families.llava"
+    assert family("never heard of").__name__ == "pr2l.vlms.families.generic"
 
 
 def test_every_family_has_the_same_options():
@@ -63,9 +64,9 @@ def test_a_model_that_is_no_vlm_is_refused(tmp_path):
 
 
 def test_what_ships_is_a_folder_like_any_other(monkeypatch, tmp_path):
-    assert _checkpoint.shipped() == ["tiny", "tiny_rooms"]
+    assert checkpoint.shipped() == ["tiny", "tiny_rooms"]
     (tmp_path / "small").symlink_to(folder(CASE["florence2"]))
-    monkeypatch.setattr(_checkpoint, "HERE", tmp_path)
+    monkeypatch.setattr(checkpoint, "WEIGHTS", tmp_path)
     named, by_path = load_vlm("small"), load_vlm(str(folder(CASE["florence2"])))
     frames = pictures(CASE["florence2"])
     assert torch.equal(named.hidden(frames, TEXTS).states, by_path.hidden(frames, TEXTS).states)

@@ -13,8 +13,8 @@ from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImagePr
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from pr2l.vlms._pixels import Pixels
-from pr2l.vlms._resize import FILTERS, goes_down_first, squared, stretched
+from pr2l.vlms.pixels import Pixels
+from pr2l.vlms.resize import FILTERS, goes_down_first, squared, stretched
 
 # What would change the geometry is switched off, since here a frame is always one stretched square.
 WHOLE = {

@@ -11,9 +11,9 @@ from builders.prismatic import timm_features
 from safetensors.torch import load_file, save_file
 from test_families import CASES, TEXTS, N, close, folder, pictures, vlm
 
-from pr2l.errors import UserError
-from pr2l.vlms._base import Defaults
-from pr2l.vlms._loading import load_vlm
+from pr2l.core.errors import UserError
+from pr2l.vlms.base import Defaults
+from pr2l.vlms.loading import load_vlm
 
 CASE = next(case for case in CASES if case.name == "prismatic")
 CHECKPOINT = "checkpoints/latest-checkpoint.pt"

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pr2l.exam import examine
-from pr2l.labelled import Source, load_or_play
-from pr2l.vlms._base import Defaults
-from pr2l.vlms._checkpoint import HERE
-from pr2l.vlms._loading import load_vlm
+from pr2l.data.labelled_frames import Source, load_or_play
+from pr2l.pretraining.evaluation import examine
+from pr2l.vlms.base import Defaults
+from pr2l.vlms.checkpoint import HERE
+from pr2l.vlms.loading import load_vlm
 
 PAGE = Path(__file__).parents[2] / "docs" / "tiny.md"
 

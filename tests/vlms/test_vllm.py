@@ -17,12 +17,12 @@ from test_families import CASES, TEXTS, N, close, folder, pictures
 from tiny_parts import frames
 from vllm_standin import Server, Standin, arguments
 
-from pr2l.errors import UserError
-from pr2l.finetune import FinetuneConfig, new_trainee
-from pr2l.vlms import _checkpoint
-from pr2l.vlms._base import Defaults
-from pr2l.vlms._loading import load_vlm
-from pr2l.vlms._vllm import MODEL_TYPES, serve_command
+from pr2l.core.errors import UserError
+from pr2l.pretraining.finetune import FinetuneConfig, new_trainee
+from pr2l.vlms import checkpoint
+from pr2l.vlms.backends.vllm import MODEL_TYPES, serve_command
+from pr2l.vlms.base import Defaults
+from pr2l.vlms.loading import load_vlm
 
 CASE = {case.name: case for case in CASES}
 LLAVA, QWEN, QWEN3 = CASE["llava"], CASE["qwen2_5_vl"], CASE["qwen3_vl"]
@@ -153,7 +153,7 @@ def test_the_command_in_the_documentation_is_the_one_for_its_model(monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "vllm.md").read_text(encoding="utf-8")
     shown = page[page.index("vllm serve ") :].split("```")[0]
     depth = SimpleNamespace(num_hidden_layers=32, max_position_embeddings=4096)
-    monkeypatch.setattr(_checkpoint, "read_config", lambda path: SimpleNamespace(get_text_config=lambda: depth))
+    monkeypatch.setattr(checkpoint, "read_config", lambda path: SimpleNamespace(get_text_config=lambda: depth))
     assert shlex.split(shown.replace("\\\n", " ")) == shlex.split(serve_command("llava-hf/llava-1.5-7b-hf", Defaults()))
 
 

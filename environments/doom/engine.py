@@ -1,0 +1,209 @@
+"""One headless ViZDoom engine: start, restart an episode, advance, look, close. Knows nothing of tasks.
+
+Nothing is left behind. The engine's temporary folder and its shared memory are unlinked as soon as it has
+opened them (Linux), so the kernel frees them with the process, and the engine itself dies with ours
+(`_doom_launcher`). On other systems both are removed by `close`, at garbage collection or at interpreter
+exit, but not after a SIGKILL.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    import vizdoom
+except ImportError as error:
+    raise ImportError("the Doom environment needs ViZDoom: pip install vizdoom") from error
+
+ON_LINUX = sys.platform == "linux"
+FOLDER_PREFIX = "pr2l-doom-"
+SCENARIOS = Path(vizdoom.scenarios_path)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an engine is started with.
+
+    wad: the map file; buttons: ViZDoom button names; size: "WxH" in pixels, one of ViZDoom's; skill: 1
+    (easy) to 5; first_tic: game tics (1/35 s) skipped at the start of an episode; weapon: draw the player's
+    weapon; labels: also give the labels buffer and the map's geometry, which costs time.
+    """
+
+    wad: Path
+    buttons: tuple[str, ...]
+    size: str
+    skill: int = 3
+    first_tic: int = 1
+    weapon: bool = True
+    labels: bool = False
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where the player is: map units and degrees (0 = east, counter-clockwise)."""
+
+    x: float
+    y: float
+    angle: float
+
+
+class Engine:
+    """A running engine. folder: from `temporary_folder`, perhaps with the map file; the engine removes it.
+
+    Raises RuntimeError, with the likely reasons, if the engine does not start.
+    """
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self._game = _configure(settings, folder)
+        self._close = weakref.finalize(self, _shut, self._game, folder)
+        try:
+            self._game.init()
+        except Exception as error:
+            self._close()
+            raise RuntimeError(
+                f"the ViZDoom engine did not start ({error}). The folder for temporary files, {folder.parent} "
+                "(TMPDIR sets another), must allow programs to run, and /dev/shm must have some megabytes free."
+            ) from error
+        if ON_LINUX:
+            _unlink(folder, self._game.get_instance_id())
+        width, height = (int(side) for side in settings.size.split("x"))
+        self.frame: NDArray[np.uint8] = np.zeros((height, width, 3), np.uint8)
+        self._state: Any = None
+
+    def restart(self, seed: int, map_name: str) -> None:
+        """Begin an episode on a map; the seed (0..2**32-1) and the actions that follow determine it."""
+        self._game.set_seed(seed)
+        self._game.set_doom_map(map_name)  # in a running engine this loads the map; new_episode would do it twice
+        self._look()
+
+    def advance(self, pressed: Sequence[bool], tics: int) -> float:
+        """Hold the buttons for some tics; the points that the map's script gave meanwhile."""
+        points: float = self._game.make_action(list(pressed), tics)
+        self._look()
+        return points
+
+    def _look(self) -> None:
+        # There is no state after the episode's last tic: what was last seen stays.
+        state = self._game.get_state()
+        if state is not None:
+            self._state, self.frame = state, state.screen_buffer
+
+    @property
+    def finished(self) -> bool:
+        """The player is dead or has left the map."""
+        return bool(self._game.is_episode_finished())
+
+    @property
+    def dead(self) -> bool:
+        return bool(self._game.is_player_dead())
+
+    @property
+    def health(self) -> float:
+        return self._variable("HEALTH")
+
+    @property
+    def ammunition(self) -> float:
+        """Shots left in the weapon in hand; below zero where it needs none."""
+        return self._variable("SELECTED_WEAPON_AMMO")
+
+    @property
+    def pose(self) -> Pose:
+        return Pose(self._variable("POSITION_X"), self._variable("POSITION_Y"), self._variable("ANGLE"))
+
+    def _variable(self, name: str) -> float:
+        return float(self._game.get_game_variable(getattr(vizdoom.GameVariable, name)))
+
+    @property
+    def objects(self) -> list[Any]:
+        """Every actor on the map as vizdoom.Object: id, name ("Dead..." for a corpse), position, velocity."""
+        return list(self._state.objects)
+
+    @property
+    def sectors(self) -> list[Any]:
+        """The map's geometry as vizdoom.Sector. Needs Settings.labels."""
+        return list(self._state.sectors)
+
+    @property
+    def labels(self) -> list[Any]:
+        """Every visible actor as vizdoom.Label; its value marks it in `labels_buffer`. Needs
+        Settings.labels."""
+        return list(self._state.labels)
+
+    @property
+    def labels_buffer(self) -> NDArray[np.uint8]:
+        """uint8 [H, W]: the label value of the actor drawn at each pixel. Needs Settings.labels."""
+        buffer: NDArray[np.uint8] = self._state.labels_buffer
+        return buffer
+
+    def close(self) -> None:
+        """End the engine process; may be called again."""
+        self._close()
+
+
+def temporary_folder() -> Path:
+    """A new folder for an engine, after removing those whose program was killed in the second of its start."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*") if ON_LINUX else ():
+        with suppress(OSError):  # another program may be sweeping too
+            if time.time() - folder.stat().st_mtime > 3600:
+                shutil.rmtree(folder)
+    return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+
+
+def _configure(settings: Settings, folder: Path) -> vizdoom.DoomGame:
+    game = vizdoom.DoomGame()
+    game.set_doom_scenario_path(str(settings.wad))
+    # The engine saves its settings on exit, when the folder may be gone.
+    game.set_doom_config_path(os.devnull if ON_LINUX else str(folder / "vizdoom.ini"))
+    game.set_doom_skill(settings.skill)
+    game.set_episode_start_time(settings.first_tic)
+    game.set_episode_timeout(0)
+    game.set_window_visible(False)
+    game.set_screen_resolution(getattr(vizdoom.ScreenResolution, f"RES_{settings.size.upper()}"))
+    game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+    game.set_render_hud(False)
+    game.set_render_screen_flashes(False)
+    game.set_render_weapon(settings.weapon)
+    game.set_labels_buffer_enabled(settings.labels)
+    game.set_objects_info_enabled(True)
+    game.set_sectors_info_enabled(settings.labels)
+    game.set_available_buttons([getattr(vizdoom.Button, name) for name in settings.buttons])
+    if ON_LINUX:
+        game.set_vizdoom_path(str(_launch_script(folder)))
+    return game
+
+
+def _launch_script(folder: Path) -> Path:
+    """An executable that ViZDoom takes for its engine; it can only start one file, with its own arguments."""
+    engine = Path(vizdoom.__file__).with_name("vizdoom")
+    launcher = Path(__file__).with_name("launcher.py")
+    words = [sys.executable, "-IS", str(launcher), str(os.getpid()), str(folder), str(engine)]
+    script = folder / "engine"
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    script.chmod(0o700)
+    return script
+
+
+def _unlink(folder: Path, instance: str) -> None:
+    """Remove the names of files and memory that the engine and we hold open; they live on until both end."""
+    shutil.rmtree(folder)
+    for memory in Path("/dev/shm").glob(f"ViZDoom*{instance}"):
+        memory.unlink()
+
+
+def _shut(game: vizdoom.DoomGame, folder: Path) -> None:
+    game.close()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,221 @@
+"""The far side of `environments/habitat/environment.py`: habitat-lab's own ObjectNav task, in its own interpreter.
+
+Config, dataset, episodes, task, sensors and measures are habitat-lab's. What stands behind them is habitat-sim with
+HM3D's scans where both are installed (`scenes: hm3d`; written to its documentation and never run here), or the
+generated houses (`scenes: embedded`).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import dataset, experts, shim
+from .furniture import CATEGORIES, NAMES, WORDS
+from .houses import ROOMS_OF
+
+CONFIG = "benchmark/nav/objectnav/objectnav_hm3d.yaml"
+ACTIONS = experts.ACTIONS
+HOUSES = Path(sys.prefix) / "houses"  # the datasets of generated houses, beside the interpreter's packages
+LOOK = 1.0  # metres ahead, where the room is that a frame shows: in a door, the one behind it
+SPLITS = {"train": "train", "evaluation": "val"}  # ours -> habitat's
+
+Observation = dict
+Info = dict
+
+
+def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> ObjectNav:
+    """options: as of environments/habitat/environment.py. Raises ValueError where they ask for what is not there."""
+    if options["scenes"] == "hm3d" and not shim.installed():
+        raise ValueError(
+            "scenes=hm3d needs habitat-sim in this interpreter, which has no pip package: make a conda environment "
+            "with `conda install habitat-sim withbullet headless -c conda-forge -c aihabitat` and `pip install "
+            "habitat-lab`, and name its interpreter with environment_options.python; or leave scenes=embedded"
+        )
+    if options["scenes"] == "hm3d" and labels:
+        raise ValueError("labels are made from the generated houses: leave scenes=embedded, or ask for none")
+    return ObjectNav(options, SPLITS[split], labels)
+
+
+class ObjectNav:
+    """The environment contract over habitat's RLTaskEnv; a seed chooses one of the dataset's episodes.
+
+    `proprio` [14]: where the agent is (ahead, right, in metres) and its turn (sine, cosine) since the start, the
+    previous action and the goal's category as one-hot vectors.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
+
+    def __init__(self, options: dict[str, Any], split: str, labels: bool) -> None:
+        shim.prepare()
+        import habitat
+        from habitat.core.environments import RLTaskEnv
+
+        self._labels = labels
+        chosen = experts.EXPERTS[options.get("oracle", "shortest")]
+        self._expert = experts.Unseen() if options["scenes"] == "hm3d" else chosen()
+        width, height = [int(side) for side in options["frame_size"].split("x")]
+        if options["scenes"] == "embedded":
+            from . import sim  # noqa: F401  # registers the simulator
+        config = habitat.get_config(CONFIG, [*_overrides(options, width, height), *_scenes(options, split)])
+        self._env = RLTaskEnv(config)
+        self._habitat = self._env.habitat_env
+        self._episodes = _near(self._habitat.episodes, options.get("farthest"))
+        self._previous = -1
+        box = {"type": "Box", "low": 0, "high": 255, "shape": [height, width, 3], "dtype": "uint8"}
+        shape = [4 + len(ACTIONS) + len(CATEGORIES)]
+        proprio = {"type": "Box", "low": -math.inf, "high": math.inf, "shape": shape, "dtype": "float32"}
+        self.observation_space = {"frame": box, "proprio": proprio}
+        self.action_space = {"type": "Discrete", "n": len(ACTIONS)}
+
+    def reset(self, seed: int) -> tuple[Observation, Info]:
+        number = int(np.random.default_rng(seed).integers(len(self._episodes)))
+        self._habitat.current_episode = self._episodes[number]
+        self._previous = -1
+        self._expert.reset()
+        seen, metrics = self._env.reset(return_info=True)
+        return self._observation(seen), self._info(metrics)
+
+    def step(self, action: int) -> tuple[Observation, float, bool, bool, Info]:
+        self._previous = int(action)
+        seen, reward, done, metrics = self._env.step(ACTIONS[self._previous])
+        stopped = ACTIONS[self._previous] == "stop"
+        return self._observation(seen), float(reward), stopped, done and not stopped, self._info(metrics)
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """ "oracle_action", what the expert would do next; "house", the name of the scene."""
+        if name == "oracle_action":
+            return ACTIONS.index(self._expert.action(self._habitat))
+        if name == "house":
+            return Path(self._habitat.current_episode.scene_id).name
+        raise ValueError(f"{name!r} is nothing that habitat can be asked; 'oracle_action' and 'house' are")
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _observation(self, seen: Any) -> Observation:
+        ahead, right = seen["gps"]
+        turn = float(seen["compass"][0])
+        previous = [float(action == self._previous) for action in range(len(ACTIONS))]
+        goal = [float(number == seen["objectgoal"][0]) for number in range(len(CATEGORIES))]
+        proprio = [ahead, right, math.sin(turn), math.cos(turn), *previous, *goal]
+        return {"frame": seen["rgb"][..., :3], "proprio": np.array(proprio, np.float32)}
+
+    def _info(self, metrics: dict[str, Any]) -> Info:
+        info: Info = {"success": bool(metrics["success"])}
+        info["measures"] = {name: float(metrics[name]) for name in ("spl", "soft_spl", "distance_to_goal")}
+        info["context"] = {"target": WORDS[self._habitat.current_episode.object_category]}
+        return {**info, **self._ground_truth()} if self._labels else info
+
+    def _ground_truth(self) -> Info:
+        """What of the house is to be seen, and where: as `labels` and `segmentation` in doom's info, and `scene`."""
+        simulator = self._habitat.sim
+        owners = simulator.draw()[1]
+        shown = np.zeros(owners.shape, np.uint8)
+        labels = []
+        for owner in np.unique(owners[owners > 0]).tolist():
+            piece, mask = simulator.house.pieces[owner - 1], owners == owner
+            distance = math.dist(simulator.place, (piece.x, piece.z))
+            labels.append({"name": NAMES[piece.kind], "box": _box(mask), "distance": distance})
+            shown[mask] = len(labels)
+        return {"labels": labels, "segmentation": shown, "scene": self._scene()}
+
+    def _scene(self) -> Info:
+        """The type of the room that it looks into, and whether people keep each goal in such rooms."""
+        simulator = self._habitat.sim
+        x, z = simulator.place - LOOK * np.array([math.sin(simulator.heading), math.cos(simulator.heading)])
+        room = simulator.house.room_at(x, z) or simulator.house.room_at(*simulator.place)
+        return {"room": room.type, "kept": {WORDS[goal]: room.type in ROOMS_OF[goal] for goal in CATEGORIES}}
+
+
+def _overrides(options: dict[str, Any], width: int, height: int) -> list[str]:
+    camera = "habitat.simulator.agents.main_agent.sim_sensors"
+    return [
+        f"{camera}.rgb_sensor.width={width}",
+        f"{camera}.rgb_sensor.height={height}",
+        f"~{camera}.depth_sensor",
+        "~habitat.task.actions.look_up",  # PR2L's four actions
+        "~habitat.task.actions.look_down",
+        "habitat.task.success_measure=success",  # its config pays for success in parts, by SPL
+        "habitat.task.success_reward=2.5",
+        "habitat.task.slack_reward=-0.001",  # of habitat-baselines' DD-PPO config for HM3D
+        f"habitat.environment.max_episode_steps={options['horizon']}",
+    ]
+
+
+def _scenes(options: dict[str, Any], split: str) -> list[str]:
+    """Overrides that say where the simulator and its episodes come from."""
+    if options["scenes"] == "hm3d":
+        data = options["data"]
+        episodes = f"{data}/datasets/objectnav/hm3d/v1/{{split}}/{{split}}.json.gz"
+        # Braces are Hydra's own unless they are quoted.
+        return [
+            f"habitat.dataset.split={split}",
+            f"habitat.dataset.data_path='{episodes}'",
+            f"habitat.dataset.scenes_dir='{data}/scene_datasets'",
+        ]
+    houses = options["houses"] if split == "train" else dataset.HELD_OUT
+    file = dataset.write(HOUSES, split, options["rooms"], houses)
+    return [
+        "habitat.simulator.type=Houses-v0",
+        f"habitat.dataset.split={split}",
+        f"habitat.dataset.data_path='{file}'",
+        f"habitat.dataset.scenes_dir='{file.parent}'",
+    ]
+
+
+def _near(episodes: list[Any], farthest: float | None) -> list[Any]:
+    """The episodes whose way is short enough."""
+    if farthest is None:
+        return list(episodes)
+    near = [episode for episode in episodes if episode.info["geodesic_distance"] <= farthest]
+    if not near:
+        shortest = min(episode.info["geodesic_distance"] for episode in episodes)
+        raise ValueError(f"no episode has a way of {farthest:g} m at most; the shortest has {shortest:.2f} m")
+    return near
+
+
+def _box(mask: NDArray[np.bool_]) -> list[int]:
+    """(x0, y0, x1, y1) around the pixels that are set, ends exclusive."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+
+
+def checks(options: dict[str, Any]) -> Iterator[tuple[str, bool, str, str]]:
+    """(link, works, what was found, next step), each built on those before it."""
+    reinstall = "run `pr2l sim install habitat-lite` again"
+    try:
+        shim.prepare()
+        import habitat
+
+        yield "habitat-lab", True, f"{habitat.__version__}, NumPy {np.__version__}", ""
+    except Exception as error:
+        yield "habitat-lab", False, repr(error), reinstall
+        return
+    found = "installed" if shim.installed() else "absent: the generated houses stand in for it"
+    yield (
+        "habitat-sim",
+        shim.installed() or options["scenes"] == "embedded",
+        found,
+        "conda install habitat-sim -c aihabitat",
+    )
+    try:
+        env = make("objectnav", options, split="train", labels=options["scenes"] == "embedded")
+        observation, info = env.reset(0)
+        yield "first frame", True, f"{observation['frame'].shape}, brightness {observation['frame'].mean():.0f}", ""
+    except Exception as error:
+        yield "first frame", False, repr(error), f"{reinstall}, and see that {HOUSES} can be written to"
+        return
+    steps, done = 0, False
+    while not done:
+        _, _, terminated, truncated, info = env.step(env.call("oracle_action"))
+        steps, done = steps + 1, terminated or truncated
+    found = f"{info['context']['target']}: {steps} steps, success {info['success']}, SPL {info['measures']['spl']:.2f}"
+    yield "a whole episode", info["success"], found, "report it: the shortest way should have led there"
+    env.close()

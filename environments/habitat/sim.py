@@ -1,0 +1,210 @@
+"""The generated houses as a simulator of habitat: what habitat-sim is to scans of real houses.
+
+Registered as Houses-v0; a scene's name is a house's (`_habitat_houses.house_name`). The agent is a disc of the
+config's radius that stops at what it runs into (no sliding). Import only after `_habitat_shim.prepare()`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import quaternion
+from gym import spaces
+from habitat.core.registry import registry
+from habitat.core.simulator import AgentState, Observations, RGBSensor, SensorSuite, Simulator
+from habitat.sims.habitat_simulator.actions import HabitatSimActions
+from numpy.typing import NDArray
+
+from .dataset import RADIUS, floor
+from .houses import House, house
+from .renderer import Renderer
+from .scene import Mesh, mesh
+from .ways import Floor, Ways
+
+Floats = NDArray[np.float64]
+Picture = tuple  # of the frame, uint8 [H, W, 3], and what each pixel shows, int64 [H, W]
+
+
+class Camera(RGBSensor):
+    """Shows what the simulator has drawn."""
+
+    def _get_observation_space(self, *arguments: Any, **named: Any) -> spaces.Box:
+        return spaces.Box(0, 255, (self.config.height, self.config.width, 3), np.uint8)
+
+    def get_observation(self, simulator: HousesSimulator) -> NDArray[np.uint8]:
+        frame: NDArray[np.uint8] = simulator.draw()[0].copy()
+        return frame
+
+
+@lru_cache(maxsize=64)
+def _mesh(name: str) -> Mesh:
+    return mesh(house(name))
+
+
+@registry.register_simulator(name="Houses-v0")
+class HousesSimulator(Simulator):
+    def __init__(self, config: Any) -> None:
+        self.habitat_config = config
+        self._agent = config.agents[config.agents_order[0]]
+        if self._agent.radius != RADIUS:
+            raise ValueError(f"the houses' floors are made for a radius of {RADIUS} m, not {self._agent.radius}")
+        camera = self._agent.sim_sensors.rgb_sensor
+        self._renderer = Renderer(camera.width, camera.height, camera.hfov)
+        self._eye = camera.position[1]
+        self._sensors = SensorSuite([Camera(config=camera)])
+        self._rng = np.random.default_rng(config.seed)
+        self._place, self._heading, self._collided = np.zeros(2), 0.0, False
+        self._ways: tuple[bytes, Ways] | None = None
+        self._drawn: tuple[tuple[str, float, float, float], Picture] | None = None  # the last picture and its pose
+        self.reconfigure(config)
+
+    @property
+    def sensor_suite(self) -> SensorSuite:
+        return self._sensors
+
+    @property
+    def action_space(self) -> spaces.Discrete:
+        return spaces.Discrete(4)
+
+    @property
+    def house(self) -> House:
+        return house(self._name)
+
+    @property
+    def floor(self) -> Floor:
+        return floor(self._name)
+
+    @property
+    def place(self) -> Floats:
+        """[2], where the agent is, as (x, z)."""
+        return self._place
+
+    @property
+    def heading(self) -> float:
+        """Radians counter-clockwise from north, -z."""
+        return self._heading
+
+    @property
+    def previous_step_collided(self) -> bool:
+        return self._collided
+
+    def seed(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def reconfigure(self, config: Any, episode: Any = None) -> None:
+        """Takes the scene and the start that the config names."""
+        name = os.path.basename(config.scene)
+        start = config.agents[config.agents_order[0]]
+        self._name, self._ways = name, None
+        self._start = list(start.start_position), list(start.start_rotation)
+
+    def reset(self) -> Observations:
+        self.set_agent_state(*self._start)
+        self._collided = False
+        return self._sensors.get_observations(self)
+
+    def step(self, action: int | None, *arguments: Any, **named: Any) -> Observations:
+        """Takes one of HabitatSimActions; None = nothing."""
+        self._collided = False
+        turn = math.radians(self.habitat_config.turn_angle)
+        if action == HabitatSimActions.move_forward:
+            self._place, self._collided = self.floor.move(self._place, self.ahead(self._heading))
+        elif action in (HabitatSimActions.turn_left, HabitatSimActions.turn_right):
+            self._heading += turn if action == HabitatSimActions.turn_left else -turn
+        return self._sensors.get_observations(self)
+
+    def step_physics(self, seconds: float) -> None:
+        """Nothing here moves by itself."""
+
+    def ahead(self, heading: float) -> Floats:
+        """[2], where a step forward in that direction leads if nothing is in the way."""
+        return self._place - self.habitat_config.forward_step_size * np.array([math.sin(heading), math.cos(heading)])
+
+    def draw(self) -> Picture:
+        """What the agent sees: the frame [H, W, 3], and in [H, W] 1 + the number of the piece, 0 = none."""
+        x, z = self._place.tolist()
+        pose = (self._name, x, z, self._heading)
+        if self._drawn is None or self._drawn[0] != pose:
+            self._drawn = pose, self._renderer.draw(_mesh(self._name), np.array([x, self._eye, z]), self._heading)
+        return self._drawn[1]
+
+    def get_agent_state(self, agent_id: int = 0) -> AgentState:
+        x, z = self._place
+        turned = quaternion.from_rotation_vector([0, self._heading, 0])
+        return AgentState(np.array([x, 0.0, z]), turned)
+
+    def set_agent_state(self, position: Sequence[float], rotation: Any, *arguments: Any, **named: Any) -> bool:
+        """rotation: a quaternion, or its coefficients (x, y, z, w)."""
+        if isinstance(rotation, quaternion.quaternion):
+            rotation = [rotation.x, rotation.y, rotation.z, rotation.w]
+        self._place = np.array([position[0], position[2]], float)
+        self._heading = 2 * math.atan2(rotation[1], rotation[3])
+        return self.is_navigable(position)
+
+    def get_observations_at(
+        self, position: Sequence[float] | None = None, rotation: Any = None, keep_agent_at_new_pose: bool = False
+    ) -> Observations | None:
+        before = self._place, self._heading
+        if position is not None and not self.set_agent_state(position, rotation):
+            self._place, self._heading = before
+            return None
+        seen = self._sensors.get_observations(self)
+        if not keep_agent_at_new_pose:
+            self._place, self._heading = before
+        return seen
+
+    def geodesic_distance(self, position_a: Any, position_b: Any, episode: Any = None) -> float:
+        """Metres from a to the nearest of b, one point or several; inf where there is no way."""
+        return float(self.ways_to(position_b).distances(_plan([position_a]))[0])
+
+    def ways_to(self, goals: Any) -> Ways:
+        """The shortest ways to the nearest of some points (x, y, z); the last ones asked for are kept."""
+        places = _plan(goals)
+        key = places.tobytes()
+        if self._ways is None or self._ways[0] != key:
+            self._ways = key, _ways(self._name, key)
+        return self._ways[1]
+
+    def get_straight_shortest_path_points(self, position_a: Any, position_b: Any) -> list[list[float]]:
+        path = self.ways_to([position_b]).path(_plan([position_a])[0])
+        return [[float(x), 0.0, float(z)] for x, z in path]
+
+    def is_navigable(self, point: Sequence[float]) -> bool:
+        return bool(self.floor.free(_plan([point]))[0])
+
+    def sample_navigable_point(self) -> list[float]:
+        rect = np.array(self.house.rect)
+        while True:
+            x, z = self._rng.uniform(rect[:2], rect[2:])
+            if self.is_navigable([x, 0.0, z]):
+                return [float(x), 0.0, float(z)]
+
+    @property
+    def up_vector(self) -> Floats:
+        return np.array([0.0, 1.0, 0.0])
+
+    @property
+    def forward_vector(self) -> Floats:
+        return np.array([0.0, 0.0, -1.0])
+
+    def render(self, mode: str = "rgb") -> NDArray[np.uint8]:
+        frame: NDArray[np.uint8] = self.draw()[0].copy()
+        return frame
+
+    def close(self, destroy: bool = True) -> None:
+        """Holds nothing that must be given back."""
+
+
+@lru_cache(maxsize=256)
+def _ways(name: str, goals: bytes) -> Ways:
+    return floor(name).ways_to(np.frombuffer(goals).reshape(-1, 2))
+
+
+def _plan(points: Any) -> Floats:
+    """One point (x, y, z) or several, as [P, 2]."""
+    return np.ascontiguousarray(np.array(points, float).reshape(-1, 3)[:, [0, 2]])

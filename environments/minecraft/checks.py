@@ -1,0 +1,107 @@
+"""What Minecraft needs, link by link; for `pr2l sim check`. Python 3.9, numpy and minedojo only."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+Link = tuple  # (what, whether it works, what was found, the next step where it does not)
+
+REINSTALL = "run `pr2l sim install minedojo` again"
+SAMPLE = {"image_size": (160, 256), "world_seed": 123}
+
+
+def checks(options: dict[str, Any]) -> Iterator[Link]:
+    """Each link after those that it depends on; ends where the package cannot be used at all."""
+    packages = list(_packages())
+    yield from packages
+    if not all(works for _, works, _, _ in packages):
+        return
+    made = _tasks()
+    yield made
+    if not made[1]:
+        return
+    yield _one_task()
+    yield _java()
+    yield _build()
+    yield _display()
+
+
+def _packages() -> Iterator[Link]:
+    """gym's interface changed at 0.22; numpy 2 lets minedojo be imported, and fails when a world is made."""
+    for name, wanted in (("minedojo", r"0\.1"), ("gym", r"0\.21"), ("numpy", r"1\.")):
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            found = "none"
+        yield f"{name} {wanted}".replace("\\", "").rstrip("."), re.match(wanted, found) is not None, found, REINSTALL
+
+
+def _tasks() -> Link:
+    try:
+        from minedojo.tasks import ALL_TASK_IDS
+    except Exception as error:  # whatever an import of a hundred modules may raise
+        return "import minedojo", False, f"{type(error).__name__}: {error}", REINSTALL
+    return "import minedojo", True, f"{len(ALL_TASK_IDS)} tasks", ""
+
+
+def _one_task() -> Link:
+    from .dojo import make
+    from .tasks import TASKS
+
+    try:
+        for task in TASKS:
+            made = make(task, SAMPLE, lidar=True)
+    except Exception as error:
+        return "tasks can be made", False, f"{task}: {type(error).__name__}: {error}", REINSTALL
+    return "tasks can be made", True, f"{', '.join(TASKS)}; {made.action_space}", ""
+
+
+def _java() -> Link:
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home, "bin", "java")) if home else shutil.which("java")
+    found = java_version(subprocess.run([java, "-version"], capture_output=True, text=True).stderr) if java else None
+    step = (
+        "install a JDK 8 (`conda install -c conda-forge openjdk=8`, `apt install openjdk-8-jdk` where there is one, or "
+        "adoptium.net), and name it in JAVA_HOME with its bin first in PATH"
+    )
+    return "Java 8", found == 8, f"Java {found} ({java})" if found else "none", step
+
+
+def java_version(text: str) -> int | None:
+    """Of what `java -version` prints: 8 for "1.8.0_392", 17 for "17.0.15"; None where no version is in it."""
+    found = re.search(r'version "(?:1\.)?(\d+)', text)
+    return int(found.group(1)) if found else None
+
+
+def _build() -> Link:
+    """What launchClient.sh starts: a built Malmo, or else Gradle, which builds it of what it has, or downloads."""
+    import minedojo
+
+    folder = Path(minedojo.__file__).parent / "sim" / "Malmo" / "Minecraft"
+    gradle = Path(os.environ.get("GRADLE_USER_HOME") or Path.home() / ".gradle")
+    jar = folder / "build" / "libs" / "MalmoMod-0.37.0-fat.jar"
+    if jar.exists():
+        return "Minecraft with Malmo", True, str(jar), ""
+    downloaded = [*gradle.glob("wrapper/dists/gradle-4.10.2-*"), *gradle.glob("caches/minecraft")]
+    if len(downloaded) == 2:
+        return "Minecraft with Malmo", True, f"downloads in {gradle}; Gradle builds it at the first start", ""
+    step = (
+        f"with Java 8 and a network, run `{folder / 'launchClient.sh'} -port 9000 -env` once, until it says DORMANT: "
+        "it downloads Gradle 4.10.2, Forge and Minecraft 1.11.2; or copy a ~/.gradle from a machine where that was done"
+    )
+    return "Minecraft with Malmo", False, f"neither {jar.name} in the package nor downloads in {gradle}", step
+
+
+def _display() -> Link:
+    display, virtual = os.environ.get("DISPLAY"), shutil.which("xvfb-run")
+    if display:
+        return "a display", True, f"DISPLAY={display}", ""
+    step = "`apt install xvfb` (a run without a display then sets MINEDOJO_HEADLESS=1 itself), or give DISPLAY"
+    return "a display", virtual is not None, virtual or "neither DISPLAY nor xvfb-run", step

@@ -1,0 +1,41 @@
+"""What every network shares: read the observation's parts, and append proprio after the summary."""
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+from ..common.tokens import Handles, token_shape
+
+
+class TokenNetwork(BaseFeaturesExtractor):
+    """A features extractor over token observations; a network file fills in `summarise`.
+
+    The observation is a Dict of `tokens` [T, D], `mask` [T] (1 = real token, 0 = padding) and, if the
+    environment has it, `proprio` [P]. Where the space has `handle` [1], a handle may stand for tokens and mask.
+    The features are `[summary, proprio]`, [B, summary_size + P]: proprio does not pass through the network, so
+    it weighs the same whatever the number of tokens.
+    """
+
+    def __init__(self, observation_space: spaces.Dict, summary_size: int):
+        proprio = observation_space.spaces.get("proprio")
+        proprio_size = proprio.shape[0] if proprio is not None and proprio.shape else 0
+        super().__init__(observation_space, features_dim=summary_size + proprio_size)
+        self.token_count, self.token_size = token_shape(observation_space)
+        handles = observation_space.spaces.get("handle")
+        self.table = handles.table if isinstance(handles, Handles) else None
+
+    def summarise(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """[B, summary_size] from float32 tokens [B, T, D], which are zero where the mask [B, T] is False."""
+        raise NotImplementedError
+
+    def forward(self, observation: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self.table is not None and "handle" in observation:
+            tokens, mask = self.table.gather(observation["handle"][:, 0].long())
+        else:
+            tokens, mask = observation["tokens"], observation["mask"]
+        mask = mask > 0.5
+        # A padded slot may hold anything, even NaN: masked_fill, because NaN * 0 is NaN.
+        summary = self.summarise(tokens.float().masked_fill(~mask[..., None], 0.0), mask)
+        if "proprio" not in observation:
+            return summary
+        return torch.cat([summary, observation["proprio"].float()], dim=-1)

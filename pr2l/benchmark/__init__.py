@@ -1,0 +1,1 @@
+"""Benchmark suites, their rows, reports and the leaderboard."""

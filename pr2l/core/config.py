@@ -1,0 +1,180 @@
+"""Experiments: one flat YAML file and key=value overrides become one frozen, wholly validated RunConfig.
+
+An option's default lives beside the code that uses it (each plug-in's `Defaults`); the resolved config holds
+its value all the same, so a run folder says everything that made the run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from pr2l.core import registry
+from pr2l.core.errors import UnknownName, UserError, explain
+from pr2l.core.yaml_files import parse, read_mapping
+
+OptionKind = Literal["environment", "vlm", "encoder", "algorithm", "network"]
+Model = TypeVar("Model", bound=BaseModel)
+_PLUGINS: dict[OptionKind, registry.ModuleKind] = {
+    "environment": "environments",
+    "vlm": "vlms",
+    "encoder": "encoders",
+    "algorithm": "algorithms",
+    "network": "networks",
+}
+
+
+class RunConfig(BaseModel):
+    """Everything that defines one training run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    why: str  # what this experiment is to show
+    environment: str  # a file of environments/
+    environment_options: dict[str, Any] = Field(default_factory=dict)  # its Defaults
+    task: str  # a key of that environment's TASKS
+    vlm: str = "tiny"  # "tiny" (ships with pr2l), a local folder, or a Hub id
+    vlm_options: dict[str, Any] = Field(default_factory=dict)
+    prompt: str | None = None  # a variant in prompts/<environment>/<task>/, or a full name; null = no prompt
+    encoder: str  # a file of pr2l/encoders/
+    encoder_options: dict[str, Any] = Field(default_factory=dict)
+    algorithm: str = "ppo"  # a file of policies/
+    algorithm_options: dict[str, Any] = Field(default_factory=dict)
+    network: str  # a file of policies/networks/
+    network_options: dict[str, Any] = Field(default_factory=dict)
+    data: Path | None = None  # a folder of `pr2l collect`, for an algorithm that learns from recorded episodes
+    num_envs: PositiveInt = 8  # simulators side by side; their frames are one VLM batch
+    workers: NonNegativeInt = 0  # processes for the simulators; 0 = in this one: fast ones (Doom) need no more
+    isolated: bool = False  # each simulator in an interpreter of its own, replaced if it fails (docs/simulators.md)
+    patience: dict[str, Any] = Field(default_factory=dict)  # with these: environments.isolated.Patience
+    groups: PositiveInt = 2  # with workers: VLM batches a step, one made while the next is simulated; 1 = no overlap
+    # environment steps of the whole run, summed over the simulators; from data: transitions, summed over the epochs
+    steps: PositiveInt
+    seed: NonNegativeInt = 0
+    # the last frames whose embeddings are kept should they come again (in training within a rollout); 0 = none.
+    # One takes 4 bytes per number of its tokens: 29 kB in doom/fetch/prompted, 3 MB at 90 tokens of a 7B VLM
+    remember: NonNegativeInt = 1024
+    checkpoint_every: PositiveInt = 10_000  # environment steps
+    evaluation_episodes: PositiveInt = 50  # on evaluation seeds, after training
+    evaluation_greedy: bool = False  # there, take the most probable action; false = draw one, as in training
+    wandb: Literal["off", "offline", "online"] = "off"
+
+    @property
+    def prompt_name(self) -> str | None:
+        """The prompt's name in the registry, or None where the run has no prompt."""
+        if self.prompt is None or "/" in self.prompt:
+            return self.prompt
+        return f"{self.environment}/{self.task}/{self.prompt}"
+
+    def options(self, kind: OptionKind) -> Any:
+        """The plug-in's frozen `Defaults` with this run's values; UserError for a key or value it refuses."""
+        model = _plugin(self, kind).Defaults
+        try:
+            return model(**getattr(self, f"{kind}_options"))
+        except ValidationError as error:
+            hint = f"\n`{kind}_options={{}}` drops what the file sets." if _unknown_key(error) else ""
+            where = f"{kind}_options of {getattr(self, kind)!r}"
+            raise UserError(explain(error, where, model) + hint) from error
+
+    def save(self, path: Path) -> None:
+        """Writes, whole or not at all, the YAML that load_config reads back as an equal config."""
+        partial = path.with_name(f".partial-{path.name}")
+        partial.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        os.replace(partial, path)
+
+
+def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The config of a run, with every plug-in option filled in; imports the plug-ins that it names.
+
+    Arguments as of read_config. Raises UserError (UnknownName where a plug-in, task or prompt does not exist).
+    """
+    return _resolve(read_config(RunConfig, name_or_path, overrides))
+
+
+def read_config(model: type[Model], name_or_path: str | Path, overrides: Sequence[str] = ()) -> Model:
+    """A YAML file with overrides as an instance of `model`; for runs use load_config, which asks the plug-ins.
+
+    name_or_path: a name such as "doom/fetch/prompted", or the path of a file that ends in .yaml.
+    overrides: "key=value" or "key_options.option=value", values in YAML, applied in order.
+    Raises UserError for a file that is not there, or a key or value that the model refuses.
+    """
+    try:
+        return model.model_validate(read_values(name_or_path, overrides))
+    except ValidationError as error:
+        raise UserError(explain(error, str(_find(str(name_or_path))), model)) from error
+
+
+def read_values(name_or_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a YAML file with overrides says, not validated; arguments as of read_config."""
+    values = read_mapping(_find(str(name_or_path)))
+    for override in overrides:
+        apply_override(values, override)
+    return values
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Sets "a=value" or "a.b=value" in a nested dict, in place; the model says later whether a key exists."""
+    key, equals, text = override.partition("=")
+    parts = key.split(".")
+    if not equals or not all(part.isidentifier() for part in parts):
+        raise UserError(
+            f"{override!r} is no override; write key=value, e.g. seed=1 or vlm_options.new_tokens=0"
+        )
+    if not text:
+        raise UserError(f"{override!r} has no value; write {key}=null for none, {key}='\"\"' for empty text")
+    for part in parts[:-1]:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{override!r}: {part!r} is the single value {values!r}, it has no keys below it")
+    values[parts[-1]] = parse(text, f"the value in {override!r}")
+
+
+def _find(name_or_path: str) -> Path:
+    """A path that ends in .yaml is taken from the working folder first, then as a name in configs/."""
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        return registry.load("configs", name_or_path)
+    if path.is_file():
+        return path
+    name = path.with_suffix("").as_posix().removeprefix("configs/")
+    if name in (known := registry.names("configs")):
+        return registry.load("configs", name)
+    raise UnknownName("configs", name, known, hint=f"There is no file {name_or_path!r} either.")
+
+
+def _resolve(config: RunConfig) -> RunConfig:
+    """The config with each plug-in's defaults written out, once its names are known to exist."""
+    tasks = registry.load("environments", config.environment).TASKS
+    if config.task not in tasks:
+        raise UnknownName(f"tasks of {config.environment}", config.task, tasks)
+    if config.prompt_name is not None:
+        registry.load("prompts", config.prompt_name)
+    _check_patience(config.patience)
+    filled = {f"{kind}_options": config.options(kind).model_dump(mode="json") for kind in _PLUGINS}
+    return config.model_copy(update=filled)
+
+
+def _check_patience(given: dict[str, Any]) -> None:
+    from pr2l.environments.isolation.isolated import (
+        Patience,  # which imports gymnasium, and reading a config should be quick
+    )
+
+    try:
+        Patience(**given)
+    except ValidationError as error:
+        raise UserError(explain(error, "patience", Patience)) from error
+
+
+def _plugin(config: RunConfig, kind: OptionKind) -> Any:
+    # A VLM is named by its weights; all families share one set of options: that of tiny's family will do.
+    name = "florence2" if kind == "vlm" else getattr(config, kind)
+    return registry.load(_PLUGINS[kind], name)
+
+
+def _unknown_key(error: ValidationError) -> bool:
+    return any(problem["type"] == "extra_forbidden" for problem in error.errors())

@@ -1,0 +1,1 @@
+"""Training and fine-tuning of VLMs on questions about simulator frames."""

@@ -1,0 +1,510 @@
+"""`pr2l speed`: how fast frames become embeddings here, against how others do it, and what each lever brings.
+
+Everything is measured in one process, all ways in turn (timing.py), and written down as a table with a verdict for
+each promise, as JSON and as a figure. VLMs other than `tiny` are shapes with random weights (shapes.py).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from stable_baselines3.common.callbacks import BaseCallback
+
+from pr2l.core import registry
+from pr2l.core.config import RunConfig, load_config
+from pr2l.core.errors import UnknownName
+from pr2l.core.io import write_json
+from pr2l.core.machine import device
+from pr2l.core.types import Frames, Hidden
+from pr2l.data.store import Store
+from pr2l.encoders.base import Encoder
+from pr2l.encoders.common.cache import Remembering
+from pr2l.profiling import shapes
+from pr2l.profiling.timing import Spread, flops, matrix_ceiling, peak_memory, profile, race, ratios
+from pr2l.rollout import build
+from pr2l.rollout.observe import Observe
+from pr2l.vlms.base import LEVERS, VLM, Defaults, joined
+from pr2l.vlms.checkpoint import cpu_has_bfloat16
+from pr2l.vlms.loading import load_vlm
+
+TEXT = "where is the red torch ?"
+# A rollout of minutes instead of an hour; updates shrink with it.
+SMALL_ROLLOUTS = (
+    "num_envs=8",
+    "vlm_options.image_size=256",
+    "encoder_options.image_tokens=null",
+    "algorithm_options.n_steps=16",
+)
+TEXTS = (TEXT, "is there an imp ?", "how far is the medikit ?", "what do you see ?")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One line of the table. goal: at least so much, or at most if `below`; None = no promise."""
+
+    name: str
+    value: Spread
+    unit: str
+    goal: float | None = None
+    below: bool = False
+
+    @property
+    def verdict(self) -> str:
+        if self.goal is None:
+            return ""
+        reached = self.value.median <= self.goal if self.below else self.value.median >= self.goal
+        return ("reached " if reached else "MISSED ") + f"({'<=' if self.below else '>='} {self.goal:g})"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured: frames in a batch, rounds of a race."""
+
+    frames: int = 16
+    rounds: int = 3
+
+
+# How others do it.
+
+
+def as_the_notebook(vlm: VLM, frames: Frames, texts: Sequence[str]) -> torch.Tensor:
+    """The paper's notebook: a frame at a time, `generate` with the states of all layers, of which two are kept.
+
+    Its image processor is replaced by ours, which is faster and gives the same pixels.
+    """
+    return torch.cat([as_plain_batch(vlm, frames[row : row + 1], [text]) for row, text in enumerate(texts)])
+
+
+@torch.no_grad()
+def as_plain_batch(vlm: VLM, frames: Frames, texts: Sequence[str]) -> torch.Tensor:
+    """All frames at once, `generate` (or a forward pass, where nothing is generated) with the states of all layers."""
+    inputs = vlm.inputs(frames, list(texts))
+    if not vlm.new_tokens:
+        out = vlm.model(**inputs, output_hidden_states=True)
+        out = getattr(out, "language_model_outputs", out)  # InstructBLIP's are nested
+        return _last_two(out.encoder_hidden_states if vlm.is_encoder_decoder else out.hidden_states)
+    out = vlm.model.generate(
+        **inputs, max_new_tokens=vlm.new_tokens, output_hidden_states=True, return_dict_in_generate=True
+    )
+    steps = out.decoder_hidden_states if vlm.is_encoder_decoder else out.hidden_states
+    first = out.encoder_hidden_states if vlm.is_encoder_decoder else steps[0]
+    return torch.cat([_last_two(first), *map(_last_two, steps[1:])], dim=1)
+
+
+def _last_two(states: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    return torch.cat([states[-2], states[-1]], dim=-1).float()
+
+
+# What is measured.
+
+
+def generation(shape: str, size: int | None, tokens: int, effort: Effort) -> Iterator[Measure]:
+    """Frames a second with generated tokens: the notebook, a plain batch, ours, and ours in other precisions."""
+    frames, texts = _frames(effort.frames), [TEXT] * effort.frames
+    with _vlms(shape, image_size=size, new_tokens=tokens, min_new_tokens=tokens) as load:
+        plain, ours = load(without=LEVERS), load()
+        lower = {"bfloat16": load(dtype="bfloat16")} if cpu_has_bfloat16() else {}
+        lower |= {"int8": load(dtype="int8")} if not torch.cuda.is_available() else {}
+        ways: dict[str, Callable[[], Any]] = {
+            "notebook": partial(as_the_notebook, plain, frames, texts),
+            "plain batch": partial(as_plain_batch, plain, frames, texts),
+            "ours": partial(ours.hidden, frames, texts),
+            **{f"ours, {name}": partial(vlm.hidden, frames, texts) for name, vlm in lower.items()},
+        }
+        title = f"{shape}{f' {size} px' if size else ''}, {tokens} tokens"
+        yield from _frames_per_second(title, ways, effort, goals=GOALS.get(shape, {}))
+        yield Measure(f"{title}: operations a frame", Spread.of([flops(ways["ours"]) / effort.frames / 1e9]), "GFLOP")
+        for name, vlm in lower.items():
+            goal = 0.99 if name == "int8" and shape != "tiny" else None
+            cosine = _cosine(ours.hidden(frames, texts).states, vlm.hidden(frames, texts).states)
+            yield Measure(f"{title}: cosine of {name} to float32", cosine, "", goal)
+        for name in ("ours", *(f"ours, {each}" for each in lower)):
+            for part, share in profile(ways[name]).items():
+                yield Measure(f"{title}: {name}, share of time in {part}", Spread.of([share]), "")
+
+
+def half_the_layers(shape: str, effort: Effort) -> Iterator[Measure]:
+    """Nothing generated, layers up to half: against a plain batch that keeps all layers."""
+    frames, texts = _frames(effort.frames), [TEXT] * effort.frames
+    with _vlms(shape, generation="none") as load:
+        depth = int(load().config.get_text_config().num_hidden_layers)
+        half = partial(load, layers=(depth // 2 - 1, depth // 2))
+        ways: dict[str, Callable[[], Any]] = {
+            "plain batch": partial(as_plain_batch, load(without=LEVERS), frames, texts),
+            "ours, all layers run": partial(half(without=("early_exit",)).hidden, frames, texts),
+            "ours": partial(half().hidden, frames, texts),
+        }
+        yield from _frames_per_second(f"{shape}, half the layers", ways, effort, goals={"ours": ("plain batch", 1.8)})
+
+
+def lever_by_lever(shape: str, effort: Effort) -> Iterator[Measure]:
+    """Four prompts on each frame, half the layers, nothing generated: without any lever, then one more at a time."""
+    count = max(1, effort.frames // 8)
+    frames, texts = np.repeat(_frames(count), len(TEXTS), axis=0), list(TEXTS) * count
+    with _vlms(shape, generation="none") as load:
+        depth = load().config.get_text_config().num_hidden_layers
+        half = partial(load, layers=(depth // 2 - 1, depth // 2))
+        ways = {"no lever": partial(half(without=LEVERS).hidden, frames, texts)}
+        for number, lever in enumerate(LEVERS, start=1):
+            ways[f"and {lever}"] = partial(half(without=LEVERS[number:]).hidden, frames, texts)
+        seconds = race(ways, effort.rounds)
+    before = seconds["no lever"]
+    for name, each in seconds.items():
+        title = f"{shape}, half the layers, {len(TEXTS)} prompts a frame: {name}"
+        yield Measure(title, Spread.of([len(texts) / one for one in each]), "prompts/s")
+        if name != "no lever":
+            yield Measure(f"{title}, over the row before", ratios(before, each), "x")
+        before = each
+
+
+def further_prompts(shape: str, size: int, effort: Effort) -> Iterator[Measure]:
+    """What the second to fourth prompt on a frame cost, as shares of the first."""
+    count = max(1, effort.frames // 4)
+    frames = _frames(count)
+    with _vlms(shape, image_size=size, generation="none") as load:
+        vlm = load()
+        asked = {
+            f"{prompts} prompts": partial(
+                vlm.hidden, np.repeat(frames, prompts, axis=0), list(TEXTS[:prompts]) * count
+            )
+            for prompts in (1, len(TEXTS))
+        }
+        seconds = race(asked, effort.rounds)
+    one, four = seconds.values()
+    share = Spread.of([(more - first) / (len(TEXTS) - 1) / first for first, more in zip(one, four, strict=True)])
+    yield Measure(f"{shape} {size} px: a further prompt on a frame, share of the first", share, "", 0.15, below=True)
+
+
+def ceiling(shape: str, size: int | None, effort: Effort) -> Iterator[Measure]:
+    """Operations of a pass without generation, and how many a second, against what a matrix product reaches here."""
+    few = replace(effort, frames=max(1, effort.frames // 4)) if size else effort
+    with _vlms(shape, image_size=size, generation="none") as load:
+        yield from _share_of_ceiling(shape, load(), TEXT, few, 0.5 if shape == "smolvlm-256m" else None)
+
+
+def half_the_ceiling(shape: str, effort: Effort) -> Iterator[Measure]:
+    """The same for half the layers in bfloat16, with 32 text tokens, and frames a second; the goals are a GPU's."""
+    text = " ".join(["imp"] * 32)  # one token a word
+    with _vlms(shape, generation="none", dtype="bfloat16") as load:
+        middle = int(load().config.get_text_config().num_hidden_layers) // 2
+        vlm = load(layers=(middle - 1, middle))
+        title = f"{shape}, half the layers, {vlm.image_length()} + {vlm.prompt_length([text])} tokens"
+        ways = {"ours": partial(vlm.hidden, _frames(effort.frames), [text] * effort.frames)}
+        seconds = race(ways, effort.rounds)["ours"]
+        yield Measure(f"{title}: ours", Spread.of([effort.frames / each for each in seconds]), "frames/s", 155.0)
+        yield from _share_of_ceiling(title, vlm, text, effort, 0.4)
+
+
+def _share_of_ceiling(title: str, vlm: VLM, text: str, effort: Effort, goal: float | None) -> Iterator[Measure]:
+    frames = _frames(effort.frames)
+    run = partial(vlm.hidden, frames, [text] * effort.frames)
+    side = 8192 if torch.cuda.is_available() else 2048  # a GPU is not busy with less
+    product = matrix_ceiling(vlm.model.dtype, vlm.model.device, side)
+    count, seen = flops(run), flops(partial(vlm.vision, frames))
+    seconds = race({"matrix product": product, "pass": run}, effort.rounds)
+    best = [2 * side**3 / each for each in seconds["matrix product"]]
+    reached = [count / each for each in seconds["pass"]]
+    share = Spread.of([one / other for one, other in zip(reached, best, strict=True)])
+    dtype = str(vlm.model.dtype).removeprefix("torch.")
+    yield Measure(f"{title}: operations a frame", Spread.of([count / effort.frames / 1e9]), "GFLOP")
+    yield Measure(f"{title}: share of them in the vision tower", Spread.of([seen / count]), "")
+    yield Measure(f"this machine's {dtype} matrix product", Spread.of([each / 1e9 for each in best]), "GFLOP/s")
+    yield Measure(f"{title}: share of it reached", share, "", goal)
+
+
+def training(shape: str, effort: Effort) -> Iterator[Measure]:
+    """PPO in Doom: where the time goes, and how many times as fast as with the notebook's pipeline."""
+    with tempfile.TemporaryDirectory(prefix="pr2l-shape-") as folder:
+        vlm = f"vlm={_checkpoint(shape, Path(folder))}"
+        given = [vlm, *([] if shape == "tiny" else SMALL_ROLLOUTS)]
+        ours = load_config("doom/fetch/prompted", given)
+        fastest = load_config("doom/fetch/prompted", [*given, "vlm_options.dtype=fastest"])
+        plain = load_config("doom/fetch/prompted", [*given, f"vlm_options.without={list(LEVERS)}"])
+        clocks, probed, slow = [], [], []
+        for _ in range(effort.rounds if shape == "tiny" else 1):  # in turn, as in a race
+            clocks.append(_clocked(ours))
+            if shape == "tiny":  # with a larger one it takes minutes, and `generation` gives the ratio
+                probed.append(_clocked(fastest))
+                slow.append(_clocked(plain, row_by_row))
+    yield Measure(f"PPO with {shape}", Spread.of([clock.steps / clock.total for clock in clocks]), "steps/s")
+    for name, faster in (("", clocks), (" and dtype=fastest", probed)):
+        if slow:
+            over = ratios([clock.total for clock in slow], [clock.total for clock in faster])
+            yield Measure(f"PPO with {shape}{name}, over the notebook's way", over, "x", 3.0)
+    for part in clocks[0].seconds:
+        share = Spread.of([clock.seconds[part] / clock.total for clock in clocks])
+        goal = 0.1 if part == "the rest" and shape != "tiny" else None
+        yield Measure(f"PPO with {shape}, share of time in {part}", share, "", goal, below=True)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Of one training: environment steps, and seconds in the simulators, in the VLM and in the rest."""
+
+    steps: int
+    seconds: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+
+Ask = Callable[..., Hidden]
+
+
+def row_by_row(hidden: Ask) -> Ask:
+    """`VLM.hidden`, a frame at a time."""
+
+    def asked(frames: Frames, texts: list[str], prompt_tokens: int | None = None) -> Hidden:
+        return joined([hidden(frames[row : row + 1], [text], prompt_tokens) for row, text in enumerate(texts)])
+
+    return asked
+
+
+class Begin(BaseCallback):
+    """Notes when the first rollout begins: simulators have started by then, and the VLM has seen their first frames."""
+
+    def __init__(self, spent: dict[str, float]) -> None:
+        super().__init__()
+        self.spent, self.at = spent, 0.0
+
+    def _on_training_start(self) -> None:
+        self.spent.update(dict.fromkeys(self.spent, 0.0))
+        self.at = perf_counter()
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def _clocked(config: RunConfig, change: Callable[[Ask], Ask] = lambda ask: ask) -> Clock:
+    """Two rollouts and updates. change: of VLM.hidden."""
+    spent = {"simulators": 0.0, "the VLM": 0.0}
+
+    def timed(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timing(*args: Any, **kwargs: Any) -> Any:
+            began = perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                spent[part] += perf_counter() - began
+
+        return timing
+
+    encoder = build.encoder(config)
+    vlm = _vlm_of(encoder)
+    vlm.hidden = timed("the VLM", change(vlm.hidden))  # type: ignore[method-assign]
+    with closing(build.environments(config, "train")) as frames:
+        simulators: Any = frames
+        simulators.step_wait = timed("simulators", frames.step_wait)
+        model = build.model(config, Observe(frames, encoder))
+        algorithm, begin = registry.load("algorithms", config.algorithm), Begin(spent)
+        algorithm.learn(model, config.options("algorithm"), 2 * model.n_steps * model.n_envs, begin)
+        rest = perf_counter() - begin.at - sum(spent.values())
+        return Clock(model.num_timesteps, spent | {"the rest": rest})
+
+
+def _vlm_of(encoder: Encoder) -> VLM:
+    bare: Any = encoder.encoder if isinstance(encoder, Remembering) else encoder
+    vlm: VLM = bare.vlm
+    return vlm
+
+
+def rollout(effort: Effort) -> Iterator[Measure]:
+    """What a rollout's observations take in memory, of the main job, against SB3's own way with the same tokens.
+
+    SB3's own way: float32 arrays in the buffer, flattened into a second copy for the update.
+    """
+    config = load_config("doom/fetch/prompted")
+    with closing(build.environments(config, "train")) as frames:
+        venv = Observe(frames, build.encoder(config))
+        model = build.model(config, venv)
+        held = 2 * sum(part.nbytes for part in model.rollout_buffer.observations.values()) + model.env.table.nbytes
+        parts: Any = venv.observation_space
+        numbers = sum(int(np.prod(part.shape)) for part in parts.values())
+        rows = model.n_steps * model.n_envs
+    yield Measure("a rollout's step in memory", Spread.of([held / rows]), "bytes")
+    share = Spread.of([held / (2 * 4 * numbers * rows)])
+    yield Measure("a rollout's memory, share of SB3's own", share, "", 0.25, below=True)
+
+
+def stored(effort: Effort) -> Iterator[Measure]:
+    """Reading embeddings from a store, in batches of random rows, against computing them again with `tiny`."""
+    config = load_config("doom/fetch/prompted", ["remember=0"])
+    encoder, frames = build.encoder(config), _frames(effort.frames)
+    contexts = [{"target": "imp"}] * effort.frames
+    draw = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(prefix="pr2l-store-") as folder:
+        store = Store.create(Path(folder), encoder.key(), (8 * effort.frames, encoder.tokens, encoder.width))
+        for _ in range(8):
+            store.append(encoder.encode(frames, contexts))
+        ways = {
+            "computed": lambda: encoder.encode(frames, contexts),
+            "read": lambda: store[draw.choice(len(store), effort.frames, replace=False)],
+        }
+        seconds = race(ways, effort.rounds)
+    faster = ratios(seconds["computed"], seconds["read"])
+    yield Measure("stored embeddings of tiny: read over computed", faster, "x", 20.0)
+
+
+# The program.
+
+SECTIONS: dict[str, tuple[Callable[[Effort], Iterator[Measure]], ...]] = {
+    "tiny": (
+        partial(generation, "tiny", None, 3),
+        partial(ceiling, "tiny", None),
+        partial(training, "tiny"),
+        rollout,
+        stored,
+    ),
+    "smolvlm-256m": (
+        partial(generation, "smolvlm-256m", 256, 8),
+        partial(further_prompts, "smolvlm-256m", 512),
+        partial(ceiling, "smolvlm-256m", 512),
+        partial(training, "smolvlm-256m"),
+    ),
+    "llava-small": (
+        partial(half_the_layers, "llava-small"),
+        partial(lever_by_lever, "llava-small"),
+        partial(ceiling, "llava-small", None),
+    ),
+    "llava-7b": (
+        partial(half_the_layers, "llava-7b"),
+        partial(ceiling, "llava-7b", None),
+        *([partial(half_the_ceiling, "llava-7b-224px")] if torch.cuda.is_available() else []),
+    ),
+    "instructblip-7b": (partial(half_the_layers, "instructblip-7b"), partial(ceiling, "instructblip-7b", None)),
+}
+# Shapes that a CPU gets through in minutes.
+EVERYDAY = ("tiny", "smolvlm-256m", "llava-small")
+# way: (over which way, at least so many times as fast), by shape.
+GOALS = {"smolvlm-256m": {"ours": ("notebook", 4.0), "ours, int8": ("notebook", 8.0)}}
+
+
+def speed(shapes: Sequence[str] = EVERYDAY, effort: Effort | None = None, out: Path | None = None) -> list[Measure]:
+    """Measures, prints the table, and writes speed.md, speed.json and speed.png into `out` (None = runs/speed).
+
+    Raises UserError for a shape that is not in SECTIONS.
+    """
+    for shape in shapes:
+        if shape not in SECTIONS:
+            raise UnknownName("shapes", shape, list(SECTIONS))
+    out = out or Path("runs") / "speed"
+    out.mkdir(parents=True, exist_ok=True)
+    sections = [section for shape in shapes for section in SECTIONS[shape]]
+    measures: list[Measure] = []
+    console = Console()
+    with Progress(console=console) as bars:
+        bar = bars.add_task("measure", total=len(sections))
+        for section in sections:
+            for measure in section(effort or Effort()):
+                measures.append(measure)
+                bars.console.print(f"{measure.name}: {_shown(measure)}", highlight=False)
+            bars.advance(bar)
+    console.print(_table(measures))
+    write_json(out / "speed.json", {"machine": _machine(), "measures": [asdict(each) for each in measures]})
+    (out / "speed.md").write_text(_as_markdown(measures), encoding="utf-8")
+    _draw(measures, out / "speed.png")
+    console.print(f"{out}: speed.md, speed.json, speed.png")
+    return measures
+
+
+# Machinery.
+
+
+def _frames_per_second(
+    title: str, ways: dict[str, Callable[[], Any]], effort: Effort, goals: dict[str, tuple[str, float]]
+) -> Iterator[Measure]:
+    seconds = race(ways, effort.rounds)
+    for name, each in seconds.items():
+        yield Measure(f"{title}: {name}", Spread.of([effort.frames / one for one in each]), "frames/s")
+    slowest = next(iter(ways))
+    for name, each in list(seconds.items())[1:]:
+        over, goal = goals.get(name, (slowest, None))
+        yield Measure(f"{title}: {name} over {over}", ratios(seconds[over], each), "x", goal)
+    for name, run in ways.items():
+        yield Measure(f"{title}: {name}, memory at its peak", Spread.of([peak_memory(run) / 1e6]), "MB")
+
+
+def _cosine(one: torch.Tensor, other: torch.Tensor) -> Spread:
+    """Of the states [B, L, T, D], token by token; tokens that are masked, and so zero in both, are left out."""
+    real = one.flatten(0, 2).norm(dim=-1) > 0
+    cosine = torch.cosine_similarity(one.flatten(0, 2)[real], other.flatten(0, 2)[real], dim=-1)
+    return Spread(float(cosine.median()), float(cosine.min()), float(cosine.max()))
+
+
+@contextmanager
+def _vlms(shape: str, **common: Any) -> Iterator[Callable[..., VLM]]:
+    """A function that loads a VLM of a shape, with the common options and some of its own."""
+    with tempfile.TemporaryDirectory(prefix="pr2l-shape-") as folder:
+        path = _checkpoint(shape, Path(folder))
+        options = {key: value for key, value in common.items() if value is not None}
+        yield lambda **own: load_vlm(path, Defaults(**{**options, **own}))
+
+
+def _checkpoint(shape: str, folder: Path) -> str:
+    if shape == "tiny":
+        return shape
+    shapes.build(shape, folder)
+    return str(folder)
+
+
+def _frames(count: int) -> Frames:
+    """Noise, all different, of the size of Doom's frames."""
+    return np.random.default_rng(0).integers(0, 256, (count, 120, 160, 3), dtype=np.uint8)
+
+
+def _machine() -> dict[str, Any]:
+    return {"device": device(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def _shown(measure: Measure) -> str:
+    digits = 3 if abs(measure.value.median) < 10 else 0
+    low, high = f"{measure.value.low:,.{digits}f}", f"{measure.value.high:,.{digits}f}"
+    spread = f" [{low}, {high}]" if low != high else ""
+    return f"{measure.value.median:,.{digits}f}{spread} {measure.unit}".strip()
+
+
+def _table(measures: Sequence[Measure]) -> Table:
+    table = Table("measured", "median [low, high]", "goal", title="Speed")
+    for measure in measures:
+        table.add_row(measure.name, _shown(measure), measure.verdict)
+    return table
+
+
+def _as_markdown(measures: Sequence[Measure]) -> str:
+    rows = [f"| {measure.name} | {_shown(measure)} | {measure.verdict} |" for measure in measures]
+    return "\n".join(["| measured | median [low, high] | goal |", "|---|---|---|", *rows, ""])
+
+
+def _draw(measures: Sequence[Measure], path: Path) -> None:
+    """Frames a second of each way, on a logarithmic scale, with their spread."""
+    shown = [measure for measure in measures if measure.unit == "frames/s"][::-1]
+    if not shown:
+        return
+    figure = Figure(figsize=(9, 0.4 * len(shown) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    middle = [measure.value.median for measure in shown]
+    around = [
+        [measure.value.median - measure.value.low for measure in shown],
+        [measure.value.high - measure.value.median for measure in shown],
+    ]
+    ours = ["tab:blue" if ": ours" in measure.name else "lightgray" for measure in shown]
+    axes.barh([measure.name for measure in shown], middle, xerr=around, color=ours)
+    for row, value in enumerate(middle):
+        axes.annotate(f"{value:,.1f}", (value, row), xytext=(6, 0), textcoords="offset points", va="center")
+    axes.set(xscale="log", xlabel="frames a second")
+    axes.margins(x=0.15)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,56 @@
+"""Where the information is: a heat map of probes, layer by segment, for every prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from pr2l.prompting.probes import Probe
+
+if TYPE_CHECKING:
+    from pr2l.prompting.score import Cell, PromptScore
+
+ORDER = ("generated", "prompt", "image")  # from top to bottom, as information flows upwards
+
+
+def draw_scores(scores: Sequence[PromptScore], path: Path | None = None) -> Figure:
+    """A row of heat maps per prompt, a column per truth; written as PNG where a path is given."""
+    truths = list(scores[0].view)
+    layers = max(len({layer for layer, _ in each.cells[truths[0]]}) for each in scores)
+    figure = Figure(figsize=((1.6 + 0.62 * layers) * len(truths), 0.9 + 1.75 * len(scores)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(scores), len(truths), squeeze=False)
+    for row, each in zip(grid, scores, strict=True):
+        for axes, truth in zip(row, truths, strict=True):
+            draw_cells(axes, each.cells[truth])
+            whole = each.view[truth]
+            axes.set_title(f"{truth}: {whole.accuracy.value:.2f} together, chance {whole.chance:.2f}", fontsize=8)
+        name = each.prompt.name.rpartition("/")[2]
+        row[0].set_ylabel(f"{name}\nscore {each.score:.2f}", fontweight="bold", fontsize=9)
+    for axes in grid[-1]:
+        axes.set_xlabel("layer, from the end", fontsize=8)
+    if path is not None:
+        figure.savefig(path, dpi=100)
+    return figure
+
+
+def draw_cells(axes: Axes, cells: dict[Cell, Probe]) -> None:
+    """Balanced accuracies of one truth, layers from left to right, coloured from chance to 1."""
+    layers = list(dict.fromkeys(layer for layer, _ in cells))
+    segments = [name for name in ORDER if any(segment == name for _, segment in cells)]
+    values = np.full((len(segments), len(layers)), np.nan)
+    for (layer, segment), each in cells.items():
+        values[segments.index(segment), layers.index(layer)] = each.accuracy.value
+    chance = next(iter(cells.values())).chance
+    axes.imshow(values, vmin=chance, vmax=1, cmap="viridis", aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        dark = (value - chance) / (1 - chance) < 0.6
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    axes.set_xticks(range(len(layers)), [str(layer) for layer in layers], fontsize=8)
+    axes.set_yticks(range(len(segments)), segments, fontsize=8)

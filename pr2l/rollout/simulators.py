@@ -1,0 +1,260 @@
+"""`pr2l sim`: builds the interpreters of simulators that cannot share ours, and says what of them works.
+
+A recipe, configs/sims/NAME.yaml, becomes the folder $PR2L_SIMS/NAME with the log NAME.log beside it. A stamp with the
+recipe's digest is written last, so an installation that was broken off is made anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pr2l.core import digest, registry
+from pr2l.core.config import read_config
+from pr2l.core.errors import UnknownName, UserError
+from pr2l.environments.isolation.interpreters import folder, interpreter, variables
+from pr2l.environments.isolation.isolated import WORKER, Isolated
+
+STAMP = "pr2l-recipe.json"
+CONDA = ("conda", "mamba", "micromamba")  # any of them makes the same
+CHECKS = 600  # seconds for all checks of a simulator
+LAST_LINES = 20  # of a log, in an error
+
+
+class Recipe(BaseModel):
+    """How to build a simulator's interpreter, and how to see that it works."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    why: str
+    module: str  # its far module, as environments.isolated.Isolated takes it
+    task: str | None = None  # of which `pr2l sim check` shows a frame; null = none
+    options: dict[str, Any] = Field(default_factory=dict)  # of the far module, for the checks and that frame
+    python: tuple[str, ...]  # versions that work, such as "3.9", the best first
+    conda: tuple[str, ...] = ()  # arguments of `conda create`, which then makes the interpreter; none = a venv
+    steps: tuple[tuple[str, ...], ...]  # arguments of `pip install`, one call after the other
+    environment: dict[str, str] = Field(default_factory=dict)  # variables while it is built and checked
+    needs: tuple[str, ...] = ()  # what the machine must have besides
+
+    @property
+    def digest(self) -> str:
+        return digest.of_json([self.python, self.conda, self.steps])
+
+
+@dataclass(frozen=True)
+class Link:
+    """One thing that must work; step: what to do where it does not."""
+
+    name: str
+    works: bool
+    found: str
+    step: str = ""
+
+
+def names() -> list[str]:
+    return [name.removeprefix("sims/") for name in registry.names("configs") if name.startswith("sims/")]
+
+
+def load(name: str) -> Recipe:
+    """Raises UnknownName where there is no such recipe."""
+    if name not in (known := names()):
+        raise UnknownName("simulators", name, known, hint="`pr2l sim list` shows them.")
+    return read_config(Recipe, f"sims/{name}")
+
+
+def show() -> None:
+    """Prints all recipes, and which are installed."""
+    table = Table("simulator", "installed", "", box=None, pad_edge=False)
+    for name in names():
+        recipe = load(name)
+        needs = f" Needs {', '.join(recipe.needs)}." if recipe.needs else ""
+        table.add_row(name, _state(name, recipe), escape(recipe.why + needs))
+    Console().print(table)
+
+
+def install(name: str, python: Path | None = None) -> Path:
+    """Builds the interpreter of a recipe and returns it; where the recipe is built already, it only does the latter.
+
+    python: to build on; None = the first of the recipe's versions that is found. Raises UserError where a step fails,
+    with the last lines of what it said.
+    """
+    recipe, place, console = load(name), folder(name), Console()
+    if _state(name, recipe) == "yes":
+        console.print(f"{name} is installed in {place}; delete that folder to build it anew")
+        return interpreter(name)
+    _check_place(place)
+    commands = [_creation(name, recipe, place, python)]
+    pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    commands += [[*pip, *step] for step in recipe.steps]
+    log = place.with_name(f"{name}.log")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"")
+    for number, command in enumerate(commands, start=1):
+        title = f"{number} of {len(commands)}: {_short(command)}"
+        with console.status(escape(title)):
+            seconds = _run(command, log, recipe.environment, f"`pr2l sim install {name}`")
+        console.print(escape(f"{title} ({seconds:.0f} s)"))
+    stamp = {"digest": recipe.digest, "recipe": recipe.model_dump(mode="json")}
+    (place / STAMP).write_text(json.dumps(stamp, indent=1))
+    console.print(f"{name} is installed in {place}; next: `pr2l sim check {name}`")
+    return interpreter(name)
+
+
+def check(name: str, python: Path | None = None, frame: Path | None = None) -> bool:
+    """Prints what works, link by link, and ends with the next step where something does not; True if all works.
+
+    python: an interpreter of the user's own; None = the installed one. frame: the PNG to write, None = runs/NAME.png.
+    """
+    console, table = Console(), Table("link", "found", "ok?", title=name)
+    links = list(_links(name, load(name), python, frame or Path("runs") / f"{name}.png"))
+    for link in links:
+        table.add_row(escape(link.name), escape(link.found), "[green]yes[/]" if link.works else "[bold red]no[/]")
+    console.print(table)
+    missing = [link for link in links if not link.works]
+    if missing:
+        console.print(f"next step: {escape(missing[0].step)}", soft_wrap=True, highlight=False)
+    return not missing
+
+
+def _links(name: str, recipe: Recipe, python: Path | None, frame: Path) -> Iterator[Link]:
+    try:
+        far = interpreter(name, str(python) if python else None)
+    except ValueError as error:
+        yield Link("interpreter", False, "none", str(error))
+        return
+    yield Link("interpreter", True, str(far))
+    links = list(_far_links(recipe, far))
+    yield from links
+    if recipe.task is not None and all(link.works for link in links):
+        yield _frame(name, recipe, far, frame)
+
+
+def _far_links(recipe: Recipe, far: Path) -> Iterator[Link]:
+    """What the far module's checks() say in the interpreter `far`."""
+    command = [str(far), "-s", str(WORKER), "--check", recipe.module, json.dumps(recipe.options)]
+    try:
+        done = subprocess.run(
+            command, env=variables(recipe.environment), stdin=subprocess.DEVNULL, capture_output=True, timeout=CHECKS
+        )
+    except subprocess.TimeoutExpired:
+        yield Link("checks", False, f"no end in {CHECKS} s", f"see where they stay: {shlex.join(command)}")
+        return
+    yield from (Link(*json.loads(line)) for line in done.stdout.splitlines())
+    if done.returncode:
+        said = f"ended with {done.returncode}\n{_last_lines(done.stderr)}"
+        yield Link("checks", False, said, f"mend what the interpreter says, and see it by: {shlex.join(command)}")
+
+
+def _frame(name: str, recipe: Recipe, far: Path, picture: Path) -> Link:
+    """A frame of a first episode, written to `picture`."""
+    try:
+        env = Isolated(
+            recipe.module,
+            recipe.task or "",
+            recipe.options,
+            split="train",
+            labels=False,
+            python=far,
+            env=recipe.environment,
+            name=name,
+        )
+        with closing(env):
+            observation, _ = env.reset(seed=0)
+    except (ValueError, RuntimeError) as error:
+        return Link("frame", False, str(error), f"mend what its log says, then `pr2l sim check {name}` once more")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    imageio.imwrite(picture, observation["frame"])
+    return Link("frame", True, str(picture))
+
+
+def _state(name: str, recipe: Recipe) -> str:
+    stamp = folder(name) / STAMP
+    if not stamp.is_file():
+        return "no"
+    return "yes" if json.loads(stamp.read_text())["digest"] == recipe.digest else "by an older recipe"
+
+
+def _check_place(place: Path) -> None:
+    ours = (place / "pyvenv.cfg", place / "conda-meta")
+    if place.exists() and any(place.iterdir()) and not any(each.exists() for each in ours):
+        raise UserError(f"{place} holds something else than an interpreter: move it away, or set PR2L_SIMS")
+
+
+def _creation(name: str, recipe: Recipe, place: Path, python: Path | None) -> list[str]:
+    """The command that makes the interpreter, without packages."""
+    if not recipe.conda:
+        return [str(_base(name, recipe, python)), "-m", "venv", "--clear", str(place)]
+    conda = next((found for each in CONDA if (found := shutil.which(each))), None)
+    if conda is None:
+        raise UserError(
+            f"{name} needs conda, and there is none on the PATH: install Miniforge (https://conda-forge.org/download), "
+            "open a new shell, and try again"
+        )
+    return [conda, "create", "--yes", "--prefix", str(place), f"python={recipe.python[0]}", *recipe.conda]
+
+
+def _base(name: str, recipe: Recipe, given: Path | None) -> Path:
+    """A Python of a version that the recipe allows."""
+    wanted = " or ".join(recipe.python)
+    if given is not None:
+        if _version(given) not in recipe.python:
+            raise UserError(f"{name} needs Python {wanted}; {given} is {_version(given) or 'no Python interpreter'}")
+        return given
+    for version in recipe.python:
+        for each in (sys.executable, shutil.which(f"python{version}")):
+            if each and _version(Path(each)) == version:
+                return Path(each)
+    raise UserError(f"{name} needs Python {wanted}, and none is on the PATH: install it, or name it with --python PATH")
+
+
+def _version(python: Path) -> str | None:
+    """Such as "3.11"; None where it does not run."""
+    try:
+        command = [str(python), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _run(command: Sequence[str], log: Path, environment: dict[str, str], again: str) -> float:
+    """Runs a step of an installation; its seconds."""
+    begun = time.monotonic()
+    with log.open("ab") as file:
+        file.write(f"$ {' '.join(command)}\n".encode())
+        file.flush()
+        done = subprocess.run(
+            command, env=variables(environment), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+        )
+    if done.returncode:
+        raise UserError(
+            f"`{' '.join(command)}` failed with {done.returncode}; its last lines:\n{_last_lines(log.read_bytes())}\n"
+            f"The whole log is {log}. When that is mended, run {again} once more."
+        )
+    return time.monotonic() - begun
+
+
+def _short(command: Sequence[str]) -> str:
+    """A command as a person reads it."""
+    if "pip" in command:
+        return "pip install " + " ".join(command[command.index("--no-input") + 1 :])
+    return os.path.basename(command[0]) + " " + " ".join(command[1:])
+
+
+def _last_lines(text: bytes) -> str:
+    return "\n".join(text.decode(errors="replace").splitlines()[-LAST_LINES:])

@@ -1,0 +1,196 @@
+"""`pr2l check`: what can be found out about a run before it is started, by making each of its parts once."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from stable_baselines3.common.vec_env import VecEnv
+
+from pr2l.core import prompt, registry
+from pr2l.core.config import RunConfig
+from pr2l.core.errors import UserError
+from pr2l.data.recorded import learns_from_data, recording
+from pr2l.encoders.base import Encoder
+from pr2l.encoders.common.cache import Remembering
+from pr2l.rollout import build
+from pr2l.rollout.observe import Observe
+from pr2l.rollout.workers import arrange
+from pr2l.training.checkpoints import KEEP
+
+TIMED_STEPS = 5  # vector steps, after one to warm up
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `problem` says what to do where `good` is False, else what to keep in mind."""
+
+    what: str
+    found: str
+    problem: str = ""
+    good: bool = True
+
+
+def check(config: RunConfig) -> bool:
+    """Prints a table of findings; True if nothing stands in the way of the run."""
+    table = Table("", "checked", "found", title=f"{config.environment}/{config.task}: {config.why}")
+    good = True
+    for finding in findings(config):
+        good &= finding.good
+        mark = "[green]ok[/]" if finding.good else "[bold red]fails[/]"
+        table.add_row(mark, finding.what, escape("\n".join(filter(None, (finding.found, finding.problem)))))
+    Console().print(table)
+    return good
+
+
+def findings(config: RunConfig) -> Iterator[Finding]:
+    """Cheap things first; ends at the first part that cannot be made, as all later ones need it."""
+    yield _task(config)
+    part = ""
+    try:
+        part = "prompt"
+        yield _prompt(config)
+        part = "encoder"
+        encoder = build.encoder(config)
+        yield _encoder(config, encoder)
+        part = "environment"
+        with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
+            venv = Observe(frames, encoder)
+            yield _environment(config, frames)
+            part = "data"
+            if learns_from_data(config):
+                yield _data(config, frames)
+                part = "policy"
+                yield from _policy(config, venv)
+            else:
+                part = "memory"
+                memory = _memory(config, venv)
+                yield memory
+                if isinstance(encoder, Remembering):
+                    yield _remembered(encoder)
+                part = "policy"
+                if memory.good:
+                    yield from _policy(config, venv)
+                part = "first steps"
+                yield _first_steps(config, venv)
+    except (UserError, ValueError, ImportError) as error:
+        yield Finding(part, "", str(error), good=False)
+    yield _tracking(config)
+
+
+def _task(config: RunConfig) -> Finding:
+    task = registry.load("environments", config.environment).TASKS[config.task]
+    return Finding("task", f"success: {task.success}; at most {task.horizon} decisions an episode")
+
+
+def _prompt(config: RunConfig) -> Finding:
+    if config.prompt_name is None:
+        return Finding("prompt", "none")
+    contexts = registry.load("environments", config.environment).TASKS[config.task].contexts
+    texts = prompt.check(prompt.load(config.prompt_name), contexts)
+    return Finding("prompt", f"{len(set(texts))} texts, such as {texts[0]!r}")
+
+
+def _encoder(config: RunConfig, encoder: Encoder) -> Finding:
+    return Finding("encoder", f"{config.encoder}: {encoder.tokens} tokens of {encoder.width} numbers a frame")
+
+
+def _environment(config: RunConfig, frames: VecEnv) -> Finding:
+    space = frames.observation_space
+    parts = ", ".join(f"{key} {part.shape}" for key, part in space.spaces.items())  # type: ignore[attr-defined]
+    where = f"; {_workers(config)}" if config.workers else ""
+    return Finding("environment", f"{config.num_envs} x {parts}; {frames.action_space}{where}")
+
+
+def _workers(config: RunConfig) -> str:
+    groups = arrange(config.num_envs, config.workers, config.groups)
+    sizes = " + ".join(str(sum(map(len, shares))) for shares in groups)
+    return f"{len(groups[0])} worker processes, VLM batches of {sizes} frames a step"
+
+
+def _data(config: RunConfig, frames: VecEnv) -> Finding:
+    """How often the run will see the whole of its data set."""
+    found = recording(config, frames)
+    episodes = len(found.contexts)
+    transitions = len(found) - episodes
+    epochs = f"{config.steps:,} steps see each {config.steps / transitions:.3g} times"
+    return Finding("data", f"{episodes:,} episodes of {transitions:,} transitions in {config.data}; {epochs}")
+
+
+def _memory(config: RunConfig, venv: Observe) -> Finding:
+    """The observations of a rollout, wherever the algorithm keeps them."""
+    algorithm = registry.load("algorithms", config.algorithm)
+    rollout = algorithm.rollout_bytes(venv.observation_space, config.num_envs, config.options("algorithm"))
+    free = {device: _free_memory(device) for device in rollout}
+    found = [f"{_size(rollout[on])} of observations on the {on}, where {_size(free[on])} are free" for on in rollout]
+    good = all(rollout[device] <= free[device] for device in rollout)
+    problem = "take fewer num_envs or algorithm_options.n_steps, or fewer tokens (encoder_options)"
+    return Finding("memory", f"a rollout takes {' and '.join(found)}", "" if good else problem, good)
+
+
+def _free_memory(device: str) -> int:
+    """In bytes; device: "cpu" or "cuda"."""
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+
+
+def _remembered(encoder: Remembering) -> Finding:
+    free = psutil.virtual_memory().available
+    found = f"embeddings of the last {encoder.capacity:,} frames take {_size(encoder.bytes)}; {_size(free)} are free"
+    good = encoder.bytes <= free
+    return Finding("remember", found, "" if good else "take a smaller remember (0 = none), or fewer tokens", good)
+
+
+def _policy(config: RunConfig, venv: Observe) -> Iterator[Finding]:
+    policy = build.model(config, venv).policy
+    count = sum(parameter.numel() for parameter in policy.parameters())
+    yield Finding("policy", f"{config.network}: {count:,} parameters learn on {policy.device}")
+    # Weights and Adam's two moments, float32; one more than is kept, while it is being written.
+    needed, free = 3 * 4 * count * (KEEP + 1), shutil.disk_usage(Path.cwd()).free
+    problem = "free some space, or start the run from another disk" if needed > free else ""
+    yield Finding("disk", f"checkpoints take up to {_size(needed)}; {_size(free)} are free", problem, needed <= free)
+
+
+def _first_steps(config: RunConfig, venv: Observe) -> Finding:
+    """Runs the simulators and the encoder under random actions; shows NaN, crashes and the speed."""
+    if venv.encoder.fit_frames:
+        return Finding("first steps", "not taken: the encoder is fitted on the run's own first frames")
+    venv.reset()
+    _step(venv)
+    start = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        _step(venv)
+    seconds = (time.perf_counter() - start) / TIMED_STEPS
+    speed, minutes = config.num_envs / seconds, seconds * config.steps / config.num_envs / 60
+    found = f"{speed:.0f} frames/s, so {minutes:,.0f} min for {config.steps:,} steps; learning comes on top"
+    return Finding("first steps", found)
+
+
+def _step(venv: Observe) -> Any:
+    return venv.step(np.array([venv.action_space.sample() for _ in range(venv.num_envs)]))
+
+
+def _tracking(config: RunConfig) -> Finding:
+    missing = config.wandb != "off" and find_spec("wandb") is None
+    problem = "wandb is not installed: pip install 'pr2l[wandb]', or wandb=off" if missing else ""
+    return Finding("wandb", config.wandb, problem, good=not missing)
+
+
+def _size(count: float) -> str:
+    """Bytes as a person reads them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.0f} TB"

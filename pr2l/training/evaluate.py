@@ -1,0 +1,232 @@
+"""How good is a trained agent on episodes that no run has trained on?"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from rich.console import Console
+from rich.table import Table
+from stable_baselines3.common.vec_env import VecEnv
+
+from pr2l.core import registry
+from pr2l.core.config import RunConfig
+from pr2l.core.io import write_json
+from pr2l.core.statistics import Estimate, bootstrap
+from pr2l.encoders.base import Encoder
+from pr2l.rollout import build
+from pr2l.rollout.observe import Observe
+from pr2l.training.runs import Run
+from pr2l.training.video import Film, write_video
+
+# (observations, which environments begin an episode) -> actions
+Actor = Callable[[Any, np.ndarray], np.ndarray]
+
+COMMITTED = Path(__file__).parents[2] / "docs" / "results"  # absent from an installed package
+FILMED = 3  # episodes in the video
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a list of evaluation episodes amounts to; intervals are 95 % bootstrap over the episodes."""
+
+    episodes: int
+    success: Estimate
+    returned: Estimate
+    length: float
+    cut: int = 0  # of the episodes, those that a failing simulator ended, twice; they count with what they had
+    measures: dict[str, Estimate] = field(default_factory=dict)  # the task's own, at the end of an episode
+
+    @classmethod
+    def of(cls, played: Sequence[dict[str, Any]]) -> Score:
+        """played: "episode" infos of SeededEpisodes, at least one."""
+        return cls(
+            episodes=len(played),
+            success=bootstrap([float(one["success"]) for one in played]),
+            returned=bootstrap([one["r"] for one in played]),
+            length=float(np.mean([one["l"] for one in played])),
+            cut=sum("cut" in one for one in played),
+            measures={name: bootstrap(_measured(played, name)) for name in played[0].get("measures", {})},
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        estimates = {"success": self.success._asdict(), "return": self.returned._asdict()}
+        measures = {name: estimate._asdict() for name, estimate in self.measures.items()}
+        return {"episodes": self.episodes, **estimates, "length": self.length, "cut": self.cut, "measures": measures}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Score:
+        success, returned = Estimate(**values["success"]), Estimate(**values["return"])
+        measures = {name: Estimate(**each) for name, each in values.get("measures", {}).items()}
+        return cls(values["episodes"], success, returned, values["length"], values.get("cut", 0), measures)
+
+
+def by_context(played: Sequence[dict[str, Any]]) -> dict[str, Score]:
+    """The score of each context, such as a target; its name is what fills the slots."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in played:
+        groups[_about(one)].append(one)
+    return {name: Score.of(groups[name]) for name in sorted(groups)}
+
+
+def evaluate(path: Path, episodes: int | None = None) -> dict[str, Any]:
+    """Evaluates the newest checkpoint of a run folder: a table, a video and results.json, which it returns.
+
+    episodes: None = as in the run's config. Raises UserError if the folder holds no run or no checkpoint.
+    """
+    run = Run.load(path)
+    encoder, model, step = trained(run)
+    return report(run, encoder, model, step, episodes)
+
+
+def trained(run: Run) -> tuple[Encoder, Any, int]:
+    """The encoder and the model of the run's newest checkpoint, and its step; UserError if there is none."""
+    checkpoint = run.latest()
+    encoder = build.encoder(run.config)
+    if encoder.fit_frames:
+        encoder.load_state_dict(checkpoint.below("encoder"))
+    with closing(build.environments(run.config, "train", labels=encoder.needs_labels)) as frames:
+        model = build.model(run.config, Observe(frames, encoder))
+    model.policy.load_state_dict(checkpoint.below("model/policy"))
+    return encoder, model, checkpoint.step
+
+
+def report(run: Run, encoder: Encoder, model: Any, step: int, episodes: int | None = None) -> dict[str, Any]:
+    """Plays a model and a random policy on the same episodes, writes the results into the run and prints them.
+
+    step: environment steps that the model has been trained for. Seeds torch's generator.
+    """
+    config, console = run.config, Console()
+    encoder.forget()  # so that the numbers are the same after training and by `pr2l evaluate`
+    count = episodes or config.evaluation_episodes
+    at_once = min(config.num_envs, count)
+    with closing(build.environments(config, "evaluation", labels=encoder.needs_labels, count=at_once)) as frames:
+        played = _play_and_film(run, encoder, model, frames, count)
+        frames.env_method("rewind")  # the same simulators: starting as many again may take minutes
+        by_chance = play(frames, random_actor(frames.action_space, at_once), count)
+    chance, agent = Score.of(by_chance), Score.of(played)
+    contexts = by_context(played)
+    about = ("environment", "task", "algorithm", "encoder", "vlm", "prompt", "network", "seed")
+    results = {
+        **{key: getattr(config, key) for key in about},
+        "steps": step,
+        "evaluation": agent.as_json(),
+        "by_context": {name: score.as_json() for name, score in contexts.items()},
+        "random": chance.as_json(),
+        "played": _columns(played),
+    }
+    write_json(run.path / "results.json", results)
+    rows = {"random": chance, **committed(config), f"this run ({config.encoder})": agent}
+    console.print(table(f"{config.environment}/{config.task} after {step:,} steps", rows))
+    if len(contexts) > 1:
+        console.print(table(f"this run ({config.encoder}) by context", contexts, of="context"))
+    console.print(f"{run.path}: results.json, video, metrics.csv, curves.png", style="dim")
+    return results
+
+
+def _columns(played: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Every episode's numbers, in the order of the episodes, for comparisons over several runs."""
+    return {
+        "success": [float(one["success"]) for one in played],
+        "return": [one["r"] for one in played],
+        "context": [_about(one) for one in played],
+        **{name: _measured(played, name) for name in played[0]["measures"]},
+    }
+
+
+def _about(one: dict[str, Any]) -> str:
+    return ", ".join(one["context"].values())
+
+
+def _measured(played: Sequence[dict[str, Any]], name: str) -> list[float]:
+    return [one["measures"][name] for one in played]
+
+
+def _play_and_film(run: Run, encoder: Encoder, model: Any, frames: VecEnv, episodes: int) -> list[dict[str, Any]]:
+    """The "episode" infos of the model on evaluation episodes, the first of which are filmed."""
+    film = Film(min(FILMED, frames.num_envs))
+    torch.manual_seed(run.config.seed)
+    played = play(Observe(frames, encoder), model_actor(run.config, model), episodes, film)
+    fps = float(frames.get_attr("metadata", 0)[0].get("render_fps", 10))
+    write_video(run.path / "video", film.pictures(), fps)
+    return played
+
+
+def play(venv: VecEnv, act: Actor, episodes: int, film: Film | None = None) -> list[dict[str, Any]]:
+    """Plays evaluation episodes 0 .. episodes - 1; their "episode" infos, in that order, with "number" so set.
+
+    Environment i plays numbers i, i + N, ..., whatever comes first: taking the first to end instead would
+    favour short episodes. An episode that a failing simulator has cut is played again, once; if it is cut again, its
+    info has "cut". film: shows what an Observe embedded.
+    """
+    played: dict[int, dict[str, Any]] = {}
+    observation = venv.reset()
+    starts = np.ones(venv.num_envs, dtype=bool)
+    while len(played) < episodes:
+        if film is not None and isinstance(venv, Observe):
+            film.show(venv.frames, venv.contexts, venv.answers)
+        observation, _, starts, infos = venv.step(act(observation, starts))
+        for row in map(int, np.flatnonzero(starts)):
+            info = infos[row]
+            if "again" in info["episode"]:
+                continue
+            if film is not None:
+                film.end(row, info["terminal_frame"], info["context"], info["episode"]["success"])
+            number = row + venv.num_envs * info["episode"]["number"]
+            if number < episodes:
+                played[number] = {**info["episode"], "number": number}
+    return [played[number] for number in sorted(played)]
+
+
+def model_actor(config: RunConfig, model: Any) -> Actor:
+    """A trained model's own policy: as in training it draws from torch's generator, unless it is to be greedy."""
+    algorithm = registry.load("algorithms", config.algorithm)
+    memory: Any = None
+
+    def act(observation: Any, starts: np.ndarray) -> np.ndarray:
+        nonlocal memory
+        actions, memory = algorithm.act(model, observation, memory, starts, deterministic=config.evaluation_greedy)
+        return np.asarray(actions)
+
+    return act
+
+
+def random_actor(space: spaces.Space[Any], count: int, seed: int = 0) -> Actor:
+    """Uniformly random actions for `count` environments."""
+    space.seed(seed)
+    return lambda observation, starts: np.stack([space.sample() for _ in range(count)])
+
+
+def committed(config: RunConfig) -> dict[str, Score]:
+    """Results of image_only on the same task that ship with the repository, by the name of their row."""
+    rows = {}
+    for path in sorted(COMMITTED.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        place = tuple(result.get(key) for key in ("environment", "task", "encoder"))
+        alike = result.get("algorithm", "ppo") == config.algorithm
+        if alike and place == (config.environment, config.task, "image_only"):
+            name = f"image_only (committed, {result['steps']:,} steps, {path.name})"
+            rows[name] = Score.from_json(result["evaluation"])
+    return rows
+
+
+def table(title: str, rows: dict[str, Score], of: str = "policy") -> Table:
+    """One row per score, with the first of its measures alone, as a terminal is narrow; of: what the rows are."""
+    drawn = Table(title=title, caption="95 % bootstrap intervals over episodes that no run trains on")
+    drawn.add_column(of)
+    measures = list(dict.fromkeys(name for score in rows.values() for name in score.measures))[:1]
+    for column in ("success rate", *measures, "return", "length", "episodes"):
+        drawn.add_column(column, justify="right", no_wrap=not measures)
+    for name, score in rows.items():
+        episodes = f"{score.episodes} ({score.cut} cut)" if score.cut else str(score.episodes)
+        measured = [str(score.measures.get(measure, "")) for measure in measures]
+        drawn.add_row(name, str(score.success), *measured, str(score.returned), f"{score.length:.0f}", episodes)
+    return drawn

@@ -1,0 +1,135 @@
+"""The run folder: everything that made a run and everything that it made.
+
+config.yaml    the resolved config          metrics.csv, tensorboard/   one row per rollout
+run.json       commit, packages, machine    curves.png                  return and success over steps
+checkpoints/   see checkpoints.py           results.json, video.mp4     on evaluation episodes
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import datetime
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from pr2l.core.config import RunConfig, load_config
+from pr2l.core.errors import UserError
+from pr2l.core.io import write_json
+from pr2l.core.machine import machine
+from pr2l.training import checkpoints
+from pr2l.training.checkpoints import Checkpoint
+
+# What a resumed run may have otherwise than the run that it goes on with.
+MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "evaluation_greedy"}
+MAY_CHANGE |= {"wandb", "workers", "groups", "isolated", "patience"}
+PARTS = (":/pr2l", ":/environments", ":/policies", ":/prompts", ":/configs")  # where a new file is a plug-in
+
+
+class Run:
+    """A run folder that exists. Make one with `create`, `reopen` or `load`."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path, self.config = path, config
+
+    @classmethod
+    def create(cls, config: RunConfig, root: Path) -> Run:
+        """A new folder in `root`, named after the config and the time."""
+        started = datetime.now()
+        prompt = config.prompt.rpartition("/")[2] if config.prompt else "no_prompt"
+        method = f"{config.encoder}-{prompt}" if config.encoder == "prompted" else config.encoder
+        if config.algorithm != "ppo":
+            method = f"{config.algorithm}-{method}"
+        name = f"{config.environment}-{config.task}-{method}-seed{config.seed}"
+        path = _new_folder(root / f"{name}-{started:%Y%m%d-%H%M%S}")
+        config.save(path / "config.yaml")
+        facts = {"started": started.isoformat(timespec="seconds"), "seed": config.seed, **_origin()}
+        write_json(path / "run.json", facts)
+        return cls(path, config)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Run:
+        """An existing run; UserError if the folder is none."""
+        path = Path(path)
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"{path} is no run folder: it has no config.yaml; runs are made by `pr2l train CONFIG`")
+        return cls(path, load_config(path / "config.yaml"))
+
+    @classmethod
+    def reopen(cls, path: Path, config: RunConfig) -> Run:
+        """An existing run, to go on with under `config`; UserError if that would be another experiment."""
+        old, new = cls.load(path).config.model_dump(mode="json"), config.model_dump(mode="json")
+        changed = [key for key in new if new[key] != old[key] and key not in MAY_CHANGE]
+        if changed:
+            details = "; ".join(f"{key} was {old[key]!r} and is now {new[key]!r}" for key in changed)
+            raise UserError(
+                f"{path} cannot go on as another experiment: {details}. Resume it with its own config "
+                f"(`pr2l train --resume {path}`), where only {', '.join(sorted(MAY_CHANGE))} may change, "
+                "or start a new run."
+            )
+        config.save(path / "config.yaml")
+        _note_code(path / "run.json")
+        return cls(path, config)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def latest(self) -> Checkpoint:
+        """The newest checkpoint; UserError if there is none."""
+        return checkpoints.read_latest(self.checkpoints)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        checkpoints.write(self.checkpoints, checkpoint)
+
+
+def _new_folder(path: Path) -> Path:
+    """Makes the folder, with a number after its name where that is taken."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, 1000):
+        place = path if attempt == 1 else path.with_name(f"{path.name}-{attempt}")
+        try:
+            place.mkdir()
+            return place
+        except FileExistsError:
+            continue
+    raise UserError(f"{path} and 998 more of its name exist already; clear {path.parent}")
+
+
+def _origin() -> dict[str, Any]:
+    """What somebody needs to know to make the run again."""
+    return {
+        "command": sys.argv,
+        **_code(),
+        "python": platform.python_version(),
+        "machine": machine(),
+        "packages": dict(sorted((one.metadata["Name"], one.version) for one in distributions())),
+    }
+
+
+def _code() -> dict[str, Any]:
+    """The commit, and whether files differ from it or a plug-in is missing in it."""
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    added = _git("status", "--porcelain", "--untracked-files=all", "--", *PARTS)
+    return {"commit": _git("rev-parse", "HEAD"), "uncommitted": bool(changed or added)}
+
+
+def _note_code(path: Path) -> None:
+    """Says in run.json that a run goes on with other code than it began with, so that no one commit makes it again."""
+    facts, now = json.loads(path.read_text(encoding="utf-8")), _code()
+    if any(facts[key] != value for key, value in now.items()):
+        write_json(path, facts | {"uncommitted": True, "went_on_at": now["commit"]})
+
+
+def _git(*words: str) -> str | None:
+    """The output of git in this project's folder; None where it is not a checkout, or git is missing."""
+    try:
+        output = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return output.stdout.strip()

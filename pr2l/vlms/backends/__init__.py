@@ -1,0 +1,1 @@
+"""Where a VLM's forward passes run: in this process (local) or in vLLM."""

@@ -1,0 +1,304 @@
+"""A VLM whose weights and passes are in vLLM, which runs in an interpreter of its own (docs/vllm.md).
+
+    frames --squares--> PNG ---------\\                                  /--> ids of the answer
+                                      POST /inference/v1/generate ------+
+    texts --layout, 1 placeholder--> ids /                              \\--> states, in a file of a shared folder
+
+One request per row, all rows of a batch at once. vLLM's method "extract_hidden_states" writes the states of the
+input and of every generated token but the last, so, as everywhere here, one token more than wanted is generated.
+It numbers states as transformers does, 0 = embeddings, but gives the last one without the final norm, which is
+therefore applied here. vLLM makes the pixels with the checkpoint's own processor: frames are sent as the square
+that it leaves alone.
+
+Written from the source of vLLM 0.33: entrypoints/scale_out/token_in_token_out and, below distributed/kv_transfer,
+kv_connector/v1/example_hidden_states_connector.py.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from base64 import b64encode
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPException
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, Request, build_opener
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from pr2l.core.errors import UserError
+from pr2l.core.types import Frames, Tokens
+from pr2l.vlms import checkpoint
+from pr2l.vlms.backends.local import Passes
+from pr2l.vlms.base import VLM, Defaults, check_batch
+from pr2l.vlms.resize import squared
+
+MODEL_TYPES = ("llava", "qwen2_5_vl", "qwen3_vl")  # of our families, those whose class in vLLM gives states out
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+FOLDER = "/dev/shm/pr2l-vllm"  # in memory; the server says with each answer where its file is
+LONGEST = 4096  # tokens of input and answer; vLLM sets memory aside for such a row
+AT_ONCE = 64  # requests
+PATIENCE = 600  # seconds to wait for an answer
+
+
+def serve_command(path: str, options: Defaults) -> str:
+    """The line that starts a server for a checkpoint with these options, in the environment that has vLLM."""
+    text = checkpoint.read_config(path).get_text_config()
+    layers, address = _layer_ids(options, text.num_hidden_layers), urlsplit(options.server or "http://127.0.0.1:8000")
+    states = {"hf_config": {"eagle_aux_hidden_state_layer_ids": layers}}
+    method = {"method": "extract_hidden_states", "num_speculative_tokens": 1, "draft_model_config": states}
+    transfer = {
+        "kv_connector": "ExampleHiddenStatesConnector",
+        "kv_role": "kv_producer",
+        "kv_connector_extra_config": {"shared_storage_path": FOLDER},
+    }
+    words = ["vllm", "serve", _absolute(path), "--served-model-name", _served_name(path, layers)]
+    words += ["--host", str(address.hostname), "--port", str(address.port or 8000), "--dtype", options.dtype]
+    words += ["--max-model-len", str(min(LONGEST, text.max_position_embeddings)), "--enable-scale-out"]
+    # States of tokens in a cache would be missing; of chunks, vLLM's documentation says that they must be off.
+    words += ["--no-enable-prefix-caching", "--no-enable-chunked-prefill"]
+    words += ["--speculative-config", json.dumps(method), "--kv-transfer-config", json.dumps(transfer)]
+    return shlex.join(words)
+
+
+def _layer_ids(options: Defaults, depth: int) -> list[int]:
+    return sorted({layer % (depth + 1) for layer in options.layers})
+
+
+def _served_name(path: str, layers: list[int]) -> str:
+    """Names the layers too: the server does not say which it gives, but it refuses a name that is not its own."""
+    return f"{_absolute(path)}@{','.join(map(str, layers))}"
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).resolve()) if Path(path).is_dir() else path
+
+
+# The server.
+
+
+@dataclass(frozen=True)
+class Reply:
+    """chosen: ids of the answer. ids: those that have states, the input and all of the answer but its last.
+    states: [len(ids), layers, D], as the model computed them."""
+
+    chosen: list[int]
+    ids: list[int]
+    states: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `vllm serve`; every way in which it may fail to answer is a UserError with the next step.
+
+    model: the name that it was given; command: the line that would start it rightly.
+    """
+
+    url: str
+    model: str
+    command: str
+
+    def ask(self, ids: list[int], square: Frames, **sampling: Any) -> Reply:
+        """ids: the input with one image placeholder; square: uint8 [S, S, 3]."""
+        answer = self._post(
+            "/inference/v1/generate",
+            {
+                "model": self.model,
+                "token_ids": ids,
+                "content_parts": [{"type": "image_url", "url": _data_url(square)}],
+                "sampling_params": {"temperature": 0.0, "detokenize": False, **sampling},
+                "kv_transfer_params": {"include_output_tokens": True},
+            },
+        )
+        file = (answer.get("kv_transfer_params") or {}).get("hidden_states_path")
+        if file is None:
+            raise self.wrong("gives no hidden states")
+        reply = Reply(answer["choices"][0]["token_ids"], *self._states(file))
+        if len(reply.states) != len(reply.ids):
+            raise self.wrong(f"gives {len(reply.states)} states for {len(reply.ids)} tokens")
+        return reply
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        data, header = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        direct = build_opener(ProxyHandler({}))  # the server shares a folder with us: no proxy is in between
+        try:
+            with direct.open(Request(self.url.rstrip("/") + path, data, header), timeout=PATIENCE) as answer:
+                return dict(json.load(answer))
+        except HTTPError as error:
+            raise self.wrong(f"answers {error.code}: {_message(error)}") from error
+        except (OSError, HTTPException, ValueError) as error:
+            raise UserError(
+                f"no vLLM server answers at server={self.url!r} ({error}). Start one, in an environment of its own"
+                f" (docs/vllm.md), and wait until it listens:\n{self.command}"
+            ) from error
+
+    def _states(self, file: str) -> tuple[list[int], torch.Tensor]:
+        try:
+            _wait_until_written(file)
+            tensors = load_file(file)
+            ids, states = tensors["token_ids"].tolist(), tensors["hidden_states"]
+            for done in (file, f"{file}.lock"):
+                Path(done).unlink()
+        except (OSError, KeyError, SafetensorError) as error:
+            raise UserError(
+                f"the vLLM server at {self.url} wrote its states to {file!r}, which cannot be read and deleted here"
+                f" ({error}). Run it on this machine and as this user, or have it write to a folder that both see"
+                " under the same path: shared_storage_path in its command."
+            ) from error
+        return ids, states
+
+    def wrong(self, what: str) -> UserError:
+        """The error of a server that was started for something else. what: what it does."""
+        return UserError(f"the vLLM server at {self.url} {what}. For this VLM and these layers start:\n{self.command}")
+
+
+def _data_url(square: Frames) -> str:
+    written = BytesIO()
+    Image.fromarray(square).save(written, "PNG", compress_level=1)
+    return f"data:image/png;base64,{b64encode(written.getvalue()).decode()}"
+
+
+def _message(error: HTTPError) -> str:
+    text = error.read().decode(errors="replace")
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return text.strip() or str(error.reason)
+
+
+def _wait_until_written(file: str) -> None:
+    """The server answers before it has written; until then it holds the lock."""
+    import fcntl  # not on Windows, where vLLM does not run either
+
+    with open(f"{file}.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+
+
+# The VLM.
+
+
+def served(family: type[VLM]) -> type[VLM]:
+    """A family whose passes are done by the server that its options name."""
+    return type(family.__name__, (Served, family), {})
+
+
+class Served(VLM):
+    """What changes in a family; its states are, but for rounding, those that it has here."""
+
+    has_engine = False
+
+    def read_model(self, path: str) -> Any:
+        """No more than what is asked of a model beside its passes; states arrive on the CPU."""
+        self._layers = _layer_ids(self.options, self.depth)
+        command = serve_command(path, self.options)
+        self._server = Server(str(self.options.server), _served_name(path, self._layers), command)
+        self._norm = checkpoint.read_final_norm(path, self.config) if self.depth in self._layers else None
+        generation = checkpoint.read_generation_config(path, self.config)
+        return SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, generation_config=generation)
+
+    def key(self) -> dict[str, Any]:
+        return super().key() | {"backend": "vllm"}
+
+    def vision(self, frames: Frames) -> Tokens:
+        raise UserError("vLLM does not give out its vision tower's tokens; leave out server to have them made here.")
+
+    @torch.no_grad()
+    def answer(self, frames: Frames, texts: list[str], new_tokens: int) -> list[str]:
+        check_batch(frames, texts)
+        replies = self._ask(frames, texts, max_tokens=new_tokens)
+        return [self._decode(torch.tensor([reply.chosen]))[0] for reply in replies]
+
+    def _all_states(self, frames: Frames, texts: list[str]) -> Iterator[tuple[list[int], Passes]]:
+        count = self.new_tokens
+        shortest = min(self.options.min_new_tokens, count)
+        replies = self._ask(frames, texts, max_tokens=count + 1, min_tokens=shortest, ignore_eos=True)
+        for row, (text, reply) in enumerate(zip(texts, replies, strict=True)):
+            made = len(reply.ids) - len(self._ids(text))
+            if made != count:
+                raise self._server.wrong(f"stopped after {made} of {count} tokens")
+            yield [row], self._arranged(text, reply)
+
+    def _arranged(self, text: str, reply: Reply) -> Passes:
+        states = reply.states.float()
+        if self._norm is not None:
+            states[:, -1] = self._norm(states[:, -1])
+        at = [self._layers.index(layer % (self.depth + 1)) for layer in self.options.layers]
+        whole, length = states[:, at].transpose(0, 1)[None], len(self._ids(text))
+        chosen = torch.tensor([reply.ids[length:]], dtype=torch.long)
+        return whole[:, :, self._order(self.ids([text]))], chosen, whole[:, :, length:]
+
+    def _ask(self, frames: Frames, texts: list[str], **sampling: Any) -> list[Reply]:
+        """One reply per row."""
+        squares = squared(frames, self.image_size, self._pixels.resample)
+        with ThreadPoolExecutor(min(len(texts), AT_ONCE)) as pool:
+            return list(pool.map(partial(self._ask_one, **sampling), squares, texts))
+
+    def _ask_one(self, square: Frames, text: str, **sampling: Any) -> Reply:
+        ids = list(self._ids(text))
+        start, count = ids.index(self.image_token_id), self.image_length()
+        reply = self._server.ask(ids[: start + 1] + ids[start + count :], square, **sampling)
+        if reply.ids[: len(ids)] != ids:
+            raise self._server.wrong("reads other tokens than this checkpoint's tokenizer writes")
+        return reply
+
+    def _probe_vision(self) -> tuple[int, int]:
+        """The number of image tokens, from one black frame; the width of the tower's own stays unknown."""
+        self._check_pixels()
+        self.vision_length = 1  # a layout then has the one placeholder that a request has
+        black = np.zeros((self.image_size, self.image_size, 3), dtype=np.uint8)
+        reply = self._server.ask(self.layout(""), black, max_tokens=1)
+        if reply.states.shape[1:] != (wanted := (len(self._layers), self.hidden_size)):
+            raise self._server.wrong(f"gives states {tuple(reply.states.shape[1:])} instead of {wanted} for a token")
+        given = str(reply.states.dtype).removeprefix("torch.")
+        if self.options.dtype not in ("auto", given):
+            raise self._server.wrong(f"computes in {given}, not in dtype={self.options.dtype}")
+        self.model.dtype = reply.states.dtype
+        return reply.ids.count(self.image_token_id), 0
+
+    def _check_pixels(self) -> None:
+        """The checkpoint's image processor, which is what vLLM uses, has to leave a square as it is."""
+        noise = np.random.default_rng(0).integers(0, 256, (1, self.image_size, self.image_size, 3), dtype=np.uint8)
+        theirs = self.image_processor(images=list(noise), return_tensors="pt")["pixel_values"]
+        ours = self.pixels(noise)["pixel_values"]
+        if theirs.shape != ours.shape or not torch.allclose(theirs, ours, atol=1e-3):
+            raise UserError(
+                f"image_size={self.image_size} is not possible with server: vLLM makes the pixels, and the checkpoint's"
+                f" image processor would resize or crop such a square. Use image_size={self.default_image_size()}."
+            )
+
+    def _check_options(self, path: str) -> None:
+        super()._check_options(path)
+        kind, options = self.config.model_type, self.options
+        if kind not in MODEL_TYPES:
+            raise UserError(
+                f"server={options.server!r}: vLLM gives no hidden states of {path!r}, a {kind}; it gives those of"
+                f" {', '.join(MODEL_TYPES)}. Leave out server, and the model runs here."
+            )
+        if options.dtype not in DTYPES:
+            raise UserError(f"dtype={options.dtype!r} is not possible with server; use one of {', '.join(DTYPES)}.")
+        if options.random_weights is not None:
+            raise UserError("random_weights is not possible with server, which has the weights; leave out one of them.")
+        if options.generation == "sample":
+            raise UserError(
+                "generation='sample' is not possible with server: its random numbers, which depend on frame and text"
+                " alone, are drawn here. Use generation=greedy or generation=none."
+            )
+        # Qwen3-VL adds vision features after each of its first layers: to us a state is before that, to vLLM after.
+        deep = len(getattr(self.config.vision_config, "deepstack_visual_indexes", ()))
+        if bad := [layer for layer in options.layers if 1 <= layer % (self.depth + 1) <= deep]:
+            raise UserError(
+                f"layers={list(options.layers)}: with server, the states of {bad} would not be those of transformers,"
+                f" as a {kind} adds vision features after its layers 1 to {deep}; use 0, or {deep + 1} to {self.depth}."
+            )

@@ -1,0 +1,1 @@
+"""One file per family of VLMs: the file's name is the family's name."""

@@ -1,0 +1,30 @@
+"""BLIP-2: a ViT, a Q-Former that makes 32 tokens of the picture and knows no prompt, then OPT or Flan-T5.
+
+With OPT (causal) image tokens cannot see the prompt; the encoder of Flan-T5 lets them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pr2l.vlms.base import VLM, Defaults
+
+__all__ = ["MODEL_TYPES", "Defaults", "load"]
+
+MODEL_TYPES = ("blip-2",)
+
+
+class Blip2(VLM):
+    def layout(self, text: str) -> list[int]:
+        # Image tokens come even before the token that begins a text.
+        return [*[self.image_token_id] * self.image_length(), *self.tokenizer(text)["input_ids"]]
+
+    @property
+    def speaker(self) -> Any:
+        return self.model.language_model
+
+    def given(self, seen: Any, texts: list[str]) -> dict[str, Any]:
+        return self.embedded(texts, seen.pooler_output)
+
+
+load = Blip2.load

@@ -1,0 +1,34 @@
+"""Florence-2: a DaViT vision tower and a BART encoder-decoder; the embedded VLM `tiny` is a small one.
+
+The encoder reads image and prompt together and looks both ways, so image tokens see the prompt. Image tokens
+are the mean over the picture, then the picture's grid row by row.
+
+A task token such as <OD> stands for a sentence that only the Hugging Face processor knows: write the sentence.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pr2l.vlms.base import VLM, Defaults
+
+__all__ = ["MODEL_TYPES", "Defaults", "load"]
+
+MODEL_TYPES = ("florence2",)
+
+
+class Florence2(VLM):
+    def layout(self, text: str) -> list[int]:
+        words = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        image = [self.image_token_id] * self.image_length()
+        return [*image, self.tokenizer.bos_token_id, *words, self.tokenizer.eos_token_id]
+
+    def given(self, seen: Any, texts: list[str]) -> dict[str, Any]:
+        return self.embedded(texts, seen.pooler_output)
+
+    def default_image_size(self) -> int:
+        # Its vision config names no size, since the tower takes any up to 32 x max_position_embeddings.
+        return int(self.image_processor.size["height"])
+
+
+load = Florence2.load

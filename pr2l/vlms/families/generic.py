@@ -1,0 +1,164 @@
+"""Any other AutoModelForImageTextToText, through its own Hugging Face processor; it proves itself at load.
+
+Nothing is known here about the architecture, so on one frame the states are compared with what the unmodified
+model returns with output_hidden_states, for the whole input and a generated answer; if they differ, the model
+is refused with the difference. Frames are made square first; whether they are then cut into tiles is up to
+the processor, and image_length() tells. A family of its own is faster, and short: see pr2l/vlms/families/llava.py.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from inspect import signature
+
+import numpy as np
+import torch
+
+from pr2l.core.errors import UserError
+from pr2l.core.types import Frames
+from pr2l.vlms import checkpoint
+from pr2l.vlms.base import Defaults
+from pr2l.vlms.chat import ChatVLM
+from pr2l.vlms.resize import squared
+
+__all__ = ["MODEL_TYPES", "Defaults", "load"]
+
+MODEL_TYPES: tuple[str, ...] = ()  # what no family claims
+
+# Largest difference allowed, relative to the largest state: rounding, of which half precision does more.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+INT8_TOLERANCE = 5e-2  # activations are rounded by the range of all that pass together: a text, or one token
+UNKNOWN_SIZE = 336  # pixels, where the config does not say what the vision tower was made for
+QUESTIONS = ["what is this ?", "where am I ?"]
+
+
+class Generic(ChatVLM):
+    has_engine = False
+
+    def __init__(self, path: str, options: Defaults) -> None:
+        super().__init__(path, options)
+        self._prove(path)
+
+    def read_processors(self, path: str) -> None:
+        self._processor = checkpoint.read_processor(path)
+        self.tokenizer, self.image_processor = self._processor.tokenizer, self._processor.image_processor
+        self.template = self._processor.chat_template
+
+    def default_image_size(self) -> int:
+        try:
+            return super().default_image_size()
+        except AttributeError:
+            return UNKNOWN_SIZE
+
+    @property
+    def image_token_id(self) -> int:
+        for holder in (self.config, self._processor):
+            if isinstance(found := getattr(holder, "image_token_id", None), int):
+                return found
+        raise UserError(f"a {self.config.model_type} does not say which token stands for an image; {_NEXT_STEP}")
+
+    @property
+    def placeholder(self) -> str:
+        return str(getattr(self._processor, "image_token", self.image_token))
+
+    def image_length(self) -> int:
+        return self._image_length
+
+    @cached_property
+    def _image_length(self) -> int:
+        return self.layout("").count(self.image_token_id)
+
+    def layout(self, text: str) -> list[int]:
+        ids: list[int] = self.inputs(self._black, [text])["input_ids"][0].tolist()
+        return ids
+
+    def inputs(self, frames: Frames, texts: list[str]) -> dict[str, torch.Tensor]:
+        pictures = list(squared(frames, self.image_size))
+        written = [self.write(text) for text in texts]
+        special = not self.tokenizer.bos_token or not written[0].startswith(self.tokenizer.bos_token)
+        made = self._processor(
+            images=[[picture] for picture in pictures],
+            text=written,
+            padding=True,
+            padding_side="right",
+            add_special_tokens=special,
+            return_tensors="pt",
+        )
+        device, dtype = self.model.device, self.model.dtype
+        return {key: value.to(device, dtype if value.is_floating_point() else None) for key, value in made.items()}
+
+    def image_features(self, frames: Frames) -> torch.Tensor:
+        if not self._has_image_features:
+            raise UserError(f"a {self.config.model_type} does not give out its vision tower's tokens; {_NEXT_STEP}")
+        wanted = signature(self.model.get_image_features).parameters
+        inputs = self.inputs(frames, [""] * len(frames))
+        found = self.model.get_image_features(**{key: inputs[key] for key in wanted if key in inputs}).pooler_output
+        parts = [found] if isinstance(found, torch.Tensor) else list(found)
+        flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+        return flat.reshape(len(frames), -1, flat.shape[-1])
+
+    @cached_property
+    def image_sees_later_text(self) -> bool:
+        """Tried out, with two questions about one picture."""
+        asked = [self._states(self._noise, [question])[0] for question in QUESTIONS]
+        first, second = (states[:, :, : self.image_length()] for states in asked)
+        return _difference(first, second) > self._tolerance
+
+    @property
+    def _tolerance(self) -> float:
+        return INT8_TOLERANCE if self.options.dtype == "int8" else TOLERANCE[self.model.dtype]
+
+    @property
+    def _has_image_features(self) -> bool:
+        return hasattr(self.model, "get_image_features")
+
+    @property
+    def _black(self) -> Frames:
+        return np.zeros((1, self.image_size, self.image_size, 3), dtype=np.uint8)
+
+    @property
+    def _noise(self) -> Frames:
+        return np.random.default_rng(0).integers(0, 256, self._black.shape, dtype=np.uint8)
+
+    def _probe_vision(self) -> tuple[int, int]:
+        return super()._probe_vision() if self._has_image_features else (0, 0)
+
+    @torch.no_grad()
+    def _prove(self, path: str) -> None:
+        """Raises UserError unless states on one frame are those of the unmodified model."""
+        before, chosen, after = self._states(self._noise, QUESTIONS[:1])
+        difference = _difference(torch.cat([before, after], dim=2), self._unmodified(chosen))
+        if not difference <= self._tolerance:
+            raise UserError(
+                f"{path!r} ({self.config.model_type}) is refused: its states are not those of the unmodified model,"
+                f" the largest difference is {difference:.1e} of the largest state; {_NEXT_STEP}"
+            )
+
+    def _unmodified(self, chosen: torch.Tensor) -> torch.Tensor:
+        """States [1, L, I + P + N, D] of one plain forward pass over the input and the answer chosen."""
+        inputs = self.inputs(self._noise, QUESTIONS[:1])
+        order, count = self._order(inputs["input_ids"]), chosen.shape[1]
+        if self.is_encoder_decoder:
+            start = self.model.generation_config.decoder_start_token_id
+            fed = torch.cat([torch.full_like(inputs["input_ids"][:, :1], start), chosen], dim=1)
+            out = self.model(**inputs, decoder_input_ids=fed, output_hidden_states=True)
+            before, after = map(self._chosen_layers, (out.encoder_hidden_states, out.decoder_hidden_states))
+            return torch.cat([before[:, :, order], after[:, :, 1:]], dim=2)
+        longer = {"input_ids": chosen, "attention_mask": torch.ones_like(chosen)}
+        for key, value in inputs.items():
+            if value.shape == inputs["input_ids"].shape and key not in longer:
+                longer[key] = torch.zeros_like(chosen, dtype=value.dtype)  # type ids: text is 0
+        inputs |= {key: torch.cat([inputs[key], more], dim=1) for key, more in longer.items()}
+        whole = self._chosen_layers(self.model(**inputs, output_hidden_states=True).hidden_states)
+        length = whole.shape[2] - count
+        return torch.cat([whole[:, :, order], whole[:, :, length:]], dim=2)
+
+
+def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The largest difference, relative to the largest state."""
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+_NEXT_STEP = "use a model of a known family (`pr2l list vlms`), or write one in pr2l/vlms/."
+
+load = Generic.load

@@ -1,0 +1,71 @@
+"""InstructBLIP, the paper's VLM in Minecraft: a ViT, a Q-Former that reads the prompt, then Vicuna or
+Flan-T5.
+
+The Q-Former makes 32 tokens of the picture under the prompt, so image tokens know the prompt with either
+language model. `vision` gives the tokens of the ViT, the last ones that do not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pr2l.core.types import Frames
+from pr2l.vlms import checkpoint
+from pr2l.vlms.base import VLM, Defaults
+
+__all__ = ["MODEL_TYPES", "Defaults", "load"]
+
+MODEL_TYPES = ("instructblip",)
+
+
+class InstructBlip(VLM):
+    image_sees_later_text = True
+
+    def read_processors(self, path: str) -> None:
+        super().read_processors(path)
+        self.qformer_tokenizer = checkpoint.read_tokenizer(path, subfolder="qformer_tokenizer")
+
+    def layout(self, text: str) -> list[int]:
+        # Image tokens come even before the token that begins a text.
+        return [*[self.image_token_id] * self.image_length(), *self.tokenizer(text)["input_ids"]]
+
+    def image_length(self) -> int:
+        return int(self.config.num_query_tokens)
+
+    def image_features(self, frames: Frames) -> torch.Tensor:
+        features: torch.Tensor = self.model.vision_model(**self.pixels(frames)).last_hidden_state
+        return features
+
+    @property
+    def speaker(self) -> Any:
+        return self.model.language_model
+
+    def look(self, frames: Frames) -> torch.Tensor:
+        return self.image_features(frames)  # the Q-Former knows the prompt
+
+    def given(self, seen: Any, texts: list[str]) -> dict[str, Any]:
+        return self.embedded(texts, self._queried(seen, texts))
+
+    def _queried(self, patches: torch.Tensor, texts: list[str]) -> torch.Tensor:
+        """[B, I, D]: what the Q-Former makes of the ViT's tokens [B, N, V] under the prompts, projected."""
+        asked = self.text_inputs(texts, torch.empty(0, device=patches.device))
+        queries = self.model.query_tokens.expand(len(texts), -1, -1)
+        seen, whole = (torch.ones(part.shape[:2], dtype=torch.long, device=part.device) for part in (queries, patches))
+        read = self.model.qformer(
+            input_ids=asked["qformer_input_ids"],
+            attention_mask=torch.cat([seen, asked["qformer_attention_mask"]], dim=1),
+            query_embeds=queries,
+            encoder_hidden_states=patches,
+            encoder_attention_mask=whole,
+        )
+        projected: torch.Tensor = self.model.language_projection(read.last_hidden_state[:, : self.image_length()])
+        return projected
+
+    def text_inputs(self, texts: list[str], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        asked = self.qformer_tokenizer(texts, padding=True, return_tensors="pt").to(ids.device)
+        return {"qformer_input_ids": asked["input_ids"], "qformer_attention_mask": asked["attention_mask"]}
+
+
+load = InstructBlip.load

@@ -1,0 +1,30 @@
+"""PaliGemma 1 and 2: a SigLIP tower and a Gemma decoder that reads image and prompt with attention both ways.
+
+So image tokens see the prompt, although they come first; generated tokens are causal.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pr2l.vlms.base import VLM, Defaults
+
+__all__ = ["MODEL_TYPES", "Defaults", "load"]
+
+MODEL_TYPES = ("paligemma",)
+
+
+class PaliGemma(VLM):
+    image_sees_later_text = True
+    answer_type = 1  # in the suffix, which is causal
+
+    def layout(self, text: str) -> list[int]:
+        # The new line ends the prefix, which the model was trained with.
+        words = self.tokenizer(f"{text}\n", add_special_tokens=False)["input_ids"]
+        return [*[self.image_token_id] * self.image_length(), self.tokenizer.bos_token_id, *words]
+
+    def text_inputs(self, texts: list[str], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"token_type_ids": torch.zeros_like(ids)}  # 0 = in the prefix
+
+
+load = PaliGemma.load

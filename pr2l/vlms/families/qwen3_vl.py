@@ -1,0 +1,18 @@
+"""Qwen3-VL: image_size is a multiple of 32, and (image_size / 32)² tokens see the frame; default 512."""
+
+from __future__ import annotations
+
+from pr2l.vlms.base import Defaults
+from pr2l.vlms.qwen import QwenVL
+
+__all__ = ["MODEL_TYPES", "Defaults", "load"]
+
+MODEL_TYPES = ("qwen3_vl",)
+
+
+class Qwen3VL(QwenVL):
+    # Vision features are added to a layer's output after its state was taken; the last state would have them.
+    spare_layers = 1
+
+
+load = Qwen3VL.load

@@ -1,0 +1,34 @@
+"""From a VLM's name to the family that knows its architecture."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from pr2l.core import registry
+from pr2l.vlms.backends.vllm import served
+from pr2l.vlms.base import VLM, Defaults
+from pr2l.vlms.checkpoint import locate, model_type
+
+GENERIC = "generic"  # takes what no family claims
+
+
+def load_vlm(name: str, options: Defaults | None = None) -> VLM:
+    """The VLM of a name: "tiny" (ships with pr2l), a local folder, or a Hugging Face Hub id.
+
+    Its config.json says which family reads it; a model that no family claims goes to `generic`, which checks
+    itself against the unmodified model. Raises UserError where there is no such model or the options do not
+    fit it.
+    """
+    path = locate(name)
+    load = family(model_type(path)).load
+    if options is not None and options.server is not None:
+        load = served(load.__self__).load
+    vlm: VLM = load(path, options)
+    return vlm
+
+
+def family(kind: str | None) -> ModuleType:
+    """The module of pr2l/vlms/ that reads checkpoints of a model_type; None = unknown."""
+    modules = [registry.load("vlms", name) for name in registry.names("vlms")]
+    claims = {known: module for module in modules for known in module.MODEL_TYPES}
+    return claims.get(kind or "") or registry.load("vlms", GENERIC)

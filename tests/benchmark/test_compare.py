@@ -1,0 +1,146 @@
+"""Runs side by side, from run folders whose numbers are made up and so known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pr2l.benchmark.compare import compare, curve, group
+from pr2l.core.config import load_config
+from pr2l.core.errors import UserError
+from pr2l.training.evaluate import Score
+from pr2l.training.runs import Run
+
+
+@pytest.fixture
+def make_run(tmp_path: Path):
+    def make(config: str, seed: int, successes: list[float], *overrides: str) -> Path:
+        run = Run.create(load_config(config, [f"seed={seed}", *overrides]), tmp_path)
+        (run.path / "metrics.csv").write_text("step,episodes,success,return\n100,100,0.0,-1\n200,200,1.0,1\n")
+        played = [{"success": success, "r": 2 * success, "l": 10} for success in successes]
+        keys = ("environment", "task", "encoder", "vlm", "prompt", "network")
+        about = {key: getattr(run.config, key) for key in keys}
+        results = {
+            **about,
+            "seed": seed,
+            "steps": 200,
+            "evaluation": Score.of(played).as_json(),
+            "random": Score.of(played).as_json(),
+            "played": {"success": successes, "return": [one["r"] for one in played]},
+        }
+        (run.path / "results.json").write_text(json.dumps(results))
+        return run.path
+
+    return make
+
+
+def test_methods_and_their_numbers(make_run, tmp_path):
+    runs = [
+        make_run("doom/fetch/prompted", 1, [1.0, 1.0]),
+        make_run("doom/fetch/prompted", 0, [1.0, 0.0]),
+        make_run("doom/fetch/no_prompt", 0, [0.0, 0.0]),
+        make_run("doom/fetch/pixels", 0, [0.0, 0.0]),
+    ]
+    methods = compare(runs, tmp_path / "out")
+    assert [method.name for method in methods] == ["prompted-where", "no_prompt", "pixels"]
+    assert [run.config.seed for run in methods[0].runs] == [0, 1]
+    assert methods[0].estimate("success").value == 0.75 and methods[0].estimate("return").value == 1.5
+    assert methods[1].estimate("success") == (0.0, 0.0, 0.0)
+    made = json.loads((tmp_path / "out" / "doom-fetch-prompted-where.json").read_text())
+    assert made["success_of_each_seed"] == [0.5, 1.0] and made["evaluation"]["episodes"] == 4
+    assert "| prompted-where | 0.75 [" in (tmp_path / "out" / "doom-fetch.md").read_text()
+    assert (tmp_path / "out" / "doom-fetch.png").stat().st_size > 10_000
+
+
+def test_measures_and_contexts_have_columns_and_tables_of_their_own(make_run, tmp_path):
+    ended = [("bed", 1.0, 0.8), ("tv", 0.0, 0.0), ("bed", 1.0, 0.4)]
+    paths = [make_run("doom/fetch/pixels", seed, [success for _, success, _ in ended]) for seed in (0, 1)]
+    for path in paths:
+        results = json.loads((path / "results.json").read_text())
+        results["played"] |= {"context": [name for name, _, _ in ended], "spl": [spl for *_, spl in ended]}
+        results["evaluation"]["measures"] = {"spl": {"value": 0.4, "low": 0.0, "high": 1.0}}
+        results["by_context"] = {"bed": {}, "tv": {}}
+        (path / "results.json").write_text(json.dumps(results))
+    [method] = compare(paths, tmp_path / "out")
+    assert method.estimate("spl").value == pytest.approx(0.4)
+    assert method.estimate("spl", "bed").value == pytest.approx(0.6)
+    page = (tmp_path / "out" / "doom-fetch.md").read_text()
+    header = "| method | success rate | spl | return | each seed | steps |\n|---|---|---|---|---|---|\n"
+    assert header + "| pixels | 0.67 [" in page
+    assert "| spl by context | bed | tv |\n|---|---|---|\n| pixels | 0.60 [" in page
+    made = json.loads((tmp_path / "out" / "doom-fetch-pixels.json").read_text())
+    assert made["evaluation"]["measures"]["spl"]["value"] == pytest.approx(0.4)
+
+
+def test_a_curve_is_the_last_hundred_episodes(make_run):
+    run = Run.load(make_run("doom/fetch/pixels", 0, [0.0]))
+    at = curve(run, "success", np.array([0.0, 100.0, 150.0, 200.0]))
+    np.testing.assert_allclose(at, [np.nan, 0.0, 0.5, 1.0])
+
+
+def test_runs_from_recorded_episodes_are_drawn_by_their_accuracy(make_run, tmp_path):
+    path = make_run("doom/fetch/bc", 0, [1.0, 0.0])
+    (path / "metrics.csv").write_text("step,train/loss,train/accuracy\n100,0.9,0.5\n200,0.5,1.0\n")
+    run = Run.load(path)
+    at = curve(run, "train/accuracy", np.array([50.0, 100.0, 200.0]))
+    np.testing.assert_allclose(at, [np.nan, 0.5, 0.75])  # of the last, with the one before it
+    assert np.isnan(curve(run, "success", np.array([100.0]))).all()
+    compare([path], tmp_path / "out")
+    assert (tmp_path / "out" / "doom-fetch.png").stat().st_size > 10_000
+
+
+def test_runs_of_two_tasks_cannot_be_compared(make_run, tmp_path):
+    runs = [make_run("doom/fetch/pixels", 0, [0.0]), make_run("doom/hunt/pixels", 0, [0.0])]
+    with pytest.raises(UserError, match="doom-fetch, doom-hunt"):
+        compare(runs, tmp_path / "out")
+
+
+def test_two_methods_of_one_name_are_an_error(make_run):
+    one, other = make_run("doom/fetch/pixels", 0, [0.0]), make_run("doom/fetch/pixels", 1, [0.0], "num_envs=2")
+    with pytest.raises(UserError, match="would be called 'pixels'"):
+        group([Run.load(one), Run.load(other)])
+
+
+def test_a_run_without_results_says_what_to_do(make_run, tmp_path):
+    run = make_run("doom/fetch/pixels", 0, [0.0])
+    (run / "results.json").unlink()
+    with pytest.raises(UserError, match="pr2l evaluate"):
+        compare([run], tmp_path / "out")
+
+
+def change(path, **changed):
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | changed))
+
+
+def test_runs_that_were_evaluated_unevenly_cannot_be_compared(make_run, tmp_path):
+    pixels, other = (make_run("doom/fetch/pixels", seed, [0.0, 1.0]) for seed in (0, 1))
+    short = make_run("doom/fetch/prompted", 0, [1.0])
+    for uneven in ([pixels, short], [short, make_run("doom/fetch/prompted", 1, [1.0, 0.0])]):
+        with pytest.raises(UserError, match="different numbers of episodes: .* 1.*`pr2l evaluate RUN --episodes N`"):
+            compare(uneven, tmp_path / "out")
+    change(other / "results.json", by_context={"bed": {}})
+    with pytest.raises(UserError, match=f"about different things: {pixels} , {other} bed; compare"):
+        compare([pixels, other], tmp_path / "out")
+    change(other / "results.json", by_context={}, steps=100)
+    with pytest.raises(UserError, match=f"of pixels were evaluated after .*: {pixels} 200, {other} 100; `pr2l train"):
+        compare([pixels, other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_made_outside_a_checkout_has_no_commit_and_is_compared(make_run, tmp_path):
+    paths = [make_run("doom/fetch/pixels", seed, [0.0]) for seed in (0, 1)]
+    for path, commit in zip(paths, ("abc", None), strict=True):
+        change(path / "run.json", commit=commit)
+    compare(paths, tmp_path / "out")
+    made = json.loads((tmp_path / "out" / "doom-fetch-pixels.json").read_text())
+    assert made["commits"] == [None, "abc"]
+
+
+def test_a_clone_has_a_name_of_its_own_and_no_curve(make_run, tmp_path):
+    run = make_run("doom/fetch/bc", 0, [1.0])
+    (run / "metrics.csv").write_text("step,train/loss\n100,0.5\n")
+    methods = compare([run, make_run("doom/fetch/prompted", 0, [0.0])], tmp_path / "out")
+    assert [method.name for method in methods] == ["bc-prompted-where", "prompted-where"]
+    assert np.isnan(curve(Run.load(run), "success", np.array([0.0, 100.0]))).all()

@@ -1,0 +1,96 @@
+"""The report of eight runs whose statistics are worked out by hand."""
+
+import csv
+import json
+
+import pytest
+
+from pr2l.benchmark.report import interval, markdown, of_task, overall, report, summarise
+from pr2l.benchmark.rows import read_rows
+from pr2l.core.errors import UserError
+
+
+@pytest.fixture
+def summary(toys, rows):
+    return summarise(toys, read_rows(rows, toys))
+
+
+def test_aggregates_over_tasks(summary):
+    """Scores 1, 1 and 0.5, 0: the middle two of the four are 0.5 and 1; task means are 1 and 0.25."""
+    pixels, small = summary["methods"]["pixels"], summary["methods"]["small"]
+    assert (pixels["iqm"][0], pixels["mean"][0], pixels["median"][0]) == (0.75, 0.625, 0.625)
+    assert pixels["iqm"] == [0.75, 0.5, 0.75]  # redrawn, the second task is 0, 0 at worst, then 0 and 1 are the middle
+    assert small["iqm"] == small["mean"] == small["median"] == [0.25, 0.25, 0.25]
+    # Against 0.25: 1 wins always, 0.5 wins and 0 loses.
+    assert pixels["improvement"][0] == 0.75 and small["improvement"] is None
+    assert (pixels["runs"], summary["rows"], summary["wanted"]) == (4, 8, 8)
+
+
+def test_the_best_come_first(summary):
+    assert [row[0] for row in overall(summary)] == ["pixels", "small"]
+    assert [row[0] for row in of_task(summary, "toy/colours")] == ["pixels", "small"]
+    summary["methods"]["pixels"]["iqm"], summary["methods"]["small"]["iqm"] = None, [0.0, 0.0, 0.0]
+    assert [row[0] for row in overall(summary)] == ["small", "pixels"], "without a number, last"
+
+
+def test_the_profile_and_the_curve(summary):
+    found = summary["methods"]["pixels"]
+    profile = dict(zip(found["profile"]["at"], found["profile"]["value"], strict=True))
+    assert (profile[0.0], profile[0.5], profile[1.0]) == (0.75, 0.5, 0.0)
+    curve = found["curve"]
+    assert (curve["at"][0], curve["value"][0]) == (0.5, 0.25) and (curve["at"][-1], curve["value"][-1]) == (1.0, 0.75)
+    assert curve["low"] == curve["value"] == curve["high"]  # all runs have the same
+
+
+def test_the_numbers_of_a_task(summary):
+    found = summary["tasks"]["toy/again"]["pixels"]
+    assert found["success"][0] == 0.25 and found["each_seed"] == [0.5, 0.0] and found["return"][0] == 0.5
+    passed = 128 * 47 / 60  # 0.52 is passed at step 98.6
+    assert found["steps_to_threshold"]["median"] == pytest.approx(passed, abs=1e-3)
+    assert found["frames_per_second"] == [64, 64, 64]
+    assert (found["peak_memory"], found["gflop"], found["random"]) == (1_500_000_000, 0.25, 0.125)
+
+
+def test_half_done_counts_the_seeds_that_all_tasks_have(toys, rows):
+    (rows / "toys" / "toy-again-pixels-seed1.json").unlink()
+    found = summarise(toys, read_rows(rows, toys))["methods"]["pixels"]
+    assert (found["runs"], found["mean"][0], found["improvement"][0]) == (2, 0.75, 1.0)
+    (rows / "toys" / "toy-again-pixels-seed0.json").unlink()
+    summary = summarise(toys, read_rows(rows, toys))
+    assert summary["methods"]["pixels"]["iqm"] is None and "pixels" not in summary["tasks"]["toy/again"]
+    assert "| pixels | - | - | - | - | 0 |" in markdown(summary)
+
+
+def test_a_run_that_never_gets_there(toys, rows):
+    for path in (rows / "toys").glob("toy-again-*.json"):
+        values = json.loads(path.read_text())
+        if "small" in path.name or values["seed"] == 1:
+            values["curve"]["success"] = [None, *[0.1] * 59]
+        path.write_text(json.dumps(values))
+    again = summarise(toys, read_rows(rows, toys))["tasks"]["toy/again"]
+    assert again["pixels"]["steps_to_threshold"]["median"] is None
+    text = markdown(summarise(toys, read_rows(rows, toys)))
+    assert "not by most [100, 100] (1 of 2 seeds)" in text and "never (0 of 2 seeds)" in text
+
+
+def test_the_files_of_a_report_and_the_same_again(toys, rows, tmp_path):
+    summary = report("toys", rows)
+    first = {path.name: path.read_bytes() for path in (rows / "toys" / "report").iterdir()}
+    assert json.loads(first["report.json"]) == summary
+    lines = list(csv.DictReader(first["report.csv"].decode().splitlines()))
+    [mean] = [line for line in lines if (line["task"], line["method"], line["statistic"]) == ("all", "pixels", "mean")]
+    assert float(mean["value"]) == 0.625
+    assert "| pixels | 0.75 [0.50, 0.75] | 0.62 [" in first["report.md"].decode()
+    assert {"aggregates.png", "efficiency.png", "toy-colours.png", "toy-again.png"} <= set(first)
+    report("toys", rows, tmp_path / "other")
+    assert all((tmp_path / "other" / name).read_bytes() == data for name, data in first.items())
+
+
+def test_no_rows_no_report(toys, tmp_path):
+    with pytest.raises(UserError, match="there is no row of toys; `pr2l bench run toys` makes them"):
+        report("toys", tmp_path)
+
+
+def test_an_interval_reads_well():
+    assert interval([0.5, 0.25, 1.0]) == "0.50 [0.25, 1.00]"
+    assert interval([1234.5, 1000, 2000], digits=0) == "1,234 [1,000, 2,000]" and interval(None) == "-"

@@ -1,0 +1,233 @@
+"""Configs over the doors world of CONTRIBUTING.md, which the `examples` fixture installs."""
+
+import string
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pr2l.benchmark.suites import Definition
+from pr2l.core import registry
+from pr2l.core.config import RunConfig, apply_override, load_config, read_config
+from pr2l.core.errors import UnknownName, UserError
+from pr2l.core.yaml_files import read_mapping
+from pr2l.pretraining.finetune import FinetuneConfig
+from pr2l.pretraining.pretrain import PretrainConfig
+from pr2l.prompting.search import Space
+from pr2l.rollout import simulators as sims
+
+NAME = "doors/choose/columns"
+SMALLEST = {
+    "why": "a test",
+    "environment": "doors",
+    "task": "choose",
+    "encoder": "columns",
+    "network": "flat",
+}
+
+
+def test_plugin_defaults_are_written_out_and_the_file_wins_over_them(examples) -> None:
+    config = load_config(NAME)
+    assert config.environment_options == {"size": 32}
+    assert config.network_options == {"summary": 128}
+    assert config.algorithm_options["learning_rate"] == 3e-3  # of the file
+    assert config.algorithm_options["gamma"] == 0.99  # of policies/ppo.py
+    assert config.vlm_options["layers"] == [-2, -1]
+    assert config.prompt_name == "doors/choose/where"
+
+
+def test_options_are_the_plugins_own_frozen_model(examples) -> None:
+    options = load_config(NAME, ["vlm_options.layers=[-1]"]).options("vlm")
+    assert options.layers == (-1,) and options.new_tokens == 8
+    with pytest.raises(ValidationError):
+        options.new_tokens = 3
+
+
+def test_a_saved_config_loads_as_the_same(examples, tmp_path) -> None:
+    config = load_config(NAME, ["algorithm_options.learning_rate=1e-5", "wandb=off", "prompt=null"])
+    config.save(tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert config.prompt_name is None
+
+
+def test_a_prompt_of_another_task_is_named_in_full() -> None:
+    assert RunConfig(**SMALLEST, steps=1, prompt="a/b/c").prompt_name == "a/b/c"
+    assert RunConfig(**SMALLEST, steps=1, prompt="c").prompt_name == "doors/choose/c"
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config = RunConfig(**SMALLEST, steps=1)
+    with pytest.raises(ValidationError):
+        config.seed = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("seed=3", "seed", 3),
+        ("steps=1e4", "steps", 10_000),
+        ("wandb=off", "wandb", "off"),
+        ("vlm=HuggingFaceTB/SmolVLM-256M-Instruct", "vlm", "HuggingFaceTB/SmolVLM-256M-Instruct"),
+        ("prompt=null", "prompt", None),
+        ("why=a = b", "why", "a = b"),
+        ("encoder_options={strips: 4}", "encoder_options", {"strips": 4}),
+    ],
+)
+def test_overrides_are_yaml(examples, override: str, key: str, value: object) -> None:
+    assert getattr(load_config(NAME, [override]), key) == value
+
+
+def test_later_overrides_win_and_nested_ones_keep_the_rest(examples) -> None:
+    overrides = ["algorithm_options.gamma=0.5", "algorithm_options.gamma=0.9", "environment_options.size=8"]
+    config = load_config(NAME, overrides)
+    assert config.algorithm_options["gamma"] == 0.9 and config.algorithm_options["learning_rate"] == 3e-3
+    assert config.options("environment").size == 8
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sed=3", r"unknown key 'sed'. Did you mean 'seed'\? Allowed keys: .*algorithm"),
+        ("steps=many", "steps = 'many': Input should be a valid integer"),
+        ("steps=1.5", "steps = 1.5"),
+        ("steps=0", "greater than 0"),
+        ("wandb=maybe", "'off', 'offline' or 'online'"),
+        ("seed", "is no override; write key=value"),
+        ("=3", "is no override"),
+        ("seed=", "has no value; write seed=null"),
+        ("seed.deep=3", "'seed' is the single value"),
+        ("why=[1", "the value in 'why=\\[1' is not valid YAML"),
+        ("environment=door", "'door' is not among the environments. Did you mean 'doors'"),
+        ("task=chose", "'chose' is not among the tasks of doors. Did you mean 'choose'"),
+        ("encoder=column", "Did you mean 'columns'"),
+        ("algorithm=pppo", "Did you mean 'ppo'"),
+        ("network=flatt", "Did you mean 'flat'"),
+        ("prompt=wher", "Did you mean 'doors/choose/where'"),
+        (
+            "encoder_options.stripes=2",
+            "encoder_options of 'columns': unknown key 'stripes'. Did you mean 'strips'",
+        ),
+        (
+            "vlm_options.new_token=2",
+            "vlm_options of 'tiny': unknown key 'new_token'. Did you mean 'new_tokens'",
+        ),
+        ("algorithm_options.gamma=high", "gamma = 'high'"),
+        ("patience.setp=9", "patience: unknown key 'setp'. Did you mean 'step'"),
+        ("patience.step=0", "greater than 0"),
+        ("encoder=pixels", "unknown key 'strips'.*\n`encoder_options={}` drops"),
+    ],
+)
+def test_every_mistake_teaches(examples, override: str, message: str) -> None:
+    given = ["seed=3"] if override == "seed.deep=3" else []
+    with pytest.raises(UserError, match=message):
+        load_config(NAME, [*given, override])
+
+
+def test_options_of_the_file_can_be_dropped_for_another_plugin(examples) -> None:
+    assert load_config(NAME, ["encoder=pixels", "encoder_options={}"]).encoder_options == {"size": 64}
+
+
+def test_an_unknown_config_names_the_nearest(examples, tmp_path) -> None:
+    for name in ("doors/choose/column", "configs/doors/choose/column.yaml"):
+        with pytest.raises(UnknownName, match=f"Did you mean '{NAME}'"):
+            load_config(name)
+
+
+def test_a_config_can_be_named_as_the_file_that_it_is(examples) -> None:
+    assert load_config(f"configs/{NAME}.yaml") == load_config(NAME)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n- b\n", "must hold `key: value` lines, but it holds list"),
+        ("seed: 1\nseed: 2\n", "key given twice: seed"),
+        ("seed: [1\n", "is not valid YAML"),
+        ("steps: 3\n", "the key 'why' is missing"),
+    ],
+)
+def test_a_file_that_is_no_config_says_why(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_config(RunConfig, tmp_path / "bad.yaml")
+
+
+class Numbers(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rate: float
+    switch: bool = False
+
+
+class Tables(BaseModel):
+    one: Numbers
+    many: tuple[Numbers, ...] = ()
+
+
+@pytest.mark.parametrize("text", ["one: {rate: 1, swich: true}", "one: {rate: 1}\nmany: [{rate: 1, swich: true}]"])
+def test_an_unknown_key_of_a_nested_table_is_compared_with_that_table(tmp_path: Path, text: str) -> None:
+    (tmp_path / "nested.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"swich'. Did you mean 'switch'\? Allowed keys: rate, switch"):
+        read_config(Tables, tmp_path / "nested.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-4", 1e-4), ("1E+2", 100.0), (".5e1", 5.0), ("-2.e3", -2000.0), ("7", 7.0), ("1_000.5", 1000.5)],
+)
+def test_numbers_are_read_as_people_write_them(tmp_path: Path, text: str, value: float) -> None:
+    (tmp_path / "numbers.yaml").write_text(f"rate: {text}\nswitch: true\n")
+    assert read_config(Numbers, tmp_path / "numbers.yaml") == Numbers(rate=value, switch=True)
+
+
+KEYS = st.text(string.ascii_lowercase + "_", min_size=1, max_size=8)
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text(st.characters(categories=["L", "N", "P", "Zs"]), max_size=12),
+    st.lists(st.integers(), max_size=3),
+)
+
+
+@given(st.lists(KEYS, min_size=1, max_size=3), VALUES)
+@example(["key"], "\xa0")  # what YAML writes without quotes, and str.strip would take away
+@example(["key"], "0\xa0")
+def test_any_value_survives_being_written_as_an_override(path: list[str], value: object) -> None:
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
+    values: dict = {}
+    apply_override(values, f"{'.'.join(path)}={text.removesuffix('...' + chr(10)).removesuffix(chr(10))}")
+    for part in path:
+        values = values[part]
+    assert values == value and type(values) is type(value)
+
+
+@given(st.text(max_size=20))
+def test_any_other_text_is_refused_with_a_lesson_or_taken(text: str) -> None:
+    values: dict = {}
+    try:
+        apply_override(values, text)
+    except UserError as error:
+        assert values == {} or text.partition("=")[0] in repr(error) or "YAML" in str(error)
+    else:
+        assert values
+
+
+@pytest.mark.parametrize("name", registry.names("configs"))
+def test_every_config_of_the_project_is_valid(name: str) -> None:
+    if name.startswith("sims/"):
+        assert sims.load(name.removeprefix("sims/")).why
+    elif name.startswith("benchmarks/"):
+        assert read_config(Definition, name).why  # tests/benchmark/test_suites.py resolves what it asks for
+    elif name.startswith("search/"):
+        assert read_config(Space, name).why
+    elif not name.startswith("pretrain/"):
+        assert load_config(name).why
+    elif "vlm" in read_mapping(registry.load("configs", name)):
+        assert read_config(FinetuneConfig, name).why
+    else:
+        assert read_config(PretrainConfig, name).why

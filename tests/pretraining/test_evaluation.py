@@ -1,0 +1,57 @@
+"""The exam's arithmetic, and that it asks the VLM what it says it asks."""
+
+import numpy as np
+
+from pr2l.data.labelled_frames import LabelledFrames
+from pr2l.data.questions import Question, View, about, overall
+from pr2l.pretraining.evaluation import examine, report
+
+IMP = {"name": "imp", "box": (0, 40, 20, 80), "distance": 100.0}
+FRAMES = LabelledFrames(np.zeros((2, 120, 160, 3), np.uint8), [[IMP], []], ("imp", "medikit"))
+
+
+class Parrot:
+    """Answers from the labels, which it reads off the frames' first pixel; `wrong` kinds get another answer."""
+
+    def __init__(self, wrong: set[str]) -> None:
+        self.wrong = wrong
+
+    def answer(self, frames, texts, new_tokens):
+        return [self._one(int(frame[0, 0, 0]), text) for frame, text in zip(frames, texts, strict=True)]
+
+    def _one(self, row, text):
+        view = View.of(FRAMES.labels[row], 160, 120)
+        known = [question for name in FRAMES.names for question in about(view, name)] + overall(view)
+        question = next(question for question in known if question.text == text)
+        return "?" if question.kind in self.wrong else question.answer
+
+
+def numbered() -> LabelledFrames:
+    frames = FRAMES.frames.copy()
+    frames[1] = 1
+    return LabelledFrames(frames, FRAMES.labels, FRAMES.names)
+
+
+def test_a_perfect_and_a_partly_wrong_student():
+    perfect = examine(Parrot(set()), numbered())["questions"]
+    # Frame 0: four questions about the imp, presence of the absent medikit. Frame 1: presence of one absent name.
+    assert {kind: score["asked"] for kind, score in perfect.items()} == {
+        "presence": 3,
+        "direction": 1,
+        "distance": 1,
+        "count": 1,
+        "seen": 2,
+        "left": 2,
+    }
+    assert {score["accuracy"] for score in perfect.values()} == {1.0}
+    partly = examine(Parrot({"direction"}), numbered())["questions"]
+    assert partly["direction"]["accuracy"] == 0.0 and partly["distance"]["accuracy"] == 1.0
+
+
+def test_shares_by_hand():
+    asked = [Question("presence", "imp", "is there a imp ?", answer) for answer in ("yes", "yes", "no", "no")]
+    result = report(asked, [True, False, True, True])
+    assert result["questions"] == {"presence": {"accuracy": 0.75, "asked": 4}}
+    assert result["answers"]["presence"]["yes"] == {"accuracy": 0.5, "asked": 2}
+    assert result["answers"]["presence"]["no"] == {"accuracy": 1.0, "asked": 2}
+    assert result["names"]["imp"]["presence"] == {"accuracy": 0.75, "asked": 4}

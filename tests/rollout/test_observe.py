@@ -1,0 +1,171 @@
+"""Observe in a world where every frame says which episode and which step it belongs to."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from pr2l.core.types import Tokens
+from pr2l.encoders.base import Encoder
+from pr2l.policies import ppo
+from pr2l.policies.networks import mlp
+from pr2l.rollout.observe import HALF_MAX, Observe
+
+
+class DiaryWorld(gym.Env):
+    """All pixels are 10 * episode + step; the context names the episode. Episodes last `length` steps."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, length=2, truncated=False, proprio=True):
+        self.length, self.truncated, self.episode = length, truncated, -1
+        parts = {"frame": spaces.Box(0, 255, (4, 4, 3), np.uint8)}
+        if proprio:
+            parts["proprio"] = spaces.Box(-1, 1, (2,), np.float32)
+        self.observation_space = spaces.Dict(parts)
+
+    def reset(self, *, seed=None, options=None):
+        self.episode, self.time = self.episode + 1, 0
+        return self._seen()
+
+    def step(self, action):
+        self.time += 1
+        done = self.time == self.length
+        observation, info = self._seen()
+        return observation, 1.0, done and not self.truncated, done and self.truncated, info
+
+    def _seen(self):
+        frame = np.full((4, 4, 3), 10 * self.episode + self.time, np.uint8)
+        info = {"context": {"target": str(self.episode)}, "success": False, "labels": [{}] * self.time}
+        observation = {"frame": frame, "proprio": np.array([self.time / 10, self.episode / 10], np.float32)}
+        return {key: observation[key] for key in self.observation_space}, info
+
+
+class Echo(Encoder):
+    """Two tokens of [brightness, the context's episode, number of labels]; the second one is padding."""
+
+    tokens, width, needs_labels = 2, 3, True
+
+    def __init__(self):
+        self.batches = []
+
+    def encode(self, frames, contexts, labels=None):
+        self.batches.append(len(frames))
+        rows = [
+            [frame.mean(), float(context["target"]), len(objects)]
+            for frame, context, objects in zip(frames, contexts, labels, strict=True)
+        ]
+        values = torch.tensor([[row, [7.0, 7.0, 7.0]] for row in rows])
+        return Tokens(values, torch.tensor([[True, False]]).repeat(len(frames), 1))
+
+    def answers(self):
+        return [f"row {row}" for row in range(self.batches[-1])]
+
+
+def observe(*lengths, encoder=None, **options):
+    venv = DummyVecEnv([lambda n=n: DiaryWorld(n, **options) for n in lengths])
+    return Observe(venv, encoder or Echo())
+
+
+def real_tokens(observation):
+    return observation["tokens"][:, 0].tolist()
+
+
+def test_each_frame_meets_the_context_and_labels_of_its_own_episode():
+    venv = observe(2, 3)
+    assert real_tokens(venv.reset()) == [[0, 0, 0], [0, 0, 0]]
+    actions = np.zeros(2, int)
+    assert real_tokens(venv.step(actions)[0]) == [[1, 0, 1], [1, 0, 1]]
+    observation, _, dones, infos = venv.step(actions)
+    assert dones.tolist() == [True, False]
+    assert real_tokens(observation) == [[10, 1, 0], [2, 0, 2]]  # the first shows its next episode already
+    last = infos[0]["terminal_observation"]
+    assert last["tokens"][0].tolist() == [2, 0, 2]  # and its last frame keeps the old context
+    assert np.allclose(last["proprio"], [0.2, 0])
+    assert (infos[0]["terminal_frame"] == 2).all()
+    observation, _, dones, infos = venv.step(actions)
+    assert real_tokens(observation) == [[11, 1, 1], [10, 1, 0]]
+    assert infos[1]["terminal_observation"]["tokens"][0].tolist() == [3, 0, 3]
+
+
+def test_the_two_traps_of_the_vector_interface_are_there():
+    """If these fail, Stable-Baselines3 has changed and `Observe.step_wait` can be made simpler."""
+    venv = observe(1)
+    venv.reset()
+    _, _, _, infos = venv.step(np.zeros(1, int))
+    assert infos[0]["context"] == {"target": "0"}  # of the ended episode, beside the new one's frame
+    assert venv.reset_infos == [{}]  # the wrapper's own, which hides the environment's
+    assert venv.unwrapped.reset_infos[0]["context"] == {"target": "1"}
+
+
+def test_one_batch_per_step_with_the_last_frames_in_it():
+    venv = observe(2, 3, 2)
+    venv.reset()
+    for _ in range(6):
+        venv.step(np.zeros(3, int))
+    assert venv.encoder.batches == [3, 3, 5, 4, 5, 3, 6]
+
+
+class Ignore(BaseCallback):
+    def _on_step(self):
+        return True
+
+
+@pytest.mark.parametrize("n_epochs", [1, 7])
+def test_learning_encodes_once_per_step_whatever_the_epochs(n_epochs):
+    venv = observe(2, 3, truncated=True)
+    options = ppo.Defaults(n_steps=16, batch_size=8, n_epochs=n_epochs, device="cpu")
+    model = ppo.create(venv, mlp.Network, mlp.Defaults(hidden=(4,)), options, seed=0)
+    ppo.learn(model, options, 64, Ignore())
+    assert len(venv.encoder.batches) == 32 + 1  # 64 steps of two environments, and the reset
+
+
+def test_observations_fit_their_space_in_half_precision():
+    venv = observe(2)
+    observation = venv.reset()
+    assert observation["tokens"].dtype == np.float16
+    assert observation["mask"].tolist() == [[1, 0]]
+    assert (observation["tokens"][:, 1] == 0).all()  # what an encoder leaves in padding is not kept
+    single = {key: part[0] for key, part in observation.items()}
+    assert venv.observation_space.contains(single)
+
+
+def test_without_proprio():
+    venv = observe(2, proprio=False)
+    assert set(venv.reset()) == set(venv.observation_space.spaces) == {"tokens", "mask"}
+
+
+class Extreme(Echo):
+    value = 1e6
+
+    def encode(self, frames, contexts, labels=None):
+        tokens = super().encode(frames, contexts, labels)
+        return Tokens(tokens.values.fill_(self.value), tokens.mask)
+
+
+def test_states_beyond_half_precision_are_clipped():
+    assert observe(2, encoder=Extreme()).reset()["tokens"][0, 0, 0] == HALF_MAX
+
+
+def test_nan_is_an_error_that_says_what_to_try():
+    encoder = Extreme()
+    encoder.value = float("nan")
+    with pytest.raises(FloatingPointError, match="vlm_options.dtype=float32"):
+        observe(2, encoder=encoder).reset()
+
+
+def test_what_was_embedded_can_be_shown():
+    venv = observe(1, 2)
+    venv.reset()
+    venv.step(np.zeros(2, int))
+    assert venv.frames[:, 0, 0, 0].tolist() == [10, 1]
+    assert venv.contexts == [{"target": "1"}, {"target": "0"}]
+    assert venv.answers == ["row 0", "row 1"]
+
+
+def test_an_environment_without_frames_is_refused():
+    with pytest.raises(ValueError, match="must show Dict"):
+        Observe(DummyVecEnv([lambda: gym.make("CartPole-v1")]), Echo())

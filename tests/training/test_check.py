@@ -1,0 +1,79 @@
+import pytest
+
+from pr2l.core import registry
+from pr2l.core.config import load_config
+from pr2l.training.check import Finding, check, findings
+
+NAME = "doors/choose/columns"
+
+
+def report(*overrides: str) -> dict[str, Finding]:
+    return {finding.what: finding for finding in findings(load_config(NAME, overrides))}
+
+
+def test_a_run_that_can_start_passes_everything(examples) -> None:
+    found = report()
+    assert all(finding.good for finding in found.values())
+    assert found["prompt"].found == "3 texts, such as 'where is the red door ?'"
+    assert found["environment"].found == "4 x frame (32, 32, 3), proprio (3,); Discrete(2)"
+    assert found["encoder"].found == "columns: 2 tokens of 3 numbers a frame"
+    assert found["task"].found == "success: the door has the named colour; at most 1 decisions an episode"
+
+
+def test_memory_is_that_of_float16_tokens_and_their_mask_and_twice_that_of_what_sb3_keeps(examples) -> None:
+    tokens, proprio, rows = 2 * 3 * 2 + 2 * 1, 3 * 4, 6 * 128
+    overrides = ("num_envs=6", "algorithm_options.n_steps=128", "algorithm_options.device=cpu")
+    found = report(*overrides)["memory"].found
+    table = (1 + rows + 6) * tokens
+    assert found.startswith(f"a rollout takes {(table + 2 * rows * (8 + proprio)) / 1000:.3g} kB of observations")
+    found = report(*overrides, "algorithm_options.handles=false")["memory"].found
+    assert found.startswith(f"a rollout takes {2 * rows * (tokens + proprio) / 1000:.3g} kB of observations")
+
+
+def test_what_is_remembered_is_counted_where_something_is(examples) -> None:
+    assert "remember" not in report()  # two mean colours are no slower than a look-up
+    columns = registry.load("encoders", "columns").Columns
+    columns.costly = True
+    found = report("remember=1000")["remember"]
+    assert found.good and found.found.startswith("embeddings of the last 1,000 frames take 26 kB;")
+    assert not report(f"remember={10**15}")["remember"].good
+    assert "remember" not in report("remember=0")
+
+
+def test_worker_processes_are_said_with_the_batches_that_they_make(examples) -> None:
+    found = report("workers=3")
+    assert found["environment"].found.endswith("; 3 worker processes, VLM batches of 3 + 1 frames a step")
+    assert found["first steps"].good
+
+
+def test_a_rollout_that_cannot_fit_fails_before_it_is_allocated(examples) -> None:
+    found = report("algorithm_options.n_steps=1000000000000")
+    assert not found["memory"].good and "fewer num_envs" in found["memory"].problem
+    assert "policy" not in found
+    assert "TB of observations" in found["memory"].found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part", "message"),
+    [
+        (["network=token_transformer", "network_options={width: 7, heads: 2}"], "policy", "multiple of heads"),
+        (["prompt=maze/walk/what"], "prompt", "needs 'item', but the task's context gives 'target'"),
+        (["algorithm_options.n_steps=5000000"], "policy", "can tell only 16,777,216 apart; take fewer n_steps"),
+        (["wandb=online"], "wandb", "pip install"),
+    ],
+)
+def test_each_part_that_cannot_be_made_fails_with_its_lesson(
+    examples, write_plugin, overrides: list[str], part: str, message: str
+) -> None:
+    text = "text: is it {item}\nslots: [item]\nwhy: another task's words\nsource: this test\n"
+    write_plugin("prompts", "maze/walk/what", text)
+    found = report(*overrides)
+    assert [what for what, finding in found.items() if not finding.good] == [part]
+    assert message in found[part].problem
+
+
+def test_the_verdict_is_the_worst_finding(examples, capsys) -> None:
+    assert check(load_config(NAME))
+    assert not check(load_config(NAME, ["network=token_transformer", "network_options={width: 7, heads: 2}"]))
+    printed = capsys.readouterr().out
+    assert "fails" in printed and "where is the red door ?" in printed

@@ -1,0 +1,170 @@
+"""Evaluation plays the same numbered episodes whatever the policy, and says what ships with the repository."""
+
+import json
+from typing import ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from rich.console import Console
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from pr2l.core.config import RunConfig
+from pr2l.core.io import write_json
+from pr2l.rollout.episodes import SeededEpisodes
+from pr2l.training import evaluate
+from pr2l.training.evaluate import Score, by_context, committed, play, random_actor, table
+
+CONFIG = RunConfig(why="", environment="doom", task="fetch", encoder="prompted", network="mlp", steps=1)
+
+
+LENGTHS = (3, 1, 7, 5, 2, 6, 4)
+
+
+class CountDown(gym.Env):
+    """The seed is the episode's number, which says how many steps it lasts and so what it returns."""
+
+    observation_space = spaces.Dict({"frame": spaces.Box(0, 255, (1, 1, 3), np.uint8)})
+    action_space = spaces.Discrete(5)
+
+    def reset(self, *, seed=None, options=None):
+        self.left = LENGTHS[seed % 7]
+        return self._seen(), {"context": {}, "success": False}
+
+    def step(self, action):
+        self.left -= 1
+        return self._seen(), 1.0, self.left == 0, False, {"context": {}, "success": True}
+
+    def _seen(self):
+        return {"frame": np.zeros((1, 1, 3), np.uint8)}
+
+
+def count_downs(count):
+    return DummyVecEnv([lambda row=row: SeededEpisodes(CountDown(), lambda n: row + n * count) for row in range(count)])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_the_same_episodes_are_played_however_many_run_side_by_side(count):
+    """Taking the first seven to end would play the short ones twice and the long ones never."""
+    played = play(count_downs(count), lambda observation, starts: np.zeros(count, int), 7)
+    assert [(one["number"], one["l"], one["r"]) for one in played] == [(n, LENGTHS[n], LENGTHS[n]) for n in range(7)]
+
+
+def test_rewound_simulators_play_the_same_episodes_again():
+    venv, act = count_downs(3), lambda observation, starts: np.zeros(3, int)
+    first = play(venv, act, 7)
+    venv.env_method("rewind")
+    assert play(venv, act, 7) == first
+
+
+class Cut(CountDown):
+    """Simulators that fail in the first step of some episodes, so many times."""
+
+    failures: ClassVar[dict[int, int]] = {}
+
+    def reset(self, *, seed=None, options=None):
+        self.number = seed
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        if not self.failures.get(self.number, 0):
+            return super().step(action)
+        self.failures[self.number] -= 1
+        return self._seen(), 0.0, False, True, {"context": {}, "success": False, "cut": "killed"}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_cut_episode_is_no_failure_but_played_again_and_one_cut_twice_is_said(count):
+    Cut.failures = {0: 1, 4: 2, 6: 1}
+    envs = [lambda row=row: SeededEpisodes(Cut(), lambda n: row + n * count) for row in range(count)]
+    played = play(DummyVecEnv(envs), lambda observation, starts: np.zeros(count, int), 7)
+    assert [(one["number"], one["l"]) for one in played] == [(n, 1 if n == 4 else LENGTHS[n]) for n in range(7)]
+    assert [one["number"] for one in played if not one["success"]] == [4]
+    score = Score.of(played)
+    assert (score.cut, score.episodes) == (1, 7)
+    assert Score.from_json(json.loads(json.dumps(score.as_json()))) == score
+    console = Console(width=200)
+    with console.capture() as said:
+        console.print(table("", {"one": score}))
+    assert "7 (1 cut)" in said.get()
+
+
+def test_a_policy_is_told_where_episodes_begin():
+    told = []
+
+    def act(observation, starts):
+        told.append(starts.tolist())
+        return np.zeros(2, int)
+
+    play(count_downs(2), act, 4)  # of 3 and 7 steps beside 1 and 5
+    assert told[:4] == [[True, True], [False, True], [False, False], [True, False]]
+
+
+def test_random_play_is_seeded_and_reaches_every_action():
+    rolls = [[random_actor(spaces.Discrete(5), 3, seed)(None, None).tolist() for _ in range(9)] for seed in (1, 1, 2)]
+    assert rolls[0] != rolls[2]
+    first, again = (random_actor(spaces.Discrete(5), 3, 1) for _ in range(2))
+    assert [first(None, None).tolist() for _ in range(9)] == [again(None, None).tolist() for _ in range(9)]
+    actor = random_actor(spaces.Discrete(5), 40, 0)
+    assert set(actor(None, None).tolist()) == set(range(5))
+
+
+def test_a_score_survives_json():
+    score = Score.of([{"success": s, "r": r, "l": 3} for s, r in ((True, 1.0), (False, -0.5), (True, 0.75))])
+    assert score.success.value == pytest.approx(2 / 3)
+    assert score.returned.value == pytest.approx(1.25 / 3)
+    assert Score.from_json(json.loads(json.dumps(score.as_json()))) == score
+
+
+def test_measures_and_what_an_episode_was_about():
+    ended = (("bed", True, 0.5), ("tv", False, 0.0), ("bed", True, 1.0))
+    played = [
+        {"success": s, "r": 0.0, "l": 3, "context": {"target": target}, "measures": {"spl": spl}}
+        for target, s, spl in ended
+    ]
+    score, groups = Score.of(played), by_context(played)
+    assert score.measures["spl"].value == 0.5
+    assert {name: (one.episodes, one.measures["spl"].value) for name, one in groups.items()} == {
+        "bed": (2, 0.75),
+        "tv": (1, 0.0),
+    }
+    assert Score.from_json(json.loads(json.dumps(score.as_json()))) == score
+    console = Console(width=200)
+    with console.capture() as said:
+        console.print(table("", groups, of="context"))
+    assert "context" in said.get() and "spl" in said.get() and "0.75 [0.50, 1.00]" in said.get()
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_a_greedy_evaluation_takes_the_most_probable_action(monkeypatch, greedy):
+    class Algorithm:
+        @staticmethod
+        def act(model, observation, memory, starts, deterministic=False):
+            return [int(deterministic)], None
+
+    monkeypatch.setattr(evaluate.registry, "load", lambda kind, name: Algorithm)
+    act = evaluate.model_actor(CONFIG.model_copy(update={"evaluation_greedy": greedy}), None)
+    assert act({}, np.ones(1, bool)).tolist() == [int(greedy)]
+
+
+def test_committed_results_of_the_same_task_are_shown_and_marked(tmp_path, monkeypatch):
+    score = Score.of([{"success": True, "r": 1.0, "l": 3}])
+    for name, task, algorithm, encoder in (
+        ("a", "fetch", "ppo", "image_only"),
+        ("b", "hunt", "ppo", "image_only"),
+        ("c", "fetch", "ppo", "prompted"),
+        ("d", "fetch", "bc", "image_only"),
+    ):
+        result = {"environment": "doom", "task": task, "algorithm": algorithm, "encoder": encoder, "steps": 60000}
+        write_json(tmp_path / f"{name}.json", {**result, "evaluation": score.as_json()})
+    write_json(tmp_path / "other.json", {"something": "else"})
+    monkeypatch.setattr(evaluate, "COMMITTED", tmp_path)
+    rows = committed(CONFIG)
+    assert rows == {"image_only (committed, 60,000 steps, a.json)": score}
+    assert table("title", rows).row_count == 1
+
+
+def test_without_committed_results_there_are_no_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "COMMITTED", tmp_path / "absent")
+    assert committed(CONFIG) == {}
