@@ -143,7 +143,8 @@ def make_episodes(
         env.close()
         shown = env.observation_space, env.action_space
         values = options.model_dump(mode="json")
-        env = Isolated(module.__name__, task, values, split=split, labels=labels, name=environment, spaces=shown)
+        name = module.__name__.removeprefix("pr2l.")  # as isolation/worker.py imports it
+        env = Isolated(name, task, values, split=split, labels=labels, name=environment, spaces=shown)
     if patience:
         far = env.unwrapped
         if not isinstance(far, Isolated):
