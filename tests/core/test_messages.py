@@ -1,0 +1,81 @@
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pr2l.core.errors import UserError
+from pr2l.core.messages import check_messages, count_images, from_text
+
+IMAGE = {"type": "image"}
+
+
+def text(value: str) -> dict[str, str]:
+    return {"type": "text", "text": value}
+
+
+@pytest.mark.parametrize(
+    ("options", "content"),
+    [
+        ({}, [IMAGE, text("where ?")]),
+        ({"text_first": True}, [text("where ?"), IMAGE]),
+        ({"images": 2}, [IMAGE, IMAGE, text("where ?")]),
+        ({"images": 0}, [text("where ?")]),
+    ],
+)
+def test_a_text_becomes_one_user_message(options, content) -> None:
+    messages = from_text("where ?", **options)
+    assert messages == [{"role": "user", "content": content}]
+    assert count_images(messages) == options.get("images", 1)
+
+
+def test_an_empty_text_adds_no_part() -> None:
+    assert from_text("") == [{"role": "user", "content": [IMAGE]}]
+
+
+def test_a_conversation_is_copied_and_strings_become_text_parts() -> None:
+    given = ({"role": "system", "content": "be brief"}, {"role": "user", "content": (IMAGE, text("where ?"), IMAGE)})
+    checked = check_messages(given)
+    assert checked == [
+        {"role": "system", "content": [text("be brief")]},
+        {"role": "user", "content": [IMAGE, text("where ?"), IMAGE]},
+    ]
+    assert count_images(checked) == 2
+    checked[1]["content"].clear()
+    assert len(given[1]["content"]) == 3
+
+
+@given(st.text())
+def test_what_a_text_becomes_is_valid(prompt: str) -> None:
+    assert check_messages(from_text(prompt)) == from_text(prompt)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], r"expected a list of at least one message, got \[\]"),
+        ("where ?", "expected a list of at least one message, got 'where \\?'"),
+        (["where ?"], r"m\[0\]: expected a mapping with the keys role and content"),
+        ([{"role": "user"}], r"m\[0\]: the key 'content' is missing"),
+        ([{"role": "usr", "content": "a"}], "unknown role 'usr'. Did you mean 'user'"),
+        ([{"role": ["user"], "content": "a"}], r"unknown role \['user'\]"),
+        ([{"role": "user", "content": "a"}, {"role": "system", "content": "b"}], r"m\[1\]: only the first message"),
+        ([{"role": "user", "content": []}], r"m\[0\].content: expected text or a list of parts, got \[\]"),
+        ([{"role": "user", "content": "a", "contents": "b"}], "unknown key 'contents'. Did you mean 'content'"),
+        ([{"role": "user", "content": ["a"]}], r"m\[0\].content\[0\]: expected a mapping with the key 'type'"),
+        ([{"role": "user", "content": [{"type": "img"}]}], "unknown type 'img'. Did you mean 'image'"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "the key 'text' is missing"),
+        ([{"role": "user", "content": [{"type": "text", "text": 3}]}], r"content\[0\].text: expected text, got 3"),
+        ([{"role": "user", "content": [{"type": "image", "image": "a.png"}]}], "unknown key 'image'"),
+        ([{"role": "assistant", "content": [IMAGE]}], "'assistant' cannot hold an image"),
+    ],
+)
+def test_wrong_messages_are_refused_with_place_and_reason(value, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_messages(value, "m")
+
+
+def test_messages_need_no_torch() -> None:
+    script = "import sys, pr2l.core.messages; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
