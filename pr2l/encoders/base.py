@@ -49,7 +49,7 @@ class Encoder(ABC):
 
     An encoder with `fit_frames` > 0 must be fitted on about so many frames, or be given a fitted state,
     before it encodes; `width` is known before that. Where a frame takes long, `costly`, frames that come again are
-    looked up (see _memory.py), so its tokens may depend on nothing but a row's frame and context.
+    looked up (see common/cache.py), so its tokens may depend on nothing but a row's frame and context.
     """
 
     tokens: int
@@ -74,11 +74,11 @@ class Encoder(ABC):
         """
         raise NotImplementedError(f"{type(self).__module__} has no key(), and without it embeddings cannot be stored")
 
-    def forget(self) -> None:  # noqa: B027  # most encoders keep nothing
+    def clear_cache(self) -> None:  # noqa: B027  # most encoders keep nothing
         """Drops what is kept of earlier batches, so that the next one comes out as if it were the first."""
 
     def metrics(self) -> dict[str, float]:
-        """Numbers for a run's metrics about what it did since `forget` was called last; empty where there are none."""
+        """Numbers for the run's metrics, counted since `clear_cache` was last called; empty where there are none."""
         return {}
 
     def fit(self, frames: Frames, contexts: Contexts) -> None:

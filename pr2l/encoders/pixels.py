@@ -16,9 +16,7 @@ from pr2l.encoders.base import Encoder, EncoderSource
 class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: int = (
-        64  # side of the square that frames are resized to, in pixels; 84 is Atari's, 64 trains faster
-    )
+    size: int = 64  # side of the square that frames are resized to, in pixels; 84 is Atari's, 64 trains faster
 
 
 class PixelsEncoder(Encoder):

@@ -31,7 +31,7 @@ from pr2l.core.machine import device
 from pr2l.core.types import Frames, Hidden
 from pr2l.data.store import Store
 from pr2l.encoders.base import Encoder
-from pr2l.encoders.common.cache import Remembering
+from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.profiling import shapes
 from pr2l.profiling.timing import Spread, flops, matrix_ceiling, peak_memory, profile, race, ratios
 from pr2l.rollout import build
@@ -317,7 +317,7 @@ def _clocked(config: RunConfig, change: Callable[[Ask], Ask] = lambda ask: ask) 
 
 
 def _vlm_of(encoder: Encoder) -> VLM:
-    bare: Any = encoder.encoder if isinstance(encoder, Remembering) else encoder
+    bare: Any = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
     vlm: VLM = bare.vlm
     return vlm
 

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 from pr2l.core.errors import UserError
 from pr2l.core.types import Tokens
-from pr2l.encoders.common.cache import Remembering
+from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.encoders.common.states import pooled_length
 from pr2l.encoders.prompted import PromptedEncoder
 
@@ -53,7 +53,7 @@ def query_attention(network: Any, tokens: Tokens) -> torch.Tensor:
 
 def seen(encoder: Any, weights: torch.Tensor, text: str, answer: str) -> Seen:
     """The weights [T] of one frame, by what they lie on; encoder: a prompted one, which was asked `text`."""
-    encoder = encoder.encoder if isinstance(encoder, Remembering) else encoder
+    encoder = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
     if not isinstance(encoder, PromptedEncoder) or encoder.join != "width":
         raise UserError("attention can be drawn for encoder=prompted with layer_join=width")
     vlm, patches, words = encoder.vlm, None, []

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from pr2l.core import prompt, registry
 from pr2l.core.config import RunConfig
 from pr2l.encoders.base import Encoder, EncoderSource
-from pr2l.encoders.common.cache import Remembering
+from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.rollout.episodes import SeededEpisodes, interleaved_seed, make_episodes, training_seed
 from pr2l.rollout.observe import Observe
 from pr2l.rollout.workers import Workers
@@ -71,7 +71,7 @@ def encoder(config: RunConfig) -> Encoder:
     )
     made: Encoder = registry.load("encoders", config.encoder).create(source, config.options("encoder"))
     wanted = config.remember and made.costly and not made.needs_labels  # a row's labels are not what it goes by
-    return Remembering(made, config.remember) if wanted else made
+    return CachedEncoder(made, config.remember) if wanted else made
 
 
 def model(config: RunConfig, venv: Observe) -> Any:

@@ -24,7 +24,7 @@ from pr2l.core.config import RunConfig
 from pr2l.core.errors import UserError
 from pr2l.data.recorded import learns_from_data, recording
 from pr2l.encoders.base import Encoder
-from pr2l.encoders.common.cache import Remembering
+from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.rollout import build
 from pr2l.rollout.observe import Observe
 from pr2l.rollout.workers import arrange
@@ -78,7 +78,7 @@ def findings(config: RunConfig) -> Iterator[Finding]:
                 part = "memory"
                 memory = _memory(config, venv)
                 yield memory
-                if isinstance(encoder, Remembering):
+                if isinstance(encoder, CachedEncoder):
                     yield _remembered(encoder)
                 part = "policy"
                 if memory.good:
@@ -145,7 +145,7 @@ def _free_memory(device: str) -> int:
     return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
-def _remembered(encoder: Remembering) -> Finding:
+def _remembered(encoder: CachedEncoder) -> Finding:
     free = psutil.virtual_memory().available
     found = f"embeddings of the last {encoder.capacity:,} frames take {_size(encoder.bytes)}; {_size(free)} are free"
     good = encoder.bytes <= free

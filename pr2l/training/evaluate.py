@@ -105,7 +105,7 @@ def report(run: Run, encoder: Encoder, model: Any, step: int, episodes: int | No
     step: environment steps that the model has been trained for. Seeds torch's generator.
     """
     config, console = run.config, Console()
-    encoder.forget()  # so that the numbers are the same after training and by `pr2l evaluate`
+    encoder.clear_cache()  # so that the numbers are the same after training and by `pr2l evaluate`
     count = episodes or config.evaluation_episodes
     at_once = min(config.num_envs, count)
     with closing(build.environments(config, "evaluation", labels=encoder.needs_labels, count=at_once)) as frames:

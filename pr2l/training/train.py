@@ -155,8 +155,8 @@ class Training(BaseCallback):
                 self.metrics.write(self._row(step))
             self._state = self._take_state(step)
             # A resumed run starts here with nothing in memory. An embedding's last bits depend on the batch that it was
-            # made in, so this one must not remember anything either.
-            self.venv.encoder.forget()
+            # made in, so this one must start with an empty cache too.
+            self.venv.encoder.clear_cache()
 
     def _row(self, step: int) -> dict[str, float | None]:
         losses = dict(self.model.logger.name_to_value)

@@ -1,4 +1,4 @@
-"""The memory before an encoder that says which rows it was asked for."""
+"""The cache around an encoder that records which rows it encoded."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from pr2l.core.types import Tokens
 from pr2l.encoders.base import Encoder
-from pr2l.encoders.common.cache import Remembering
+from pr2l.encoders.common.cache import CachedEncoder
 
 NAMES = "abc"
 
 
-class Diary(Encoder):
-    """A token [brightness + what was fitted, the context's letter], and a second one, padding; keeps its batches."""
+class RecordingEncoder(Encoder):
+    """A token [brightness + fitted shift, the context's letter], then a padding token; records its batches."""
 
     tokens, width, fit_frames, costly = 2, 2, 3, True
 
@@ -31,7 +31,7 @@ class Diary(Encoder):
         return [f"{letter}{value}" for value, letter in self.batches[-1]]
 
     def key(self):
-        return {"encoder": "diary"}
+        return {"encoder": "recording"}
 
     def fit(self, frames, contexts):
         self.shift = torch.tensor([float(frames.max())])
@@ -54,97 +54,97 @@ def assert_equal(ours, theirs):
     assert torch.equal(ours.values, theirs.values) and torch.equal(ours.mask, theirs.mask)
 
 
-def test_only_rows_that_are_new_are_asked_for_in_one_batch_and_each_once():
-    memory = Remembering(Diary(), capacity=10)
-    memory.encode(*batch((1, "a"), (2, "a"), (1, "a")))
-    assert memory.encoder.batches == [[(1, "a"), (2, "a")]]
+def test_only_new_rows_are_encoded_in_one_batch_and_each_once():
+    cache = CachedEncoder(RecordingEncoder(), capacity=10)
+    cache.encode(*batch((1, "a"), (2, "a"), (1, "a")))
+    assert cache.encoder.batches == [[(1, "a"), (2, "a")]]
     given = batch((3, "a"), (1, "b"), (2, "a"), (3, "a"), (1, "a"))
-    tokens = memory.encode(*given)
-    assert memory.encoder.batches[1:] == [[(3, "a"), (1, "b")]]
-    assert memory.answers() == ["a3", "b1", "a2", "a3", "a1"]
-    assert_equal(tokens, Diary().encode(*given))
-    memory.encode(*given)
-    assert len(memory.encoder.batches) == 2  # nothing was new
+    tokens = cache.encode(*given)
+    assert cache.encoder.batches[1:] == [[(3, "a"), (1, "b")]]
+    assert cache.answers() == ["a3", "b1", "a2", "a3", "a1"]
+    assert_equal(tokens, RecordingEncoder().encode(*given))
+    cache.encode(*given)
+    assert len(cache.encoder.batches) == 2  # nothing was new
 
 
 def test_the_same_bytes_in_another_shape_are_another_frame():
-    memory = Remembering(Diary(), capacity=10)
+    cache = CachedEncoder(RecordingEncoder(), capacity=10)
     frames, contexts = batch((1, "a"))
-    memory.encode(frames, contexts)
-    memory.encode(frames.transpose(0, 2, 1, 3), contexts)
-    assert len(memory.encoder.batches) == 2
+    cache.encode(frames, contexts)
+    cache.encode(frames.transpose(0, 2, 1, 3), contexts)
+    assert len(cache.encoder.batches) == 2
 
 
 def test_a_context_is_its_names_with_their_values_in_any_order():
-    memory = Remembering(Diary(), capacity=10)
+    cache = CachedEncoder(RecordingEncoder(), capacity=10)
     frames, _ = batch((1, "a"))
     for context in ({"target": "a", "item": "x"}, {"item": "x", "target": "a"}, {"target": "x", "item": "a"}):
-        memory.encode(frames, [context])
-    assert memory.encoder.batches == [[(1, "a")], [(1, "x")]]
+        cache.encode(frames, [context])
+    assert cache.encoder.batches == [[(1, "a")], [(1, "x")]]
 
 
 def test_the_least_recently_used_row_goes_first():
-    memory = Remembering(Diary(), capacity=2)
+    cache = CachedEncoder(RecordingEncoder(), capacity=2)
     for row in ((1, "a"), (2, "a"), (1, "a"), (3, "a"), (1, "a"), (2, "a")):
-        memory.encode(*batch(row))
-    asked = [value for rows in memory.encoder.batches for value, _ in rows]
+        cache.encode(*batch(row))
+    asked = [value for rows in cache.encoder.batches for value, _ in rows]
     assert asked == [1, 2, 3, 2]  # 3 took the place of 2, since 1 had been asked for again
 
 
-def test_a_batch_larger_than_the_memory_comes_out_whole():
-    memory = Remembering(Diary(), capacity=1)
+def test_a_batch_larger_than_the_cache_comes_out_whole():
+    cache = CachedEncoder(RecordingEncoder(), capacity=1)
     given = batch((1, "a"), (2, "b"), (3, "c"))
-    assert_equal(memory.encode(*given), Diary().encode(*given))
+    assert_equal(cache.encode(*given), RecordingEncoder().encode(*given))
 
 
 def test_rows_keep_no_larger_batch_alive():
-    memory = Remembering(Diary(), capacity=1)
-    memory.encode(*batch((1, "a"), (2, "b"), (3, "c")))
-    (row,) = memory._rows.values()
+    cache = CachedEncoder(RecordingEncoder(), capacity=1)
+    cache.encode(*batch((1, "a"), (2, "b"), (3, "c")))
+    (row,) = cache._rows.values()
     assert row.values.untyped_storage().nbytes() == 2 * 2 * 2
-    assert memory.bytes == 2 * (4 * 2 + 1)
+    assert cache.bytes == 2 * (4 * 2 + 1)
 
 
-@pytest.mark.parametrize("change", ["fit", "load", "forget"])
-def test_what_was_made_before_a_change_is_not_remembered(change):
-    memory, given = Remembering(Diary(), capacity=9), batch((1, "a"))
-    before = memory.encode(*given).values[0, 0, 0]
+@pytest.mark.parametrize("change", ["fit", "load", "clear_cache"])
+def test_rows_from_before_a_change_are_not_returned(change):
+    cache, given = CachedEncoder(RecordingEncoder(), capacity=9), batch((1, "a"))
+    before = cache.encode(*given).values[0, 0, 0]
     if change == "fit":
-        memory.fit(*batch((5, "a")))
+        cache.fit(*batch((5, "a")))
     elif change == "load":
-        memory.load_state_dict({"shift": torch.tensor([5.0])})
+        cache.load_state_dict({"shift": torch.tensor([5.0])})
     else:
-        memory.forget()
-    assert memory.encode(*given).values[0, 0, 0] == before + (0 if change == "forget" else 5)
-    assert len(memory.encoder.batches) == 2
-    assert memory.state_dict() is not None and memory.state_dict().keys() == {"shift"}
+        cache.clear_cache()
+    assert cache.encode(*given).values[0, 0, 0] == before + (0 if change == "clear_cache" else 5)
+    assert len(cache.encoder.batches) == 2
+    assert cache.state_dict() is not None and cache.state_dict().keys() == {"shift"}
 
 
-def test_it_says_how_many_rows_it_spared_the_encoder_since_it_forgot():
-    memory = Remembering(Diary(), capacity=9)
-    assert memory.metrics() == {}
-    memory.encode(*batch((1, "a"), (2, "a"), (1, "a")))  # one that comes twice in its batch
-    memory.encode(*batch((1, "a"), (3, "a"), (2, "a"), (2, "b"), (1, "a")))
-    assert memory.metrics() == {"memory/hit_rate": 4 / 8}
-    memory.forget()
-    assert memory.metrics() == {}
+def test_the_hit_rate_counts_rows_since_the_cache_was_cleared():
+    cache = CachedEncoder(RecordingEncoder(), capacity=9)
+    assert cache.metrics() == {}
+    cache.encode(*batch((1, "a"), (2, "a"), (1, "a")))  # one that comes twice in its batch
+    cache.encode(*batch((1, "a"), (3, "a"), (2, "a"), (2, "b"), (1, "a")))
+    assert cache.metrics() == {"cache/hit_rate": 4 / 8}
+    cache.clear_cache()
+    assert cache.metrics() == {}
 
 
-def test_it_stands_for_the_encoder_in_everything_else():
-    memory = Remembering(Diary(), capacity=9)
-    assert (memory.tokens, memory.width, memory.fit_frames, memory.needs_labels) == (2, 2, 3, False)
-    assert memory.key() == Diary().key()
+def test_everything_else_is_the_encoders():
+    cache = CachedEncoder(RecordingEncoder(), capacity=9)
+    assert (cache.tokens, cache.width, cache.fit_frames, cache.needs_labels) == (2, 2, 3, False)
+    assert cache.key() == RecordingEncoder().key()
 
 
 def test_an_encoder_that_asks_nothing_has_no_answers():
-    class Silent(Diary):
+    class Silent(RecordingEncoder):
         def answers(self):
             return []
 
-    memory = Remembering(Silent(), capacity=9)
+    cache = CachedEncoder(Silent(), capacity=9)
     for _ in range(2):
-        memory.encode(*batch((1, "a"), (1, "b")))
-        assert memory.answers() == []
+        cache.encode(*batch((1, "a"), (1, "b")))
+        assert cache.answers() == []
 
 
 rows = st.tuples(st.integers(0, 4), st.sampled_from(NAMES))
@@ -152,17 +152,38 @@ rows = st.tuples(st.integers(0, 4), st.sampled_from(NAMES))
 
 @settings(deadline=None)
 @given(st.integers(1, 6), st.lists(st.lists(rows, min_size=1, max_size=5), max_size=12))
-def test_it_is_a_list_of_the_last_rows(capacity, batches):
+def test_it_behaves_like_a_list_of_the_last_rows(capacity, batches):
     """Model: a plain list, the row that was used last at its end."""
-    memory, kept, asked = Remembering(Diary(), capacity), [], []
+    cache, kept, asked = CachedEncoder(RecordingEncoder(), capacity), [], []
     for each in batches:
-        tokens = memory.encode(*batch(*each))
-        bare = Diary()
+        tokens = cache.encode(*batch(*each))
+        bare = RecordingEncoder()
         assert_equal(tokens, bare.encode(*batch(*each)))
-        assert memory.answers() == bare.answers()
+        assert cache.answers() == bare.answers()
         if new := [row for row in dict.fromkeys(each) if row not in kept]:
             asked.append(new)
         for row in each:
             kept = [*(other for other in kept if other != row), row]
         kept = kept[-capacity:]
-    assert memory.encoder.batches == asked
+    assert cache.encoder.batches == asked
+
+
+def test_metrics_of_the_encoder_are_passed_on_and_cleared_with_the_cache():
+    class Counting(RecordingEncoder):
+        rows = 0
+
+        def encode(self, frames, contexts, labels=None):
+            self.rows += len(frames)
+            return super().encode(frames, contexts)
+
+        def metrics(self):
+            return {"rows": self.rows}
+
+        def clear_cache(self):
+            self.rows = 0
+
+    cache = CachedEncoder(Counting(), capacity=9)
+    cache.encode(*batch((1, "a"), (1, "a")))
+    assert cache.metrics() == {"rows": 1, "cache/hit_rate": 1 / 2}
+    cache.clear_cache()
+    assert cache.metrics() == {"rows": 0}

@@ -158,7 +158,7 @@ def test_rows_say_how_many_frames_of_their_rollout_came_again(toy, tmp_path):
         rows = metrics(train(toy("steps=128"), root=tmp_path / "runs"))
     finally:
         del registry.load("encoders", "pixels").PixelsEncoder.costly
-    assert [1 - 6 / 64 <= float(row["memory/hit_rate"]) < 1 for row in rows] == [True, True]
+    assert [1 - 6 / 64 <= float(row["cache/hit_rate"]) < 1 for row in rows] == [True, True]
 
 
 @pytest.mark.parametrize(("recurrent", "workers"), [(False, 0), (True, 0), (False, 2)])

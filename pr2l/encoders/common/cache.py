@@ -1,4 +1,4 @@
-"""A short memory before a costly encoder: a frame that comes again is looked up instead of embedded."""
+"""Cache of a costly encoder's tokens: a frame that comes again is looked up instead of encoded."""
 
 from __future__ import annotations
 
@@ -15,85 +15,92 @@ from pr2l.core.types import Context, Contexts, Frames, Labels, Tokens
 from pr2l.encoders.base import Encoder
 
 
-class Row(NamedTuple):
-    """What became of one frame; answer: None where the encoder asks nothing."""
+class CachedRow(NamedTuple):
+    """Tokens [T, D] and mask [T] of one frame. The answer is None for an encoder that asks nothing."""
 
     values: torch.Tensor
     mask: torch.Tensor
     answer: str | None
 
 
-class Remembering(Encoder):
-    """Gives what `encoder` does, on the CPU, and asks it only for rows not among the last `capacity` different ones.
+class CachedEncoder(Encoder):
+    """Least-recently-used cache around an encoder. Tokens are returned on the CPU.
 
-    A row is a frame and its context. New rows go to the encoder as one batch, equal ones once. A row comes back as
-    it was first computed; computed again in a batch of another size, the last bits of its numbers could differ.
+    A row is a frame and its context. Rows that are not in the cache are encoded as one batch, equal ones once. A cached
+    row is returned as it was first computed; computed in a batch of another size, its last bits could differ.
+
+    Args:
+        encoder: Encoder whose tokens depend on nothing but a row's frame and context.
+        capacity: Number of different rows to keep.
     """
 
     def __init__(self, encoder: Encoder, capacity: int) -> None:
         self.encoder, self.capacity = encoder, capacity
         self.tokens, self.width, self.fit_frames = encoder.tokens, encoder.width, encoder.fit_frames
-        self._rows: OrderedDict[bytes, Row] = OrderedDict()  # the least recently used first
+        self._rows: OrderedDict[bytes, CachedRow] = OrderedDict()  # the least recently used first
         self._answers: list[str] = []
-        self._count, self._hits = 0, 0  # rows since the last forget, and those of them that the encoder was spared
+        self._count, self._hits = 0, 0  # rows since the last clear_cache, and how many of them were not encoded
 
     @property
     def bytes(self) -> int:
-        """What a full memory of float32 tokens and their mask takes."""
+        """Size of a full cache, with float32 tokens and their mask."""
         return self.capacity * self.tokens * (4 * self.width + 1)
 
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
-        names = [_name(frame, context) for frame, context in zip(frames, contexts, strict=True)]
-        known = {name: self._rows[name] for name in names if name in self._rows}
-        new = {name: place for place, name in enumerate(names) if name not in known}
-        self._count, self._hits = self._count + len(names), self._hits + len(names) - len(new)
+        keys = [_row_key(frame, context) for frame, context in zip(frames, contexts, strict=True)]
+        known = {key: self._rows[key] for key in keys if key in self._rows}
+        new = {key: index for index, key in enumerate(keys) if key not in known}
+        self._count, self._hits = self._count + len(keys), self._hits + len(keys) - len(new)
         if new:
-            places = list(new.values())
-            known |= zip(new, self._asked(frames[places], [contexts[place] for place in places]), strict=True)
-        for name in names:
-            self._rows[name] = known[name]
-            self._rows.move_to_end(name)
+            indices = list(new.values())
+            known |= zip(new, self._encode(frames[indices], [contexts[index] for index in indices]), strict=True)
+        for key in keys:
+            self._rows[key] = known[key]
+            self._rows.move_to_end(key)
         while len(self._rows) > self.capacity:
             self._rows.popitem(last=False)
-        rows = [known[name] for name in names]
+        rows = [known[key] for key in keys]
         self._answers = [row.answer for row in rows if row.answer is not None]
         return Tokens(torch.stack([row.values for row in rows]), torch.stack([row.mask for row in rows]))
 
     def answers(self) -> list[str]:
         return self._answers
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         self._rows.clear()
         self._count, self._hits = 0, 0
+        self.encoder.clear_cache()
 
     def metrics(self) -> dict[str, float]:
-        """Which share of the rows the encoder was not asked for."""
-        return {"memory/hit_rate": self._hits / self._count} if self._count else {}
+        """The encoder's metrics, and the share of rows that were found in the cache."""
+        hit_rate = {"cache/hit_rate": self._hits / self._count} if self._count else {}
+        return self.encoder.metrics() | hit_rate
 
     def fit(self, frames: Frames, contexts: Contexts) -> None:
-        self.forget()
+        self.clear_cache()
         self.encoder.fit(frames, contexts)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return self.encoder.state_dict()
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self.forget()
+        self.clear_cache()
         self.encoder.load_state_dict(state)
 
     def key(self) -> dict[str, Any]:
         return self.encoder.key()
 
-    def _asked(self, frames: Frames, contexts: Contexts) -> list[Row]:
+    def _encode(self, frames: Frames, contexts: Contexts) -> list[CachedRow]:
         tokens = self.encoder.encode(frames, contexts)
         answers: Sequence[str | None] = self.encoder.answers() or [None] * len(frames)
         # Copies: a view of one row would keep its whole batch in memory.
-        values, masks = ([one.clone() for one in part.cpu()] for part in (tokens.values, tokens.mask))
-        return [Row(*each) for each in zip(values, masks, answers, strict=True)]
+        values = [row.clone() for row in tokens.values.cpu()]
+        masks = [row.clone() for row in tokens.mask.cpu()]
+        return [CachedRow(*row) for row in zip(values, masks, answers, strict=True)]
 
 
-def _name(frame: Frames, context: Context) -> bytes:
-    """16 bytes for a frame and its context; 128 bits, so that no two ever meet."""
+def _row_key(frame: Frames, context: Context) -> bytes:
+    """Digest of a frame and its context; 128 bits, so that collisions need not be handled."""
     digest = blake2b(f"{frame.shape}{json.dumps(context, sort_keys=True)}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(frame).data)
     return digest.digest()

@@ -15,9 +15,7 @@ class PCA:
 
     def __init__(self, components: int, layers: int, width: int) -> None:
         if not 0 < components <= width:
-            raise UserError(
-                f"encoder_options: pca={components} components of tokens {width} wide; use 1 to {width}"
-            )
+            raise UserError(f"encoder_options: pca={components} components of tokens {width} wide; use 1 to {width}")
         self.mean = torch.zeros(layers, width)
         self.basis = torch.zeros(layers, components, width)
         self._count = 0
