@@ -27,7 +27,7 @@ from pr2l.data.labelled_frames import LabelledFrames, Source
 from pr2l.data.questions import Question
 from pr2l.pretraining import shared
 from pr2l.pretraining.shared import Course, Report, draw, pick_questions
-from pr2l.vlms.base import ABSENT, VLM, Defaults
+from pr2l.vlms.base import IGNORE_INDEX, VLM, Defaults
 from pr2l.vlms.checkpoint import locate
 from pr2l.vlms.loading import load_vlm
 
@@ -93,10 +93,10 @@ def answer_loss(vlm: VLM, lessons: Sequence[Lesson]) -> tuple[Tensor, dict[str, 
     """Cross-entropy of the answers' tokens and ends, given the frame, the question and the tokens before."""
     frames = np.stack([frame for frame, _ in lessons])
     asked = [question for _, question in lessons]
-    inputs, targets = vlm.taught(frames, [each.text for each in asked], [each.answer for each in asked])
+    inputs, targets = vlm.training_inputs(frames, [each.text for each in asked], [each.answer for each in asked])
     logits = vlm.model(**inputs).logits.float()
-    loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=ABSENT)
-    right = ((logits.argmax(-1) == targets) | (targets == ABSENT)).all(1).float().mean().item()
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX)
+    right = ((logits.argmax(-1) == targets) | (targets == IGNORE_INDEX)).all(1).float().mean().item()
     return loss, {"answer_loss": loss.item(), "right": right}
 
 

@@ -26,7 +26,7 @@ from pr2l.data.questions import Question
 from pr2l.pretraining import architecture as scratch
 from pr2l.pretraining import shared
 from pr2l.pretraining.shared import Batch, Course, Mix, Report, draw, pick_questions
-from pr2l.vlms.base import ABSENT, VLM
+from pr2l.vlms.base import IGNORE_INDEX, VLM
 from pr2l.vlms.loading import load_vlm
 
 
@@ -92,12 +92,12 @@ def language_loss(student: Student, batch: Batch, lessons: Lessons) -> tuple[Ten
     flat = [question for frame_questions in asked for question in frame_questions]
     row = torch.tensor([index for index, frame_questions in enumerate(asked) for _ in frame_questions])
     ids, mask = _padded([student.vlm.layout(question.text) for question in flat], model.config.pad_token_id)
-    answers, real = _padded([_answer_ids(student.vlm, question) for question in flat], ABSENT)
+    answers, real = _padded([_answer_ids(student.vlm, question) for question in flat], IGNORE_INDEX)
     embedded = model.get_input_embeddings()(ids)
     pictures = model.model.multi_modal_projector(tower)[row].to(embedded.dtype)
     embedded = embedded.masked_scatter((ids == model.config.image_token_id)[..., None], pictures)
     logits = model(inputs_embeds=embedded, attention_mask=mask, labels=answers).logits.float()
-    language = nn.functional.cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=ABSENT)
+    language = nn.functional.cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=IGNORE_INDEX)
     right = ((logits.argmax(-1) == answers) | (real == 0)).all(1).float().mean().item()
     dense, parts = _cells_loss(student, batch, tower)
     return language + lessons.cells_weight * dense, parts | {"language_loss": language.item(), "right": right}

@@ -1,4 +1,4 @@
-"""`pr2l speed`: how fast frames become embeddings here, against how others do it, and what each lever brings.
+"""`pr2l speed`: how fast frames become embeddings here, against how others do it, and what each optimization brings.
 
 Everything is measured in one process, all ways in turn (timing.py), and written down as a table with a verdict for
 each promise, as JSON and as a figure. VLMs other than `tiny` are shapes with random weights (shapes.py).
@@ -36,7 +36,7 @@ from pr2l.profiling import shapes
 from pr2l.profiling.timing import Spread, flops, matrix_ceiling, peak_memory, profile, race, ratios
 from pr2l.rollout import build
 from pr2l.rollout.observe import Observe
-from pr2l.vlms.base import LEVERS, VLM, Defaults, joined
+from pr2l.vlms.base import OPTIMIZATIONS, VLM, Defaults, concatenate
 from pr2l.vlms.checkpoint import cpu_has_bfloat16
 from pr2l.vlms.loading import load_vlm
 
@@ -115,7 +115,7 @@ def generation(shape: str, size: int | None, tokens: int, effort: Effort) -> Ite
     """Frames a second with generated tokens: the notebook, a plain batch, ours, and ours in other precisions."""
     frames, texts = _frames(effort.frames), [TEXT] * effort.frames
     with _vlms(shape, image_size=size, new_tokens=tokens, min_new_tokens=tokens) as load:
-        plain, ours = load(without=LEVERS), load()
+        plain, ours = load(disable=OPTIMIZATIONS), load()
         lower = {"bfloat16": load(dtype="bfloat16")} if cpu_has_bfloat16() else {}
         lower |= {"int8": load(dtype="int8")} if not torch.cuda.is_available() else {}
         ways: dict[str, Callable[[], Any]] = {
@@ -143,29 +143,29 @@ def half_the_layers(shape: str, effort: Effort) -> Iterator[Measure]:
         depth = int(load().config.get_text_config().num_hidden_layers)
         half = partial(load, layers=(depth // 2 - 1, depth // 2))
         ways: dict[str, Callable[[], Any]] = {
-            "plain batch": partial(as_plain_batch, load(without=LEVERS), frames, texts),
-            "ours, all layers run": partial(half(without=("early_exit",)).hidden, frames, texts),
+            "plain batch": partial(as_plain_batch, load(disable=OPTIMIZATIONS), frames, texts),
+            "ours, all layers run": partial(half(disable=("early_exit",)).hidden, frames, texts),
             "ours": partial(half().hidden, frames, texts),
         }
         yield from _frames_per_second(f"{shape}, half the layers", ways, effort, goals={"ours": ("plain batch", 1.8)})
 
 
-def lever_by_lever(shape: str, effort: Effort) -> Iterator[Measure]:
-    """Four prompts on each frame, half the layers, nothing generated: without any lever, then one more at a time."""
+def per_optimization(shape: str, effort: Effort) -> Iterator[Measure]:
+    """Four prompts a frame, half the layers, nothing generated: no optimization, then one more at a time."""
     count = max(1, effort.frames // 8)
     frames, texts = np.repeat(_frames(count), len(TEXTS), axis=0), list(TEXTS) * count
     with _vlms(shape, generation="none") as load:
         depth = load().config.get_text_config().num_hidden_layers
         half = partial(load, layers=(depth // 2 - 1, depth // 2))
-        ways = {"no lever": partial(half(without=LEVERS).hidden, frames, texts)}
-        for number, lever in enumerate(LEVERS, start=1):
-            ways[f"and {lever}"] = partial(half(without=LEVERS[number:]).hidden, frames, texts)
+        ways = {"no optimization": partial(half(disable=OPTIMIZATIONS).hidden, frames, texts)}
+        for number, optimization in enumerate(OPTIMIZATIONS, start=1):
+            ways[f"and {optimization}"] = partial(half(disable=OPTIMIZATIONS[number:]).hidden, frames, texts)
         seconds = race(ways, effort.rounds)
-    before = seconds["no lever"]
+    before = seconds["no optimization"]
     for name, each in seconds.items():
         title = f"{shape}, half the layers, {len(TEXTS)} prompts a frame: {name}"
         yield Measure(title, Spread.of([len(texts) / one for one in each]), "prompts/s")
-        if name != "no lever":
+        if name != "no optimization":
             yield Measure(f"{title}, over the row before", ratios(before, each), "x")
         before = each
 
@@ -177,9 +177,7 @@ def further_prompts(shape: str, size: int, effort: Effort) -> Iterator[Measure]:
     with _vlms(shape, image_size=size, generation="none") as load:
         vlm = load()
         asked = {
-            f"{prompts} prompts": partial(
-                vlm.hidden, np.repeat(frames, prompts, axis=0), list(TEXTS[:prompts]) * count
-            )
+            f"{prompts} prompts": partial(vlm.hidden, np.repeat(frames, prompts, axis=0), list(TEXTS[:prompts]) * count)
             for prompts in (1, len(TEXTS))
         }
         seconds = race(asked, effort.rounds)
@@ -232,7 +230,7 @@ def training(shape: str, effort: Effort) -> Iterator[Measure]:
         given = [vlm, *([] if shape == "tiny" else SMALL_ROLLOUTS)]
         ours = load_config("doom/fetch/prompted", given)
         fastest = load_config("doom/fetch/prompted", [*given, "vlm_options.dtype=fastest"])
-        plain = load_config("doom/fetch/prompted", [*given, f"vlm_options.without={list(LEVERS)}"])
+        plain = load_config("doom/fetch/prompted", [*given, f"vlm_options.disable={list(OPTIMIZATIONS)}"])
         clocks, probed, slow = [], [], []
         for _ in range(effort.rounds if shape == "tiny" else 1):  # in turn, as in a race
             clocks.append(_clocked(ours))
@@ -269,7 +267,7 @@ def row_by_row(hidden: Ask) -> Ask:
     """`VLM.hidden`, a frame at a time."""
 
     def asked(frames: Frames, texts: list[str], prompt_tokens: int | None = None) -> Hidden:
-        return joined([hidden(frames[row : row + 1], [text], prompt_tokens) for row, text in enumerate(texts)])
+        return concatenate([hidden(frames[row : row + 1], [text], prompt_tokens) for row, text in enumerate(texts)])
 
     return asked
 
@@ -377,7 +375,7 @@ SECTIONS: dict[str, tuple[Callable[[Effort], Iterator[Measure]], ...]] = {
     ),
     "llava-small": (
         partial(half_the_layers, "llava-small"),
-        partial(lever_by_lever, "llava-small"),
+        partial(per_optimization, "llava-small"),
         partial(ceiling, "llava-small", None),
     ),
     "llava-7b": (

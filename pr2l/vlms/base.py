@@ -18,6 +18,7 @@ image and prompt states come from the encoder's layers, generated ones from the 
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
@@ -33,14 +34,14 @@ from typing_extensions import Self
 from pr2l.core.errors import UserError
 from pr2l.core.types import Frames, Hidden, Tokens
 from pr2l.vlms import checkpoint
-from pr2l.vlms.backends.local import Engine, Looked, Passes, distinct, layers_needed, reading_depth, shortened
+from pr2l.vlms.backends.local import Engine, ImageFeatures, Passes, distinct, layers_needed, reading_depth, shortened
 from pr2l.vlms.compile import Buckets
 from pr2l.vlms.decoding import Decoding, uniforms
 from pr2l.vlms.pixels import Pixels
 
-Lever = Literal["own_passes", "early_exit", "shared_vision", "shared_prefix"]
-LEVERS: tuple[Lever, ...] = get_args(Lever)
-ABSENT = -100  # a target that the loss passes over, as in transformers
+Optimization = Literal["own_passes", "early_exit", "shared_vision", "shared_prefix"]
+OPTIMIZATIONS: tuple[Optimization, ...] = get_args(Optimization)
+IGNORE_INDEX = -100  # a target that the loss passes over, as in transformers
 
 
 class Defaults(BaseModel):
@@ -68,7 +69,8 @@ class Defaults(BaseModel):
     # seed of weights drawn as the architecture's training would begin with them: does pre-training matter? Sizes,
     # tokenizer and image processor stay the checkpoint's; None = its weights too
     random_weights: NonNegativeInt | None = None
-    without: tuple[Lever, ...] = ()  # levers of pr2l/vlms/backends/local.py to leave out, to measure what each brings
+    # optimizations of pr2l/vlms/backends/local.py to switch off, to measure what each one brings
+    disable: tuple[Optimization, ...] = ()
     # auto = float32 on a CPU, half precision on a GPU; fastest = on a CPU that multiplies bfloat16 itself, bfloat16;
     # int8 = linear layers quantised, on a CPU; rows of a batch then share a rounding, so a row's states depend a
     # little on its neighbours. `pr2l speed` says what it gains and how similar the states stay
@@ -77,6 +79,14 @@ class Defaults(BaseModel):
     # address of a running `vllm serve`, such as http://127.0.0.1:8000, which then has the weights and does the passes
     # (pr2l/vlms/backends/vllm.py, docs/vllm.md); None = they are done here
     server: str | None = Field(default=None, pattern="^https?://")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_old_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "without" in values and "disable" not in values:
+            warnings.warn("vlm_options.without is now called vlm_options.disable", FutureWarning, stacklevel=2)
+            values = {"disable" if key == "without" else key: value for key, value in values.items()}
+        return values
 
     @model_validator(mode="after")
     def _answers_can_end(self) -> Self:
@@ -112,7 +122,7 @@ class VLM:
         self.vision_length, self.vision_size = self._probe_vision()
         self.buckets = Buckets(options.compile)
         self._ids = lru_cache(maxsize=4096)(self._checked_layout)
-        self._engine = Engine(self) if self.has_engine and "own_passes" not in options.without else None
+        self._engine = Engine(self) if self.has_engine and "own_passes" not in options.disable else None
 
     @classmethod
     def load(cls, path: str, options: Defaults | None = None) -> Self:
@@ -153,7 +163,7 @@ class VLM:
 
     def image_features(self, frames: Frames) -> torch.Tensor:
         """[B, N, V]: the vision tower's tokens, after the projection where that knows no prompt."""
-        features = self.look(frames).pooler_output
+        features = self.encode_images(frames).pooler_output
         return features if isinstance(features, torch.Tensor) else torch.stack(list(features))
 
     def image_length(self) -> int:
@@ -183,18 +193,18 @@ class VLM:
         return int(min(getattr(text, name) for name in names if getattr(text, name, None) is not None))
 
     @property
-    def speaker(self) -> Any:
-        """The module that reads what `given` gives and has a head for logits; its `model` is itself without head."""
+    def language_model(self) -> Any:
+        """The module that takes `lm_inputs` and has a head for logits; its `model` is the same without head."""
         return self.model
 
-    def look(self, frames: Frames) -> Any:
-        """What the vision tower gives, as `given` takes it: a tensor, or what get_image_features returns."""
+    def encode_images(self, frames: Frames) -> Any:
+        """What the vision tower gives, as `lm_inputs` takes it: a tensor, or what get_image_features returns."""
         return self.model.get_image_features(**self.pixels(frames), return_dict=True)
 
-    def given(self, seen: Any, texts: list[str]) -> dict[str, Any]:
-        """What the speaker reads: as `inputs`, but past the vision tower already. seen: one row of `look` per text."""
+    def lm_inputs(self, image_features: Any, texts: list[str]) -> dict[str, Any]:
+        """What the language_model reads: as `inputs`, with precomputed image features, one row per text."""
         ids = self.ids(texts)  # of one length here: without padding, no mask is needed
-        return {"input_ids": ids, "mm_encoder_outputs": {"image": seen}, **self.text_inputs(texts, ids)}
+        return {"input_ids": ids, "mm_encoder_outputs": {"image": image_features}, **self.text_inputs(texts, ids)}
 
     @property
     def image_sees_later_text(self) -> bool:
@@ -209,7 +219,7 @@ class VLM:
         dtype = "int8" if self.options.dtype == "int8" else str(self.model.dtype).removeprefix("torch.")
         # Left out where it changes nothing, so that what was stored before the option existed is found again.
         unused = {"random_weights"} if self.options.random_weights is None else set()
-        options = self.options.model_dump(mode="json", exclude={"device", "without", "compile", "server"} | unused)
+        options = self.options.model_dump(mode="json", exclude={"device", "disable", "compile", "server"} | unused)
         return {"family": type(self).__name__, **self._source, **options, "dtype": dtype, "image_size": self.image_size}
 
     @property
@@ -244,7 +254,7 @@ class VLM:
         """
         check_batch(frames, texts)
         width, pieces = self._prompt_width(texts, prompt_tokens), self.buckets.pieces(len(texts))
-        return joined([self._hidden(frames[rows], [texts[row] for row in rows], width) for rows in pieces])
+        return concatenate([self._hidden(frames[rows], [texts[row] for row in rows], width) for rows in pieces])
 
     def _hidden(self, frames: Frames, texts: list[str], width: int) -> Hidden:
         """As `hidden`, of one piece of a batch; width: P."""
@@ -297,16 +307,18 @@ class VLM:
             **self.text_inputs(texts, ids),
         }
 
-    def taught(self, frames: Frames, texts: list[str], answers: list[str]) -> tuple[dict[str, Any], torch.Tensor]:
+    def training_inputs(
+        self, frames: Frames, texts: list[str], answers: list[str]
+    ) -> tuple[dict[str, Any], torch.Tensor]:
         """The model's inputs in a lesson that tells it the answers, and the targets int64 [B, T] of its logits.
 
         A target stands where the logits [B, T, V] do that should name it: the tokens of an answer and its end;
-        ABSENT elsewhere. An answer follows its prompt at once, in tokens as the tokenizer writes it alone.
+        IGNORE_INDEX elsewhere. An answer follows its prompt at once, in tokens as the tokenizer writes it alone.
         """
         inputs = self.inputs(frames, texts)
         told = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], *self._eos[:1]] for text in answers]
         if self.is_encoder_decoder:
-            targets = _padded(told, ABSENT).to(self.model.device)
+            targets = _padded(told, IGNORE_INDEX).to(self.model.device)
             return inputs | {"labels": targets}, targets
         lengths = inputs["attention_mask"].sum(1).tolist()
         for key, ends in self._behind_the_prompt(told).items():
@@ -316,8 +328,10 @@ class VLM:
             fill = self._pad if key == "input_ids" else 0
             inputs[key] = _padded([[*row[:length], *end] for row, length, end in rows], fill).to(inputs[key])
         # The logits that tell a token stand one place before it.
-        before = [[*[ABSENT] * (length - 1), *end, ABSENT] for length, end in zip(lengths, told, strict=True)]
-        targets = _padded(before, ABSENT).to(self.model.device)
+        before = [
+            [*[IGNORE_INDEX] * (length - 1), *end, IGNORE_INDEX] for length, end in zip(lengths, told, strict=True)
+        ]
+        targets = _padded(before, IGNORE_INDEX).to(self.model.device)
         if "logits_to_keep" in signature(self.model.forward).parameters:  # those of an image would fill the memory
             inputs["logits_to_keep"] = targets.shape[1] - min(lengths) + 1
             targets = targets[:, -inputs["logits_to_keep"] :]
@@ -343,9 +357,9 @@ class VLM:
         return {"inputs_embeds": words.masked_scatter(places, features.to(words)), "attention_mask": self.mask(texts)}
 
     def distinct(self, frames: Frames) -> tuple[list[int], list[int]]:
-        """As of _engine.distinct; every frame counts as distinct without the lever shared_vision."""
+        """As of _engine.distinct; every frame counts as distinct where shared_vision is disabled."""
         every = list(range(len(frames)))
-        return (every, every) if "shared_vision" in self.options.without else distinct(frames)
+        return (every, every) if "shared_vision" in self.options.disable else distinct(frames)
 
     # Machinery.
 
@@ -381,7 +395,7 @@ class VLM:
                 f" {self.config.model_type} has one place for its image. Use token_order=image_first, or a"
                 f" family that takes images anywhere in the text, such as llava, smolvlm or qwen2_5_vl."
             )
-        if self.options.compile and (not self.has_engine or "own_passes" in self.options.without):
+        if self.options.compile and (not self.has_engine or "own_passes" in self.options.disable):
             raise UserError(
                 f"compile=true is not possible with {path!r}: the passes of a {self.config.model_type} are left to"
                 f" `generate` here. Use compile=false, or a family with passes of its own (`pr2l list vlms`)."
@@ -444,19 +458,19 @@ class VLM:
 
     def _all_states(self, frames: Frames, texts: list[str]) -> Iterator[tuple[list[int], Passes]]:
         """What `_states` gives, pass by pass, and the rows of each."""
-        looked = self._engine.look(frames) if self._engine is not None else None
+        looked = self._engine.encode_images(frames) if self._engine is not None else None
         for rows in self._passes(texts):
             of_rows = looked.at(rows) if looked is not None else None
             yield rows, self._states(frames[rows], [texts[row] for row in rows], of_rows)
 
-    def _states(self, frames: Frames, texts: list[str], looked: Looked | None = None) -> Passes:
+    def _states(self, frames: Frames, texts: list[str], looked: ImageFeatures | None = None) -> Passes:
         """Input states [B, L, I + P, D] in Hidden's order, generated ids [B, N], their states [B, L, N, D].
 
         looked: what the engine saw in the frames; None = it has not looked yet.
         """
         if self._engine is None:
             return self._states_of_generate(frames, texts)
-        looked = looked or self._engine.look(frames)
+        looked = looked or self._engine.encode_images(frames)
         before, chosen, after = self._engine.states(looked, texts, self._decoding(frames, texts))
         return before[:, :, self._order(self.ids(texts))], chosen, after
 
@@ -501,7 +515,7 @@ class VLM:
         return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
 
 
-def joined(parts: Sequence[Hidden]) -> Hidden:
+def concatenate(parts: Sequence[Hidden]) -> Hidden:
     """The states of some rows after those of others, in equal spans."""
     if len(parts) == 1:
         return parts[0]

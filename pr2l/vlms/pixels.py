@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pr2l.core.types import Frames
-from pr2l.vlms.resize import goes_down_first, squared, stretched
+from pr2l.vlms.resize import goes_down_first, resize_to_square, stretched
 
 
 class Pixels:
@@ -47,6 +47,6 @@ class Pixels:
         """uint8 [B, H, W, 3] -> uint8 [B, 3, size, size]."""
         down_first = goes_down_first(*frames.shape[1:3], self.size, self.resample) if self.in_torch else None
         if down_first is None:
-            frames = squared(frames, self.size, self.resample)
+            frames = resize_to_square(frames, self.size, self.resample)
         pictures = torch.tensor(frames, device=self.device).permute(0, 3, 1, 2).contiguous()
         return pictures if down_first is None else stretched(pictures, self.size, self.resample, down_first)

@@ -41,8 +41,8 @@ class QwenVL(ChatVLM):
         patches = patches.expand(*patches.shape[:6], vision.temporal_patch_size, *patches.shape[7:])
         return {"pixel_values": patches.reshape(count * grid * grid, -1), **self._grids(count)}
 
-    def given(self, seen: Any, texts: list[str]) -> dict[str, Any]:
-        return super().given(seen, texts) | self._grids(len(texts))  # positions of image tokens go by it
+    def lm_inputs(self, image_features: Any, texts: list[str]) -> dict[str, Any]:
+        return super().lm_inputs(image_features, texts) | self._grids(len(texts))  # positions of image tokens go by it
 
     def _grids(self, count: int) -> dict[str, torch.Tensor]:
         side = self.image_size // self.config.vision_config.patch_size

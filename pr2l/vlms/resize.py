@@ -25,7 +25,7 @@ from pr2l.core.types import Frames
 BITS = 22  # PIL's PRECISION_BITS
 
 
-def squared(frames: Frames, size: int, resample: Resampling = Resampling.BICUBIC) -> Frames:
+def resize_to_square(frames: Frames, size: int, resample: Resampling = Resampling.BICUBIC) -> Frames:
     """uint8 [B, H, W, 3] stretched to [B, size, size, 3]."""
     if frames.shape[1:3] == (size, size):
         return frames
@@ -45,7 +45,7 @@ def stretched(pictures: torch.Tensor, size: int, resample: Resampling, down_firs
 def goes_down_first(height: int, width: int, size: int, resample: Resampling) -> bool | None:
     """In which order PIL stretches pictures of that size, seen from some of noise; None = it does something else."""
     noise = np.random.default_rng(0).integers(0, 256, (8, height, width, 3), np.uint8)
-    wanted = torch.tensor(squared(noise, size, resample)).permute(0, 3, 1, 2)
+    wanted = torch.tensor(resize_to_square(noise, size, resample)).permute(0, 3, 1, 2)
     given, orders = torch.from_numpy(noise).permute(0, 3, 1, 2), (False, True) if resample in FILTERS else ()
     return next((order for order in orders if torch.equal(stretched(given, size, resample, order), wanted)), None)
 

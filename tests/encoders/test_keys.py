@@ -108,14 +108,14 @@ def test_every_option_of_the_vlm_is_in_its_key(checkpoint):
     assert len({json.dumps(each, sort_keys=True) for each in keys}) == len(keys)
     # A server shows as "backend" (tests/vlms/test_vllm.py), random_weights where there are any; the others change no
     # states.
-    unnamed = {"device", "without", "compile", "server", "random_weights"}
+    unnamed = {"device", "disable", "compile", "server", "random_weights"}
     assert set(Defaults.model_fields) - unnamed <= set(keys[0])
 
 
 def test_levers_change_no_key_and_int8_does(checkpoint):
     plain, pulled, rounded = (
         source(checkpoint, **options).load_vlm().key()
-        for options in ({}, {"without": ("own_passes",)}, {"dtype": "int8"})
+        for options in ({}, {"disable": ("own_passes",)}, {"dtype": "int8"})
     )
     assert plain == pulled
     assert {name for name in plain if plain[name] != rounded[name]} == {"dtype"}

@@ -112,7 +112,9 @@ def test_padding_of_prompts_and_answers_changes_nothing(case):
     short = lessons(case)[1:2]
     vlm = load(case)
     alone, with_longer = (
-        vlm.taught(np.stack([frame for frame, _ in rows]), [a.text for _, a in rows], [a.answer for _, a in rows])
+        vlm.training_inputs(
+            np.stack([frame for frame, _ in rows]), [a.text for _, a in rows], [a.answer for _, a in rows]
+        )
         for rows in (short, [*short, lessons(case)[2]])
     )
     with torch.no_grad():
@@ -189,7 +191,7 @@ def test_a_cut_run_goes_on_bit_for_bit(method, tmp_path):
     case = next(case for case in CASES if case.name == "llava")
     settings = config(case, method=method, lora={"r": 2, "dropout": 0.1}, rate=1e-3)
 
-    def taught(place, report):
+    def training_inputs(place, report):
         place.mkdir(exist_ok=True)
         train(trainee := new_trainee(settings), [world(case)], settings, place, report)
         return trainee.learning()
@@ -198,11 +200,11 @@ def test_a_cut_run_goes_on_bit_for_bit(method, tmp_path):
         if step == 3:
             raise KeyboardInterrupt
 
-    whole = taught(tmp_path / "whole", lambda *_: None)
+    whole = training_inputs(tmp_path / "whole", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
-        taught(tmp_path / "cut", cut)
+        training_inputs(tmp_path / "cut", cut)
     resumed = []
-    second = taught(tmp_path / "cut", lambda course, step, metrics: resumed.append(step))
+    second = training_inputs(tmp_path / "cut", lambda course, step, metrics: resumed.append(step))
     assert resumed == [4, 5, 6]
     untaught = new_trainee(settings).learning()
     assert all(torch.equal(second[name], whole[name]) for name in whole)

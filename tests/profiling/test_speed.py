@@ -19,7 +19,7 @@ from pr2l.profiling.speed import (
     speed,
 )
 from pr2l.profiling.timing import Spread, flops, matrix_ceiling, peak_memory, profile, race, ratios
-from pr2l.vlms.base import LEVERS, Defaults
+from pr2l.vlms.base import OPTIMIZATIONS, Defaults
 from pr2l.vlms.loading import load_vlm
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 120, 160, 3), dtype=np.uint8)
@@ -116,7 +116,7 @@ def test_the_baselines_compute_what_ours_does(generation):
     whole = ours.states[:, :, : ours.spans["prompt"].stop].transpose(1, 2).flatten(2)
     for theirs in (as_the_notebook(vlm, FRAMES, TEXTS), as_plain_batch(vlm, FRAMES, TEXTS)):
         torch.testing.assert_close(theirs[:, : whole.shape[1]], whole, rtol=0, atol=2e-5)
-    slow = row_by_row(load_vlm("tiny", vlm.options.model_copy(update={"without": LEVERS})).hidden)(FRAMES, TEXTS)
+    slow = row_by_row(load_vlm("tiny", vlm.options.model_copy(update={"disable": OPTIMIZATIONS})).hidden)(FRAMES, TEXTS)
     torch.testing.assert_close(slow.states, ours.states, rtol=0, atol=2e-5)
     assert slow.answers == ours.answers and slow.spans == ours.spans and slow.mask.equal(ours.mask)
 

@@ -101,7 +101,7 @@ def test_compiling_changes_no_key():
 
 
 def test_a_model_without_passes_of_its_own_is_not_compiled():
-    for name, options in (("vipllava", {}), ("llava", {"without": ("own_passes",)})):
+    for name, options in (("vipllava", {}), ("llava", {"disable": ("own_passes",)})):
         with pytest.raises(UserError, match="compile=true is not possible.*passes of its own"):
             load_vlm(str(folder(CASE[name])), Defaults(compile=True, **options))
 

@@ -52,14 +52,14 @@ def measured(model, sizes):
 @pytest.mark.parametrize("generation", ["none", "greedy", "sample"])
 def test_own_passes_give_what_generate_gives(case, order, generation):
     options = {"generation": generation, "min_new_tokens": 0}
-    theirs = vlm(case, order, **options, without=("own_passes",)).hidden(pictures(case), TEXTS)
+    theirs = vlm(case, order, **options, disable=("own_passes",)).hidden(pictures(case), TEXTS)
     same(vlm(case, order, **options).hidden(pictures(case), TEXTS), theirs)
 
 
 @all_cases
 def test_no_head_runs_where_nothing_is_generated(case):
     silent, speaking = fresh(case, generation="none"), fresh(case, new_tokens=N)
-    heads = [calls(each.speaker.get_output_embeddings()) for each in (silent, speaking)]
+    heads = [calls(each.language_model.get_output_embeddings()) for each in (silent, speaking)]
     for each in (silent, speaking):
         each.hidden(pictures(case)[:1], TEXTS[:1])
     assert [len(head) for head in heads] == [0, N + 1]
@@ -69,7 +69,7 @@ def test_no_head_runs_where_nothing_is_generated(case):
 @pytest.mark.parametrize("layers", [(0,), (1,), (-2, 0), (-1, 1)])
 def test_early_exit_gives_what_the_whole_model_gives(case, order, layers):
     options = {"generation": "none", "layers": layers, "token_order": order}
-    whole, short = fresh(case, **options, without=("early_exit",)), fresh(case, **options)
+    whole, short = fresh(case, **options, disable=("early_exit",)), fresh(case, **options)
     same(short.hidden(pictures(case), TEXTS), whole.hidden(pictures(case), TEXTS))
     needs_all = min(layers) + short.spare_layers == -1 or -1 in layers
     assert (parameters(short.model) < parameters(whole.model)) == (not needs_all)
@@ -78,7 +78,7 @@ def test_early_exit_gives_what_the_whole_model_gives(case, order, layers):
 @all_cases
 def test_early_exit_never_reads_the_upper_layers(case, tmp_path, monkeypatch, caplog):
     """The same states come of a checkpoint whose upper layers are not there, and nobody is warned of them."""
-    whole = fresh(case, generation="none", layers=(1,), without=("early_exit",))
+    whole = fresh(case, generation="none", layers=(1,), disable=("early_exit",))
     read, sizes = checkpoint.read_model, []
     monkeypatch.setattr(checkpoint, "read_model", lambda *how: measured(read(*how), sizes))
     short = fresh(case, generation="none", layers=(1,))
@@ -112,7 +112,7 @@ def test_a_model_without_its_upper_layers_does_not_answer(case):
 def test_a_frame_is_seen_once_for_all_its_prompts(case, order, monkeypatch):
     first, second = pictures(case)[:2]
     frames, texts = np.stack([first, second, first, first]), [TEXTS[0], *TEXTS]
-    theirs = vlm(case, order, without=("shared_vision",)).hidden(frames, texts)
+    theirs = vlm(case, order, disable=("shared_vision",)).hidden(frames, texts)
     shared, batches = vlm(case, order), []
     see = shared.pixels
     monkeypatch.setattr(shared, "pixels", lambda given: batches.append(len(given)) or see(given))
@@ -131,7 +131,7 @@ def test_a_shared_prefix_is_read_once(case, order, generation, layers):
     frames, texts = np.stack([first, second, first, first]), [TEXTS[1], TEXTS[2], TEXTS[2], TEXTS[1]]
     options = {"generation": generation, "new_tokens": N, "token_order": order, "layers": layers}
     shared = fresh(case, **options)
-    theirs = fresh(case, **options, without=("shared_prefix",)).hidden(frames, texts)
+    theirs = fresh(case, **options, disable=("shared_prefix",)).hidden(frames, texts)
     same(shared.hidden(frames, texts), theirs)
     embedded = shared.model.get_input_embeddings()
     read = []

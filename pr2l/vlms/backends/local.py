@@ -5,7 +5,7 @@
                                                                +--> token by token: states of the answer
 
 The model's own modules do the work that `generate` would have them do, without its machinery, and nothing is computed
-that nobody asked for. Each lever is exact, and can be left out (`vlm_options.without`) to measure what it brings:
+that nobody asked for. Each lever is exact, and can be left out (`vlm_options.disable`) to measure what it brings:
 
     own_passes      no `generate`: logits of the last position only, no head at all where nothing is generated
     early_exit      where nothing is generated, layers above the highest one asked for are not even loaded
@@ -38,7 +38,7 @@ Choose = Callable[[Any, Tensor], Tensor]  # (ignored, logits [B, V]) -> scores w
 
 
 @dataclass(frozen=True)
-class Looked:
+class ImageFeatures:
     """What the vision tower made of `count` frames, and for every row the place of its frame among them."""
 
     seen: Any
@@ -47,7 +47,7 @@ class Looked:
     repeats: bool  # whether a frame comes several times in the whole batch
     prefixes: dict[tuple[int, ...], tuple[Tensor, Any]] = field(default_factory=dict)  # what `Prefixes` keeps of them
 
-    def at(self, rows: Sequence[int]) -> Looked:
+    def at(self, rows: Sequence[int]) -> ImageFeatures:
         """Some of the rows."""
         return replace(self, places=[self.places[row] for row in rows])
 
@@ -70,49 +70,49 @@ class Engine:
         if vlm.options.compile:
             compile_forward(self._reading_stack())
             compile_forward(vlm.model.get_encoder(modality="image"))
-        shares = vlm.can_share_prefix and "shared_prefix" not in vlm.options.without
+        shares = vlm.can_share_prefix and "shared_prefix" not in vlm.options.disable
         self._prefix = Prefixes(vlm, self) if shares else None
 
-    def look(self, frames: Frames) -> Looked:
+    def encode_images(self, frames: Frames) -> ImageFeatures:
         """The vision tower's work for a whole batch, whose texts may then go through the model in several passes."""
         first, places = self.vlm.distinct(frames)
         shown = self.vlm.buckets.padded(first)
-        return Looked(self.vlm.look(frames[shown]), places, len(shown), len(first) < len(places))
+        return ImageFeatures(self.vlm.encode_images(frames[shown]), places, len(shown), len(first) < len(places))
 
-    def states(self, looked: Looked, texts: list[str], choose: Choose) -> Passes:
+    def states(self, looked: ImageFeatures, texts: list[str], choose: Choose) -> Passes:
         """States of the input in the model's own order, and of what was generated; one text per row of `looked`."""
         if self.vlm.is_encoder_decoder:
-            return self._encoder_decoder(self.vlm.given(looked.rows(), texts), choose)
+            return self._encoder_decoder(self.vlm.lm_inputs(looked.rows(), texts), choose)
         if self._prefix is None:
-            return self._causal(self.vlm.given(looked.rows(), texts), choose)
+            return self._causal(self.vlm.lm_inputs(looked.rows(), texts), choose)
         prefix, rest = self._prefix.take(looked, texts)
         before, tokens, made = self._causal(rest, choose)
         return before if prefix is None else torch.cat([prefix, before], dim=2), tokens, made
 
     def _causal(self, inputs: dict[str, Any], choose: Choose) -> Passes:
-        speaker, steps = self.vlm.speaker, self.vlm.new_tokens
+        language_model, steps = self.vlm.language_model, self.vlm.new_tokens
         if not steps:
-            out = speaker.model(**inputs, use_cache=False, output_hidden_states=self.layers)
+            out = language_model.model(**inputs, use_cache=False, output_hidden_states=self.layers)
             return _unanswered(self.chosen(out.hidden_states))
         wanted = {"use_cache": True, "logits_to_keep": 1, "output_hidden_states": self.layers}
-        out = speaker(**inputs, **wanted)
+        out = language_model(**inputs, **wanted)
         before, tokens, made = self.chosen(out.hidden_states), [], []
         for _ in range(steps):
             tokens.append(_next(choose, out.logits))
-            out = speaker(input_ids=tokens[-1], past_key_values=out.past_key_values, **wanted)
+            out = language_model(input_ids=tokens[-1], past_key_values=out.past_key_values, **wanted)
             made.append(self.chosen(out.hidden_states))
         return before, torch.cat(tokens, dim=1), torch.cat(made, dim=2)
 
     def _encoder_decoder(self, inputs: dict[str, Any], choose: Choose) -> Passes:
-        speaker, mask, steps = self.vlm.speaker, inputs["attention_mask"], self.vlm.new_tokens
-        encoded = speaker.get_encoder()(**inputs, output_hidden_states=self.layers)
+        language_model, mask, steps = self.vlm.language_model, inputs["attention_mask"], self.vlm.new_tokens
+        encoded = language_model.get_encoder()(**inputs, output_hidden_states=self.layers)
         before = self.chosen(encoded.hidden_states)
         if not steps:
             return _unanswered(before)
-        start = speaker.generation_config.decoder_start_token_id
+        start = language_model.generation_config.decoder_start_token_id
         tokens, made, cache = [torch.full_like(mask[:, :1], start)], [], None
         for _ in range(steps + 1):  # the first feeds the start token, whose state nobody asks for
-            out = speaker(
+            out = language_model(
                 encoder_outputs=encoded,
                 attention_mask=mask,
                 decoder_input_ids=tokens[-1],
@@ -130,8 +130,8 @@ class Engine:
         return torch.stack([states[layer] for layer in self.layers], dim=1).float()
 
     def _reading_stack(self) -> nn.Module:
-        speaker = self.vlm.speaker
-        stack: nn.Module = speaker.get_encoder() if self.vlm.is_encoder_decoder else speaker.get_decoder()
+        language_model = self.vlm.language_model
+        stack: nn.Module = language_model.get_encoder() if self.vlm.is_encoder_decoder else language_model.get_decoder()
         return stack
 
 
@@ -149,15 +149,15 @@ def _unanswered(before: Tensor) -> Passes:
 class Prefixes:
     """The beginning that rows share: its states, and a cache of its keys and values from which the rest goes on.
 
-        image first   BOS USER : [image x I] | where is it ?     same frame, several texts: kept within a batch
-        text first    BOS USER : where is it ? | [image x I]     same text, ever new frames: kept for later batches
+    image first   BOS USER : [image x I] | where is it ?     same frame, several texts: kept within a batch
+    text first    BOS USER : where is it ? | [image x I]     same text, ever new frames: kept for later batches
     """
 
     def __init__(self, vlm: VLM, engine: Engine) -> None:
         self.vlm, self.engine = vlm, engine
         self._of_text = lru_cache(maxsize=KEPT_TEXTS)(self._read_text)
 
-    def take(self, looked: Looked, texts: list[str]) -> tuple[Tensor | None, dict[str, Any]]:
+    def take(self, looked: ImageFeatures, texts: list[str]) -> tuple[Tensor | None, dict[str, Any]]:
         """(states [B, L, prefix, D], inputs of the rest with its cache); (None, all inputs) where none is shared."""
         ids = self.vlm.ids(texts)
         image = (ids[0] == self.vlm.image_token_id).nonzero().flatten()
@@ -166,10 +166,10 @@ class Prefixes:
         if text_first and length and not self.vlm.options.compile:  # a pass that goes on from a cache is not compiled
             parts = [self._of_text(tuple(row)) for row in ids[:, :length].tolist()]
             rest = {"input_ids": ids[:, length:], "past_key_values": _joined([cache for _, cache in parts])}
-            return torch.cat([states for states, _ in parts]), self.vlm.given(looked.rows(), texts) | rest
+            return torch.cat([states for states, _ in parts]), self.vlm.lm_inputs(looked.rows(), texts) | rest
         same_template = bool((ids[:, :length] == ids[:1, :length]).all())
         if text_first or not looked.repeats or length == ids.shape[1] or not same_template:
-            return None, self.vlm.given(looked.rows(), texts)
+            return None, self.vlm.lm_inputs(looked.rows(), texts)
         beginning = tuple(ids[0, :length].tolist())
         if beginning not in looked.prefixes:
             looked.prefixes[beginning] = self._read_images(looked, texts[0], length)
@@ -179,13 +179,13 @@ class Prefixes:
     def _read_text(self, ids: tuple[int, ...]) -> tuple[Tensor, Any]:
         return self._read({"input_ids": torch.tensor([ids], device=self.vlm.model.device)})
 
-    def _read_images(self, looked: Looked, text: str, length: int) -> tuple[Tensor, Any]:
+    def _read_images(self, looked: ImageFeatures, text: str, length: int) -> tuple[Tensor, Any]:
         """Of every distinct frame, behind the beginning of a text."""
-        inputs = self.vlm.given(looked.seen, [text] * looked.count)
+        inputs = self.vlm.lm_inputs(looked.seen, [text] * looked.count)
         return self._read(inputs | {"input_ids": inputs["input_ids"][:, :length]})
 
     def _read(self, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
-        out = self.vlm.speaker.model(**inputs, use_cache=True, output_hidden_states=self.engine.layers)
+        out = self.vlm.language_model.model(**inputs, use_cache=True, output_hidden_states=self.engine.layers)
         return self.engine.chosen(out.hidden_states), out.past_key_values
 
 
@@ -227,7 +227,7 @@ def reading_depth(config: Any) -> int:
 
 def layers_needed(vlm: VLM) -> int:
     """How many of these layers have to run: all if something is generated, or the lever is left out."""
-    depth, left_out = reading_depth(vlm.config), {"own_passes", "early_exit"} & set(vlm.options.without)
+    depth, left_out = reading_depth(vlm.config), {"own_passes", "early_exit"} & set(vlm.options.disable)
     if vlm.new_tokens or left_out or not vlm.has_engine:
         return depth
     return min(depth, max(layer % (depth + 1) for layer in vlm.options.layers) + vlm.spare_layers)

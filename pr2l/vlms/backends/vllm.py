@@ -43,7 +43,7 @@ from pr2l.core.types import Frames, Tokens
 from pr2l.vlms import checkpoint
 from pr2l.vlms.backends.local import Passes
 from pr2l.vlms.base import VLM, Defaults, check_batch
-from pr2l.vlms.resize import squared
+from pr2l.vlms.resize import resize_to_square
 
 MODEL_TYPES = ("llava", "qwen2_5_vl", "qwen3_vl")  # of our families, those whose class in vLLM gives states out
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -241,7 +241,7 @@ class Served(VLM):
 
     def _ask(self, frames: Frames, texts: list[str], **sampling: Any) -> list[Reply]:
         """One reply per row."""
-        squares = squared(frames, self.image_size, self._pixels.resample)
+        squares = resize_to_square(frames, self.image_size, self._pixels.resample)
         with ThreadPoolExecutor(min(len(texts), AT_ONCE)) as pool:
             return list(pool.map(partial(self._ask_one, **sampling), squares, texts))
 

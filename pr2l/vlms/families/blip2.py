@@ -20,11 +20,11 @@ class Blip2(VLM):
         return [*[self.image_token_id] * self.image_length(), *self.tokenizer(text)["input_ids"]]
 
     @property
-    def speaker(self) -> Any:
+    def language_model(self) -> Any:
         return self.model.language_model
 
-    def given(self, seen: Any, texts: list[str]) -> dict[str, Any]:
-        return self.embedded(texts, seen.pooler_output)
+    def lm_inputs(self, image_features: Any, texts: list[str]) -> dict[str, Any]:
+        return self.embedded(texts, image_features.pooler_output)
 
 
 load = Blip2.load

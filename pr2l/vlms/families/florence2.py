@@ -23,8 +23,8 @@ class Florence2(VLM):
         image = [self.image_token_id] * self.image_length()
         return [*image, self.tokenizer.bos_token_id, *words, self.tokenizer.eos_token_id]
 
-    def given(self, seen: Any, texts: list[str]) -> dict[str, Any]:
-        return self.embedded(texts, seen.pooler_output)
+    def lm_inputs(self, image_features: Any, texts: list[str]) -> dict[str, Any]:
+        return self.embedded(texts, image_features.pooler_output)
 
     def default_image_size(self) -> int:
         # Its vision config names no size, since the tower takes any up to 32 x max_position_embeddings.

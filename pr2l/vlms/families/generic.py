@@ -19,7 +19,7 @@ from pr2l.core.types import Frames
 from pr2l.vlms import checkpoint
 from pr2l.vlms.base import Defaults
 from pr2l.vlms.chat import ChatVLM
-from pr2l.vlms.resize import squared
+from pr2l.vlms.resize import resize_to_square
 
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
 
@@ -73,7 +73,7 @@ class Generic(ChatVLM):
         return ids
 
     def inputs(self, frames: Frames, texts: list[str]) -> dict[str, torch.Tensor]:
-        pictures = list(squared(frames, self.image_size))
+        pictures = list(resize_to_square(frames, self.image_size))
         written = [self.write(text) for text in texts]
         special = not self.tokenizer.bos_token or not written[0].startswith(self.tokenizer.bos_token)
         made = self._processor(

@@ -39,26 +39,28 @@ class InstructBlip(VLM):
         return features
 
     @property
-    def speaker(self) -> Any:
+    def language_model(self) -> Any:
         return self.model.language_model
 
-    def look(self, frames: Frames) -> torch.Tensor:
+    def encode_images(self, frames: Frames) -> torch.Tensor:
         return self.image_features(frames)  # the Q-Former knows the prompt
 
-    def given(self, seen: Any, texts: list[str]) -> dict[str, Any]:
-        return self.embedded(texts, self._queried(seen, texts))
+    def lm_inputs(self, image_features: Any, texts: list[str]) -> dict[str, Any]:
+        return self.embedded(texts, self._queried(image_features, texts))
 
     def _queried(self, patches: torch.Tensor, texts: list[str]) -> torch.Tensor:
         """[B, I, D]: what the Q-Former makes of the ViT's tokens [B, N, V] under the prompts, projected."""
         asked = self.text_inputs(texts, torch.empty(0, device=patches.device))
         queries = self.model.query_tokens.expand(len(texts), -1, -1)
-        seen, whole = (torch.ones(part.shape[:2], dtype=torch.long, device=part.device) for part in (queries, patches))
+        queries_mask, patches_mask = (
+            torch.ones(part.shape[:2], dtype=torch.long, device=part.device) for part in (queries, patches)
+        )
         read = self.model.qformer(
             input_ids=asked["qformer_input_ids"],
-            attention_mask=torch.cat([seen, asked["qformer_attention_mask"]], dim=1),
+            attention_mask=torch.cat([queries_mask, asked["qformer_attention_mask"]], dim=1),
             query_embeds=queries,
             encoder_hidden_states=patches,
-            encoder_attention_mask=whole,
+            encoder_attention_mask=patches_mask,
         )
         projected: torch.Tensor = self.model.language_projection(read.last_hidden_state[:, : self.image_length()])
         return projected

@@ -41,7 +41,7 @@ from pr2l.core.types import Frames
 from pr2l.vlms import checkpoint, timm_towers
 from pr2l.vlms.base import VLM, Defaults
 from pr2l.vlms.pixels import Pixels
-from pr2l.vlms.resize import squared
+from pr2l.vlms.resize import resize_to_square
 
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
 
@@ -147,7 +147,7 @@ class Prismatic(VLM):
         return [self.tokenizer.bos_token_id, *[self.image_token_id] * self.image_length(), *words]
 
     def pixels(self, frames: Frames) -> dict[str, Tensor]:
-        squares = squared(frames, self.image_size)
+        squares = resize_to_square(frames, self.image_size)
         return {"pixel_values": torch.cat([normalised(squares) for normalised in self._normalised], dim=1)}
 
     @cached_property
