@@ -1,0 +1,234 @@
+"""The training loop of everything that is not Stable-Baselines3: updates from a resumable source, hooks, state.
+
+    on_update_start -> update(source) -> on_update -> on_update_start -> ... -> on_end
+
+Ctrl-C and SIGTERM wait for the update under way, so weights, optimizer, source and counters belong together wherever
+the loop is left; a second one does not wait.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from .state import Tensors, below, copies, optimizer_tensors, restore_optimizer
+from .threads import torch_threads
+
+Item = TypeVar("Item")
+Source_contra = TypeVar("Source_contra", contravariant=True)
+Values = dict[str, Any]
+
+
+class Resumable(Protocol):
+    """A source of data: all that the loop itself asks of it; the update draws from it what it needs."""
+
+    def state_dict(self) -> Values: ...
+
+    def load_state_dict(self, values: Values) -> None: ...
+
+
+class LoopHooks(Protocol):
+    """What the loop calls. `learner` is what was given to `Loop.run`."""
+
+    def on_update_start(self, learner: Any) -> None: ...
+
+    def on_update(self, metrics: Mapping[str, float]) -> None: ...
+
+    def on_end(self, learner: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update did: how far `num_timesteps` moves, and metrics to log."""
+
+    steps: int
+    metrics: Mapping[str, float]
+
+
+Rate = Callable[[int, int], float]  # (num_timesteps before the update, total_steps) -> learning rate
+
+
+class Loop:
+    """Updates one set of weights until a number of steps, and gives its whole state as tensors and JSON values.
+
+    Args:
+        modules: What learns, or belongs to it, by the name that its tensors have in the state: a module, or named
+            parameters of one.
+        optimizer: Over parameters of these.
+        update: Draws from the source, makes one gradient step, and says what it did.
+        rate: The learning rate of an update; None = as the optimizer has it.
+        threads: torch threads of an update; 0 = as many as there are.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module | Mapping[str, torch.Tensor]],
+        optimizer: Optimizer,
+        update: Callable[[Any], Update],
+        rate: Rate | None = None,
+        threads: int = 0,
+    ) -> None:
+        self.modules, self.optimizer, self.update = modules, optimizer, update
+        self.rate, self.threads = rate, threads
+        self.num_timesteps = 0
+        self.updating = False  # True where an exception came out of an update: the state is then of no step
+        self._source: Resumable | None = None
+        self._source_values: Values | None = None  # to be given to the source, once there is one
+
+    def run(self, source: Resumable, total_steps: int, hooks: LoopHooks, learner: Any = None) -> None:
+        """Make updates until `num_timesteps` is at least `total_steps`.
+
+        Args:
+            source: What `update` draws from; brought to where a loaded state was.
+            total_steps: In the unit of `Update.steps`.
+            hooks: on_update_start is called before each update and on_end after the last.
+            learner: What the hooks are given; None = this loop.
+        """
+        learner = self if learner is None else learner
+        self._source = source
+        if self._source_values is not None:
+            source.load_state_dict(self._source_values)
+            self._source_values = None
+        with deferred_signals() as raise_pending:
+            while self.num_timesteps < total_steps:
+                hooks.on_update_start(learner)
+                raise_pending()
+                if self.rate is not None:
+                    for group in self.optimizer.param_groups:
+                        group["lr"] = self.rate(self.num_timesteps, total_steps)
+                self.updating = True
+                with torch_threads(self.threads):
+                    done = self.update(source)
+                self.num_timesteps += done.steps
+                self.updating = False
+                hooks.on_update(done.metrics)
+            hooks.on_end(learner)
+            raise_pending()
+
+    def state_dict(self) -> tuple[Tensors, Values]:
+        """Copies of weights and optimizer, and where counter and source are; RuntimeError within an update."""
+        if self.updating:
+            raise RuntimeError("an update was left half done: weights and counters do not belong together")
+        tensors = {f"{name}/{key}": value for name, part in self.modules.items() for key, value in _named(part).items()}
+        source = self._source_values if self._source is None else self._source.state_dict()
+        values = {
+            "num_timesteps": self.num_timesteps,
+            "param_groups": self.optimizer.state_dict()["param_groups"],
+            "source": source,
+        }
+        return copies(tensors | optimizer_tensors(self.optimizer)), values
+
+    def load_state_dict(self, tensors: Tensors, values: Values) -> None:
+        """Put back what `state_dict` took; RuntimeError for weights of other shapes."""
+        self.load_weights(tensors)
+        restore_optimizer(self.optimizer, tensors, values["param_groups"])
+        self.num_timesteps = values["num_timesteps"]
+        self._source_values = values["source"]
+
+    @torch.no_grad()
+    def load_weights(self, tensors: Tensors) -> None:
+        """Put back the weights alone."""
+        for name, part in self.modules.items():
+            if isinstance(part, nn.Module):
+                part.load_state_dict(below(tensors, name))
+                continue
+            saved = below(tensors, name)
+            if saved.keys() != part.keys():
+                raise RuntimeError(f"{name}: other weights than were saved: {sorted(saved.keys() ^ part.keys())}")
+            for key, value in saved.items():
+                part[key].copy_(value)
+
+
+def _named(part: nn.Module | Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    return part.state_dict() if isinstance(part, nn.Module) else part
+
+
+class ShuffledSource(Generic[Item]):
+    """The items of a sequence without end, each once an epoch, every epoch in an order of its own.
+
+    Args:
+        items: Each is read when it is drawn.
+        seed: Determines the order.
+    """
+
+    def __init__(self, items: Sequence[Item], seed: int) -> None:
+        self.items, self.seed = items, seed
+        self.taken = 0
+        self._epoch, self._order = -1, np.empty(0, int)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def epoch(self) -> float:
+        """How often the items were drawn, on average."""
+        return self.taken / len(self.items)
+
+    def next_batch(self, count: int) -> list[Item]:
+        return [self.items[self._next()] for _ in range(count)]
+
+    def state_dict(self) -> Values:
+        return {"taken": self.taken}
+
+    def load_state_dict(self, values: Values) -> None:
+        self.taken = values["taken"]
+
+    def _next(self) -> int:
+        epoch, place = divmod(self.taken, len(self.items))
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
+        self.taken += 1
+        return int(self._order[place])
+
+
+@contextmanager
+def deferred_signals() -> Iterator[Callable[[], None]]:
+    """Hold SIGINT and SIGTERM back in the block; the function that it gives does what they would have done.
+
+    A second signal while one is held back acts at once. Outside the main thread, which alone may handle signals,
+    nothing is held back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    pending: list[tuple[int, FrameType | None]] = []
+
+    def act(number: int, frame: FrameType | None) -> None:
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+        elif handler == signal.SIG_DFL:  # ends the process, as it would have
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if pending:
+            pending.clear()
+            act(number, frame)
+        else:
+            pending.append((number, frame))
+
+    def raise_pending() -> None:
+        if pending:
+            act(*pending.pop())
+
+    for number in before:
+        signal.signal(number, hold)
+    try:
+        yield raise_pending
+        raise_pending()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
