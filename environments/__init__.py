@@ -1,1 +1,1 @@
-"""Simulators, one file each, behind the Gymnasium interface; nothing here knows of VLMs or of pr2l."""
+"""Simulators behind the Gymnasium interface, one package each; independent of VLMs and of the rest of pr2l."""

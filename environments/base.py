@@ -1,4 +1,4 @@
-"""Finding a row of an environment's TASKS."""
+"""Helpers that all environments share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Row = TypeVar("Row")
 
 
 def row(tasks: Mapping[str, Row], name: str, environment: str) -> Row:
-    """The row of a task's name; ValueError, with the nearest name, if the environment has none."""
+    """Return the row of TASKS for a name; ValueError with the nearest name if there is none."""
     if name not in tasks:
         close = get_close_matches(name, tasks, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -1,9 +1,8 @@
-"""One headless ViZDoom engine: start, restart an episode, advance, look, close. Knows nothing of tasks.
+"""One headless ViZDoom engine: start, restart an episode, advance, close. Independent of tasks.
 
-Nothing is left behind. The engine's temporary folder and its shared memory are unlinked as soon as it has
-opened them (Linux), so the kernel frees them with the process, and the engine itself dies with ours
-(`_doom_launcher`). On other systems both are removed by `close`, at garbage collection or at interpreter
-exit, but not after a SIGKILL.
+On Linux the engine's temporary folder and shared memory are unlinked as soon as it has opened them, so that the kernel
+frees them with the process, and the engine dies with our process (launcher.py). On other systems both are removed by
+`close`, at garbage collection or at interpreter exit, but not after a SIGKILL.
 """
 
 from __future__ import annotations
@@ -36,25 +35,20 @@ SCENARIOS = Path(vizdoom.scenarios_path)
 
 @dataclass(frozen=True)
 class Settings:
-    """What an engine is started with.
+    """Settings of an engine."""
 
-    wad: the map file; buttons: ViZDoom button names; size: "WxH" in pixels, one of ViZDoom's; skill: 1
-    (easy) to 5; first_tic: game tics (1/35 s) skipped at the start of an episode; weapon: draw the player's
-    weapon; labels: also give the labels buffer and the map's geometry, which costs time.
-    """
-
-    wad: Path
-    buttons: tuple[str, ...]
-    size: str
-    skill: int = 3
-    first_tic: int = 1
-    weapon: bool = True
-    labels: bool = False
+    wad: Path  # the map file
+    buttons: tuple[str, ...]  # ViZDoom button names
+    size: str  # "WxH" in pixels, one of ViZDoom's screen resolutions
+    skill: int = 3  # difficulty, 1 (easy) to 5
+    first_tic: int = 1  # game tics (1/35 s) skipped at the start of an episode
+    weapon: bool = True  # draw the player's weapon
+    labels: bool = False  # provide the labels buffer and the map's geometry, which costs time
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the player is: map units and degrees (0 = east, counter-clockwise)."""
+    """Position and heading of the player: map units, and degrees (0 = east, counter-clockwise)."""
 
     x: float
     y: float
@@ -62,9 +56,14 @@ class Pose:
 
 
 class Engine:
-    """A running engine. folder: from `temporary_folder`, perhaps with the map file; the engine removes it.
+    """A running engine.
 
-    Raises RuntimeError, with the likely reasons, if the engine does not start.
+    Args:
+        settings: Map, buttons and what to render.
+        folder: A folder made by `temporary_folder`, which may hold the map file; the engine removes it.
+
+    Raises:
+        RuntimeError: If the engine does not start; the message names the likely reasons.
     """
 
     def __init__(self, settings: Settings, folder: Path) -> None:
@@ -85,26 +84,26 @@ class Engine:
         self._state: Any = None
 
     def restart(self, seed: int, map_name: str) -> None:
-        """Begin an episode on a map; the seed (0..2**32-1) and the actions that follow determine it."""
+        """Begin an episode on a map; the seed, 0..2**32-1, and the actions determine it."""
         self._game.set_seed(seed)
         self._game.set_doom_map(map_name)  # in a running engine this loads the map; new_episode would do it twice
-        self._look()
+        self._read_state()
 
     def advance(self, pressed: Sequence[bool], tics: int) -> float:
-        """Hold the buttons for some tics; the points that the map's script gave meanwhile."""
+        """Hold the buttons for a number of tics and return the points that the map's script awarded."""
         points: float = self._game.make_action(list(pressed), tics)
-        self._look()
+        self._read_state()
         return points
 
-    def _look(self) -> None:
-        # There is no state after the episode's last tic: what was last seen stays.
+    def _read_state(self) -> None:
+        # ViZDoom has no state after the last tic of an episode: keep the previous one.
         state = self._game.get_state()
         if state is not None:
             self._state, self.frame = state, state.screen_buffer
 
     @property
     def finished(self) -> bool:
-        """The player is dead or has left the map."""
+        """Whether the player is dead or has left the map."""
         return bool(self._game.is_episode_finished())
 
     @property
@@ -117,7 +116,7 @@ class Engine:
 
     @property
     def ammunition(self) -> float:
-        """Shots left in the weapon in hand; below zero where it needs none."""
+        """Shots left in the selected weapon; negative for a weapon that needs no ammunition."""
         return self._variable("SELECTED_WEAPON_AMMO")
 
     @property
@@ -139,8 +138,7 @@ class Engine:
 
     @property
     def labels(self) -> list[Any]:
-        """Every visible actor as vizdoom.Label; its value marks it in `labels_buffer`. Needs
-        Settings.labels."""
+        """Every visible actor as vizdoom.Label; `value` marks it in `labels_buffer`. Needs Settings.labels."""
         return list(self._state.labels)
 
     @property
@@ -155,9 +153,9 @@ class Engine:
 
 
 def temporary_folder() -> Path:
-    """A new folder for an engine, after removing those whose program was killed in the second of its start."""
+    """Make a folder for an engine, and remove old ones whose program was killed while its engine started."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*") if ON_LINUX else ():
-        with suppress(OSError):  # another program may be sweeping too
+        with suppress(OSError):  # another program may be removing it too
             if time.time() - folder.stat().st_mtime > 3600:
                 shutil.rmtree(folder)
     return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
@@ -187,7 +185,7 @@ def _configure(settings: Settings, folder: Path) -> vizdoom.DoomGame:
 
 
 def _launch_script(folder: Path) -> Path:
-    """An executable that ViZDoom takes for its engine; it can only start one file, with its own arguments."""
+    """Write the executable that ViZDoom starts as its engine; it can only start one file, with its own arguments."""
     engine = Path(vizdoom.__file__).with_name("vizdoom")
     launcher = Path(__file__).with_name("launcher.py")
     words = [sys.executable, "-IS", str(launcher), str(os.getpid()), str(folder), str(engine)]
@@ -198,7 +196,7 @@ def _launch_script(folder: Path) -> Path:
 
 
 def _unlink(folder: Path, instance: str) -> None:
-    """Remove the names of files and memory that the engine and we hold open; they live on until both end."""
+    """Remove the names of files and shared memory that both processes hold open; the kernel frees them at their end."""
     shutil.rmtree(folder)
     for memory in Path("/dev/shm").glob(f"ViZDoom*{instance}"):
         memory.unlink()

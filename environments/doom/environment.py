@@ -1,13 +1,12 @@
 """ViZDoom, the embedded default world: first-person 3-D on any CPU, with exact labels as ground truth.
 
-Two families of tasks. Shipped scenarios are ViZDoom's own maps. Generated rooms (`fetch`, `hunt`) hold
-several kinds of thing, and the context names the one that counts, so a prompt has something to say;
-training and evaluation draw from different rooms. A seed and the actions determine an episode, down to the
-pixel, whatever ran before it.
+There are two kinds of tasks. Scenarios are ViZDoom's own maps. Generated rooms (`fetch`, `hunt`) hold objects of
+several kinds, and the context names the kind that counts; training and evaluation use different rooms. The seed and the
+actions determine an episode to the pixel.
 
-Actions are the rows of `Task.actions`, each held for `frame_skip` game tics of 1/35 s: one decision.
-Observation: `frame` uint8 [H, W, 3] RGB; `proprio` float32 [P] in 0..1: health, ammunition, the elapsed
-share of the horizon, then the previous action and the target as one-hot vectors (see Defaults).
+An action is a row of `Task.actions`: buttons that are held for `frame_skip` game tics of 1/35 s, which is one decision.
+Observation: `frame` uint8 [H, W, 3] RGB; `proprio` float32 [P] in 0..1: health, ammunition, the fraction of the horizon
+that has passed, then the previous action and the target as one-hot vectors (see Defaults).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from .engine import SCENARIOS, Engine, Settings, temporary_folder
 from .maps import ITEMS, MONSTERS, Room, Thing, map_name, random_room, wad_of
 from .rewards import REACH, Reward, Rule, Step, death, defeating, each_decision, each_tic, points, reaching
 
-# ViZDoom actor name -> what a person would call what is seen; the sprites are Freedoom's, not Doom's.
+# ViZDoom actor name -> the name that a person would give to its sprite; the sprites are Freedoom's, not Doom's.
 WORDS: dict[str, str] = {
     "Medikit": "medikit",
     "GreenArmor": "green armor",
@@ -49,32 +48,35 @@ WORDS: dict[str, str] = {
     "DoomImpBall": "fireball",
 }
 
-# In generated rooms a monster falls after one or two shots, hurts little, and never hits another monster.
+# In generated rooms a monster dies after one or two shots, does little damage, and never hits another monster.
 RULES = """
 clearskills
 skill room { SpawnFilter = Normal  MonsterHealth = 0.02  DamageFactor = 0.25  NoInfighting }
 """
 
 SPLITS = ("train", "evaluation")
-NEAR = 160.0  # map units below which a thing of the labels is near; from twice as much on it is far
+NEAR = 160.0  # map units: a labelled object is near below this distance and far from twice this distance on
 
 
 class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    frame_size: Literal["160x120", "200x150", "320x240", "400x300", "640x480"] = "160x120"  # pixels; shows all
-    frame_skip: int = Field(default=4, ge=1)  # game tics a decision; 4 is what published ViZDoom agents use
-    rooms: int = Field(default=1000, ge=1, le=9999)  # generated a split; too many to be learned by heart
-    things: int = Field(default=4, ge=2, le=5)  # in a generated room, one of them the target
-    repeats: bool = False  # whether a room may hold a kind more than once; any thing of the target kind counts
-    target_in_proprio: bool = True  # every method is told the target: comparing prompts with none stays fair
-    previous_action_in_proprio: bool = True  # lets a policy without memory keep turning the same way
-    approach_reward: float = 0.0  # fetch only, shaping: per 100 map units gained on the target; 0 = sparse
+    frame_size: Literal["160x120", "200x150", "320x240", "400x300", "640x480"] = "160x120"  # pixels; same view
+    frame_skip: int = Field(default=4, ge=1)  # game tics per decision; 4 as in published ViZDoom agents
+    rooms: int = Field(default=1000, ge=1, le=9999)  # rooms per split; too many for a policy to memorise
+    things: int = Field(default=4, ge=2, le=5)  # objects in a generated room, one of them the target
+    repeats: bool = False  # a room may hold several objects of one kind; any object of the target kind counts
+    target_in_proprio: bool = True  # one-hot target, so that methods without a prompt know the task too
+    previous_action_in_proprio: bool = True  # one-hot; lets a policy without memory keep turning the same way
+    approach_reward: float = 0.0  # fetch only: shaping reward per 100 map units of approach to the target; 0 = none
 
 
 @dataclass(frozen=True)
 class Task:
-    """A row of TASKS. horizon: decisions; contexts: every context that an episode can have."""
+    """A row of TASKS.
+
+    `horizon` is in decisions; `contexts` lists every context that an episode can have.
+    """
 
     id: str
     rewards: tuple[Reward, ...]
@@ -83,15 +85,15 @@ class Task:
     succeeded: Rule
     success: str
     contexts: tuple[dict[str, str], ...]
-    actors: tuple[str, ...]  # the label vocabulary, as ViZDoom names
+    actors: tuple[str, ...]  # ViZDoom names of the actors that labels can hold
     actions: tuple[tuple[str, ...], ...]  # the buttons that each action holds
-    wad: str = ""  # of a shipped scenario; "" = generated rooms
+    wad: str = ""  # file of a ViZDoom scenario; "" = generated rooms
     prompt: str = "where"  # default variant
     ends: Rule = lambda step: False  # besides death and leaving the map
     skill: int = 3  # ViZDoom's difficulty, 1 to 5
-    first_tic: int = 1  # game tics skipped until things have settled
-    weapon: bool = True  # drawn
-    apart: int = 0  # generated rooms: degrees between any two things as seen from the start
+    first_tic: int = 1  # game tics skipped at the start, until objects have come to rest
+    weapon: bool = True  # draw the player's weapon
+    apart: int = 0  # generated rooms: smallest angle in degrees between two objects, seen from the start
 
 
 def _targets(*actors: str) -> tuple[dict[str, str], ...]:
@@ -105,10 +107,10 @@ _ROWS = (
     Task(
         id="fetch",
         rewards=(reaching(target=1.0, other=-0.5), each_decision(-0.01)),
-        reward="+1 for reaching the named thing, -0.5 for reaching another, -0.01 a decision",
+        reward="+1 for reaching the named object, -0.5 for reaching another, -0.01 per decision",
         horizon=60,
         succeeded=lambda step: step.reached == step.target,
-        success="the first thing reached is of the named kind",
+        success="the first object reached is of the named kind",
         ends=lambda step: bool(step.reached),
         contexts=_targets(*ITEMS),
         actors=tuple(ITEMS),
@@ -119,10 +121,10 @@ _ROWS = (
     Task(
         id="hunt",
         rewards=(defeating(target=1.0, other=-0.5), each_decision(-0.01)),
-        reward="+1 for defeating the named monster, -0.5 for defeating another, -0.01 a decision",
+        reward="+1 for defeating the named monster, -0.5 for defeating another, -0.01 per decision",
         horizon=60,
         succeeded=lambda step: step.all_defeated == (step.target,),
-        success="the named monster is defeated, and no other before it",
+        success="the named monster is defeated before any other",
         ends=lambda step: step.target in step.all_defeated,
         contexts=_targets(*MONSTERS),
         actors=tuple(MONSTERS),
@@ -135,7 +137,7 @@ _ROWS = (
         id="basic",
         wad="basic.wad",
         rewards=(points(0.01), each_tic(-0.01)),
-        reward="+1.06 for defeating the cacodemon, -0.05 a shot, -0.01 a tic (the scenario's own over 100)",
+        reward="+1.06 for defeating the cacodemon, -0.05 per shot, -0.01 per tic (the scenario's, over 100)",
         horizon=75,
         succeeded=lambda step: step.left,
         success="the cacodemon is defeated",
@@ -162,7 +164,7 @@ _ROWS = (
         id="health_gathering",
         wad="health_gathering.wad",
         rewards=(each_tic(0.01), death(-1.0)),
-        reward="+0.01 a tic alive on the acid floor, -1 for dying (the scenario's own over 100)",
+        reward="+0.01 per tic alive on the acid floor, -1 for dying (the scenario's reward divided by 100)",
         horizon=525,
         succeeded=lambda step: step.last and not step.died,
         success="alive at the horizon",
@@ -174,7 +176,7 @@ _ROWS = (
         id="my_way_home",
         wad="my_way_home.wad",
         rewards=(points(), each_tic(-0.0001)),
-        reward="+1 for reaching the green armor, -0.0001 a tic",
+        reward="+1 for reaching the green armor, -0.0001 per tic",
         horizon=525,
         succeeded=lambda step: step.left,
         success="the green armor is reached",
@@ -188,7 +190,7 @@ _ROWS = (
         id="take_cover",
         wad="take_cover.wad",
         rewards=(each_tic(0.01),),
-        reward="+0.01 a tic alive under fire (the scenario's own over 100)",
+        reward="+0.01 per tic alive under fire (the scenario's reward divided by 100)",
         horizon=200,
         succeeded=lambda step: step.last and not step.died,
         success="alive at the horizon",
@@ -202,7 +204,7 @@ TASKS: dict[str, Task] = {task.id: task for task in _ROWS}
 
 
 def kinds(task: str) -> tuple[str, ...]:
-    """The names that `info["labels"]` can hold."""
+    """Return the object names that `info["labels"]` can hold in a task."""
     return tuple(WORDS[actor] for actor in _task(task).actors)
 
 
@@ -213,23 +215,29 @@ def make(
     split: Literal["train", "evaluation"] = "train",
     labels: bool = False,
 ) -> DoomEnv:
-    """An environment for a row of TASKS; the engine starts at the first reset.
+    """Make the environment of a task; the engine starts at the first reset.
 
-    options: None = Defaults(); labels: put the simulator's ground truth into `info`, at some cost in speed.
-    Raises ValueError for an unknown task or split, or for an option that the task cannot use.
+    Args:
+        task: A key of TASKS.
+        options: None means Defaults().
+        split: Which generated rooms and seeds to use.
+        labels: Add `labels` and `segmentation`, the simulator's ground truth, to `info`; costs some speed.
+
+    Raises:
+        ValueError: For an unknown task or split, or an option that the task cannot use.
     """
     return DoomEnv(_task(task), options or Defaults(), split=split, labels=labels)
 
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
-    """A scripted solution: the action to take now in an environment that was made with labels=True."""
+    """Return a scripted solution: a function from an environment made with labels=True to the next action."""
     row = _task(task)
     decide = oracles.ORACLES[task]
 
     def act(env: gym.Env[Any, Any]) -> int:
         doom = env.unwrapped
         if not isinstance(doom, DoomEnv):
-            raise ValueError(f"the oracle needs Doom in this process; {doom} is asked by call('oracle_action')")
+            raise ValueError(f"the oracle needs Doom in this process, not {doom}: use call('oracle_action')")
         return row.actions.index((decide(doom.scene()),))
 
     return act
@@ -243,12 +251,21 @@ Observation: TypeAlias = dict[str, Any]
 
 
 class DoomEnv(gym.Env[Observation, np.int64]):
-    """One player on one map at a time.
+    """Gymnasium environment of one Doom task.
 
-    info, at reset and at every step: `context` dict; `success` bool; `seed`, which determines the episode
-    (`reset` without a seed draws the next one from the current); and, if made with labels=True, `labels`, a
-    list of {"name", "box": (x0, y0, x1, y1) around the visible pixels, ends exclusive, "distance" in map
-    units}, and `segmentation` uint8 [H, W]: 0, or 1 + the index in `labels` of what the pixel shows.
+    `info` at reset and at every step:
+        context: dict, the target.
+        success: bool.
+        seed: int that determines the episode; `reset()` without a seed draws the next one from it.
+        labels: Only with labels=True: list of {"name", "box": (x0, y0, x1, y1) around the visible pixels, ends
+            exclusive, "distance": map units}.
+        segmentation: Only with labels=True: uint8 [H, W], 0 or 1 + the index in `labels` of the pixel's object.
+
+    Args:
+        task: The row of TASKS.
+        options: Options of the environment.
+        split: "train" or "evaluation".
+        labels: Add the simulator's ground truth to `info`.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 35 / 4}
@@ -265,19 +282,19 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         self._buttons = tuple(dict.fromkeys(button for action in task.actions for button in action))
         self._pressed = [[button in action for button in self._buttons] for action in task.actions]
         targets = [context["target"] for context in task.contexts]
-        self._told = targets if options.target_in_proprio and len(targets) > 1 else []
+        self._proprio_targets = targets if options.target_in_proprio and len(targets) > 1 else []
         actions = len(task.actions) if options.previous_action_in_proprio else 0
         width, height = (int(side) for side in options.frame_size.split("x"))
         self.action_space = gym.spaces.Discrete(len(task.actions))
         self.observation_space = gym.spaces.Dict(
             frame=gym.spaces.Box(0, 255, (height, width, 3), np.uint8),
-            proprio=gym.spaces.Box(0.0, 1.0, (3 + actions + len(self._told),), np.float32),
+            proprio=gym.spaces.Box(0.0, 1.0, (3 + actions + len(self._proprio_targets),), np.float32),
         )
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin the episode that `seed` (0 or more) determines; None = a seed drawn from the last one's."""
+        """Begin the episode of `seed`, 0 or more; None draws a seed from the previous one's generator."""
         self._seed = int(self.np_random.integers(2**63)) if seed is None else seed
         super().reset(seed=self._seed)
         self._engine = self._engine or self._start()
@@ -297,30 +314,30 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         engine = self._running()
         self._action = int(action)
         self._decisions += 1
-        done = self._measure(engine.advance(self._pressed[self._action], self.options.frame_skip))
-        reward = sum(part(done) for part in self.task.rewards)
-        reward += self.options.approach_reward * done.nearer / 100
-        terminated = engine.finished or self.task.ends(done)
-        info = self._info(success=self.task.succeeded(done))
-        return self._observation(), float(reward), terminated, done.last and not terminated, info
+        outcome = self._measure(engine.advance(self._pressed[self._action], self.options.frame_skip))
+        reward = sum(term(outcome) for term in self.task.rewards)
+        reward += self.options.approach_reward * outcome.nearer / 100
+        terminated = engine.finished or self.task.ends(outcome)
+        info = self._info(success=self.task.succeeded(outcome))
+        return self._observation(), float(reward), terminated, outcome.last and not terminated, info
 
     def render(self) -> NDArray[np.uint8]:
-        """The current frame, uint8 [H, W, 3]."""
+        """Return the current frame, uint8 [H, W, 3]."""
         return self._running().frame
 
     def close(self) -> None:
-        """End the engine process; may be called again. A later reset starts a new one."""
+        """End the engine process; a later reset starts a new one."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
 
     def scene(self) -> oracles.Scene:
-        """Everything on the map, seen or not: for oracles, never for a policy. Needs labels=True."""
+        """Return the whole map, visible or not, for oracles and never for a policy; needs labels=True."""
         if not self._labels:
             raise ValueError("the scene is ground truth: make the environment with labels=True")
         engine = self._running()
         things = [
-            oracles.Seen(WORDS[o.name], o.position_x, o.position_y, o.velocity_x, o.velocity_y)
+            oracles.Actor(WORDS[o.name], o.position_x, o.position_y, o.velocity_x, o.velocity_y)
             for o in engine.objects
             if o.name in self.task.actors
         ]
@@ -333,8 +350,8 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         wad = SCENARIOS / self.task.wad
         if not self.task.wad:
             options = self.options
-            about = self.task.actors, self.task.apart, options.things, options.repeats
-            self._rooms, data = _rooms(self._split, options.rooms, *about)
+            layout = self.task.actors, self.task.apart, options.things, options.repeats
+            self._rooms, data = _rooms(self._split, options.rooms, *layout)
             wad = folder / "rooms.wad"
             wad.write_bytes(data)
         return Engine(
@@ -352,14 +369,14 @@ class DoomEnv(gym.Env[Observation, np.int64]):
 
     def _running(self) -> Engine:
         if self._engine is None:
-            raise RuntimeError("no episode is under way: call reset() first")
+            raise RuntimeError("no episode has begun: call reset() first")
         return self._engine
 
     def _measure(self, points: float) -> Step:
-        """What the decision just carried out did, for which the map's script gave `points`."""
+        """Describe the last decision; `points` is what the map's script awarded for it."""
         engine = self._running()
         distance, fallen = self._distance_to(self._target), self._new_corpses()
-        done = Step(
+        outcome = Step(
             target=self._target,
             tics=self.options.frame_skip,
             points=points,
@@ -372,22 +389,22 @@ class DoomEnv(gym.Env[Observation, np.int64]):
             all_defeated=(*self._fallen.values(), *fallen.values()),
             nearer=self._distance - distance,
         )
-        self._distance, self._points = distance, done.total_points
+        self._distance, self._points = distance, outcome.total_points
         self._fallen |= fallen
-        return done
+        return outcome
 
     def _new_corpses(self) -> dict[int, str]:
-        """Object id -> kind of the monsters that lie dead now and did not before."""
+        """Object id -> kind of the monsters that died in this decision."""
         dead = {f"Dead{actor}": WORDS[actor] for actor in self.task.actors}
         corpses = {o.id: dead[o.name] for o in self._running().objects if o.name in dead}
         return {id_: kind for id_, kind in corpses.items() if id_ not in self._fallen}
 
     def _distance_to(self, kind: str) -> float:
-        """Map units to the nearest thing of a kind in a generated room; 0 where there is none."""
+        """Map units to the nearest object of a kind in a generated room; 0 where there is none."""
         return min((self._gap(thing) for thing in self._things if WORDS[thing.name] == kind), default=0.0)
 
     def _reached(self) -> str:
-        # Rooms keep their things 2 * REACH apart, so at most one is within reach.
+        # Objects of a room are 2 * REACH apart, so at most one is within reach.
         return next((WORDS[thing.name] for thing in self._things if self._gap(thing) <= REACH), "")
 
     def _gap(self, thing: Thing) -> float:
@@ -404,7 +421,7 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         if self.options.previous_action_in_proprio:
             # All zero at the reset.
             proprio += [float(action == self._action) for action in range(len(self._pressed))]
-        proprio += [float(target == self._target) for target in self._told]
+        proprio += [float(target == self._target) for target in self._proprio_targets]
         return {"frame": engine.frame, "proprio": np.array(proprio, np.float32)}
 
     def _info(self, success: bool) -> dict[str, Any]:
@@ -426,7 +443,7 @@ class DoomEnv(gym.Env[Observation, np.int64]):
 
 
 def _visible_box(buffer: NDArray[np.uint8], label: Any) -> tuple[int, int, int, int] | None:
-    """Around the pixels that show the label's actor; None if others hide it, for ViZDoom's box ignores those."""
+    """Box around the visible pixels of a label; None if it is hidden, since ViZDoom's own box ignores occlusion."""
     x, y = label.x, label.y
     drawn = buffer[y : y + label.height, x : x + label.width] == label.value
     columns, rows = np.flatnonzero(drawn.any(axis=0)), np.flatnonzero(drawn.any(axis=1))
@@ -435,7 +452,7 @@ def _visible_box(buffer: NDArray[np.uint8], label: Any) -> tuple[int, int, int, 
     return x + int(columns[0]), y + int(rows[0]), x + int(columns[-1]) + 1, y + int(rows[-1]) + 1
 
 
-@lru_cache(maxsize=4)  # a run's environments share them; a thousand rooms take half a second
+@lru_cache(maxsize=4)  # shared by the environments of a run: a thousand rooms take half a second
 def _rooms(
     split: int, count: int, actors: tuple[str, ...], apart: float, things: int, repeats: bool
 ) -> tuple[tuple[Room, ...], bytes]:

@@ -1,12 +1,12 @@
 """Starts the ViZDoom engine so that it cannot outlive the process that asked for it. For Linux.
 
-Run as a script: PARENT_PID FOLDER ENGINE ARGUMENT... It becomes the engine (exec) after four changes:
+Run as a script: PARENT_PID FOLDER ENGINE ARGUMENT... It changes four things and then becomes the engine (exec):
 
 - the kernel kills it when the thread that started it ends, however that happens, SIGKILL included
   (prctl(2)); ViZDoom starts its engine from a thread that then waits for the engine's end;
 - it is in a session of its own: Ctrl-C at the terminal reaches the Python program only, which can save first;
 - it runs in FOLDER, because it writes a node cache beneath its working directory;
-- what it prints goes to FOLDER/engine.log: now and then an engine crashes while it ends, its work done, and says so.
+- its output goes to FOLDER/engine.log, since an engine sometimes crashes, and prints so, after its work is done.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
 """Generated ViZDoom rooms: UDMF text and a WAD file in pure Python.
 
-A map is one rectangular sector with random walls, floor, ceiling, light, start pose and things, so that every
-episode can be a fresh room whose background says nothing about which kinds are in it.
+A map is one rectangular sector with random walls, floor, ceiling, light, start pose and objects, so that the background
+of a room says nothing about the objects in it.
 
         y ^  (0, height) ------------- (width, height)        angles in degrees, 0 = east, 90 = north,
           |      |   thing      thing      |                  counter-clockwise, as in the engine
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# ViZDoom actor name -> (editor number, scale at which a person knows its sprite across a room at 160x120).
+# ViZDoom actor name -> (editor number, scale at which a person recognises its sprite across a room at 160x120).
 # Editor numbers: zdoom.org/wiki/Standard_editor_numbers. Sprites are Freedoom's, whose "BlueArmor" is red.
 ITEMS: dict[str, tuple[int, float]] = {
     "Medikit": (2012, 2.0),
@@ -43,9 +43,9 @@ THINGS = ITEMS | MONSTERS
 WALLS = ("BRICK1", "STARTAN2", "STONE2", "METAL1", "WOOD1", "MARBLE1")
 FLATS = ("FLOOR4_8", "FLAT5", "GRASS1", "FLAT1", "CEIL3_5", "RROCK01")
 
-MARGIN = 56  # units between a thing and a wall
-SPACING = 104  # units between two things
-CLEARING = 136  # units between the start and any thing
+MARGIN = 56  # units between an object and a wall
+SPACING = 104  # units between two objects
+CLEARING = 136  # units between the start and any object
 
 Spot = tuple[float, float]  # (x, y) in map units
 
@@ -75,7 +75,7 @@ class Room:
 
 
 def random_room(rng: np.random.Generator, kinds: Sequence[str], count: int) -> Room:
-    """A fresh room with `count` things drawn from `kinds` (a kind may come twice), none overlapping."""
+    """Draw a room with `count` objects of `kinds`, none overlapping; a kind may occur twice."""
     width, height, (start, *spots) = _layout(rng, count)
     angles = rng.integers(0, 360, size=count + 1)
     names = rng.choice(list(kinds), size=count)
@@ -94,7 +94,7 @@ def random_room(rng: np.random.Generator, kinds: Sequence[str], count: int) -> R
 
 
 def _layout(rng: np.random.Generator, count: int) -> tuple[int, int, list[Spot]]:
-    """Width and height of a room, the start, and `count` places for things; a room too small for them is drawn anew."""
+    """Draw width and height of a room, the start, and places of `count` objects; redraw a room that is too small."""
     for _ in range(100):
         width, height = (int(side) for side in rng.integers(416, 641, size=2))
         placed: list[Spot] = []
@@ -106,7 +106,7 @@ def _layout(rng: np.random.Generator, count: int) -> tuple[int, int, list[Spot]]
 
 
 def _free_spot(rng: np.random.Generator, width: int, height: int, placed: Sequence[Spot]) -> Spot | None:
-    """A random point away from the walls, the start (`placed[0]`) and the things so far; None if it finds none."""
+    """Draw a point away from the walls, the start (`placed[0]`) and the other objects; None if 500 draws fail."""
     for _ in range(500):
         x, y = float(rng.integers(MARGIN, width - MARGIN)), float(rng.integers(MARGIN, height - MARGIN))
         gaps = [math.dist((x, y), other) for other in placed]
@@ -116,16 +116,18 @@ def _free_spot(rng: np.random.Generator, width: int, height: int, placed: Sequen
 
 
 def map_name(index: int) -> str:
-    """The name of a WAD's room: MAP01 for index 0, MAP100 for index 99."""
+    """Return the name of a map in a WAD: MAP01 for index 0, MAP100 for index 99."""
     return f"MAP{index + 1:02d}"
 
 
 def wad_of(rooms: Sequence[Room], rules: str = "") -> bytes:
-    """The rooms as maps MAP01, MAP02, ... (at most 9999) of one PWAD file.
+    """Encode rooms as the maps MAP01, MAP02, ... of one PWAD file.
 
-    rules: text of a MAPINFO lump (zdoom.org/wiki/MAPINFO), such as a skill of one's own; "" for none.
+    Args:
+        rooms: 1 to 9999 rooms.
+        rules: Text of a MAPINFO lump (zdoom.org/wiki/MAPINFO), such as a custom skill; "" for none.
 
-    Layout (doomwiki.org/wiki/WAD): 12-byte header, the lumps' bytes, then one 16-byte directory row a lump.
+    Layout (doomwiki.org/wiki/WAD): 12-byte header, the lumps' bytes, then a 16-byte directory entry per lump.
     A UDMF map is three lumps: an empty marker with the map's name, TEXTMAP, ENDMAP.
     """
     if not 1 <= len(rooms) <= 9999:
@@ -141,7 +143,7 @@ def wad_of(rooms: Sequence[Room], rules: str = "") -> bytes:
 
 
 def udmf(room: Room) -> str:
-    """The room as UDMF text in the ZDoom name space (zdoom.org/wiki/Universal_Doom_Map_Format)."""
+    """Encode a room as UDMF text in the ZDoom name space (zdoom.org/wiki/Universal_Doom_Map_Format)."""
     corners = [(0, 0), (0, room.height), (room.width, room.height), (room.width, 0)]
     blocks = ['namespace = "zdoom";']
     blocks += [_block("vertex", x=x, y=y) for x, y in corners]

@@ -1,4 +1,4 @@
-"""Shortest ways on a Doom map, for oracles: a grid over the map's walls, flooded from the goal."""
+"""Shortest paths on a Doom map, for oracles: breadth-first search on a grid from the goal."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ Wall = tuple[float, float, float, float]  # x1, y1, x2, y2
 Disc = tuple[float, float, float]  # x, y, radius
 Cell = tuple[int, int]
 
-CELL = 16  # map units a grid cell: half the player's width
+CELL = 16  # side of a grid cell in map units: half the player's width
 BODY = 20  # units kept between the player's centre and a wall; the player's radius is 16
 NEIGHBOURS = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
 
 
 class Plan:
-    """Steps to the goal from every cell, around walls and discs."""
+    """Number of grid steps to the goal from every cell, around walls and discs.
+
+    Args:
+        goal: Where all paths end, in map units.
+        walls: Line segments that the player cannot cross.
+        discs: Circles that paths avoid.
+    """
 
     def __init__(self, goal: Point, walls: tuple[Wall, ...], discs: tuple[Disc, ...] = ()) -> None:
         ends = np.array(walls, float).reshape(-1, 2, 2)
@@ -36,8 +42,8 @@ class Plan:
         self.steps = self._flood(self._cell(goal))
 
     def waypoint(self, start: Point) -> Point:
-        """The furthest point on the way to the goal that can be walked to in a straight line."""
-        cell = self._nearest_known(start)
+        """Return the furthest point of the shortest path that can be reached in a straight line."""
+        cell = self._nearest_reachable(start)
         best = cell
         while self.steps[cell] > 0:
             cell = min(self._around(cell), key=lambda other: self.steps[other])
@@ -67,7 +73,7 @@ class Plan:
         points = np.linspace(start, end, int(math.dist(start, end) / CELL * 2) + 2)[2:]
         return all(self.steps[self._cell((x, y))] < np.inf for x, y in points)
 
-    def _nearest_known(self, point: Point) -> Cell:
+    def _nearest_reachable(self, point: Point) -> Cell:
         """The nearest cell from which the goal can be reached; the player may be brushing a wall."""
         known = np.argwhere(self.steps < np.inf)
         i, j = known[np.abs(known - np.array(self._cell(point))).sum(axis=1).argmin()]

@@ -1,7 +1,7 @@
-"""Scripted solutions of the Doom tasks, from ground truth: they prove that a task can be solved.
+"""Scripted solutions of the Doom tasks, which use ground truth.
 
-Each is a function from the Scene to the one button to hold. Angles are in degrees, counter-clockwise;
-lengths in map units.
+Each is a function from a Scene to the name of the button to hold. Angles are in degrees, counter-clockwise; lengths are
+in map units.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from .engine import Pose
 from .navigation import Point, Wall, plan
 from .rewards import REACH
 
-STRIDE = 8.0  # map units a tic at full speed, about
+STRIDE = 8.0  # approximate speed in map units per tic
 SHORTEST_TURN = 7.1  # degrees in one decision
 MONSTER = 20.0  # the narrowest monster's radius
-ALERT = 120.0  # a fireball that stays further away than this is no threat
+ALERT = 120.0  # a fireball further away than this is ignored
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A live thing: its kind in words, its place, and its velocity in map units a tic."""
+class Actor:
+    """An actor on the map: its kind in words, its position, and its velocity in map units per tic."""
 
     kind: str
     x: float
@@ -31,43 +31,43 @@ class Seen:
     vy: float
 
     @property
-    def place(self) -> Point:
+    def position(self) -> Point:
         return self.x, self.y
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything on the map: things of the task's label vocabulary, walls that stop a player."""
+    """The whole map: actors of the task and the walls that stop a player."""
 
     pose: Pose
     target: str
-    things: list[Seen]
+    things: list[Actor]
     walls: tuple[Wall, ...]
 
 
 def fetch(scene: Scene) -> str:
-    """Walk to the named thing and around the others."""
+    """Walk to the named object and around the others."""
     goal = nearest(scene, [thing for thing in scene.things if thing.kind == scene.target])
     others = tuple((thing.x, thing.y, REACH + 6) for thing in scene.things if thing.kind != scene.target)
-    return walk_to(scene.pose, plan(goal.place, scene.walls, others).waypoint((scene.pose.x, scene.pose.y)))
+    return walk_to(scene.pose, plan(goal.position, scene.walls, others).waypoint((scene.pose.x, scene.pose.y)))
 
 
 def hunt(scene: Scene) -> str:
-    """Shoot the named monster, soon rather than exactly: a shot that misses wakes it, and it comes nearer."""
+    """Shoot the named monster at once, even if a shot may miss: it then comes nearer."""
     return shoot(scene, nearest(scene, [t for t in scene.things if t.kind == scene.target]), SHORTEST_TURN)
 
 
 def defend_the_center(scene: Scene) -> str:
-    """Shoot the nearest monster; bullets are few."""
+    """Shoot the nearest monster and save bullets."""
     return shoot(scene, nearest(scene, scene.things), SHORTEST_TURN / 2) if scene.things else "TURN_LEFT"
 
 
 def basic(scene: Scene) -> str:
     """Step sideways until the cacodemon is straight ahead, then shoot."""
-    if not scene.things:  # it has just fallen
+    if not scene.things:  # it has just died
         return "ATTACK"
     target = nearest(scene, scene.things)
-    off = bearing(scene.pose, target.place)
+    off = bearing(scene.pose, target.position)
     if abs(off) <= half_width(scene, target):
         return "ATTACK"
     return "MOVE_LEFT" if off > 0 else "MOVE_RIGHT"
@@ -75,7 +75,7 @@ def basic(scene: Scene) -> str:
 
 def health_gathering(scene: Scene) -> str:
     """Walk to the nearest medikit."""
-    return walk_to(scene.pose, nearest(scene, scene.things).place) if scene.things else "MOVE_FORWARD"
+    return walk_to(scene.pose, nearest(scene, scene.things).position) if scene.things else "MOVE_FORWARD"
 
 
 def my_way_home(scene: Scene) -> str:
@@ -83,11 +83,11 @@ def my_way_home(scene: Scene) -> str:
     if not scene.things:  # picked up a moment ago: the script takes a tic to end the episode
         return "MOVE_FORWARD"
     goal = nearest(scene, scene.things)
-    return walk_to(scene.pose, plan(goal.place, scene.walls).waypoint((scene.pose.x, scene.pose.y)))
+    return walk_to(scene.pose, plan(goal.position, scene.walls).waypoint((scene.pose.x, scene.pose.y)))
 
 
 def take_cover(scene: Scene) -> str:
-    """Facing east, step towards where the fireballs now in the air miss by most; if in doubt, the middle."""
+    """Facing east, step to where the fireballs in the air miss by most; prefer the middle among equals."""
     ends = [y for wall in scene.walls for y in wall[1::2]]
     places = range(int(min(ends)) + 16, int(max(ends)) - 15, 32)
     middle = (min(ends) + max(ends)) / 2
@@ -107,41 +107,44 @@ ORACLES: dict[str, Callable[[Scene], str]] = {
 
 
 def bearing(pose: Pose, point: Point) -> float:
-    """Degrees to turn left to face the point, in -180..180."""
+    """Return the degrees to turn left to face a point, in -180..180."""
     angle = math.degrees(math.atan2(point[1] - pose.y, point[0] - pose.x)) - pose.angle
     return (angle + 180) % 360 - 180
 
 
-def gap(scene: Scene, thing: Seen) -> float:
-    return math.dist((scene.pose.x, scene.pose.y), thing.place)
+def gap(scene: Scene, thing: Actor) -> float:
+    """Return the distance between the player and an actor in map units."""
+    return math.dist((scene.pose.x, scene.pose.y), thing.position)
 
 
-def nearest(scene: Scene, things: list[Seen]) -> Seen:
+def nearest(scene: Scene, things: list[Actor]) -> Actor:
+    """Return the actor that is nearest to the player."""
     return min(things, key=lambda thing: gap(scene, thing))
 
 
 def walk_to(pose: Pose, point: Point) -> str:
+    """Turn towards a point, then walk."""
     off = bearing(pose, point)
     if abs(off) <= SHORTEST_TURN:
         return "MOVE_FORWARD"
     return "TURN_LEFT" if off > 0 else "TURN_RIGHT"
 
 
-def half_width(scene: Scene, monster: Seen) -> float:
-    """The aim may be off by this many degrees for a bullet to hit."""
+def half_width(scene: Scene, monster: Actor) -> float:
+    """Return by how many degrees the aim may be off for a bullet to hit."""
     return math.degrees(math.atan2(MONSTER, gap(scene, monster)))
 
 
-def shoot(scene: Scene, target: Seen, tolerance: float) -> str:
-    """tolerance: degrees off the target from which on it is not worth turning any more."""
-    off = bearing(scene.pose, target.place)
+def shoot(scene: Scene, target: Actor, tolerance: float) -> str:
+    """Turn towards a target, and shoot once the aim is off by at most `tolerance` degrees."""
+    off = bearing(scene.pose, target.position)
     if abs(off) <= max(tolerance, half_width(scene, target)):
         return "ATTACK"
     return "TURN_LEFT" if off > 0 else "TURN_RIGHT"
 
 
 def _clearance(scene: Scene, goal: float) -> float:
-    """How near, up to ALERT, a fireball comes in 40 tics to a player who sidesteps to y = goal."""
+    """Smallest distance, at most ALERT, of a fireball in 40 tics to a player who sidesteps to y = goal."""
     closest = ALERT
     for tic in range(0, 40, 2):
         way = goal - scene.pose.y

@@ -1,4 +1,4 @@
-"""What one decision did, and the small callables that a task's reward is a list of."""
+"""The outcome of a decision, and the reward terms that a task's reward is the sum of."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-REACH = 52.0  # map units, centre to centre: a player who walks into a thing from any side gets at least this near
+REACH = 52.0  # map units between centres: a player who walks into an object from any side gets at least this near
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one decision did; all that rewards and success rules may look at."""
+    """Outcome of one decision: the input of reward terms and success rules."""
 
-    target: str  # the context's, in words
-    tics: int  # game tics that it took
-    points: float  # given by the scenario's own script
+    target: str  # the target of the context
+    tics: int  # game tics of the decision
+    points: float  # awarded by the scenario's script
     total_points: float  # since the reset
     died: bool
-    left: bool  # out of the map alive, which the scripts of some scenarios do on success
+    left: bool  # the player left the map alive; some scenarios end so on success
     last: bool  # the horizon is reached
-    reached: str = ""  # the kind of the thing within REACH
-    defeated: tuple[str, ...] = ()  # the kinds of the monsters that fell
+    reached: str = ""  # the kind of the object within REACH; "" = none
+    defeated: tuple[str, ...] = ()  # the kinds of the monsters that died
     all_defeated: tuple[str, ...] = ()  # since the reset
-    nearer: float = 0.0  # map units gained towards the target
+    nearer: float = 0.0  # map units of approach to the target
 
 
 Rule: TypeAlias = Callable[[Step], bool]
@@ -31,27 +31,30 @@ Reward: TypeAlias = Callable[[Step], float]
 
 
 def points(scale: float = 1.0) -> Reward:
-    """The scenario's own points."""
+    """Reward the points of the scenario's script."""
     return lambda step: scale * step.points
 
 
 def each_tic(amount: float) -> Reward:
+    """Reward every game tic."""
     return lambda step: amount * step.tics
 
 
 def each_decision(amount: float) -> Reward:
+    """Reward every decision."""
     return lambda step: amount
 
 
 def death(amount: float) -> Reward:
+    """Reward (or, if negative, punish) the player's death."""
     return lambda step: amount * step.died
 
 
 def reaching(target: float, other: float) -> Reward:
-    """Paid when the player reaches a thing."""
+    """Reward reaching an object: `target` for the named kind, `other` for any other."""
     return lambda step: 0.0 if not step.reached else target if step.reached == step.target else other
 
 
 def defeating(target: float, other: float) -> Reward:
-    """Paid for every monster that falls."""
+    """Reward every monster that dies: `target` for the named kind, `other` for any other."""
     return lambda step: sum(target if kind == step.target else other for kind in step.defeated)

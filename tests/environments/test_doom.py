@@ -143,14 +143,14 @@ def test_labels_tell_name_place_and_distance(task, worlds):
             assert thing.kind == label["name"]
             assert 0 <= x0 < x1 <= 160 and 0 <= y0 < y1 <= 120
             if x0 > 0 and x1 < 160:
-                column = 80 - 80 * math.tan(math.radians(bearing(scene.pose, thing.place)))
+                column = 80 - 80 * math.tan(math.radians(bearing(scene.pose, thing.position)))
                 assert x0 - 3 <= column <= x1 + 3
                 found += 1
     assert found >= 10
 
 
 def _distance(scene, thing):
-    return math.dist((scene.pose.x, scene.pose.y), thing.place)
+    return math.dist((scene.pose.x, scene.pose.y), thing.position)
 
 
 @pytest.mark.parametrize("isolated", [False, True])
