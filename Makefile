@@ -3,9 +3,10 @@ PYTHON ?= python3
 MAIN ?= doom/fetch/prompted
 BIN := .venv/bin
 STAMP := .venv/.matches-the-lock
+PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help train smoke bench test test-all sims lint
+.PHONY: help train smoke bench test coverage test-all sims lint
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -19,8 +20,11 @@ smoke: $(STAMP) ## the whole pipeline on a toy scale, in under a minute
 bench: $(STAMP) ## how fast frames become embeddings on this machine, with a verdict for each promise
 	$(BIN)/pr2l speed tiny smolvlm-256m
 
-test: $(STAMP) ## all but the slow tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## run all but the slow tests, one process per core (at most 8)
+	$(BIN)/python -m pytest $(PARALLEL)
+
+coverage: $(STAMP) ## the same, with the lines that no test reaches in htmlcov/
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=html --cov-report=term:skip-covered
 
 test-all: sims ## also the slow tests, and those that need the simulators' interpreters
 	$(BIN)/python -m pytest -m "not sims"

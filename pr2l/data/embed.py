@@ -19,12 +19,12 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
 from pr2l.core import digest, registry
-from pr2l.rollout import build
 from pr2l.core.config import RunConfig
-from pr2l.encoders.base import Encoder
 from pr2l.core.errors import UserError
-from pr2l.data.store import Store, exists
 from pr2l.core.types import Contexts, Frames
+from pr2l.data.store import Store, exists
+from pr2l.encoders.base import Encoder
+from pr2l.rollout import build
 
 FLUSH_EVERY = 10  # seconds between flushes; so much work is lost at most
 FITTED = "fitted.safetensors"  # in the store's folder, what the encoder fitted on the data set

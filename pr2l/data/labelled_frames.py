@@ -23,8 +23,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from pr2l.core import registry
-from pr2l.data.questions import DISTANCES, distance
 from pr2l.core.types import Frames, Labels, Scene
+from pr2l.data.questions import DISTANCES, distance
 
 BLANK_SHARE = 0.3  # share kept of the frames that show nothing: most frames of a random walk face a bare wall
 KEEP_SHARE = 0.5  # share kept of the others: neighbouring frames are nearly the same

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
-from pr2l.policies.common.trajectories import Trajectory
 from pr2l.core import registry
 from pr2l.core.config import RunConfig
-from pr2l.data.embed import Recording, embed_with
-from pr2l.encoders.base import Encoder
 from pr2l.core.errors import UserError
+from pr2l.data.embed import Recording, embed_with
 from pr2l.data.store import Store
+from pr2l.encoders.base import Encoder
+from pr2l.policies.common.trajectories import Trajectory
 
 
 def learns_from_data(config: RunConfig) -> bool:

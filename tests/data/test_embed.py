@@ -13,16 +13,16 @@ import pytest
 import torch
 import yaml
 
-from pr2l.rollout import build
-from pr2l.data import embed
 from pr2l.core import registry
-from pr2l.training.collect import collect
 from pr2l.core.config import load_config
-from pr2l.data.embed import Recording, store_key
 from pr2l.core.errors import UserError
-from pr2l.rollout.observe import in_half
-from pr2l.data.store import Store
 from pr2l.core.types import Tokens
+from pr2l.data import embed
+from pr2l.data.embed import Recording, store_key
+from pr2l.data.store import Store
+from pr2l.rollout import build
+from pr2l.rollout.observe import in_half
+from pr2l.training.collect import collect
 
 TOY = {
     "why": "a test",

@@ -14,15 +14,15 @@ import torch
 import yaml
 from test_train import assert_same_run, metrics, wait_for_step, weights
 
-from pr2l.rollout import build
 from pr2l.core import registry
+from pr2l.core.config import load_config
+from pr2l.core.errors import UserError
+from pr2l.data.embed import Recording, embed
+from pr2l.data.recorded import Episodes, recorded_episodes
+from pr2l.rollout import build
 from pr2l.training.check import findings
 from pr2l.training.collect import collect
-from pr2l.core.config import load_config
-from pr2l.data.embed import Recording, embed
-from pr2l.core.errors import UserError
 from pr2l.training.evaluate import evaluate
-from pr2l.data.recorded import Episodes, recorded_episodes
 from pr2l.training.train import train
 
 TOY = {
