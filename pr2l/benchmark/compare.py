@@ -33,7 +33,7 @@ from pr2l.training.runs import Run
 
 POINTS = 60  # of a curve
 UPDATES = 20  # that a curve averages over where no episodes are played
-ALIKE = {"seed", "why", "workers", "groups", "isolated", "patience"}  # what runs of one method may differ in
+ALIKE = {"seed", "why", "workers", "step_groups", "isolated", "timeouts"}  # what runs of one method may differ in
 
 
 @dataclass(frozen=True)

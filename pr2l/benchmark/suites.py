@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StringConstraints
 
 from pr2l.core import registry
-from pr2l.core.config import OptionKind, RunConfig, load_config, read_config
+from pr2l.core.config import OptionKind, RunConfig, load_config, read_config, upgrade
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.training.runs import MAY_CHANGE
 
@@ -198,6 +198,7 @@ def _resolve(suite: str, words: Sequence[str]) -> RunConfig:
 
 def _with_defaults(config: dict[str, Any], like: RunConfig) -> dict[str, Any]:
     """A run's config with the options that came to be after it was made, which had what is their default now."""
+    config = upgrade(config)
     filled = dict(config)
     for kind in get_args(OptionKind):
         key = f"{kind}_options"

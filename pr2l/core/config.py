@@ -7,9 +7,10 @@ its value all the same, so a run folder says everything that made the run.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
@@ -33,6 +34,8 @@ class RunConfig(BaseModel):
     """Everything that defines one training run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    # Names that keys had in the version before -> their names now. A plug-in's Defaults may have such a table, too.
+    RENAMED: ClassVar[dict[str, str]] = {"patience": "timeouts", "remember": "cache_frames", "groups": "step_groups"}
 
     why: str  # what this experiment is to show
     environment: str  # a file of environments/
@@ -51,14 +54,14 @@ class RunConfig(BaseModel):
     num_envs: PositiveInt = 8  # simulators side by side; their frames are one VLM batch
     workers: NonNegativeInt = 0  # processes for the simulators; 0 = in this one: fast ones (Doom) need no more
     isolated: bool = False  # each simulator in an interpreter of its own, replaced if it fails (docs/simulators.md)
-    patience: dict[str, Any] = Field(default_factory=dict)  # with these: environments.isolated.Patience
-    groups: PositiveInt = 2  # with workers: VLM batches a step, one made while the next is simulated; 1 = no overlap
+    timeouts: dict[str, Any] = Field(default_factory=dict)  # of isolated simulators, in seconds
+    step_groups: PositiveInt = 2  # with workers: VLM batches per step, simulation and VLM overlap; 1 = one batch
     # environment steps of the whole run, summed over the simulators; from data: transitions, summed over the epochs
     steps: PositiveInt
     seed: NonNegativeInt = 0
     # the last frames whose embeddings are kept should they come again (in training within a rollout); 0 = none.
     # One takes 4 bytes per number of its tokens: 29 kB in doom/fetch/prompted, 3 MB at 90 tokens of a 7B VLM
-    remember: NonNegativeInt = 1024
+    cache_frames: NonNegativeInt = 1024
     checkpoint_every: PositiveInt = 10_000  # environment steps
     evaluation_episodes: PositiveInt = 50  # on evaluation seeds, after training
     evaluation_greedy: bool = False  # there, take the most probable action; false = draw one, as in training
@@ -73,13 +76,7 @@ class RunConfig(BaseModel):
 
     def options(self, kind: OptionKind) -> Any:
         """The plug-in's frozen `Defaults` with this run's values; UserError for a key or value it refuses."""
-        model = _plugin(self, kind).Defaults
-        try:
-            return model(**getattr(self, f"{kind}_options"))
-        except ValidationError as error:
-            hint = f"\n`{kind}_options={{}}` drops what the file sets." if _unknown_key(error) else ""
-            where = f"{kind}_options of {getattr(self, kind)!r}"
-            raise UserError(explain(error, where, model) + hint) from error
+        return _options(self, kind, warn=True)
 
     def save(self, path: Path) -> None:
         """Writes, whole or not at all, the YAML that load_config reads back as an equal config."""
@@ -93,7 +90,7 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunC
 
     Arguments as of read_config. Raises UserError (UnknownName where a plug-in, task or prompt does not exist).
     """
-    return _resolve(read_config(RunConfig, name_or_path, overrides))
+    return _resolve(read_config(RunConfig, name_or_path, overrides), warn=not _of_a_run(name_or_path))
 
 
 def read_config(model: type[Model], name_or_path: str | Path, overrides: Sequence[str] = ()) -> Model:
@@ -103,10 +100,14 @@ def read_config(model: type[Model], name_or_path: str | Path, overrides: Sequenc
     overrides: "key=value" or "key_options.option=value", values in YAML, applied in order.
     Raises UserError for a file that is not there, or a key or value that the model refuses.
     """
+    path = _find(str(name_or_path))
+    values = renamed_keys(model, read_mapping(path), str(path), warn=not _of_a_run(name_or_path))
+    for override in overrides:
+        apply_override(values, _renamed_override(model, override))
     try:
-        return model.model_validate(read_values(name_or_path, overrides))
+        return model.model_validate(renamed_keys(model, values, "the overrides"))
     except ValidationError as error:
-        raise UserError(explain(error, str(_find(str(name_or_path))), model)) from error
+        raise UserError(explain(error, str(path), model)) from error
 
 
 def read_values(name_or_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -115,6 +116,79 @@ def read_values(name_or_path: str | Path, overrides: Sequence[str] = ()) -> dict
     for override in overrides:
         apply_override(values, override)
     return values
+
+
+def parse_options(model: type[Model], values: Mapping[str, Any], where: str, *, warn: bool = True) -> Model:
+    """Validate a table of options, such as the `Defaults` of a plug-in.
+
+    Args:
+        model: The options' model. Its `RENAMED`, if it has one, maps old names of keys to those of today.
+        values: Key -> value; keys that are missing take the model's defaults.
+        where: How an error or a warning calls the table, e.g. "algorithm_options of 'ppo'".
+        warn: Whether an old name gives a FutureWarning.
+
+    Raises:
+        UserError: An unknown key, or a value that the model refuses.
+    """
+    try:
+        return model.model_validate(renamed_keys(model, values, where, warn=warn))
+    except ValidationError as error:
+        raise UserError(explain(error, where, model)) from error
+
+
+def renamed_keys(model: type[BaseModel], values: Mapping[str, Any], where: str, *, warn: bool = True) -> dict[str, Any]:
+    """Replace the keys of a table that were renamed in this version, also in the tables inside it.
+
+    Args:
+        model: What the table is to fit; `model.RENAMED` maps old names to new ones.
+        values: Key -> value. Where both names are there, the one that comes last wins.
+        where: How the warning calls the table.
+        warn: Whether an old name gives a FutureWarning.
+    """
+    table: dict[str, str] = getattr(model, "RENAMED", {})
+    renamed: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in table and warn:
+            text = f"{where}: {key!r} is now called {table[key]!r}; the old name stops working in the next version"
+            warnings.warn(text, FutureWarning, stacklevel=2)
+        key = table.get(key, key)
+        inner = _model_of(model, key) if isinstance(value, Mapping) else None
+        renamed[key] = renamed_keys(inner, value, f"{where}, {key}", warn=warn) if inner else value
+    return renamed
+
+
+def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config that an earlier version stored, under today's keys; values stay as they are.
+
+    Args:
+        config: `RunConfig.model_dump(mode="json")` of that version, as benchmark rows hold it.
+    """
+    values = renamed_keys(RunConfig, config, "", warn=False)
+    for kind, plugins in _PLUGINS.items():
+        key, name = f"{kind}_options", "florence2" if kind == "vlm" else values.get(kind)
+        if isinstance(values.get(key), dict) and name in registry.names(plugins):
+            values[key] = renamed_keys(registry.load(plugins, name).Defaults, values[key], "", warn=False)
+    return values
+
+
+def _model_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """The model of a nested table, or None where the key holds no table."""
+    annotation = model.model_fields[key].annotation if key in model.model_fields else None
+    models = [part for part in (annotation, *get_args(annotation)) if hasattr(part, "model_fields")]
+    return models[0] if models else None
+
+
+def _renamed_override(model: type[BaseModel], override: str) -> str:
+    """The override with today's name of its key, so that `old.option=value` adds to the table of the new name."""
+    key, mark, rest = override.partition("=")
+    first, dot, below = key.partition(".")
+    [first] = renamed_keys(model, {first: None}, f"the override {override!r}") if first else [first]
+    return f"{first}{dot}{below}{mark}{rest}"
+
+
+def _of_a_run(path: str | Path) -> bool:
+    """Whether a config is that of a run folder: what an earlier version wrote there needs no warning."""
+    return Path(path).with_name("run.json").is_file()
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -131,7 +205,9 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
             raise UserError(f"{override!r}: {part!r} is the single value {values!r}, it has no keys below it")
-    values[parts[-1]] = parse(text, f"the value in {override!r}")
+    value = parse(text, f"the value in {override!r}")
+    values.pop(parts[-1], None)  # so that the key that was set last is the last one, see renamed_keys
+    values[parts[-1]] = value
 
 
 def _find(name_or_path: str) -> Path:
@@ -147,27 +223,34 @@ def _find(name_or_path: str) -> Path:
     raise UnknownName("configs", name, known, hint=f"There is no file {name_or_path!r} either.")
 
 
-def _resolve(config: RunConfig) -> RunConfig:
+def _resolve(config: RunConfig, *, warn: bool) -> RunConfig:
     """The config with each plug-in's defaults written out, once its names are known to exist."""
     tasks = registry.load("environments", config.environment).TASKS
     if config.task not in tasks:
         raise UnknownName(f"tasks of {config.environment}", config.task, tasks)
     if config.prompt_name is not None:
         registry.load("prompts", config.prompt_name)
-    _check_patience(config.patience)
-    filled = {f"{kind}_options": config.options(kind).model_dump(mode="json") for kind in _PLUGINS}
+    _check_timeouts(config.timeouts)
+    filled = {f"{kind}_options": _options(config, kind, warn=warn).model_dump(mode="json") for kind in _PLUGINS}
     return config.model_copy(update=filled)
 
 
-def _check_patience(given: dict[str, Any]) -> None:
-    from pr2l.environments.isolation.isolated import (
-        Patience,  # which imports gymnasium, and reading a config should be quick
-    )
-
+def _options(config: RunConfig, kind: OptionKind, *, warn: bool) -> Any:
+    """The plug-in's `Defaults` with the config's values."""
+    model, values = _plugin(config, kind).Defaults, getattr(config, f"{kind}_options")
     try:
-        Patience(**given)
-    except ValidationError as error:
-        raise UserError(explain(error, "patience", Patience)) from error
+        return parse_options(model, values, f"{kind}_options of {getattr(config, kind)!r}", warn=warn)
+    except UserError as error:
+        if isinstance(error.__cause__, ValidationError) and _unknown_key(error.__cause__):
+            raise UserError(f"{error}\n`{kind}_options={{}}` drops what the file sets.") from error
+        raise
+
+
+def _check_timeouts(timeouts: dict[str, Any]) -> None:
+    # Imports gymnasium, and reading a config should be quick.
+    from pr2l.environments.isolation.isolated import Patience
+
+    parse_options(Patience, timeouts, "timeouts")
 
 
 def _plugin(config: RunConfig, kind: OptionKind) -> Any:

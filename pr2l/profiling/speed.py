@@ -340,7 +340,7 @@ def rollout(effort: Effort) -> Iterator[Measure]:
 
 def stored(effort: Effort) -> Iterator[Measure]:
     """Reading embeddings from a store, in batches of random rows, against computing them again with `tiny`."""
-    config = load_config("doom/fetch/prompted", ["remember=0"])
+    config = load_config("doom/fetch/prompted", ["cache_frames=0"])
     encoder, frames = build.encoder(config), _frames(effort.frames)
     contexts = [{"target": "imp"}] * effort.frames
     draw = np.random.default_rng(0)

@@ -30,6 +30,7 @@ from rich.text import Text
 from torch.nn.functional import adaptive_avg_pool1d
 
 from pr2l.core import prompt, registry
+from pr2l.core.config import parse_options
 from pr2l.core.errors import UnknownName, UserError, did_you_mean, explain
 from pr2l.core.io import write_json
 from pr2l.core.prompt import Prompt
@@ -167,10 +168,7 @@ def examples_of(scoring: Scoring) -> Examples:
         raise UnknownName(f"tasks of {environment}", task, world.TASKS, hint="`pr2l list tasks` shows them.")
     if folder is not None:
         return examples.from_recording(folder, world.TASKS[task].contexts, scoring.frames, scoring.seed)
-    try:
-        world.Defaults(**scoring.environment_options)
-    except ValidationError as error:
-        raise UserError(explain(error, f"environment_options of {environment!r}", world.Defaults)) from error
+    parse_options(world.Defaults, scoring.environment_options, f"environment_options of {environment!r}")
     what = scoring.model_dump(include={"frames", "split", "seed"})
     source = Source(environment=environment, tasks=(task,), options=scoring.environment_options, **what)
     return examples.play(source, FRAMES)
@@ -190,10 +188,8 @@ def prompts_of(scoring: Scoring) -> list[Prompt]:
 
 def options_for(asked: Prompt, scoring: Scoring) -> Defaults:
     """The VLM's options: those of the command, and the prompt's own advice over them."""
-    try:
-        return Defaults(**{**scoring.vlm_options, **asked.vlm_options})
-    except ValidationError as error:
-        raise UserError(explain(error, f"vlm_options for prompt {asked.name!r}", Defaults)) from error
+    values = {**scoring.vlm_options, **asked.vlm_options}
+    return parse_options(Defaults, values, f"vlm_options for prompt {asked.name!r}")
 
 
 def score_one(asked: Prompt, options: Defaults, vlm: str, known: Examples, *, cells: bool = True) -> PromptScore:

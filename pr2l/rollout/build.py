@@ -35,10 +35,10 @@ def environments(config: RunConfig, split: Split, *, labels: bool = False, count
         train = split == "train"
         seed_of = partial(training_seed, config.seed, row) if train else partial(interleaved_seed, row, count)
         where = config.environment, config.task
-        return partial(make_episodes, *where, options, split, labels, seed_of, config.isolated, config.patience)
+        return partial(make_episodes, *where, options, split, labels, seed_of, config.isolated, config.timeouts)
 
     recipes = [recipe(row) for row in range(count)]
-    return Workers(recipes, config.workers, config.groups) if config.workers else _in_this_process(recipes)
+    return Workers(recipes, config.workers, config.step_groups) if config.workers else _in_this_process(recipes)
 
 
 def _in_this_process(recipes: list[Callable[[], SeededEpisodes]]) -> DummyVecEnv:
@@ -70,8 +70,8 @@ def encoder(config: RunConfig) -> Encoder:
         kinds=module.kinds(config.task),
     )
     made: Encoder = registry.load("encoders", config.encoder).create(source, config.options("encoder"))
-    wanted = config.remember and made.costly and not made.needs_labels  # a row's labels are not what it goes by
-    return CachedEncoder(made, config.remember) if wanted else made
+    wanted = config.cache_frames and made.costly and not made.needs_labels  # a row's labels are not what it goes by
+    return CachedEncoder(made, config.cache_frames) if wanted else made
 
 
 def model(config: RunConfig, venv: Observe) -> Any:

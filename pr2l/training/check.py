@@ -115,7 +115,7 @@ def _environment(config: RunConfig, frames: VecEnv) -> Finding:
 
 
 def _workers(config: RunConfig) -> str:
-    groups = arrange(config.num_envs, config.workers, config.groups)
+    groups = arrange(config.num_envs, config.workers, config.step_groups)
     sizes = " + ".join(str(sum(map(len, shares))) for shares in groups)
     return f"{len(groups[0])} worker processes, VLM batches of {sizes} frames a step"
 
@@ -149,7 +149,8 @@ def _remembered(encoder: CachedEncoder) -> Finding:
     free = psutil.virtual_memory().available
     found = f"embeddings of the last {encoder.capacity:,} frames take {_size(encoder.bytes)}; {_size(free)} are free"
     good = encoder.bytes <= free
-    return Finding("remember", found, "" if good else "take a smaller remember (0 = none), or fewer tokens", good)
+    problem = "" if good else "take a smaller cache_frames (0 = none), or fewer tokens"
+    return Finding("cache_frames", found, problem, good)
 
 
 def _policy(config: RunConfig, venv: Observe) -> Iterator[Finding]:

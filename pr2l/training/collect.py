@@ -27,12 +27,12 @@ import numpy as np
 import torch
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
-from pydantic import ValidationError
 from rich.progress import Progress
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pr2l.core import registry
-from pr2l.core.errors import UnknownName, UserError, explain
+from pr2l.core.config import parse_options
+from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.types import Labels
 from pr2l.data.labelled_frames import measured
 from pr2l.rollout.episodes import NOISE, SeededEpisodes
@@ -77,10 +77,7 @@ def collect(
         raise UnknownName(f"tasks of {environment}", task, module.TASKS)
     run = _run(policy, environment, task)
     given = {**(run.config.environment_options if run else {}), **(options or {})}
-    try:
-        defaults = module.Defaults(**given)
-    except ValidationError as error:
-        raise UserError(explain(error, f"options of {environment!r}", module.Defaults)) from error
+    defaults = parse_options(module.Defaults, given, f"options of {environment!r}")
     env = module.make(task, defaults, split=split, labels=labels or policy != "random")
     title = f"{policy} plays {environment}/{task}"
     with closing(env), Progress() as bars:

@@ -64,7 +64,7 @@ class Defaults(BaseModel):
     chat_template: bool = True  # False: only image and text, even if the checkpoint has a chat template
     # compiles text stack and vision encoder, which takes minutes, and pads batches to two sizes (_compile.py). On a GPU
     # with CUDA graphs (untried so far); on a CPU it hardly pays. Cached passes, such as the text stack of a causal
-    # model that generates, stay uncompiled. With workers choose groups=1, or each group is padded to all environments
+    # model that generates, stay uncompiled. With workers set step_groups=1; else each group is padded to all rows
     compile: bool = False
     # seed of weights drawn as the architecture's training would begin with them: does pre-training matter? Sizes,
     # tokenizer and image processor stay the checkpoint's; None = its weights too

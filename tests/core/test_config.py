@@ -2,6 +2,7 @@
 
 import string
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pr2l.benchmark.suites import Definition
 from pr2l.core import registry
-from pr2l.core.config import RunConfig, apply_override, load_config, read_config
+from pr2l.core.config import RunConfig, apply_override, load_config, parse_options, read_config, renamed_keys, upgrade
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.yaml_files import read_mapping
 from pr2l.pretraining.finetune import FinetuneConfig
@@ -115,8 +116,8 @@ def test_later_overrides_win_and_nested_ones_keep_the_rest(examples) -> None:
             "vlm_options of 'tiny': unknown key 'new_token'. Did you mean 'new_tokens'",
         ),
         ("algorithm_options.gamma=high", "gamma = 'high'"),
-        ("patience.setp=9", "patience: unknown key 'setp'. Did you mean 'step'"),
-        ("patience.step=0", "greater than 0"),
+        ("timeouts.setp=9", "timeouts: unknown key 'setp'. Did you mean 'step'"),
+        ("timeouts.step=0", "greater than 0"),
         ("encoder=pixels", "unknown key 'strips'.*\n`encoder_options={}` drops"),
     ],
 )
@@ -181,6 +182,86 @@ def test_an_unknown_key_of_a_nested_table_is_compared_with_that_table(tmp_path: 
 def test_numbers_are_read_as_people_write_them(tmp_path: Path, text: str, value: float) -> None:
     (tmp_path / "numbers.yaml").write_text(f"rate: {text}\nswitch: true\n")
     assert read_config(Numbers, tmp_path / "numbers.yaml") == Numbers(rate=value, switch=True)
+
+
+class Old(BaseModel):
+    """A plug-in's options: `size` was `width` in the version before, and `inner.rate` was `inner.speed`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    RENAMED: ClassVar[dict[str, str]] = {"width": "size"}
+
+    class Inner(BaseModel):
+        RENAMED: ClassVar[dict[str, str]] = {"speed": "rate"}
+        rate: int = 0
+
+    size: int = 32
+    inner: Inner = Inner()
+
+
+@pytest.fixture
+def renamed_strips(examples, monkeypatch) -> None:
+    """As if `strips` of the encoder `columns` had been called `bars` in the version before."""
+    defaults = registry.load("encoders", "columns").Defaults
+    monkeypatch.setattr(defaults, "RENAMED", {"bars": "strips"}, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["remember=7"], {"cache_frames": 7}),
+        (["groups=1", "patience={step: 9}"], {"step_groups": 1, "timeouts": {"step": 9}}),
+        (["timeouts.step=9", "patience.reset=8"], {"timeouts": {"step": 9, "reset": 8}}),
+        (["cache_frames=1", "remember=2"], {"cache_frames": 2}),
+        (["remember=1", "cache_frames=2"], {"cache_frames": 2}),
+        (["remember=1", "cache_frames=2", "remember=3"], {"cache_frames": 3}),
+        (["encoder_options.bars=4"], {"encoder_options": {"strips": 4}}),  # the file says strips: 2
+        (["encoder_options.bars=4", "encoder_options.strips=8"], {"encoder_options": {"strips": 8}}),
+        (["encoder_options={bars: 5}"], {"encoder_options": {"strips": 5}}),
+    ],
+    ids=str,
+)
+def test_an_old_name_of_a_key_still_works_and_the_warning_names_the_new_one(
+    renamed_strips, overrides, expected
+) -> None:
+    with pytest.warns(FutureWarning, match="is now called '(cache_frames|step_groups|timeouts|strips)'"):
+        config = load_config(NAME, overrides)
+    assert {key: getattr(config, key) for key in expected} == expected
+
+
+def test_a_file_may_have_old_names_and_the_warning_names_the_file(renamed_strips, tmp_path: Path) -> None:
+    old = tmp_path / "old.yaml"
+    old.write_text(yaml.safe_dump({**SMALLEST, "steps": 1, "remember": 5, "encoder_options": {"bars": 3}}))
+    with pytest.warns(FutureWarning, match=f"{old.name}: 'remember' is now called 'cache_frames'"):
+        config = load_config(old, ["cache_frames=6"])
+    assert config.cache_frames == 6 and config.encoder_options == {"strips": 3}
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_config_of_a_run_folder_and_a_stored_one_may_have_old_names_without_a_warning(
+    renamed_strips, tmp_path: Path
+) -> None:
+    values = {**SMALLEST, "steps": 1, "patience": {"step": 5}, "encoder_options": {"bars": 3}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "run.json").write_text("{}")
+    config = load_config(tmp_path / "config.yaml")
+    assert config.timeouts == {"step": 5} and config.encoder_options == {"strips": 3}
+    assert upgrade(values)["timeouts"] == {"step": 5} and upgrade(values)["encoder_options"] == {"strips": 3}
+
+
+def test_old_names_inside_a_table_of_options_are_renamed_too() -> None:
+    with pytest.warns(FutureWarning, match="options, inner: 'speed' is now called 'rate'"):
+        assert parse_options(Old, {"inner": {"speed": 3}}, "options").inner.rate == 3
+    with pytest.raises(UserError, match="unknown key 'widht'"):
+        parse_options(Old, {"widht": 3}, "options")
+
+
+@pytest.mark.parametrize("kind", registry.MODULE_PACKAGES)
+def test_every_renamed_key_leads_to_a_key_and_is_none_itself(kind) -> None:
+    models = [registry.load(kind, name).Defaults for name in registry.names(kind)] + [RunConfig, Old]
+    for model in models:
+        for old, new in getattr(model, "RENAMED", {}).items():
+            assert old not in model.model_fields and new in model.model_fields
+            assert renamed_keys(model, {old: 1}, "", warn=False) == {new: 1}
 
 
 KEYS = st.text(string.ascii_lowercase + "_", min_size=1, max_size=8)

@@ -206,7 +206,7 @@ def test_a_frame_that_comes_again_is_not_embedded_twice(toy, dataset, frames):
 
 def test_the_vlms_embeddings_are_those_of_a_run(toy, dataset):
     """tiny, in the same batches as here: the same numbers, rounded."""
-    config = toy("encoder=prompted", "vlm_options={image_size: 32, generation: none}", "remember=0")
+    config = toy("encoder=prompted", "vlm_options={image_size: 32, generation: none}", "cache_frames=0")
     store, encoder = embed.embed(dataset, config), build.encoder(config)
     with torch.no_grad():
         parts = [encoder.encode(*batch) for batch in Recording(dataset).batches(0, 4)]

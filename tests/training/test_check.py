@@ -31,13 +31,13 @@ def test_memory_is_that_of_float16_tokens_and_their_mask_and_twice_that_of_what_
 
 
 def test_what_is_remembered_is_counted_where_something_is(examples) -> None:
-    assert "remember" not in report()  # two mean colours are no slower than a look-up
+    assert "cache_frames" not in report()  # two mean colours are no slower than a look-up
     columns = registry.load("encoders", "columns").Columns
     columns.costly = True
-    found = report("remember=1000")["remember"]
+    found = report("cache_frames=1000")["cache_frames"]
     assert found.good and found.found.startswith("embeddings of the last 1,000 frames take 26 kB;")
-    assert not report(f"remember={10**15}")["remember"].good
-    assert "remember" not in report("remember=0")
+    assert not report(f"cache_frames={10**15}")["cache_frames"].good
+    assert "cache_frames" not in report("cache_frames=0")
 
 
 def test_worker_processes_are_said_with_the_batches_that_they_make(examples) -> None:

@@ -339,7 +339,7 @@ def test_a_run_that_remembers_goes_on_exactly(toy, tmp_path, write_plugin):
     once = (whole / "results.json").read_text()
     evaluate(whole)
     assert (whole / "results.json").read_text() == once
-    forgetful = train(toy("steps=128", *words, "remember=0"), root=tmp_path / "forgetful")
+    forgetful = train(toy("steps=128", *words, "cache_frames=0"), root=tmp_path / "forgetful")
     assert metrics(forgetful) != metrics(run)  # so something was remembered
 
 
