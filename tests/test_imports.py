@@ -97,7 +97,7 @@ def test_file_keeps_to_its_layer(file: Path) -> None:
         ("pr2l/vlms/families/llava.py", "from ...encoders import prompted", 1),
         ("pr2l/vlms/families/llava.py", "from .. import base", 0),
         ("pr2l/core/types.py", "from pr2l.vlms import base", 1),
-        ("pr2l/rollout/observe.py", "from pr2l.training import train", 1),
+        ("pr2l/rollout/vec_embed.py", "from pr2l.training import train", 1),
         ("pr2l/training/train.py", "from pr2l.core import config\nfrom pr2l import __version__\nimport wandb", 0),
         ("pr2l/training/train.py", "from pr2l.cli import app", 1),
         ("pr2l/training/train.py", "from pr2l.policies import ppo", 0),

@@ -1,5 +1,5 @@
 """Runs a simulator in a Python interpreter of its own, behind the Gymnasium interface."""
 
-from .isolated import Isolated, Patience
+from .isolated import Isolated, Timeouts
 
-__all__ = ["Isolated", "Patience"]
+__all__ = ["Isolated", "Timeouts"]

@@ -45,7 +45,7 @@ LOOK = 5.0  # seconds at least between two looks at a worker's memory in an epis
 GUARD_PATIENCE = 5.0  # seconds for the guard to end once its worker is dead
 
 
-class Patience(BaseModel):
+class Timeouts(BaseModel):
     """How much of what to bear from a worker; times in seconds, fit for Minecraft."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,7 +70,7 @@ class Isolated(gym.Env[Observation, Any]):
 
     A worker that fails ends its episode: the step returns the last observation, reward 0, truncated, and in info
     success False and "cut", the reason. `restarts` counts the workers that were given up. Raises ValueError for what
-    the far make() refuses, RuntimeError for `patience.restarts` + 1 failures in a row.
+    the far make() refuses, RuntimeError for `timeouts.restarts` + 1 failures in a row.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}
@@ -87,39 +87,39 @@ class Isolated(gym.Env[Observation, Any]):
         name: str,
         python: str | Path = sys.executable,
         env: dict[str, str] | None = None,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
         spaces: tuple[spaces.Dict, spaces.Space[Any]] | None = None,
         log: Path | None = None,
     ) -> None:
-        self.name, self.patience = name, patience or Patience()
+        self.name, self.timeouts = name, timeouts or Timeouts()
         self.restarts = 0
         self._failures = 0  # since the last whole step
         self._process = (str(python), env or {}, log)
         # Another interpreter has its own packages; the same one sees all that we see.
         path = sys.path if str(python) == sys.executable else []
         self._make = [path, module, task, options, {"split": split, "labels": labels}]
-        self._far: Far | None = None
+        self._worker: WorkerProcess | None = None
         self._running = False  # an episode
         if spaces is not None:
             self.observation_space, self.action_space = spaces
             return
-        self.observation_space, self.action_space = gymnasium_spaces(self._patiently(self._start))
+        self.observation_space, self.action_space = gymnasium_spaces(self._retry(self._start))
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observation, Info]:
         """Begins the episode of a seed, 0 or more; None = a seed drawn from the last one's."""
         seed = int(self.np_random.integers(2**63)) if seed is None else seed
         super().reset(seed=seed)
-        return self._patiently(lambda: self._begin(seed))
+        return self._retry(lambda: self._begin(seed))
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         if not self._running:
             raise RuntimeError("no episode is under way: call reset() first")
         plain = int(action) if isinstance(self.action_space, spaces.Discrete) else np.asarray(action)
         try:
-            if self._far is not None and time.monotonic() - self._far.looked >= LOOK:
-                self._check_memory(self._far)
-            shown, reward, terminated, truncated, info = self._ask(self.patience.step, "step", plain)
-        except Lost as lost:
+            if self._worker is not None and time.monotonic() - self._worker.looked >= LOOK:
+                self._check_memory(self._worker)
+            shown, reward, terminated, truncated, info = self._ask(self.timeouts.step, "step", plain)
+        except WorkerLost as lost:
             return self._cut(lost)
         self._failures = 0
         return self._see(shown, info), reward, terminated, truncated, info
@@ -130,8 +130,8 @@ class Isolated(gym.Env[Observation, Any]):
         Raises ValueError as the far side does; RuntimeError where the worker fails (the next step is then cut).
         """
         try:
-            return self._ask(self.patience.step, "call", name, list(arguments))
-        except Lost as lost:
+            return self._ask(self.timeouts.step, "call", name, list(arguments))
+        except WorkerLost as lost:
             self._give_up(lost)
             raise RuntimeError(f"{self.name}: {name} came to nothing: {lost}") from lost
 
@@ -142,88 +142,88 @@ class Isolated(gym.Env[Observation, Any]):
     def close(self) -> None:
         """Ends the worker; may be called again. A later reset starts a new one."""
         self._running = False
-        if self._far is not None:
-            self._far.end(self.patience.close)
-            self._far = None
+        if self._worker is not None:
+            self._worker.end(self.timeouts.close)
+            self._worker = None
 
     def _begin(self, seed: int) -> tuple[Observation, Info]:
-        if self._far is None:
+        if self._worker is None:
             self._start()
         else:
-            self._check_memory(self._far)
-        shown, info = self._ask(self.patience.reset, "reset", seed)
+            self._check_memory(self._worker)
+        shown, info = self._ask(self.timeouts.reset, "reset", seed)
         return self._see(shown, info), info
 
     def _start(self) -> dict[str, Any]:
         """Starts a worker; what its make() answers."""
-        self._far = Far(*self._process)
-        made: dict[str, Any] = self._ask(self.patience.start, "make", *self._make)
+        self._worker = WorkerProcess(*self._process)
+        made: dict[str, Any] = self._ask(self.timeouts.start, "make", *self._make)
         known = getattr(self, "observation_space", None), getattr(self, "action_space", None)
         if known[0] is not None and known != gymnasium_spaces(made):
-            raise Lost(f"it shows and takes {gymnasium_spaces(made)}, not {known}")
+            raise WorkerLost(f"it shows and takes {gymnasium_spaces(made)}, not {known}")
         self.metadata = {**type(self).metadata, **made["metadata"]}
-        self._far.map(made["observation"]["frame"]["shape"])
+        self._worker.map(made["observation"]["frame"]["shape"])
         return made
 
-    def _patiently(self, attempt: Callable[[], Result]) -> Result:
+    def _retry(self, attempt: Callable[[], Result]) -> Result:
         """The result of an attempt, with a fresh worker after each failure."""
         while True:
             try:
                 return attempt()
-            except Lost as lost:
+            except WorkerLost as lost:
                 self._give_up(lost)
 
     def _ask(self, seconds: float, command: str, *arguments: Any) -> Any:
-        if self._far is None:
-            raise Lost("its worker was lost before this step")
-        kind, value = self._far.ask(seconds, self.patience.silence, command, arguments)
+        if self._worker is None:
+            raise WorkerLost("its worker was lost before this step")
+        kind, value = self._worker.ask(seconds, self.timeouts.silence, command, arguments)
         if kind == "mistake":
             if command == "make":
                 self.close()
             raise ValueError(value if command == "call" else f"{self.name}: {value}")
         if kind != "answer":
-            raise Lost(str(value))
+            raise WorkerLost(str(value))
         return value
 
     def _see(self, shown: Observation, info: Info) -> Observation:
         """Keeps what a reset or a step has answered; the whole observation, the caller's own."""
-        assert self._far is not None
-        self._observation, self._info = {"frame": self._far.frame.copy(), **shown}, dict(info)
+        assert self._worker is not None
+        self._observation, self._info = {"frame": self._worker.frame.copy(), **shown}, dict(info)
         self._running = True
         return self._shown()
 
     def _shown(self) -> Observation:
         return {key: part.copy() for key, part in self._observation.items()}
 
-    def _cut(self, lost: Lost) -> tuple[Observation, float, bool, bool, Info]:
+    def _cut(self, lost: WorkerLost) -> tuple[Observation, float, bool, bool, Info]:
         self._give_up(lost)
         self._running = False
         return self._shown(), 0.0, False, True, {**self._info, "success": False, "cut": str(lost)}
 
-    def _give_up(self, lost: Lost) -> None:
+    def _give_up(self, lost: WorkerLost) -> None:
         """Ends the worker, if that has not been done; raises RuntimeError where too many failed in a row."""
-        if self._far is None:
+        if self._worker is None:
             return
         self.restarts += 1
         self._failures += 1
-        said = f"\nThe last lines of its log:\n{self._far.last_lines()}"
-        self._far.end(0)
-        self._far = None
-        if self._failures > self.patience.restarts:
+        said = f"\nThe last lines of its log:\n{self._worker.last_lines()}"
+        self._worker.end(0)
+        self._worker = None
+        if self._failures > self.timeouts.restarts:
             raise RuntimeError(f"{self.name} failed {self._failures} times in a row, now so: {lost}{said}") from lost
         warnings.warn(f"{self.name} is replaced: {lost}{said}", stacklevel=3)
 
-    def _check_memory(self, far: Far) -> None:
-        limit = self.patience.memory
+    def _check_memory(self, far: WorkerProcess) -> None:
+        limit = self.timeouts.memory
         if limit is not None and (size := far.memory()) > limit:
-            raise Lost(f"it takes {size} of {limit} MB")
+            raise WorkerLost(f"it takes {size} of {limit} MB")
 
 
-class Lost(Exception):
+class WorkerLost(Exception):
     """Why a worker is of no more use."""
 
 
-class Far:
+class WorkerProcess:
     """One worker, with its guard, the process that we start. Both end with this object at the latest."""
 
     def __init__(self, python: str, env: dict[str, str], log: Path | None) -> None:
@@ -264,7 +264,7 @@ class Far:
         self.frame: np.ndarray = np.ndarray(shape, np.uint8, mmap.mmap(self._memory.fileno(), 0))
 
     def ask(self, seconds: float, silence: float, command: str, arguments: Any) -> tuple[str, Any]:
-        """The kind and the value of the answer to a call; Lost if none came in so many seconds."""
+        """The kind and the value of the answer to a call; WorkerLost if none came in so many seconds."""
         self._trim_log()
         self._number += 1
         try:
@@ -272,11 +272,11 @@ class Far:
             send(self._talk, [self._number, command, list(arguments)])
             return self._answer(seconds, silence, command)
         except (EOFError, ConnectionError):
-            raise Lost(f"its process has died: {self._death()}") from None
+            raise WorkerLost(f"its process has died: {self._death()}") from None
         except TimeoutError:
-            raise Lost(f"it took no message for {seconds:g} s") from None
+            raise WorkerLost(f"it took no message for {seconds:g} s") from None
         except (WireError, TypeError, ValueError) as error:
-            raise Lost(f"it answered nonsense: {error}") from error
+            raise WorkerLost(f"it answered nonsense: {error}") from error
 
     def _answer(self, seconds: float, silence: float, command: str) -> tuple[str, Any]:
         begun = heard = time.monotonic()
@@ -292,7 +292,7 @@ class Far:
         quiet = time.monotonic() - heard
         beating = quiet < min(silence, 3 * BEAT)
         heart = "its heart went on beating" if beating else f"there was no heartbeat for the last {quiet:.0f} s"
-        raise Lost(f"{command} gave no answer in {time.monotonic() - begun:.0f} s; {heart}")
+        raise WorkerLost(f"{command} gave no answer in {time.monotonic() - begun:.0f} s; {heart}")
 
     def memory(self) -> int:
         """MB that the worker and its processes hold."""

@@ -37,7 +37,7 @@ from pr2l.core.io import write_json
 from pr2l.data.recorded import recorded_episodes
 from pr2l.profiling.timing import flops, highest_memory
 from pr2l.rollout import build
-from pr2l.rollout.observe import Observe
+from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.training import checkpoints
 from pr2l.training.evaluate import trained
 from pr2l.training.metrics import Table as Metrics
@@ -194,7 +194,7 @@ def _gflop(run: Run) -> float:
     """1e9 floating-point operations of the run's encoder for one frame."""
     encoder, _, _ = trained(run)
     with closing(build.environments(run.config, "train", labels=encoder.needs_labels, count=1)) as frames:
-        return flops(Observe(frames, encoder).reset) / 1e9
+        return flops(VecEmbed(frames, encoder).reset) / 1e9
 
 
 # What it will cost.
@@ -244,7 +244,7 @@ def _probe(config: RunConfig, threads: int, path: Path) -> None:
         data = recorded_episodes(config, encoder, frames)
         if data is None:
             fit(encoder, frames, config.seed)
-        algorithm, model = registry.load("algorithms", config.algorithm), build.model(config, Observe(frames, encoder))
+        algorithm, model = registry.load("algorithms", config.algorithm), build.model(config, VecEmbed(frames, encoder))
         start = time.monotonic() - began
         try:
             given = () if data is None else (data,)

@@ -248,9 +248,9 @@ def _options(config: RunConfig, kind: OptionKind, *, warn: bool) -> Any:
 
 def _check_timeouts(timeouts: dict[str, Any]) -> None:
     # Imports gymnasium, and reading a config should be quick.
-    from pr2l.environments.isolation.isolated import Patience
+    from pr2l.environments.isolation.isolated import Timeouts
 
-    parse_options(Patience, timeouts, "timeouts")
+    parse_options(Timeouts, timeouts, "timeouts")
 
 
 def _plugin(config: RunConfig, kind: OptionKind) -> Any:

@@ -23,7 +23,7 @@ from typing_extensions import Self
 from pr2l.core.errors import UserError
 from pr2l.core.io import write_json
 from pr2l.core.types import Tokens
-from pr2l.rollout.observe import in_half
+from pr2l.rollout.vec_embed import in_half
 
 Shape = tuple[int, int, int]
 Mode = Literal["w+", "r+", "r"]

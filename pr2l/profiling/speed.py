@@ -35,7 +35,7 @@ from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.profiling import shapes
 from pr2l.profiling.timing import Spread, flops, matrix_ceiling, peak_memory, profile, race, ratios
 from pr2l.rollout import build
-from pr2l.rollout.observe import Observe
+from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.vlms.base import OPTIMIZATIONS, VLM, Defaults, concatenate
 from pr2l.vlms.checkpoint import cpu_has_bfloat16
 from pr2l.vlms.loading import load_vlm
@@ -307,7 +307,7 @@ def _clocked(config: RunConfig, change: Callable[[Ask], Ask] = lambda ask: ask) 
     with closing(build.environments(config, "train")) as frames:
         simulators: Any = frames
         simulators.step_wait = timed("simulators", frames.step_wait)
-        model = build.model(config, Observe(frames, encoder))
+        model = build.model(config, VecEmbed(frames, encoder))
         algorithm, begin = registry.load("algorithms", config.algorithm), Begin(spent)
         algorithm.learn(model, config.options("algorithm"), 2 * model.n_steps * model.n_envs, begin)
         rest = perf_counter() - begin.at - sum(spent.values())
@@ -327,7 +327,7 @@ def rollout(effort: Effort) -> Iterator[Measure]:
     """
     config = load_config("doom/fetch/prompted")
     with closing(build.environments(config, "train")) as frames:
-        venv = Observe(frames, build.encoder(config))
+        venv = VecEmbed(frames, build.encoder(config))
         model = build.model(config, venv)
         held = 2 * sum(part.nbytes for part in model.rollout_buffer.observations.values()) + model.env.table.nbytes
         parts: Any = venv.observation_space

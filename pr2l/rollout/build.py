@@ -14,7 +14,7 @@ from pr2l.core.config import RunConfig
 from pr2l.encoders.base import Encoder, EncoderSource
 from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.rollout.episodes import SeededEpisodes, interleaved_seed, make_episodes, training_seed
-from pr2l.rollout.observe import Observe
+from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.rollout.workers import Workers
 
 Split = Literal["train", "evaluation"]
@@ -74,7 +74,7 @@ def encoder(config: RunConfig) -> Encoder:
     return CachedEncoder(made, config.cache_frames) if wanted else made
 
 
-def model(config: RunConfig, venv: Observe) -> Any:
+def model(config: RunConfig, venv: VecEmbed) -> Any:
     """A fresh model of the config's algorithm and network; seeds torch's, NumPy's and Python's generators."""
     algorithm = registry.load("algorithms", config.algorithm)
     network = registry.load("networks", config.network).Network

@@ -16,7 +16,7 @@ import numpy as np
 
 from pr2l.core import registry
 from pr2l.core.errors import UserError
-from pr2l.environments.isolation.isolated import Isolated, Patience
+from pr2l.environments.isolation.isolated import Isolated, Timeouts
 
 Observation = dict[str, np.ndarray]
 Info = dict[str, Any]
@@ -130,12 +130,12 @@ def make_episodes(
     labels: bool,
     seed_of: Callable[[int], int],
     isolated: bool = False,
-    patience: Mapping[str, Any] | None = None,
+    timeouts: Mapping[str, Any] | None = None,
 ) -> SeededEpisodes:
     """SeededEpisodes of an environment of the registry; arguments as of its `make` and of SeededEpisodes.
 
     isolated: in another process of this interpreter; what is made isolated by itself stays as it is.
-    patience: values over those of the isolated environment's own Patience. Raises UserError where it is not isolated.
+    timeouts: values over those of the isolated environment's own Timeouts. Raises UserError where it is not isolated.
     """
     module = registry.load("environments", environment)
     env = module.make(task, options, split=split, labels=labels)
@@ -145,12 +145,12 @@ def make_episodes(
         values = options.model_dump(mode="json")
         name = module.__name__.removeprefix("pr2l.")  # as isolation/worker.py imports it
         env = Isolated(name, task, values, split=split, labels=labels, name=environment, spaces=shown)
-    if patience:
+    if timeouts:
         far = env.unwrapped
         if not isinstance(far, Isolated):
             env.close()
-            raise UserError(f"patience is for isolated simulators: {environment} needs isolated=true too")
-        far.patience = Patience(**{**far.patience.model_dump(), **patience})
+            raise UserError(f"timeouts are for isolated simulators: {environment} needs isolated=true too")
+        far.timeouts = Timeouts(**{**far.timeouts.model_dump(), **timeouts})
     return SeededEpisodes(env, seed_of)
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from pr2l.core.types import Frames
 
-Recipe = Callable[[], gym.Env[Any, Any]]  # picklable, such as a functools.partial of a function in a module
+EnvFactory = Callable[[], gym.Env[Any, Any]]  # picklable, such as a functools.partial of a function in a module
 Shown = dict[str, np.ndarray]  # an observation without its frame
 Step = tuple[Shown, float, bool, dict[str, Any], dict[str, Any] | None]  # reward, done, info, info of the reset after
 
@@ -59,7 +59,7 @@ class Share:
         self._stack = stack  # closes what is made
         self._envs: dict[int, gym.Env[Any, Any]] = {}
 
-    def make(self, recipes: dict[int, Recipe]) -> Iterator[tuple[Any, Any]]:
+    def make(self, recipes: dict[int, EnvFactory]) -> Iterator[tuple[Any, Any]]:
         """Makes the environments; answers the spaces of the first."""
         for row, recipe in recipes.items():
             self._envs[row] = self._stack.enter_context(closing(recipe()))

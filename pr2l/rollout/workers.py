@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from pr2l.core.types import Frames
-from pr2l.rollout.worker_process import PATIENCE, Recipe, Shown, call, get, is_wrapped, serve
+from pr2l.rollout.worker_process import PATIENCE, EnvFactory, Shown, call, get, is_wrapped, serve
 
 
 class WorkerTraceback(Exception):
@@ -48,7 +48,7 @@ class Workers(VecEnv):
     always with multiprocessing, a script that makes Workers does it below `if __name__ == "__main__":`.
     """
 
-    def __init__(self, recipes: Sequence[Recipe], workers: int, groups: int = 1) -> None:
+    def __init__(self, recipes: Sequence[EnvFactory], workers: int, groups: int = 1) -> None:
         self._rows = arrange(len(recipes), workers, groups)
         self._memory: SharedMemory | None = None
         self._workers: list[_Worker] = []

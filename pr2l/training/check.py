@@ -26,7 +26,7 @@ from pr2l.data.recorded import learns_from_data, recording
 from pr2l.encoders.base import Encoder
 from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.rollout import build
-from pr2l.rollout.observe import Observe
+from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.rollout.workers import arrange
 from pr2l.training.checkpoints import KEEP
 
@@ -67,7 +67,7 @@ def findings(config: RunConfig) -> Iterator[Finding]:
         yield _encoder(config, encoder)
         part = "environment"
         with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
-            venv = Observe(frames, encoder)
+            venv = VecEmbed(frames, encoder)
             yield _environment(config, frames)
             part = "data"
             if learns_from_data(config):
@@ -129,7 +129,7 @@ def _data(config: RunConfig, frames: VecEnv) -> Finding:
     return Finding("data", f"{episodes:,} episodes of {transitions:,} transitions in {config.data}; {epochs}")
 
 
-def _memory(config: RunConfig, venv: Observe) -> Finding:
+def _memory(config: RunConfig, venv: VecEmbed) -> Finding:
     """The observations of a rollout, wherever the algorithm keeps them."""
     algorithm = registry.load("algorithms", config.algorithm)
     rollout = algorithm.rollout_bytes(venv.observation_space, config.num_envs, config.options("algorithm"))
@@ -153,7 +153,7 @@ def _remembered(encoder: CachedEncoder) -> Finding:
     return Finding("cache_frames", found, problem, good)
 
 
-def _policy(config: RunConfig, venv: Observe) -> Iterator[Finding]:
+def _policy(config: RunConfig, venv: VecEmbed) -> Iterator[Finding]:
     policy = build.model(config, venv).policy
     count = sum(parameter.numel() for parameter in policy.parameters())
     yield Finding("policy", f"{config.network}: {count:,} parameters learn on {policy.device}")
@@ -163,7 +163,7 @@ def _policy(config: RunConfig, venv: Observe) -> Iterator[Finding]:
     yield Finding("disk", f"checkpoints take up to {_size(needed)}; {_size(free)} are free", problem, needed <= free)
 
 
-def _first_steps(config: RunConfig, venv: Observe) -> Finding:
+def _first_steps(config: RunConfig, venv: VecEmbed) -> Finding:
     """Runs the simulators and the encoder under random actions; shows NaN, crashes and the speed."""
     if venv.encoder.fit_frames:
         return Finding("first steps", "not taken: the encoder is fitted on the run's own first frames")
@@ -178,7 +178,7 @@ def _first_steps(config: RunConfig, venv: Observe) -> Finding:
     return Finding("first steps", found)
 
 
-def _step(venv: Observe) -> Any:
+def _step(venv: VecEmbed) -> Any:
     return venv.step(np.array([venv.action_space.sample() for _ in range(venv.num_envs)]))
 
 

@@ -36,7 +36,7 @@ from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.types import Labels
 from pr2l.data.labelled_frames import measured
 from pr2l.rollout.episodes import NOISE, SeededEpisodes
-from pr2l.rollout.observe import Observe
+from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.training.evaluate import model_actor, play, random_actor, trained
 from pr2l.training.runs import Run
 
@@ -171,7 +171,7 @@ def _play(env: Recorder, module: Any, task: str, run: Run | None, policy: str, e
     if run is not None:
         encoder, model, _ = trained(run)
         torch.manual_seed(seed)
-        play(Observe(venv, encoder), model_actor(run.config, model), episodes)
+        play(VecEmbed(venv, encoder), model_actor(run.config, model), episodes)
     elif policy == "oracle":
         decide = module.oracle(task)
         play(venv, lambda observation, starts: np.array([decide(env)]), episodes)

@@ -23,7 +23,7 @@ from pr2l.core.io import write_json
 from pr2l.core.statistics import Estimate, bootstrap
 from pr2l.encoders.base import Encoder
 from pr2l.rollout import build
-from pr2l.rollout.observe import Observe
+from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.training.runs import Run
 from pr2l.training.video import Film, write_video
 
@@ -94,7 +94,7 @@ def trained(run: Run) -> tuple[Encoder, Any, int]:
     if encoder.fit_frames:
         encoder.load_state_dict(checkpoint.below("encoder"))
     with closing(build.environments(run.config, "train", labels=encoder.needs_labels)) as frames:
-        model = build.model(run.config, Observe(frames, encoder))
+        model = build.model(run.config, VecEmbed(frames, encoder))
     model.policy.load_state_dict(checkpoint.below("model/policy"))
     return encoder, model, checkpoint.step
 
@@ -154,7 +154,7 @@ def _play_and_film(run: Run, encoder: Encoder, model: Any, frames: VecEnv, episo
     """The "episode" infos of the model on evaluation episodes, the first of which are filmed."""
     film = Film(min(FILMED, frames.num_envs))
     torch.manual_seed(run.config.seed)
-    played = play(Observe(frames, encoder), model_actor(run.config, model), episodes, film)
+    played = play(VecEmbed(frames, encoder), model_actor(run.config, model), episodes, film)
     fps = float(frames.get_attr("metadata", 0)[0].get("render_fps", 10))
     write_video(run.path / "video", film.pictures(), fps)
     return played
@@ -165,13 +165,13 @@ def play(venv: VecEnv, act: Actor, episodes: int, film: Film | None = None) -> l
 
     Environment i plays numbers i, i + N, ..., whatever comes first: taking the first to end instead would
     favour short episodes. An episode that a failing simulator has cut is played again, once; if it is cut again, its
-    info has "cut". film: shows what an Observe embedded.
+    info has "cut". film: shows what an VecEmbed embedded.
     """
     played: dict[int, dict[str, Any]] = {}
     observation = venv.reset()
     starts = np.ones(venv.num_envs, dtype=bool)
     while len(played) < episodes:
-        if film is not None and isinstance(venv, Observe):
+        if film is not None and isinstance(venv, VecEmbed):
             film.show(venv.frames, venv.contexts, venv.answers)
         observation, _, starts, infos = venv.step(act(observation, starts))
         for row in map(int, np.flatnonzero(starts)):

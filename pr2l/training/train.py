@@ -32,7 +32,7 @@ from pr2l.data.recorded import Episodes, recorded_episodes
 from pr2l.encoders.base import Encoder
 from pr2l.rollout import build
 from pr2l.rollout.episodes import EXPLORATION
-from pr2l.rollout.observe import Observe
+from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.training.checkpoints import Checkpoint
 from pr2l.training.curves import draw_curves
 from pr2l.training.evaluate import report
@@ -56,7 +56,7 @@ def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs
             encoder.load_state_dict(checkpoint.below("encoder"))
         elif episodes is None:
             fit(encoder, frames, config.seed)
-        venv = Observe(frames, encoder)
+        venv = VecEmbed(frames, encoder)
         model = build.model(config, venv)
         run = run or Run.create(config, root)
         _learn(run, model, venv, checkpoint, episodes)
@@ -81,7 +81,7 @@ def fit(encoder: Encoder, frames: VecEnv, seed: int) -> None:
     encoder.fit(np.concatenate(seen)[: encoder.fit_frames], contexts[: encoder.fit_frames])
 
 
-def _learn(run: Run, model: Any, venv: Observe, checkpoint: Checkpoint | None, episodes: Episodes | None) -> None:
+def _learn(run: Run, model: Any, venv: VecEmbed, checkpoint: Checkpoint | None, episodes: Episodes | None) -> None:
     """Trains to the config's number of steps, from a checkpoint or from nothing, and saves at the end of it."""
     config, console = run.config, Console()
     algorithm = registry.load("algorithms", config.algorithm)
@@ -111,7 +111,7 @@ class Training(BaseCallback):
     Between two updates it is told that a rollout starts, also where there are no rollouts.
     """
 
-    def __init__(self, run: Run, venv: Observe, algorithm: Any, metrics: Metrics, progress: TrainingProgress) -> None:
+    def __init__(self, run: Run, venv: VecEmbed, algorithm: Any, metrics: Metrics, progress: TrainingProgress) -> None:
         super().__init__()
         self.run, self.venv, self.algorithm = run, venv, algorithm
         self.metrics, self.progress = metrics, progress

@@ -21,7 +21,7 @@ from pr2l.data import embed
 from pr2l.data.embed import Recording, store_key
 from pr2l.data.store import Store
 from pr2l.rollout import build
-from pr2l.rollout.observe import in_half
+from pr2l.rollout.vec_embed import in_half
 from pr2l.training.collect import collect
 
 TOY = {

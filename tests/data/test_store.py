@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pr2l.core.errors import UserError
 from pr2l.core.types import Tokens
 from pr2l.data.store import Store
-from pr2l.rollout.observe import HALF_MAX
+from pr2l.rollout.vec_embed import HALF_MAX
 
 KEY = {"encoder": "known", "vlm": {"name": "tiny", "layers": (-2, -1)}, "prompt": None}
 SHAPE = (5, 2, 3)

@@ -20,23 +20,23 @@ from processes import PATIENCE
 from pr2l.environments.doom import environment as doom
 from pr2l.environments.isolation import isolated, wire
 from pr2l.environments.isolation.interpreters import interpreter
-from pr2l.environments.isolation.isolated import Isolated, Patience
+from pr2l.environments.isolation.isolated import Isolated, Timeouts
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
-PATIENT = Patience(step=PATIENCE, close=PATIENCE)
-HANGING = Patience(step=5)  # only where something hangs: on a busy machine, what does not can take seconds too
+PATIENT = Timeouts(step=PATIENCE, close=PATIENCE)
+HANGING = Timeouts(step=5)  # only where something hangs: on a busy machine, what does not can take seconds too
 
 
 @pytest.fixture
 def world():
-    """world(task, labels=..., **options, and arguments of Isolated): a tests/far_world.py of its own."""
+    """world(task, labels=..., **options, and arguments of Isolated): a tests/remote_world.py of its own."""
     made = []
 
     def world(task="count", *, labels=False, **options):
-        how = {"name": "far", "patience": PATIENT, "split": "train", "labels": labels}
-        how |= {key: options.pop(key) for key in ("python", "env", "patience", "spaces", "log") if key in options}
-        made.append(Isolated(str(TESTS / "far_world.py"), task, options, **how))
+        how = {"name": "far", "timeouts": PATIENT, "split": "train", "labels": labels}
+        how |= {key: options.pop(key) for key in ("python", "env", "timeouts", "spaces", "log") if key in options}
+        made.append(Isolated(str(TESTS / "remote_world.py"), task, options, **how))
         return made[-1]
 
     yield world
@@ -106,16 +106,16 @@ def test_an_observation_is_the_callers_own(world):
     second = env.step(0)[0]
     second["frame"][:] = 0
     assert (first["frame"] == 7).all() and (env.render() == 8).all()
-    env._far.ask(PATIENCE, PATIENCE, "step", [0])  # as one whose answer Ctrl-C broke off
+    env._worker.ask(PATIENCE, PATIENCE, "step", [0])  # as one whose answer Ctrl-C broke off
     assert (env.render() == 8).all()
 
 
 def test_known_spaces_leave_the_start_to_the_first_reset(world):
     shown = world().observation_space, spaces.Discrete(4)
     env = world(spaces=shown)
-    assert env._far is None
+    assert env._worker is None
     env.reset(seed=0)
-    wrong = world(spaces=(shown[0], spaces.Discrete(5)), patience=Patience(restarts=0))
+    wrong = world(spaces=(shown[0], spaces.Discrete(5)), timeouts=Timeouts(restarts=0))
     with pytest.raises(RuntimeError, match=r"it shows and takes .*Discrete\(4\).*not .*Discrete\(5\)"):
         wrong.reset(seed=0)
 
@@ -144,7 +144,7 @@ def test_doom_is_doom_bit_for_bit(task):
 
 
 def test_what_the_user_must_mend_is_said_as_the_far_side_says_it(world):
-    with pytest.raises(ValueError, match="far: 'cuont' is not a task of far_world: count"):
+    with pytest.raises(ValueError, match="far: 'cuont' is not a task of remote_world: count"):
         world("cuont")
     with pytest.raises(ValueError, match="far: ImportError: No module named 'simulator'"):
         world("absent")
@@ -154,7 +154,7 @@ def test_what_the_user_must_mend_is_said_as_the_far_side_says_it(world):
     with pytest.raises(RuntimeError, match="reset"):
         env.step(0)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="^far_world has no 'sing'$"):
+    with pytest.raises(ValueError, match="^remote_world has no 'sing'$"):
         env.call("sing")
     assert env.restarts == 0 and not env.step(0)[3]
 
@@ -184,10 +184,10 @@ def test_a_failure_cuts_the_episode_and_the_next_has_a_fresh_worker(world, fail,
     child = env.call("spawn")
     env.step(1)
     last, _, _, _, told = env.step(1)
-    env.patience = HANGING if reason.startswith("step") else PATIENT
+    env.timeouts = HANGING if reason.startswith("step") else PATIENT
     with pytest.warns(UserWarning, match=reason):
         observation, reward, terminated, truncated, info = env.step(1)
-    env.patience = PATIENT
+    env.timeouts = PATIENT
     assert plain(observation) == plain(last)
     assert (reward, terminated, truncated) == (0.0, False, True)
     cut = info.pop("cut")
@@ -204,7 +204,7 @@ def test_a_failure_cuts_the_episode_and_the_next_has_a_fresh_worker(world, fail,
 def test_silence_in_a_call_is_not_borne_as_long_as_slowness(world):
     env = world(fail="stop", at=1)
     env.reset(seed=0)
-    env.patience = Patience(step=1000, silence=3)
+    env.timeouts = Timeouts(step=1000, silence=3)
     with pytest.warns(UserWarning, match="no answer in [0-9]+ s; there was no heartbeat for the last [0-9]+ s"):
         assert env.step(0)[3]
 
@@ -229,7 +229,7 @@ def test_a_call_that_fails_costs_the_episode_only(world):
 
 @pytest.mark.filterwarnings("ignore:far is replaced")
 def test_a_whole_step_between_two_failures_begins_the_count_anew(world):
-    env = world(fail="error", at=2, patience=PATIENT.model_copy(update={"restarts": 1}))
+    env = world(fail="error", at=2, timeouts=PATIENT.model_copy(update={"restarts": 1}))
     for _ in range(3):
         env.reset(seed=0)
         assert [env.step(0)[3] for _ in range(2)] == [False, True]
@@ -248,7 +248,7 @@ def test_a_log_that_has_grown_long_is_begun_anew(world, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:far is replaced")
 def test_failures_without_a_whole_step_between_are_borne_a_few_times_only(world):
-    env = world(fail="error", at=1, patience=Patience(restarts=2))
+    env = world(fail="error", at=1, timeouts=Timeouts(restarts=2))
     for _ in range(2):
         env.reset(seed=0)
         assert env.step(0)[3]
@@ -256,17 +256,17 @@ def test_failures_without_a_whole_step_between_are_borne_a_few_times_only(world)
     with pytest.raises(RuntimeError, match="far failed 3 times in a row, now so: RuntimeError: .*\n(.*\n)*the engine"):
         env.step(0)
     with pytest.raises(RuntimeError, match="far failed 2 times in a row, now so: its process has died: exit code 3"):
-        world(fail="reset", patience=Patience(restarts=1)).reset(seed=0)
+        world(fail="reset", timeouts=Timeouts(restarts=1)).reset(seed=0)
     with pytest.raises(RuntimeError, match="far failed 1 times in a row, now so: RuntimeError: no engine"):
-        world(fail="make", patience=Patience(restarts=0))
+        world(fail="make", timeouts=Timeouts(restarts=0))
 
 
 def test_a_worker_that_has_grown_is_replaced_between_two_episodes(world):
     limit = 180  # MB; the hoard is 200
-    env = world(fail="grow", on=0, patience=Patience(memory=limit))
+    env = world(fail="grow", on=0, timeouts=Timeouts(memory=limit))
     env.reset(seed=0)
     [before, _] = env.call("pids")
-    assert env._far.memory() < limit
+    assert env._worker.memory() < limit
     assert [env.step(0)[2:4] for _ in range(5)] == [(False, False)] * 4 + [(True, False)]
     with pytest.warns(UserWarning, match=f"far is replaced: it takes [0-9]+ of {limit} MB"):
         env.reset(seed=1)
@@ -277,10 +277,10 @@ def test_a_worker_that_has_grown_is_replaced_between_two_episodes(world):
 
 def test_a_worker_that_grows_in_an_episode_without_end_is_cut_there(world, monkeypatch):
     looks = []
-    memory = isolated.Far.memory
+    memory = isolated.WorkerProcess.memory
     monkeypatch.setattr(isolated, "LOOK", 1000)
-    monkeypatch.setattr(isolated.Far, "memory", lambda far: looks.append(far) or memory(far))
-    env = world(fail="grow", on=0, horizon=10**9, patience=PATIENT.model_copy(update={"memory": 180}))
+    monkeypatch.setattr(isolated.WorkerProcess, "memory", lambda far: looks.append(far) or memory(far))
+    env = world(fail="grow", on=0, horizon=10**9, timeouts=PATIENT.model_copy(update={"memory": 180}))
     env.reset(seed=0)
     assert not any(env.step(0)[3] for _ in range(20))  # it grows in the third, but in the first it was looked at
     assert len(looks) == 1
@@ -303,10 +303,10 @@ def test_a_guard_that_is_killed_counts_as_its_worker(world, hangs):
         os.kill(worker, signal.SIGSTOP)
     os.kill(guard, signal.SIGKILL)
     assert hangs or gone([worker, child])
-    env.patience = HANGING
+    env.timeouts = HANGING
     with pytest.warns(UserWarning, match="no answer in" if hangs else "its process has died: killed by SIGKILL"):
         assert env.step(0)[3]
-    env.patience = PATIENT
+    env.timeouts = PATIENT
     assert gone([worker]) and env.restarts == 1
     env.reset(seed=1)
     assert not env.step(0)[3]
@@ -315,7 +315,7 @@ def test_a_guard_that_is_killed_counts_as_its_worker(world, hangs):
 def test_sides_of_two_versions_do_not_talk(world, monkeypatch):
     monkeypatch.setattr(wire, "VERSION", 2)
     with pytest.raises(RuntimeError, match="the other side speaks version 2, this one 1"):
-        world(patience=Patience(restarts=0))
+        world(timeouts=Timeouts(restarts=0))
 
 
 def test_worlds_side_by_side_do_not_meet(world):
@@ -342,7 +342,7 @@ def test_close_ends_the_worker_with_what_it_started_and_a_reset_starts_another(w
 
 
 def test_a_world_that_is_let_go_of_ends(world):
-    env = Isolated(str(TESTS / "far_world.py"), "count", {}, split="train", labels=False, name="far")
+    env = Isolated(str(TESTS / "remote_world.py"), "count", {}, split="train", labels=False, name="far")
     [pid, _] = env.call("pids")
     del env
     assert gone([pid])
@@ -363,7 +363,7 @@ sys.path[:0] = [{str(ROOT)!r}, {str(TESTS)!r}]
 from pr2l.environments.isolation import wire
 from pr2l.environments.isolation.isolated import Isolated
 options = {{"fail": sys.argv[1]}}
-env = Isolated({str(TESTS / "far_world.py")!r}, "count", options, split="train", labels=False, name="far")
+env = Isolated({str(TESTS / "remote_world.py")!r}, "count", options, split="train", labels=False, name="far")
 env.reset(seed=0)
 print(env.call("pids")[0], env.call("spawn"), flush=True)
 """
@@ -481,5 +481,5 @@ def test_the_numbers_of_calls_go_on(world):
     numbers = []
     for _, step in zip(range(3), itertools.repeat(env.step), strict=False):
         step(0)
-        numbers.append(env._far._number)
+        numbers.append(env._worker._number)
     assert numbers == [3, 4, 5]

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from pr2l.core.errors import UserError
 from pr2l.environments.doom import environment as doom
-from pr2l.environments.isolation.isolated import Isolated, Patience
+from pr2l.environments.isolation.isolated import Isolated, Timeouts
 from pr2l.rollout.episodes import SeededEpisodes, evaluation_seed, make_episodes, training_seed
 
 
@@ -186,19 +186,19 @@ def test_an_isolated_doom_is_restored_from_its_seed_and_actions():
 
 
 def test_what_is_isolated_by_itself_is_not_isolated_twice(write_plugin):
-    source = "from pr2l.environments.isolation.isolated import Isolated, Patience\nfrom toy_world import Defaults\n"
-    far = Path(__file__).parents[1] / "far_world.py"
-    call = f"Isolated({str(far)!r}, 'count', {{}}, split=split, labels=labels, name='far', patience=Patience(step=7))"
+    source = "from pr2l.environments.isolation.isolated import Isolated, Timeouts\nfrom toy_world import Defaults\n"
+    far = Path(__file__).parents[1] / "remote_world.py"
+    call = f"Isolated({str(far)!r}, 'count', {{}}, split=split, labels=labels, name='far', timeouts=Timeouts(step=7))"
     write_plugin("environments", "far", f"{source}def make(task, options, *, split, labels): return {call}\n")
     with closing(make_episodes("far", "count", None, "train", False, seeds, True, {"restarts": 5})) as env:
         assert env.unwrapped.action_space == spaces.Discrete(4)
-        assert env.unwrapped.patience == Patience(step=7, restarts=5)
+        assert env.unwrapped.timeouts == Timeouts(step=7, restarts=5)
 
 
-def test_patience_is_for_what_is_isolated():
-    make = partial(make_episodes, "doom", "fetch", doom.Defaults(), "train", False, seeds, patience={"step": 7})
+def test_timeouts_are_for_what_is_isolated():
+    make = partial(make_episodes, "doom", "fetch", doom.Defaults(), "train", False, seeds, timeouts={"step": 7})
     with closing(make(isolated=True)) as env:
-        assert env.unwrapped.patience == Patience(step=7)
+        assert env.unwrapped.timeouts == Timeouts(step=7)
     with pytest.raises(UserError, match="doom needs isolated=true too"):
         make()
 

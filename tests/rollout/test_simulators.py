@@ -16,7 +16,7 @@ from pr2l.rollout import simulators as sims
 from pr2l.rollout.simulators import Recipe, check, install, load, names
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
-FAR = str(Path(__file__).parents[1] / "far_world.py")
+FAR = str(Path(__file__).parents[1] / "remote_world.py")
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_where_all_works_a_frame_is_saved(recipe, tmp_path, capsys):
     assert (tmp_path / "frames" / "one.png").read_bytes().startswith(b"\x89PNG")
     recipe(options={"engine": True}, task="cuont")
     assert not check("tiny", Path(sys.executable), tmp_path / "two.png")
-    assert "'cuont' is not a task of far_world" in capsys.readouterr().out
+    assert "'cuont' is not a task of remote_world" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", names())

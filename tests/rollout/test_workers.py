@@ -26,7 +26,7 @@ from pr2l.encoders.base import Encoder
 from pr2l.environments.doom import environment as doom
 from pr2l.rollout import worker_process, workers
 from pr2l.rollout.episodes import SeededEpisodes, make_episodes, training_seed
-from pr2l.rollout.observe import Observe
+from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.rollout.workers import Workers, WorkerTraceback, arrange
 
 ROOT = Path(__file__).parents[2]
@@ -181,7 +181,7 @@ class Echo(Encoder):
 
 
 def test_groups_are_embedded_one_by_one_under_their_own_contexts(venv):
-    ours, theirs = Observe(venv, Echo()), Observe(in_this_process(recipes()), Echo())
+    ours, theirs = VecEmbed(venv, Echo()), VecEmbed(in_this_process(recipes()), Echo())
     assert_same(ours.reset(), theirs.reset())
     ended = []
     for step in range(12):

@@ -1,4 +1,4 @@
-"""Observe in a world where every frame says which episode and which step it belongs to."""
+"""VecEmbed in a world where every frame says which episode and which step it belongs to."""
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +12,7 @@ from pr2l.core.types import Tokens
 from pr2l.encoders.base import Encoder
 from pr2l.policies import ppo
 from pr2l.policies.networks import mlp
-from pr2l.rollout.observe import HALF_MAX, Observe
+from pr2l.rollout.vec_embed import HALF_MAX, VecEmbed
 
 
 class DiaryWorld(gym.Env):
@@ -65,9 +65,9 @@ class Echo(Encoder):
         return [f"row {row}" for row in range(self.batches[-1])]
 
 
-def observe(*lengths, encoder=None, **options):
+def embedded(*lengths, encoder=None, **options):
     venv = DummyVecEnv([lambda n=n: DiaryWorld(n, **options) for n in lengths])
-    return Observe(venv, encoder or Echo())
+    return VecEmbed(venv, encoder or Echo())
 
 
 def real_tokens(observation):
@@ -75,7 +75,7 @@ def real_tokens(observation):
 
 
 def test_each_frame_meets_the_context_and_labels_of_its_own_episode():
-    venv = observe(2, 3)
+    venv = embedded(2, 3)
     assert real_tokens(venv.reset()) == [[0, 0, 0], [0, 0, 0]]
     actions = np.zeros(2, int)
     assert real_tokens(venv.step(actions)[0]) == [[1, 0, 1], [1, 0, 1]]
@@ -92,8 +92,8 @@ def test_each_frame_meets_the_context_and_labels_of_its_own_episode():
 
 
 def test_the_two_traps_of_the_vector_interface_are_there():
-    """If these fail, Stable-Baselines3 has changed and `Observe.step_wait` can be made simpler."""
-    venv = observe(1)
+    """If these fail, Stable-Baselines3 has changed and `VecEmbed.step_wait` can be made simpler."""
+    venv = embedded(1)
     venv.reset()
     _, _, _, infos = venv.step(np.zeros(1, int))
     assert infos[0]["context"] == {"target": "0"}  # of the ended episode, beside the new one's frame
@@ -102,7 +102,7 @@ def test_the_two_traps_of_the_vector_interface_are_there():
 
 
 def test_one_batch_per_step_with_the_last_frames_in_it():
-    venv = observe(2, 3, 2)
+    venv = embedded(2, 3, 2)
     venv.reset()
     for _ in range(6):
         venv.step(np.zeros(3, int))
@@ -116,7 +116,7 @@ class Ignore(BaseCallback):
 
 @pytest.mark.parametrize("n_epochs", [1, 7])
 def test_learning_encodes_once_per_step_whatever_the_epochs(n_epochs):
-    venv = observe(2, 3, truncated=True)
+    venv = embedded(2, 3, truncated=True)
     options = ppo.Defaults(n_steps=16, batch_size=8, n_epochs=n_epochs, device="cpu")
     model = ppo.create(venv, mlp.Network, mlp.Defaults(hidden=(4,)), options, seed=0)
     ppo.learn(model, options, 64, Ignore())
@@ -124,7 +124,7 @@ def test_learning_encodes_once_per_step_whatever_the_epochs(n_epochs):
 
 
 def test_observations_fit_their_space_in_half_precision():
-    venv = observe(2)
+    venv = embedded(2)
     observation = venv.reset()
     assert observation["tokens"].dtype == np.float16
     assert observation["mask"].tolist() == [[1, 0]]
@@ -134,7 +134,7 @@ def test_observations_fit_their_space_in_half_precision():
 
 
 def test_without_proprio():
-    venv = observe(2, proprio=False)
+    venv = embedded(2, proprio=False)
     assert set(venv.reset()) == set(venv.observation_space.spaces) == {"tokens", "mask"}
 
 
@@ -147,18 +147,18 @@ class Extreme(Echo):
 
 
 def test_states_beyond_half_precision_are_clipped():
-    assert observe(2, encoder=Extreme()).reset()["tokens"][0, 0, 0] == HALF_MAX
+    assert embedded(2, encoder=Extreme()).reset()["tokens"][0, 0, 0] == HALF_MAX
 
 
 def test_nan_is_an_error_that_says_what_to_try():
     encoder = Extreme()
     encoder.value = float("nan")
     with pytest.raises(FloatingPointError, match="vlm_options.dtype=float32"):
-        observe(2, encoder=encoder).reset()
+        embedded(2, encoder=encoder).reset()
 
 
 def test_what_was_embedded_can_be_shown():
-    venv = observe(1, 2)
+    venv = embedded(1, 2)
     venv.reset()
     venv.step(np.zeros(2, int))
     assert venv.frames[:, 0, 0, 0].tolist() == [10, 1]
@@ -168,4 +168,4 @@ def test_what_was_embedded_can_be_shown():
 
 def test_an_environment_without_frames_is_refused():
     with pytest.raises(ValueError, match="must show Dict"):
-        Observe(DummyVecEnv([lambda: gym.make("CartPole-v1")]), Echo())
+        VecEmbed(DummyVecEnv([lambda: gym.make("CartPole-v1")]), Echo())

@@ -28,7 +28,7 @@ from pr2l.encoders.base import Encoder
 HALF_MAX = float(np.finfo(np.float16).max)
 
 
-class Observe(VecEnvWrapper):
+class VecEmbed(VecEnvWrapper):
     """Observations Dict(tokens float16 [T, D], mask uint8 [T] (1 = real), proprio float32 [P] if given).
 
     venv: gives Dict(frame uint8 [H, W, 3], proprio), and infos with "context" (and "labels" if the encoder
@@ -124,7 +124,7 @@ def _together(parts: Sequence[Any]) -> Any:
 
 
 def observation_space(frames: spaces.Space[Any], encoder: Encoder) -> spaces.Dict:
-    """The space of Observe over an environment whose space is `frames`."""
+    """The space of VecEmbed over an environment whose space is `frames`."""
     if not isinstance(frames, spaces.Dict) or "frame" not in frames.spaces:
         raise ValueError(f"an environment must show Dict(frame, proprio), not {frames}")
     shape = (encoder.tokens, encoder.width)

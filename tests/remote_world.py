@@ -19,7 +19,7 @@ def make(task, options, *, split, labels):
     if task == "absent":
         raise ImportError("No module named 'simulator'")
     if task != "count":
-        raise ValueError(f"{task!r} is not a task of far_world: count")
+        raise ValueError(f"{task!r} is not a task of remote_world: count")
     if options.get("fail") == "make":
         raise RuntimeError("no engine")
     return Count(labels=labels, split=split, **options)
@@ -76,7 +76,7 @@ class Count:
             return "waited"
         if name == "fail":
             return getattr(self, f"fail_{arguments[0]}")()
-        raise ValueError(f"far_world has no {name!r}")
+        raise ValueError(f"remote_world has no {name!r}")
 
     def close(self):
         print("closed")
