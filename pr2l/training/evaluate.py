@@ -165,7 +165,7 @@ def play(venv: VecEnv, act: Actor, episodes: int, film: Film | None = None) -> l
 
     Environment i plays numbers i, i + N, ..., whatever comes first: taking the first to end instead would
     favour short episodes. An episode that a failing simulator has cut is played again, once; if it is cut again, its
-    info has "cut". film: shows what an VecEmbed embedded.
+    info has "cut". film: shows what a VecEmbed embedded.
     """
     played: dict[int, dict[str, Any]] = {}
     observation = venv.reset()
