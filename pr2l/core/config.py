@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
+from pr2l.core import prompt as prompts
 from pr2l.core import registry
 from pr2l.core.errors import UnknownName, UserError, explain
 from pr2l.core.yaml_files import parse, read_mapping
@@ -43,7 +44,8 @@ class RunConfig(BaseModel):
     task: str  # a key of that environment's TASKS
     vlm: str = "tiny"  # "tiny" (ships with pr2l), a local folder, or a Hub id
     vlm_options: dict[str, Any] = Field(default_factory=dict)
-    prompt: str | None = None  # a variant in prompts/<environment>/<task>/, or a full name; null = no prompt
+    # a variant in prompts/<environment>/<task>/, a full name, or the path of a YAML file; null = no prompt
+    prompt: str | None = None
     encoder: str  # a file of pr2l/encoders/
     encoder_options: dict[str, Any] = Field(default_factory=dict)
     algorithm: str = "ppo"  # a file of policies/
@@ -69,8 +71,8 @@ class RunConfig(BaseModel):
 
     @property
     def prompt_name(self) -> str | None:
-        """The prompt's name in the registry, or None where the run has no prompt."""
-        if self.prompt is None or "/" in self.prompt:
+        """The prompt's full name or the path of its file; None where the run has no prompt."""
+        if self.prompt is None or "/" in self.prompt or prompts.is_path(self.prompt):
             return self.prompt
         return f"{self.environment}/{self.task}/{self.prompt}"
 
@@ -196,9 +198,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.split(".")
     if not equals or not all(part.isidentifier() for part in parts):
-        raise UserError(
-            f"{override!r} is no override; write key=value, e.g. seed=1 or vlm_options.new_tokens=0"
-        )
+        raise UserError(f"{override!r} is no override; write key=value, e.g. seed=1 or vlm_options.new_tokens=0")
     if not text:
         raise UserError(f"{override!r} has no value; write {key}=null for none, {key}='\"\"' for empty text")
     for part in parts[:-1]:
@@ -229,7 +229,9 @@ def _resolve(config: RunConfig, *, warn: bool) -> RunConfig:
     if config.task not in tasks:
         raise UnknownName(f"tasks of {config.environment}", config.task, tasks)
     if config.prompt_name is not None:
-        registry.load("prompts", config.prompt_name)
+        file = prompts.find(config.prompt_name)
+        if prompts.is_path(config.prompt_name):  # the run may be resumed from another folder
+            config = config.model_copy(update={"prompt": str(file.resolve())})
     _check_timeouts(config.timeouts)
     filled = {f"{kind}_options": _options(config, kind, warn=warn).model_dump(mode="json") for kind in _PLUGINS}
     return config.model_copy(update=filled)

@@ -1,47 +1,117 @@
-"""Prompts: YAML files with named slots, which an episode's context fills.
+"""Prompts: YAML files with named slots that an episode's context fills.
 
-text: "where is the {target} ?"
-slots: [target]
-why: the VLM must look for the target, so its states say where it is
-source: written for this project
-vlm_options: {new_tokens: 3}      # advice: how it is best read, where the VLM's own defaults do not suit it
-segments: [prompt, generated]     # advice: whose states say most
+A prompt is one text beside the frame:
+
+    text: "where is the {target} ?"
+    slots: [target]
+    why: the VLM must look for the target, so its states say where it is
+    source: written for this project
+    vlm_options: {new_tokens: 3}      # recommended, where the VLM's own defaults do not suit this prompt
+    segments: [prompt, generated]     # recommended: the tokens that tell most
+
+or a conversation in the chat format of transformers (pr2l/core/messages.py), with several images or messages:
+
+    messages:
+      - {role: system, content: "you operate a phone ; answer with one action"}
+      - role: user
+        content:
+          - {type: image, frames: 2}      # the last two frames, the older one first
+          - {type: text, text: "do this : {instruction} . done so far : {history}"}
+    slots: [instruction, history]
+    keep_end: [history]      # slots that lose the beginning of their value where a prompt is too long; others its end
+
+The value of a slot is inserted as it is: braces in it are not slots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pr2l.core import registry
-from pr2l.core.errors import UserError, did_you_mean, explain
+from pr2l.core.errors import UnknownName, UserError, did_you_mean, explain
+from pr2l.core.messages import Message, Part, check_messages, count_images, from_text, image_part, text_part
 from pr2l.core.types import Segment
 from pr2l.core.yaml_files import read_mapping
 
+SUFFIXES = (".yaml", ".yml")
+
 
 class Prompt(BaseModel):
-    """One prompt file. An empty text is allowed: the VLM then sees the frame alone.
+    """One prompt file. An empty text is allowed: the VLM is then given the frame alone.
 
-    `vlm_options` and `segments` are advice, which `pr2l prompts` follows and a config does not: what a config does not
-    say itself is not part of its run.
+    `vlm_options` and `segments` are recommendations that `pr2l prompts` follows and a config does not: a config states
+    everything that its run uses.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str  # <environment>/<task>/<variant>, for messages
-    text: str  # what the VLM is asked; {slot} is replaced by the context's value, {{ and }} are braces
-    slots: tuple[str, ...] = ()  # the slots of the text, each once, in any order
-    why: str  # the reason for this wording
+    name: str  # <environment>/<task>/<variant> or a path, for messages
+    text: str = ""  # the VLM's prompt; {slot} is replaced by the context's value, {{ and }} are braces
+    messages: tuple[Message, ...] = ()  # a conversation instead of a text, with slots in its texts
+    slots: tuple[str, ...] = ()  # names of all slots, each once, in any order
+    keep_end: tuple[str, ...] = ()  # slots whose values lose their beginning where the prompt is too long
+    why: str  # reason for this wording
     source: str  # where it comes from: a paper's table, or "written for this project"
     vlm_options: dict[str, Any] = Field(default_factory=dict)  # token order, generation and its length, as in a config
     segments: tuple[Segment, ...] = Field(default=("image", "prompt", "generated"), min_length=1)  # to keep
 
+    @field_validator("messages", mode="before")
+    @classmethod
+    def _check_messages(cls, value: Any) -> tuple[Message, ...]:
+        return tuple(check_messages(_expand_frames(value))) if value else ()
+
+    @property
+    def template(self) -> str | list[Message]:
+        """Text or messages with their slots unfilled, in JSON values; keys of stored embeddings hold it."""
+        return list(self.messages) if self.messages else self.text
+
+    @property
+    def images(self) -> int:
+        """Number of frames that one prompt takes: the last ones of the episode, in order of time."""
+        return count_images(self.messages) if self.messages else 1
+
+    @property
+    def texts(self) -> list[str]:
+        """Every text of the prompt with its slots unfilled, in order."""
+        if not self.messages:
+            return [self.text]
+        parts = [part for message in self.messages for part in message["content"]]
+        return [part["text"] for part in parts if part["type"] == "text"]
+
     def render(self, context: Mapping[str, str]) -> str:
-        """The text with its slots filled. A context may hold more than it uses; less is a UserError."""
+        """Return the text with its slots filled.
+
+        Raises:
+            UserError: The context lacks a slot (it may hold more than is used), or the prompt is a conversation.
+        """
+        if self.messages:
+            raise UserError(
+                f"prompt {self.name!r} is a conversation (`messages:`), and one text is needed here; use a prompt with"
+                " `text:`."
+            )
+        self._check_context(context)
+        return self.text.format_map(context)
+
+    def render_messages(self, context: Mapping[str, str]) -> list[Message]:
+        """Return the conversation with its slots filled; a prompt with `text:` becomes one message after one image.
+
+        Raises:
+            UserError: The context lacks a slot (it may hold more than is used).
+        """
+        if not self.messages:
+            return from_text(self.render(context))
+        self._check_context(context)
+        return [
+            {"role": message["role"], "content": [_fill(part, context) for part in message["content"]]}
+            for message in self.messages
+        ]
+
+    def _check_context(self, context: Mapping[str, str]) -> None:
         for slot in self.slots:
             if slot not in context:
                 raise UserError(
@@ -49,43 +119,99 @@ class Prompt(BaseModel):
                     f"{', '.join(map(repr, context)) or 'nothing'}.{did_you_mean(slot, context)} "
                     "Use another prompt, or name the slot as the task does."
                 )
-        return self.text.format_map(context)
 
 
 def load(name: str) -> Prompt:
-    """The prompt prompts/<name>.yaml, e.g. "doom/fetch/where", or that of a file that ends in .yaml.
+    """Read a prompt.
 
-    Raises UnknownName if there is no such file, and UserError if its slots and its text disagree.
+    Args:
+        name: Name in prompts/, such as "doom/fetch/where", or path of a YAML file.
+
+    Raises:
+        UnknownName: There is no such prompt.
+        UserError: The file is not a valid prompt, or its slots and its texts disagree.
     """
-    path = Path(name)
-    if path.suffix != ".yaml" or not path.is_file():
-        path = registry.load("prompts", name)
+    path = find(name)
+    values = read_mapping(path)
+    if ("text" in values) == ("messages" in values):
+        raise UserError(f"{path}: a prompt has either the key 'text' or the key 'messages'.")
+    if "messages" in values:
+        values["messages"] = check_messages(_expand_frames(values["messages"]), f"{path}: messages")
     try:
-        prompt = Prompt.model_validate({**read_mapping(path), "name": name})
+        prompt = Prompt.model_validate({**values, "name": name})
     except ValidationError as error:
         raise UserError(explain(error, str(path), Prompt)) from error
-    used = slots(prompt.text, name)
+    used = {slot for text in prompt.texts for slot in slots(text, name)}
     if used != set(prompt.slots):
         raise UserError(
             f"prompt {name!r}: the text uses the slots {sorted(used)}, but `slots:` lists "
             f"{sorted(prompt.slots)}; make them agree in {path}"
         )
+    if unknown := [slot for slot in prompt.keep_end if slot not in used]:
+        raise UserError(f"prompt {name!r}: keep_end lists {unknown[0]!r}, which is not among its slots {sorted(used)}")
     return prompt
 
 
+def find(name: str) -> Path:
+    """Return the file of a prompt, given its path or its name in prompts/.
+
+    Raises:
+        UnknownName: There is neither; the error lists the nearest name.
+    """
+    path = Path(name).expanduser()
+    if path.suffix not in SUFFIXES:
+        return registry.load("prompts", name)
+    if path.is_file():
+        return path
+    inside = path.with_suffix("").as_posix().removeprefix("prompts/")
+    if inside in (known := registry.names("prompts")):
+        return registry.load("prompts", inside)
+    raise UnknownName("prompts", inside, known, hint=f"There is no file {name!r} either.")
+
+
+def is_path(name: str) -> bool:
+    """Whether a prompt is given by the path of a YAML file, not by its name in prompts/."""
+    return Path(name).suffix in SUFFIXES
+
+
 def check(prompt: Prompt, contexts: Iterable[Mapping[str, str]]) -> list[str]:
-    """Every text that the contexts can give, in their order; raises UserError if a slot stays empty."""
+    """Return the prompt's text for each context; raise UserError if a context lacks a slot."""
     return [prompt.render(context) for context in contexts]
 
 
 def slots(text: str, name: str) -> set[str]:
-    """Names between braces; raises UserError for anything but plain names, such as {} or {target.name}."""
+    """Return the names between braces; raise UserError for anything but plain names, such as {} or {target.name}."""
     try:
         fields = [(field, form, conversion) for _, field, form, conversion in Formatter().parse(text)]
     except ValueError as error:
         raise UserError(f"prompt {name!r}: {error} in {text!r}; write {{{{ or }}}} for a brace") from error
-    found = {field for field, _, _ in fields if field is not None}
-    plain = all(slot.isidentifier() for slot in found) and not any(form or conv for _, form, conv in fields)
+    names = {field for field, _, _ in fields if field is not None}
+    plain = all(slot.isidentifier() for slot in names) and not any(form or conv for _, form, conv in fields)
     if not plain:
         raise UserError(f"prompt {name!r}: a slot is a plain name such as {{target}}, which {text!r} breaks")
-    return found
+    return names
+
+
+def _fill(part: Part, context: Mapping[str, str]) -> Part:
+    return text_part(part["text"].format_map(context)) if part["type"] == "text" else part
+
+
+def _expand_frames(value: Any) -> Any:
+    """Messages in which {type: image, frames: k} is replaced by k image parts; anything else is left to the check."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return value
+    expanded = []
+    for message in value:
+        if isinstance(message, Mapping) and isinstance(content := message.get("content"), list | tuple):
+            parts = [copy for part in content for copy in _image_parts(part)]
+            message = {**message, "content": parts}
+        expanded.append(message)
+    return expanded
+
+
+def _image_parts(part: Any) -> list[Any]:
+    if not isinstance(part, Mapping) or part.get("type") != "image" or set(part) != {"type", "frames"}:
+        return [part]
+    if isinstance(part["frames"], bool) or not isinstance(part["frames"], int) or part["frames"] < 1:
+        raise UserError(f"messages: an image's frames must be a whole number of at least 1, got {part['frames']!r}.")
+    return [image_part() for _ in range(part["frames"])]

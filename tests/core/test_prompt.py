@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pr2l.core import prompt, registry
+from pr2l.core.config import load_config
 from pr2l.core.errors import UnknownName, UserError
+from pr2l.core.messages import from_text
 from pr2l.core.prompt import Prompt
 
 WORDS = st.text(string.ascii_lowercase, min_size=1, max_size=8)
@@ -53,7 +55,13 @@ def test_render_replaces_slots_and_nothing_else(parts: list[tuple[str, str]], ex
         ("text: 'is {target.name} there'\nslots: [target]", "plain name"),
         ("text: 'is {target!r} there'\nslots: [target]", "plain name"),
         ("text: 'is { there'", "write {{ or }} for a brace"),
-        ("slots: []", "the key 'text' is missing"),
+        ("slots: []", "has either the key 'text' or the key 'messages'"),
+        ("text: there\nmessages: [{role: user, content: there}]", "has either the key 'text' or the key 'messages'"),
+        ("messages: [{role: usr, content: there}]", r"bad.yaml: messages\[0\]: unknown role 'usr'"),
+        ("messages: []", "bad.yaml: messages: expected a list of at least one message"),
+        ("messages: [{role: user, content: 'is {target} there'}]", r"uses the slots \['target'\], but `slots:` lists"),
+        ("messages: [{role: user, content: [{type: image, frames: 0}]}]", "at least 1, got 0"),
+        ("text: is there a {target}\nslots: [target]\nkeep_end: [history]", "keep_end lists 'history'"),
         ("text: there\nsegments: [images]", "segments.0 = 'images': Input should be 'image'"),
         ("text: there\nvlm_option: {}", "unknown key 'vlm_option'. Did you mean 'vlm_options'"),
     ],
@@ -79,11 +87,67 @@ def test_a_prompt_may_advise_how_it_is_read_and_need_not(write_plugin) -> None:
     assert (advised.vlm_options, advised.segments) == ({"new_tokens": 3}, ("generated",))
 
 
-def test_a_file_is_a_prompt_too(tmp_path) -> None:
-    (tmp_path / "mine.yaml").write_text("text: there\nwhy: a test\nsource: this file\n")
-    assert prompt.load(str(tmp_path / "mine.yaml")).text == "there"
-    with pytest.raises(UnknownName):
+@pytest.mark.parametrize("suffix", [".yaml", ".yml"])
+def test_a_path_works_wherever_a_name_does(suffix: str, tmp_path, monkeypatch) -> None:
+    file = tmp_path / f"mine{suffix}"
+    file.write_text("text: there\nwhy: a test\nsource: this file\n")
+    monkeypatch.chdir(tmp_path)
+    for name in (str(file), f"mine{suffix}", f"./mine{suffix}"):
+        assert prompt.load(name).text == "there"
+        config = load_config("doom/fetch/image_only", [f"prompt={name}"])
+        assert config.prompt == config.prompt_name == str(file)  # absolute, so that a run resumes from any folder
+    assert prompt.find("prompts/doom/fetch/where.yaml") == prompt.find("doom/fetch/where")
+
+
+def test_a_path_without_a_file_is_named(tmp_path) -> None:
+    with pytest.raises(UnknownName, match=r"There is no file .*other.yaml' either"):
         prompt.load(str(tmp_path / "other.yaml"))
+    with pytest.raises(UnknownName, match=r"There is no file 'other.yaml' either"):
+        load_config("doom/fetch/image_only", ["prompt=other.yaml"])
+
+
+CONVERSATION = """
+messages:
+  - {role: system, content: answer in one word}
+  - role: user
+    content:
+      - {type: image, frames: 2}
+      - {type: text, text: "do {instruction} , so far {history}"}
+  - {role: assistant, content: "{history}"}
+  - {role: user, content: [{type: image}]}
+slots: [instruction, history]
+keep_end: [history]
+why: a test
+source: this file
+"""
+
+
+def test_a_conversation_has_slots_in_its_texts_and_places_for_frames(write_plugin) -> None:
+    write_plugin("prompts", "maze/walk/chat", CONVERSATION)
+    loaded = prompt.load("maze/walk/chat")
+    assert (loaded.images, loaded.text) == (3, "")
+    image, history = {"type": "image"}, "{left} } {0"  # braces in a value are no slots
+    expected = [
+        {"role": "system", "content": [{"type": "text", "text": "answer in one word"}]},
+        {"role": "user", "content": [image, image, {"type": "text", "text": f"do it , so far {history}"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": history}]},
+        {"role": "user", "content": [image]},
+    ]
+    assert loaded.render_messages({"instruction": "it", "history": history}) == expected
+    with pytest.raises(UserError, match="needs 'history'"):
+        loaded.render_messages({"instruction": "it"})
+    with pytest.raises(UserError, match="is a conversation"):
+        loaded.render({"instruction": "it", "history": "left"})
+
+
+def test_a_text_is_a_conversation_of_one_message() -> None:
+    assert where().render_messages({"target": "clip"}) == from_text("where is the clip ?")
+    assert where().images == 1
+
+
+@given(st.text(max_size=20))
+def test_the_value_of_a_slot_is_literal(value: str) -> None:
+    assert where("a {target} b").render({"target": value}) == f"a {value} b"
 
 
 def test_an_unknown_prompt_names_the_nearest(write_plugin) -> None:
