@@ -7,8 +7,11 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import imageio.v2 as imageio
 import pytest
+from matplotlib.figure import Figure
 
 from pr2l.core.registry import DATA_PACKAGES, MODULE_PACKAGES
 
@@ -19,6 +22,26 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # nohup and background jobs ignore these, and every process that a test starts and signals would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def placeholder_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace a run's curves and video by empty files: drawing and encoding them is half the time of a tiny run.
+
+    Tests marked `pictures` get the real ones.
+    """
+    if request.node.get_closest_marker("pictures"):
+        return
+    draw = Figure.savefig
+
+    def savefig(figure: Figure, path: Any, **options: Any) -> None:
+        if Path(path).name == "curves.png":
+            Path(path).touch()
+        else:
+            draw(figure, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    monkeypatch.setattr(imageio, "mimwrite", lambda path, *_, **__: Path(path).touch())
 
 
 @pytest.fixture

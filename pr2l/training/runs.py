@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 from datetime import datetime
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,14 @@ def _origin() -> dict[str, Any]:
         **_code(),
         "python": platform.python_version(),
         "machine": machine(),
-        "packages": dict(sorted((one.metadata["Name"], one.version) for one in distributions())),
+        "packages": _packages(),
     }
+
+
+@cache
+def _packages() -> dict[str, str]:
+    """Name -> version of everything installed, read once: it takes half a second."""
+    return dict(sorted((package.metadata["Name"], package.version) for package in distributions()))
 
 
 def _code() -> dict[str, Any]:

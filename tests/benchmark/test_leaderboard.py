@@ -18,6 +18,8 @@ from pr2l.cli import app
 from pr2l.core.errors import UserError
 from pr2l.training.video import write_video
 
+pytestmark = pytest.mark.pictures  # browsers play the videos
+
 VOID = {"meta", "link", "br", "img", "input", "line", "polygon", "polyline"}
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DOCS = Path(__file__).parents[2] / "docs"

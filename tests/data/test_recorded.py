@@ -51,6 +51,7 @@ def toy(write_plugin, tmp_path):
     return lambda *overrides: load_config(tmp_path / "toy.yaml", overrides)
 
 
+@pytest.mark.pictures
 def test_a_run_clones_the_expert_and_leaves_everything_behind(toy, tmp_path):
     run = train(toy("steps=8000"), root=tmp_path / "runs")
     result = json.loads((run / "results.json").read_text())

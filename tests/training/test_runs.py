@@ -261,6 +261,7 @@ def test_a_film_shows_the_first_episode_of_each_environment():
 PICTURES = [np.full((32, 48, 3), shade, np.uint8) for shade in (0, 128, 255)]
 
 
+@pytest.mark.pictures
 def test_a_film_on_disk(tmp_path):
     path = video.write_video(tmp_path / "film", PICTURES, fps=5)
     assert path.name == "film.mp4"
@@ -268,6 +269,7 @@ def test_a_film_on_disk(tmp_path):
     assert shades == pytest.approx([0, 128, 255], abs=4)
 
 
+@pytest.mark.pictures
 def test_without_a_codec_a_film_is_a_gif(tmp_path, monkeypatch):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "no-ffmpeg"))
     path = video.write_video(tmp_path / "film", PICTURES, fps=5)

@@ -118,6 +118,7 @@ def wait_until(process, happened):
     raise TimeoutError("the other process has not come so far")
 
 
+@pytest.mark.pictures
 def test_a_run_learns_and_leaves_everything_behind(toy, tmp_path):
     run = train(toy("steps=4096"), root=tmp_path / "runs")
     result = json.loads((run / "results.json").read_text())
