@@ -94,21 +94,25 @@ def collect(
     environment: Annotated[str, typer.Argument(help="A name of `pr2l list environments`.")],
     task: Annotated[str, typer.Argument(help="One of its tasks.")],
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of the environment.")] = None,
-    output: Annotated[Path, typer.Option(help="The folder to make.")] = Path("data/episodes"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "--out", help="The folder to make. [default: data/ENVIRONMENT-TASK]")
+    ] = None,
     policy: Annotated[str, typer.Option(help="random, oracle, or the folder of a run.")] = "random",
     episodes: Annotated[int, typer.Option(min=1)] = 100,
     split: Annotated[Literal["train", "evaluation"], typer.Option(help="Which maps and seeds.")] = "train",
     seed: Annotated[int, typer.Option(min=0, help="Of the first episode; the next has seed + 1.")] = 0,
     noise: Annotated[float, typer.Option(min=0, max=1, help="Share of random actions; the policy's are kept too.")] = 0,
     labels: Annotated[bool, typer.Option("--labels", help="Keep what frames show, for `pr2l prompts`.")] = False,
+    info: Annotated[list[str] | None, typer.Option(help="An entry of the environment's info to keep; repeat.")] = None,
 ) -> None:
-    """Play episodes of a task and keep them as a Minari data set: frames, actions, rewards, contexts."""
+    """Record episodes of a task as a Minari data set: observations, actions, rewards, ends and contexts."""
     from pr2l.training.collect import collect as run
 
     values: dict[str, Any] = {}
     for option in options or []:
         apply_override(values, option)
     more: dict[str, Any] = {"options": values, "split": split, "seed": seed, "noise": noise, "labels": labels}
+    more["infos"] = info or []
     run(environment, task, output, policy=policy, episodes=episodes, **more)
 
 

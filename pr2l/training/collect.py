@@ -1,20 +1,23 @@
-"""Episodes on disk: a policy plays a task; frames, actions, rewards and contexts become a Minari data set.
+"""Record episodes of a task as a Minari data set.
 
-Nothing is downloaded or asked of the network; `minari.MinariDataset(folder / "data")` reads it back, as does
-`minari.load_dataset(folder.name)` with MINARI_DATASETS_PATH set to the folder's parent.
+`minari.MinariDataset(folder / "data")` reads the data set, as does `minari.load_dataset(folder.name)` with
+MINARI_DATASETS_PATH set to the parent of the folder. Nothing is downloaded. An episode of n actions holds
 
-An expert that never errs shows nothing of how to recover from an error. So a share of its actions can be replaced by
-random ones (`noise`), while what it would have done is kept beside them: noise injection as in DART (Laskey et al.
-2017). `actions` are then those taken, and `infos["choice"]`, as long as they, is the policy's own choice, the label to
-learn.
+    observations   n + 1, the one after the last action included      rewards, terminations, truncations   n
+    actions        n, in the dtype of the action space                infos   see `collect`
+
+Demonstrations of an expert that makes no mistakes do not show how to recover from one. `noise` therefore replaces a
+share of the actions by random ones and keeps the policy's own choice beside them as `infos["choice"]`: noise injection
+as in DART (Laskey et al. 2017).
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from copy import deepcopy
 from itertools import count
@@ -27,6 +30,7 @@ import numpy as np
 import torch
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
+from rich.console import Console
 from rich.progress import Progress
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -35,21 +39,24 @@ from pr2l.core.config import parse_options
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.types import Labels
 from pr2l.data.labelled_frames import measured
+from pr2l.data.space_arrays import as_element, check_supported, stack
 from pr2l.rollout.episodes import NOISE, SeededEpisodes
 from pr2l.rollout.vec_embed import VecEmbed
-from pr2l.training.evaluate import model_actor, play, random_actor, trained
+from pr2l.training.evaluate import model_actor, play, trained
 from pr2l.training.runs import Run
 
 Observation: TypeAlias = dict[str, np.ndarray]
 Write: TypeAlias = Callable[[EpisodeBuffer, dict[str, Any], list[Labels]], None]
 
-LABELS = "labels.jsonl"  # beside `data`, where labels are kept
+LABELS = "labels.jsonl"  # beside `data`: the simulator's labels, if they are kept
+RESERVED = ("choice", "context")  # entries of `infos` with a meaning of their own
+LONG_CONTEXT = 4096  # characters; HDF5 attributes hold at most 64 kB, so longer contexts are stored per step
 
 
 def collect(
     environment: str,
     task: str,
-    folder: Path,
+    folder: Path | None = None,
     *,
     policy: str = "random",
     episodes: int = 100,
@@ -58,101 +65,201 @@ def collect(
     seed: int = 0,
     noise: float = 0.0,
     labels: bool = False,
+    infos: Sequence[str] = (),
 ) -> minari.MinariDataset:
-    """Plays episodes with the seeds seed, seed + 1, ... and writes each below `folder` when it ends.
+    """Record episodes with the seeds seed, seed + 1, ...; each is written when it ends, frames without loss.
 
-    policy: "random", "oracle", or the folder of a run of this task. options: values for the environment's
-    Defaults, over those of the run, if any. noise: the probability of a random action in place of the policy's, whose
-    choice is then kept too; 0..1; none of the environment's ENDING_ACTIONS is drawn. Frames are stored without loss.
-    labels: keep the simulator's labels too: labels.jsonl has a line per episode, the list of its frames' labels, with
-    distances in units of what the environment calls NEAR.
-    Each episode's metadata has `context`, `success`, `return` and `seed`; the data set's has `noise`. Ctrl-C keeps what
-    is whole. Raises UserError where the folder exists already, or where a name or an option is wrong.
+    The metadata of an episode has `context` (at its start), `success`, `return` and `seed`; that of the data set has
+    `environment`, `task`, `environment_options`, `policy`, `split` and `noise`. Ctrl-C keeps the complete episodes.
+
+    Args:
+        environment: A name of `pr2l list environments`.
+        task: A key of the environment's TASKS.
+        folder: The folder to make. None = data/<environment>-<task>.
+        policy: "random", "oracle", or the folder of a run of this task.
+        episodes: How many to record.
+        options: Values for the environment's Defaults, over those of the run, if `policy` is one.
+        split: Which maps and seeds the environment uses.
+        seed: The seed of the first episode.
+        noise: Probability, 0 to 1, that a random action replaces the policy's, whose choice is then stored as
+            `infos["choice"]`. Actions in the environment's ENDING_ACTIONS are not drawn.
+        labels: Keep the simulator's labels: labels.jsonl has a line per episode, the list of its frames' labels, with
+            distances in units of the environment's NEAR.
+        infos: Entries of the environment's `info` to keep, as `infos[key]` with n + 1 rows: arrays where all rows are
+            numbers of one shape, otherwise JSON texts. `infos["context"]` is kept, as JSON texts, in each episode
+            whose context changes.
+
+    Raises:
+        UserError: If the folder exists, a name or an option is wrong, or an observation or action is not in its space.
     """
-    folder = folder.resolve()  # minari joins relative paths twice
+    folder = (folder or default_folder(environment, task)).resolve()  # minari joins relative paths twice
     if folder.exists():
-        raise UserError(f"{folder} exists already; collect writes a new data set, so name another folder")
+        raise UserError(f"{folder} exists already; collect writes a new data set: name another folder with --output")
+    if clash := [key for key in infos if key in RESERVED]:
+        raise UserError(f"the info {clash[0]!r} cannot be asked for: it is stored already where an episode has it")
     module = registry.load("environments", environment)
     if task not in module.TASKS:
         raise UnknownName(f"tasks of {environment}", task, module.TASKS)
     run = _run(policy, environment, task)
-    given = {**(run.config.environment_options if run else {}), **(options or {})}
-    defaults = parse_options(module.Defaults, given, f"options of {environment!r}")
+    values = {**(run.config.environment_options if run else {}), **(options or {})}
+    defaults = parse_options(module.Defaults, values, f"options of {environment!r}")
     env = module.make(task, defaults, split=split, labels=labels or policy != "random")
     title = f"{policy} plays {environment}/{task}"
-    with closing(env), Progress() as bars:
-        bar = bars.add_task(title, total=episodes)
-        about = {"description": f"{title}, {split} episodes from seed {seed}", "noise": noise}
-        storage = _new_storage(folder, env, {**about, "environment_options": given})
+    with closing(env), Progress() as progress:
+        bar = progress.add_task(title, total=episodes)
+        metadata = {
+            "description": f"{title}, {split} episodes from seed {seed}",
+            "environment": environment,
+            "task": task,
+            "environment_options": values,
+            "policy": policy,
+            "split": split,
+            "noise": noise,
+        }
+        storage = new_storage(folder, env, metadata)
 
-        def write(episode: EpisodeBuffer, about: dict[str, Any], known: list[Labels]) -> None:
+        def write(episode: EpisodeBuffer, episode_metadata: dict[str, Any], frame_labels: list[Labels]) -> None:
             with not_interrupted():
                 if labels:
                     with (folder / LABELS).open("a", encoding="utf-8") as file:
-                        file.write(json.dumps([measured(each, module) for each in known]) + "\n")
+                        file.write(json.dumps([measured(frame, module) for frame in frame_labels]) + "\n")
                 storage.update_episodes([episode])
-                storage.update_episode_metadata([about], [storage.total_episodes - 1])
-            bars.advance(bar)
+                storage.update_episode_metadata([episode_metadata], [storage.total_episodes - 1])
+            progress.advance(bar)
 
         never = getattr(module, "ENDING_ACTIONS", ())
-        _play(Recorder(env, write, noise, never), module, task, run, policy, episodes, seed)
+        _play(Recorder(env, write, noise, never, infos), module, task, run, policy, episodes, seed)
+    command = embed_command(folder, environment, task, values)
+    Console().print(f"{episodes:,} episodes are in {folder}; next: [bold]{command}", soft_wrap=True, highlight=False)
     return minari.MinariDataset(storage)
 
 
-class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
-    """Hands each whole episode to `write`: N + 1 observations, N actions and rewards; what to know of it; its labels.
+def default_folder(environment: str, task: str) -> Path:
+    """The folder of `collect` where none is named: data/<environment>-<task>."""
+    return Path("data") / f"{environment}-{task}"
 
-    noise: the probability that a random action is taken, none of `never`; the seed of the episode determines when and
-    which.
+
+def embed_command(folder: Path, environment: str, task: str, options: Mapping[str, Any]) -> str:
+    """The command that embeds the data set, with a config of its task and the options it was collected with."""
+    configs = [name for name in registry.names("configs") if name.startswith(f"{environment}/{task}/")]
+    prompted = f"{environment}/{task}/prompted"
+    config = prompted if prompted in configs else configs[0] if configs else "CONFIG"
+    path = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    words = ["pr2l", "embed", str(path), "--config", config]
+    words += [f"environment_options.{key}={json.dumps(value)}" for key, value in options.items()]
+    return shlex.join(words)
+
+
+class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
+    """Records episodes and hands each to `write` when it ends.
+
+    Observations and actions are copied in the dtypes of their spaces, so an environment may reuse its arrays.
+
+    Args:
+        env: The environment; its infos have "success", and may have "context", "labels" and "cut". Episodes that end
+            with "cut" (the simulator failed) are left out.
+        write: Called with the episode, its metadata, and the labels of its n + 1 frames.
+        noise: Probability of a random action, 0 to 1. The episode's seed determines when it comes and which it is.
+        never: Actions that noise does not draw.
+        infos: Entries of the infos to record.
     """
 
     def __init__(
-        self, env: gym.Env[Observation, Any], write: Write, noise: float = 0.0, never: Collection[int] = ()
+        self,
+        env: gym.Env[Observation, Any],
+        write: Write,
+        noise: float = 0.0,
+        never: Collection[int] = (),
+        infos: Sequence[str] = (),
     ) -> None:
         super().__init__(env)
-        self._write, self._noise, self._never = write, noise, never
-        self._anything = deepcopy(env.action_space)  # one that nobody else seeds or draws from
+        self._write, self._noise, self._never, self._keys = write, noise, never, tuple(infos)
+        self._noise_space = deepcopy(env.action_space)  # a copy that nobody else seeds or draws from
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
-        shown = {key: [value] for key, value in observation.items()}
-        choices: dict[str, Any] | None = {"choice": []} if self._noise else None
-        self._episode = EpisodeBuffer(seed=seed, observations=shown, actions=[], infos=choices)
-        self._random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(NOISE,)))
-        self._anything.seed(int(self._random.integers(2**32)))
-        self._context = info["context"]
-        self._labels: list[Labels] = [info.get("labels", [])]
+        self._seed, self._random = seed, np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(NOISE,)))
+        self._noise_space.seed(int(self._random.integers(2**32)))
+        self._actions: list[Any] = []
+        self._choices: list[Any] = []
+        self._rewards: list[float] = []
+        self._observations: list[Any] = []
+        self._infos: list[dict[str, Any]] = []
+        self._contexts: list[dict[str, str]] = []
+        self._labels: list[Labels] = []
+        self._observe(observation, info)
         return observation, info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        episode: Any = self._episode
-        if self._noise:
-            episode.infos["choice"].append(np.int64(action))
-            if self._random.random() < self._noise:
-                action = self._any_action()
+        action = as_element(self.action_space, action, "action")
+        self._choices.append(action)
+        if self._noise and self._random.random() < self._noise:
+            action = self._random_action()
+        self._actions.append(deepcopy(action))
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._labels.append(info.get("labels", []))
-        for key, value in observation.items():
-            episode.observations[key].append(value)
-        episode.actions.append(np.int64(action))
-        episode.rewards.append(float(reward))
-        episode.terminations.append(bool(terminated))
-        episode.truncations.append(bool(truncated))
-        if (terminated or truncated) and "cut" not in info:  # what a failing simulator has cut is no episode
-            context = {f"context/{slot}": text for slot, text in self._context.items()}
-            returned = sum(episode.rewards)
-            self._write(episode, {**context, "success": bool(info["success"]), "return": returned}, self._labels)
+        self._rewards.append(float(reward))
+        self._observe(observation, info)
+        if (terminated or truncated) and "cut" not in info:
+            self._end(bool(terminated), bool(truncated), bool(info["success"]))
         return observation, float(reward), terminated, truncated, info
 
-    def _any_action(self) -> Any:
-        drawn = (self._anything.sample() for _ in count())
-        return next(action for action in drawn if action not in self._never)
+    def _observe(self, observation: Observation, info: dict[str, Any]) -> None:
+        self._observations.append(as_element(self.observation_space, observation, "observation"))
+        self._contexts.append(dict(info.get("context", {})))
+        self._labels.append(deepcopy(info.get("labels", [])))
+        self._infos.append({key: deepcopy(info.get(key)) for key in self._keys})
+        if len(self._infos) == 2:  # some entries come with the first step only
+            self._check_infos(info)
+
+    def _check_infos(self, info: dict[str, Any]) -> None:
+        missing = [key for key in self._keys if all(row[key] is None for row in self._infos)]
+        if missing:
+            raise UserError(f"the environment's info has no {missing[0]!r}; it has {', '.join(sorted(info))}")
+
+    def _end(self, terminated: bool, truncated: bool, success: bool) -> None:
+        steps = len(self._rewards)
+        infos: dict[str, Any] = {key: info_column([row[key] for row in self._infos]) for key in self._keys}
+        if self._noise:
+            infos["choice"] = stack(self.action_space, self._choices)
+        first = self._contexts[0]
+        long = sum(map(len, first.values())) > LONG_CONTEXT
+        if long or any(context != first for context in self._contexts):
+            infos["context"] = [json.dumps(context) for context in self._contexts]
+        episode = EpisodeBuffer(
+            seed=self._seed,
+            observations=stack(self.observation_space, self._observations),
+            actions=stack(self.action_space, self._actions),
+            rewards=self._rewards,
+            terminations=[False] * (steps - 1) + [terminated],
+            truncations=[False] * (steps - 1) + [truncated],
+            infos=infos or None,
+        )
+        context = {} if long else {f"context/{slot}": text for slot, text in first.items()}
+        self._write(episode, {**context, "success": success, "return": sum(self._rewards)}, self._labels)
+
+    def _random_action(self) -> Any:
+        draws = (self._noise_space.sample() for _ in count())
+        return next(action for action in draws if not any(np.array_equal(action, other) for other in self._never))
+
+
+def info_column(values: Sequence[Any]) -> Any:
+    """One entry of the infos over time: an array [n, ...] of numbers of one shape, or a list of n JSON texts."""
+    if all(isinstance(value, (bool, int, float, np.ndarray, np.generic)) for value in values):
+        arrays = [np.asarray(value) for value in values]
+        if all(array.dtype.kind in "biuf" and array.shape == arrays[0].shape for array in arrays):
+            return np.stack(arrays)
+    return [json.dumps(value, default=_to_json) for value in values]
+
+
+def _to_json(value: Any) -> Any:
+    """NumPy arrays and numbers as lists and plain numbers, anything else as its text."""
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
 
 
 def _run(policy: str, environment: str, task: str) -> Run | None:
-    """The run that a policy names; UserError if it was trained for something else."""
+    """The run that `policy` names, or None for "random" and "oracle"; UserError if it is of another task."""
     if policy in ("random", "oracle"):
         return None
     if not Path(policy).is_dir():
@@ -174,21 +281,30 @@ def _play(env: Recorder, module: Any, task: str, run: Run | None, policy: str, e
         play(VecEmbed(venv, encoder), model_actor(run.config, model), episodes)
     elif policy == "oracle":
         decide = module.oracle(task)
-        play(venv, lambda observation, starts: np.array([decide(env)]), episodes)
+        play(venv, _one(lambda: decide(env)), episodes)
     else:
-        play(venv, random_actor(venv.action_space, 1, seed), episodes)
+        env.action_space.seed(seed)
+        play(venv, _one(env.action_space.sample), episodes)
 
 
-def _new_storage(folder: Path, env: gym.Env[Any, Any], about: dict[str, Any]) -> MinariStorage:
+def _one(decide: Callable[[], Any]) -> Any:
+    """An actor for one environment: a list of one action, as an array cannot hold those of Dict or Text spaces."""
+    return lambda observation, starts: [decide()]
+
+
+def new_storage(folder: Path, env: gym.Env[Any, Any], metadata: dict[str, Any]) -> MinariStorage:
+    """An empty data set for the environment's spaces; UserError for spaces that it cannot hold."""
+    check_supported(env.observation_space, "observation space")
+    check_supported(env.action_space, "action space")
     (folder / "data").mkdir(parents=True)
     storage = MinariStorage.new(folder / "data", env.observation_space, env.action_space, jpeg_encoding=False)
-    storage.update_metadata({"dataset_id": folder.name, "minari_version": minari.__version__, **about})
+    storage.update_metadata({"dataset_id": folder.name, "minari_version": minari.__version__, **metadata})
     return storage
 
 
 @contextmanager
 def not_interrupted() -> Iterator[None]:
-    """Holds Ctrl-C back until the block is done, so that no file is left half written."""
+    """Delay Ctrl-C until the block is done, so that no file is left half written."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
         return

@@ -1,12 +1,15 @@
+import json
 import signal
 
 import gymnasium as gym
+import h5py
 import minari
 import numpy as np
 import pytest
 
 from pr2l.core import registry
 from pr2l.core.errors import UserError
+from pr2l.data.space_arrays import as_element, read
 from pr2l.training.collect import Recorder, collect, not_interrupted
 
 
@@ -51,6 +54,7 @@ class Failing(gym.Env):
     """Episodes of one step; a simulator that fails has cut every other one."""
 
     action_space = gym.spaces.Discrete(2)
+    observation_space = gym.spaces.Dict(frame=gym.spaces.Box(0, 255, (1, 1, 3), np.uint8))
 
     def reset(self, *, seed=None, options=None):
         return {"frame": np.zeros((1, 1, 3), np.uint8)}, {"context": {}, "success": False}
@@ -66,7 +70,164 @@ def test_an_episode_that_a_failing_simulator_has_cut_is_left_out() -> None:
     for action in (0, 1, 0):
         env.reset()
         env.step(action)
-    assert [episode.actions for episode in written] == [[0], [0]]
+    assert [episode.actions.tolist() for episode in written] == [[0], [0]]
+
+
+SPACES = {  # of actions; actions an oracle may return, and what is stored
+    "box": ("Box(-1, 1, (2,), np.float32)", [[0.5, -0.25], [0, 1]], np.array([[0.5, -0.25], [0, 1]], np.float32)),
+    "doubles": ("Box(-1, 1, (1, 2), np.float64)", [[[0.1, 2**-40]]] * 2, np.array([[[0.1, 2**-40]]] * 2)),
+    "bytes": ("Box(0, 255, (2,), np.uint8)", [[3, 255], [0, 1]], np.array([[3, 255], [0, 1]], np.uint8)),
+    "discrete": ("Discrete(3, start=-5)", [-5, np.float32(-3)], np.array([-5, -3])),
+    "multidiscrete": ("MultiDiscrete([3, 9])", [[2, 8], (0, 1)], np.array([[2, 8], [0, 1]])),
+    "multibinary": ("MultiBinary(3)", [[1, 0, 1], [True, False, False]], np.array([[1, 0, 1], [1, 0, 0]], np.int8)),
+    "text": ("Text(20)", ["tapOK", "scrollDown3"], ["tapOK", "scrollDown3"]),
+    "dict": (
+        "Dict(touch=Box(0, 1, (2,), np.float32), text=Text(9, min_length=0, charset='hé'),"
+        " both=Tuple((Discrete(2), MultiBinary(1))))",
+        [{"touch": [0.25, 1], "text": "", "both": (1, [0])}, {"touch": [0, 0.5], "text": "hé", "both": (0, [1])}],
+        {
+            "touch": np.array([[0.25, 1], [0, 0.5]], np.float32),
+            "text": ["", "hé"],
+            "both": (np.array([1, 0]), np.array([[0], [1]], np.int8)),
+        },
+    ),
+}
+
+REUSING = '''
+"""Counts its two steps in the frame; gives the same arrays and the same info again and again."""
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
+from pydantic import BaseModel
+class Defaults(BaseModel):
+    space: str
+    actions: list = []
+class Task:
+    id, prompt, horizon, reward, success = "count", None, 2, "none", "always"
+    contexts = ({"step": "0"}, {"step": "1"}, {"step": "2"})
+TASKS = {"count": Task()}
+SEEN = []
+def kinds(task): return ()
+def make(task, options, *, split="train", labels=False): return Counting(options)
+def oracle(task): return lambda env: env.unwrapped.options.actions[env.unwrapped.time]
+class Counting(gym.Env):
+    metadata = {"render_fps": 5}
+    def __init__(self, options):
+        self.options, self.frame, self.info = options, np.zeros((1, 2, 3), np.uint8), {"success": True, "context": {}}
+        self.action_space = eval(options.space)
+        self.observation_space = Dict(frame=Box(0, 255, (1, 2, 3), np.uint8))
+    def look(self):
+        self.frame[:] = self.time
+        self.info["context"]["step"] = str(self.time)
+        self.info.update(measures={"time": self.time / 2}, place=np.array([self.time, -1.0]))
+        return {"frame": self.frame}, self.info
+    def reset(self, *, seed=None, options=None):
+        self.time = 0
+        return self.look()
+    def step(self, action):
+        SEEN.append(action)
+        self.time += 1
+        observation, info = self.look()
+        return observation, self.time, self.time == 2, False, info
+'''
+
+
+def assert_same(stored, expected) -> None:
+    """Equal in structure, values and dtypes."""
+    if isinstance(expected, dict):
+        assert stored.keys() == expected.keys()
+    if isinstance(expected, (dict, tuple)):
+        for key in expected if isinstance(expected, dict) else range(len(expected)):
+            assert_same(stored[key], expected[key])
+    elif isinstance(expected, list):
+        assert list(stored) == expected
+    else:
+        assert stored.dtype == expected.dtype and np.array_equal(stored, expected)
+
+
+@pytest.fixture
+def reusing(write_plugin):
+    """The world whose arrays and info are the same objects at every step."""
+    write_plugin("environments", "reusing", REUSING)
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_actions_of_every_space_come_back_in_its_dtype(reusing, tmp_path, kind) -> None:
+    """Those taken, those chosen in place of noise, and those that the environment was given."""
+    space, actions, expected = SPACES[kind]
+    options = {"space": space, "actions": actions}
+    if kind == "discrete":
+        options["actions"] = [float(action) for action in actions]
+    dataset = collect("reusing", "count", tmp_path / "a", policy="oracle", episodes=2, options=options)
+    seen = registry.load("environments", "reusing").SEEN
+    for episode in dataset:
+        assert_same(episode.actions, expected)
+        assert all(dataset.action_space.contains(action) for action in seen)
+    more = {"policy": "oracle", "episodes": 5, "options": options, "noise": 1}
+    storage = collect("reusing", "count", tmp_path / "b", **more).storage
+    with h5py.File(tmp_path / "b" / "data" / "main_data.hdf5") as file:
+        for episode in file.values():
+            assert_same(read(storage.action_space, episode["infos/choice"], "choice"), expected)
+        with pytest.raises(AssertionError):
+            for episode in file.values():
+                assert_same(read(storage.action_space, episode["actions"], "action"), expected)
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_random_actions_of_every_space_are_recorded(reusing, tmp_path, kind) -> None:
+    space, actions, _ = SPACES[kind]
+    dataset = collect("reusing", "count", tmp_path / "a", episodes=3, options={"space": space})
+    assert [len(episode.rewards) for episode in dataset] == [2, 2, 2]
+
+
+def test_what_an_environment_reuses_is_copied(reusing, tmp_path) -> None:
+    options = {"space": "Discrete(2)"}
+    dataset = collect("reusing", "count", tmp_path / "a", episodes=2, options=options, infos=("measures", "place"))
+    for episode in dataset:
+        assert episode.observations["frame"][:, 0, 0, 0].tolist() == [0, 1, 2]
+        assert episode.rewards.tolist() == [1, 2]
+        assert episode.terminations.tolist() == [False, True] and not episode.truncations.any()
+        assert [json.loads(text) for text in episode.infos["context"]] == [{"step": str(step)} for step in range(3)]
+        assert [json.loads(text)["time"] for text in episode.infos["measures"]] == [0, 0.5, 1]
+        assert episode.infos["place"].tolist() == [[0, -1], [1, -1], [2, -1]]
+
+
+@pytest.mark.parametrize(
+    ("space", "action"),
+    [
+        (gym.spaces.Discrete(3), 0.5),
+        (gym.spaces.Discrete(3, start=1), 0),
+        (gym.spaces.Discrete(3), "1"),
+        (gym.spaces.Discrete(3), None),
+        (gym.spaces.Box(-1, 1, (2,), np.float32), [1.0]),
+        (gym.spaces.Box(0, 255, (2,), np.uint8), [0.5, 1]),
+        (gym.spaces.Box(0, 255, (2,), np.uint8), [-1, 1]),
+        (gym.spaces.MultiDiscrete([2, 2]), [0, 2]),
+        (gym.spaces.Text(5), 3),
+        (gym.spaces.Dict(a=gym.spaces.Discrete(2)), {"b": 1}),
+        (gym.spaces.Tuple([gym.spaces.Discrete(2)]), (0, 1)),
+    ],
+)
+def test_what_is_not_in_the_space_is_refused_rather_than_rounded(space, action) -> None:
+    with pytest.raises(UserError, match="the action.* is no element of its space"):
+        as_element(space, action, "action")
+
+
+def test_infos_that_are_not_there_are_named(reusing, tmp_path) -> None:
+    options = {"space": "Discrete(2)"}
+    with pytest.raises(UserError, match="no 'measure'; it has context, measures, place, success"):
+        collect("reusing", "count", tmp_path / "a", options=options, infos=("measure",))
+    with pytest.raises(UserError, match="'choice' cannot be asked for"):
+        collect("reusing", "count", tmp_path / "b", options=options, infos=("choice",))
+
+
+def test_it_says_on_one_line_what_to_run_next(examples, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    collect("doors", "choose", episodes=1, options={"size": 32})
+    line = next(line for line in capsys.readouterr().out.splitlines() if "pr2l embed" in line)
+    command = line[line.index("pr2l embed") :]
+    assert command == "pr2l embed data/doors-choose --config doors/choose/columns environment_options.size=32"
+    assert (tmp_path / "data" / "doors-choose" / "data").is_dir()
 
 
 def test_what_is_there_is_not_overwritten(examples, tmp_path) -> None:

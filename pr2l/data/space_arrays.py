@@ -1,0 +1,131 @@
+"""Elements of Gymnasium spaces as arrays: copied in the space's dtype, stacked over time, read from HDF5.
+
+The layout is Minari's: a Dict space is a dict of arrays, a Tuple space a tuple of arrays, a Text space a list of
+strings, and every other space one array [n, ...].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+from gymnasium import spaces
+
+from pr2l.core.errors import UserError
+
+SUPPORTED = (
+    spaces.Box,
+    spaces.Discrete,
+    spaces.MultiDiscrete,
+    spaces.MultiBinary,
+    spaces.Text,
+    spaces.Dict,
+    spaces.Tuple,
+)
+
+
+def check_supported(space: spaces.Space[Any], name: str) -> None:
+    """Raise UserError for a space that recorded episodes cannot hold, such as Graph or Sequence."""
+    if not isinstance(space, SUPPORTED):
+        kinds = ", ".join(kind.__name__ for kind in SUPPORTED)
+        raise UserError(f"the {name} is {space}, which cannot be recorded; recorded episodes hold {kinds}")
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        for part in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
+            check_supported(part, name)
+
+
+def as_element(space: spaces.Space[Any], value: Any, name: str) -> Any:
+    """Copy a value as an element of a space.
+
+    Args:
+        space: One of SUPPORTED.
+        value: What an environment or a policy returned, e.g. a list, or an array of another dtype.
+        name: What the value is, for the error, e.g. "action".
+
+    Returns:
+        A NumPy array or, for Discrete, a NumPy scalar of the space's dtype; a string for Text; a dict or a tuple of
+        elements for Dict and Tuple. Later changes of `value` do not change it.
+
+    Raises:
+        UserError: If the shape is not the space's, or a number would change in the space's dtype (a fraction in an
+            integer space), or a discrete value is out of range. Box values may lie outside the bounds, and texts
+            outside the charset.
+    """
+    if isinstance(space, spaces.Dict):
+        if not isinstance(value, dict) or value.keys() != space.spaces.keys():
+            raise _not_an_element(space, value, name)
+        return {key: as_element(part, value[key], f"{name}[{key!r}]") for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        if len(value) != len(space.spaces):
+            raise _not_an_element(space, value, name)
+        return tuple(
+            as_element(part, value[index], f"{name}[{index}]") for index, part in enumerate(space.spaces)
+        )
+    if isinstance(space, spaces.Text):
+        if not isinstance(value, str):
+            raise _not_an_element(space, value, name)
+        return str(value)
+    try:
+        original = np.asarray(value)
+        with np.errstate(invalid="ignore"):
+            array = original.astype(space.dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _not_an_element(space, value, name) from error
+    rounded = array.dtype.kind in "iu" and array.dtype != original.dtype and not np.array_equal(array, original)
+    if array.shape != space.shape or rounded or (not isinstance(space, spaces.Box) and not space.contains(array)):
+        raise _not_an_element(space, value, name)
+    return array[()] if isinstance(space, spaces.Discrete) else array
+
+
+def stack(space: spaces.Space[Any], elements: Sequence[Any]) -> Any:
+    """Stack elements over time: arrays [n, ...] in the space's dtype, in the layout above."""
+    if isinstance(space, spaces.Dict):
+        return {key: stack(part, [element[key] for element in elements]) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(
+            stack(part, [element[index] for element in elements]) for index, part in enumerate(space.spaces)
+        )
+    if isinstance(space, spaces.Text):
+        return list(elements)
+    return np.asarray(elements, dtype=space.dtype).reshape(len(elements), *(space.shape or ()))
+
+
+def read(space: spaces.Space[Any], stored: Any, name: str) -> Any:
+    """Read what `stack` wrote from an HDF5 group or data set.
+
+    Raises:
+        UserError: If integers are stored for a space of floats (earlier versions rounded Box actions), or the
+            shape or the names are not those of the space.
+    """
+    if isinstance(space, spaces.Dict):
+        if missing := [key for key in space.spaces if key not in stored]:
+            raise UserError(f"the stored {name} has no {missing[0]!r}, which its space {space} names")
+        return {key: read(part, stored[key], f"{name}[{key!r}]") for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        parts = enumerate(space.spaces)
+        return tuple(read(part, stored[f"_index_{index}"], f"{name}[{index}]") for index, part in parts)
+    if isinstance(space, spaces.Text):
+        return [text.decode("utf-8") for text in stored[()]]
+    assert isinstance(stored, h5py.Dataset)
+    dtype = np.dtype(space.dtype)
+    if stored.shape[1:] != space.shape or not np.can_cast(stored.dtype, dtype, "same_kind"):
+        raise _wrongly_stored(space, stored, name)
+    if np.issubdtype(dtype, np.floating) and not np.issubdtype(stored.dtype, np.floating):
+        raise _wrongly_stored(space, stored, name)
+    return stored[()].astype(dtype, copy=False)
+
+
+def _wrongly_stored(space: spaces.Space[Any], stored: h5py.Dataset, name: str) -> UserError:
+    return UserError(
+        f"the {name} is stored as {stored.dtype} {list(stored.shape[1:])}, but its space is {space}. "
+        "Earlier versions of pr2l rounded the actions of Box spaces to integers: collect the data set again"
+    )
+
+
+def _not_an_element(space: spaces.Space[Any], value: Any, name: str) -> UserError:
+    kind = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+    text = repr(value)
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    return UserError(f"the {name} is {text} ({kind}), which is no element of its space {space}")
