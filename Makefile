@@ -6,7 +6,7 @@ STAMP := .venv/.matches-the-lock
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help train smoke bench test coverage test-all sims lint
+.PHONY: help train smoke bench leaderboard test coverage test-all sims lint
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -19,6 +19,9 @@ smoke: $(STAMP) ## the whole pipeline on a toy scale, in under a minute
 
 bench: $(STAMP) ## how fast frames become embeddings on this machine, with a verdict for each promise
 	$(BIN)/pr2l speed tiny smolvlm-256m
+
+leaderboard: $(STAMP) ## build the leaderboard's pages from the committed rows: runs/site/index.html
+	$(BIN)/pr2l bench site
 
 test: $(STAMP) ## run all but the slow tests, one process per core (at most 8)
 	$(BIN)/python -m pytest $(PARALLEL)

@@ -81,9 +81,9 @@ def evaluate(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, all of one task.")],
-    out: Annotated[Path, typer.Option(help="Where the figure, the table and the numbers go.")] = Path("docs/results"),
+    out: Annotated[Path | None, typer.Option(help="Folder of the results. [default: runs/compare-TASK]")] = None,
 ) -> None:
-    """Several runs side by side: learning curves, and a table with intervals over seeds and episodes."""
+    """Compare runs of one task: learning curves, and a table with intervals over seeds and episodes."""
     from pr2l.benchmark.compare import compare as run_comparison
 
     run_comparison(runs, out)

@@ -1,18 +1,17 @@
-"""Several runs of one task side by side: learning curves, a table with intervals, and the numbers as JSON.
+"""Compare several runs of one task: learning curves, a table with confidence intervals, and the numbers as JSON.
 
-    pr2l compare runs/doom-fetch-* --out docs/results
+    pr2l compare runs/doom-fetch-*
 
-Runs that differ in nothing but their seed, or in where their simulators ran, are one method. An interval is a
-two-level bootstrap: over the runs of a method, and within each over its evaluation episodes, since both differ by
-chance.
+Runs whose configs differ only in the seed, or in how the simulators run, belong to one method. Intervals are those of
+pr2l.core.statistics, over the runs of a method and over the evaluation episodes of each run.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,43 +25,58 @@ from rich.table import Table
 
 from pr2l.core.errors import UserError
 from pr2l.core.io import write_json
-from pr2l.core.statistics import Estimate, bootstrap_runs
+from pr2l.core.statistics import FEW_SEEDS, Estimate, bootstrap_runs, episode_mean, wilson
 from pr2l.training.curves import WINDOW, smooth
+from pr2l.training.evaluate import Score
 from pr2l.training.metrics import Table as MetricsTable
 from pr2l.training.runs import Run
 
 POINTS = 60  # of a curve
 UPDATES = 20  # that a curve averages over where no episodes are played
-ALIKE = {"seed", "why", "workers", "step_groups", "isolated", "timeouts"}  # what runs of one method may differ in
+NOT_COMPARED = {"seed", "why", "workers", "step_groups", "isolated", "timeouts"}
+ROOT = Path("runs")
+Metrics = Sequence[Mapping[str, str]]  # rows of a metrics.csv
 
 
 @dataclass(frozen=True)
 class Method:
-    """Runs that differ in their seed alone, by seed."""
+    """Runs whose configs differ only in the seed, in the order of their seeds."""
 
     name: str
     runs: tuple[Run, ...]
 
     @cached_property
     def results(self) -> list[dict[str, Any]]:
-        """Each run's results.json; UserError for a run that has not been evaluated."""
+        """Each run's results.json. Raises UserError for a run that has not been evaluated."""
         return [_results(run) for run in self.runs]
 
+    @cached_property
+    def metrics(self) -> list[Metrics]:
+        """Each run's metrics.csv."""
+        return [MetricsTable(run.path / "metrics.csv").rows() for run in self.runs]
+
     def estimate(self, key: str, context: str | None = None) -> Estimate:
-        """key: "success", "return" or a measure of the evaluation episodes; context: None = of all, whatever about."""
-        played = [result["played"] for result in self.results]
-        if context is None:
-            return bootstrap_runs([each[key] for each in played])
-        return bootstrap_runs([_where(each[key], each["context"], context) for each in played])
+        """The mean over runs and episodes, with its interval.
+
+        Args:
+            key: "success", "return" or a measure of the evaluation episodes.
+            context: Only episodes with this context; None = all episodes.
+        """
+        columns = [results["played"] for results in self.results]
+        values = [
+            episodes[key] if context is None else _where(episodes[key], episodes["context"], context)
+            for episodes in columns
+        ]
+        return bootstrap_runs(values) if key == "return" else episode_mean(values)
 
     @property
     def measures(self) -> list[str]:
-        """What the task measures beside success and return."""
+        """Names of the task's own measures, beside success and return."""
         return list(self.results[0]["evaluation"].get("measures", {}))
 
     @property
     def contexts(self) -> list[str]:
-        """What the episodes are about, sorted; none where all are about the same."""
+        """Contexts of the evaluation episodes, sorted; empty if all episodes have the same."""
         return sorted(self.results[0].get("by_context", {}))
 
 
@@ -70,48 +84,75 @@ def _where(values: Sequence[float], contexts: Sequence[str], wanted: str) -> lis
     return [value for value, context in zip(values, contexts, strict=True) if context == wanted]
 
 
-def compare(paths: Sequence[Path], out: Path) -> list[Method]:
-    """Prints the table and writes <environment>-<task>.png and .md and one JSON per method into `out`.
+def compare(paths: Sequence[Path], out: Path | None = None) -> list[Method]:
+    """Print the table, and write <environment>-<task>.png, .md and one JSON file for each method.
 
-    Where the episodes are about several things, such as targets, the .md has a table by these too. Raises UserError if
-    the runs are not all of one task, if one has not been evaluated, or if they were evaluated unevenly.
+    Where the episodes have several contexts, such as targets, the .md has a table by context too.
+
+    Args:
+        paths: Run folders of one task, evaluated after the same steps on the same number of episodes.
+        out: Folder of the files; None = runs/compare-<environment>-<task>.
+
+    Raises:
+        UserError: If the runs are of several tasks, one has not been evaluated, or they were evaluated differently.
     """
     runs = [Run.load(path) for path in paths]
-    place = _place(runs)
+    task = _task(runs)
     methods = group(runs)
-    _check_even(methods)
+    _check_evaluations(methods)
+    out = out or ROOT / f"compare-{task}"
     out.mkdir(parents=True, exist_ok=True)
     for method in methods:
-        write_json(out / f"{place}-{method.name}.json", _as_json(method))
-    draw(methods, out / f"{place}.png")
-    (out / f"{place}.md").write_text(markdown(methods), encoding="utf-8")
-    Console().print(_table(methods))
+        write_json(out / f"{task}-{method.name}.json", _as_json(method))
+    draw(methods, out / f"{task}.png")
+    (out / f"{task}.md").write_text(markdown(methods), encoding="utf-8")
+    console = Console()
+    console.print(_table(methods))
+    console.print(f"{out}: {task}.md, {task}.png and a JSON file for each method", style="dim")
     return methods
 
 
 def group(runs: Sequence[Run]) -> list[Method]:
-    """Methods in the order of their first run; runs of a method in the order of their seeds."""
-    alike: dict[str, list[Run]] = defaultdict(list)
+    """Methods in the order of their first run.
+
+    Raises:
+        UserError: If two methods have the same name; it names the config keys in which they differ.
+    """
+    by_config: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        defining = run.config.model_dump(mode="json", exclude=ALIKE)
-        alike[json.dumps(defining, sort_keys=True)].append(run)
-    named: dict[str, Method] = {}
-    for members in alike.values():
+        by_config[json.dumps(_compared(run), sort_keys=True)].append(run)
+    methods: dict[str, Method] = {}
+    for members in by_config.values():
         name = _name(members[0])
-        if name in named:
+        if name in methods:
+            one, other = methods[name].runs[0], members[0]
             raise UserError(
-                f"two methods would be called {name!r}, and their configs differ: {named[name].runs[0].path} and "
-                f"{members[0].path}; compare one of them at a time"
+                f"two methods would be called {name!r}: {one.path} and {other.path} differ in "
+                f"{', '.join(_differences(_compared(one), _compared(other)))}; compare one of them at a time"
             )
-        named[name] = Method(name, tuple(sorted(members, key=lambda run: run.config.seed)))
-    return list(named.values())
+        methods[name] = Method(name, tuple(sorted(members, key=lambda run: run.config.seed)))
+    return list(methods.values())
+
+
+def _compared(run: Run) -> dict[str, Any]:
+    """The part of a run's config that makes it another method."""
+    return run.config.model_dump(mode="json", exclude=NOT_COMPARED)
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Keys whose values differ, as "key (value / other value)"; nested keys with dots."""
+    differences = []
+    for key in dict.fromkeys([*one, *other]):
+        left, right = one.get(key), other.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            differences += _differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            differences.append(f"{prefix}{key} ({left!r} / {right!r})")
+    return differences
 
 
 def _name(run: Run) -> str:
-    """The encoder, and for an encoder that asks the VLM its prompt, as "no_prompt" where there is none.
-
-    Before it the algorithm, if it is not PPO.
-    """
+    """[<algorithm>-]<encoder>, without `ppo`; for the encoder `prompted`, prompted-<prompt> or no_prompt."""
     config = run.config
     algorithm = "" if config.algorithm == "ppo" else f"{config.algorithm}-"
     if config.encoder != "prompted":
@@ -119,11 +160,11 @@ def _name(run: Run) -> str:
     return algorithm + ("no_prompt" if config.prompt is None else f"prompted-{config.prompt.replace('/', '_')}")
 
 
-def _place(runs: Sequence[Run]) -> str:
-    places = sorted({f"{run.config.environment}-{run.config.task}" for run in runs})
-    if len(places) != 1:
-        raise UserError(f"a comparison is about one task; these runs are of {', '.join(places) or 'none'}")
-    return places[0]
+def _task(runs: Sequence[Run]) -> str:
+    tasks = sorted({f"{run.config.environment}-{run.config.task}" for run in runs})
+    if len(tasks) != 1:
+        raise UserError(f"compare runs of one task; these runs are of {', '.join(tasks) or 'none'}")
+    return tasks[0]
 
 
 def _results(run: Run) -> dict[str, Any]:
@@ -134,55 +175,62 @@ def _results(run: Run) -> dict[str, Any]:
     return results
 
 
-def _check_even(methods: Sequence[Method]) -> None:
-    """All on as many episodes, about the same things; the runs of a method after as many steps."""
+def _check_evaluations(methods: Sequence[Method]) -> None:
+    """All on as many episodes with the same contexts; the runs of a method after as many steps."""
     for method in methods:
-        steps = [result["steps"] for result in method.results]
-        ends = f"the runs of {method.name} were evaluated after different numbers of steps"
-        _check_equal(method.runs, steps, ends, "`pr2l train --resume RUN` ends one that was stopped")
+        steps = [results["steps"] for results in method.results]
+        problem = f"the runs of {method.name} were evaluated after different numbers of steps"
+        _check_equal(method.runs, steps, problem, "`pr2l train --resume RUN` finishes a run that was stopped")
     runs = [run for method in methods for run in method.runs]
-    results = [result for method in methods for result in method.results]
-    episodes = [result["evaluation"]["episodes"] for result in results]
-    much = "the runs were evaluated on different numbers of episodes"
-    _check_equal(runs, episodes, much, "`pr2l evaluate RUN --episodes N` evens them")
-    contexts = [", ".join(sorted(result.get("by_context", {}))) for result in results]
-    _check_equal(runs, contexts, "the episodes were about different things", "compare runs of one kind at a time")
+    results = [results for method in methods for results in method.results]
+    episodes = [values["evaluation"]["episodes"] for values in results]
+    problem = "the runs were evaluated on different numbers of episodes"
+    _check_equal(runs, episodes, problem, "evaluate them again with `pr2l evaluate RUN --episodes N`")
+    contexts = [", ".join(sorted(values.get("by_context", {}))) or "none" for values in results]
+    problem = "the evaluation episodes have different contexts"
+    _check_equal(runs, contexts, problem, "compare runs with the same contexts")
 
 
-def _check_equal(runs: Sequence[Run], values: Sequence[object], what: str, hint: str) -> None:
+def _check_equal(runs: Sequence[Run], values: Sequence[object], problem: str, hint: str) -> None:
     if len(set(values)) > 1:
-        each = ", ".join(f"{run.path} {value}" for run, value in zip(runs, values, strict=True))
-        raise UserError(f"{what}: {each}; {hint}")
+        of_each_run = ", ".join(f"{run.path} {value}" for run, value in zip(runs, values, strict=True))
+        raise UserError(f"{problem}: {of_each_run}; {hint}")
 
 
 def _as_json(method: Method) -> dict[str, Any]:
-    """What evaluate.committed reads, with what each run contributed."""
+    """Scores over all runs, in the format of results.json, with the success rate of each run."""
     results = method.results
     keys = ("environment", "task", "algorithm", "encoder", "vlm", "prompt", "network", "steps")
-    about = {key: results[0][key] for key in keys if key in results[0]}
-    success, returned = method.estimate("success"), method.estimate("return")
-    episodes = sum(result["evaluation"]["episodes"] for result in results)
-    length = float(np.mean([result["evaluation"]["length"] for result in results]))
-    scores = {"success": success._asdict(), "return": returned._asdict()}
+    config = {key: results[0][key] for key in keys if key in results[0]}
+    scores = {key: method.estimate(key)._asdict() for key in ("success", "return")}
     measures = {name: method.estimate(name)._asdict() for name in method.measures}
+    episodes = sum(values["evaluation"]["episodes"] for values in results)
+    length = float(np.mean([values["evaluation"]["length"] for values in results]))
     return {
-        **about,
+        **config,
         "evaluation": {"episodes": episodes, **scores, "length": length, "measures": measures},
         "random": results[0]["random"],
-        "seeds": [result["seed"] for result in results],
-        "success_of_each_seed": [result["evaluation"]["success"]["value"] for result in results],
+        "seeds": [values["seed"] for values in results],
+        "success_of_each_seed": [values["evaluation"]["success"]["value"] for values in results],
         "commits": sorted({json.loads((run.path / "run.json").read_text())["commit"] for run in method.runs}, key=str),
     }
 
 
 def markdown(methods: Sequence[Method]) -> str:
-    """The tables as Markdown."""
+    """The tables as Markdown, with a warning if a method has few runs."""
     measures = methods[0].measures
     tables = [_markdown(_header(measures), _rows(methods, measures))]
     for key in ("success", *measures) if len(methods[0].contexts) > 1 else ():
         rows = [(method.name, *(str(method.estimate(key, name)) for name in method.contexts)) for method in methods]
         tables.append(_markdown((f"{key} by context", *methods[0].contexts), rows))
-    return "\n".join(tables)
+    return "\n".join([*tables, f"{_caption(methods)}\n"])
+
+
+def _caption(methods: Sequence[Method]) -> str:
+    caption = "Brackets: 95 % confidence intervals over runs and episodes."
+    if few := [method.name for method in methods if len(method.runs) < FEW_SEEDS]:
+        caption += f" Fewer than {FEW_SEEDS} seeds, so intervals may be too narrow: {', '.join(few)}."
+    return caption
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -195,84 +243,99 @@ def _header(measures: Sequence[str]) -> tuple[str, ...]:
 
 
 def _table(methods: Sequence[Method]) -> Table:
-    """With the first measure alone, as a terminal is narrow."""
+    """The first measure only, to fit a terminal."""
     first = methods[0].measures[:1]
-    table = Table(*_header(first), title=_place(methods[0].runs))
+    table = Table(*_header(first), title=_task(methods[0].runs), caption=_caption(methods))
     for row in _rows(methods, first):
         table.add_row(*row)
     return table
 
 
 def _rows(methods: Sequence[Method], measures: Sequence[str]) -> list[tuple[str, ...]]:
+    """A row for each method, and one for random actions, whose results every run has."""
     rows: list[tuple[str, ...]] = []
     for method in methods:
         results = method.results
-        seeds = " ".join(f"{result['evaluation']['success']['value']:.2f}" for result in results)
+        seeds = " ".join(f"{values['evaluation']['success']['value']:.2f}" for values in results)
         estimates = [str(method.estimate(key)) for key in ("success", *measures, "return")]
         rows.append((method.name, *estimates, seeds, f"{results[0]['steps']:,}"))
-    return rows
+    random = random_score(methods[0].results[0])
+    measured = [str(random.measures.get(name, "")) for name in measures]
+    return [*rows, ("random", str(random.success), *measured, str(random.returned), "", "")]
+
+
+def random_score(results: Mapping[str, Any]) -> Score:
+    """The score of random actions in a run's results.json, whose interval may be of an earlier version."""
+    score = Score.from_json(results["random"])
+    return replace(score, success=wilson(score.success.value, score.episodes))
 
 
 def draw(methods: Sequence[Method], path: Path) -> None:
-    """Curves of the training, each seed as a thin line and their mean as a thick one.
+    """Write training curves as PNG: each seed a thin line, their mean a thick one, random actions dashed.
 
-    Success rate and return of runs that play; of runs that learn from recorded episodes the share of right actions, and
-    beside it the success rate in the evaluation, by what its episodes are about.
+    Runs that play episodes have curves of success rate and return. Runs that learn from recorded episodes have a curve
+    of their accuracy, and beside it the success rate in the evaluation by context.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
-    if all("success" in _metrics(run)[0] for method in methods for run in method.runs):
+    random = random_score(methods[0].results[0])
+    if all(metrics and "success" in metrics[0] for method in methods for metrics in method.metrics):
         _draw_curves(axes[0], methods, "success", f"success rate, last {WINDOW} episodes")
         _draw_curves(axes[1], methods, "return", f"return per episode, last {WINDOW} episodes")
+        for axis, estimate in zip(axes, (random.success, random.returned), strict=True):
+            axis.axhline(estimate.value, color="grey", linestyle="--", linewidth=1, label="random")
     else:
-        _draw_curves(axes[0], methods, "train/accuracy", f"actions as the expert's, last {UPDATES} updates")
+        _draw_curves(axes[0], methods, "train/accuracy", f"accuracy against the expert, last {UPDATES} updates")
         _draw_contexts(axes[1], methods)
+        axes[1].axhline(random.success.value, color="grey", linestyle="--", linewidth=1)
     axes[0].set_ylim(-0.02, 1.02)
     axes[0].legend()
-    figure.suptitle(f"{_place(methods[0].runs)}: thin lines are seeds, thick ones their mean")
+    figure.suptitle(f"{_task(methods[0].runs)}: thin lines are seeds, thick lines their mean")
     figure.savefig(path, dpi=120)
 
 
 def _draw_curves(axis: Axes, methods: Sequence[Method], column: str, label: str) -> None:
     for number, method in enumerate(methods):
-        _draw(axis, method, column, f"C{number}")
+        steps = np.linspace(0, min(run.config.steps for run in method.runs), POINTS)
+        curves = np.array([curve(metrics, column, steps) for metrics in method.metrics])
+        axis.plot(steps, curves.T, color=f"C{number}", alpha=0.35, linewidth=1)
+        axis.plot(steps, curves.mean(axis=0), color=f"C{number}", linewidth=2, label=method.name)
     axis.set_xlabel("steps")
     axis.set_ylabel(label)
     axis.grid(alpha=0.3)
 
 
 def _draw_contexts(axis: Axes, methods: Sequence[Method]) -> None:
-    """Success rates with their intervals: of all episodes, and of those about each thing."""
+    """Success rates with their intervals, over all episodes and for each context."""
     names = [None, *methods[0].contexts]
     for number, method in enumerate(methods):
-        found = np.array([method.estimate("success", name) for name in names])  # [names, (value, low, high)]
-        at = np.arange(len(names)) + 0.12 * (number - (len(methods) - 1) / 2)
-        reach = np.abs(found[:, 1:] - found[:, :1]).T
-        axis.errorbar(at, found[:, 0], reach, fmt="o", capsize=3, color=f"C{number}", label=method.name)
+        estimates = np.array([method.estimate("success", name) for name in names])  # [names, (value, low, high)]
+        x = np.arange(len(names)) + 0.12 * (number - (len(methods) - 1) / 2)
+        lengths = np.abs(estimates[:, 1:] - estimates[:, :1]).T
+        axis.errorbar(x, estimates[:, 0], lengths, fmt="o", capsize=3, color=f"C{number}", label=method.name)
     axis.set_xticks(range(len(names)), [name or "all" for name in names])
     axis.set_ylim(-0.02, 1.02)
     axis.set_ylabel("success rate in the evaluation")
     axis.grid(alpha=0.3)
 
 
-def _draw(axis: Axes, method: Method, column: str, colour: str) -> None:
-    steps = np.linspace(0, min(run.config.steps for run in method.runs), POINTS)
-    curves = np.array([curve(run, column, steps) for run in method.runs])
-    axis.plot(steps, curves.T, color=colour, alpha=0.35, linewidth=1)
-    axis.plot(steps, curves.mean(axis=0), color=colour, linewidth=2, label=method.name)
+def curve(metrics: Metrics, column: str, steps: NDArray[np.float64], window: int = WINDOW) -> NDArray[np.float64]:
+    """A column of a run's metrics, averaged over the last episodes and interpolated.
 
+    Args:
+        metrics: The rows of metrics.csv.
+        column: Its name.
+        steps: [n] environment steps to evaluate the curve at.
+        window: Number of episodes to average over.
 
-def curve(run: Run, column: str, steps: NDArray[np.float64], window: int = WINDOW) -> NDArray[np.float64]:
-    """The column of a run's metrics at the given steps, averaged over `window` episodes; NaN where it has none yet."""
-    rows = [row for row in _metrics(run) if row.get(column)]
+    Returns:
+        [n] values; NaN before the column's first value.
+    """
+    rows = [row for row in metrics if row.get(column)]
     if not rows:
         return np.full_like(steps, np.nan)
-    at, values = (np.array([float(row[key]) for row in rows]) for key in ("step", column))
-    if "episodes" not in rows[0]:  # of a run that played none
-        return np.interp(steps, at, smooth(values, np.ones_like(values), UPDATES), left=np.nan)
+    known, values = (np.array([float(row[key]) for row in rows]) for key in ("step", column))
+    if "episodes" not in rows[0]:  # a run that learns from recorded episodes
+        return np.interp(steps, known, smooth(values, np.ones_like(values), UPDATES), left=np.nan)
     ended = np.array([float(row["episodes"]) for row in rows])
-    return np.interp(steps, at, smooth(values, np.diff(ended, prepend=0), window), left=np.nan)
-
-
-def _metrics(run: Run) -> list[dict[str, str]]:
-    return MetricsTable(run.path / "metrics.csv").rows()
+    return np.interp(steps, known, smooth(values, np.diff(ended, prepend=0), window), left=np.nan)

@@ -22,7 +22,7 @@ from pr2l.benchmark.report import HEAD, TASK_HEAD, Values, interval, of_task, ov
 from pr2l.benchmark.rows import RECENT, Row, film_of, read_rows
 from pr2l.benchmark.suites import load_suite
 from pr2l.core.errors import UserError
-from pr2l.core.statistics import bootstrap
+from pr2l.core.statistics import bootstrap, success_rate
 
 FILES = Path(__file__).parent / "site"
 ASSETS = ("style.css", "script.js")
@@ -153,7 +153,7 @@ def _commits(rows: Mapping[str, list[Row]]) -> int:
 
 
 def _run(row: Row, films: Mapping[tuple[str, str], str]) -> dict[str, Any]:
-    success, returned = (interval(bootstrap(row.played(key))) for key in ("success", "return"))
+    success, returned = interval(success_rate([row.played("success")])), interval(bootstrap(row.played("return")))
     film = films.get((row.suite, row.name))
     return {"row": row, "success": success, "return": returned, "film": film, "frames": f"{row.frames_per_second:,.0f}"}
 

@@ -36,6 +36,8 @@ from pr2l.core.statistics import (
     over_tasks,
     performance_profile,
     stratified,
+    stratified_rates,
+    success_rate,
 )
 
 THRESHOLDS = np.linspace(0, 1, 51)  # of the performance profile
@@ -121,11 +123,18 @@ def _over_tasks(tasks: list[list[Row]] | None, reference: list[list[Row]] | None
     keys = (*AGGREGATES, "improvement", "profile", "curve")
     if tasks is None:
         return {"runs": 0, **dict.fromkeys(keys)}
-    scores = _success(tasks)
+    scores, episodes = _success(tasks), len(tasks[0][0].played("success"))  # as many for every run of a suite
     found: Values = {"runs": scores.size}
-    found |= {name: _estimate(stratified(statistic, scores)) for name, statistic in AGGREGATES.items()}
-    better = None if reference is None else _estimate(stratified(improvement, scores, _success(reference)))
-    profile = stratified(lambda draws: performance_profile(draws, THRESHOLDS), scores)
+    sizes = {"episodes": episodes, "trials": scores.size * episodes}
+    found |= {name: _estimate(stratified_rates(statistic, scores, **sizes)) for name, statistic in AGGREGATES.items()}
+    profile = stratified_rates(
+        lambda draws: performance_profile(draws, THRESHOLDS), scores, episodes=episodes, trials=scores.size
+    )
+    better = None
+    if reference is not None:
+        theirs = _success(reference)
+        pairs = len(tasks) * min(scores.shape[1], theirs.shape[1])
+        better = _estimate(stratified_rates(improvement, scores, theirs, episodes=episodes, trials=pairs))
     return found | {
         "improvement": better,
         "profile": {"at": THRESHOLDS.tolist(), **_band(profile)},
@@ -137,7 +146,7 @@ def _of_task(rows: Sequence[Row], threshold: float) -> Values:
     reached = [first_reached(row.curve.steps, row.curve.success, threshold) for row in rows]
     return {
         "runs": len(rows),
-        "success": list(bootstrap_runs([row.played("success") for row in rows])),
+        "success": list(success_rate([row.played("success") for row in rows])),
         "return": list(bootstrap_runs([row.played("return") for row in rows])),
         "random": rows[0].results["random"]["success"]["value"],
         "each_seed": [row.success for row in rows],

@@ -30,7 +30,7 @@ from pr2l.benchmark.suites import Name, Suite, load_suite, names, names_with, ro
 from pr2l.core import registry
 from pr2l.core.errors import UserError, explain
 from pr2l.core.io import write_json
-from pr2l.training.metrics import Table
+from pr2l.training.metrics import Table as MetricsTable
 from pr2l.training.runs import Run
 
 COST = "cost.json"  # in the folder of a run that `pr2l bench run` made
@@ -114,7 +114,7 @@ def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
     if not facts["commit"]:
         raise UserError(f"{run.path} was not made in a checkout of this project, so it has no commit. {LESSON}")
     asked = suite.cell(task, method, run.config.seed).command if method in suite.methods else _typed(facts["command"])
-    last = Table(run.path / "metrics.csv").rows()[-1]
+    last = MetricsTable(run.path / "metrics.csv").rows()[-1]
     values = {
         "suite": suite.name,
         "version": suite.definition.version,
@@ -275,17 +275,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _curve(run: Run) -> dict[str, list[float | None]]:
+    metrics = MetricsTable(run.path / "metrics.csv").rows()
     steps = np.linspace(0, run.config.steps, POINTS + 1)[1:]
-    full = (float(row["step"]) for row in Table(run.path / "metrics.csv").rows() if _episodes(row) >= RECENT)
+    full = (float(row["step"]) for row in metrics if float(row.get("episodes") or 0) >= RECENT)
     early = steps < next(full, np.inf)
-    columns = {"success": "success", "returned": "return"}
-    values = {name: np.where(early, np.nan, curve(run, column, steps, RECENT)) for name, column in columns.items()}
-    return {"steps": np.round(steps, 3).tolist(), **{name: _rounded(each) for name, each in values.items()}}
-
-
-def _episodes(row: dict[str, str]) -> float:
-    return float(row.get("episodes") or 0)
-
-
-def _rounded(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(value) else round(float(value), 5) for value in values]
+    curves = {"steps": np.round(steps, 3).tolist()}
+    for name, column in (("success", "success"), ("returned", "return")):
+        values = np.where(early, np.nan, curve(metrics, column, steps, RECENT))
+        curves[name] = [None if np.isnan(value) else round(float(value), 5) for value in values]
+    return curves

@@ -32,7 +32,7 @@ from pr2l.core.config import RunConfig
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.io import write_json
 from pr2l.core.prompt import Prompt
-from pr2l.core.statistics import Band, Estimate, bootstrap_runs, spearman, stratified
+from pr2l.core.statistics import Band, Estimate, bootstrap_runs, spearman, stratified, success_rate
 from pr2l.prompting.score import PromptScore, examples_of, score_one, scoring_of
 from pr2l.vlms.base import Defaults
 
@@ -52,7 +52,7 @@ class Variant:
 
     def reached(self, key: str) -> Estimate:
         """Over its runs and their episodes."""
-        return bootstrap_runs(self.runs[key])
+        return success_rate(self.runs[key]) if key == "success" else bootstrap_runs(self.runs[key])
 
 
 class Rank(NamedTuple):

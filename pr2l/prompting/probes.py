@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from pr2l.core.statistics import Estimate
+from pr2l.core.statistics import Estimate, wilson
 from pr2l.data.questions import COUNTS, DIRECTIONS, DISTANCES
 
 FOLDS = 5
@@ -70,10 +69,7 @@ def share(hits: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -> Estimat
     """
     if not len(hits):
         return None
-    rate, z = float(hits.mean()), 1.96
-    n = len(hits) / max(1.0, _design_effect(hits, groups))
-    centre, spread = rate + z**2 / (2 * n), z * sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
-    return Estimate(rate, (centre - spread) / (1 + z**2 / n), (centre + spread) / (1 + z**2 / n))
+    return wilson(float(hits.mean()), len(hits) / max(1.0, _design_effect(hits, groups)))
 
 
 def _design_effect(hits: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -> float:

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from pr2l.core import registry
 from pr2l.core.config import RunConfig
 from pr2l.core.io import write_json
-from pr2l.core.statistics import Estimate, bootstrap
+from pr2l.core.statistics import Estimate, bootstrap, episode_mean, success_rate
 from pr2l.encoders.base import Encoder
 from pr2l.rollout import build
 from pr2l.rollout.vec_embed import VecEmbed
@@ -36,7 +36,7 @@ FILMED = 3  # episodes in the video
 
 @dataclass(frozen=True)
 class Score:
-    """What a list of evaluation episodes amounts to; intervals are 95 % bootstrap over the episodes."""
+    """Statistics of evaluation episodes; 95 % intervals: Wilson for rates, bootstrap over episodes for other means."""
 
     episodes: int
     success: Estimate
@@ -50,11 +50,11 @@ class Score:
         """played: "episode" infos of SeededEpisodes, at least one."""
         return cls(
             episodes=len(played),
-            success=bootstrap([float(one["success"]) for one in played]),
+            success=success_rate([[float(one["success"]) for one in played]]),
             returned=bootstrap([one["r"] for one in played]),
             length=float(np.mean([one["l"] for one in played])),
             cut=sum("cut" in one for one in played),
-            measures={name: bootstrap(_measured(played, name)) for name in played[0].get("measures", {})},
+            measures={name: episode_mean([_measured(played, name)]) for name in played[0].get("measures", {})},
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -220,7 +220,7 @@ def committed(config: RunConfig) -> dict[str, Score]:
 
 def table(title: str, rows: dict[str, Score], of: str = "policy") -> Table:
     """One row per score, with the first of its measures alone, as a terminal is narrow; of: what the rows are."""
-    drawn = Table(title=title, caption="95 % bootstrap intervals over episodes that no run trains on")
+    drawn = Table(title=title, caption="95 % intervals over evaluation episodes, which no run trains on")
     drawn.add_column(of)
     measures = list(dict.fromkeys(name for score in rows.values() for name in score.measures))[:1]
     for column in ("success rate", *measures, "return", "length", "episodes"):

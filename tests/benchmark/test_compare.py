@@ -46,7 +46,8 @@ def test_methods_and_their_numbers(make_run, tmp_path):
     assert [method.name for method in methods] == ["prompted-where", "no_prompt", "pixels"]
     assert [run.config.seed for run in methods[0].runs] == [0, 1]
     assert methods[0].estimate("success").value == 0.75 and methods[0].estimate("return").value == 1.5
-    assert methods[1].estimate("success") == (0.0, 0.0, 0.0)
+    assert methods[1].estimate("success") == pytest.approx((0.0, 0.0, 0.6576), abs=1e-4)  # Wilson's of 0 of 2
+    assert methods[1].estimate("return") == (0.0, 0.0, 0.0)
     made = json.loads((tmp_path / "out" / "doom-fetch-prompted-where.json").read_text())
     assert made["success_of_each_seed"] == [0.5, 1.0] and made["evaluation"]["episodes"] == 4
     assert "| prompted-where | 0.75 [" in (tmp_path / "out" / "doom-fetch.md").read_text()
@@ -74,18 +75,18 @@ def test_measures_and_contexts_have_columns_and_tables_of_their_own(make_run, tm
 
 
 def test_a_curve_is_the_last_hundred_episodes(make_run):
-    run = Run.load(make_run("doom/fetch/pixels", 0, [0.0]))
-    at = curve(run, "success", np.array([0.0, 100.0, 150.0, 200.0]))
+    [metrics] = group([Run.load(make_run("doom/fetch/pixels", 0, [0.0]))])[0].metrics
+    at = curve(metrics, "success", np.array([0.0, 100.0, 150.0, 200.0]))
     np.testing.assert_allclose(at, [np.nan, 0.0, 0.5, 1.0])
 
 
 def test_runs_from_recorded_episodes_are_drawn_by_their_accuracy(make_run, tmp_path):
     path = make_run("doom/fetch/bc", 0, [1.0, 0.0])
     (path / "metrics.csv").write_text("step,train/loss,train/accuracy\n100,0.9,0.5\n200,0.5,1.0\n")
-    run = Run.load(path)
-    at = curve(run, "train/accuracy", np.array([50.0, 100.0, 200.0]))
+    [metrics] = group([Run.load(path)])[0].metrics
+    at = curve(metrics, "train/accuracy", np.array([50.0, 100.0, 200.0]))
     np.testing.assert_allclose(at, [np.nan, 0.5, 0.75])  # of the last, with the one before it
-    assert np.isnan(curve(run, "success", np.array([100.0]))).all()
+    assert np.isnan(curve(metrics, "success", np.array([100.0]))).all()
     compare([path], tmp_path / "out")
     assert (tmp_path / "out" / "doom-fetch.png").stat().st_size > 10_000
 
@@ -98,8 +99,28 @@ def test_runs_of_two_tasks_cannot_be_compared(make_run, tmp_path):
 
 def test_two_methods_of_one_name_are_an_error(make_run):
     one, other = make_run("doom/fetch/pixels", 0, [0.0]), make_run("doom/fetch/pixels", 1, [0.0], "num_envs=2")
-    with pytest.raises(UserError, match="would be called 'pixels'"):
+    with pytest.raises(UserError, match=r"would be called 'pixels': .* differ in num_envs \(\d+ / 2\); compare"):
         group([Run.load(one), Run.load(other)])
+    nested = make_run("doom/fetch/pixels", 1, [0.0], "encoder_options.size=32")
+    with pytest.raises(UserError, match=r"differ in encoder_options.size \(64 / 32\); compare"):
+        group([Run.load(one), Run.load(nested)])
+
+
+def test_files_go_out_of_the_way_unless_told_where(make_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    compare([make_run("doom/fetch/pixels", 0, [0.0, 1.0])])
+    written = sorted(path.name for path in Path("runs/compare-doom-fetch").iterdir())
+    assert written == ["doom-fetch-pixels.json", "doom-fetch.md", "doom-fetch.png"]
+    said = capsys.readouterr().out
+    assert "runs/compare-doom-fetch: doom-fetch.md" in said
+    assert "Fewer than 5 seeds" in Path("runs/compare-doom-fetch/doom-fetch.md").read_text()
+
+
+def test_random_actions_have_a_row(make_run, tmp_path):
+    compare([make_run("doom/fetch/pixels", seed, [0.0, 1.0]) for seed in range(5)], tmp_path / "out")
+    page = (tmp_path / "out" / "doom-fetch.md").read_text()
+    assert "| random | 0.50 [0.09, 0.91] | 1.00 [" in page and "Fewer than" not in page
 
 
 def test_a_run_without_results_says_what_to_do(make_run, tmp_path):
@@ -121,7 +142,7 @@ def test_runs_that_were_evaluated_unevenly_cannot_be_compared(make_run, tmp_path
         with pytest.raises(UserError, match="different numbers of episodes: .* 1.*`pr2l evaluate RUN --episodes N`"):
             compare(uneven, tmp_path / "out")
     change(other / "results.json", by_context={"bed": {}})
-    with pytest.raises(UserError, match=f"about different things: {pixels} , {other} bed; compare"):
+    with pytest.raises(UserError, match=f"different contexts: {pixels} none, {other} bed; compare"):
         compare([pixels, other], tmp_path / "out")
     change(other / "results.json", by_context={}, steps=100)
     with pytest.raises(UserError, match=f"of pixels were evaluated after .*: {pixels} 200, {other} 100; `pr2l train"):
@@ -143,4 +164,4 @@ def test_a_clone_has_a_name_of_its_own_and_no_curve(make_run, tmp_path):
     (run / "metrics.csv").write_text("step,train/loss\n100,0.5\n")
     methods = compare([run, make_run("doom/fetch/prompted", 0, [0.0])], tmp_path / "out")
     assert [method.name for method in methods] == ["bc-prompted-where", "prompted-where"]
-    assert np.isnan(curve(Run.load(run), "success", np.array([0.0, 100.0]))).all()
+    assert np.isnan(curve(methods[0].metrics[0], "success", np.array([0.0, 100.0]))).all()

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pr2l.benchmark.report import interval, markdown, of_task, overall, report, summarise
+from pr2l.benchmark.report import AGGREGATES, interval, markdown, of_task, overall, report, summarise
 from pr2l.benchmark.rows import read_rows
 from pr2l.core.errors import UserError
 
@@ -19,8 +19,9 @@ def test_aggregates_over_tasks(summary):
     """Scores 1, 1 and 0.5, 0: the middle two of the four are 0.5 and 1; task means are 1 and 0.25."""
     pixels, small = summary["methods"]["pixels"], summary["methods"]["small"]
     assert (pixels["iqm"][0], pixels["mean"][0], pixels["median"][0]) == (0.75, 0.625, 0.625)
-    assert pixels["iqm"] == [0.75, 0.5, 0.75]  # redrawn, the second task is 0, 0 at worst, then 0 and 1 are the middle
-    assert small["iqm"] == small["mean"] == small["median"] == [0.25, 0.25, 0.25]
+    assert small["iqm"][0] == small["mean"][0] == small["median"][0] == 0.25
+    for found in (pixels, small):  # each run is of four episodes only
+        assert all(high - low > 0.2 and low < value < high for value, low, high in map(found.get, AGGREGATES))
     # Against 0.25: 1 wins always, 0.5 wins and 0 loses.
     assert pixels["improvement"][0] == 0.75 and small["improvement"] is None
     assert (pixels["runs"], summary["rows"], summary["wanted"]) == (4, 8, 8)
@@ -80,7 +81,7 @@ def test_the_files_of_a_report_and_the_same_again(toys, rows, tmp_path):
     lines = list(csv.DictReader(first["report.csv"].decode().splitlines()))
     [mean] = [line for line in lines if (line["task"], line["method"], line["statistic"]) == ("all", "pixels", "mean")]
     assert float(mean["value"]) == 0.625
-    assert "| pixels | 0.75 [0.50, 0.75] | 0.62 [" in first["report.md"].decode()
+    assert "| pixels | 0.75 [0.40, 0.90] | 0.62 [" in first["report.md"].decode()
     assert {"aggregates.png", "efficiency.png", "toy-colours.png", "toy-again.png"} <= set(first)
     report("toys", rows, tmp_path / "other")
     assert all((tmp_path / "other" / name).read_bytes() == data for name, data in first.items())

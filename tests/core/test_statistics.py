@@ -7,6 +7,7 @@ import scipy.stats
 from pr2l.core.statistics import (
     bootstrap,
     bootstrap_runs,
+    episode_mean,
     first_reached,
     improvement,
     iqm,
@@ -16,6 +17,9 @@ from pr2l.core.statistics import (
     performance_profile,
     spearman,
     stratified,
+    stratified_rates,
+    success_rate,
+    wilson,
 )
 
 # [tasks, runs] of two methods, and what scipy 1.17 (trim_mean, mannwhitneyu) and rliable 1.2 say of them.
@@ -85,8 +89,15 @@ def test_two_levels_reduce_to_what_varies():
     assert (value, low, high) == (0.5, 0.0, 1.0)
     coin = [0.0, 1.0] * 50
     _, low, high = bootstrap_runs([coin, coin, coin, coin])
-    half = 1.96 * 0.5 / np.sqrt(400)  # of the mean of 400 coins
+    half = 1.96 * 0.5 / np.sqrt(300)  # of the mean of three runs of 100 coins
     assert low == pytest.approx(0.5 - half, abs=0.01) and high == pytest.approx(0.5 + half, abs=0.01)
+
+
+def test_a_bootstrap_of_runs_draws_one_run_less_than_there_are():
+    """Two runs without spread of their own: each sample is one of them, so the interval reaches from run to run."""
+    assert bootstrap_runs([[2.0] * 9, [4.0] * 9]) == (3.0, 2.0, 4.0)
+    value, low, high = bootstrap_runs([[0.0], [1.0], [2.0]])  # a sample is the mean of two of the three
+    assert (value, low, high) == (1.0, 0.0, 2.0)
 
 
 def test_runs_count_alike_however_many_episodes_they_have():
@@ -94,8 +105,95 @@ def test_runs_count_alike_however_many_episodes_they_have():
 
 
 def test_no_runs_is_an_error():
-    with pytest.raises(ValueError, match="at least one run"):
-        bootstrap_runs([])
+    for interval in (bootstrap_runs, success_rate):
+        for runs in ([], [[1.0], []]):
+            with pytest.raises(ValueError, match="at least one run"):
+                interval(runs)
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [
+        (20, 20, 0.8389, 1.0),  # 1 / (1 + z^2 / 20), z = 1.96
+        (0, 10, 0.0, 0.2775),
+        (1, 2, 0.0945, 0.9055),
+        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, table I, method 3
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_one_runs_success_rate_has_wilsons_interval(successes, trials, low, high):
+    outcomes = [1.0] * successes + [0.0] * (trials - successes)
+    found = success_rate([outcomes])
+    assert found == pytest.approx((successes / trials, low, high), abs=1e-4)
+    assert found == wilson(successes / trials, trials)
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 5])
+@pytest.mark.parametrize("outcome", [0.0, 1.0])
+def test_no_rate_has_an_interval_without_width(runs, outcome):
+    """At a border the interval reaches at least as far as Wilson's of all episodes."""
+    value, low, high = success_rate([[outcome] * 20] * runs)
+    reach = wilson(1.0, 20 * runs).low
+    assert value == outcome and 0 <= low <= value <= high <= 1
+    assert high - low >= 1 - reach - 1e-9
+    assert high - low < 0.25, "and yet it says something"
+
+
+def test_every_statistic_of_rates_has_a_width_at_the_border():
+    rates = np.ones((3, 5))
+    for statistic in (over_tasks(iqm), over_tasks(mean), median):
+        value, low, high = stratified_rates(statistic, rates, episodes=30, trials=450)
+        assert (value, high) == (1, 1) and low <= wilson(1.0, 450).low
+    better = stratified_rates(improvement, rates, rates * 0, episodes=30, trials=15)
+    assert better == pytest.approx((1, 1 / (1 + 1.959964**2 / 15), 1)), "as of 15 pairs that ours wins"
+    profile = stratified_rates(lambda draws: performance_profile(draws, np.array([0.5])), rates, episodes=30, trials=15)
+    assert profile.value == [1] and profile.low[0] < 0.8
+
+
+def test_a_rate_of_several_runs_spans_runs_and_episodes():
+    """Runs that agree: about the binomial's width or more; runs that do not: from run to run."""
+    agree = success_rate([[1.0] * 15 + [0.0] * 15] * 4)
+    assert agree.value == 0.5 and 0.5 - agree.low > 1.96 * 0.5 / np.sqrt(120)
+    differ = success_rate([[0.0] * 30, [1.0] * 30])
+    assert differ.value == 0.5 and differ.low < 0.01 and differ.high > 0.99
+    same = stratified_rates(over_tasks(mean), np.array([[0.0, 1.0]]), episodes=30, trials=60)
+    assert differ == tuple(map(float, same)), "a suite of one task says of it what the task's own table says"
+
+
+def test_runs_of_unequal_length_count_alike():
+    assert success_rate([[1.0] * 90, [0.0] * 10]).value == 0.5
+
+
+@pytest.mark.parametrize(("successful", "expected"), [([0.0, 1.0, 1.0], True), ([0.0, 0.5, 1.0], False)])
+def test_a_measure_of_zeros_and_ones_is_a_rate(successful, expected):
+    assert (episode_mean([successful]) == success_rate([successful])) == expected
+    assert episode_mean([[0.0] * 10]) == wilson(0.0, 10)
+
+
+@pytest.mark.parametrize(
+    ("runs", "rate", "correlation", "least"),
+    [
+        (1, 0.5, 0.0, 0.93),
+        (1, 0.95, 0.0, 0.9),
+        (5, 0.1, 0.0, 0.93),
+        (5, 0.1, 0.05, 0.91),
+        (5, 0.5, 0.05, 0.91),
+        (5, 0.95, 0.05, 0.9),
+        (10, 0.5, 0.1, 0.92),
+        (5, 1.0, 0.0, 1.0),
+    ],
+)
+def test_intervals_cover_the_true_rate(runs, rate, correlation, least):
+    """Share of 200 experiments, runs of 30 episodes whose rates are Beta with this intra-class correlation."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(200):
+        concentration = (1 - correlation) / correlation if correlation else np.inf
+        of_run = rng.beta(rate * concentration, (1 - rate) * concentration, runs) if correlation else [rate] * runs
+        found = success_rate([(rng.random(30) < true).astype(float) for true in of_run], resamples=500)
+        covered += found.low - 1e-9 <= rate <= found.high + 1e-9
+    assert covered / 200 >= least
 
 
 def test_aggregates_by_hand():

@@ -55,8 +55,8 @@ def test_wilson_by_hand() -> None:
     each = np.arange(10)
     value, low, high = share(np.ones(10, bool), each)
     assert (value, high) == (1.0, pytest.approx(1.0))
-    assert low == pytest.approx(10 / 13.8416)
-    assert share(np.zeros(10, bool), each).high == pytest.approx(3.8416 / 13.8416)
+    assert low == pytest.approx(10 / 13.8416, abs=1e-4)
+    assert share(np.zeros(10, bool), each).high == pytest.approx(3.8416 / 13.8416, abs=1e-4)
     assert share(np.zeros(0, bool), each[:0]) is None
 
 
@@ -67,7 +67,7 @@ def test_frames_of_a_group_that_say_the_same_count_once() -> None:
     assert _design_effect(hits, groups) == pytest.approx(99 / 19)
     n = 100 * 19 / 99
     low = (0.5 + 1.96**2 / (2 * n) - 1.96 * np.sqrt(0.25 / n + 1.96**2 / (4 * n**2))) / (1 + 1.96**2 / n)
-    assert share(hits, groups).low == pytest.approx(low)
+    assert share(hits, groups).low == pytest.approx(low, abs=1e-4)
     assert _design_effect(hits, np.arange(100)) == pytest.approx(1)
     assert share(hits, np.arange(100) % 5) == share(hits, np.arange(100)), "alike groups count no frame twice"
 
