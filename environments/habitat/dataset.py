@@ -1,8 +1,8 @@
-"""ObjectNav episodes in the generated houses, in habitat's own format (ObjectNav-v1, as of HM3D).
+"""ObjectNav episodes in the generated houses, in habitat's file format (ObjectNav-v1 of HM3D).
 
-A goal is every piece of a category; its view points are where an agent can stand, and is asked to stop, around it:
-a lattice in the same room, at most a metre from the piece, so fine that every place among them is less than the
-success distance of 0.1 m from one.
+Every piece of furniture of a category is a goal. Its view points, where an agent should stop, form a grid in the same
+room at most 1 m from the piece; the grid is so fine that every position between view points is within the success
+distance of 0.1 m of one.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ import math
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .furniture import CATEGORIES
 from .houses import House, Piece, house, house_name
-from .ways import Floor, Ways
+from .paths import Floor, ShortestPaths
 
 Floats = NDArray[np.float64]
 
-RADIUS = 0.18  # metres, of habitat's ObjectNav agent
-REACH = 1.0  # metres from a piece to its view points
-SPACING = 0.14  # metres between view points: the middle of four is 0.099 m from each
-NEAREST_START = 1.0  # metres of way that an episode has at least
-EPISODES = 30  # a house
-HELD_OUT = 10  # houses of the split val
+RADIUS = 0.18  # metres; habitat's ObjectNav agent
+REACH = 1.0  # largest distance of a view point from its piece, in metres
+SPACING = 0.14  # metres between view points: the centre of four is 0.099 m from each
+NEAREST_START = 1.0  # smallest geodesic distance at the start, in metres
+EPISODES = 30  # per house
+HELD_OUT = 10  # houses of the split "val"
 
 
 @lru_cache(maxsize=64)
 def floor(name: str) -> Floor:
-    """The floor of the house of that name, for the agent's body."""
+    """Return the walkable floor of a house, for the agent's radius."""
     return Floor(house(name).obstacles, RADIUS)
 
 
 def dataset(split: str, rooms: int, houses: int) -> dict[str, Any]:
-    """The episodes and goals of the first houses of a split, as ObjectNavDatasetV1 reads them; JSON values."""
+    """Return episodes and goals of the first `houses` houses of a split as JSON values for ObjectNavDatasetV1."""
     episodes: list[dict[str, Any]] = []
     goals: dict[str, list[dict[str, Any]]] = {}
     for index in range(houses):
         name = house_name(split, rooms, index)
-        found = _goals(name)
-        goals.update({f"{name}_{category}": found[category] for category in found})
-        episodes += _episodes(name, found, len(episodes))
+        house_goals = _goals(name)
+        goals.update({f"{name}_{category}": pieces for category, pieces in house_goals.items()})
+        episodes += _episodes(name, house_goals, len(episodes))
     numbers = {category: number for number, category in enumerate(CATEGORIES)}
     return {
         "episodes": episodes,
@@ -59,9 +59,9 @@ def dataset(split: str, rooms: int, houses: int) -> dict[str, Any]:
 
 
 def write(folder: Path, split: str, rooms: int, houses: int) -> Path:
-    """The file of a dataset, made if it is not there; its name holds what it depends on, this code included.
+    """Write a data set unless it exists, and return its path; several processes may call this at once.
 
-    Several processes may ask for it at once: one makes it, the others wait.
+    The file name holds everything that the data set depends on, including a hash of this code.
     """
     file = folder / f"{split}-{rooms}-{houses}-{_code()}.json.gz"
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,46 +76,47 @@ def write(folder: Path, split: str, rooms: int, houses: int) -> Path:
 
 
 def _code() -> str:
-    sources = [Path(__file__).with_name(f"{name}.py") for name in ("dataset", "furniture", "houses", "ways")]
+    sources = [Path(__file__).with_name(f"{name}.py") for name in ("dataset", "furniture", "houses", "paths")]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
 
 
-def view_points(made: House, ground: Floor, piece: Piece) -> Floats:
-    """[V, 2], around a piece, where the agent can stand; each can be reached from the house's doors."""
+def view_points(home: House, ground: Floor, piece: Piece) -> Floats:
+    """Return positions [V, 2] around a piece where the agent can stand; each can be reached from the house's doors."""
     x0, z0, x1, z1 = piece.rect
     xs = np.arange(x0 - REACH, x1 + REACH, SPACING)
     zs = np.arange(z0 - REACH, z1 + REACH, SPACING)
     points = np.stack(np.meshgrid(xs, zs), axis=-1).reshape(-1, 2).round(3)
     gaps = np.maximum(np.maximum((x0, z0) - points, points - (x1, z1)), 0)
-    room = np.array(made.rooms[piece.room].rect)
+    room = np.array(home.rooms[piece.room].rect)
     inside = ((points > room[:2]) & (points < room[2:])).all(axis=1)
     points = points[inside & (np.linalg.norm(gaps, axis=1) <= REACH)]
     points = points[ground.free(points)]
-    return points[np.isfinite(_from_a_door(made.name).distances(points))]
+    return points[np.isfinite(_from_a_door(home.name).distances(points))]
 
 
 @lru_cache(maxsize=4)
-def _from_a_door(name: str) -> Ways:
+def _from_a_door(name: str) -> ShortestPaths:
     x0, z0, x1, z1 = house(name).doors[0].rect(0.0)
-    return floor(name).ways_to(np.array([[(x0 + x1) / 2, (z0 + z1) / 2]]))
+    return floor(name).paths_to(np.array([[(x0 + x1) / 2, (z0 + z1) / 2]]))
 
 
 def _goals(name: str) -> dict[str, list[dict[str, Any]]]:
-    made, found = house(name), cast("dict[str, list[dict[str, Any]]]", {})
-    for number, piece in enumerate(made.pieces):
-        points = view_points(made, floor(name), piece) if piece.category else np.empty((0, 2))
+    home = house(name)
+    goals: dict[str, list[dict[str, Any]]] = {}
+    for number, piece in enumerate(home.pieces):
+        points = view_points(home, floor(name), piece) if piece.category else np.empty((0, 2))
         if piece.category and len(points):
-            found.setdefault(piece.category, []).append(
+            goals.setdefault(piece.category, []).append(
                 {
                     "position": [piece.x, piece.y, piece.z],
                     "object_id": number,
                     "object_name": f"{piece.kind}_{number}",
                     "object_category": piece.category,
-                    "room_name": made.rooms[piece.room].type,
+                    "room_name": home.rooms[piece.room].type,
                     "view_points": [_view_point(piece, x, z) for x, z in points.tolist()],
                 }
             )
-    return found
+    return goals
 
 
 def _view_point(piece: Piece, x: float, z: float) -> dict[str, Any]:
@@ -124,18 +125,18 @@ def _view_point(piece: Piece, x: float, z: float) -> dict[str, Any]:
 
 
 def rotation(heading: float) -> list[float]:
-    """A heading in radians (0 = north, -z; counter-clockwise) as habitat's quaternion (x, y, z, w)."""
+    """Convert a heading in radians (0 = -z, counter-clockwise) to habitat's quaternion (x, y, z, w)."""
     return [0.0, round(math.sin(heading / 2), 6), 0.0, round(math.cos(heading / 2), 6)]
 
 
 def _episodes(name: str, goals: dict[str, list[dict[str, Any]]], first: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
-    ways = {category: floor(name).ways_to(positions(goals[category])) for category in goals}
-    found = []
+    paths = {category: floor(name).paths_to(positions(goals[category])) for category in goals}
+    episodes = []
     for number in range(EPISODES):
         category = list(goals)[number % len(goals)]
-        start, length = _start(rng, name, ways[category])
-        found.append(
+        start, length = _start(rng, name, paths[category])
+        episodes.append(
             {
                 "episode_id": str(first + number),
                 "scene_id": name,
@@ -146,21 +147,21 @@ def _episodes(name: str, goals: dict[str, list[dict[str, Any]]], first: int) -> 
                 "info": {"geodesic_distance": round(length, 4)},
             }
         )
-    return found
+    return episodes
 
 
 def positions(goals: list[dict[str, Any]]) -> Floats:
-    """[V, 2], of all view points of some goals."""
+    """Return the positions [V, 2] of all view points of some goals."""
     places = [view["agent_state"]["position"] for goal in goals for view in goal["view_points"]]
     return np.array(places)[:, [0, 2]]
 
 
-def _start(rng: np.random.Generator, name: str, ways: Ways) -> tuple[list[float], float]:
-    """A place to start from, and how long the way to the goal is."""
+def _start(rng: np.random.Generator, name: str, paths: ShortestPaths) -> tuple[list[float], float]:
+    """Draw a start position; also its geodesic distance to the goal in metres."""
     rect = np.array(house(name).rect)
     while True:
         point = rng.uniform(rect[:2], rect[2:]).round(3)
         if floor(name).free(point[None])[0]:
-            length = float(ways.distances(point[None])[0])
+            length = float(paths.distances(point[None])[0])
             if NEAREST_START <= length < math.inf:
                 return point.tolist(), length

@@ -1,12 +1,13 @@
-"""ObjectNav of habitat-lab: walk through a house to a thing of the named kind, and say "stop" beside it.
+"""ObjectNav of habitat-lab: walk through a house to an object of the named category and stop beside it.
 
-Nothing here imports habitat-lab, which needs NumPy 1.26 and gym 0.23: `pr2l sim install habitat-lite` makes an
-interpreter for it, _habitat_far.py runs there, and isolated.py stands between the two. Task, episodes, sensors and
-measures are habitat-lab's; the houses are generated here (`scenes: embedded`) or, with habitat-sim, HM3D's scans.
+This module does not import habitat-lab, which needs NumPy 1.26 and gym 0.23: `pr2l sim install habitat-lite` makes an
+interpreter for it, in which remote.py runs behind `Isolated`. Task, episodes, sensors and measures are habitat-lab's;
+the houses are generated (`scenes: embedded`) or, with habitat-sim, HM3D's scans.
 
-Actions: stop, 0.25 m forward, 30 degrees left, 30 degrees right. Observation: `frame` uint8 [H, W, 3] RGB, as of an eye
-0.88 m above the floor that sees 79 degrees; `proprio` float32 [14]: metres ahead and to the right of the start, sine
-and cosine of the turn since then, the previous action and the goal's category as one-hot vectors.
+Actions: stop, 0.25 m forward, 30 degrees left, 30 degrees right. Observation: `frame` uint8 [H, W, 3] RGB from a camera
+0.88 m above the floor with a horizontal field of view of 79 degrees; `proprio` float32 [14]: position relative to the
+start (metres ahead, metres to the right), sine and cosine of the turn since the start, the previous action and the
+goal's category as one-hot vectors.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from .houses import FEWEST, MOST
 __all__ = ["TASKS", "Defaults", "Task", "kinds", "make", "oracle"]
 
 ACTIONS = 4
-ENDING_ACTIONS = (0,)  # "stop": noise that is added to an expert leaves it out
-NEAR = 1.5  # metres below which a thing of the labels is near; from twice as much on it is far
+ENDING_ACTIONS = (0,)  # "stop": never drawn as noise when episodes of an expert are collected
+NEAR = 1.5  # metres: a labelled object is near below this distance and far from twice this distance on
 SPLITS = ("train", "evaluation")
 
 
@@ -37,20 +38,23 @@ class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scenes: Literal["embedded", "hm3d"] = "embedded"  # generated houses; hm3d needs habitat-sim and the scans
-    frame_size: Literal["160x120", "224x224", "320x240", "640x480"] = "160x120"  # pixels; habitat's own is 640x480
-    horizon: int = Field(default=500, ge=1)  # steps of an episode, habitat's ObjectNav
-    rooms: int = Field(default=5, ge=FEWEST, le=MOST)  # of a generated house; 3 have no kitchen, hall or office
-    houses: int = Field(default=40, ge=1, le=1000)  # generated for training; 10 others are for evaluation
-    farthest: PositiveFloat | None = None  # metres of shortest way at most that an episode begins with; None = any
-    # What the oracle does: walks the shortest way, or looks around until it has seen a goal, which clones can learn
+    frame_size: Literal["160x120", "224x224", "320x240", "640x480"] = "160x120"  # pixels
+    horizon: int = Field(default=500, ge=1)  # steps of an episode, as in habitat's ObjectNav
+    rooms: int = Field(default=5, ge=FEWEST, le=MOST)  # rooms per house; houses of 3 lack kitchen, hall and office
+    houses: int = Field(default=40, ge=1, le=1000)  # generated houses for training; evaluation uses 10 others
+    farthest: PositiveFloat | None = None  # longest shortest path at the start, in metres; None = any
+    # Oracle: the shortest path, or looking around until a goal is in view, which is easier to clone
     oracle: Literal["shortest", "searching"] = "shortest"
-    data: str = "data"  # habitat's data folder, for hm3d
-    python: str | None = None  # an interpreter with habitat-lab; None = that of `pr2l sim install`
+    data: str = "data"  # habitat's data folder, for scenes=hm3d
+    python: str | None = None  # interpreter with habitat-lab; None = the one of `pr2l sim install`
 
 
 @dataclass(frozen=True)
 class Task:
-    """A row of TASKS. horizon: steps, see Defaults; contexts: every context that an episode can have."""
+    """A row of TASKS.
+
+    `horizon` is in steps (see Defaults); `contexts` lists every context that an episode can have.
+    """
 
     id: str
     reward: str
@@ -63,9 +67,9 @@ class Task:
 _ROWS = (
     Task(
         id="objectnav",
-        reward="metres that the way to the goal got shorter, +2.5 for success, -0.001 a step",
+        reward="decrease of the geodesic distance to the goal in metres, +2.5 for success, -0.001 per step",
         horizon=500,
-        success="it stops less than 0.1 m from a place beside a thing of the named kind (a metre at most)",
+        success="stop less than 0.1 m from a view point, at most 1 m from an object of the named category",
         contexts=tuple({"target": WORDS[category]} for category in CATEGORIES),
     ),
 )
@@ -73,7 +77,7 @@ TASKS: dict[str, Task] = {task.id: task for task in _ROWS}
 
 
 def kinds(task: str) -> tuple[str, ...]:
-    """The names that `info["labels"]` can hold: all furniture, goals or not."""
+    """Return the object names that `info["labels"]` can hold: all furniture, goals or not."""
     return tuple(dict.fromkeys(NAMES.values()))
 
 
@@ -84,12 +88,17 @@ def make(
     split: Literal["train", "evaluation"] = "train",
     labels: bool = False,
 ) -> Isolated:
-    """An environment for a row of TASKS; its interpreter starts at the first reset.
+    """Make the environment of a task; its interpreter starts at the first reset.
 
-    options: None = Defaults(); labels: put the simulator's ground truth into `info`, as doom does, distances in metres,
-    and `scene`: {"room": the type of the room that is looked into, "kept": {goal: whether people keep it in such}}.
-    Evaluation is in houses that training never sees. Raises ValueError for an unknown task or split, or where
-    habitat-lab is not installed.
+    Args:
+        task: A key of TASKS.
+        options: None means Defaults().
+        split: "evaluation" uses houses that training never does.
+        labels: Add the simulator's ground truth to `info`: `labels` and `segmentation` as in Doom, with distances in
+            metres, and `scene`: {"room": type of the room in view, "kept": {goal: whether such rooms usually have it}}.
+
+    Raises:
+        ValueError: For an unknown task or split, or if habitat-lab is not installed.
     """
     base.row(TASKS, task, "habitat")
     if split not in SPLITS:
@@ -109,7 +118,7 @@ def make(
 
 
 def spaces(options: Defaults) -> tuple[gym.spaces.Dict, gym.spaces.Discrete]:
-    """What the far side will show and take, said without starting it."""
+    """Return observation and action space, without starting the interpreter."""
     width, height = (int(side) for side in options.frame_size.split("x"))
     frame = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
     proprio = gym.spaces.Box(-np.inf, np.inf, (4 + ACTIONS + len(CATEGORIES),), np.float32)
@@ -117,7 +126,7 @@ def spaces(options: Defaults) -> tuple[gym.spaces.Dict, gym.spaces.Discrete]:
 
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
-    """Walks to a place beside a goal, as the environment's option `oracle` says."""
+    """Return the expert chosen by the option `oracle`: a function from the environment to the next action."""
 
     def act(env: gym.Env[Any, Any]) -> int:
         isolated = env.unwrapped

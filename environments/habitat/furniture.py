@@ -1,8 +1,8 @@
-"""Furniture of the generated houses: each kind is a few boxes, cylinders and ellipsoids in the colours people know.
+"""Furniture of the generated houses: each kind is a few boxes, cylinders and ellipsoids in familiar colours.
 
-A part fills a box in the piece's own frame, in metres: x across, y up from the floor, z to the front, the back of the
-piece at z = 0 and its middle at x = 0. Kinds with a category are what ObjectNav asks for; the others are what a room
-is known by.
+A part fills a box in the coordinates of its piece, in metres: x across, y up from the floor, z to the front; the back
+of the piece is at z = 0 and its middle at x = 0. Kinds with a category are goals of ObjectNav; the others
+characterise a room.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Literal
 
 import numpy as np
 
-# ObjectNav HM3D's categories by their number, and what an instruction calls them.
+# Categories of ObjectNav HM3D by their number, and their names in instructions.
 CATEGORIES = ("chair", "bed", "plant", "toilet", "tv_monitor", "sofa")
 WORDS = {category: category for category in CATEGORIES} | {"tv_monitor": "tv"}
 
-Colour = tuple  # of red, green and blue in 0..255
+Colour = tuple  # red, green and blue in 0..255
 Shape = Literal["box", "cylinder", "ball"]
 
 WHITE, CREAM, STEEL, BLACK = (240, 240, 238), (226, 214, 190), (176, 182, 190), (28, 28, 32)
@@ -42,7 +42,7 @@ Builder = Callable[[np.random.Generator], list]  # of Parts
 
 @dataclass(frozen=True)
 class Kind:
-    """width (x), depth (z), height (y) in metres; build: its parts, in colours that the generator draws."""
+    """A kind of furniture: width (x), depth (z) and height (y) in metres; `build` draws its colours and parts."""
 
     name: str
     width: float
@@ -52,7 +52,7 @@ class Kind:
 
 
 def _box(x: float, y: float, z: float, width: float, height: float, depth: float, colour: Colour) -> Part:
-    """A box of a size whose bottom has its middle at x, lies at y, and begins at z."""
+    """A box centred at x, with its bottom at y and its back at z."""
     return Part("box", (x - width / 2, y, z), (x + width / 2, y + height, z + depth), colour)
 
 
@@ -166,7 +166,7 @@ def _table(width: float, depth: float, height: float, thick: float = 0.06) -> Bu
 
 
 def _cupboard(width: float, depth: float, height: float, doors: int, colours: tuple[Colour, ...]) -> Builder:
-    """A chest with doors side by side, each with a handle."""
+    """A cupboard with doors side by side, each with a handle."""
 
     def build(rng: np.random.Generator) -> list[Part]:
         body = _pick(rng, colours)
@@ -283,8 +283,8 @@ _KINDS = (
 )
 KINDS = {kind.name: kind for kind in _KINDS}
 
-# Kind -> the category that it counts as; "office chair" is a chair, "monitor" a tv_monitor.
+# Kind -> its ObjectNav category; an "office chair" is a chair, a "monitor" a tv_monitor.
 CATEGORY_OF = {category: category for category in CATEGORIES if category in KINDS}
 CATEGORY_OF.update({"office chair": "chair", "tv": "tv_monitor", "monitor": "tv_monitor"})
-# What `labels` call each kind.
+# Kind -> its name in `labels`.
 NAMES = {name: WORDS[CATEGORY_OF[name]] if name in CATEGORY_OF else name for name in KINDS}

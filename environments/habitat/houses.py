@@ -1,4 +1,4 @@
-"""Generated houses: one storey of rooms with doors, furnished as people do it, so that a room tells what is in it.
+"""Generated houses: one storey of rooms with doors, furnished so that the type of a room predicts its contents.
 
 Plan coordinates are habitat's: x to the east, z to the south, in metres; a turn of k means k * 90 degrees
 counter-clockwise seen from above, and a piece of turn 0 faces south (z).
@@ -27,23 +27,25 @@ FEWEST, MOST = 3, len(ROOM_TYPES)
 WALL = 0.12  # metres thick
 CEILING = 2.5  # metres high
 DOOR_WIDTH, DOOR_HEIGHT = 1.0, 2.05
-AREA = 13.0  # square metres a room, on average
-NARROWEST = 2.5  # metres, of a room
-AISLE = 0.65  # metres that stay free between two groups of furniture; the body is 0.36 wide
+AREA = 13.0  # mean area of a room in square metres
+NARROWEST = 2.5  # smallest side of a room in metres
+AISLE = 0.65  # metres kept free between two groups of furniture; the agent is 0.36 wide
 
 Rect = tuple  # (x0, z0, x1, z1) in metres
-FRONT = ((0, 1), (1, 0), (0, -1), (-1, 0))  # of a piece, as (x, z), by its turn
+FRONT = ((0, 1), (1, 0), (0, -1), (-1, 0))  # direction (x, z) to which a piece faces, by its turn
 RIGHT = ((1, 0), (0, -1), (-1, 0), (0, 1))
 
 
 @dataclass(frozen=True)
 class Room:
+    """A rectangular room."""
+
     type: str
-    rect: Rect  # to the middle of the walls
+    rect: Rect  # up to the middle of the walls
 
     @property
     def inside(self) -> Rect:
-        """Between the walls' faces."""
+        """The rectangle between the faces of the walls."""
         x0, z0, x1, z1 = self.rect
         return x0 + WALL / 2, z0 + WALL / 2, x1 - WALL / 2, z1 - WALL / 2
 
@@ -59,14 +61,14 @@ class Door:
     high: float
 
     def rect(self, reach: float) -> Rect:
-        """The opening, and `reach` metres on both sides of the wall's middle."""
+        """Return the opening extended by `reach` metres on both sides of the middle of the wall."""
         low, high = (self.low, self.at - reach), (self.high, self.at + reach)
         return (*low, *high) if self.along == 0 else (*low[::-1], *high[::-1])
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of furniture: the middle of its footprint, its height above the floor, its room; colour: a seed."""
+    """A piece of furniture: centre of its footprint, height above the floor, room, and a seed for its colours."""
 
     kind: str
     x: float
@@ -78,18 +80,21 @@ class Piece:
 
     @property
     def rect(self) -> Rect:
+        """The footprint."""
         kind = KINDS[self.kind]
         sides = (kind.width, kind.depth) if self.turn % 2 == 0 else (kind.depth, kind.width)
         return self.x - sides[0] / 2, self.z - sides[1] / 2, self.x + sides[0] / 2, self.z + sides[1] / 2
 
     @property
     def category(self) -> str | None:
-        """Of ObjectNav, or None where it is no goal."""
+        """ObjectNav category; None for furniture that is never a goal."""
         return CATEGORY_OF.get(self.kind)
 
 
 @dataclass(frozen=True)
 class House:
+    """A house: rooms, doors and furniture."""
+
     name: str
     rooms: tuple[Room, ...]
     doors: tuple[Door, ...]
@@ -97,11 +102,12 @@ class House:
 
     @property
     def rect(self) -> Rect:
+        """The bounding rectangle of all rooms."""
         corners = np.array([room.rect for room in self.rooms])
         return (*corners[:, :2].min(axis=0).tolist(), *corners[:, 2:].max(axis=0).tolist())
 
     def room_at(self, x: float, z: float) -> Room | None:
-        """The room of a place, one half of a wall's thickness included; None outside the house."""
+        """Return the room at a position, including half the thickness of its walls; None outside the house."""
         for room in self.rooms:
             x0, z0, x1, z1 = room.rect
             if x0 <= x <= x1 and z0 <= z <= z1:
@@ -110,22 +116,22 @@ class House:
 
     @property
     def walls(self) -> list[Rect]:
-        """The solid rectangles of all walls: each room's own half of them, with gaps for its doors."""
+        """Solid rectangles of all walls: for each room its half of them, with gaps for the doors."""
         return [wall for index in range(len(self.rooms)) for wall in self._walls_of(index)]
 
     @property
     def obstacles(self) -> list[Rect]:
-        """What stops a body: the walls, and the footprints of what stands on the floor."""
+        """Rectangles that block the agent: walls, and footprints of furniture that stands on the floor."""
         return self.walls + [piece.rect for piece in self.pieces if piece.y == 0]
 
     def doors_of(self, room: int, along: int, at: float) -> list[Door]:
-        """The doors in the side of a room that runs along an axis at `at`, in order."""
+        """Return the doors of a room in the wall that runs along an axis at `at`, in order."""
         sides = [door for door in self.doors if room in door.rooms and (door.along, door.at) == (along, at)]
         return sorted(sides, key=lambda door: door.low)
 
     def _walls_of(self, index: int) -> list[Rect]:
         x0, z0, x1, z1 = self.rooms[index].rect
-        half, found = WALL / 2, []
+        half, walls = WALL / 2, []
         for along, at, inward, start, end in (
             (0, z0, 1, x0, x1),
             (0, z1, -1, x0, x1),
@@ -136,15 +142,15 @@ class House:
             doors = self.doors_of(index, along, at)
             lows, highs = [start, *(door.high for door in doors)], [*(door.low for door in doors), end]
             for low, high in zip(lows, highs):
-                found.append((low, near, high, far) if along == 0 else (near, low, far, high))
-        return found
+                walls.append((low, near, high, far) if along == 0 else (near, low, far, high))
+        return walls
 
 
 @dataclass(frozen=True)
 class Group:
-    """Pieces that stand together, as (kind, x, z, turn, y) about the middle of the group's back edge.
+    """Pieces that stand together, as (kind, x, z, turn, y) relative to the middle of the group's back edge.
 
-    place: "wall" with the back against a wall, "corner" in a corner too, or "free" with room to walk around.
+    `place` is "wall" (back against a wall), "corner" (also in a corner) or "free" (with space to walk around it).
     """
 
     width: float
@@ -174,7 +180,7 @@ _DINING = Group(
 )
 _ROW = Group(2.06, 0.64, (("counter", -0.32, 0.31, 0, 0.0), ("stove", 0.72, 0.32, 0, 0.0)))
 
-# What stands in each type of room, what a room cannot do without first.
+# Furniture groups of each type of room, the essential ones first.
 FURNISHING: dict[str, tuple[Group, ...]] = {
     "living room": (_SOFA, _TV, _alone("plant", "corner"), _alone("bookshelf", chance=0.6), _alone("lamp", "corner")),
     "bedroom": (_BED, _alone("wardrobe"), _alone("lamp", "corner", 0.5)),
@@ -183,9 +189,9 @@ FURNISHING: dict[str, tuple[Group, ...]] = {
     "hall": (_alone("cabinet"), _alone("coat rack", "corner"), _alone("plant", "corner", 0.5)),
     "office": (_DESK, _alone("bookshelf"), _alone("plant", "corner", 0.6), _alone("cabinet", chance=0.5)),
 }
-ESSENTIAL = {"living room": 3, "bedroom": 1, "bathroom": 2, "kitchen": 3, "hall": 1, "office": 1}  # of the first groups
+ESSENTIAL = {"living room": 3, "bedroom": 1, "bathroom": 2, "kitchen": 3, "hall": 1, "office": 1}  # groups
 
-# Category -> the types of room where it can be.
+# Category -> the types of room that can have it.
 ROOMS_OF: dict[str, tuple[str, ...]] = {
     category: tuple(
         type_
@@ -202,7 +208,7 @@ def house_name(split: str, rooms: int, index: int) -> str:
 
 @lru_cache(maxsize=64)
 def house(name: str) -> House:
-    """The house that a name of `house_name` determines; ValueError for any other name."""
+    """Generate the house that a name made by `house_name` determines; ValueError for any other name."""
     try:
         split, rooms, index = name.split("-")
         key = [SPLITS.index(split), int(rooms), int(index)]
@@ -218,7 +224,7 @@ def house(name: str) -> House:
 
 
 def _shell(rng: np.random.Generator, count: int) -> tuple[list[Room], list[Door]]:
-    """Rooms and doors: a rectangle, cut until it has `count` rooms, that can all be reached."""
+    """Rooms and doors: a rectangle, cut into `count` rooms that can all be reached."""
     while True:
         area, ratio = count * AREA, rng.uniform(1.0, 1.5)
         rects = [(0.0, 0.0, round(float(np.sqrt(area * ratio)), 2), round(float(np.sqrt(area / ratio)), 2))]
@@ -250,7 +256,7 @@ def _area(rect: Rect) -> float:
 
 
 def _doors(rng: np.random.Generator, rects: list[Rect]) -> list[Door] | None:
-    """Enough doors to reach every room, and sometimes one more; None where a room has no wall that takes one."""
+    """Enough doors to reach every room, and sometimes one more; None if a room has no wall for a door."""
     possible = [door for a in range(len(rects)) for b in range(a) if (door := _door(rng, rects, a, b))]
     group, doors = list(range(len(rects))), []
     for door in [possible[i] for i in rng.permutation(len(possible))]:
@@ -262,7 +268,7 @@ def _doors(rng: np.random.Generator, rects: list[Rect]) -> list[Door] | None:
 
 
 def _door(rng: np.random.Generator, rects: list[Rect], a: int, b: int) -> Door | None:
-    """A door at a random place of the wall that two rooms share, if that is wide enough."""
+    """A door at a random position of the wall that two rooms share; None if that is too narrow."""
     margin = 0.35
     for along in (0, 1):
         across = 1 - along
@@ -294,7 +300,7 @@ def _typed(rng: np.random.Generator, rects: list[Rect], doors: list[Door]) -> li
 
 
 def _furnished(rng: np.random.Generator, rooms: list[Room], doors: list[Door], name: str) -> House | None:
-    """The house, or None where an essential group finds no place."""
+    """The furnished house; None if an essential group does not fit."""
     pieces: list[Piece] = []
     for index, room in enumerate(rooms):
         taken = [door.rect(reach=1.0) for door in doors if index in door.rooms]
@@ -316,7 +322,7 @@ def _furnished(rng: np.random.Generator, rooms: list[Room], doors: list[Door], n
 def _place(
     rng: np.random.Generator, group: Group, room: Room, taken: list[Rect]
 ) -> tuple[Rect, tuple[float, float], int] | None:
-    """The group's rectangle, the middle of its back edge and its turn; None after enough trials in vain."""
+    """Draw a group's rectangle, the middle of its back edge and its turn; None if it does not fit."""
     x0, z0, x1, z1 = _grown(room.inside, -AISLE if group.place == "free" else 0.0)
     for _ in range(60):
         turn = int(rng.integers(4))
@@ -346,7 +352,7 @@ def _piece(entry: tuple[str, float, float, int, float], x: float, z: float, turn
 
 
 def _moved(x: float, z: float, turn: int, across: float, out: float) -> tuple[float, float]:
-    """(x, z) and then `across` to the right and `out` to the front of what has that turn."""
+    """Move (x, z) by `across` to the right and `out` to the front, in the frame of a turn."""
     right, front = RIGHT[turn], FRONT[turn]
     return x + across * right[0] + out * front[0], z + across * right[1] + out * front[1]
 

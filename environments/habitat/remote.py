@@ -1,8 +1,8 @@
-"""The far side of `environments/habitat/environment.py`: habitat-lab's own ObjectNav task, in its own interpreter.
+"""Habitat-lab's ObjectNav task, run in its own interpreter by environment.py.
 
-Config, dataset, episodes, task, sensors and measures are habitat-lab's. What stands behind them is habitat-sim with
-HM3D's scans where both are installed (`scenes: hm3d`; written to its documentation and never run here), or the
-generated houses (`scenes: embedded`).
+Config, dataset, episodes, task, sensors and measures are habitat-lab's. The simulator is habitat-sim with HM3D's scans
+(`scenes: hm3d`; written to its documentation and never run by this project) or the generated houses
+(`scenes: embedded`).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from .houses import ROOMS_OF
 
 CONFIG = "benchmark/nav/objectnav/objectnav_hm3d.yaml"
 ACTIONS = experts.ACTIONS
-HOUSES = Path(sys.prefix) / "houses"  # the datasets of generated houses, beside the interpreter's packages
-LOOK = 1.0  # metres ahead, where the room is that a frame shows: in a door, the one behind it
-SPLITS = {"train": "train", "evaluation": "val"}  # ours -> habitat's
+HOUSES = Path(sys.prefix) / "houses"  # data sets of generated houses, in the interpreter's folder
+LOOK = 1.0  # metres ahead of the camera: the room there is the room in view, also in a doorway
+SPLITS = {"train": "train", "evaluation": "val"}  # our split -> habitat's
 
 Observation = dict
 Info = dict
 
 
 def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> ObjectNav:
-    """options: as of environments/habitat/environment.py. Raises ValueError where they ask for what is not there."""
+    """Make the environment from the options of environment.py; ValueError if they need what is not installed."""
     if options["scenes"] == "hm3d" and not shim.installed():
         raise ValueError(
             "scenes=hm3d needs habitat-sim in this interpreter, which has no pip package: make a conda environment "
@@ -39,15 +39,15 @@ def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> Obj
             "habitat-lab`, and name its interpreter with environment_options.python; or leave scenes=embedded"
         )
     if options["scenes"] == "hm3d" and labels:
-        raise ValueError("labels are made from the generated houses: leave scenes=embedded, or ask for none")
+        raise ValueError("labels exist only for the generated houses: use scenes=embedded, or labels=False")
     return ObjectNav(options, SPLITS[split], labels)
 
 
 class ObjectNav:
-    """The environment contract over habitat's RLTaskEnv; a seed chooses one of the dataset's episodes.
+    """Habitat's RLTaskEnv behind the environment contract; the seed chooses an episode of the data set.
 
-    `proprio` [14]: where the agent is (ahead, right, in metres) and its turn (sine, cosine) since the start, the
-    previous action and the goal's category as one-hot vectors.
+    `proprio` [14]: position relative to the start (metres ahead, metres to the right), sine and cosine of the turn
+    since the start, the previous action and the goal's category as one-hot vectors.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
@@ -58,15 +58,15 @@ class ObjectNav:
         from habitat.core.environments import RLTaskEnv
 
         self._labels = labels
-        chosen = experts.EXPERTS[options.get("oracle", "shortest")]
-        self._expert = experts.Unseen() if options["scenes"] == "hm3d" else chosen()
+        expert = experts.EXPERTS[options.get("oracle", "shortest")]
+        self._expert = experts.ScanExpert() if options["scenes"] == "hm3d" else expert()
         width, height = [int(side) for side in options["frame_size"].split("x")]
         if options["scenes"] == "embedded":
             from . import sim  # noqa: F401  # registers the simulator
         config = habitat.get_config(CONFIG, [*_overrides(options, width, height), *_scenes(options, split)])
         self._env = RLTaskEnv(config)
         self._habitat = self._env.habitat_env
-        self._episodes = _near(self._habitat.episodes, options.get("farthest"))
+        self._episodes = _within(self._habitat.episodes, options.get("farthest"))
         self._previous = -1
         box = {"type": "Box", "low": 0, "high": 255, "shape": [height, width, 3], "dtype": "uint8"}
         shape = [4 + len(ACTIONS) + len(CATEGORIES)]
@@ -79,33 +79,33 @@ class ObjectNav:
         self._habitat.current_episode = self._episodes[number]
         self._previous = -1
         self._expert.reset()
-        seen, metrics = self._env.reset(return_info=True)
-        return self._observation(seen), self._info(metrics)
+        observations, metrics = self._env.reset(return_info=True)
+        return self._observation(observations), self._info(metrics)
 
     def step(self, action: int) -> tuple[Observation, float, bool, bool, Info]:
         self._previous = int(action)
-        seen, reward, done, metrics = self._env.step(ACTIONS[self._previous])
+        observations, reward, done, metrics = self._env.step(ACTIONS[self._previous])
         stopped = ACTIONS[self._previous] == "stop"
-        return self._observation(seen), float(reward), stopped, done and not stopped, self._info(metrics)
+        return self._observation(observations), float(reward), stopped, done and not stopped, self._info(metrics)
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """ "oracle_action", what the expert would do next; "house", the name of the scene."""
+        """Answer "oracle_action", the expert's next action, or "house", the name of the scene."""
         if name == "oracle_action":
             return ACTIONS.index(self._expert.action(self._habitat))
         if name == "house":
             return Path(self._habitat.current_episode.scene_id).name
-        raise ValueError(f"{name!r} is nothing that habitat can be asked; 'oracle_action' and 'house' are")
+        raise ValueError(f"{name!r} is not a call of this environment; 'oracle_action' and 'house' are")
 
     def close(self) -> None:
         self._env.close()
 
-    def _observation(self, seen: Any) -> Observation:
-        ahead, right = seen["gps"]
-        turn = float(seen["compass"][0])
+    def _observation(self, observations: Any) -> Observation:
+        ahead, right = observations["gps"]
+        turn = float(observations["compass"][0])
         previous = [float(action == self._previous) for action in range(len(ACTIONS))]
-        goal = [float(number == seen["objectgoal"][0]) for number in range(len(CATEGORIES))]
+        goal = [float(number == observations["objectgoal"][0]) for number in range(len(CATEGORIES))]
         proprio = [ahead, right, math.sin(turn), math.cos(turn), *previous, *goal]
-        return {"frame": seen["rgb"][..., :3], "proprio": np.array(proprio, np.float32)}
+        return {"frame": observations["rgb"][..., :3], "proprio": np.array(proprio, np.float32)}
 
     def _info(self, metrics: dict[str, Any]) -> Info:
         info: Info = {"success": bool(metrics["success"])}
@@ -114,23 +114,23 @@ class ObjectNav:
         return {**info, **self._ground_truth()} if self._labels else info
 
     def _ground_truth(self) -> Info:
-        """What of the house is to be seen, and where: as `labels` and `segmentation` in doom's info, and `scene`."""
+        """Visible furniture as `labels` and `segmentation`, as in Doom's info, and the `scene`."""
         simulator = self._habitat.sim
         owners = simulator.draw()[1]
-        shown = np.zeros(owners.shape, np.uint8)
+        segmentation = np.zeros(owners.shape, np.uint8)
         labels = []
         for owner in np.unique(owners[owners > 0]).tolist():
             piece, mask = simulator.house.pieces[owner - 1], owners == owner
-            distance = math.dist(simulator.place, (piece.x, piece.z))
+            distance = math.dist(simulator.position, (piece.x, piece.z))
             labels.append({"name": NAMES[piece.kind], "box": _box(mask), "distance": distance})
-            shown[mask] = len(labels)
-        return {"labels": labels, "segmentation": shown, "scene": self._scene()}
+            segmentation[mask] = len(labels)
+        return {"labels": labels, "segmentation": segmentation, "scene": self._scene()}
 
     def _scene(self) -> Info:
-        """The type of the room that it looks into, and whether people keep each goal in such rooms."""
+        """Type of the room in view, and which goals such rooms usually have."""
         simulator = self._habitat.sim
-        x, z = simulator.place - LOOK * np.array([math.sin(simulator.heading), math.cos(simulator.heading)])
-        room = simulator.house.room_at(x, z) or simulator.house.room_at(*simulator.place)
+        x, z = simulator.position - LOOK * np.array([math.sin(simulator.heading), math.cos(simulator.heading)])
+        room = simulator.house.room_at(x, z) or simulator.house.room_at(*simulator.position)
         return {"room": room.type, "kept": {WORDS[goal]: room.type in ROOMS_OF[goal] for goal in CATEGORIES}}
 
 
@@ -142,19 +142,19 @@ def _overrides(options: dict[str, Any], width: int, height: int) -> list[str]:
         f"~{camera}.depth_sensor",
         "~habitat.task.actions.look_up",  # PR2L's four actions
         "~habitat.task.actions.look_down",
-        "habitat.task.success_measure=success",  # its config pays for success in parts, by SPL
+        "habitat.task.success_measure=success",  # the config of HM3D rewards SPL instead
         "habitat.task.success_reward=2.5",
-        "habitat.task.slack_reward=-0.001",  # of habitat-baselines' DD-PPO config for HM3D
+        "habitat.task.slack_reward=-0.001",  # as in habitat-baselines' DD-PPO config for HM3D
         f"habitat.environment.max_episode_steps={options['horizon']}",
     ]
 
 
 def _scenes(options: dict[str, Any], split: str) -> list[str]:
-    """Overrides that say where the simulator and its episodes come from."""
+    """Config overrides for the simulator and its episodes."""
     if options["scenes"] == "hm3d":
         data = options["data"]
         episodes = f"{data}/datasets/objectnav/hm3d/v1/{{split}}/{{split}}.json.gz"
-        # Braces are Hydra's own unless they are quoted.
+        # Hydra interprets braces that are not quoted.
         return [
             f"habitat.dataset.split={split}",
             f"habitat.dataset.data_path='{episodes}'",
@@ -170,15 +170,15 @@ def _scenes(options: dict[str, Any], split: str) -> list[str]:
     ]
 
 
-def _near(episodes: list[Any], farthest: float | None) -> list[Any]:
-    """The episodes whose way is short enough."""
+def _within(episodes: list[Any], farthest: float | None) -> list[Any]:
+    """The episodes whose shortest path is at most `farthest` metres; None = all."""
     if farthest is None:
         return list(episodes)
-    near = [episode for episode in episodes if episode.info["geodesic_distance"] <= farthest]
-    if not near:
+    episodes_within = [episode for episode in episodes if episode.info["geodesic_distance"] <= farthest]
+    if not episodes_within:
         shortest = min(episode.info["geodesic_distance"] for episode in episodes)
-        raise ValueError(f"no episode has a way of {farthest:g} m at most; the shortest has {shortest:.2f} m")
-    return near
+        raise ValueError(f"no episode has a path of at most {farthest:g} m; the shortest is {shortest:.2f} m")
+    return episodes_within
 
 
 def _box(mask: NDArray[np.bool_]) -> list[int]:
@@ -210,12 +210,12 @@ def checks(options: dict[str, Any]) -> Iterator[tuple[str, bool, str, str]]:
         observation, info = env.reset(0)
         yield "first frame", True, f"{observation['frame'].shape}, brightness {observation['frame'].mean():.0f}", ""
     except Exception as error:
-        yield "first frame", False, repr(error), f"{reinstall}, and see that {HOUSES} can be written to"
+        yield "first frame", False, repr(error), f"{reinstall}, and check that {HOUSES} is writable"
         return
     steps, done = 0, False
     while not done:
         _, _, terminated, truncated, info = env.step(env.call("oracle_action"))
         steps, done = steps + 1, terminated or truncated
     found = f"{info['context']['target']}: {steps} steps, success {info['success']}, SPL {info['measures']['spl']:.2f}"
-    yield "a whole episode", info["success"], found, "report it: the shortest way should have led there"
+    yield "a whole episode", info["success"], found, "please report it: the shortest path should have led there"
     env.close()

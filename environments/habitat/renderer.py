@@ -1,4 +1,4 @@
-"""A software renderer of triangles: frames and, in the same pass, what each pixel shows. Needs no GPU and no display.
+"""A software renderer of triangles, which makes frames and segmentation in one pass without GPU or display.
 
 habitat-sim draws with OpenGL; pip packages that draw without a GPU ask for system libraries (EGL, X11) that a bare
 machine lacks. habitat-lab brings Numba, which makes this loop as fast as they are, and gives the same pixels
@@ -15,12 +15,18 @@ from numpy.typing import NDArray
 
 from .scene import LEVELS, SIDE, Mesh, texels
 
-NEAR = 0.04  # metres in front of the eye where the picture begins
-FINER = 2  # samples a pixel on each axis
+NEAR = 0.04  # near clipping plane in metres
+FINER = 2  # samples per pixel on each axis
 
 
 class Renderer:
-    """width, height in pixels; field: horizontal field of view in degrees."""
+    """Renders a mesh from a pose.
+
+    Args:
+        width: Pixels.
+        height: Pixels.
+        field: Horizontal field of view in degrees.
+    """
 
     def __init__(self, width: int, height: int, field: float) -> None:
         self._size = width, height
@@ -28,10 +34,10 @@ class Renderer:
         self._texels = texels()
 
     def draw(self, mesh: Mesh, eye: NDArray[np.float64], heading: float) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """The frame [H, W, 3] and owners [H, W] that an eye (x, y, z) sees; heading in radians from -z towards -x."""
+        """Render frame [H, W, 3] and owners [H, W] from an eye (x, y, z); heading in radians from -z towards -x."""
         width, height = self._size
         image = np.zeros((height * FINER, width * FINER, 3))
-        nearness = np.zeros(image.shape[:2])  # 1 / distance along the view; 0 = nothing drawn yet
+        nearness = np.zeros(image.shape[:2])  # 1 / depth; 0 = nothing drawn yet
         owners = np.zeros(image.shape[:2], np.int64)
         _draw(
             mesh.corners,
@@ -57,7 +63,7 @@ class Renderer:
 def _draw(  # type: ignore[no-untyped-def]
     corners, normals, uvs, colours, textures, owners, eye, cosine, sine, focal, texels, image, nearness, shown
 ):
-    points = np.empty((4, 5))  # a triangle, once cut at NEAR, as right, up, ahead, u, v
+    points = np.empty((4, 5))  # a clipped triangle as right, up, ahead, u, v
     for t in range(corners.shape[0]):
         toward = 0.0
         for axis in range(3):
@@ -72,7 +78,7 @@ def _draw(  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def _cut(corners, uvs, eye, cosine, sine, points):  # type: ignore[no-untyped-def]
-    """Writes what lies ahead of NEAR of a triangle, in the eye's frame; returns how many corners that has."""
+    """Clip a triangle at NEAR, in camera coordinates, into `points`; returns its number of corners."""
     seen = np.empty((3, 5))
     for i in range(3):
         x, y, z = corners[i, 0] - eye[0], corners[i, 1] - eye[1], corners[i, 2] - eye[2]
@@ -101,7 +107,7 @@ def _fill(a, b, c, focal, colour, texture, owner, texels, image, nearness, shown
         return
     left, right = max(0, math.ceil(min(ax, bx, cx) - 0.5)), min(width - 1, math.floor(max(ax, bx, cx) - 0.5))
     top, bottom = max(0, math.ceil(min(ay, by, cy) - 0.5)), min(height - 1, math.floor(max(ay, by, cy) - 0.5))
-    across_a, across_b = (by - cy) / area, (cy - ay) / area  # what a column adds to the shares of a and b
+    across_a, across_b = (by - cy) / area, (cy - ay) / area  # change of the barycentric coordinates per column
     for row in range(top, bottom + 1):
         x, y = left + 0.5, row + 0.5
         first_a = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area
@@ -111,7 +117,7 @@ def _fill(a, b, c, focal, colour, texture, owner, texels, image, nearness, shown
             wc = 1.0 - wa - wb
             if wa < 0 or wb < 0 or wc < 0:
                 continue
-            # What is linear in space, divided by the distance ahead, is linear on the screen.
+            # A quantity that is linear in space is linear on the screen after division by depth.
             ka, kb, kc = wa / a[2], wb / b[2], wc / c[2]
             near = ka + kb + kc
             if near <= nearness[row, column]:
@@ -129,7 +135,7 @@ def _fill(a, b, c, focal, colour, texture, owner, texels, image, nearness, shown
 
 @numba.njit(cache=True)
 def _level(pixels):  # type: ignore[no-untyped-def]
-    """The level of detail for a surface of which a metre is so many pixels wide."""
+    """Level of detail for a surface of which one metre covers `pixels` pixels."""
     level = 0
     while level < LEVELS - 1 and pixels * 2**level < SIDE:
         level += 1

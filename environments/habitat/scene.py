@@ -1,4 +1,4 @@
-"""A generated house as textured triangles, y up, in metres; knows nothing of cameras."""
+"""A generated house as textured triangles, y up, in metres."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .houses import CEILING, DOOR_HEIGHT, FRONT, RIGHT, WALL, Door, House, Piece
 Floats = NDArray[np.float64]
 Point = tuple  # (x, z) in metres
 
-SIDE = 64  # texels along a texture's edge
-LEVELS = 4  # of detail: each halves it
-SUN = np.array([0.36, 0.85, 0.39])  # where light comes from; lamps would not tell the sides of a box apart
+SIDE = 64  # texels per side of a texture
+LEVELS = 4  # levels of detail; each halves the resolution
+SUN = np.array([0.36, 0.85, 0.39])  # direction of the light, chosen so that the sides of a box differ in brightness
 AMBIENT = 0.74
-SKIRTING = 0.08  # metres high
+SKIRTING = 0.08  # height of the skirting board in metres
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Mesh:
 
 
 def mesh(house: House) -> Mesh:
-    """The triangles of a house with its furniture."""
+    """Return the triangles of a house with its furniture."""
     surface = _Surface()
     rng = np.random.default_rng(zlib.crc32(house.name.encode()))
     for index, room in enumerate(house.rooms):
@@ -48,13 +48,13 @@ def mesh(house: House) -> Mesh:
 
 
 class _Surface:
-    """Collects flat faces; corners counter-clockwise as seen from the side that shows."""
+    """Collects flat faces; corners are counter-clockwise seen from the visible side."""
 
     def __init__(self) -> None:
         self._faces: list[tuple[Floats, Floats, Colour, int, int]] = []
 
     def face(self, corners: Floats, colour: Colour, owner: int, texture: int = -1, uvs: Floats | None = None) -> None:
-        """A convex face of corners [N, 3], uvs [N, 2]."""
+        """Add a convex face of corners [N, 3] and uvs [N, 2]."""
         self._faces.append((corners, np.zeros((len(corners), 2)) if uvs is None else uvs, colour, owner, texture))
 
     def mesh(self) -> Mesh:
@@ -73,7 +73,7 @@ class _Surface:
         return Mesh(all_corners, normals, np.array(uvs, float), colours, textures, owners)
 
 
-# Type of room -> textures and colours that its floor and its walls can have.
+# Type of room -> possible textures and colours of floor and walls.
 _FLOORS: dict[str, tuple[str, tuple[Colour, ...]]] = {
     "living room": ("planks", ((186, 138, 92), (160, 112, 70))),
     "bedroom": ("carpet", ((168, 150, 138), (128, 140, 160), (172, 158, 120))),
@@ -91,11 +91,11 @@ _WALLS: dict[str, tuple[str, tuple[Colour, ...]]] = {
     "office": ("plaster", ((176, 194, 186), (190, 190, 204))),
 }
 _CEILING: Colour = (244, 243, 240)
-_TRIM: Colour = (240, 236, 228)  # of doorways and skirting boards
+_TRIM: Colour = (240, 236, 228)  # doorways and skirting boards
 
 
 def _room(surface: _Surface, house: House, index: int, room: Room, rng: np.random.Generator) -> None:
-    """Floor, ceiling, and the walls as seen from inside, with their doorways."""
+    """Add floor, ceiling, and the walls as seen from inside, with their doorways."""
     x0, z0, x1, z1 = room.inside
     (floor, floors), (wall, walls) = _FLOORS[room.type], _WALLS[room.type]
     floor_colour, wall_colour = floors[rng.integers(len(floors))], walls[rng.integers(len(walls))]
@@ -114,7 +114,7 @@ def _room(surface: _Surface, house: House, index: int, room: Room, rng: np.rando
 def _wall(
     surface: _Surface, start: Point, end: Point, along: int, doors: list[Door], colour: Colour, texture: int
 ) -> None:
-    """One wall of a room along the axis x or z (0 or 1), seen with `start` on its left."""
+    """Add a wall of a room along the axis x or z (0 or 1), with `start` on its left as seen from inside."""
     ends = [start[along], end[along], *(edge for door in doors for edge in (door.low, door.high))]
     corners = [
         (edge, start[1]) if along == 0 else (start[0], edge) for edge in sorted(ends, reverse=start[along] > end[along])
@@ -128,7 +128,7 @@ def _wall(
 
 
 def _doorway(surface: _Surface, rect: Rect, along: int, colour: Colour, texture: int) -> None:
-    """The threshold, the lintel's underside and the jambs of an opening through a wall."""
+    """Add the threshold, the underside of the lintel and the jambs of an opening in a wall."""
     x0, z0, x1, z1 = rect
     _level(surface, rect, colour, texture)
     _ceiling(surface, rect, DOOR_HEIGHT, _TRIM)
@@ -139,7 +139,7 @@ def _doorway(surface: _Surface, rect: Rect, along: int, colour: Colour, texture:
 
 
 def _level(surface: _Surface, rect: Rect, colour: Colour, texture: int) -> None:
-    """A piece of floor."""
+    """Add a rectangle of floor."""
     x0, z0, x1, z1 = rect
     plan = np.array([[x0, z0], [x0, z1], [x1, z1], [x1, z0]])
     surface.face(np.insert(plan, 1, 0.0, axis=1), colour, 0, texture, plan)
@@ -153,14 +153,14 @@ def _ceiling(surface: _Surface, rect: Rect, y: float, colour: Colour) -> None:
 def _upright(
     surface: _Surface, start: Point, end: Point, low: float, high: float, colour: Colour, texture: int = -1
 ) -> None:
-    """What stands on the line from `start` to `end`, along an axis, between two heights."""
+    """Add an upright rectangle on the line from `start` to `end`, between two heights."""
     points = [(*start, low), (*end, low), (*end, high), (*start, high)]
     corners, uvs = [(x, y, z) for x, z, y in points], [(x + z, -y) for x, z, y in points]
     surface.face(np.array(corners), colour, 0, texture, np.array(uvs))
 
 
 def _stood(piece: Piece, points: Floats) -> Floats:
-    """[N, 3] in the piece's frame (back at z = 0) -> in the house."""
+    """Transform points [N, 3] from the coordinates of a piece (back at z = 0) to those of the house."""
     right, front = np.array(RIGHT[piece.turn]), np.array(FRONT[piece.turn])
     out = points[:, 2] - KINDS[piece.kind].depth / 2
     plan = (piece.x, piece.z) + points[:, :1] * right + out[:, None] * front
@@ -168,7 +168,7 @@ def _stood(piece: Piece, points: Floats) -> Floats:
 
 
 _UNIT = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], float)
-_SIDES = ((0, 1, 3, 2), (4, 6, 7, 5), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))  # of the unit cube, but its bottom
+_SIDES = ((0, 1, 3, 2), (4, 6, 7, 5), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))  # unit cube, no bottom
 
 
 def _box(surface: _Surface, piece: Piece, part: Part, owner: int) -> None:
@@ -198,7 +198,7 @@ _SHAPES = {"box": _box, "cylinder": _cylinder, "ball": _ball}
 
 
 def _ring(part: Part, share: float, radius: float, segments: int) -> Floats:
-    """A ring around a part's box at a share of its height, counter-clockwise from above."""
+    """Ring around a part at a fraction of its height, counter-clockwise from above."""
     low, high = np.array(part.low), np.array(part.high)
     angles = -2 * np.pi * np.arange(segments) / segments
     around = np.stack([np.cos(angles), np.full(segments, 2 * share - 1), np.sin(angles)], axis=1)
@@ -216,12 +216,12 @@ TEXTURES = ("planks", "carpet", "small tiles", "checker", "slabs", "plaster", "s
 
 
 def texels() -> Floats:
-    """[texture, level, SIDE, SIDE], brightness that a surface's colour is multiplied by; a repeat is one metre."""
+    """Return brightness factors of all textures [texture, level, SIDE, SIDE]; a texture repeats every metre."""
     rng = np.random.default_rng(0)
     v, u = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     grain = rng.normal(0, 1, (SIDE, SIDE))
     long_grain = np.repeat(rng.normal(0, 1, (SIDE, SIDE // 16)), 16, axis=1)
-    row = (v * 4).astype(int)  # of planks, each half a plank further
+    row = (v * 4).astype(int)  # of planks, each offset by half a plank
     shifted = (u + row % 2 / 2) % 1
     tone = rng.uniform(0.84, 1.06, (4, 2))[row, (shifted * 2).astype(int)]
     made = {
@@ -237,11 +237,11 @@ def texels() -> Floats:
 
 
 def _joints(u: Floats, v: Floats, across: float, down: float, shade: float) -> Floats:
-    """`shade` in the gaps of a grid with lines at whole u and v, else 1."""
+    """`shade` on the lines of a grid at whole u and v, else 1."""
     return np.where((u % 1 < across) | (v % 1 < down), shade, 1.0)
 
 
 def _blurred(texture: Floats, block: int) -> Floats:
-    """The texture with each block of texels replaced by its mean."""
+    """Replace each block of texels by its mean."""
     small = texture.reshape(SIDE // block, block, SIDE // block, block).mean(axis=(1, 3))
     return small.repeat(block, axis=0).repeat(block, axis=1)

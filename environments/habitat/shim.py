@@ -1,7 +1,7 @@
 """Lets habitat-lab be imported without habitat-sim, which has no pip package.
 
-Four of habitat-lab's modules import habitat-sim although ObjectNav uses nothing of them (rearrangement, articulated
-objects, batch rendering). Where habitat-sim is absent, stubs take their place; where it is there, nothing happens.
+Four modules of habitat-lab that ObjectNav does not use (rearrangement, articulated objects, batch rendering) import
+habitat-sim. Without habitat-sim they are replaced by stubs; with it, nothing is changed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 
 def installed() -> bool:
-    """Whether the real habitat-sim is there."""
+    """Return whether habitat-sim is installed."""
     return find_spec("habitat_sim") is not None
 
 
 def prepare() -> None:
-    """To be called before `import habitat`."""
+    """Replace the modules; call this before `import habitat`."""
     if not installed():
         _stub("habitat.sims.habitat_simulator.object_state_machine", ObjectStateMachine=_Absent)
         _stub("habitat.tasks.rearrange", _try_register_rearrange_task=lambda: None, __path__=[])

@@ -1,7 +1,7 @@
-"""The generated houses as a simulator of habitat: what habitat-sim is to scans of real houses.
+"""A habitat simulator over the generated houses, in place of habitat-sim.
 
-Registered as Houses-v0; a scene's name is a house's (`_habitat_houses.house_name`). The agent is a disc of the
-config's radius that stops at what it runs into (no sliding). Import only after `_habitat_shim.prepare()`.
+Registered as Houses-v0; the scene's name is that of a house (`houses.house_name`). The agent is a disc of the config's
+radius that stops at obstacles (no sliding). Call `shim.prepare()` before importing this module.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 
 from .dataset import RADIUS, floor
 from .houses import House, house
+from .paths import Floor, ShortestPaths
 from .renderer import Renderer
 from .scene import Mesh, mesh
-from .ways import Floor, Ways
 
 Floats = NDArray[np.float64]
-Picture = tuple  # of the frame, uint8 [H, W, 3], and what each pixel shows, int64 [H, W]
+Picture = tuple  # frame uint8 [H, W, 3], owner of each pixel int64 [H, W]
 
 
 class Camera(RGBSensor):
-    """Shows what the simulator has drawn."""
+    """RGB sensor that returns the simulator's frame."""
 
     def _get_observation_space(self, *arguments: Any, **named: Any) -> spaces.Box:
         return spaces.Box(0, 255, (self.config.height, self.config.width, 3), np.uint8)
@@ -52,15 +52,15 @@ class HousesSimulator(Simulator):
         self.habitat_config = config
         self._agent = config.agents[config.agents_order[0]]
         if self._agent.radius != RADIUS:
-            raise ValueError(f"the houses' floors are made for a radius of {RADIUS} m, not {self._agent.radius}")
+            raise ValueError(f"the floors of the houses are made for a radius of {RADIUS} m, not {self._agent.radius}")
         camera = self._agent.sim_sensors.rgb_sensor
         self._renderer = Renderer(camera.width, camera.height, camera.hfov)
         self._eye = camera.position[1]
         self._sensors = SensorSuite([Camera(config=camera)])
         self._rng = np.random.default_rng(config.seed)
-        self._place, self._heading, self._collided = np.zeros(2), 0.0, False
-        self._ways: tuple[bytes, Ways] | None = None
-        self._drawn: tuple[tuple[str, float, float, float], Picture] | None = None  # the last picture and its pose
+        self._position, self._heading, self._collided = np.zeros(2), 0.0, False
+        self._paths: tuple[bytes, ShortestPaths] | None = None
+        self._drawn: tuple[tuple[str, float, float, float], Picture] | None = None  # last pose and picture, a cache
         self.reconfigure(config)
 
     @property
@@ -80,13 +80,13 @@ class HousesSimulator(Simulator):
         return floor(self._name)
 
     @property
-    def place(self) -> Floats:
-        """[2], where the agent is, as (x, z)."""
-        return self._place
+    def position(self) -> Floats:
+        """Position (x, z) of the agent, [2]."""
+        return self._position
 
     @property
     def heading(self) -> float:
-        """Radians counter-clockwise from north, -z."""
+        """Radians counter-clockwise from -z."""
         return self._heading
 
     @property
@@ -97,10 +97,10 @@ class HousesSimulator(Simulator):
         self._rng = np.random.default_rng(seed)
 
     def reconfigure(self, config: Any, episode: Any = None) -> None:
-        """Takes the scene and the start that the config names."""
+        """Set the scene and the start pose from a config."""
         name = os.path.basename(config.scene)
         start = config.agents[config.agents_order[0]]
-        self._name, self._ways = name, None
+        self._name, self._paths = name, None
         self._start = list(start.start_position), list(start.start_rotation)
 
     def reset(self) -> Observations:
@@ -109,69 +109,69 @@ class HousesSimulator(Simulator):
         return self._sensors.get_observations(self)
 
     def step(self, action: int | None, *arguments: Any, **named: Any) -> Observations:
-        """Takes one of HabitatSimActions; None = nothing."""
+        """Take one of HabitatSimActions; None does nothing."""
         self._collided = False
         turn = math.radians(self.habitat_config.turn_angle)
         if action == HabitatSimActions.move_forward:
-            self._place, self._collided = self.floor.move(self._place, self.ahead(self._heading))
+            self._position, self._collided = self.floor.move(self._position, self.ahead(self._heading))
         elif action in (HabitatSimActions.turn_left, HabitatSimActions.turn_right):
             self._heading += turn if action == HabitatSimActions.turn_left else -turn
         return self._sensors.get_observations(self)
 
     def step_physics(self, seconds: float) -> None:
-        """Nothing here moves by itself."""
+        """Do nothing: no object moves by itself."""
 
     def ahead(self, heading: float) -> Floats:
-        """[2], where a step forward in that direction leads if nothing is in the way."""
-        return self._place - self.habitat_config.forward_step_size * np.array([math.sin(heading), math.cos(heading)])
+        """Return the position [2] after an unblocked step forward in a direction."""
+        return self._position - self.habitat_config.forward_step_size * np.array([math.sin(heading), math.cos(heading)])
 
     def draw(self) -> Picture:
-        """What the agent sees: the frame [H, W, 3], and in [H, W] 1 + the number of the piece, 0 = none."""
-        x, z = self._place.tolist()
+        """Render the frame [H, W, 3] and, per pixel, 1 + the number of the piece, 0 for none, [H, W]."""
+        x, z = self._position.tolist()
         pose = (self._name, x, z, self._heading)
         if self._drawn is None or self._drawn[0] != pose:
             self._drawn = pose, self._renderer.draw(_mesh(self._name), np.array([x, self._eye, z]), self._heading)
         return self._drawn[1]
 
     def get_agent_state(self, agent_id: int = 0) -> AgentState:
-        x, z = self._place
+        x, z = self._position
         turned = quaternion.from_rotation_vector([0, self._heading, 0])
         return AgentState(np.array([x, 0.0, z]), turned)
 
     def set_agent_state(self, position: Sequence[float], rotation: Any, *arguments: Any, **named: Any) -> bool:
-        """rotation: a quaternion, or its coefficients (x, y, z, w)."""
+        """Set the pose; `rotation` is a quaternion or (x, y, z, w). Returns whether the position is navigable."""
         if isinstance(rotation, quaternion.quaternion):
             rotation = [rotation.x, rotation.y, rotation.z, rotation.w]
-        self._place = np.array([position[0], position[2]], float)
+        self._position = np.array([position[0], position[2]], float)
         self._heading = 2 * math.atan2(rotation[1], rotation[3])
         return self.is_navigable(position)
 
     def get_observations_at(
         self, position: Sequence[float] | None = None, rotation: Any = None, keep_agent_at_new_pose: bool = False
     ) -> Observations | None:
-        before = self._place, self._heading
+        before = self._position, self._heading
         if position is not None and not self.set_agent_state(position, rotation):
-            self._place, self._heading = before
+            self._position, self._heading = before
             return None
-        seen = self._sensors.get_observations(self)
+        observations = self._sensors.get_observations(self)
         if not keep_agent_at_new_pose:
-            self._place, self._heading = before
-        return seen
+            self._position, self._heading = before
+        return observations
 
     def geodesic_distance(self, position_a: Any, position_b: Any, episode: Any = None) -> float:
-        """Metres from a to the nearest of b, one point or several; inf where there is no way."""
-        return float(self.ways_to(position_b).distances(_plan([position_a]))[0])
+        """Return the metres from a to the nearest of the points b; inf if there is no path."""
+        return float(self.paths_to(position_b).distances(_plan([position_a]))[0])
 
-    def ways_to(self, goals: Any) -> Ways:
-        """The shortest ways to the nearest of some points (x, y, z); the last ones asked for are kept."""
+    def paths_to(self, goals: Any) -> ShortestPaths:
+        """Return the shortest paths to the nearest of some points (x, y, z); the last result is cached."""
         places = _plan(goals)
         key = places.tobytes()
-        if self._ways is None or self._ways[0] != key:
-            self._ways = key, _ways(self._name, key)
-        return self._ways[1]
+        if self._paths is None or self._paths[0] != key:
+            self._paths = key, _paths(self._name, key)
+        return self._paths[1]
 
     def get_straight_shortest_path_points(self, position_a: Any, position_b: Any) -> list[list[float]]:
-        path = self.ways_to([position_b]).path(_plan([position_a])[0])
+        path = self.paths_to([position_b]).path(_plan([position_a])[0])
         return [[float(x), 0.0, float(z)] for x, z in path]
 
     def is_navigable(self, point: Sequence[float]) -> bool:
@@ -197,14 +197,14 @@ class HousesSimulator(Simulator):
         return frame
 
     def close(self, destroy: bool = True) -> None:
-        """Holds nothing that must be given back."""
+        """Do nothing: there are no resources to free."""
 
 
 @lru_cache(maxsize=256)
-def _ways(name: str, goals: bytes) -> Ways:
-    return floor(name).ways_to(np.frombuffer(goals).reshape(-1, 2))
+def _paths(name: str, goals: bytes) -> ShortestPaths:
+    return floor(name).paths_to(np.frombuffer(goals).reshape(-1, 2))
 
 
 def _plan(points: Any) -> Floats:
-    """One point (x, y, z) or several, as [P, 2]."""
+    """Points (x, y, z), one or several -> (x, z) [P, 2]."""
     return np.ascontiguousarray(np.array(points, float).reshape(-1, 3)[:, [0, 2]])

@@ -1,4 +1,4 @@
-"""What Minecraft needs, link by link; for `pr2l sim check`. Python 3.9, numpy and minedojo only."""
+"""Checks of what Minecraft needs, for `pr2l sim check`; Python 3.9, numpy and minedojo only."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-Link = tuple  # (what, whether it works, what was found, the next step where it does not)
+Link = tuple  # (requirement, whether it is met, what is there, the next step if it is not met)
 
 REINSTALL = "run `pr2l sim install minedojo` again"
 SAMPLE = {"image_size": (160, 256), "world_seed": 123}
 
 
 def checks(options: dict[str, Any]) -> Iterator[Link]:
-    """Each link after those that it depends on; ends where the package cannot be used at all."""
+    """Yield the requirements in the order of their dependencies; stop if the package cannot be used at all."""
     packages = list(_packages())
     yield from packages
     if not all(works for _, works, _, _ in packages):
         return
-    made = _tasks()
-    yield made
-    if not made[1]:
+    tasks = _tasks()
+    yield tasks
+    if not tasks[1]:
         return
     yield _one_task()
     yield _java()
@@ -34,13 +34,14 @@ def checks(options: dict[str, Any]) -> Iterator[Link]:
 
 
 def _packages() -> Iterator[Link]:
-    """gym's interface changed at 0.22; numpy 2 lets minedojo be imported, and fails when a world is made."""
+    """Versions: gym changed its interface at 0.22; with numpy 2 minedojo fails when a world is made."""
     for name, wanted in (("minedojo", r"0\.1"), ("gym", r"0\.21"), ("numpy", r"1\.")):
         try:
-            found = version(name)
+            installed = version(name)
         except PackageNotFoundError:
-            found = "none"
-        yield f"{name} {wanted}".replace("\\", "").rstrip("."), re.match(wanted, found) is not None, found, REINSTALL
+            installed = "none"
+        requirement = f"{name} {wanted}".replace("\\", "").rstrip(".")
+        yield requirement, re.match(wanted, installed) is not None, installed, REINSTALL
 
 
 def _tasks() -> Link:
@@ -57,31 +58,31 @@ def _one_task() -> Link:
 
     try:
         for task in TASKS:
-            made = make(task, SAMPLE, lidar=True)
+            env = make(task, SAMPLE, lidar=True)
     except Exception as error:
         return "tasks can be made", False, f"{task}: {type(error).__name__}: {error}", REINSTALL
-    return "tasks can be made", True, f"{', '.join(TASKS)}; {made.action_space}", ""
+    return "tasks can be made", True, f"{', '.join(TASKS)}; {env.action_space}", ""
 
 
 def _java() -> Link:
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home, "bin", "java")) if home else shutil.which("java")
-    found = java_version(subprocess.run([java, "-version"], capture_output=True, text=True).stderr) if java else None
+    number = java_version(subprocess.run([java, "-version"], capture_output=True, text=True).stderr) if java else None
     step = (
         "install a JDK 8 (`conda install -c conda-forge openjdk=8`, `apt install openjdk-8-jdk` where there is one, or "
         "adoptium.net), and name it in JAVA_HOME with its bin first in PATH"
     )
-    return "Java 8", found == 8, f"Java {found} ({java})" if found else "none", step
+    return "Java 8", number == 8, f"Java {number} ({java})" if number else "none", step
 
 
 def java_version(text: str) -> int | None:
-    """Of what `java -version` prints: 8 for "1.8.0_392", 17 for "17.0.15"; None where no version is in it."""
-    found = re.search(r'version "(?:1\.)?(\d+)', text)
-    return int(found.group(1)) if found else None
+    """Parse the output of `java -version`: 8 for "1.8.0_392", 17 for "17.0.15"; None if it has no version."""
+    match = re.search(r'version "(?:1\.)?(\d+)', text)
+    return int(match.group(1)) if match else None
 
 
 def _build() -> Link:
-    """What launchClient.sh starts: a built Malmo, or else Gradle, which builds it of what it has, or downloads."""
+    """What launchClient.sh starts: a built Malmo, or Gradle, which builds it from its cache or downloads it."""
     import minedojo
 
     folder = Path(minedojo.__file__).parent / "sim" / "Malmo" / "Minecraft"
@@ -103,5 +104,5 @@ def _display() -> Link:
     display, virtual = os.environ.get("DISPLAY"), shutil.which("xvfb-run")
     if display:
         return "a display", True, f"DISPLAY={display}", ""
-    step = "`apt install xvfb` (a run without a display then sets MINEDOJO_HEADLESS=1 itself), or give DISPLAY"
+    step = "`apt install xvfb` (a run without a display then sets MINEDOJO_HEADLESS=1 itself), or set DISPLAY"
     return "a display", virtual is not None, virtual or "neither DISPLAY nor xvfb-run", step

@@ -1,13 +1,13 @@
-"""MineDojo's environment, made so that its traps are shut; Python 3.9, numpy and minedojo only.
+"""MineDojo's environment with its defects worked around; Python 3.9, numpy and minedojo only.
 
-- A step without an answer looks like the end of an episode, with the observation before: here it raises.
-- A programmatic task cannot be made twice in a process, nor with an option that its specification sets: it is made
+- A step without an answer looks like the end of an episode with the previous observation: here it raises.
+- A programmatic task can be made only once per process, and not with an option that its specification sets: it is made
   as its meta task, from a copy.
-- A meta task refuses options that its siblings take: it is asked which it knows.
-- Two mobs are counted under names that Minecraft's statistics do not have: KILLED.
-- Mobs are summoned from a generator that is seeded when the environment is made: `seed_mobs`.
-- Instances that start together may choose the same port: the system chooses one.
-- Logs go into the working folder: into a temporary one instead.
+- Meta tasks accept different options: only those in the signature are passed.
+- Two mobs are counted under names that Minecraft's statistics do not have: see KILLED.
+- The generator that places mobs is seeded only when the environment is made: see `seed_mobs`.
+- Instances that start together may choose the same port: here the system chooses a free one.
+- Logs go into the working folder: here into a temporary one.
 """
 
 from __future__ import annotations
@@ -24,33 +24,37 @@ from .labels import RAYS
 from .spaces import DEGREES
 from .tasks import SPAWN_RANGE, TASKS, Task
 
-KILLED = {"zombie_pigman": "pig_zombie", "mooshroom": "mushroom_cow"}  # mob -> its name among the kills, if another
-SCRATCH = Path(tempfile.gettempdir()) / "pr2l-minecraft"  # for Minecraft's logs, and the locks of ports in use
-_LOCKS: list[Any] = []  # open files, whose locks last as long as this process
+KILLED = {"zombie_pigman": "pig_zombie", "mooshroom": "mushroom_cow"}  # mob -> name in the kill statistics
+SCRATCH = Path(tempfile.gettempdir()) / "pr2l-minecraft"  # Minecraft's logs and lock files of ports
+_LOCKS: list[Any] = []  # open files: their locks last until this process ends
 
 
 def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
-    """MineDojo's environment for a row of TASKS or an id of its own; starts nothing. ValueError for an unknown id."""
+    """Make MineDojo's environment for a row of TASKS or a task id of MineDojo; Minecraft is not started.
+
+    Raises:
+        ValueError: For an unknown id.
+    """
     from minedojo.sim.wrappers import ARNNWrapper
     from minedojo.tasks import MetaTaskName2Class, _meta_task_make
 
-    ours = {
+    settings = {
         "image_size": tuple(options["image_size"]),
         "world_seed": options["world_seed"],
         "seed": 0,
         "use_voxel": True,
-        "voxel_size": None,  # MineDojo's 3 x 3 x 3
+        "voxel_size": None,  # MineDojo's default, 3 x 3 x 3
         "use_lidar": lidar,
         "lidar_rays": RAYS,
     }
     meta, specification = _of_row(TASKS[task]) if task in TASKS else _of_minedojo(task)
     known = signature(MetaTaskName2Class[meta].__init__).parameters
-    wanted = {name: value for name, value in {**specification, **ours}.items() if name in known}
+    arguments = {name: value for name, value in {**specification, **settings}.items() if name in known}
     if meta == "combat":
-        wanted["target_names"] = KILLED.get(wanted["target_names"], wanted["target_names"])
+        arguments["target_names"] = KILLED.get(arguments["target_names"], arguments["target_names"])
     SCRATCH.mkdir(exist_ok=True)
     os.chdir(SCRATCH)
-    env = ARNNWrapper(_meta_task_make(meta, **wanted), cam_interval=DEGREES)  # as minedojo.make does in the end
+    env = ARNNWrapper(_meta_task_make(meta, **arguments), cam_interval=DEGREES)  # as minedojo.make does
     if task in TASKS:
         _stay_at_spawn(env)
     _raise_when_lost(env.unwrapped._bridge_env)
@@ -58,16 +62,19 @@ def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
 
 
 def seed_mobs(env: Any, seed: int) -> None:
-    """Where the next reset summons the task's mobs; nothing for a task without any."""
+    """Seed the positions of the mobs that the next reset summons; no effect for a task without mobs."""
     holder = _layer(env, "_mob_spawn_range_space")
     if holder is not None:
         holder._mob_spawn_range_space.seed(seed % 2**31)
 
 
 def claim(ports: list[int]) -> int | None:
-    """The first of some ports where a Malmo server runs that no other environment of ours uses; None for no ports.
+    """Reserve the first port of a running Malmo server that no other environment uses; None for an empty list.
 
-    It is ours until this process ends, however it does. Raises ValueError where there is none.
+    The reservation lasts until this process ends.
+
+    Raises:
+        ValueError: If a port has no server, or all are in use.
     """
     import fcntl
 
@@ -85,12 +92,12 @@ def claim(ports: list[int]) -> int | None:
             _LOCKS.append(lock)
             return port
     if ports:
-        raise ValueError(f"existing_ports {ports} are all in use: give as many as there are environments")
+        raise ValueError(f"existing_ports {ports} are all in use: list one port per environment")
     return None
 
 
 def attach(port: int | None) -> None:
-    """Right before the first reset, which takes the first free instance. port: of a running Malmo; None = start one."""
+    """Choose the Minecraft of the first reset, which must follow: the port of a running Malmo, or None to start one."""
     from minedojo.sim.bridge.mc_instance import InstanceManager
 
     if port is None:
@@ -100,7 +107,7 @@ def attach(port: int | None) -> None:
 
 
 def _of_row(row: Task) -> tuple[str, dict[str, Any]]:
-    """The meta task and its arguments."""
+    """Meta task and arguments of a row of TASKS."""
     from minedojo.sim import InventoryItem
 
     arguments = {
@@ -126,7 +133,7 @@ def _of_minedojo(task: str) -> tuple[str, dict[str, Any]]:
     from omegaconf import OmegaConf
 
     if task in (*ALL_CREATIVE_TASK_IDS, "open-ended"):
-        return task.split(":")[0], {}  # creative tasks differ in nothing but their text
+        return task.split(":")[0], {}  # creative tasks differ only in their text
     if task not in ALL_TASKS_SPECS:
         close = get_close_matches(task, [*TASKS, *ALL_TASKS_SPECS, *ALL_CREATIVE_TASK_IDS], n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -145,26 +152,26 @@ def _of_minedojo(task: str) -> tuple[str, dict[str, Any]]:
 
 
 def _stay_at_spawn(env: Any) -> None:
-    """Takes the random teleport out of every reset, as MineCLIP does; a harvest has no option for that."""
+    """Remove the random teleport from every reset, as MineCLIP does; harvest tasks have no option for it."""
     fast = _layer(env, "_reset_cmds")
     fast._reset_cmds = [command for command in fast._reset_cmds if not command.startswith("/spreadplayers")]
 
 
 def _raise_when_lost(bridge: Any) -> None:
-    """No mission of MineDojo's has a rule by which it ends, so one that does was lost."""
-    answered = bridge.step
+    """Raise when a mission ends: MineDojo's missions have no end rule, so the connection was lost."""
+    bridge_step = bridge.step
 
     def step(actions: list[str]) -> Any:
-        answer = answered(actions)
+        answer = bridge_step(actions)
         if not answer.step_success or bridge.is_terminated:
-            raise RuntimeError("Minecraft gave no answer to a step, or ended its mission by itself")
+            raise RuntimeError("Minecraft did not answer a step, or ended its mission")
         return answer
 
     bridge.step = step
 
 
 def _layer(env: Any, attribute: str) -> Any:
-    """The first of the wrappers around Minecraft that has an attribute of its own; None if none has."""
+    """The outermost wrapper that has an attribute itself; None if none has."""
     while env is not None and attribute not in vars(env):
         env = vars(env).get("env")
     return env

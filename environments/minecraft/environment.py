@@ -1,11 +1,11 @@
 """Minecraft: PR2L's six tasks, and any of MineDojo's, through MineDojo in an interpreter of its own.
 
-Nothing here imports MineDojo: `pr2l sim install minedojo` makes its interpreter, _minecraft_far.py runs in it, and
-isolated.py stands between the two; a Minecraft that hangs or dies is replaced. Minecraft starts at the first reset.
+This module does not import MineDojo: `pr2l sim install minedojo` makes its interpreter, in which remote.py runs behind
+`Isolated`; a Minecraft that hangs or dies is replaced. Minecraft starts at the first reset.
 
-Observation: `frame` uint8 [H, W, 3] RGB; `proprio` float32 [P], MineCLIP's features, and the actions: see
-_minecraft_spaces.py. A seed determines where the mobs of a task appear, and not what they do: no episode repeats.
-The lidar of `info["labels"]` sees only some directions.
+Observation: `frame` uint8 [H, W, 3] RGB; `proprio` float32 [P], MineCLIP's features and the previous action: see
+spaces.py. The seed determines where the mobs of a task appear but not their behaviour, so that no episode repeats
+exactly. `info["labels"]` comes from the lidar, which covers only some directions.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from .tasks import HORIZON, Task
 
 __all__ = ["TASKS", "Defaults", "Task", "kinds", "make", "oracle"]
 
-FAR = "environments.minecraft.remote"
-NEAR = 5.0  # blocks below which a thing of the labels is near, a little more than an arm reaches; far is from ten on
+REMOTE = "environments.minecraft.remote"
+NEAR = 5.0  # blocks, just out of reach: a labelled object is near below this and far from twice this on
 OTHER = Task(
     id="other",
     meta="",
     goal="",
-    seen="",
+    lidar_name="",
     inventory={},
     mobs=(),
     biome="",
@@ -40,8 +40,8 @@ OTHER = Task(
     success_reward=1.0,
     attack_reward=0.0,
     approach_reward=0.0,
-    reward="MineDojo's own for environment_options.task_id: 1 for the goal",
-    success="MineDojo's own for environment_options.task_id",
+    reward="MineDojo's for environment_options.task_id: 1 for the goal",
+    success="MineDojo's for environment_options.task_id",
     contexts=({},),
     prompt="describe",
 )
@@ -51,21 +51,21 @@ TASKS = {**minecraft_tasks.TASKS, OTHER.id: OTHER}
 class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image_size: tuple[PositiveInt, PositiveInt] = (160, 256)  # height and width in pixels; MineCLIP's
-    actions: Literal["discrete", "full"] = "discrete"  # 89 of them, or MineDojo's MultiDiscrete of 8 numbers
-    horizon: PositiveInt = HORIZON  # steps of an episode, MineCLIP's
-    world_seed: int = 123  # of the map, MineCLIP's; the mobs' places come from the episode's seed
-    success_reward: float | None = None  # None = the task's, here and below: MineCLIP's demonstrations have 10
-    attack_reward: float | None = None  # per hit; MineCLIP's demonstrations have 1
-    approach_reward: float | None = Field(default=None, ge=0)  # per block; MineCLIP's demonstrations have 0.1
-    step_penalty: float = Field(default=0.0, ge=0)  # taken off in every step; MineCLIP's demonstrations have none
+    image_size: tuple[PositiveInt, PositiveInt] = (160, 256)  # height and width in pixels, as in MineCLIP
+    actions: Literal["discrete", "full"] = "discrete"  # 89 actions, or MineDojo's MultiDiscrete of 8 numbers
+    horizon: PositiveInt = HORIZON  # steps of an episode, as in MineCLIP
+    world_seed: int = 123  # of the map, as in MineCLIP; positions of mobs follow from the episode's seed
+    success_reward: float | None = None  # None = the task's value, here and below; 10 in MineCLIP's demonstrations
+    attack_reward: float | None = None  # per hit; 1 in MineCLIP's demonstrations
+    approach_reward: float | None = Field(default=None, ge=0)  # per block; 0.1 in MineCLIP's demonstrations
+    step_penalty: float = Field(default=0.0, ge=0)  # subtracted in every step; 0 in MineCLIP's demonstrations
     task_id: str = ""  # for the task `other` only: any task id of MineDojo, such as harvest_milk or creative:255
-    python: str | None = None  # an interpreter with minedojo; None = that of `pr2l sim install minedojo`
-    existing_ports: tuple[PositiveInt, ...] = ()  # of Malmo servers that run already, one per environment; () = start
+    python: str | None = None  # interpreter with minedojo; None = the one of `pr2l sim install minedojo`
+    existing_ports: tuple[PositiveInt, ...] = ()  # of running Malmo servers, one per environment; () = start them
 
 
 def kinds(task: str) -> tuple[str, ...]:
-    """The names that `info["labels"]` can hold and that the tasks are about; the lidar may see more."""
+    """Return the object names in `info["labels"]` that tasks refer to; the lidar may report others too."""
     return KINDS
 
 
@@ -76,19 +76,25 @@ def make(
     split: Literal["train", "evaluation"] = "train",
     labels: bool = False,
 ) -> Isolated:
-    """An environment for a row of TASKS; its interpreter starts at the first reset, and Minecraft with it.
+    """Make the environment of a task; its interpreter and Minecraft start at the first reset.
 
-    options: None = Defaults(); labels: put the lidar's ground truth into `info`, see _minecraft_labels.py.
-    Raises ValueError for a task that does not go with task_id, or where MineDojo is not installed.
+    Args:
+        task: A key of TASKS.
+        options: None means Defaults().
+        split: Which seeds to use.
+        labels: Add the lidar's ground truth to `info`, see labels.py.
+
+    Raises:
+        ValueError: If task and task_id do not fit together, or MineDojo is not installed.
     """
     options = options or Defaults()
     if (task == OTHER.id) != bool(options.task_id):
         raise ValueError(
-            f"task {task!r} with task_id {options.task_id!r}: the task `other` plays the task of MineDojo that "
-            "environment_options.task_id names, and no other task does"
+            f"task {task!r} with task_id {options.task_id!r}: use the task `other` with "
+            "environment_options.task_id, the id of a task of MineDojo; all other tasks take no task_id"
         )
     return Isolated(
-        FAR,
+        REMOTE,
         options.task_id or task,
         options.model_dump(mode="json", exclude={"python", "task_id"}),
         split=split,
@@ -106,5 +112,5 @@ def make(
 
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
-    """Raises ValueError: nobody has scripted these tasks."""
-    raise ValueError(f"Minecraft has no scripted solution of {task!r}: take policy=random, or the folder of a run")
+    """Raise ValueError: there are no scripted solutions."""
+    raise ValueError(f"Minecraft has no scripted solution of {task!r}: use policy=random, or the folder of a run")

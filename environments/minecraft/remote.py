@@ -1,7 +1,6 @@
 """Minecraft through MineDojo, in MineDojo's own interpreter: Python 3.9, numpy and minedojo only.
 
-Shaped rewards, a time limit, episodes that have seeds, and actions that cannot fail, around what _minecraft_dojo.py
-makes.
+Adds shaped rewards, a time limit, seeded episodes, and actions that cannot fail to the environment of dojo.py.
 """
 
 from __future__ import annotations
@@ -23,10 +22,16 @@ CLEAN = ("/kill @e[type=!player]", "/clear", "/kill @e[type=item]")  # before a 
 
 
 def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> Minecraft:
-    """An environment for a row of TASKS or, under its own sparse reward, any task id of MineDojo.
+    """Make the environment of a row of TASKS or, with its sparse reward, of any task id of MineDojo.
 
-    options: those of environment.py's Defaults. Starts nothing: Minecraft starts at the first reset.
-    Raises ValueError for an unknown task or split.
+    Args:
+        task: A key of TASKS, or a task id of MineDojo.
+        options: The options of environment.py's Defaults.
+        split: "train" or "evaluation".
+        labels: Add the lidar's ground truth to `info`.
+
+    Raises:
+        ValueError: For an unknown task or split.
     """
     if split not in SPLITS:
         raise ValueError(f"{split!r} is not a split: {' or '.join(SPLITS)}")
@@ -34,12 +39,12 @@ def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> Min
 
 
 class Minecraft:
-    """One player in one world, which lasts from episode to episode.
+    """One player in one world, which all episodes share.
 
-    A seed (with the split) determines where the mobs of a task are summoned; what they do then, Minecraft decides.
-    Terminated: success, or death, or the task's tool is lost or worn out. Truncated: after `horizon` steps.
-    info: `context`, `success`, `seed`, and on request `labels` (see _minecraft_labels.py).
-    A Minecraft that does not answer, or ends its mission, raises RuntimeError, after which this is of no more use.
+    The seed and the split determine where the mobs of a task are summoned, but not their behaviour.
+    Terminated: success, death, or the task's tool is lost or worn out. Truncated: after `horizon` steps.
+    `info` holds `context`, `success`, `seed`, and with labels=True `labels` (see labels.py).
+    If Minecraft does not answer or ends its mission, a method raises RuntimeError and the object cannot be used again.
     """
 
     def __init__(self, task: str, options: dict[str, Any], *, split: int, labels: bool) -> None:
@@ -48,7 +53,7 @@ class Minecraft:
         self._height, self._width = options["image_size"]
         self._success, self._attack, self._approach = (self._weight(of) for of in ("success", "attack", "approach"))
         if self._approach and not self._row:
-            raise ValueError(f"approach_reward: {task!r} names no mob to approach; only {', '.join(TASKS)} do")
+            raise ValueError(f"approach_reward: {task!r} has no mob to approach; only {', '.join(TASKS)} have one")
         self.action_space = spaces.action_space(self._actions)
         self.observation_space = spaces.observation_space(self._height, self._width, self._actions)
         self._env = dojo.make(task, options, lidar=labels or self._approach > 0)
@@ -63,14 +68,14 @@ class Minecraft:
                 self._env.unwrapped.execute_cmd(command)
         self._started, self._seed, self._steps = True, seed, 0
         dojo.seed_mobs(self._env, int(np.random.SeedSequence([self._split, seed]).generate_state(1)[0]))
-        self._seen = self._env.reset()
+        self._observations = self._env.reset()
         self._hits = Attack(self._durability())
         self._gains = Approach(self._distance())
         return self._observation(None), self._info()
 
     def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        chosen = spaces.DISCRETE[int(action)] if self._actions == "discrete" else action
-        self._seen, reward, _, _ = self._env.step(self._allowed(np.array(chosen)))
+        full_action = spaces.DISCRETE[int(action)] if self._actions == "discrete" else action
+        self._observations, reward, _, _ = self._env.step(self._allowed(np.array(full_action)))
         self._steps += 1
         hit = self._hits(self._durability())
         reward = self._success * reward - self._options["step_penalty"] + self._attack * hit
@@ -80,50 +85,51 @@ class Minecraft:
         return self._observation(action), float(reward), terminated, truncated, self._info()
 
     def call(self, name: str, *arguments: Any) -> Any:
-        raise ValueError(f"Minecraft answers no call {name!r}: there is no scripted solution")
+        raise ValueError(f"{name!r} is not a call of Minecraft: it has no scripted solution")
 
     def close(self) -> None:
         self._env.close()
 
     def _weight(self, name: str) -> float:
-        """Of a part of the reward: the option's, or where that is None the task's; other tasks are not shaped."""
-        given = self._options[f"{name}_reward"]
-        of_task = getattr(self._row, f"{name}_reward", float(name == "success"))
-        return float(of_task if given is None else given)
+        """Weight of a reward term: the option, or the task's value if that is None; other tasks are not shaped."""
+        weight = self._options[f"{name}_reward"]
+        default = getattr(self._row, f"{name}_reward", float(name == "success"))
+        return float(default if weight is None else weight)
 
     def _allowed(self, action: np.ndarray) -> np.ndarray:
-        """The action, without its functional part where MineDojo's masks forbid it: crafting from nothing, say."""
-        kind, masks = int(action[5]), self._seen["masks"]
+        """Remove the functional part of an action that MineDojo's masks forbid, such as crafting without material."""
+        kind, masks = int(action[5]), self._observations["masks"]
         argument = int(action[6] if kind == 4 else action[7])
-        named = spaces.ARGUMENTS.get(kind)
-        if not masks["action_type"][kind] or (named and not masks[named][argument]):
+        mask_name = spaces.ARGUMENTS.get(kind)
+        if not masks["action_type"][kind] or (mask_name and not masks[mask_name][argument]):
             action[5:] = spaces.NO_OP[5:]
         return action
 
     def _durability(self) -> float:
-        return float(self._seen["inventory"]["cur_durability"][0])
+        return float(self._observations["inventory"]["cur_durability"][0])
 
     def _distance(self) -> float | None:
-        return nearest(self._seen["rays"], self._row.seen) if self._approach > 0 and self._row else None
+        return nearest(self._observations["rays"], self._row.lidar_name) if self._approach > 0 and self._row else None
 
     def _successful(self) -> bool:
         return bool(getattr(self._env, "is_successful", False))  # MineDojo's "open-ended" has no goal
 
     def _lost(self) -> bool:
-        """Dead, or empty-handed in a task that gives a tool: one who died was brought back to life without it."""
+        """Whether the player is dead, or has no tool in a task that gives one: a player respawns without it."""
         tool = self._row is not None and "mainhand" in self._row.inventory
-        return self._seen["life_stats"]["life"][0] <= 0 or bool(tool and self._seen["inventory"]["name"][0] == "air")
+        dead = self._observations["life_stats"]["life"][0] <= 0
+        return dead or bool(tool and self._observations["inventory"]["name"][0] == "air")
 
     def _observation(self, action: Any) -> dict[str, np.ndarray]:
-        seen = self._seen
-        numbers = spaces.proprio(seen["location_stats"], seen["voxels"]["block_name"], self._actions, action)
-        return {"frame": np.ascontiguousarray(seen["rgb"].transpose(1, 2, 0)), "proprio": numbers}
+        stats, blocks = self._observations["location_stats"], self._observations["voxels"]["block_name"]
+        frame = np.ascontiguousarray(self._observations["rgb"].transpose(1, 2, 0))  # [3, H, W] -> [H, W, 3]
+        return {"frame": frame, "proprio": spaces.proprio(stats, blocks, self._actions, action)}
 
     def _info(self) -> dict[str, Any]:
         context = self._row.contexts[0] if self._row else {}
         info = {"context": dict(context), "success": self._successful(), "seed": self._seed}
         if self._labels:
-            stats = self._seen["location_stats"]
+            stats = self._observations["location_stats"]
             yaw, pitch = (float(stats[angle][0]) for angle in ("yaw", "pitch"))
-            info["labels"] = labels(self._seen["rays"], yaw, pitch, self._height, self._width)
+            info["labels"] = labels(self._observations["rays"], yaw, pitch, self._height, self._width)
         return info

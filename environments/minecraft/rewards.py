@@ -6,27 +6,27 @@ import math
 
 
 class Attack:
-    """1 for a hit, which wears the weapon by exactly one; more is a weapon that was lost."""
+    """Returns 1 for a hit, which reduces the weapon's durability by exactly 1; a larger change is a lost weapon."""
 
     def __init__(self, durability: float) -> None:
         self._durability = durability
 
     def __call__(self, durability: float) -> float:
-        """durability: of what is in the main hand now."""
-        worn, self._durability = self._durability - durability, durability
-        return float(worn == 1)
+        """Update with the durability of the item in the main hand."""
+        wear, self._durability = self._durability - durability, durability
+        return float(wear == 1)
 
 
 class Approach:
-    """Blocks by which the target in sight came nearer than it was ever seen before; never negative."""
+    """Returns the decrease in blocks of the smallest distance to a visible target so far; never negative."""
 
     def __init__(self, distance: float | None) -> None:
-        """distance: to the nearest target in sight at the reset, in blocks; None = none, so the first sight is free."""
+        """Start with the distance at the reset in blocks; None = no target visible: its first sight earns 0."""
         self._before = 0.0 if distance is None else distance
         self._nearest = math.inf if distance is None else distance
 
     def __call__(self, distance: float | None, hit: bool) -> float:
-        """distance: now, None = none in sight; hit: whether it was just hit, as it runs away then and may be chased."""
+        """Update with the distance (None = none visible); a target flees after a hit, so its distance restarts."""
         gained = 0.0
         if distance is not None:
             self._nearest = min(self._nearest, distance)

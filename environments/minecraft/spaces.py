@@ -1,10 +1,10 @@
-"""Minecraft's observation and actions, the same on both sides; Python 3.9 and numpy only.
+"""Minecraft's observation and action spaces, for both interpreters; Python 3.9 and numpy only.
 
-Actions. "full" is MineDojo's own MultiDiscrete: forward/back, left/right, jump/sneak/sprint, camera pitch and yaw in
+Actions. "full" is MineDojo's MultiDiscrete: forward/back, left/right, jump/sneak/sprint, camera pitch and yaw in
 steps of 15 degrees (12 = still), use/drop/attack/craft/equip/place/destroy, and the arguments of the last four.
-"discrete" is a row of 89 of them, one thing at a time. MineDojo's paper trains on 89 actions, and MineCLIP's code
-embeds as many previous ones, but which they are was never published (MineDojo/MineCLIP#4); these are how later
-work reads the paper: 6 moves, 9 x 9 turns of the camera within 60 degrees (the middle one does nothing), use, attack.
+"discrete" is a list of 89 of them, each doing one thing. MineDojo's paper trains on 89 actions and MineCLIP's code
+embeds 89 previous actions, but the list was never published (MineDojo/MineCLIP#4); this list follows how later work
+reads the paper: 6 moves, 9 x 9 camera turns within 60 degrees (the middle one does nothing), use, attack.
 
 Proprio, MineCLIP's features as numbers: sine and cosine of yaw and of pitch [4]; x / 1000, y / 100, z / 1000 [3];
 the 3 x 3 x 3 blocks around the feet, one-hot [27 * 18]; biome, one-hot [168]; previous action, one-hot.
@@ -25,7 +25,7 @@ ARGUMENTS = {4: "craft_smelt", 5: "equip", 6: "place", 7: "destroy"}  # function
 
 
 def _action(changes: dict[int, int]) -> tuple[int, ...]:
-    """NO_OP with other values in some places."""
+    """NO_OP with some values changed, by position."""
     return tuple(changes.get(place, value) for place, value in enumerate(NO_OP))
 
 
@@ -34,7 +34,7 @@ BACK, LEFT, RIGHT = _action({0: 2}), _action({1: 1}), _action({1: 2})
 TURNS = tuple(_action({3: pitch, 4: yaw}) for pitch in range(8, 17) for yaw in range(8, 17))
 DISCRETE = (FORWARD, JUMP_FORWARD, JUMP, BACK, LEFT, RIGHT, *TURNS, _action({5: USE}), _action({5: ATTACK}))
 
-# MineCLIP's classes of blocks, by the names that Malmo gives; every other block is class 0.
+# MineCLIP's classes of blocks, by Malmo's names; every other block is class 0.
 BLOCKS = {
     name: number
     for number, names in enumerate(
@@ -60,18 +60,19 @@ BLOCKS = {
     for name in names
 }
 BLOCK_CLASSES = 16
-BIOMES = 168  # numbers that Minecraft 1.11 has for them
+BIOMES = 168  # number of biome ids in Minecraft 1.11
 FARTHEST = 6400.0  # MineDojo's 640,000 blocks in every direction, over 100
 
 
 def action_space(actions: str) -> dict[str, Any]:
-    """actions: "discrete" or "full"."""
+    """Describe the action space of `actions`, "discrete" or "full"."""
     if actions == "full":
         return {"type": "MultiDiscrete", "nvec": list(NVEC)}
     return {"type": "Discrete", "n": len(DISCRETE)}
 
 
 def observation_space(height: int, width: int, actions: str) -> dict[str, Any]:
+    """Describe the observation space for frames of height x width pixels."""
     count = 4 + 3 + 27 * BLOCK_CLASSES + BIOMES + previous_action(actions, None).size
     return {
         "frame": {"type": "Box", "low": 0, "high": 255, "shape": [height, width, 3], "dtype": "uint8"},
@@ -80,12 +81,19 @@ def observation_space(height: int, width: int, actions: str) -> dict[str, Any]:
 
 
 def proprio(stats: dict[str, Any], blocks: np.ndarray, actions: str, previous: Any) -> np.ndarray:
-    """float32 [P]. stats: MineDojo's `location_stats`; blocks: names [3, 3, 3]; previous: action, None at the reset."""
+    """Return proprio, float32 [P].
+
+    Args:
+        stats: MineDojo's `location_stats`.
+        blocks: Names of the blocks around the feet, [3, 3, 3].
+        actions: "discrete" or "full".
+        previous: The previous action; None at the reset.
+    """
     yaw, pitch = (np.deg2rad(float(stats[angle][0])) for angle in ("yaw", "pitch"))
     classes = [BLOCKS.get(str(name), 0) for name in blocks.flatten()]
     parts = (
         [np.sin(yaw), np.cos(yaw), np.sin(pitch), np.cos(pitch)],
-        np.asarray(stats["pos"]) / (1000, 100, 1000),  # MineCLIP's, as x and z grow to hundreds
+        np.asarray(stats["pos"]) / (1000, 100, 1000),  # MineCLIP's scale: x and z reach hundreds
         np.eye(BLOCK_CLASSES)[classes].flatten(),
         np.eye(BIOMES)[int(stats["biome_id"])],
         previous_action(actions, previous),
@@ -94,7 +102,7 @@ def proprio(stats: dict[str, Any], blocks: np.ndarray, actions: str, previous: A
 
 
 def previous_action(actions: str, action: Any) -> np.ndarray:
-    """One-hot [89], or for "full" that of its first six numbers, side by side [68]; None = all zero."""
+    """Encode an action one-hot: [89], or for "full" its first six numbers side by side, [68]; None is all zero."""
     sizes = NVEC[:6] if actions == "full" else (len(DISCRETE),)
     hot = np.zeros(sum(sizes))
     if action is not None:

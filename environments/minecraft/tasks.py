@@ -1,16 +1,16 @@
 """Minecraft's tasks as data, read by both interpreters: Python 3.9, no imports but the standard library.
 
-The six of PR2L, which names them but not their worlds. Mobs, inventory, spawn range, biome, seed and reward weights
-are those of the two environments that MineCLIP published (spider, and a zoo of cow, pig and sheep); biomes of the End
-and the Nether those of MineDojo's own `combat_enderman_end_*` and `combat_zombie_pigman_nether_*`. A task counts as
-done by MineDojo's rule: a kill in the player's statistics, or the item in the inventory.
+PR2L names its six tasks but does not describe their worlds. Mobs, inventory, spawn range, biome, seed and reward
+weights are those of the two environments that MineCLIP published (spider, and a zoo of cow, pig and sheep); the biomes
+of enderman and pigman are those of MineDojo's `combat_enderman_end_*` and `combat_zombie_pigman_nether_*`. Success is
+MineDojo's rule: a kill in the player's statistics, or the item in the inventory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-HORIZON = 500  # steps, of MineCLIP's environments; MineDojo itself has no time limit
+HORIZON = 500  # steps, as in MineCLIP's environments; MineDojo has no time limit
 SPAWN_RANGE = 7  # blocks to each side of the player, int(10 / sqrt 2): within 10 blocks
 
 ARMOURED = {
@@ -25,39 +25,33 @@ ARMOURED = {
 
 @dataclass(frozen=True)
 class Task:
-    """A row of TASKS.
-
-    meta: MineDojo's meta task; goal: what it counts, kills of a mob (combat) or an item in the inventory (harvest);
-    seen: the target's name in the lidar; inventory: slot -> item; mobs: summoned around the player, by their names in
-    commands; biome: of the whole world; night: for ever; *_reward: weights of MineDojo's own reward (1 for the goal)
-    and of the shaped ones (see _minecraft_rewards.py); contexts: every context that an episode can have.
-    """
+    """A row of TASKS."""
 
     id: str
-    meta: str
-    goal: str
-    seen: str
-    inventory: dict[str, str]
-    mobs: tuple[str, ...]
-    biome: str
-    night: bool
-    success_reward: float
-    attack_reward: float
-    approach_reward: float
+    meta: str  # MineDojo's meta task
+    goal: str  # a mob to kill (combat), or an item to have in the inventory (harvest)
+    lidar_name: str  # the target's name in the lidar
+    inventory: dict[str, str]  # slot -> item
+    mobs: tuple[str, ...]  # summoned around the player, by their names in commands
+    biome: str  # of the whole world
+    night: bool  # whether it is always night
+    success_reward: float  # weight of MineDojo's reward, which is 1 for the goal
+    attack_reward: float  # weight of a hit, see rewards.py
+    approach_reward: float  # weight per block of approach, see rewards.py
     reward: str
     success: str
-    contexts: tuple[dict[str, str], ...]
+    contexts: tuple[dict[str, str], ...]  # every context that an episode can have
     prompt: str = "present"  # default variant
     horizon: int = HORIZON
 
 
-def _combat(mob: str, *, biome: str, night: bool, seen: str = "") -> Task:
+def _combat(mob: str, *, biome: str, night: bool, lidar_name: str = "") -> Task:
     name = mob.replace("_", " ")
     return Task(
         id=f"combat_{mob}",
         meta="combat",
         goal=mob,
-        seen=seen or mob,
+        lidar_name=lidar_name or mob,
         inventory=ARMOURED,
         mobs=(mob,),
         biome=biome,
@@ -65,7 +59,7 @@ def _combat(mob: str, *, biome: str, night: bool, seen: str = "") -> Task:
         success_reward=10.0,
         attack_reward=1.0,
         approach_reward=0.0,
-        reward=f"10 for killing the {name}, 1 for each hit (seen in the sword's wear)",
+        reward=f"10 for killing the {name}, 1 for each hit (detected as wear of the sword)",
         success=f"the {name} is killed",
         contexts=({"target": name},),
     )
@@ -76,7 +70,7 @@ def _animal(verb: str, mob: str, *, goal: str, tool: str, done: str) -> Task:
         id=f"{verb}_{mob}",
         meta="harvest",
         goal=goal,
-        seen=mob,
+        lidar_name=mob,
         inventory={"mainhand": tool},
         mobs=("cow", "pig", "sheep"),
         biome="sunflower_plains",
@@ -84,7 +78,7 @@ def _animal(verb: str, mob: str, *, goal: str, tool: str, done: str) -> Task:
         success_reward=10.0,
         attack_reward=0.0,
         approach_reward=0.1,
-        reward=f"10 when {done}, 0.1 for each block by which the nearest {mob} in sight comes nearer than ever",
+        reward=f"10 when {done}, 0.1 for each block by which the smallest distance to a visible {mob} decreases",
         success=done,
         contexts=({"target": mob},),
     )
@@ -96,6 +90,6 @@ _ROWS = (
     _animal("shear", "sheep", goal="wool", tool="shears", done="wool is in the inventory"),
     _combat("zombie", biome="sunflower_plains", night=True),
     _combat("enderman", biome="the_end", night=False),
-    _combat("zombie_pigman", biome="nether", night=False, seen="pigzombie"),
+    _combat("zombie_pigman", biome="nether", night=False, lidar_name="pigzombie"),
 )
 TASKS: dict[str, Task] = {task.id: task for task in _ROWS}

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pr2l.environments.habitat import environment as habitat
 from pr2l.environments.habitat import experts, shim
 from pr2l.environments.habitat.houses import Piece
-from pr2l.environments.habitat.ways import Floor
+from pr2l.environments.habitat.paths import Floor
 from pr2l.environments.isolation.interpreters import folder
 
 
@@ -84,17 +84,17 @@ class Body:
     habitat_config = SimpleNamespace(turn_angle=30)
 
     def __init__(self) -> None:
-        self.place, self.heading = np.array([9.19757, 5.83315]), math.radians(129.427)
+        self.position, self.heading = np.array([9.19757, 5.83315]), math.radians(129.427)
 
-    def ways_to(self, goals):
-        return self.floor.ways_to(np.array(goals))
+    def paths_to(self, goals):
+        return self.floor.paths_to(np.array(goals))
 
     def ahead(self, heading):
-        return self.place - 0.25 * np.array([math.sin(heading), math.cos(heading)])
+        return self.position - 0.25 * np.array([math.sin(heading), math.cos(heading)])
 
     def take(self, action):
         if action == "move_forward":
-            self.place, _ = self.floor.move(self.place, self.ahead(self.heading))
+            self.position, _ = self.floor.move(self.position, self.ahead(self.heading))
         else:
             self.heading += math.radians(30 if action == "turn_left" else -30)
 
@@ -110,7 +110,7 @@ def test_the_oracle_walks_on_where_a_step_on_the_shortest_way_is_blocked(monkeyp
         actions.append(action)
         env.sim.take(action)
     assert len(actions) < 20
-    assert env.sim.ways_to(lattice).distances(env.sim.place[None])[0] < 0.1
+    assert env.sim.paths_to(lattice).distances(env.sim.position[None])[0] < 0.1
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_the_oracle_walks_on_where_a_step_on_the_shortest_way_is_blocked(monkeyp
 def test_the_searching_oracle_faces_the_nearest_goal(x, z, action) -> None:
     """It looks north, along -z; 15 degrees to either side are near enough."""
     near, far_off = Piece("toilet", x, z, 0, 0, 0, 0), Piece("toilet", 5, 5, 0, 0, 0, 0)
-    simulator = SimpleNamespace(place=np.zeros(2), heading=0.0)
+    simulator = SimpleNamespace(position=np.zeros(2), heading=0.0)
     assert experts._face(simulator, {1: far_off, 2: near}) == action
     simulator.heading = 4 * math.pi
     assert experts._face(simulator, {1: far_off, 2: near}) == action

@@ -57,7 +57,7 @@ def test_every_door_can_be_reached_and_passed(name: str) -> None:
     made, ground = house(name), dataset.floor(name)
     middles = np.array([((d[0] + d[2]) / 2, (d[1] + d[3]) / 2) for d in (door.rect(0.0) for door in made.doors)])
     assert ground.free(middles).all()
-    assert np.isfinite(ground.ways_to(middles[:1]).distances(middles)).all()
+    assert np.isfinite(ground.paths_to(middles[:1]).distances(middles)).all()
     assert {room for door in made.doors for room in door.rooms} == set(range(len(made.rooms)))
 
 
@@ -153,7 +153,7 @@ def test_an_episode_starts_in_the_free_and_its_way_is_that_of_its_goals(made: di
         name, start = episode["scene_id"], np.array(episode["start_position"])[[0, 2]]
         goals = made["goals_by_category"][f"{name}_{episode['object_category']}"]
         ground = dataset.floor(name)
-        way = ground.ways_to(dataset.positions(goals)).distances(start[None])[0]
+        way = ground.paths_to(dataset.positions(goals)).distances(start[None])[0]
         assert ground.free(start[None])[0]
         assert way == pytest.approx(episode["info"]["geodesic_distance"], abs=1e-4)
         assert way >= dataset.NEAREST_START

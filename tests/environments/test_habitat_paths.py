@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pr2l.environments.habitat.ways import NEARER, SKIN, Floor
+from pr2l.environments.habitat.paths import NEARER, SKIN, Floor
 
 RADIUS = 0.18
 WALL = (1.0, -5.0, 2.0, 1.0)  # its corners at z = 1 are those to walk around
 
 
 def length(floor: Floor, start: tuple[float, float], *goals: tuple[float, float]) -> float:
-    return float(floor.ways_to(np.array(goals)).distances(np.array([start]))[0])
+    return float(floor.paths_to(np.array(goals)).distances(np.array([start]))[0])
 
 
 def around_the_wall(radius: float) -> float:
@@ -46,7 +46,7 @@ def test_a_closed_room_cannot_be_left_and_a_slit_must_be_as_wide_as_the_body() -
 
 
 def test_the_path_bends_where_the_length_says() -> None:
-    path = Floor([WALL], RADIUS).ways_to(np.array([(3.0, 0.0)])).path(np.array([0.0, 0.0]))
+    path = Floor([WALL], RADIUS).paths_to(np.array([(3.0, 0.0)])).path(np.array([0.0, 0.0]))
     legs = [math.dist(a, b) for a, b in zip(path, path[1:], strict=False)]
     assert path[0].tolist() == [0, 0] and path[-1].tolist() == [3, 0]
     assert sum(legs) == pytest.approx(length(Floor([WALL], RADIUS), (0, 0), (3, 0)))

@@ -1,10 +1,9 @@
-"""Where a round body can stand and walk among rectangles, and the shortest ways between points.
+"""Free space of a disc among rectangles, and shortest paths for it (a visibility graph).
 
-A body of radius r may be where no obstacle is nearer than r: obstacles grow by r and get round corners. A shortest
-way is made of straight lines and of arcs around corners; here each quarter arc is ARC + 1 points of it, joined by
-straight lines that come as near as r * NEARER to the corner. So the length found lies between that for a body of
-radius r * NEARER and that for the body itself: it is never too long, and at most 2 cm too short for each corner
-that it goes round (r = 0.18 m).
+A disc of radius r may stand where no obstacle is nearer than r: obstacles grow by r and get round corners. A shortest
+path consists of straight lines and arcs around corners; here a quarter arc is ARC + 1 points joined by straight lines,
+which come as near as r * NEARER to the corner. So the length lies between that of a disc of radius r * NEARER and that
+of the disc itself: it is never too long, and at most 2 cm too short per corner (r = 0.18 m).
 """
 
 from __future__ import annotations
@@ -17,14 +16,19 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-ARC = 3  # straight lines for each quarter of a circle
+ARC = 3  # straight lines per quarter circle
 NEARER = math.cos(math.pi / (4 * ARC))
 LEAN = math.sin(math.pi / (4 * ARC))
-SKIN = 1e-3  # metres that stay between the body and what it ran into
+SKIN = 1e-3  # metres kept between the disc and an obstacle that stops it
 
 
 class Floor:
-    """obstacles: rectangles (x0, z0, x1, z1) in metres; radius: of the body, in metres."""
+    """Free space of a disc.
+
+    Args:
+        obstacles: Rectangles (x0, z0, x1, z1) in metres.
+        radius: Radius of the disc in metres.
+    """
 
     def __init__(self, obstacles: Sequence[Sequence[float]], radius: float) -> None:
         self.obstacles = np.array(obstacles, float).reshape(-1, 4)
@@ -34,12 +38,14 @@ class Floor:
         self.lengths = self.straight(self.corners, self.corners, bent & bent.T)
 
     def free(self, points: Floats) -> NDArray[np.bool_]:
-        """points [P, 2] -> [P], whether the body can stand there."""
+        """Return whether the disc can stand at points [P, 2], as bool [P]."""
         return self._gaps(points).min(axis=1, initial=np.inf) >= self.radius - 1e-9
 
     def straight(self, starts: Floats, ends: Floats, useful: NDArray[np.bool_]) -> Floats:
-        """[S, E], the length of the straight line from starts [S, 2] to ends [E, 2]; inf where it is blocked, or not
-        `useful` [S, E]."""
+        """Return the lengths [S, E] of straight lines from starts [S, 2] to ends [E, 2].
+
+        A length is inf where the line is blocked or where `useful` [S, E] is False.
+        """
         lengths = np.full(useful.shape, np.inf)
         start, end = np.nonzero(useful)
         clear = self._contact(starts[start], ends[end], self.radius * NEARER - 1e-6) > 1
@@ -48,26 +54,26 @@ class Floor:
         return lengths
 
     def bent(self, points: Floats) -> NDArray[np.bool_]:
-        """points [P, 2] -> [P, C], whether a shortest way from a point may bend at a corner: only if it grazes it."""
+        """Return whether a shortest path from points [P, 2] can graze, hence bend at, each corner: bool [P, C]."""
         offsets = self.corners - points[:, None]
         lean = np.abs((offsets * self._normals).sum(axis=-1))
         lengths = np.linalg.norm(offsets, axis=-1)
         return (lean <= LEAN * lengths + 1e-9) & (lengths > 1e-9)
 
     def move(self, start: Floats, end: Floats) -> tuple[Floats, bool]:
-        """Where a body comes to that walks straight to `end` and stops at what it runs into; whether it did so."""
+        """Move straight to `end` and stop at an obstacle; returns the position and whether there was one."""
         share = float(self._contact(start[None], end[None], self.radius)[0])
         if share > 1:
             return end, False
         length = float(np.linalg.norm(end - start))
         return start + (end - start) * max(share - SKIN / length, 0.0), True
 
-    def ways_to(self, goals: Floats) -> Ways:
-        """Shortest ways to the nearest of `goals` [G, 2], all of them points where the body can stand."""
-        return Ways(self, goals)
+    def paths_to(self, goals: Floats) -> ShortestPaths:
+        """Return the shortest paths to the nearest of `goals` [G, 2], which must be free."""
+        return ShortestPaths(self, goals)
 
     def _corners(self) -> tuple[Floats, Floats]:
-        """[C, 2], the points on the arcs around all corners where the body can stand, and the arcs' normals there."""
+        """Free points [C, 2] on the arcs around all corners, and the arcs' normals there."""
         angles = np.linspace(0, math.pi / 2, ARC + 1)[:, None]
         points, normals = [], []
         for columns, turn in (((2, 3), 0.0), ((0, 3), math.pi / 2), ((0, 1), math.pi), ((2, 1), 1.5 * math.pi)):
@@ -79,12 +85,12 @@ class Floor:
         return all_points[free], np.concatenate(normals).reshape(-1, 2)[free]
 
     def _gaps(self, points: Floats) -> Floats:
-        """[P, N], the distance of each point from each obstacle."""
+        """Distance of each point from each obstacle, [P, N]."""
         low, high = self.obstacles[:, :2], self.obstacles[:, 2:]
         return np.linalg.norm(np.maximum(np.maximum(low - points[:, None], points[:, None] - high), 0), axis=-1)
 
     def _contact(self, starts: Floats, ends: Floats, radius: float) -> Floats:
-        """[S], the share of each line at which a disc that moves along it first touches an obstacle; inf = never."""
+        """Fraction of each line at which the moving disc first touches an obstacle; inf = never. [S]"""
         first = np.full(len(starts), np.inf)
         for chunk in range(0, len(starts), 4096):
             lines = slice(chunk, chunk + 4096)
@@ -95,7 +101,7 @@ class Floor:
         along = ends - starts
         boxes = np.concatenate([self.obstacles[:, :2] - radius, self.obstacles[:, 2:] + radius], axis=1)
         enters, leaves = _through_boxes(starts[:, None], along[:, None], boxes)
-        line, box = np.nonzero((enters < leaves) & (leaves > 0) & (enters < 1))  # few; corners are looked at for these
+        line, box = np.nonzero((enters < leaves) & (leaves > 0) & (enters < 1))  # check corners for these only
         rect, start, step = self.obstacles[box], starts[line], along[line]
         shares = []
         for grow in ((radius, 0.0), (0.0, radius)):
@@ -106,8 +112,8 @@ class Floor:
         np.minimum.at(first, line, np.min(shares, axis=0))
 
 
-class Ways:
-    """Distances to the nearest of some goals, from anywhere on a floor."""
+class ShortestPaths:
+    """Shortest paths from any point of a floor to the nearest of some goals."""
 
     def __init__(self, floor: Floor, goals: Floats) -> None:
         self._floor, self._goals = floor, goals
@@ -115,11 +121,11 @@ class Ways:
         self._left = _dijkstra(floor.lengths, direct.min(axis=0, initial=np.inf))
 
     def distances(self, points: Floats) -> Floats:
-        """points [P, 2] -> [P], metres to the nearest goal; inf where there is no way."""
+        """Return the metres from points [P, 2] to the nearest goal, [P]; inf if there is no path."""
         return self._through(points).min(axis=1, initial=np.inf)
 
     def path(self, start: Floats) -> list[Floats]:
-        """The points where the way to the nearest goal bends, with its two ends; empty where there is no way."""
+        """Return the corner points of the path to the nearest goal, with both ends; empty if there is no path."""
         aims, points = np.concatenate([self._floor.corners, self._goals]), [start]
         while np.isfinite(lengths := self._through(points[-1][None])[0]).any():
             best = int(lengths.argmin())
@@ -129,7 +135,7 @@ class Ways:
         return []
 
     def _through(self, points: Floats) -> Floats:
-        """[P, C + G], the length of the way that goes straight to each corner or goal first."""
+        """Length of the path that goes straight to each corner or goal first, [P, C + G]."""
         floor = self._floor
         corners = floor.straight(points, floor.corners, floor.bent(points)) + self._left
         goals = floor.straight(points, self._goals, np.ones((len(points), len(self._goals)), bool))
@@ -137,11 +143,11 @@ class Ways:
 
 
 def _through_boxes(starts: Floats, along: Floats, boxes: Floats) -> tuple[Floats, Floats]:
-    """Shares of each line at which it enters and leaves a box; boxes [..., 4], lines [..., 2]."""
+    """Fractions of each line at which it enters and leaves a box; boxes [..., 4], lines [..., 2]."""
     with np.errstate(divide="ignore", invalid="ignore"):
         lows = (boxes[..., :2] - starts) / along
         highs = (boxes[..., 2:] - starts) / along
-    # A line along an axis lies within the box on the other axis for good, or never does: 0 / 0 is its edge.
+    # A line along one axis is always or never inside the box on the other axis; 0 / 0 is the box's edge.
     enters = np.nan_to_num(np.minimum(lows, highs), nan=np.inf, posinf=np.inf, neginf=-np.inf)
     leaves = np.nan_to_num(np.maximum(lows, highs), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
     return enters.max(axis=-1), leaves.min(axis=-1)
@@ -163,7 +169,7 @@ def _first_share(enters: Floats, leaves: Floats) -> Floats:
 
 
 def _dijkstra(lengths: Floats, sources: Floats) -> Floats:
-    """[C], the shortest way from each node to the goals; lengths [C, C] between nodes, sources [C] straight there."""
+    """Shortest distance [C] of each node to the goals, from lengths [C, C] between nodes and direct ones [C]."""
     left, waiting = sources.copy(), np.ones(len(sources), bool)
     for _ in range(len(sources)):
         node = int(np.where(waiting, left, np.inf).argmin())
