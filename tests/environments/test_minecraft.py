@@ -144,7 +144,7 @@ def test_an_encoder_is_built_before_anything_has_started(interpreter: Path) -> N
 
 @pytest.mark.parametrize(
     ("task", "task_id", "message"),
-    [("other", "", "task 'other' with task_id ''"), ("milk_cow", "harvest_milk", "the task `other` plays the task")],
+    [("other", "", "task 'other' with task_id ''"), ("milk_cow", "harvest_milk", "use the task `other`")],
 )
 def test_only_the_task_other_takes_a_task_id(task: str, task_id: str, message: str, interpreter: Path) -> None:
     with pytest.raises(ValueError, match=message):
@@ -158,7 +158,7 @@ def test_without_minedojo_the_next_step_is_said(tmp_path: Path, monkeypatch: pyt
 
 
 def test_there_is_no_oracle() -> None:
-    with pytest.raises(ValueError, match="take policy=random"):
+    with pytest.raises(ValueError, match="policy=random"):
         minecraft.oracle("milk_cow")
 
 
