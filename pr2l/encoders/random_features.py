@@ -17,7 +17,7 @@ from torch import nn
 
 from pr2l.core.types import Contexts, Frames, Labels, Tokens
 from pr2l.encoders.base import Encoder, EncoderSource
-from pr2l.vlms.resize import resize_to_square
+from pr2l.vlms.resize import resize
 
 
 class Defaults(BaseModel):
@@ -49,7 +49,7 @@ class RandomFeaturesEncoder(Encoder):
         return {"encoder": __name__, "options": self.options.model_dump(mode="json")}
 
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
-        squares = resize_to_square(frames, self.options.size, Resampling.BILINEAR).astype(np.float32)
+        squares = resize(frames, self.options.size, Resampling.BILINEAR).astype(np.float32)
         maps = torch.from_numpy(squares).permute(0, 3, 1, 2) / 127.5 - 1
         for kernel in self.kernels:
             maps = nn.functional.conv2d(maps, kernel, stride=2, padding=1).relu()

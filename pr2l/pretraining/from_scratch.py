@@ -105,7 +105,7 @@ def language_loss(student: Student, batch: Batch, lessons: Lessons) -> tuple[Ten
 
 def _tower(student: Student, batch: Batch) -> Tensor:
     """[B, C, grid, grid]: the last stage of the vision tower."""
-    states: Tensor = student.model.model.vision_tower(student.vlm.squares(batch.frames)).last_hidden_state
+    states: Tensor = student.model.model.vision_tower(student.vlm.preprocess(batch.frames)).last_hidden_state
     return states
 
 

@@ -36,7 +36,7 @@ from pr2l.profiling import shapes
 from pr2l.profiling.timing import Spread, flops, matrix_ceiling, peak_memory, profile, race, ratios
 from pr2l.rollout import build
 from pr2l.rollout.vec_embed import VecEmbed
-from pr2l.vlms.base import OPTIMIZATIONS, VLM, Defaults, concatenate
+from pr2l.vlms.base import OPTIMIZATIONS, VLM, Defaults
 from pr2l.vlms.checkpoint import cpu_has_bfloat16
 from pr2l.vlms.loading import load_vlm
 
@@ -261,6 +261,12 @@ class Clock:
 
 
 Ask = Callable[..., Hidden]
+
+
+def concatenate(parts: Sequence[Hidden]) -> Hidden:
+    """The states of several batches in one, where their spans are equal."""
+    states, mask = (torch.cat([getattr(part, name) for part in parts]) for name in ("states", "mask"))
+    return Hidden(states, mask, parts[0].spans, [answer for part in parts for answer in part.answers])
 
 
 def row_by_row(hidden: Ask) -> Ask:

@@ -1,12 +1,11 @@
-"""What all families of VLM share: batching, generation, and the layout of the hidden states that come out.
+"""What all families of VLM share: batching, generation, and the layout of the hidden states.
 
-    frames, texts --layout--> token ids with image placeholders --\
-    frames --------pixels--> what the vision tower reads ----------> model.generate --> Hidden
+    frames, prompts --layout--> token ids with image placeholders --\
+    frames --------pixels-----> inputs of the vision tower ----------> language model --> Hidden
 
-The unmodified Hugging Face model does the work, in one `generate` call: its first forward pass gives the
-states of the whole input, each later pass the state of one generated token. The last token that `generate`
-returns has never been fed back and so has no state; therefore one token more than wanted is generated and
-dropped, and N generated tokens have N states.
+The unmodified Hugging Face model computes everything. Its first forward pass gives the states of the whole input, each
+later pass the state of one generated token. The last token of `generate` has not been fed back and has no state;
+therefore one more token than wanted is generated and dropped, and N generated tokens have N states.
 
     model's order   BOS  USER :  [image x I]  where is it ?  ASSISTANT :   left  of  you  </s>
     Hidden's order  |--- image: I ---|--- prompt: P, padded on the right ---|--- generated: N ---|
@@ -14,96 +13,48 @@ dropped, and N generated tokens have N states.
 Image and prompt together are the whole input: "prompt" is every input token that is not an image token, in
 the model's order, template and special tokens included. In an encoder-decoder model (Florence-2, Flan-T5)
 image and prompt states come from the encoder's layers, generated ones from the decoder's.
+
+Letters in shapes: B rows, M images of all rows, L layers, T tokens, D width of a state, H x W pixels of a frame.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from inspect import signature
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from transformers import GenerationConfig
 from typing_extensions import Self
 
 from pr2l.core.errors import UserError
+from pr2l.core.messages import Message
 from pr2l.core.types import Frames, Hidden, Tokens
 from pr2l.vlms import checkpoint
-from pr2l.vlms.backends.local import Engine, ImageFeatures, Passes, distinct, layers_needed, reading_depth, shortened
+from pr2l.vlms.backends.local import Engine, PassStates, distinct, layers_needed, reading_depth, shortened
 from pr2l.vlms.compile import Buckets
+from pr2l.vlms.conversation import Conversation, Images, Prompt, Prompts, as_prompts, image_count, images_of
 from pr2l.vlms.decoding import Decoding, uniforms
+from pr2l.vlms.options import OPTIMIZATIONS, Defaults, Optimization
 from pr2l.vlms.pixels import Pixels
 
-Optimization = Literal["own_passes", "early_exit", "shared_vision", "shared_prefix"]
-OPTIMIZATIONS: tuple[Optimization, ...] = get_args(Optimization)
-IGNORE_INDEX = -100  # a target that the loss passes over, as in transformers
+__all__ = ["IGNORE_INDEX", "OPTIMIZATIONS", "VLM", "Defaults", "Optimization", "check_batch"]
 
-
-class Defaults(BaseModel):
-    """Options of a VLM, the same for every family."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    # indices into output_hidden_states: 0 = embeddings, k = after layer k, -1 = after the last layer and its
-    # final norm
-    layers: tuple[int, ...] = Field(default=(-2, -1), min_length=1)  # the last two, as in the paper
-    generation: Literal["greedy", "none", "sample"] = "greedy"  # sample = chain of thought
-    new_tokens: PositiveInt = 8  # tokens to generate, as in the authors' notebook (48 in their Habitat runs)
-    # an answer may not end before this many tokens; what follows its end is masked. Equal to new_tokens,
-    # every answer has that length
-    min_new_tokens: NonNegativeInt = 0  # 8 in the authors' notebook, 32 in their Habitat runs
-    temperature: PositiveFloat = 0.4  # of sampling, as in the paper's Habitat runs
-    seed: NonNegativeInt = 0  # of sampling
-    token_order: Literal["image_first", "text_first"] = "image_first"  # text first: image sees the prompt
-    image_size: PositiveInt | None = None  # side of a frame's square in pixels; None = the checkpoint's
-    chat_template: bool = True  # False: only image and text, even if the checkpoint has a chat template
-    # compiles text stack and vision encoder, which takes minutes, and pads batches to two sizes (_compile.py). On a GPU
-    # with CUDA graphs (untried so far); on a CPU it hardly pays. Cached passes, such as the text stack of a causal
-    # model that generates, stay uncompiled. With workers set step_groups=1; else each group is padded to all rows
-    compile: bool = False
-    # seed of weights drawn as the architecture's training would begin with them: does pre-training matter? Sizes,
-    # tokenizer and image processor stay the checkpoint's; None = its weights too
-    random_weights: NonNegativeInt | None = None
-    # optimizations of pr2l/vlms/backends/local.py to switch off, to measure what each one brings
-    disable: tuple[Optimization, ...] = ()
-    # auto = float32 on a CPU, half precision on a GPU; fastest = on a CPU that multiplies bfloat16 itself, bfloat16;
-    # int8 = linear layers quantised, on a CPU; rows of a batch then share a rounding, so a row's states depend a
-    # little on its neighbours. `pr2l speed` says what it gains and how similar the states stay
-    dtype: Literal["auto", "fastest", "float32", "bfloat16", "float16", "int8"] = "auto"
-    device: str = "auto"  # auto = the GPU if there is one
-    # address of a running `vllm serve`, such as http://127.0.0.1:8000, which then has the weights and does the passes
-    # (pr2l/vlms/backends/vllm.py, docs/vllm.md); None = they are done here
-    server: str | None = Field(default=None, pattern="^https?://")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _rename_old_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "without" in values and "disable" not in values:
-            warnings.warn("vlm_options.without is now called vlm_options.disable", FutureWarning, stacklevel=2)
-            values = {"disable" if key == "without" else key: value for key, value in values.items()}
-        return values
-
-    @model_validator(mode="after")
-    def _answers_can_end(self) -> Self:
-        if self.min_new_tokens > self.new_tokens:
-            raise ValueError(f"min_new_tokens={self.min_new_tokens} is more than new_tokens={self.new_tokens}")
-        return self
+IGNORE_INDEX = -100  # a target that the loss leaves out, as in transformers
 
 
 class VLM:
-    """A frozen vision-language model; a family is a subclass that says what is particular about it."""
+    """A frozen vision-language model. A family is a subclass that defines how its input is laid out."""
 
     # Families whose image may stand anywhere in the text override this with both orders.
     token_orders: tuple[str, ...] = ("image_first",)
     # A family that is read through its own Hugging Face processor leaves the passes to `generate`.
     has_engine = True
-    # Whether a pass may go on from keys and values of the input's beginning: causal attention, positions that follow
-    # from the length, and no further inputs by tokens.
+    # Whether a pass may continue from keys and values of the input's beginning: causal attention, positions that follow
+    # from the length, and no further inputs per token.
     can_share_prefix = False
     # Layers that early exit keeps beyond the highest one asked for.
     spare_layers = 0
@@ -117,63 +68,105 @@ class VLM:
         self.model = self.read_model(path)
         self.read_processors(path)
         self.image_size = options.image_size or self.default_image_size()
+        self.picture_size = self._picture_size()
         self._eos = _take_over_decoding(self.model) or _own_end(self.tokenizer)
         self.hidden_size = int(self.config.get_text_config().hidden_size)
         self.vision_length, self.vision_size = self._probe_vision()
         self.buckets = Buckets(options.compile)
-        self._ids = lru_cache(maxsize=4096)(self._checked_layout)
+        self.token_ids = lru_cache(maxsize=4096)(self._checked_layout)
+        self._image_places = lru_cache(maxsize=4096)(self._find_images)
         self._engine = Engine(self) if self.has_engine and "own_passes" not in options.disable else None
 
     @classmethod
     def load(cls, path: str, options: Defaults | None = None) -> Self:
-        """Reads a checkpoint from a folder, a Hub id or "tiny". Raises UserError where that cannot work."""
+        """Load a checkpoint.
+
+        Args:
+            path: A local folder, a Hub id, or the name of a VLM that ships with pr2l, such as "tiny".
+            options: None = the defaults.
+
+        Raises:
+            UserError: There is no such checkpoint, or the options do not fit it.
+        """
         return cls(checkpoint.locate(path), options or Defaults())
 
-    # What a family says about itself.
+    # What a family defines.
 
     def read_config(self, path: str) -> Any:
-        """The config of the whole model."""
+        """Read the config of the whole model."""
         return checkpoint.read_config(path)
 
     def read_model(self, path: str) -> Any:
-        """The unmodified model, ready for inference."""
+        """Read the unmodified model, ready for inference."""
         device, dtype, seed = self.options.device, self.options.dtype, self.options.random_weights
         return checkpoint.read_model(path, device, dtype, self.read_weights, seed)
 
     def read_weights(self, path: str, dtype: torch.dtype) -> Any:
-        """The unmodified model, on the CPU; layers that nobody asks for may be left out."""
+        """Read the unmodified model onto the CPU; layers that nobody asks for may be left out."""
         return checkpoint.read_weights(path, dtype, self.short_config())
 
     def read_processors(self, path: str) -> None:
-        """Reads what the checkpoint holds beside the model."""
+        """Read the tokenizer, the image processor and whatever else the family needs."""
         self.tokenizer = checkpoint.read_tokenizer(path)
         self.image_processor = checkpoint.read_image_processor(path)
 
     def layout(self, text: str) -> list[int]:
-        """The ids of the model's whole input for one text, with image_length() placeholders in one run."""
+        """Token ids of the model's whole input for one text, with image_length() placeholders in one run."""
         raise NotImplementedError
 
-    def pixels(self, frames: Frames) -> dict[str, torch.Tensor]:
-        """The model's image inputs for uint8 [B, H, W, 3]."""
-        return {"pixel_values": self.squares(frames)}
+    def conversation_layout(self, conversation: Conversation) -> list[int]:
+        """Token ids of the model's whole input for a conversation, with image_length() placeholders per image.
 
-    def text_inputs(self, texts: list[str], ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Further inputs that depend on the texts or on the padded ids [B, T]; none for most families."""
+        Raises:
+            UserError: The family has no place for such a conversation.
+        """
+        return self.layout(self.plain_text(conversation))
+
+    def plain_text(self, prompt: Prompt) -> str:
+        """The text of a prompt for a family that takes one image and then one text.
+
+        Raises:
+            UserError: It is a conversation that has more, or another order.
+        """
+        if isinstance(prompt, str):
+            return prompt
+        (role, parts), *others = prompt.turns
+        if others or role != "user" or parts[0] is not None or None in parts[1:]:
+            raise UserError(
+                f"a {self.config.model_type} takes one image and then one text, not the conversation {prompt}."
+                " Use a family with a chat template, such as smolvlm or qwen2_5_vl, or one message of the user that"
+                " holds an image and then text."
+            )
+        return "\n".join(part for part in parts if part is not None)
+
+    def pixels(self, frames: Frames) -> dict[str, torch.Tensor]:
+        """The model's image inputs for uint8 [M, H, W, 3]."""
+        return {"pixel_values": self.preprocess(frames)}
+
+    def text_inputs(self, prompts: Sequence[Prompt], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Further inputs that depend on the prompts or on the padded ids [B, T]; none for most families."""
         return {}
 
     def image_features(self, frames: Frames) -> torch.Tensor:
-        """[B, N, V]: the vision tower's tokens, after the projection where that knows no prompt."""
+        """The vision tower's tokens [M, N, V], after the projection where that knows no prompt."""
         features = self.encode_images(frames).pooler_output
         return features if isinstance(features, torch.Tensor) else torch.stack(list(features))
 
     def image_length(self) -> int:
-        """I, the number of image tokens in the language model's input."""
+        """The number of tokens that one image takes in the language model's input."""
         return self.vision_length
 
     def default_image_size(self) -> int:
-        """Side in pixels that the vision tower was made for."""
+        """Side in pixels of the square that the vision tower was made for."""
         size = self.config.vision_config.image_size
         return int(size if isinstance(size, int) else size[0])
+
+    def native_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the picture that the vision tower reads of a frame, with aspect=native."""
+        raise UserError(
+            f"aspect=native is not possible with a {self.config.model_type}, whose vision tower reads squares; use"
+            " aspect=letterbox, or a Qwen-VL."
+        )
 
     @property
     def image_token_id(self) -> int:
@@ -182,7 +175,7 @@ class VLM:
 
     @property
     def is_encoder_decoder(self) -> bool:
-        """Whether the input is read by an encoder and the answer written by a decoder."""
+        """Whether an encoder reads the input and a decoder writes the answer."""
         return bool(self.config.get_text_config().is_encoder_decoder)
 
     @property
@@ -198,18 +191,22 @@ class VLM:
         return self.model
 
     def encode_images(self, frames: Frames) -> Any:
-        """What the vision tower gives, as `lm_inputs` takes it: a tensor, or what get_image_features returns."""
+        """Image features as `lm_inputs` takes them: a tensor, or the output of get_image_features."""
         return self.model.get_image_features(**self.pixels(frames), return_dict=True)
 
-    def lm_inputs(self, image_features: Any, texts: list[str]) -> dict[str, Any]:
-        """What the language_model reads: as `inputs`, with precomputed image features, one row per text."""
-        ids = self.ids(texts)  # of one length here: without padding, no mask is needed
-        return {"input_ids": ids, "mm_encoder_outputs": {"image": image_features}, **self.text_inputs(texts, ids)}
+    def lm_inputs(self, image_features: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Language-model inputs with precomputed image features.
+
+        Args:
+            image_features: As of `encode_images`, of the prompts' images in order.
+            prompts: Whose token ids have one length, unless the model is an encoder-decoder.
+        """
+        ids = self.ids(prompts)  # of one length here: without padding, no mask is needed
+        return {"input_ids": ids, "mm_encoder_outputs": {"image": image_features}, **self.text_inputs(prompts, ids)}
 
     @property
     def image_sees_later_text(self) -> bool:
-        """Whether image tokens see a prompt that comes after them, as in an encoder, which looks both
-        ways."""
+        """Whether image tokens attend to text that comes after them, as in an encoder."""
         return self.is_encoder_decoder
 
     # What users of a VLM call.
@@ -217,8 +214,10 @@ class VLM:
     def key(self) -> dict[str, Any]:
         """Everything that states depend on beside frame and text, in JSON values."""
         dtype = "int8" if self.options.dtype == "int8" else str(self.model.dtype).removeprefix("torch.")
-        # Left out where it changes nothing, so that what was stored before the option existed is found again.
-        unused = {"random_weights"} if self.options.random_weights is None else set()
+        # Left out where they change nothing, so that what was stored before the option existed is found again.
+        defaults = Defaults()
+        newer = ("random_weights", "aspect", "frame_size")
+        unused = {name for name in newer if getattr(self.options, name) == getattr(defaults, name)}
         options = self.options.model_dump(mode="json", exclude={"device", "disable", "compile", "server"} | unused)
         return {"family": type(self).__name__, **self._source, **options, "dtype": dtype, "image_size": self.image_size}
 
@@ -232,154 +231,264 @@ class VLM:
         """N, the number of generated tokens that have states; 0 without generation."""
         return 0 if self.options.generation == "none" else self.options.new_tokens
 
-    def prompt_length(self, texts: Iterable[str]) -> int:
-        """P, the number of prompt tokens of the longest of the texts."""
-        return max(len(self._ids(text)) - self.image_length() for text in texts)
+    def prompt_length(self, prompts: Iterable[str] | Iterable[Sequence[Message]] | Iterable[Prompt]) -> int:
+        """P, the number of input tokens beside the images', of the longest of the prompts."""
+        ids = map(self.token_ids, as_prompts(list(prompts)))  # type: ignore[arg-type]
+        return max(len(row) - row.count(self.image_token_id) for row in ids)
 
     @torch.no_grad()
     def vision(self, frames: Frames) -> Tokens:
-        """The vision tower's own tokens, which know no prompt: float32 [B, vision_length, vision_size]."""
-        check_batch(frames)
+        """The vision tower's own tokens, which know no prompt.
+
+        Args:
+            frames: uint8 [M, H, W, 3].
+
+        Returns:
+            float32 values [M, vision_length, vision_size], all real.
+        """
+        self._check_frames(frames)
         pieces = self.buckets.pieces(len(frames))
         parts = [self.image_features(frames[self.buckets.padded(rows)])[: len(rows)] for rows in pieces]
         values = torch.cat(parts).float()
         return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
 
     @torch.no_grad()
-    def hidden(self, frames: Frames, texts: list[str], prompt_tokens: int | None = None) -> Hidden:
-        """The states of chosen layers at image, prompt and generated tokens; float32 [B, L, I + P + N, D].
+    def hidden(self, frames: Images, prompts: Prompts, prompt_tokens: int | None = None) -> Hidden:
+        """Hidden states of the chosen layers at image, prompt and generated tokens.
 
-        prompt_tokens: P, at least prompt_length(texts); None = the longest prompt of this batch. States of
-        padding, and of positions after the end of a generated answer, are zero and masked.
+        Args:
+            frames: One image per row, uint8 [B, H, W, 3]; or, with messages, a list of uint8 [H, W, 3] per row.
+            prompts: One text per row, which the options put before or behind its image; or one conversation per row in
+                transformers' chat format, with a part {"type": "image"} for each of the row's images.
+            prompt_tokens: P, at least prompt_length(prompts); None = the longest prompt of this batch.
+
+        Returns:
+            float32 states [B, L, I + P + N, D], I being the image tokens of the row with most images. States of
+            padding, and of positions after the end of a generated answer, are zero and masked.
+
+        Raises:
+            UserError: A family cannot take such a conversation, or a prompt is longer than prompt_tokens.
         """
-        check_batch(frames, texts)
-        width, pieces = self._prompt_width(texts, prompt_tokens), self.buckets.pieces(len(texts))
-        return concatenate([self._hidden(frames[rows], [texts[row] for row in rows], width) for rows in pieces])
-
-    def _hidden(self, frames: Frames, texts: list[str], width: int) -> Hidden:
-        """As `hidden`, of one piece of a batch; width: P."""
-        spans = _spans(self.image_length(), width, self.new_tokens)
-        device, end, total = self.model.device, spans["prompt"].stop, spans["generated"].stop
-        states = torch.zeros(len(texts), len(self.options.layers), total, self.hidden_size, device=device)
-        mask = torch.zeros(len(texts), total, dtype=torch.bool, device=device)
-        lengths = torch.tensor([len(self._ids(text)) for text in texts], device=device)
-        mask[:, :end] = torch.arange(end, device=device) < lengths[:, None]
-        answers = [""] * len(texts)
-        for rows, (given, chosen, made) in self._all_states(frames, texts):
-            states[rows, :, : given.shape[2]] = given
-            states[rows, :, spans["generated"]] = made
-            mask[rows, spans["generated"]] = self._before_end(chosen)
-            for row, answer in zip(rows, self._decode(chosen), strict=True):
-                answers[row] = answer
+        frames, rows_prompts = self.batch(frames, prompts)
+        length, device = self.image_length(), self.model.device
+        counts = torch.tensor([image_count(prompt) for prompt in rows_prompts], device=device)[:, None] * length
+        spans = _spans(int(counts.max()), self._prompt_width(rows_prompts, prompt_tokens), self.new_tokens)
+        total = spans["generated"].stop
+        states = torch.zeros(len(rows_prompts), len(self.options.layers), total, self.hidden_size, device=device)
+        mask = torch.zeros(len(rows_prompts), total, dtype=torch.bool, device=device)
+        lengths = torch.tensor([len(self.token_ids(prompt)) for prompt in rows_prompts], device=device)[:, None]
+        for span, real in ((spans["image"], counts), (spans["prompt"], lengths - counts)):
+            mask[:, span] = torch.arange(span.stop - span.start, device=device) < real
+        answers = [""] * len(rows_prompts)
+        for piece in self.buckets.pieces(len(rows_prompts)):
+            for rows, output in self.passes(*self._select(frames, rows_prompts, piece)):
+                places = [piece[row] for row in rows]
+                images = int(counts[places[0]])
+                states[places, :, :images] = output.inputs[:, :, :images]
+                text = output.inputs[:, :, images:]
+                states[places, :, spans["prompt"].start : spans["prompt"].start + text.shape[2]] = text
+                states[places, :, spans["generated"]] = output.generated
+                mask[places, spans["generated"]] = self._before_end(output.tokens)
+                for place, answer in zip(places, self._decode(output.tokens), strict=True):
+                    answers[place] = answer
         return Hidden(states.masked_fill_(~mask[:, None, :, None], 0.0), mask, spans, answers)
 
+    def answer(self, frames: Images, prompts: Prompts, new_tokens: int) -> list[str]:
+        """Greedy answers of at most new_tokens tokens, as text without special tokens. Arguments as of `hidden`."""
+        return [self.decode(ids) for ids in self.generate(frames, prompts, new_tokens)]
+
     @torch.no_grad()
-    def answer(self, frames: Frames, texts: list[str], new_tokens: int) -> list[str]:
-        """Greedy answers of at most new_tokens tokens, as text without special tokens."""
-        check_batch(frames, texts)
-        if self._engine is not None and not self._engine.can_answer:
-            raise UserError(
-                f"this {self.config.model_type} was loaded with generation=none, without the layers above those in"
-                f" layers={list(self.options.layers)}; to have it answer, load it with generation=greedy."
-            )
-        answers = [""] * len(texts)
-        for rows in self._passes(texts):
-            inputs = self.inputs(frames[rows], [texts[row] for row in rows])
-            chosen = self.model.generate(
+    def generate(
+        self,
+        frames: Images,
+        prompts: Prompts,
+        new_tokens: int,
+        *,
+        samples: int = 1,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[list[int]]:
+        """Generate token ids.
+
+        Args:
+            frames, prompts: As of `hidden`.
+            new_tokens: The most that an answer may have, its end included.
+            samples: Answers per prompt.
+            temperature: Of sampling; 0 = greedy, where all samples of a prompt are the same.
+            seed: Of sampling. An answer depends on the seed, its images, its prompt and its number among the samples,
+                not on the other rows of the batch.
+
+        Returns:
+            B x samples rows of token ids, those of a prompt next to each other; the id that ends an answer is the last.
+
+        Raises:
+            UserError: The model was loaded without its upper layers.
+        """
+        self.check_complete()
+        frames, prompts = self.batch(frames, prompts)
+        draws = samples if temperature else 1
+        repeated = [row for row in range(len(prompts)) for _ in range(draws)]
+        numbers = uniforms(seed, self._split(frames, prompts), prompts, new_tokens, draws) if temperature else None
+        frames, prompts = self._select(frames, prompts, repeated)
+        answers: list[list[int]] = [[]] * len(prompts)
+        for rows in self._groups(prompts):
+            inputs = self.inputs(*self._select(frames, prompts, rows))
+            decoding = Decoding(self._eos, 0, None if numbers is None else numbers[rows], temperature or 1.0)
+            tokens = self.model.generate(
                 **inputs,
                 max_new_tokens=new_tokens,
                 eos_token_id=list(self._eos) or None,
                 pad_token_id=self._pad,
+                logits_processor=[decoding],
             )
             # Before the answer an encoder-decoder returns its start token, the others their input.
-            start = 1 if self.is_encoder_decoder else inputs["input_ids"].shape[1]
-            for row, text in zip(rows, self._decode(chosen[:, start:]), strict=True):
-                answers[row] = text
-        return answers
+            tokens = tokens[:, 1 if self.is_encoder_decoder else inputs["input_ids"].shape[1] :]
+            for row, ids, real in zip(rows, tokens, self._before_end(tokens), strict=True):
+                answers[row] = ids[real].tolist()
+        return answers if temperature else [ids for ids in answers for _ in range(samples)]
 
-    def inputs(self, frames: Frames, texts: list[str]) -> dict[str, torch.Tensor]:
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of an answer's token ids, without special tokens and surrounding space."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def inputs(self, frames: Images, prompts: Prompts) -> dict[str, torch.Tensor]:
         """The model's inputs: input_ids and attention_mask [B, T], padded on the right, and pixels."""
-        ids = self.ids(texts)
+        frames, prompts = self.batch(frames, prompts)
+        ids = self.ids(prompts)
         return {
             "input_ids": ids,
-            "attention_mask": self.mask(texts),
+            "attention_mask": self.mask(prompts),
             **self.pixels(frames),
-            **self.text_inputs(texts, ids),
+            **self.text_inputs(prompts, ids),
         }
 
     def training_inputs(
-        self, frames: Frames, texts: list[str], answers: list[str]
+        self, frames: Images, prompts: Prompts, answers: Sequence[str] | Sequence[Sequence[int]]
     ) -> tuple[dict[str, Any], torch.Tensor]:
-        """The model's inputs in a lesson that tells it the answers, and the targets int64 [B, T] of its logits.
+        """The model's inputs with the answers appended, and the targets of its logits.
 
-        A target stands where the logits [B, T, V] do that should name it: the tokens of an answer and its end;
-        IGNORE_INDEX elsewhere. An answer follows its prompt at once, in tokens as the tokenizer writes it alone.
+        Args:
+            frames, prompts: As of `hidden`.
+            answers: One text per row, which is tokenised alone and ends with the model's end token; or its token ids,
+                used as they are.
+
+        Returns:
+            Inputs, and targets int64 [B, T] of the logits [B, T, V]: a token of the answer at the position whose logits
+            predict it, IGNORE_INDEX elsewhere.
         """
-        inputs = self.inputs(frames, texts)
-        told = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], *self._eos[:1]] for text in answers]
+        self.check_complete()
+        inputs = self.inputs(frames, prompts)
+        answer_ids = [
+            [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], *self._eos[:1]]
+            if isinstance(answer, str)
+            else list(answer)
+            for answer in answers
+        ]
         if self.is_encoder_decoder:
-            targets = _padded(told, IGNORE_INDEX).to(self.model.device)
+            targets = _padded(answer_ids, IGNORE_INDEX).to(self.model.device)
             return inputs | {"labels": targets}, targets
         lengths = inputs["attention_mask"].sum(1).tolist()
-        for key, ends in self._behind_the_prompt(told).items():
+        real, types = ([[value] * len(ids) for ids in answer_ids] for value in (1, self.answer_type))
+        per_token = {
+            "input_ids": answer_ids,
+            "attention_mask": real,
+            "token_type_ids": types,
+            "mm_token_type_ids": types,
+        }
+        for key, values in per_token.items():
             if key not in inputs:
                 continue
-            rows = zip(inputs[key].tolist(), lengths, ends, strict=True)
+            rows = zip(inputs[key].tolist(), lengths, values, strict=True)
             fill = self._pad if key == "input_ids" else 0
             inputs[key] = _padded([[*row[:length], *end] for row, length, end in rows], fill).to(inputs[key])
-        # The logits that tell a token stand one place before it.
-        before = [
-            [*[IGNORE_INDEX] * (length - 1), *end, IGNORE_INDEX] for length, end in zip(lengths, told, strict=True)
-        ]
+        # The logits that predict a token stand one position before it.
+        ends = zip(lengths, answer_ids, strict=True)
+        before = [[*[IGNORE_INDEX] * (length - 1), *ids, IGNORE_INDEX] for length, ids in ends]
         targets = _padded(before, IGNORE_INDEX).to(self.model.device)
         if "logits_to_keep" in signature(self.model.forward).parameters:  # those of an image would fill the memory
             inputs["logits_to_keep"] = targets.shape[1] - min(lengths) + 1
             targets = targets[:, -inputs["logits_to_keep"] :]
         return inputs, targets
 
-    def squares(self, frames: Frames) -> torch.Tensor:
-        """uint8 [B, H, W, 3] -> [B, 3, S, S], as the checkpoint's image processor would make it."""
+    def check_complete(self) -> None:
+        """Raise UserError if the model was loaded without the layers above those that states are taken from."""
+        if self._engine is not None and not self._engine.is_complete:
+            raise UserError(
+                f"this {self.config.model_type} was loaded with generation=none, without the layers above those in"
+                f" layers={list(self.options.layers)}; to have it answer or learn, load it with generation=greedy."
+            )
+
+    # What families and backends use.
+
+    def batch(self, frames: Images, prompts: Prompts) -> tuple[Frames, list[Prompt]]:
+        """Check a batch and bring it into one form.
+
+        Returns:
+            The images of all rows in order, uint8 [M, H, W, 3], and the prompts with messages as conversations.
+        """
+        rows = as_prompts(prompts)
+        if not isinstance(frames, np.ndarray):
+            if [len(images) for images in frames] != (counts := [image_count(prompt) for prompt in rows]):
+                raise ValueError(
+                    f"rows have {[len(images) for images in frames]} images, their prompts refer to {counts}"
+                )
+            pictures = [image for images in frames for image in images]
+            for picture in pictures:
+                self._check_frames(np.asarray(picture)[None])
+            if len({picture.shape for picture in pictures}) > 1:
+                pictures = [self.fit(picture[None])[0] for picture in pictures]
+            frames = np.stack(pictures)
+        else:
+            self._check_frames(frames)
+        if not len(rows) or len(frames) != (count := sum(map(image_count, rows))):
+            raise ValueError(
+                f"{len(rows)} prompts with {count if rows else 0} images for {len(frames)} frames; give one text per"
+                " frame, or messages with one image part per frame"
+            )
+        return frames, rows
+
+    def fit(self, frames: Frames) -> Frames:
+        """uint8 [M, H, W, 3] as the pictures that the vision tower reads: [M, *picture_size, 3]."""
+        return self._pixels.fit(frames)
+
+    def preprocess(self, frames: Frames) -> torch.Tensor:
+        """uint8 [M, H, W, 3] -> [M, 3, *picture_size], as the checkpoint's image processor would make it."""
         return self._pixels(frames)
 
-    def ids(self, texts: list[str]) -> torch.Tensor:
+    def ids(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         """int64 [B, T]: the inputs' ids, padded on the right."""
-        return _padded([self._ids(text) for text in texts], self._pad).to(self.model.device)
+        return _padded([self.token_ids(prompt) for prompt in prompts], self._pad).to(self.model.device)
 
-    def mask(self, texts: list[str]) -> torch.Tensor:
+    def mask(self, prompts: Sequence[Prompt]) -> torch.Tensor:
         """int64 [B, T]: 1 where `ids` are real."""
-        return _padded([[1] * len(self._ids(text)) for text in texts], 0).to(self.model.device)
+        return _padded([[1] * len(self.token_ids(prompt)) for prompt in prompts], 0).to(self.model.device)
 
-    def embedded(self, texts: list[str], features: torch.Tensor) -> dict[str, torch.Tensor]:
+    def embed_inputs(self, prompts: Sequence[Prompt], features: torch.Tensor) -> dict[str, torch.Tensor]:
         """Embeddings of the input with image features [B, I, D] in their places, and the mask."""
-        ids = self.ids(texts)
+        ids = self.ids(prompts)
         words = self.model.get_input_embeddings()(ids)
         places = (ids == self.image_token_id)[..., None]
-        return {"inputs_embeds": words.masked_scatter(places, features.to(words)), "attention_mask": self.mask(texts)}
+        return {"inputs_embeds": words.masked_scatter(places, features.to(words)), "attention_mask": self.mask(prompts)}
 
     def distinct(self, frames: Frames) -> tuple[list[int], list[int]]:
-        """As of _engine.distinct; every frame counts as distinct where shared_vision is disabled."""
-        every = list(range(len(frames)))
-        return (every, every) if "shared_vision" in self.options.disable else distinct(frames)
+        """As `backends.local.distinct`; every frame counts as distinct where shared_vision is disabled."""
+        rows = list(range(len(frames)))
+        return (rows, rows) if "shared_vision" in self.options.disable else distinct(frames)
 
-    # Machinery.
+    def passes(self, frames: Frames, prompts: list[Prompt]) -> Iterator[tuple[list[int], PassStates]]:
+        """Run the model on a batch in one form (see `batch`), and yield the states of rows that go through together.
 
-    def _behind_the_prompt(self, told: list[list[int]]) -> dict[str, list[list[int]]]:
-        """What the inputs that go by tokens say of an answer's tokens."""
-        real, types = ([[value] * len(ids) for ids in told] for value in (1, self.answer_type))
-        return {"input_ids": told, "attention_mask": real, "token_type_ids": types, "mm_token_type_ids": types}
-
-    @cached_property
-    def _source(self) -> dict[str, str]:
-        return checkpoint.source(self.config.name_or_path)
-
-    @cached_property
-    def _pixels(self) -> Pixels:
-        return Pixels(self.image_processor, self.image_size, self.model.device, self.model.dtype)
-
-    @property
-    def _pad(self) -> int:
-        """Stands where a row is shorter; masked, so any id does if the tokenizer has none for it."""
-        return int(self.tokenizer.pad_token_id or 0)
+        Their input states are in Hidden's order: image tokens, then the others.
+        """
+        features = self._engine.encode_images(frames) if self._engine is not None else None
+        for rows in self._groups(prompts):
+            of_rows = self._select(frames, prompts, rows)
+            if self._engine is None or features is None:
+                yield rows, self._passes_of_generate(*of_rows)
+            else:
+                images = features.select(images_of(prompts, rows))
+                states = self._engine.run(images, of_rows[1], self._decoding(*of_rows))
+                yield rows, states._replace(inputs=states.inputs[:, :, self._order(self.ids(of_rows[1]))])
 
     def short_config(self) -> Any | None:
         """The config of the layers that are needed; None = all are, or all have to be drawn, one after the other."""
@@ -387,6 +496,94 @@ class VLM:
             return None
         needed = layers_needed(self)
         return shortened(self.config, needed) if needed < reading_depth(self.config) else None
+
+    # Internals.
+
+    def _passes_of_generate(self, frames: Frames, prompts: list[Prompt]) -> PassStates:
+        """The same states from `generate`, for families without passes of their own."""
+        inputs, count = self.inputs(frames, prompts), self.new_tokens
+        out = self.model.generate(
+            **inputs,
+            max_new_tokens=count + 1,
+            logits_processor=[self._decoding(frames, prompts)],
+            output_hidden_states=True if self.is_encoder_decoder else list(self.options.layers),
+            return_dict_in_generate=True,
+        )
+        steps = out.decoder_hidden_states if self.is_encoder_decoder else out.hidden_states
+        input_states = out.encoder_hidden_states if self.is_encoder_decoder else steps[0]
+        ordered = self._chosen_layers(input_states)[:, :, self._order(inputs["input_ids"])]
+        generated = [self._chosen_layers(step)[:, :, -1:] for step in steps[1:]]
+        first = out.sequences.shape[1] - count - 1
+        tokens = out.sequences[:, first : first + count]
+        return PassStates(ordered, tokens, torch.cat([ordered[:, :, :0], *generated], dim=2))
+
+    def _chosen_layers(self, states: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """float32 [B, L, T, D] of a model's tuple of hidden states."""
+        return torch.stack([states[layer] for layer in self.options.layers], dim=1).float()
+
+    def _order(self, ids: torch.Tensor) -> torch.Tensor:
+        """Positions of the image tokens, then those of the others; the same for all rows of a pass."""
+        image = ids[0] == self.image_token_id
+        return torch.cat([image.nonzero().flatten(), (~image).nonzero().flatten()])
+
+    def _groups(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Rows that can go through the model together.
+
+        An encoder masks padding on the right exactly, so rows of an encoder-decoder differ in length. A decoder-only
+        model would have to be padded on the left, which moves the positions of real tokens: rows of equal layout go
+        together instead, without any padding, and nothing has to be masked. With `compile` the last row comes several
+        times, with the same result.
+        """
+        groups = defaultdict(list)
+        for row, prompt in enumerate(prompts):
+            length = 0 if self.is_encoder_decoder else len(self.token_ids(prompt))
+            groups[self._image_places(prompt), length].append(row)
+        return [self.buckets.padded(rows) for rows in groups.values()]
+
+    def _select(self, frames: Frames, prompts: list[Prompt], rows: list[int]) -> tuple[Frames, list[Prompt]]:
+        """Some rows of a batch, with their images."""
+        return frames[images_of(prompts, rows)], [prompts[row] for row in rows]
+
+    def _split(self, frames: Frames, prompts: Sequence[Prompt]) -> list[Frames]:
+        """The images of each row, uint8 [images, H, W, 3]."""
+        return [frames[images_of(prompts, [row])] for row in range(len(prompts))]
+
+    def _decoding(self, frames: Frames, prompts: Sequence[Prompt]) -> Decoding:
+        options, steps = self.options, self.new_tokens + 1
+        sampled = options.generation == "sample"
+        numbers = uniforms(options.seed, self._split(frames, prompts), prompts, steps) if sampled else None
+        return Decoding(self._eos, options.min_new_tokens, numbers, options.temperature)
+
+    def _before_end(self, tokens: torch.Tensor) -> torch.Tensor:
+        """bool [B, N]: True up to and including the token that ends the answer."""
+        ends = torch.isin(tokens, torch.tensor(self._eos, device=tokens.device, dtype=tokens.dtype))
+        return ends.cumsum(1) - ends.long() == 0
+
+    def _decode(self, tokens: torch.Tensor) -> list[str]:
+        real = self._before_end(tokens)
+        return [self.decode(ids[keep].tolist()) for ids, keep in zip(tokens, real, strict=True)]
+
+    @cached_property
+    def _source(self) -> dict[str, str]:
+        return checkpoint.source(self.config.name_or_path)
+
+    @cached_property
+    def _pixels(self) -> Pixels:
+        model, letterbox = self.model, self.options.aspect == "letterbox"
+        return Pixels(self.image_processor, self.picture_size, model.device, model.dtype, letterbox=letterbox)
+
+    @property
+    def _pad(self) -> int:
+        """Stands where a row is shorter; masked, so any id does if the tokenizer has none for it."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+    def _picture_size(self) -> tuple[int, int]:
+        """Height and width of the pictures that the vision tower reads."""
+        if self.options.aspect != "native":
+            return self.image_size, self.image_size
+        if self.options.frame_size is None:
+            raise UserError("aspect=native needs frame_size=[height, width] of the frames; see vlm_options.frame_size.")
+        return self.native_size(*self.options.frame_size)
 
     def _check_options(self, path: str) -> None:
         if self.options.token_order not in self.token_orders:
@@ -408,126 +605,56 @@ class VLM:
             )
 
     def _probe_vision(self) -> tuple[int, int]:
-        """Number and width of the vision tower's tokens, from one black frame."""
-        size = self.image_size
+        """Number and width of the vision tower's tokens, from one black picture."""
         try:
             with torch.no_grad():
-                features = self.image_features(np.zeros((1, size, size, 3), dtype=np.uint8))
+                features = self.image_features(np.zeros((1, *self.picture_size, 3), dtype=np.uint8))
         except (ValueError, RuntimeError) as error:
             raise UserError(
-                f"the vision tower of {self.config.model_type} does not take image_size={size} ({error});"
+                f"the vision tower of {self.config.model_type} does not take image_size={self.image_size} ({error});"
                 f" it was made for image_size={self.default_image_size()}."
             ) from error
         return features.shape[1], features.shape[2]
 
-    def _checked_layout(self, text: str) -> tuple[int, ...]:
-        ids = tuple(self.layout(text))
-        found, wanted = ids.count(self.image_token_id), self.image_length()
-        if found != wanted:
+    def _checked_layout(self, prompt: Prompt) -> tuple[int, ...]:
+        ids = tuple(self.layout(prompt) if isinstance(prompt, str) else self.conversation_layout(prompt))
+        count, expected = ids.count(self.image_token_id), self.image_length() * image_count(prompt)
+        if count != expected:
             token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
             raise UserError(
-                f"the prompt {text!r} gives {found} image tokens, this VLM makes {wanted} of a frame;"
-                f" leave {token!r} out of the prompt, the image is put in for you."
+                f"the prompt {str(prompt)!r} gives {count} image tokens, and its images take {expected};"
+                f" leave {token!r} out of the prompt, images are put in for you."
             )
         return ids
 
-    def _prompt_width(self, texts: list[str], prompt_tokens: int | None) -> int:
-        longest = self.prompt_length(texts)
+    def _find_images(self, prompt: Prompt) -> tuple[int, ...]:
+        """Positions of the image tokens in the input."""
+        return tuple(place for place, token in enumerate(self.token_ids(prompt)) if token == self.image_token_id)
+
+    def _prompt_width(self, prompts: Sequence[Prompt], prompt_tokens: int | None) -> int:
+        longest = self.prompt_length(prompts)
         if prompt_tokens is not None and prompt_tokens < longest:
             raise UserError(
                 f"a prompt of this batch has {longest} tokens, more than prompt_tokens={prompt_tokens};"
-                f" take prompt_tokens from prompt_length() of every text that can occur."
+                f" take prompt_tokens from prompt_length() of every prompt that can occur."
             )
         return longest if prompt_tokens is None else prompt_tokens
 
-    def _passes(self, texts: list[str]) -> list[list[int]]:
-        """Rows that can go through the model together.
-
-        An encoder masks padding on the right exactly, so an encoder-decoder takes all rows at once. A
-        decoder-only model would have to be padded on the left, which moves the positions of real tokens: rows
-        of equal layout go together instead, without any padding, and nothing has to be masked. With `compile`
-        the last row comes several times, with the same result.
-        """
-        if self.is_encoder_decoder:
-            return [self.buckets.padded(range(len(texts)))]
-        rows = defaultdict(list)
-        for row, text in enumerate(texts):
-            ids = self._ids(text)
-            rows[len(ids), ids.index(self.image_token_id)].append(row)
-        return [self.buckets.padded(each) for each in rows.values()]
-
-    def _all_states(self, frames: Frames, texts: list[str]) -> Iterator[tuple[list[int], Passes]]:
-        """What `_states` gives, pass by pass, and the rows of each."""
-        looked = self._engine.encode_images(frames) if self._engine is not None else None
-        for rows in self._passes(texts):
-            of_rows = looked.at(rows) if looked is not None else None
-            yield rows, self._states(frames[rows], [texts[row] for row in rows], of_rows)
-
-    def _states(self, frames: Frames, texts: list[str], looked: ImageFeatures | None = None) -> Passes:
-        """Input states [B, L, I + P, D] in Hidden's order, generated ids [B, N], their states [B, L, N, D].
-
-        looked: what the engine saw in the frames; None = it has not looked yet.
-        """
-        if self._engine is None:
-            return self._states_of_generate(frames, texts)
-        looked = looked or self._engine.encode_images(frames)
-        before, chosen, after = self._engine.states(looked, texts, self._decoding(frames, texts))
-        return before[:, :, self._order(self.ids(texts))], chosen, after
-
-    def _states_of_generate(self, frames: Frames, texts: list[str]) -> Passes:
-        inputs, count = self.inputs(frames, texts), self.new_tokens
-        out = self.model.generate(
-            **inputs,
-            max_new_tokens=count + 1,
-            logits_processor=[self._decoding(frames, texts)],
-            output_hidden_states=True if self.is_encoder_decoder else list(self.options.layers),
-            return_dict_in_generate=True,
-        )
-        steps = out.decoder_hidden_states if self.is_encoder_decoder else out.hidden_states
-        given = out.encoder_hidden_states if self.is_encoder_decoder else steps[0]
-        before = self._chosen_layers(given)[:, :, self._order(inputs["input_ids"])]
-        made = [self._chosen_layers(step)[:, :, -1:] for step in steps[1:]]
-        first = out.sequences.shape[1] - count - 1
-        return before, out.sequences[:, first : first + count], torch.cat([before[:, :, :0], *made], dim=2)
-
-    def _chosen_layers(self, states: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """float32 [B, L, T, D] of a model's tuple of hidden states."""
-        return torch.stack([states[layer] for layer in self.options.layers], dim=1).float()
-
-    def _order(self, ids: torch.Tensor) -> torch.Tensor:
-        """Positions of the image tokens, then those of the others; the same for all rows of a pass."""
-        image = ids[0] == self.image_token_id
-        return torch.cat([image.nonzero().flatten(), (~image).nonzero().flatten()])
-
-    def _decoding(self, frames: Frames, texts: list[str]) -> Decoding:
-        options, steps = self.options, self.new_tokens + 1
-        numbers = uniforms(options.seed, frames, texts, steps) if options.generation == "sample" else None
-        return Decoding(self._eos, options.min_new_tokens, numbers, options.temperature)
-
-    def _before_end(self, chosen: torch.Tensor) -> torch.Tensor:
-        """bool [B, N]: True up to and including the token that ends the answer."""
-        ends = torch.isin(chosen, torch.tensor(self._eos, device=chosen.device, dtype=chosen.dtype))
-        return ends.cumsum(1) - ends.long() == 0
-
-    def _decode(self, chosen: torch.Tensor) -> list[str]:
-        real = self._before_end(chosen)
-        rows = [ids[keep].tolist() for ids, keep in zip(chosen, real, strict=True)]
-        return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
-
-
-def concatenate(parts: Sequence[Hidden]) -> Hidden:
-    """The states of some rows after those of others, in equal spans."""
-    if len(parts) == 1:
-        return parts[0]
-    states, mask = (torch.cat([getattr(part, name) for part in parts]) for name in ("states", "mask"))
-    return Hidden(states, mask, parts[0].spans, [answer for part in parts for answer in part.answers])
+    def _check_frames(self, frames: Frames) -> None:
+        check_batch(frames)
+        size = self.options.frame_size
+        if self.options.aspect == "native" and frames.shape[1:3] not in (size, self.picture_size):
+            raise UserError(
+                f"frames are {frames.shape[1]} x {frames.shape[2]} pixels, and this VLM was loaded with"
+                f" frame_size={list(size or ())}; with aspect=native, load it with the size of the frames."
+            )
 
 
 def _take_over_decoding(model: Any) -> tuple[int, ...]:
-    """Drops the checkpoint's preferences for decoding (beams, penalties, forced tokens); returns its EOS ids.
+    """Drop the checkpoint's preferences for decoding (beams, penalties, forced tokens); return its EOS ids.
 
     EOS is dropped too: `generate` then always makes all its tokens, so that every row has a state at every
-    position and what follows the end of an answer is ours to mask.
+    position, and what follows the end of an answer is masked here.
     """
     ends = model.generation_config.eos_token_id
     # BLIP-2 and InstructBLIP hand `generate` on to the language model inside them.
@@ -559,9 +686,7 @@ def _spans(image: int, prompt: int, generated: int) -> dict[str, slice]:
     }
 
 
-def check_batch(frames: Frames, texts: list[str] | None = None) -> None:
-    """ValueError unless frames are uint8 [B, H, W, 3], and texts, if any, one for each."""
+def check_batch(frames: Frames) -> None:
+    """Raise ValueError unless frames are uint8 [M, H, W, 3] with M >= 1."""
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
         raise ValueError(f"frames are {frames.dtype} {frames.shape}; a batch is uint8 [B, H, W, 3], RGB, B >= 1")
-    if texts is not None and len(texts) != len(frames):
-        raise ValueError(f"{len(texts)} texts for {len(frames)} frames; give one text per frame")

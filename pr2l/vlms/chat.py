@@ -1,7 +1,7 @@
 """Families whose image is a placeholder that may stand anywhere in a written conversation.
 
-The text is written by the checkpoint's own chat template, if it has one, as one turn of a user; then the
-placeholder becomes the image tokens:
+The checkpoint's own chat template, if it has one, writes the text as one message of the user, or a whole conversation;
+then each placeholder becomes the tokens of its image:
 
     template     <|im_start|>user <image> where is it ?<|im_end|> <|im_start|>assistant
     no template  <image> where is it ?
@@ -10,11 +10,14 @@ placeholder becomes the image tokens:
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from jinja2 import TemplateError
 
 from pr2l.core.errors import UserError
 from pr2l.vlms import checkpoint
 from pr2l.vlms.base import VLM
+from pr2l.vlms.conversation import Conversation, image_count
 
 Part = TypeVar("Part")
 _MARK = "where-the-text-goes"
@@ -46,38 +49,68 @@ class ChatVLM(VLM):
         return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
 
     def layout(self, text: str) -> list[int]:
-        written = self.write(text)
+        return self._tokenize(self.write(text))
+
+    def conversation_layout(self, conversation: Conversation) -> list[int]:
+        return self._tokenize(self.write_conversation(conversation))
+
+    def _tokenize(self, written: str) -> list[int]:
         special = not self.tokenizer.bos_token or not written.startswith(self.tokenizer.bos_token)
         whole = written.replace(self.placeholder, self.image_text)
         ids: list[int] = self.tokenizer(whole, add_special_tokens=special)["input_ids"]
         return ids
 
     def write(self, text: str) -> str:
-        """The conversation for one text, with a placeholder for the image."""
+        """The conversation for one text, with a placeholder for its image."""
         plain = self._in_order(self.placeholder, text)
         if self.template is None or not self.options.chat_template:
             return "\n".join(plain)
         if self._template_keeps_order:
-            return self._filled(self._in_order({"type": "image"}, {"type": "text", "text": text}))
-        return self._filled([{"type": "text", "text": "\n".join(plain)}])
+            return self._fill(self._in_order({"type": "image"}, {"type": "text", "text": text}))
+        return self._fill([{"type": "text", "text": "\n".join(plain)}])
+
+    def write_conversation(self, conversation: Conversation) -> str:
+        """A conversation as the checkpoint's chat template writes it, with a placeholder for each image."""
+        if self.template is None or not self.options.chat_template:
+            if len(conversation.turns) > 1:
+                raise UserError(
+                    f"several messages need a chat template, and this {self.config.model_type} has none or was loaded"
+                    " with chat_template=false; give one message of the user."
+                )
+            return "\n".join(self.placeholder if part is None else part for part in conversation.turns[0][1])
+        try:
+            written = self.apply_template(conversation.messages())
+        except TemplateError as error:
+            raise UserError(
+                f"the chat template of this {self.config.model_type} does not take the conversation {conversation}:"
+                f" {error}"
+            ) from error
+        if written.count(self.placeholder) != image_count(conversation):
+            raise UserError(
+                f"the chat template of this {self.config.model_type} leaves out an image {self.placeholder!r} of the"
+                f" conversation {conversation}, or a text of it has that word in it."
+            )
+        return written
 
     def _in_order(self, image: Part, text: Part) -> list[Part]:
         return [image, text] if self.options.token_order == "image_first" else [text, image]
 
-    def _filled(self, content: list[dict[str, str]]) -> str:
-        """The template, filled with one turn of a user."""
-        turn = {"role": "user", "content": content}
+    def _fill(self, content: list[dict[str, str]]) -> str:
+        """The template, filled with one message of the user."""
+        return self.apply_template([{"role": "user", "content": content}])
+
+    def apply_template(self, messages: Any) -> str:
+        """The template, filled with messages and the beginning of the assistant's answer."""
         return str(
             self.tokenizer.apply_chat_template(
-                [turn], chat_template=self.template, tokenize=False, add_generation_prompt=True
+                messages, chat_template=self.template, tokenize=False, add_generation_prompt=True
             )
         )
 
     @cached_property
     def _template_keeps_order(self) -> bool:
-        """Whether the parts of a turn stay in the order asked for: LLaVA 1.5's template moves images
-        forward."""
-        written = self._filled(self._in_order({"type": "image"}, {"type": "text", "text": _MARK}))
+        """Whether the parts of a message stay in the order asked for: LLaVA 1.5's template moves images forward."""
+        written = self._fill(self._in_order({"type": "image"}, {"type": "text", "text": _MARK}))
         image, text = written.find(self.placeholder), written.find(_MARK)
         if min(image, text) < 0:
             raise UserError(

@@ -1,7 +1,8 @@
-"""How the next token is chosen: greedily, or by sampling that a row does alone."""
+"""Choice of the next token: greedy, or sampled with random numbers of the row's own."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -10,13 +11,17 @@ import torch
 from transformers import LogitsProcessor
 
 from pr2l.core.types import Frames
+from pr2l.vlms.conversation import Prompt
 
 
 class Decoding(LogitsProcessor):
-    """Turns logits [B, V] into scores whose largest entry is the next token; made anew for every generation.
+    """Turns logits [B, V] into scores whose largest entry is the next token; one object per generation.
 
-    eos: ids that end an answer; they are forbidden until min_new_tokens have been chosen.
-    uniforms: [B, steps] in 0..1, row b's random number at each step; None = greedy.
+    Args:
+        eos: Ids that end an answer; they are forbidden until min_new_tokens have been chosen.
+        min_new_tokens: Tokens that an answer has at least.
+        uniforms: [B, steps] in 0..1, row b's random number at each step; None = greedy.
+        temperature: Of sampling, above 0.
     """
 
     def __init__(
@@ -46,17 +51,32 @@ class Decoding(LogitsProcessor):
         return (cumulative <= uniform * cumulative[:, -1:]).sum(-1, keepdim=True).clamp(max=scores.shape[1] - 1)
 
 
-def uniforms(seed: int, frames: Frames, texts: list[str], steps: int) -> npt.NDArray[np.float64]:
-    """[B, steps] numbers in 0..1 that depend on the seed and on the row's own frame and text, nothing else.
+def uniforms(
+    seed: int, images: Sequence[Frames], prompts: Sequence[Prompt], steps: int, draws: int = 1
+) -> npt.NDArray[np.float64]:
+    """Random numbers that depend on the seed and on a row's own images and prompt, nothing else.
 
     So a row's sampled text does not depend on its neighbours or its place in the batch, and the same frame
     seen again gives the same text.
+
+    Args:
+        seed: At least 0.
+        images: Per row its images, uint8 [images, H, W, 3].
+        prompts: One per row.
+        steps: Numbers per draw.
+        draws: Per row; the first is the same whatever their number.
+
+    Returns:
+        [B x draws, steps] in 0..1, the draws of a row next to each other.
     """
-    rows = zip(frames, texts, strict=True)
-    return np.stack([np.random.default_rng([seed, *_digest(f, t)]).random(steps) for f, t in rows])
+    rows = zip(images, prompts, strict=True)
+    numbers = [
+        np.random.default_rng([seed, *_digest(*row)]).random(draws * steps).reshape(draws, steps) for row in rows
+    ]
+    return np.concatenate(numbers)
 
 
-def _digest(frame: Frames, text: str) -> list[int]:
-    hashed = blake2b(frame.tobytes(), digest_size=16)
-    hashed.update(text.encode())
+def _digest(images: Frames, prompt: Prompt) -> list[int]:
+    hashed = blake2b(images.tobytes(), digest_size=16)
+    hashed.update(str(prompt).encode())
     return [int(word) for word in np.frombuffer(hashed.digest(), dtype=np.uint32)]

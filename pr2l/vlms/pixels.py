@@ -1,7 +1,7 @@
 """Frames to the numbers that a vision tower reads, as the checkpoint's own image processor makes them.
 
-One frame is always one square picture: it is stretched, never cropped, padded or cut into tiles. A default
-processor may cut a 160 x 120 frame into 17 tiles (17 times the work), or crop the left and right edge of what
+One frame is always one picture: it is stretched or padded to the tower's size, never cropped or cut into tiles. A
+default processor may cut a 160 x 120 frame into 17 tiles (17 times the work), or crop the left and right edge of what
 the agent sees. Within that geometry the result equals the processor's, at a fraction of its time.
 """
 
@@ -9,25 +9,41 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from pr2l.core.types import Frames
-from pr2l.vlms.resize import goes_down_first, resize_to_square, stretched
+from pr2l.vlms.resize import goes_down_first, pad_to_square, resize, stretched
+
+GREY = 127  # padding of a letterbox where the processor has no mean colour
 
 
 class Pixels:
     """Resizes and normalises a batch of frames the way one image processor does.
 
-    processor: a Hugging Face image processor; its resample, rescale_factor, image_mean and image_std are
-    used. size: side of the square result in pixels.
+    Args:
+        processor: A Hugging Face image processor; its resample, rescale_factor, image_mean and image_std are used.
+        size: Height and width in pixels of the result, or the side of a square.
+        device, dtype: Of the result.
+        letterbox: Pad a frame to a square, centred, in the processor's mean colour (grey where it has none) before it
+            is resized. The mean becomes 0 when it is normalised.
     """
 
-    def __init__(self, processor: Any, size: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.size, self.device, self.dtype = size, device, dtype
+    def __init__(
+        self,
+        processor: Any,
+        size: int | tuple[int, int],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        letterbox: bool = False,
+    ) -> None:
+        self.size = (size, size) if isinstance(size, int) else size
+        self.device, self.dtype, self.letterbox = device, dtype, letterbox
         self.resample = Image.Resampling(int(processor.resample))
         # On one core of a CPU, PIL takes 4, 9 and 31 ms for 16 frames of 160 x 120 to sides of 128, 256 and 512; the
-        # products of _resize.py take 14, 56 and 207 ms, and as sparse matrices 6, 36 and 190 ms.
+        # products of resize.py take 14, 56 and 207 ms, and as sparse matrices 6, 36 and 190 ms.
         self.in_torch = device.type == "cuda"
         self.scale = processor.rescale_factor if processor.do_rescale else 1.0
         mean = processor.image_mean if processor.do_normalize else 0.0
@@ -36,17 +52,27 @@ class Pixels:
             torch.as_tensor(value, dtype=torch.float32, device=device).expand(3).reshape(1, 3, 1, 1)
             for value in (mean, std)
         )
+        mean_colour = (self.mean.flatten() / self.scale).round().clamp(0, 255).tolist()
+        self.padding = tuple(map(int, mean_colour)) if processor.do_normalize else (GREY,) * 3
 
     def __call__(self, frames: Frames) -> torch.Tensor:
-        """uint8 [B, H, W, 3] -> [B, 3, size, size] in the model's dtype, on its device."""
+        """uint8 [B, H, W, 3] -> [B, 3, *size] in the model's dtype, on its device."""
         # The processors scale in float64 and normalise in float32; doing as they do gives their very bits.
-        scaled = self.squares(frames).double().mul_(self.scale).float()
+        scaled = self.resize(frames).double().mul_(self.scale).float()
         return scaled.sub_(self.mean).div_(self.std).to(self.dtype)
 
-    def squares(self, frames: Frames) -> torch.Tensor:
-        """uint8 [B, H, W, 3] -> uint8 [B, 3, size, size]."""
+    def fit(self, frames: Frames) -> Frames:
+        """uint8 [B, H, W, 3] -> uint8 [B, *size, 3], on the CPU."""
+        return resize(self._squared(frames), self.size, self.resample)
+
+    def resize(self, frames: Frames) -> torch.Tensor:
+        """uint8 [B, H, W, 3] -> uint8 [B, 3, *size], on the model's device."""
+        frames = self._squared(frames)
         down_first = goes_down_first(*frames.shape[1:3], self.size, self.resample) if self.in_torch else None
         if down_first is None:
-            frames = resize_to_square(frames, self.size, self.resample)
+            frames = resize(frames, self.size, self.resample)
         pictures = torch.tensor(frames, device=self.device).permute(0, 3, 1, 2).contiguous()
         return pictures if down_first is None else stretched(pictures, self.size, self.resample, down_first)
+
+    def _squared(self, frames: Frames) -> Frames:
+        return pad_to_square(frames, np.array(self.padding, np.uint8)) if self.letterbox else frames

@@ -1,4 +1,4 @@
-"""Batches of pictures stretched to squares: by PIL, picture by picture, and to the same bits by torch, on any device.
+"""Batches of pictures resized: by PIL, picture by picture, and to the same bits by torch, on any device.
 
 PIL stretches a picture in two passes. Each new pixel is a weighted sum of the pixels in its row, then in its column;
 where the picture shrinks, more of them count:
@@ -7,7 +7,7 @@ where the picture shrinks, more of them count:
 
 Weights are integers, the real ones times 2^22. All sums stay below 2^53, so in float64 they are exact in any order,
 and two matrix products give what PIL's loops give (src/libImaging/Resample.c of Pillow). From Pillow 13 on, some
-pictures are stretched down before across, which rounds otherwise; `goes_down_first` asks the PIL that is there.
+pictures are stretched down before across, which rounds otherwise; `goes_down_first` tries the installed PIL.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from PIL.Image import Resampling
@@ -25,16 +26,37 @@ from pr2l.core.types import Frames
 BITS = 22  # PIL's PRECISION_BITS
 
 
-def resize_to_square(frames: Frames, size: int, resample: Resampling = Resampling.BICUBIC) -> Frames:
-    """uint8 [B, H, W, 3] stretched to [B, size, size, 3]."""
-    if frames.shape[1:3] == (size, size):
+def resize(frames: Frames, size: int | tuple[int, int], resample: Resampling = Resampling.BICUBIC) -> Frames:
+    """Stretch frames.
+
+    Args:
+        frames: uint8 [B, H, W, 3].
+        size: New height and width in pixels, or the side of a square.
+        resample: PIL's filter.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if frames.shape[1:3] == (height, width):
         return frames
-    return np.stack([np.asarray(Image.fromarray(frame).resize((size, size), resample)) for frame in frames])
+    return np.stack([np.asarray(Image.fromarray(frame).resize((width, height), resample)) for frame in frames])
 
 
-def stretched(pictures: torch.Tensor, size: int, resample: Resampling, down_first: bool) -> torch.Tensor:
-    """uint8 [B, C, H, W] -> uint8 [B, C, size, size], on their device. resample: one of FILTERS."""
-    down, across = (_weights(length, size, resample, pictures.device) for length in pictures.shape[2:])
+def pad_to_square(frames: Frames, colour: npt.NDArray[np.uint8]) -> Frames:
+    """Pad frames uint8 [B, H, W, 3] to [B, S, S, 3], S the longer side, centred; an odd pixel goes below or right."""
+    count, height, width = frames.shape[:3]
+    if height == width:
+        return frames
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    squares = np.empty((count, side, side, 3), np.uint8)
+    squares[:] = colour
+    squares[:, top : top + height, left : left + width] = frames
+    return squares
+
+
+def stretched(pictures: torch.Tensor, size: tuple[int, int], resample: Resampling, down_first: bool) -> torch.Tensor:
+    """uint8 [B, C, H, W] -> uint8 [B, C, *size], on their device. resample: one of FILTERS."""
+    lengths = zip(pictures.shape[2:], size, strict=True)
+    down, across = (_weights(length, new, resample, pictures.device) for length, new in lengths)
     whole = pictures.double()
     if down_first:
         return _rounded(_rounded(down @ whole) @ across.T).to(torch.uint8)
@@ -42,12 +64,12 @@ def stretched(pictures: torch.Tensor, size: int, resample: Resampling, down_firs
 
 
 @lru_cache(maxsize=8)
-def goes_down_first(height: int, width: int, size: int, resample: Resampling) -> bool | None:
-    """In which order PIL stretches pictures of that size, seen from some of noise; None = it does something else."""
+def goes_down_first(height: int, width: int, size: tuple[int, int], resample: Resampling) -> bool | None:
+    """In which order PIL stretches pictures of that size, found on noise; None = it does something else."""
     noise = np.random.default_rng(0).integers(0, 256, (8, height, width, 3), np.uint8)
-    wanted = torch.tensor(resize_to_square(noise, size, resample)).permute(0, 3, 1, 2)
-    given, orders = torch.from_numpy(noise).permute(0, 3, 1, 2), (False, True) if resample in FILTERS else ()
-    return next((order for order in orders if torch.equal(stretched(given, size, resample, order), wanted)), None)
+    expected = torch.tensor(resize(noise, size, resample)).permute(0, 3, 1, 2)
+    pictures, orders = torch.from_numpy(noise).permute(0, 3, 1, 2), (False, True) if resample in FILTERS else ()
+    return next((order for order in orders if torch.equal(stretched(pictures, size, resample, order), expected)), None)
 
 
 def _rounded(sums: torch.Tensor) -> torch.Tensor:

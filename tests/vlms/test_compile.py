@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_engine import all_cases, fresh, same
 from test_families import CASES, TEXTS, folder, vlm
+from test_local_backend import all_cases, fresh, same
 from tiny_parts import frames
 
 from pr2l.core.errors import UserError

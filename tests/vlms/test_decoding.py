@@ -41,13 +41,13 @@ def test_an_answer_cannot_end_before_its_least_length():
 
 def test_a_rows_numbers_are_its_own():
     frames, texts = pictures(CASE), list(TEXTS)
-    together = uniforms(0, frames, texts, 5)
+    together = uniforms(0, frames[:, None], texts, 5)
     assert together.shape == (3, 5) and (together >= 0).all() and (together < 1).all()
-    backwards = uniforms(0, frames[::-1], texts[::-1], 5)
+    backwards = uniforms(0, frames[::-1][:, None], texts[::-1], 5)
     assert np.array_equal(together, backwards[::-1])
-    other_text = uniforms(0, frames[:1], ["something else"], 5)
-    other_seed = uniforms(1, frames[:1], texts[:1], 5)
-    other_frame = uniforms(0, frames[1:2], texts[:1], 5)
+    other_text = uniforms(0, frames[:1][:, None], ["something else"], 5)
+    other_seed = uniforms(1, frames[:1][:, None], texts[:1], 5)
+    other_frame = uniforms(0, frames[1:2][:, None], texts[:1], 5)
     for other in (other_text, other_seed, other_frame):
         assert not np.isclose(together[:1], other).any()
 
@@ -79,7 +79,7 @@ def test_sampled_states_are_those_of_the_sampled_text():
     one."""
     frames = pictures(CASE)[:1]
     model = sampled()
-    _, ids, after = model._states(frames, TEXTS[:1])
+    _, (_, ids, after) = next(model.passes(frames, TEXTS[:1]))
     inputs = model.inputs(frames, TEXTS[:1])
     inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], dim=1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
@@ -102,7 +102,7 @@ def test_states_after_the_end_of_an_answer_are_masked():
     model = vlm(CASE, min_new_tokens=0)
     frames, texts = pictures(CASE)[:1], TEXTS[:1]
     before = model.hidden(frames, texts)
-    _, ids, _ = model._states(frames, texts)
+    _, (_, ids, _) = next(model.passes(frames, texts))
     assert len(set(ids[0].tolist())) == N and before.mask.all()
     ends, model._eos = model._eos, (int(ids[0, 1]),)
     after, answer = model.hidden(frames, texts), model.answer(frames, texts, N)

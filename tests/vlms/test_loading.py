@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from pydantic import ValidationError
 from test_families import CASES, TEXTS, folder, pictures, unmodified, vlm
 from transformers import CLIPConfig, CLIPModel
 
+import pr2l.vlms
 from pr2l.core import registry
 from pr2l.core.errors import UserError
 from pr2l.vlms import checkpoint
@@ -209,7 +212,7 @@ def test_llava_onevision_sees_the_overview_and_nothing_else():
     case = CASE["llava_onevision"]
     model = unmodified(case).model
     with torch.no_grad():
-        seen = model.vision_tower(vlm(case).squares(pictures(case)), output_hidden_states=True).hidden_states
+        seen = model.vision_tower(vlm(case).preprocess(pictures(case)), output_hidden_states=True).hidden_states
         projected = model.multi_modal_projector(seen[model.config.vision_feature_layer])
     new_line = model.image_newline.detach().expand(len(TEXTS), 1, -1)
     expected = torch.cat([projected, new_line], dim=1)
@@ -240,3 +243,12 @@ def test_generic_agrees_with_a_family_on_the_same_checkpoint(llava):
     theirs = vlm(LLAVA).hidden(pictures(LLAVA), TEXTS)
     assert ours.spans == theirs.spans and torch.equal(ours.mask, theirs.mask) and ours.answers == theirs.answers
     torch.testing.assert_close(ours.states, theirs.states, rtol=0, atol=1e-5)
+
+
+def test_the_package_imports_its_names_when_they_are_used():
+    """transformers and torch take seconds, and the command line imports the package."""
+    code = "import sys, pr2l.vlms; assert not {'torch', 'transformers'} & {*sys.modules}; print(*pr2l.vlms.__all__)"
+    names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert names == pr2l.vlms.__all__ and [getattr(pr2l.vlms, name).__name__ for name in names] == names
+    with pytest.raises(AttributeError, match="no attribute 'Vlm'"):
+        pr2l.vlms.Vlm  # noqa: B018

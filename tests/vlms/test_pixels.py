@@ -14,7 +14,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from pr2l.vlms.pixels import Pixels
-from pr2l.vlms.resize import FILTERS, goes_down_first, resize_to_square, stretched
+from pr2l.vlms.resize import FILTERS, goes_down_first, resize, stretched
 
 # What would change the geometry is switched off, since here a frame is always one stretched square.
 WHOLE = {
@@ -52,9 +52,9 @@ def test_steps_that_the_checkpoint_switches_off_are_left_out():
 
 def as_pil_does(pictures, size, resample):
     """Pictures uint8 [B, H, W, 3] stretched in torch."""
-    down_first = goes_down_first(*pictures.shape[1:3], size, resample)
+    down_first = goes_down_first(*pictures.shape[1:3], (size, size), resample)
     assert down_first is not None
-    ours = stretched(torch.from_numpy(pictures).permute(0, 3, 1, 2), size, resample, down_first)
+    ours = stretched(torch.from_numpy(pictures).permute(0, 3, 1, 2), (size, size), resample, down_first)
     assert ours.dtype == torch.uint8 and ours.is_contiguous()
     return ours.permute(0, 2, 3, 1).numpy()
 
@@ -77,28 +77,26 @@ def test_a_batch_is_stretched_as_pil_stretches_each_picture(resample, sides, see
 @pytest.mark.parametrize(("height", "width", "size"), [(120, 160, 512), (480, 640, 384), (601, 799, 336)])
 def test_so_are_large_ones(resample, height, width, size):
     pictures = frames(1, height, width)
-    assert np.array_equal(as_pil_does(pictures, size, resample), resize_to_square(pictures, size, resample))
+    assert np.array_equal(as_pil_does(pictures, size, resample), resize(pictures, size, resample))
 
 
 def test_passes_in_another_order_round_otherwise():
     pictures = torch.from_numpy(frames(1, 40, 50)).permute(0, 3, 1, 2)
-    one, other = (stretched(pictures, 30, Image.Resampling.BICUBIC, order) for order in (False, True))
+    one, other = (stretched(pictures, (30, 30), Image.Resampling.BICUBIC, order) for order in (False, True))
     assert not torch.equal(one, other)
 
 
 def test_what_torch_cannot_stretch_goes_through_pil():
     pictures = frames(2, 12, 16)
     pixels = Pixels(SiglipImageProcessorPil(resample=4), 8, torch.device("cpu"), torch.float32)
-    assert goes_down_first(12, 16, 8, pixels.resample) is None
+    assert goes_down_first(12, 16, (8, 8), pixels.resample) is None
     pixels.in_torch = True
-    assert np.array_equal(
-        pixels.squares(pictures).permute(0, 2, 3, 1), resize_to_square(pictures, 8, Image.Resampling.BOX)
-    )
+    assert np.array_equal(pixels.resize(pictures).permute(0, 2, 3, 1), resize(pictures, 8, Image.Resampling.BOX))
 
 
 def test_the_sides_of_a_wide_frame_stay_in_the_picture():
     wide = frames(1, 10, 40) // 2
     wide[:, :, :10] = wide[:, :, -10:] = 255
-    square = resize_to_square(wide, 10)
+    square = resize(wide, 10)
     assert square.shape == (1, 10, 10, 3)
     assert square[:, :, 0].min() > 250 and square[:, :, -1].min() > 250

@@ -9,7 +9,7 @@ import pytest
 from pr2l.data.labelled_frames import Source, load_or_play
 from pr2l.pretraining.evaluation import examine
 from pr2l.vlms.base import Defaults
-from pr2l.vlms.checkpoint import HERE
+from pr2l.vlms.checkpoint import WEIGHTS
 from pr2l.vlms.loading import load_vlm
 
 PAGE = Path(__file__).parents[2] / "docs" / "tiny.md"
@@ -29,7 +29,9 @@ def test_it_sees_and_it_knows_where(tmp_path):
 
 @pytest.mark.slow
 def test_the_exam_can_be_taken_again(tmp_path):
-    written = json.loads((HERE / "tiny" / "exam.json").read_text())["doom: fetch (600 frames, evaluation)"]["questions"]
+    written = json.loads((WEIGHTS / "tiny" / "exam.json").read_text())["doom: fetch (600 frames, evaluation)"][
+        "questions"
+    ]
     again = score(tmp_path, ("fetch",), frames=600, seed=101)  # of configs/pretrain/tiny.yaml
     for kind, accuracy in again.items():
         assert accuracy == pytest.approx(written[kind]["accuracy"], abs=0.005), kind
@@ -38,7 +40,7 @@ def test_the_exam_can_be_taken_again(tmp_path):
 @pytest.mark.parametrize("name", ["tiny", "tiny_rooms"])
 def test_the_page_shows_the_numbers_of_the_exam(name):
     page = PAGE.read_text(encoding="utf-8")
-    for title, report in json.loads((HERE / name / "exam.json").read_text()).items():
+    for title, report in json.loads((WEIGHTS / name / "exam.json").read_text()).items():
         cells = " | ".join(f"{one['accuracy']:.1%}" for one in report["questions"].values())
         assert cells in page, f"docs/tiny.md does not show {cells} for {title}"
 

@@ -41,16 +41,16 @@ from safetensors.torch import load_file
 from pr2l.core.errors import UserError
 from pr2l.core.types import Frames, Tokens
 from pr2l.vlms import checkpoint
-from pr2l.vlms.backends.local import Passes
-from pr2l.vlms.base import VLM, Defaults, check_batch
-from pr2l.vlms.resize import resize_to_square
+from pr2l.vlms.backends.local import PassStates
+from pr2l.vlms.base import VLM, Defaults
+from pr2l.vlms.conversation import Images, Prompt, Prompts, image_count
 
 MODEL_TYPES = ("llava", "qwen2_5_vl", "qwen3_vl")  # of our families, those whose class in vLLM gives states out
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 FOLDER = "/dev/shm/pr2l-vllm"  # in memory; the server says with each answer where its file is
 LONGEST = 4096  # tokens of input and answer; vLLM sets memory aside for such a row
 AT_ONCE = 64  # requests
-PATIENCE = 600  # seconds to wait for an answer
+TIMEOUT = 600  # seconds to wait for an answer
 
 
 def serve_command(path: str, options: Defaults) -> str:
@@ -134,7 +134,7 @@ class Server:
         data, header = json.dumps(body).encode(), {"Content-Type": "application/json"}
         direct = build_opener(ProxyHandler({}))  # the server shares a folder with us: no proxy is in between
         try:
-            with direct.open(Request(self.url.rstrip("/") + path, data, header), timeout=PATIENCE) as answer:
+            with direct.open(Request(self.url.rstrip("/") + path, data, header), timeout=TIMEOUT) as answer:
                 return dict(json.load(answer))
         except HTTPError as error:
             raise self.wrong(f"answers {error.code}: {_message(error)}") from error
@@ -215,38 +215,56 @@ class Served(VLM):
         raise UserError("vLLM does not give out its vision tower's tokens; leave out server to have them made here.")
 
     @torch.no_grad()
-    def answer(self, frames: Frames, texts: list[str], new_tokens: int) -> list[str]:
-        check_batch(frames, texts)
-        replies = self._ask(frames, texts, max_tokens=new_tokens)
-        return [self._decode(torch.tensor([reply.chosen]))[0] for reply in replies]
+    def generate(
+        self,
+        frames: Images,
+        prompts: Prompts,
+        new_tokens: int,
+        *,
+        samples: int = 1,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[list[int]]:
+        if temperature:
+            raise UserError("sampling is not possible with server; use temperature=0, or leave out server.")
+        replies = self._ask(*self.batch(frames, prompts), max_tokens=new_tokens)
+        return [
+            tokens[0, self._before_end(tokens)[0]].tolist()
+            for tokens in (torch.tensor([reply.chosen]) for reply in replies)
+            for _ in range(samples)
+        ]
 
-    def _all_states(self, frames: Frames, texts: list[str]) -> Iterator[tuple[list[int], Passes]]:
+    def check_complete(self) -> None:
+        raise UserError("a served VLM has no weights here that could learn; leave out vlm_options.server.")
+
+    def passes(self, frames: Frames, prompts: list[Prompt]) -> Iterator[tuple[list[int], PassStates]]:
         count = self.new_tokens
         shortest = min(self.options.min_new_tokens, count)
-        replies = self._ask(frames, texts, max_tokens=count + 1, min_tokens=shortest, ignore_eos=True)
-        for row, (text, reply) in enumerate(zip(texts, replies, strict=True)):
-            made = len(reply.ids) - len(self._ids(text))
-            if made != count:
-                raise self._server.wrong(f"stopped after {made} of {count} tokens")
-            yield [row], self._arranged(text, reply)
+        replies = self._ask(frames, prompts, max_tokens=count + 1, min_tokens=shortest, ignore_eos=True)
+        for row, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+            generated = len(reply.ids) - len(self.token_ids(prompt))
+            if generated != count:
+                raise self._server.wrong(f"stopped after {generated} of {count} tokens")
+            yield [row], self._arrange(prompt, reply)
 
-    def _arranged(self, text: str, reply: Reply) -> Passes:
+    def _arrange(self, prompt: Prompt, reply: Reply) -> PassStates:
         states = reply.states.float()
         if self._norm is not None:
             states[:, -1] = self._norm(states[:, -1])
-        at = [self._layers.index(layer % (self.depth + 1)) for layer in self.options.layers]
-        whole, length = states[:, at].transpose(0, 1)[None], len(self._ids(text))
-        chosen = torch.tensor([reply.ids[length:]], dtype=torch.long)
-        return whole[:, :, self._order(self.ids([text]))], chosen, whole[:, :, length:]
+        layers = [self._layers.index(layer % (self.depth + 1)) for layer in self.options.layers]
+        whole, length = states[:, layers].transpose(0, 1)[None], len(self.token_ids(prompt))
+        tokens = torch.tensor([reply.ids[length:]], dtype=torch.long)
+        return PassStates(whole[:, :, self._order(self.ids([prompt]))], tokens, whole[:, :, length:])
 
-    def _ask(self, frames: Frames, texts: list[str], **sampling: Any) -> list[Reply]:
+    def _ask(self, frames: Frames, prompts: list[Prompt], **sampling: Any) -> list[Reply]:
         """One reply per row."""
-        squares = resize_to_square(frames, self.image_size, self._pixels.resample)
-        with ThreadPoolExecutor(min(len(texts), AT_ONCE)) as pool:
-            return list(pool.map(partial(self._ask_one, **sampling), squares, texts))
+        if max(map(image_count, prompts)) > 1:
+            raise UserError("several images in a prompt are not possible with server; leave out vlm_options.server.")
+        with ThreadPoolExecutor(min(len(prompts), AT_ONCE)) as pool:
+            return list(pool.map(partial(self._ask_one, **sampling), self.fit(frames), prompts))
 
-    def _ask_one(self, square: Frames, text: str, **sampling: Any) -> Reply:
-        ids = list(self._ids(text))
+    def _ask_one(self, square: Frames, prompt: Prompt, **sampling: Any) -> Reply:
+        ids = list(self.token_ids(prompt))
         start, count = ids.index(self.image_token_id), self.image_length()
         reply = self._server.ask(ids[: start + 1] + ids[start + count :], square, **sampling)
         if reply.ids[: len(ids)] != ids:
@@ -261,9 +279,9 @@ class Served(VLM):
         reply = self._server.ask(self.layout(""), black, max_tokens=1)
         if reply.states.shape[1:] != (wanted := (len(self._layers), self.hidden_size)):
             raise self._server.wrong(f"gives states {tuple(reply.states.shape[1:])} instead of {wanted} for a token")
-        given = str(reply.states.dtype).removeprefix("torch.")
-        if self.options.dtype not in ("auto", given):
-            raise self._server.wrong(f"computes in {given}, not in dtype={self.options.dtype}")
+        dtype = str(reply.states.dtype).removeprefix("torch.")
+        if self.options.dtype not in ("auto", dtype):
+            raise self._server.wrong(f"computes in {dtype}, not in dtype={self.options.dtype}")
         self.model.dtype = reply.states.dtype
         return reply.ids.count(self.image_token_id), 0
 
@@ -288,6 +306,8 @@ class Served(VLM):
             )
         if options.dtype not in DTYPES:
             raise UserError(f"dtype={options.dtype!r} is not possible with server; use one of {', '.join(DTYPES)}.")
+        if options.aspect == "native":
+            raise UserError("aspect=native is not possible with server; use stretch or letterbox.")
         if options.random_weights is not None:
             raise UserError("random_weights is not possible with server, which has the weights; leave out one of them.")
         if options.generation == "sample":

@@ -5,9 +5,11 @@ With OPT (causal) image tokens cannot see the prompt; the encoder of Flan-T5 let
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pr2l.vlms.base import VLM, Defaults
+from pr2l.vlms.conversation import Prompt
 
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
 
@@ -23,8 +25,8 @@ class Blip2(VLM):
     def language_model(self) -> Any:
         return self.model.language_model
 
-    def lm_inputs(self, image_features: Any, texts: list[str]) -> dict[str, Any]:
-        return self.embedded(texts, image_features.pooler_output)
+    def lm_inputs(self, image_features: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        return self.embed_inputs(prompts, image_features.pooler_output)
 
 
 load = Blip2.load

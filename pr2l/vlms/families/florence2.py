@@ -8,9 +8,11 @@ A task token such as <OD> stands for a sentence that only the Hugging Face proce
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pr2l.vlms.base import VLM, Defaults
+from pr2l.vlms.conversation import Prompt
 
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
 
@@ -23,8 +25,8 @@ class Florence2(VLM):
         image = [self.image_token_id] * self.image_length()
         return [*image, self.tokenizer.bos_token_id, *words, self.tokenizer.eos_token_id]
 
-    def lm_inputs(self, image_features: Any, texts: list[str]) -> dict[str, Any]:
-        return self.embedded(texts, image_features.pooler_output)
+    def lm_inputs(self, image_features: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        return self.embed_inputs(prompts, image_features.pooler_output)
 
     def default_image_size(self) -> int:
         # Its vision config names no size, since the tower takes any up to 32 x max_position_embeddings.

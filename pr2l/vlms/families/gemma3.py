@@ -5,10 +5,13 @@ The image tokens look at each other both ways, but not at text that comes after 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from pr2l.vlms.base import Defaults
 from pr2l.vlms.chat import ChatVLM
+from pr2l.vlms.conversation import Prompt
 
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
 
@@ -26,7 +29,7 @@ class Gemma3(ChatVLM):
     def image_text(self) -> str:
         return f"\n\n{self.tokenizer.boi_token}{super().image_text}{self.tokenizer.eoi_token}\n\n"
 
-    def text_inputs(self, texts: list[str], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    def text_inputs(self, prompts: Sequence[Prompt], ids: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"token_type_ids": (ids == self.image_token_id).int()}
 
 

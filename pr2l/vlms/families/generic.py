@@ -17,9 +17,12 @@ import torch
 from pr2l.core.errors import UserError
 from pr2l.core.types import Frames
 from pr2l.vlms import checkpoint
+from pr2l.vlms.backends.local import PassStates
 from pr2l.vlms.base import Defaults
 from pr2l.vlms.chat import ChatVLM
-from pr2l.vlms.resize import resize_to_square
+from pr2l.vlms.conversation import Conversation, Images, Prompts, image_count
+from pr2l.vlms.pixels import GREY
+from pr2l.vlms.resize import pad_to_square, resize
 
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
 
@@ -53,8 +56,8 @@ class Generic(ChatVLM):
     @property
     def image_token_id(self) -> int:
         for holder in (self.config, self._processor):
-            if isinstance(found := getattr(holder, "image_token_id", None), int):
-                return found
+            if isinstance(token := getattr(holder, "image_token_id", None), int):
+                return token
         raise UserError(f"a {self.config.model_type} does not say which token stands for an image; {_NEXT_STEP}")
 
     @property
@@ -72,12 +75,24 @@ class Generic(ChatVLM):
         ids: list[int] = self.inputs(self._black, [text])["input_ids"][0].tolist()
         return ids
 
-    def inputs(self, frames: Frames, texts: list[str]) -> dict[str, torch.Tensor]:
-        pictures = list(resize_to_square(frames, self.image_size))
-        written = [self.write(text) for text in texts]
+    def conversation_layout(self, conversation: Conversation) -> list[int]:
+        black = np.repeat(self._black, image_count(conversation), axis=0)
+        ids: list[int] = self.inputs(black, [conversation])["input_ids"][0].tolist()
+        return ids
+
+    def fit(self, frames: Frames) -> Frames:
+        if self.options.aspect == "letterbox":
+            mean = getattr(self.image_processor, "image_mean", None)
+            colour = [GREY] * 3 if mean is None else [round(255 * value) for value in mean]
+            frames = pad_to_square(frames, np.array(colour, np.uint8))
+        return resize(frames, self.picture_size)
+
+    def inputs(self, frames: Images, prompts: Prompts) -> dict[str, torch.Tensor]:
+        frames, rows = self.batch(frames, prompts)
+        written = [self.write(row) if isinstance(row, str) else self.write_conversation(row) for row in rows]
         special = not self.tokenizer.bos_token or not written[0].startswith(self.tokenizer.bos_token)
-        made = self._processor(
-            images=[[picture] for picture in pictures],
+        processed = self._processor(
+            images=[list(pictures) for pictures in self._split(self.fit(frames), rows)],
             text=written,
             padding=True,
             padding_side="right",
@@ -85,23 +100,22 @@ class Generic(ChatVLM):
             return_tensors="pt",
         )
         device, dtype = self.model.device, self.model.dtype
-        return {key: value.to(device, dtype if value.is_floating_point() else None) for key, value in made.items()}
+        return {key: value.to(device, dtype if value.is_floating_point() else None) for key, value in processed.items()}
 
     def image_features(self, frames: Frames) -> torch.Tensor:
         if not self._has_image_features:
             raise UserError(f"a {self.config.model_type} does not give out its vision tower's tokens; {_NEXT_STEP}")
         wanted = signature(self.model.get_image_features).parameters
         inputs = self.inputs(frames, [""] * len(frames))
-        found = self.model.get_image_features(**{key: inputs[key] for key in wanted if key in inputs}).pooler_output
-        parts = [found] if isinstance(found, torch.Tensor) else list(found)
+        output = self.model.get_image_features(**{key: inputs[key] for key in wanted if key in inputs}).pooler_output
+        parts = [output] if isinstance(output, torch.Tensor) else list(output)
         flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
         return flat.reshape(len(frames), -1, flat.shape[-1])
 
     @cached_property
     def image_sees_later_text(self) -> bool:
-        """Tried out, with two questions about one picture."""
-        asked = [self._states(self._noise, [question])[0] for question in QUESTIONS]
-        first, second = (states[:, :, : self.image_length()] for states in asked)
+        """Measured, with two questions about one picture."""
+        first, second = (self._states_of_one(question).inputs[:, :, : self.image_length()] for question in QUESTIONS)
         return _difference(first, second) > self._tolerance
 
     @property
@@ -124,10 +138,15 @@ class Generic(ChatVLM):
         return super()._probe_vision() if self._has_image_features else (0, 0)
 
     @torch.no_grad()
+    def _states_of_one(self, question: str) -> PassStates:
+        return next(self.passes(self._noise, [question]))[1]
+
+    @torch.no_grad()
     def _prove(self, path: str) -> None:
         """Raises UserError unless states on one frame are those of the unmodified model."""
-        before, chosen, after = self._states(self._noise, QUESTIONS[:1])
-        difference = _difference(torch.cat([before, after], dim=2), self._unmodified(chosen))
+        states = self._states_of_one(QUESTIONS[0])
+        ours = torch.cat([states.inputs, states.generated], dim=2)
+        difference = _difference(ours, self._unmodified(states.tokens))
         if not difference <= self._tolerance:
             raise UserError(
                 f"{path!r} ({self.config.model_type}) is refused: its states are not those of the unmodified model,"

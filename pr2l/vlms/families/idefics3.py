@@ -26,7 +26,7 @@ class Idefics3(ChatVLM):
         return f"{EDGE}<global-img>{super().image_text}{EDGE}"
 
     def pixels(self, frames: Frames) -> dict[str, torch.Tensor]:
-        return {"pixel_values": self.squares(frames)[:, None]}
+        return {"pixel_values": self.preprocess(frames)[:, None]}
 
 
 load = Idefics3.load

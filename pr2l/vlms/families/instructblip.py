@@ -7,6 +7,7 @@ language model. `vision` gives the tokens of the ViT, the last ones that do not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from pr2l.core.types import Frames
 from pr2l.vlms import checkpoint
 from pr2l.vlms.base import VLM, Defaults
+from pr2l.vlms.conversation import Prompt
 
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
 
@@ -45,29 +47,30 @@ class InstructBlip(VLM):
     def encode_images(self, frames: Frames) -> torch.Tensor:
         return self.image_features(frames)  # the Q-Former knows the prompt
 
-    def lm_inputs(self, image_features: Any, texts: list[str]) -> dict[str, Any]:
-        return self.embedded(texts, self._queried(image_features, texts))
+    def lm_inputs(self, image_features: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        return self.embed_inputs(prompts, self._queried(image_features, prompts))
 
-    def _queried(self, patches: torch.Tensor, texts: list[str]) -> torch.Tensor:
-        """[B, I, D]: what the Q-Former makes of the ViT's tokens [B, N, V] under the prompts, projected."""
-        asked = self.text_inputs(texts, torch.empty(0, device=patches.device))
-        queries = self.model.query_tokens.expand(len(texts), -1, -1)
+    def _queried(self, patches: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """The Q-Former's output [B, I, D] for the ViT's tokens [B, N, V] under the prompts, projected."""
+        tokens = self.text_inputs(prompts, torch.empty(0, device=patches.device))
+        queries = self.model.query_tokens.expand(len(prompts), -1, -1)
         queries_mask, patches_mask = (
             torch.ones(part.shape[:2], dtype=torch.long, device=part.device) for part in (queries, patches)
         )
-        read = self.model.qformer(
-            input_ids=asked["qformer_input_ids"],
-            attention_mask=torch.cat([queries_mask, asked["qformer_attention_mask"]], dim=1),
+        output = self.model.qformer(
+            input_ids=tokens["qformer_input_ids"],
+            attention_mask=torch.cat([queries_mask, tokens["qformer_attention_mask"]], dim=1),
             query_embeds=queries,
             encoder_hidden_states=patches,
             encoder_attention_mask=patches_mask,
         )
-        projected: torch.Tensor = self.model.language_projection(read.last_hidden_state[:, : self.image_length()])
+        projected: torch.Tensor = self.model.language_projection(output.last_hidden_state[:, : self.image_length()])
         return projected
 
-    def text_inputs(self, texts: list[str], ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        asked = self.qformer_tokenizer(texts, padding=True, return_tensors="pt").to(ids.device)
-        return {"qformer_input_ids": asked["input_ids"], "qformer_attention_mask": asked["attention_mask"]}
+    def text_inputs(self, prompts: Sequence[Prompt], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        texts = [self.plain_text(prompt) for prompt in prompts]
+        tokens = self.qformer_tokenizer(texts, padding=True, return_tensors="pt").to(ids.device)
+        return {"qformer_input_ids": tokens["input_ids"], "qformer_attention_mask": tokens["attention_mask"]}
 
 
 load = InstructBlip.load

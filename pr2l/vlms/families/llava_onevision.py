@@ -20,7 +20,7 @@ MODEL_TYPES = ("llava_onevision",)
 
 class LlavaOnevision(ChatVLM):
     def pixels(self, frames: Frames) -> dict[str, torch.Tensor]:
-        squares = self.squares(frames)
+        squares = self.preprocess(frames)
         sizes = torch.tensor([squares.shape[-2:]] * len(frames), device=squares.device)
         declared = torch.full((len(frames),), 2, device=squares.device)
         return {"pixel_values": squares[:, None], "image_sizes": sizes, "batch_num_images": declared}

@@ -5,9 +5,12 @@ So image tokens see the prompt, although they come first; generated tokens are c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from pr2l.vlms.base import VLM, Defaults
+from pr2l.vlms.conversation import Prompt
 
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
 
@@ -23,7 +26,7 @@ class PaliGemma(VLM):
         words = self.tokenizer(f"{text}\n", add_special_tokens=False)["input_ids"]
         return [*[self.image_token_id] * self.image_length(), self.tokenizer.bos_token_id, *words]
 
-    def text_inputs(self, texts: list[str], ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    def text_inputs(self, prompts: Sequence[Prompt], ids: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"token_type_ids": torch.zeros_like(ids)}  # 0 = in the prefix
 
 

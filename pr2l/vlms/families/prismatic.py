@@ -41,7 +41,6 @@ from pr2l.core.types import Frames
 from pr2l.vlms import checkpoint, timm_towers
 from pr2l.vlms.base import VLM, Defaults
 from pr2l.vlms.pixels import Pixels
-from pr2l.vlms.resize import resize_to_square
 
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
 
@@ -80,10 +79,14 @@ class PrismaticModel(LlavaModel):
         super().__init__(config)
         self.dino_tower = AutoModel.from_config(config.dino_config)
         self.dino_tower.layernorm = self.vision_tower.post_layernorm = nn.Identity()
-        seen = config.dino_config.hidden_size + config.vision_config.hidden_size
-        read = config.text_config.hidden_size
+        width = config.dino_config.hidden_size + config.vision_config.hidden_size
+        text_width = config.text_config.hidden_size
         self.multi_modal_projector = nn.Sequential(
-            nn.Linear(seen, 4 * seen), nn.GELU(), nn.Linear(4 * seen, read), nn.GELU(), nn.Linear(read, read)
+            nn.Linear(width, 4 * width),
+            nn.GELU(),
+            nn.Linear(4 * width, text_width),
+            nn.GELU(),
+            nn.Linear(text_width, text_width),
         )
 
     def get_image_features(self, pixel_values: Tensor, **ignored: Any) -> BaseModelOutputWithPooling:
@@ -147,15 +150,22 @@ class Prismatic(VLM):
         return [self.tokenizer.bos_token_id, *[self.image_token_id] * self.image_length(), *words]
 
     def pixels(self, frames: Frames) -> dict[str, Tensor]:
-        squares = resize_to_square(frames, self.image_size)
-        return {"pixel_values": torch.cat([normalised(squares) for normalised in self._normalised], dim=1)}
+        if self.options.aspect == "stretch":
+            frames = self.fit(frames)  # once for both towers
+        return {"pixel_values": torch.cat([pixels(frames) for pixels in self._tower_pixels], dim=1)}
+
+    def fit(self, frames: Frames) -> Frames:
+        return self._tower_pixels[0].fit(frames)
 
     @cached_property
-    def _normalised(self) -> list[Pixels]:
-        """For DINOv2, and for SigLIP: "resize-naive" of the trainer, as these models were trained."""
+    def _tower_pixels(self) -> list[Pixels]:
+        """For DINOv2, and for SigLIP. Stretched is "resize-naive" of the trainer, as these models were trained."""
         as_timm = SiglipImageProcessorPil(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
-        of_model = (self.image_size, self.model.device, self.model.dtype)
-        return [Pixels(processor, *of_model) for processor in (as_timm, SiglipImageProcessorPil())]
+        size, model, letterbox = self.image_size, self.model, self.options.aspect == "letterbox"
+        return [
+            Pixels(processor, size, model.device, model.dtype, letterbox=letterbox)
+            for processor in (as_timm, SiglipImageProcessorPil())
+        ]
 
 
 # A run of the trainer.

@@ -1,0 +1,98 @@
+"""Prompts of a batch in one hashable form, beside the images that they refer to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from pr2l.core.errors import UserError
+from pr2l.core.messages import Message, check_messages, text_part
+from pr2l.core.types import Frames
+
+Frame: TypeAlias = npt.NDArray[np.uint8]
+"""uint8 [H, W, 3], RGB."""
+
+Images: TypeAlias = Frames | Sequence[Sequence[Frame]]
+"""One image per row, uint8 [B, H, W, 3]; or a list of uint8 [H, W, 3] per row, of any shapes."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in a hashable form.
+
+    Args:
+        turns: Per message its role and the parts of its content, in order: text, or None where an image stands.
+    """
+
+    turns: tuple[tuple[str, tuple[str | None, ...]], ...]
+
+    @classmethod
+    def of(cls, messages: Sequence[Message]) -> Conversation:
+        """Convert messages in transformers' format; see `check_messages` for the errors."""
+        checked = check_messages(messages)
+        return cls(
+            tuple(
+                (
+                    message["role"],
+                    tuple(part["text"] if part["type"] == "text" else None for part in message["content"]),
+                )
+                for message in checked
+            )
+        )
+
+    def messages(self) -> list[Message]:
+        """Return the messages in transformers' format."""
+        turns = (
+            {"role": role, "content": [{"type": "image"} if part is None else text_part(part) for part in parts]}
+            for role, parts in self.turns
+        )
+        return check_messages(list(turns))
+
+    def __str__(self) -> str:
+        return json.dumps(self.turns, ensure_ascii=False)
+
+
+Prompt: TypeAlias = str | Conversation
+"""A text, whose place beside its one image the options choose, or a conversation that places its images itself."""
+
+Prompts: TypeAlias = Sequence[str] | Sequence[Sequence[Message]] | Sequence[Prompt]
+
+
+def image_count(prompt: Prompt) -> int:
+    """Return the number of images that a prompt refers to."""
+    return 1 if isinstance(prompt, str) else sum(part is None for _, parts in prompt.turns for part in parts)
+
+
+def as_prompts(prompts: Prompts) -> list[Prompt]:
+    """Convert messages to conversations; texts and conversations stay as they are.
+
+    Raises:
+        UserError: A conversation is not in the format of `pr2l.core.messages`, has no image, or does not end with a
+            message of the user, after which the model is to answer.
+    """
+    return [prompt if isinstance(prompt, str | Conversation) else _conversation(prompt) for prompt in prompts]
+
+
+def _conversation(messages: Sequence[Message]) -> Conversation:
+    conversation = Conversation.of(messages)
+    if not image_count(conversation):
+        raise UserError(f"the conversation {conversation} has no image; add a part {{'type': 'image'}} to a message.")
+    if conversation.turns[-1][0] != "user":
+        raise UserError(
+            f"the last message has the role {conversation.turns[-1][0]!r}; end the conversation with a message of the"
+            " 'user', which the model is to answer."
+        )
+    return conversation
+
+
+def images_of(prompts: Sequence[Prompt], rows: Sequence[int]) -> list[int]:
+    """Return the indices of some rows' images among those of all rows."""
+    if all(isinstance(prompt, str) for prompt in prompts):
+        return list(rows)
+    ends = np.cumsum([image_count(prompt) for prompt in prompts]).tolist()
+    return [image for row in rows for image in range(ends[row - 1] if row else 0, ends[row])]

@@ -1,0 +1,73 @@
+"""Options of a VLM, the same for every family."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from typing_extensions import Self
+
+Optimization = Literal["own_passes", "early_exit", "shared_vision", "shared_prefix"]
+OPTIMIZATIONS: tuple[Optimization, ...] = get_args(Optimization)
+
+
+class Defaults(BaseModel):
+    """Options of a VLM, the same for every family."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # indices into output_hidden_states: 0 = embeddings, k = after layer k, -1 = after the last layer and its
+    # final norm
+    layers: tuple[int, ...] = Field(default=(-2, -1), min_length=1)  # the last two, as in the paper
+    generation: Literal["greedy", "none", "sample"] = "greedy"  # sample = chain of thought
+    new_tokens: PositiveInt = 8  # tokens to generate, as in the authors' notebook (48 in their Habitat runs)
+    # an answer may not end before this many tokens; tokens after its end are masked. Equal to new_tokens, every answer
+    # has that length
+    min_new_tokens: NonNegativeInt = 0  # 8 in the authors' notebook, 32 in their Habitat runs
+    temperature: PositiveFloat = 0.4  # of sampling, as in the paper's Habitat runs
+    seed: NonNegativeInt = 0  # of sampling
+    token_order: Literal["image_first", "text_first"] = "image_first"  # text first: image tokens see the prompt
+    # side in pixels of the square that the vision tower reads; None = the checkpoint's. With aspect=native, its area
+    # is the most that a picture may have
+    image_size: PositiveInt | None = None
+    # how a frame that is not square becomes the picture that the vision tower reads: stretch = squeezed into a square;
+    # letterbox = padded to a square with the image processor's mean colour, centred; native = its own shape (Qwen-VL)
+    aspect: Literal["stretch", "letterbox", "native"] = "stretch"
+    # height and width of the frames, for aspect=native, where the number of image tokens follows from them; None = an
+    # encoder takes them from its environment
+    frame_size: tuple[PositiveInt, PositiveInt] | None = None
+    chat_template: bool = True  # False: only image and text, even if the checkpoint has a chat template
+    # compiles text stack and vision encoder, which takes minutes, and pads batches to two sizes (compile.py). On a GPU
+    # with CUDA graphs (untried so far); on a CPU it hardly pays. Cached passes, such as the text stack of a causal
+    # model that generates, stay uncompiled. With workers choose groups=1, or each group is padded to all environments
+    compile: bool = False
+    # seed for weights initialised as the architecture's training would begin with them, to measure what pre-training
+    # brings. Sizes, tokenizer and image processor stay the checkpoint's; None = its weights too
+    random_weights: NonNegativeInt | None = None
+    # optimizations of pr2l/vlms/backends/local.py to switch off, to measure what each one brings
+    disable: tuple[Optimization, ...] = ()
+    # auto = float32 on a CPU, half precision on a GPU; fastest = on a CPU that multiplies bfloat16 itself, bfloat16;
+    # int8 = linear layers quantised, on a CPU; rows of a batch then share a rounding, so a row's states depend a
+    # little on its neighbours. `pr2l speed` says what it gains and how similar the states stay
+    dtype: Literal["auto", "fastest", "float32", "bfloat16", "float16", "int8"] = "auto"
+    device: str = "auto"  # auto = the GPU if there is one
+    # address of a running `vllm serve`, such as http://127.0.0.1:8000, which then holds the weights and runs the passes
+    # (pr2l/vlms/backends/vllm.py, docs/vllm.md); None = they run here
+    server: str | None = Field(default=None, pattern="^https?://")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_old_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "without" in values and "disable" not in values:
+            warnings.warn("vlm_options.without is now called vlm_options.disable", FutureWarning, stacklevel=2)
+            values = {"disable" if key == "without" else key: value for key, value in values.items()}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min_new_tokens > self.new_tokens:
+            raise ValueError(f"min_new_tokens={self.min_new_tokens} is more than new_tokens={self.new_tokens}")
+        if self.frame_size is not None and self.aspect != "native":
+            raise ValueError(f"frame_size is only for aspect=native, and aspect is {self.aspect}")
+        return self
