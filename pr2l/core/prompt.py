@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pr2l.core import registry
 from pr2l.core.errors import UnknownName, UserError, did_you_mean, explain
 from pr2l.core.messages import Message, Part, check_messages, count_images, from_text, image_part, text_part
-from pr2l.core.types import Segment
+from pr2l.core.types import Contexts, Segment
 from pr2l.core.yaml_files import read_mapping
 
 SUFFIXES = (".yaml", ".yml")
@@ -177,6 +177,12 @@ def is_path(name: str) -> bool:
 def check(prompt: Prompt, contexts: Iterable[Mapping[str, str]]) -> list[str]:
     """Return the prompt's text for each context; raise UserError if a context lacks a slot."""
     return [prompt.render(context) for context in contexts]
+
+
+def task_contexts(task: Any) -> Contexts | None:
+    """Return every context that a row of TASKS can give; None where they are open, such as free-form instructions."""
+    contexts = getattr(task, "contexts", None)
+    return None if contexts is None else list(contexts)
 
 
 def slots(text: str, name: str) -> set[str]:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from pr2l.core import digest, registry
 from pr2l.core.config import RunConfig
 from pr2l.core.errors import UserError
+from pr2l.core.prompt import task_contexts
 from pr2l.core.types import Contexts, Frames
 from pr2l.data.store import Store, exists
 from pr2l.encoders.base import Encoder
@@ -127,8 +128,9 @@ def store_key(recording: Recording, encoder: Encoder) -> dict[str, Any]:
 def _check(recording: Recording, encoder: Encoder, config: RunConfig) -> None:
     if encoder.needs_labels:
         raise UserError(f"the encoder {config.encoder!r} reads labels, which recorded episodes lack; use another")
-    known = registry.load("environments", config.environment).TASKS[config.task].contexts
-    if strange := [context for context in recording.contexts if context not in known]:
+    known = task_contexts(registry.load("environments", config.environment).TASKS[config.task])
+    strange = [context for context in recording.contexts if context not in known] if known is not None else []
+    if strange:
         raise UserError(
             f"the data set {recording.key['name']!r} has an episode with the context {strange[0]}, which "
             f"{config.environment}/{config.task} never gives; use a config of the task that was collected"

@@ -11,18 +11,17 @@ import re
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pr2l.core.types import Tokens
 from pr2l.encoders.base import EncoderSource
 from pr2l.encoders.common.answers import AnswerEncoder
+from pr2l.encoders.common.prompts import PromptOptions
 
 Words = tuple[Annotated[str, Field(min_length=1)], ...]  # none for an action that no word names
 
 
-class Defaults(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class Defaults(PromptOptions):
     # for each action of the environment, in its order, the words that name it; these are tiny's for turning and walking
     actions: tuple[Words, ...] = Field((("left",), ("right",), ("ahead",)), min_length=1)
 
@@ -33,11 +32,11 @@ class AnswerActionEncoder(AnswerEncoder):
     tokens = 1
 
     def __init__(self, source: EncoderSource, options: Defaults) -> None:
-        super().__init__(source)
+        super().__init__(source, options)
         self.options, self.width = options, len(options.actions)
 
     def key(self) -> dict[str, Any]:
-        return super().key() | {"options": self.options.model_dump(mode="json")}
+        return super().key() | {"options": self.options.model_dump(mode="json", exclude=self.options.unused())}
 
     def read(self, answers: list[str]) -> Tokens:
         values = torch.zeros(len(answers), 1, self.width)

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
@@ -21,15 +20,14 @@ from pr2l.core.errors import UserError
 from pr2l.core.types import Tokens
 from pr2l.encoders.base import EncoderSource
 from pr2l.encoders.common.answers import AnswerEncoder
+from pr2l.encoders.common.prompts import PromptOptions
 from pr2l.encoders.common.vision import fetched, whole
 from pr2l.vlms import checkpoint
 
 LONGEST = 256  # word pieces, as the model was trained; answers are far shorter
 
 
-class Defaults(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class Defaults(PromptOptions):
     weights: str = "sentence-transformers/all-MiniLM-L6-v2"  # a Hub id or a folder
 
 
@@ -37,13 +35,15 @@ class AnswerTextEncoder(AnswerEncoder):
     tokens = 1
 
     def __init__(self, source: EncoderSource, options: Defaults) -> None:
-        super().__init__(source)
+        super().__init__(source, options)
         self.options = options
         self.embedder = SentenceEmbedder(options.weights, source.vlm_options.device)
         self.width = self.embedder.width
 
     def key(self) -> dict[str, Any]:
-        return super().key() | {"weights": checkpoint.source(self.options.weights)}
+        bound = self.options.max_prompt_tokens
+        bounded = {} if bound is None else {"max_prompt_tokens": bound}
+        return super().key() | {"weights": checkpoint.source(self.options.weights), **bounded}
 
     def read(self, answers: list[str]) -> Tokens:
         values = self.embedder(answers)[:, None]

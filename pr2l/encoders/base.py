@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pr2l.core.prompt import Prompt, check
+from pr2l.core.prompt import Prompt
 from pr2l.core.types import Contexts, Frames, Labels, Tokens
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class EncoderSource:
 
     vlm, vlm_options: the VLM's name and its frozen Defaults, as in the config.
     prompt: None = no prompt.
-    contexts: every context that the task can give, so that lengths are known before the first frame.
+    contexts: every context that the task can give; None = they are open, such as free-form instructions.
     frame_shape: (H, W, 3) of the environment's frames.
     kinds: the names that the environment's labels can have.
     """
@@ -30,7 +30,7 @@ class EncoderSource:
     vlm: str
     vlm_options: VLMDefaults
     prompt: Prompt | None
-    contexts: Contexts
+    contexts: Contexts | None
     frame_shape: tuple[int, int, int]
     kinds: tuple[str, ...]
 
@@ -38,10 +38,6 @@ class EncoderSource:
         from pr2l.vlms.loading import load_vlm  # transformers takes seconds to import
 
         return load_vlm(self.vlm, self.vlm_options)
-
-    def texts(self, contexts: Contexts) -> list[str]:
-        """The prompt for each context; "" without a prompt. UserError if a context leaves a slot empty."""
-        return check(self.prompt, contexts) if self.prompt else [""] * len(contexts)
 
 
 class Encoder(ABC):

@@ -9,16 +9,15 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import PositiveInt
 
 from pr2l.core.types import Contexts, Frames, Segment
 from pr2l.encoders.base import EncoderSource
+from pr2l.encoders.common.prompts import PromptOptions, PromptRenderer
 from pr2l.encoders.common.states import StatesEncoder, pool_grid, pooled_length
 
 
-class Defaults(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class Defaults(PromptOptions):
     segments: tuple[Segment, ...] = ("image", "prompt", "generated")  # tokens to use, in this order; the paper's
     image_tokens: int | None = None  # average the image grid to so many (a square number); None = keep all tokens
     pca: int | None = None  # components per layer and token (paper's Habitat: 1024 of 4096); None = no PCA
@@ -30,7 +29,8 @@ class PromptedEncoder(StatesEncoder):
     def __init__(self, source: EncoderSource, options: Defaults) -> None:
         self.vlm = source.load_vlm()
         self.source, self.options = source, options
-        self.prompt_tokens = self.vlm.prompt_length(source.texts(source.contexts))
+        self.prompts = PromptRenderer(source, self.vlm, options.max_prompt_tokens)
+        self.prompt_tokens = self.prompts.tokens
         self._answers: list[str] = []
         lengths = {
             "image": pooled_length(self.vlm.image_length(), options.image_tokens),
@@ -47,12 +47,11 @@ class PromptedEncoder(StatesEncoder):
         )
 
     def key(self) -> dict[str, Any]:
-        prompt = self.source.prompt.text if self.source.prompt else None
-        made = {"options": self.options.model_dump(mode="json"), "vlm": self.vlm.key(), "prompt": prompt}
-        return super().key() | made
+        options = self.options.model_dump(mode="json", exclude=self.options.unused())
+        return super().key() | {"options": options, "vlm": self.vlm.key(), **self.prompts.key()}
 
     def states(self, frames: Frames, contexts: Contexts) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = self.vlm.hidden(frames, self.source.texts(contexts), prompt_tokens=self.prompt_tokens)
+        hidden = self.vlm.hidden(frames, self.prompts(contexts), prompt_tokens=self.prompt_tokens)
         self._answers = hidden.answers
         states, masks = [], []
         for segment in self.options.segments:
@@ -67,6 +66,12 @@ class PromptedEncoder(StatesEncoder):
 
     def answers(self) -> list[str]:
         return self._answers
+
+    def metrics(self) -> dict[str, float]:
+        return self.prompts.metrics()
+
+    def clear_cache(self) -> None:
+        self.prompts.clear_counts()
 
 
 def create(source: EncoderSource, options: Defaults) -> PromptedEncoder:

@@ -29,6 +29,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pr2l.core import digest, registry
 from pr2l.core.errors import UserError, did_you_mean
+from pr2l.core.prompt import task_contexts
 from pr2l.core.types import Context, Contexts, Frames, Labels
 from pr2l.data.embed import Recording
 from pr2l.data.labelled_frames import Progress, Source, load_or_play
@@ -94,7 +95,7 @@ def play(source: Source, folder: Path, progress: Progress = lambda count: None) 
     Of an episode, no more than its first GROUP frames are kept, and fewer where there would be few episodes.
     """
     [task] = source.tasks
-    contexts = registry.load("environments", source.environment).TASKS[task].contexts
+    contexts = task_contexts(registry.load("environments", source.environment).TASKS[task]) or []
     _by_target(contexts)  # refuses before anything is played
     most = min(GROUP, max(1, source.frames // FEWEST_GROUPS))
     known = load_or_play(source.model_copy(update={"episode_frames": most}), folder, progress)

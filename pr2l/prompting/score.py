@@ -167,7 +167,8 @@ def examples_of(scoring: Scoring) -> Examples:
     if task not in world.TASKS:
         raise UnknownName(f"tasks of {environment}", task, world.TASKS, hint="`pr2l list tasks` shows them.")
     if folder is not None:
-        return examples.from_recording(folder, world.TASKS[task].contexts, scoring.frames, scoring.seed)
+        contexts = prompt.task_contexts(world.TASKS[task]) or []
+        return examples.from_recording(folder, contexts, scoring.frames, scoring.seed)
     parse_options(world.Defaults, scoring.environment_options, f"environment_options of {environment!r}")
     what = scoring.model_dump(include={"frames", "split", "seed"})
     source = Source(environment=environment, tasks=(task,), options=scoring.environment_options, **what)

@@ -65,7 +65,7 @@ def encoder(config: RunConfig) -> Encoder:
         vlm=config.vlm,
         vlm_options=config.options("vlm"),
         prompt=prompt.load(config.prompt_name) if config.prompt_name else None,
-        contexts=list(module.TASKS[config.task].contexts),
+        contexts=prompt.task_contexts(module.TASKS[config.task]),
         frame_shape=(height, width, 3),
         kinds=module.kinds(config.task),
     )

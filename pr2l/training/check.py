@@ -98,8 +98,11 @@ def _task(config: RunConfig) -> Finding:
 def _prompt(config: RunConfig) -> Finding:
     if config.prompt_name is None:
         return Finding("prompt", "none")
-    contexts = registry.load("environments", config.environment).TASKS[config.task].contexts
-    texts = prompt.check(prompt.load(config.prompt_name), contexts)
+    contexts = prompt.task_contexts(registry.load("environments", config.environment).TASKS[config.task])
+    asked = prompt.load(config.prompt_name)
+    if contexts is None:
+        return Finding("prompt", f"filled with free text: {asked.template!r}")
+    texts = prompt.check(asked, contexts)
     return Finding("prompt", f"{len(set(texts))} texts, such as {texts[0]!r}")
 
 

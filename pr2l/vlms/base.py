@@ -174,6 +174,13 @@ class VLM:
         return int(self.config.image_token_id)
 
     @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Texts that the tokenizer turns into control tokens wherever they stand."""
+        return tuple(
+            {*self.tokenizer.all_special_tokens, str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))}
+        )
+
+    @property
     def is_encoder_decoder(self) -> bool:
         """Whether an encoder reads the input and a decoder writes the answer."""
         return bool(self.config.get_text_config().is_encoder_decoder)

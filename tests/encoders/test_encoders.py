@@ -29,6 +29,7 @@ class KnownVLM:
     """
 
     hidden_size, vision_size = SIZE, SIZE
+    special_tokens = ("<image>", "</s>")
 
     def __init__(self, options):
         self.options, self.layers = options, len(options.layers)

@@ -27,13 +27,20 @@ WHERE = Prompt(name="test", text="where is the {target}", slots=("target",), why
 
 # Another value for each option of each encoder; small ones, as they are made on a small VLM.
 ENCODER_OPTIONS = {
-    "prompted": {"segments": ("image",), "image_tokens": 1, "pca": 4, "pca_frames": 7, "layer_join": "tokens"},
+    "prompted": {
+        "max_prompt_tokens": 40,
+        "segments": ("image",),
+        "image_tokens": 1,
+        "pca": 4,
+        "pca_frames": 7,
+        "layer_join": "tokens",
+    },
     "image_only": {"image_tokens": 1, "pca": 4, "pca_frames": 7},
     "oracle": {"objects": 3, "named": False, "distance_unit": 7.0},
     "pixels": {"size": 7},
     "random_features": {"seed": 1, "size": 16, "channels": (8, 8)},
-    "answer_text": {},
-    "answer_action": {"actions": (("up",), ("down",))},
+    "answer_text": {"max_prompt_tokens": 40},
+    "answer_action": {"max_prompt_tokens": 40, "actions": (("up",), ("down",))},
     "mineclip": {"tokens": "all", "video": True},
     **dict.fromkeys(
         ("clip", "siglip", "dinov2", "dinov3", "resnet50", "vc1", "r3m"), {"tokens": "mean", "image_tokens": 1}
@@ -146,6 +153,12 @@ def test_the_prompts_text_is_in_the_key_and_its_name_is_not(checkpoint):
     named, asked, none = (key("prompted", source(checkpoint, prompt)) for prompt in (renamed, reworded, None))
     assert named == key("prompted", source(checkpoint))
     assert len({each["prompt"] for each in (named, asked, none)}) == 3
+
+
+def test_which_end_of_a_value_is_kept_is_in_the_key_where_a_prompt_may_be_truncated(checkpoint):
+    prompts = [WHERE, WHERE.model_copy(update={"keep_end": ("target",)})]
+    assert len({str(key("prompted", source(checkpoint, prompt))) for prompt in prompts}) == 1
+    assert len({str(key("prompted", source(checkpoint, prompt), max_prompt_tokens=9)) for prompt in prompts}) == 2
 
 
 def test_the_weights_are_in_the_key_and_their_place_is_not(checkpoint, copy):

@@ -24,6 +24,7 @@ from transformers import (
 
 from pr2l.core import registry
 from pr2l.core.errors import UserError
+from pr2l.core.prompt import Prompt
 from pr2l.encoders import answer_text, mineclip, r3m
 from pr2l.encoders.base import EncoderSource
 from pr2l.vlms.base import Defaults
@@ -290,6 +291,8 @@ def test_random_features_keep_the_scale_of_what_they_read():
 class Answering:
     """A VLM that answers what it is asked."""
 
+    special_tokens = ()
+
     def prompt_length(self, texts):
         return 9
 
@@ -300,9 +303,8 @@ class Answering:
 @torch.no_grad()
 def test_an_answers_embedding_is_the_mean_of_its_own_tokens_divided_by_its_norm(weights):
     """Each text alone needs no padding, so that its plain mean is what the batch must give."""
-    asked = SimpleNamespace(
-        vlm_options=Defaults(), contexts=[{}], load_vlm=Answering, texts=lambda contexts: [c["text"] for c in contexts]
-    )
+    prompt = Prompt(name="test", text="{text}", slots=("text",), why="", source="")
+    asked = SimpleNamespace(vlm_options=Defaults(), prompt=prompt, load_vlm=Answering)
     asked.contexts = [{"text": "is it near ?"}, {"text": "where is the medikit , left of you ?"}, {"text": ""}]
     encoder = answer_text.create(asked, answer_text.Defaults(weights=weights("answer_text")))
     tokens = encoder.encode(frames(3, 4, 4), asked.contexts)

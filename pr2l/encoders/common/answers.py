@@ -8,6 +8,7 @@ from typing import Any
 from pr2l.core.errors import UserError
 from pr2l.core.types import Contexts, Frames, Labels, Tokens
 from pr2l.encoders.base import Encoder, EncoderSource
+from pr2l.encoders.common.prompts import PromptOptions, PromptRenderer
 
 
 class AnswerEncoder(Encoder):
@@ -15,7 +16,7 @@ class AnswerEncoder(Encoder):
 
     costly = True
 
-    def __init__(self, source: EncoderSource) -> None:
+    def __init__(self, source: EncoderSource, options: PromptOptions) -> None:
         if source.vlm_options.generation == "none":
             raise UserError(
                 f"encoder {type(self).__module__.rpartition('.')[2]} reads the VLM's answer, and with generation=none"
@@ -23,7 +24,7 @@ class AnswerEncoder(Encoder):
             )
         self.source = source
         self.vlm = source.load_vlm()
-        self.prompt_tokens = self.vlm.prompt_length(source.texts(source.contexts))
+        self.prompts = PromptRenderer(source, self.vlm, options.max_prompt_tokens)
         self._answers: list[str] = []
 
     @abstractmethod
@@ -31,13 +32,18 @@ class AnswerEncoder(Encoder):
         """Tokens of B answers."""
 
     def key(self) -> dict[str, Any]:
-        prompt = self.source.prompt.text if self.source.prompt else None
-        return {"encoder": type(self).__module__, "vlm": self.vlm.key(), "prompt": prompt}
+        return {"encoder": type(self).__module__, "vlm": self.vlm.key(), **self.prompts.key()}
 
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
-        hidden = self.vlm.hidden(frames, self.source.texts(contexts), prompt_tokens=self.prompt_tokens)
+        hidden = self.vlm.hidden(frames, self.prompts(contexts), prompt_tokens=self.prompts.tokens)
         self._answers = hidden.answers
         return self.read(self._answers)
 
     def answers(self) -> list[str]:
         return self._answers
+
+    def metrics(self) -> dict[str, float]:
+        return self.prompts.metrics()
+
+    def clear_cache(self) -> None:
+        self.prompts.clear_counts()

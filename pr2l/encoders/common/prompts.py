@@ -1,0 +1,157 @@
+"""Prompts of a batch, of bounded length: what encoders of a prompted VLM share."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, PositiveInt
+
+from pr2l.core.errors import UserError
+from pr2l.core.prompt import Prompt
+from pr2l.core.types import Context, Contexts
+from pr2l.encoders.base import EncoderSource
+from pr2l.vlms.base import VLM
+
+
+class PromptOptions(BaseModel):
+    """Options of encoders of a prompted VLM."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # longest prompt in tokens of the VLM, template included, image not: longer ones are truncated and counted. None =
+    # the longest prompt that the task's contexts give; a task with open contexts (free text) needs a number
+    max_prompt_tokens: PositiveInt | None = None
+
+    def unused(self) -> set[str]:
+        """Names of options that a key leaves out, so that embeddings from before the option existed are found."""
+        return {"max_prompt_tokens"} if self.max_prompt_tokens is None else set()
+
+
+class PromptRenderer:
+    """Prompt texts of contexts, each of at most `tokens` tokens.
+
+    A prompt that is too long loses words of its longest slot values, at their end, or at their beginning for the
+    prompt's `keep_end` slots; its own text stays. Values are literal text: the VLM's special tokens in them are broken
+    up by a space, "<image>" becomes "< image>".
+
+    Attributes:
+        tokens: P, the fixed number of prompt tokens, padding included.
+    """
+
+    def __init__(self, source: EncoderSource, vlm: VLM, max_prompt_tokens: int | None) -> None:
+        self._source, self._prompt, self._vlm = source, source.prompt or _EMPTY, vlm
+        self._special = _pattern(vlm.special_tokens)
+        self._bound = max_prompt_tokens
+        self.tokens = self._longest() if max_prompt_tokens is None else max_prompt_tokens
+        self.clear_counts()
+        if max_prompt_tokens is not None:
+            self._check_bound(max_prompt_tokens)
+
+    def __call__(self, contexts: Contexts) -> list[str]:
+        """Return one text per context; raise UserError if a context lacks a slot."""
+        return [self._render(context) for context in contexts]
+
+    def key(self) -> dict[str, Any]:
+        """What texts depend on beside the context and the option: the prompt, and how its values are cut, if at all."""
+        prompt = self._source.prompt
+        key: dict[str, Any] = {"prompt": prompt.template if prompt else None}
+        return key | ({"keep_end": sorted(self._prompt.keep_end)} if self._bound and self._prompt.keep_end else {})
+
+    def metrics(self) -> dict[str, float]:
+        """Of the prompts since `clear_counts`: the share that was truncated, and the longest before truncation.
+
+        Empty without max_prompt_tokens, where nothing is ever truncated.
+        """
+        if self._bound is None or not self._count:
+            return {}
+        return {"prompt/truncated": self._truncated / self._count, "prompt/longest": self._longest_seen}
+
+    def clear_counts(self) -> None:
+        self._count, self._truncated, self._longest_seen = 0, 0, 0
+
+    def _longest(self) -> int:
+        """Number of tokens of the longest prompt that the task can give."""
+        contexts = self._source.contexts
+        if contexts is None and self._prompt.slots:
+            raise UserError(
+                f"prompt {self._prompt.name!r} is filled with free text in this task, so its length is not known in"
+                " advance; set encoder_options.max_prompt_tokens, e.g. to 128. Longer prompts are cut and counted."
+            )
+        return self._vlm.prompt_length([self._fill(context) for context in contexts or [{}]])
+
+    def _check_bound(self, bound: int) -> None:
+        """Raise UserError if the prompt does not fit even with empty slots."""
+        needed = self._length(self._fill(dict.fromkeys(self._prompt.slots, "")))
+        if needed > bound:
+            raise UserError(
+                f"encoder_options: max_prompt_tokens={bound}, but the text of prompt {self._prompt.name!r} alone takes"
+                f" {needed} tokens; use more than {needed}."
+            )
+
+    def _render(self, context: Context) -> str:
+        text = self._fill(context)
+        if self._bound is None:
+            return text
+        length = self._length(text)
+        self._count, self._longest_seen = self._count + 1, max(self._longest_seen, length)
+        if length <= self.tokens:
+            return text
+        if not self._truncated:
+            warnings.warn(
+                f"a prompt of {length} tokens was truncated to max_prompt_tokens={self._bound}; prompt/truncated in the"
+                " metrics is the share of such prompts",
+                stacklevel=2,
+            )
+        self._truncated += 1
+        return self._truncate(context)
+
+    def _truncate(self, context: Context) -> str:
+        """The text with every slot value cut to the largest number of characters at which the prompt fits."""
+        values = {slot: context[slot] for slot in self._prompt.slots}
+        fits, too_long = 0, max(map(len, values.values()))  # empty values fit, as was checked
+        while too_long - fits > 1:
+            middle = (fits + too_long) // 2
+            if self._length(self._fill(self._cut(values, middle))) <= self.tokens:
+                fits = middle
+            else:
+                too_long = middle
+        return self._fill(self._cut(values, fits))
+
+    def _cut(self, values: Context, characters: int) -> Context:
+        return {slot: cut(value, characters, keep_end=slot in self._prompt.keep_end) for slot, value in values.items()}
+
+    def _fill(self, context: Context) -> str:
+        return self._prompt.render({slot: _break_up(value, self._special) for slot, value in context.items()})
+
+    def _length(self, text: str) -> int:
+        return self._vlm.prompt_length([text])
+
+
+_EMPTY = Prompt(name="none", why="a run without a prompt", source="pr2l")
+
+
+def cut(value: str, characters: int, *, keep_end: bool = False) -> str:
+    """Return the first or last words of a text within so many characters; part of a word if none fits."""
+    if len(value) <= characters:
+        return value
+    if keep_end:
+        return cut(value[::-1], characters)[::-1]
+    kept = value[:characters]
+    if not value[characters].isspace() and (words := re.match(r".*\s", kept, re.DOTALL)):
+        kept = words[0]
+    return kept.rstrip()
+
+
+def _pattern(special_tokens: Sequence[str]) -> re.Pattern[str] | None:
+    # Those of a single character cannot be broken up. Case is ignored, as some tokenizers ignore it.
+    tokens = sorted((token for token in special_tokens if len(token) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, tokens)), re.IGNORECASE) if tokens else None
+
+
+def _break_up(value: str, special: re.Pattern[str] | None) -> str:
+    while special is not None and special.search(value):
+        value = special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", value)
+    return value
