@@ -118,11 +118,11 @@ class Isolated(gym.Env[Observation, Any]):
         try:
             if self._worker is not None and time.monotonic() - self._worker.looked >= LOOK:
                 self._check_memory(self._worker)
-            shown, reward, terminated, truncated, info = self._ask(self.timeouts.step, "step", plain)
+            in_memory, result = self._ask(self.timeouts.step, "step", plain)
         except WorkerLost as lost:
             return self._cut(lost)
         self._failures = 0
-        return self._see(shown, info), reward, terminated, truncated, info
+        return self._remember(in_memory, result)
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Anything else of the far environment, such as "oracle_action"; JSON values and arrays.
@@ -151,8 +151,9 @@ class Isolated(gym.Env[Observation, Any]):
             self._start()
         else:
             self._check_memory(self._worker)
-        shown, info = self._ask(self.timeouts.reset, "reset", seed)
-        return self._see(shown, info), info
+        in_memory, result = self._ask(self.timeouts.reset, "reset", seed)
+        self._running = True
+        return self._remember(in_memory, result)
 
     def _start(self) -> dict[str, Any]:
         """Starts a worker; what its make() answers."""
@@ -185,20 +186,25 @@ class Isolated(gym.Env[Observation, Any]):
             raise WorkerLost(str(value))
         return value
 
-    def _see(self, shown: Observation, info: Info) -> Observation:
-        """Keeps what a reset or a step has answered; the whole observation, the caller's own."""
-        assert self._worker is not None
-        self._observation, self._info = {"frame": self._worker.frame.copy(), **shown}, dict(info)
-        self._running = True
-        return self._shown()
+    def _remember(self, in_memory: bool, result: Any) -> Any:
+        """What reset or step returned, with the frame where that came through the shared memory.
 
-    def _shown(self) -> Observation:
-        return {key: part.copy() for key, part in self._observation.items()}
+        Anything else is passed on as it came, even if it breaks the environment contract: the caller checks that.
+        """
+        if in_memory:
+            assert self._worker is not None
+            result = ({"frame": self._worker.frame.copy(), **result[0]}, *result[1:])
+            self._observation = {key: np.copy(part) for key, part in result[0].items()}
+            self._info = dict(result[-1]) if isinstance(result[-1], dict) else {}
+        return result
+
+    def _last_observation(self) -> Observation:
+        return {key: np.copy(part) for key, part in self._observation.items()}
 
     def _cut(self, lost: WorkerLost) -> tuple[Observation, float, bool, bool, Info]:
         self._give_up(lost)
         self._running = False
-        return self._shown(), 0.0, False, True, {**self._info, "success": False, "cut": str(lost)}
+        return self._last_observation(), 0.0, False, True, {**self._info, "success": False, "cut": str(lost)}
 
     def _give_up(self, lost: WorkerLost) -> None:
         """Ends the worker, if that has not been done; raises RuntimeError where too many failed in a row."""

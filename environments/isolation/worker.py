@@ -215,6 +215,8 @@ class Worker:
             text = traceback.format_exception_only(type(error), error)[-1].strip()
             if command in ("make", "call") and isinstance(error, ValueError):
                 return self._wire.encode([number, "mistake", str(error)])
+            if isinstance(error, self._wire.WireError):
+                return self._wire.encode([number, "mistake", f"what {command} returned cannot be sent: {error}"])
             missing = command == "make" and isinstance(error, ImportError)
             return self._wire.encode([number, "mistake" if missing else "error", text])
 
@@ -228,44 +230,38 @@ class Worker:
             self._env = Gymnasium(far, task, far.make(task, far.Defaults(**options), **named))
         else:
             self._env = far.make(task, options, **named)
-        self._space = self._env.observation_space
-        shape = self._space["frame"]["shape"]
+        space = self._env.observation_space
+        shape = space["frame"]["shape"]
         size = int(np.prod(shape))
         os.ftruncate(self._memory, size)
         self._frame = np.ndarray(shape, np.uint8, mmap.mmap(self._memory, size))
+        self._kind = self._frame.dtype, self._frame.shape
         return {
-            "observation": self._space,
+            "observation": space,
             "action": self._env.action_space,
             "metadata": getattr(self._env, "metadata", {}),
         }
 
     def do_reset(self, seed: int) -> Any:
-        observation, info = self._env.reset(seed)
-        return self._show(observation), self._told(info)
+        return self._split(self._env.reset(seed))
 
     def do_step(self, action: int | np.ndarray) -> Any:
-        observation, reward, terminated, truncated, info = self._env.step(action)
-        return self._show(observation), float(reward), bool(terminated), bool(truncated), self._told(info)
+        return self._split(self._env.step(action))
 
     def do_call(self, name: str, arguments: list[Any]) -> Any:
         return self._env.call(name, *arguments)
 
-    def _show(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Puts the frame where the near side sees it; the other parts."""
-        if observation.keys() != self._space.keys():
-            raise TypeError(f"the observation has {sorted(observation)}, not {sorted(self._space)}")
-        for key, part in observation.items():
-            is_, should = (str(part.dtype), list(part.shape)), (self._space[key]["dtype"], self._space[key]["shape"])
-            if is_ != should:
-                raise TypeError(f"{key} is {is_[0]} {is_[1]}, not {should[0]} {should[1]}")
-        self._frame[...] = observation["frame"]
-        return {key: part for key, part in observation.items() if key != "frame"}
+    def _split(self, result: Any) -> tuple[bool, Any]:
+        """Whether the frame of what reset or step returned is in the shared memory, and the rest.
 
-    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
-        success = info["success"]
-        if not isinstance(info["context"], dict) or type(success).__name__ not in ("bool", "bool_"):
-            raise TypeError(f"info must have a context, a dict, and success, a bool: {info}")
-        return info
+        A frame that does not fit there stays where it is: the parent checks the contract, and says what is wrong.
+        """
+        observation = result[0] if isinstance(result, tuple) and result and isinstance(result[0], dict) else {}
+        frame = observation.get("frame")
+        if (getattr(frame, "dtype", None), getattr(frame, "shape", None)) != self._kind:
+            return False, result
+        self._frame[...] = frame
+        return True, ({key: part for key, part in observation.items() if key != "frame"}, *result[1:])
 
 
 class Gymnasium:

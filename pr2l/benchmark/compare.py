@@ -33,7 +33,7 @@ from pr2l.training.runs import Run
 
 POINTS = 60  # of a curve
 UPDATES = 20  # that a curve averages over where no episodes are played
-NOT_COMPARED = {"seed", "why", "workers", "step_groups", "isolated", "timeouts"}
+NOT_COMPARED = {"seed", "why", "workers", "step_groups", "isolated", "timeouts", "on_bad_value"}
 ROOT = Path("runs")
 Metrics = Sequence[Mapping[str, str]]  # rows of a metrics.csv
 

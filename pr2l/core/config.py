@@ -57,6 +57,8 @@ class RunConfig(BaseModel):
     workers: NonNegativeInt = 0  # processes for the simulators; 0 = in this one: fast ones (Doom) need no more
     isolated: bool = False  # each simulator in an interpreter of its own, replaced if it fails (docs/simulators.md)
     timeouts: dict[str, Any] = Field(default_factory=dict)  # of isolated simulators, in seconds
+    # NaN or infinity in a reward or proprio: stop the run, or end that episode and count it as cut
+    on_bad_value: Literal["stop", "truncate"] = "stop"
     step_groups: PositiveInt = 2  # with workers: VLM batches per step, simulation and VLM overlap; 1 = one batch
     # environment steps of the whole run, summed over the simulators; from data: transitions, summed over the epochs
     steps: PositiveInt

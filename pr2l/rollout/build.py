@@ -2,53 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, Literal
 
+import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from pr2l.core import prompt, registry
 from pr2l.core.config import RunConfig
 from pr2l.encoders.base import Encoder, EncoderSource
 from pr2l.encoders.common.cache import CachedEncoder
-from pr2l.rollout.episodes import SeededEpisodes, interleaved_seed, make_episodes, training_seed
+from pr2l.rollout.contract import check_spaces
+from pr2l.rollout.episodes import interleaved_seed, make_episodes, training_seed
 from pr2l.rollout.vec_embed import VecEmbed
+from pr2l.rollout.worker_process import EnvFactory
 from pr2l.rollout.workers import Workers
 
 Split = Literal["train", "evaluation"]
 
 
 def environments(config: RunConfig, split: Split, *, labels: bool = False, count: int | None = None) -> VecEnv:
-    """The config's simulators, in this process or in `config.workers` others, showing frames; the caller closes them.
+    """Make the environments of a config; the caller closes them.
 
-    labels: put the ground truth into their infos; count: how many, None = num_envs.
+    In training, environment i plays its own endless list of episodes. In evaluation the environments take turns: the
+    n-th episode of environment i is number i + n * count of a list that is the same for every run.
 
-    In training, environment i plays its own endless row of episodes; in evaluation the rows interleave, so that
-    environment i's n-th episode is number i + n * count of a list that is the same for every run.
+    Args:
+        config: The run. With `config.workers` the environments run in so many processes, else in this one.
+        split: Whose episodes.
+        labels: Whether infos hold the simulator's ground truth.
+        count: How many environments; None = `config.num_envs`.
+
+    Returns:
+        A VecEnv with observations Dict(frame uint8 [N, H, W, 3], proprio float32 [N, P] if there is any).
     """
-    options = config.options("environment")
     count = count or config.num_envs
+    make = partial(
+        make_episodes,
+        config.environment,
+        config.task,
+        config.options("environment"),
+        split,
+        labels,
+        isolated=config.isolated,
+        timeouts=config.timeouts,
+        slots=prompt.load(config.prompt_name).slots if config.prompt_name else (),
+        on_bad_value=config.on_bad_value,
+    )
+    if split == "train":
+        factories = [partial(make, partial(training_seed, config.seed, row)) for row in range(count)]
+    else:
+        factories = [partial(make, partial(interleaved_seed, row, count)) for row in range(count)]
+    return Workers(factories, config.workers, config.step_groups) if config.workers else _in_this_process(factories)
 
-    def recipe(row: int) -> Callable[[], SeededEpisodes]:
-        train = split == "train"
-        seed_of = partial(training_seed, config.seed, row) if train else partial(interleaved_seed, row, count)
-        where = config.environment, config.task
-        return partial(make_episodes, *where, options, split, labels, seed_of, config.isolated, config.timeouts)
 
-    recipes = [recipe(row) for row in range(count)]
-    return Workers(recipes, config.workers, config.step_groups) if config.workers else _in_this_process(recipes)
-
-
-def _in_this_process(recipes: list[Callable[[], SeededEpisodes]]) -> DummyVecEnv:
-    made: list[SeededEpisodes] = []
+def _in_this_process(factories: Sequence[EnvFactory]) -> DummyVecEnv:
+    envs: list[gym.Env[Any, Any]] = []
     try:
-        for recipe in recipes:
-            made.append(recipe())
-        return DummyVecEnv([lambda env=env: env for env in made])  # type: ignore[misc]  # env is bound as default
+        for factory in factories:
+            envs.append(factory())
+        return DummyVecEnv([lambda env=env: env for env in envs])  # type: ignore[misc]  # env is bound as default
     except BaseException:
-        for env in made:
+        for env in envs:
             env.close()
         raise
 
@@ -60,6 +77,7 @@ def encoder(config: RunConfig) -> Encoder:
     """
     module = registry.load("environments", config.environment)
     with closing(module.make(config.task, config.options("environment"))) as env:
+        check_spaces(env, f"{config.environment}/{config.task}")
         height, width, _ = env.observation_space["frame"].shape
     source = EncoderSource(
         vlm=config.vlm,

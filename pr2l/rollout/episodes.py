@@ -1,13 +1,13 @@
-"""Episodes that know their number: each is seeded by it, accounted for at its end, and can be played again.
+"""Numbered, seeded episodes that can be replayed.
 
-A simulator cannot be saved, but an episode is its seed and its actions. So a run that was killed goes on in
-the middle of its episodes: reset with the same seed, repeat the actions.
+A simulator's state cannot be saved, but an episode is determined by its seed and its actions. So a run that was killed
+resumes in the middle of its episodes: reset with the same seed, repeat the actions.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -17,26 +17,27 @@ import numpy as np
 from pr2l.core import registry
 from pr2l.core.errors import UserError
 from pr2l.environments.isolation.isolated import Isolated, Timeouts
+from pr2l.rollout.actions import action_to_json, as_action
+from pr2l.rollout.contract import BadValue, ContractCheck, Info, Observation, check_spaces
 
-Observation = dict[str, np.ndarray]
-Info = dict[str, Any]
-
-# First words of the spawn keys, so that no two purposes can ever share a seed.
+# The first number of a spawn key says what a seed is for, so that no two purposes share a seed.
 TRAINING, EVALUATION, EXPLORATION, NOISE = 0, 1, 2, 3
+
+REPLAYS = 3  # attempts to replay an episode whose simulator fails meanwhile
 
 
 def training_seed(run_seed: int, env: int, episode: int) -> int:
-    """The seed of the env-th simulator's episode in training; 32 bits, as many as simulators take."""
+    """The seed of a training episode of environment number `env`; 32 bits, as simulators take no more."""
     return _seed(run_seed, TRAINING, env, episode)
 
 
 def evaluation_seed(number: int) -> int:
-    """The seed of an evaluation episode: the same for every run and method, and unlike any in training."""
+    """The seed of an evaluation episode: the same for every run and method, and never a training seed."""
     return _seed(0, EVALUATION, number)
 
 
 def interleaved_seed(env: int, count: int, episode: int) -> int:
-    """The seed of an episode of the env-th of `count` simulators that take turns at the evaluation episodes."""
+    """The evaluation seed of an episode of environment number `env` of `count`, which take the episodes in turn."""
     return evaluation_seed(env + count * episode)
 
 
@@ -45,21 +46,37 @@ def _seed(entropy: int, *key: int) -> int:
 
 
 class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
-    """The outermost wrapper of one environment.
+    """Number and seed the episodes of one environment, check its contract, and replay episodes on request.
 
-    seed_of: the seed of this environment's n-th episode, n = 0, 1, ...; a seed given to reset is ignored.
     The last step's info has "episode": {"r": return, "l": length, "number": n, and the last step's "success", "context"
-    and "measures"}, with the short keys that Stable-Baselines3 reads. An episode that a failing simulator has cut is
-    played again from its seed, once: the next reset begins the same one, and its "episode" has "again": True. If that
-    is cut too, "cut" is the reason.
+    and "measures"}, with the short keys that Stable-Baselines3 reads. An episode that was cut because its simulator
+    failed is repeated from its seed, once: the next reset begins the same one, and its "episode" has "again": True. If
+    that is cut too, "cut" is the reason.
+
+    Args:
+        env: The environment; `ContractCheck` checks and copies what it returns.
+        seed_of: The seed of this environment's n-th episode, n = 0, 1, ...; a seed given to reset is ignored.
+        name: How errors call the environment; None = the name of its class.
+        slots, labels, on_bad_value: As of `ContractCheck`.
     """
 
-    def __init__(self, env: gym.Env[Observation, Any], seed_of: Callable[[int], int]) -> None:
-        super().__init__(env)
+    env: ContractCheck
+
+    def __init__(
+        self,
+        env: gym.Env[Observation, Any],
+        seed_of: Callable[[int], int],
+        name: str | None = None,
+        *,
+        slots: Collection[str] = (),
+        labels: bool = False,
+        on_bad_value: BadValue = "stop",
+    ) -> None:
+        super().__init__(ContractCheck(env, name, slots=slots, labels=labels, on_bad_value=on_bad_value))
         self._seed_of = seed_of
         self._next = 0
         self._again = False  # whether this episode is a second attempt
-        self._actions: list[Any] = []
+        self._actions: list[Any] = []  # of this episode so far, as JSON values
         self._return = 0.0
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observation, Info]:
@@ -69,32 +86,34 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
         return self._observation, info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
+        action = as_action(self.action_space, action)
+        self._actions.append(action_to_json(self.action_space, action))
         self._observation, reward, terminated, truncated, info = self.env.step(action)
-        self._actions.append(np.asarray(action).tolist())
-        self._return += float(reward)
+        self._return += reward
         if terminated or truncated:
-            info["episode"] = self._account(info)
-        return self._observation, float(reward), terminated, truncated, info
+            info["episode"] = self._summary(info)
+        return self._observation, reward, terminated, truncated, info
 
-    def _account(self, info: Info) -> Info:
-        """Of the episode that has just ended."""
-        success, number = bool(info["success"]), self._next - 1
+    def _summary(self, info: Info) -> Info:
+        """The "episode" of the episode that has just ended."""
+        number = self._next - 1
         cut: Info = {}
         if "cut" in info:
             cut = {"cut": info["cut"]} if self._again else {"again": True}
         self._again = "again" in cut
         self._next -= self._again
-        kept = {"context": info["context"], "measures": info.get("measures", {})}
-        return {"r": self._return, "l": len(self._actions), "success": success, "number": number, **kept, **cut}
+        outcome = {"success": info["success"], "number": number, "context": info["context"]}
+        measures = info.get("measures", {})
+        return {"r": self._return, "l": len(self._actions), **outcome, "measures": measures, **cut}
 
     def rewind(self) -> None:
-        """Makes the next reset begin episode 0 again."""
+        """Make the next reset begin episode 0 again."""
         self._next, self._again = 0, False
 
     @property
     def restarts(self) -> int:
-        """How often the simulator was replaced; 0 where it is not isolated."""
-        return int(getattr(self.unwrapped, "restarts", 0))
+        """How often an isolated simulator was replaced, plus the episodes that `on_bad_value` has ended."""
+        return int(getattr(self.unwrapped, "restarts", 0)) + self.env.cuts
 
     def state(self) -> dict[str, Any]:
         """The running episode as JSON values, for `restore`."""
@@ -102,24 +121,41 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
             "episode": self._next - 1,
             "actions": list(self._actions),
             "observation": _digest(self._observation),
+            "again": self._again,
         }
 
     def restore(self, state: dict[str, Any]) -> tuple[Observation, Info]:
-        """Plays the episode up to where it was; returns what its last step (or reset) returned.
+        """Replay the running episode that `state` described.
 
-        Where the simulator does not come back as it was, it warns, and begins the next episode if this one
-        has ended.
+        A simulator that fails during the replay is replayed anew, `REPLAYS` times in all. Where the episode does not
+        come back as it was, this warns, and begins the next episode if this one has ended.
+
+        Args:
+            state: Of `state`; one that an earlier version wrote has no "again".
+
+        Returns:
+            What the episode's last step (or its reset) returned.
         """
-        self._next = state["episode"]
-        observation, info = self.reset()
-        for count, action in enumerate(state["actions"], start=1):
-            observation, _, terminated, truncated, info = self.step(action)
-            if terminated or truncated:
-                _warn(f"ended after {count} of {len(state['actions'])} actions")
-                return self.reset()
+        for _ in range(REPLAYS):
+            self._next, self._again = state["episode"], state.get("again", False)
+            observation, info, ended = self._replay(state["actions"])
+            if "cut" not in info:
+                break
+        if ended:
+            _warn(f"ended after {len(self._actions)} of {len(state['actions'])} actions", info.get("cut"))
+            return self.reset()
         if _digest(observation) != state["observation"]:
             _warn("shows another observation")
         return observation, info
+
+    def _replay(self, actions: list[Any]) -> tuple[Observation, Info, bool]:
+        """What the last of these actions, or the reset before them, returned; and whether the episode has ended."""
+        observation, info = self.reset()
+        for action in actions:
+            observation, _, terminated, truncated, info = self.step(action)
+            if terminated or truncated:
+                return observation, info, True
+        return observation, info, False
 
 
 def make_episodes(
@@ -131,27 +167,48 @@ def make_episodes(
     seed_of: Callable[[int], int],
     isolated: bool = False,
     timeouts: Mapping[str, Any] | None = None,
+    *,
+    slots: Collection[str] = (),
+    on_bad_value: BadValue = "stop",
 ) -> SeededEpisodes:
-    """SeededEpisodes of an environment of the registry; arguments as of its `make` and of SeededEpisodes.
+    """Make SeededEpisodes of an environment of the registry.
 
-    isolated: in another process of this interpreter; what is made isolated by itself stays as it is.
-    timeouts: values over those of the isolated environment's own Timeouts. Raises UserError where it is not isolated.
+    Args:
+        environment: Its name in the registry, or "module:Class" of a Gymnasium environment.
+        task: A key of its TASKS.
+        options: Its Defaults.
+        split: "train" or "evaluation".
+        labels: Whether infos hold the simulator's ground truth.
+        seed_of: The seed of the n-th episode.
+        isolated: Whether to run it in a process of its own; what is isolated by itself stays as it is.
+        timeouts: Values over those of the isolated environment's own Timeouts.
+        slots: Keys that every context must have.
+        on_bad_value: As of `ContractCheck`.
+
+    Raises:
+        UserError: `timeouts` for an environment that is not isolated.
+        ContractError: Its spaces break the contract.
     """
     module = registry.load("environments", environment)
+    name = f"{environment}/{task}"
     env = module.make(task, options, split=split, labels=labels)
-    if isolated and not isinstance(env.unwrapped, Isolated):
-        env.close()
-        shown = env.observation_space, env.action_space
-        values = options.model_dump(mode="json")
-        name = module.__name__.removeprefix("pr2l.")  # as isolation/worker.py imports it
-        env = Isolated(name, task, values, split=split, labels=labels, name=environment, spaces=shown)
-    if timeouts:
-        far = env.unwrapped
-        if not isinstance(far, Isolated):
+    try:
+        check_spaces(env, name)
+        if isolated and not isinstance(env.unwrapped, Isolated):
             env.close()
-            raise UserError(f"timeouts are for isolated simulators: {environment} needs isolated=true too")
-        far.timeouts = Timeouts(**{**far.timeouts.model_dump(), **timeouts})
-    return SeededEpisodes(env, seed_of)
+            known = env.observation_space, env.action_space
+            values = options.model_dump(mode="json")
+            path = module.__name__.removeprefix("pr2l.")  # as isolation/worker.py imports it
+            env = Isolated(path, task, values, split=split, labels=labels, name=environment, spaces=known)
+        if timeouts:
+            worker = env.unwrapped
+            if not isinstance(worker, Isolated):
+                raise UserError(f"timeouts are for isolated simulators: {environment} needs isolated=true too")
+            worker.timeouts = Timeouts(**{**worker.timeouts.model_dump(), **timeouts})
+        return SeededEpisodes(env, seed_of, name, slots=slots, labels=labels, on_bad_value=on_bad_value)
+    except BaseException:
+        env.close()
+        raise
 
 
 def _digest(observation: Observation) -> str:
@@ -159,9 +216,10 @@ def _digest(observation: Observation) -> str:
     return blake2b(b"".join(part.tobytes() for part in parts), digest_size=16).hexdigest()
 
 
-def _warn(what: str) -> None:
+def _warn(what: str, cut: str | None = None) -> None:
+    why = f"the simulator failed {REPLAYS} times ({cut})" if cut else "the simulator is not deterministic"
     warnings.warn(
-        f"an episode that was played again from its seed and actions {what}: the simulator is not "
-        "deterministic, so the run goes on, but not bit for bit as it would have",
+        f"an episode that was replayed from its seed and actions {what}: {why}, so the run goes on, but not bit for "
+        "bit as it would have",
         stacklevel=3,
     )

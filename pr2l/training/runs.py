@@ -26,7 +26,7 @@ from pr2l.training.checkpoints import Checkpoint
 
 # What a resumed run may have otherwise than the run that it goes on with.
 MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "evaluation_greedy"}
-MAY_CHANGE |= {"wandb", "workers", "step_groups", "isolated", "timeouts"}
+MAY_CHANGE |= {"wandb", "workers", "step_groups", "isolated", "timeouts", "on_bad_value"}
 PARTS = (":/pr2l", ":/environments", ":/policies", ":/prompts", ":/configs")  # where a new file is a plug-in
 
 

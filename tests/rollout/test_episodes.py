@@ -122,6 +122,50 @@ def test_an_episode_that_ends_early_when_played_again_gives_way_to_the_next():
     assert env.unwrapped.seed == 105
 
 
+class Summing(DiceWorld):
+    """Adds up the numbers of any action; an action of other types or another dtype than its space's is an error."""
+
+    def __init__(self, space):
+        self.action_space = space
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        numbers = [np.asarray(part, np.float64).sum() for part in gym.spaces.flatten(self.action_space, action)]
+        self.die = int(1000 * np.sum(numbers)) % 256
+        observation = {"frame": np.full((1, 1, 3), self.die, np.uint8)}
+        return observation, 0.0, False, False, {"success": False, "context": {}}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-1, 1, (2,), np.float32),
+        spaces.Box(-1, 1, (2, 3), np.float64),
+        spaces.Box(0, 255, (4,), np.uint8),
+        spaces.MultiDiscrete([3, 4]),
+        spaces.MultiBinary(3),
+        spaces.Discrete(4),
+        spaces.Dict(move=spaces.Box(-1, 1, (2,), np.float32), jump=spaces.Discrete(2)),
+        spaces.Tuple([spaces.MultiBinary(2), spaces.Box(-1, 1, (1,), np.float64)]),
+    ],
+    ids=str,
+)
+def test_actions_of_every_space_are_replayed_bit_for_bit(space):
+    space.seed(0)
+    env, again = (SeededEpisodes(Summing(space), seeds) for _ in range(2))
+    env.reset()
+    play(env, [space.sample() for _ in range(5)])
+    state = json.loads(json.dumps(env.state(), allow_nan=False))
+    observation, _ = again.restore(state)  # warns, which is an error here, if the last frame is another
+    assert observation["frame"][0, 0, 0] == env.unwrapped.die and again.state() == env.state()
+
+
+def test_an_environment_gets_actions_of_its_space_as_a_replay_would_give_them():
+    env = SeededEpisodes(Summing(spaces.Box(-1, 1, (2,), np.float64)), seeds)
+    env.reset()
+    env.step(np.array([0.1, 0.2], np.float32))  # as Stable-Baselines3 sends them
+
+
 class CutDice(DiceWorld):
     """A simulator that fails in the second step of every attempt but the last of each seed, as Isolated shows it."""
 
@@ -159,6 +203,37 @@ def test_a_cut_episode_is_played_again_once():
     assert [one["l"] == 2 for one in ended] == [True, False, True, True, False]
     assert env.restarts == 3
     assert SeededEpisodes(DiceWorld(), seeds).restarts == 0
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_restored_second_attempt_is_the_last(failures):
+    env = SeededEpisodes(CutDice({100: failures}), seeds)
+    env.reset()
+    play(env, [3, 3])  # the first attempt is cut
+    env.reset()
+    env.step(3)
+    state = json.loads(json.dumps(env.state()))
+    again = SeededEpisodes(CutDice({100: failures - 1}), seeds)
+    again.restore(state)
+    first, *_ = (info["episode"] for *_, info in play(again, [3] * 9) if "episode" in info)
+    assert first.get("cut") == (None if failures == 1 else "killed") and "again" not in first
+
+
+def test_a_state_of_an_earlier_version_is_restored():
+    env = SeededEpisodes(DiceWorld(), seeds)
+    env.reset()
+    state = env.state()
+    del state["again"]
+    SeededEpisodes(DiceWorld(), seeds).restore(state)
+
+
+def test_a_simulator_that_fails_during_a_replay_is_replayed_anew():
+    env = SeededEpisodes(DiceWorld(), seeds)
+    env.reset()
+    play(env, [1, 1])
+    again = SeededEpisodes(CutDice({100: 2}), seeds)
+    observation, _ = again.restore(env.state())
+    assert observation["frame"][0, 0, 0] == env.unwrapped.die and again.state() == env.state()
 
 
 def test_a_second_attempt_is_the_same_episode():

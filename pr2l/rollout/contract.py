@@ -1,0 +1,319 @@
+"""The environment contract, checked at the boundary between an environment and everything that learns from it.
+
+    observation   Dict(frame uint8 [H, W, 3], proprio float32 [P] (optional), ...), of the space's shapes, finite
+    step          observation, reward (a finite real number), terminated, truncated (bools), info
+    info          "success" (a bool, after every step), "context" (dict of str to str, optional where no prompt slot
+                  needs it), "measures" (dict of numbers, optional), "labels" (a list, where they were asked for)
+
+The checks cost a few microseconds a step, so they run at every step. What passes is copied: an environment may reuse
+its arrays and its info, and nobody outside sees that.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, NoReturn
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from pr2l.core.errors import UserError
+
+Observation = dict[str, np.ndarray]
+Info = dict[str, Any]
+BadValue = Literal["stop", "truncate"]
+
+NUMBERS = (int, float, np.integer, np.floating, np.bool_)
+
+
+class ContractError(UserError):
+    """An environment broke the contract; says which, where in the episode, what came, and what to return instead."""
+
+
+class BadValueError(ContractError):
+    """A reward or a proprio that is NaN or infinite."""
+
+
+class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
+    """Check everything that an environment returns, and hand out copies with plain Python numbers.
+
+    Exceptions that the environment itself raises pass unchanged.
+
+    Args:
+        env: The environment. Its spaces are checked at once.
+        name: How errors call it; None = the name of its class.
+        slots: Keys that `info["context"]` must have, such as the slots of a prompt.
+        labels: Whether `info["labels"]` must be a list.
+        success: Whether `info["success"]` must be there after every step.
+        on_bad_value: What a NaN or an infinity in a reward or in `proprio` does. "stop" raises; "truncate" ends the
+            episode there: last good observation, reward 0, truncated, `success` False and the reason in `info["cut"]`.
+
+    Attributes:
+        cuts: How many episodes "truncate" has ended.
+
+    Raises:
+        ContractError: From the constructor, `reset` or `step`, for what the contract does not allow.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Observation, Any],
+        name: str | None = None,
+        *,
+        slots: Collection[str] = (),
+        labels: bool = False,
+        success: bool = True,
+        on_bad_value: BadValue = "stop",
+    ) -> None:
+        super().__init__(env)
+        self.name = name or type(env.unwrapped).__name__
+        self.cuts = 0
+        self._slots, self._labels, self._success, self._on_bad_value = tuple(slots), labels, success, on_bad_value
+        self._seed: int | None = None
+        self._step = 0  # of the episode; 0 = its reset
+        check_spaces(env, self.name)
+        assert isinstance(env.observation_space, spaces.Dict)
+        self._kinds: dict[str, tuple[Any, Any]] = {
+            key: (space.dtype, space.shape) for key, space in env.observation_space.spaces.items()
+        }
+
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observation, Info]:
+        self._seed, self._step = seed, 0
+        result: Any = self.env.reset(seed=seed, options=options)
+        if not _is_sequence_of(2, result):
+            self._fail(f"reset returned {_of_length(result)}", "two values, (observation, info)")
+        self._observation, info = self._check_observation(result[0]), self._check_info(result[1])
+        self._info = dict(info)  # as callers add keys to theirs
+        return self._observation, info
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
+        self._step += 1
+        result: Any = self.env.step(action)
+        if not _is_sequence_of(5, result):
+            need = "five values, (observation, reward, terminated, truncated, info)"
+            self._fail(f"step returned {_of_length(result)}", need)
+        observation, reward, terminated, truncated, info = result
+        try:
+            observation, reward = self._check_observation(observation), self._check_reward(reward)
+        except BadValueError as error:
+            if self._on_bad_value == "stop":
+                raise
+            return self._cut(str(error))
+        for key, value in (("terminated", terminated), ("truncated", truncated)):
+            if not isinstance(value, bool | np.bool_):
+                self._fail(f"{key} is {describe(value)}", "True or False", f"bool({key})")
+        self._observation, info = observation, self._check_info(info)
+        self._info = dict(info)
+        return observation, reward, bool(terminated), bool(truncated), info
+
+    def _check_observation(self, observation: Any) -> Observation:
+        """The observation's own copy."""
+        if not isinstance(observation, Mapping) or observation.keys() != self._kinds.keys():
+            came = f"a dict of {sorted(observation)}" if isinstance(observation, Mapping) else describe(observation)
+            self._fail(f"the observation is {came}", f"a dict with the keys {sorted(self._kinds)}")
+        for key, (dtype, shape) in self._kinds.items():
+            value = observation[key]
+            if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
+                self._fail(*_mismatch(key, value, np.dtype(dtype), shape or ()))
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                self._fail(f"{key} is {describe(value)}", "finite", error=BadValueError)
+        return {key: np.array(observation[key]) for key in self._kinds}
+
+    def _check_reward(self, reward: Any) -> float:
+        number = reward[()] if isinstance(reward, np.ndarray) and reward.ndim == 0 else reward
+        if not isinstance(number, NUMBERS):
+            convert = "float(reward.item())" if hasattr(reward, "item") else "float(reward)"
+            self._fail(f"the reward is {describe(reward)}", "a real number", convert)
+        if not math.isfinite(number):
+            self._fail(f"the reward is {number}", "finite", error=BadValueError)
+        return float(number)
+
+    def _check_info(self, info: Any) -> Info:
+        """The info's own copy, with a context, and with `success` and measures as plain Python values."""
+        if not isinstance(info, Mapping):
+            self._fail(f"info is {describe(info)}", "a dict")
+        copied = {key: _copied(value) for key, value in info.items()}
+        copied["context"] = self._check_context(copied.get("context", {}))
+        if "success" in copied:
+            if not isinstance(copied["success"], bool | np.bool_):
+                need = "True or False"
+                self._fail(f"info['success'] is {describe(copied['success'])}", need, "bool(...) of your own condition")
+            copied["success"] = bool(copied["success"])
+        elif self._success and self._step:
+            self._fail("info has no 'success'", "a bool in info['success'], after every step")
+        if "measures" in copied:
+            copied["measures"] = self._check_measures(copied["measures"])
+        if self._labels and not isinstance(copied.get("labels"), list):
+            came = describe(copied["labels"]) if "labels" in copied else "missing"
+            self._fail(f"info['labels'] is {came}", "a list of {name, box, distance}, which make(labels=True) asks for")
+        return copied
+
+    def _check_context(self, context: Any) -> dict[str, str]:
+        texts = isinstance(context, dict) and all(isinstance(text, str) for pair in context.items() for text in pair)
+        if not texts:
+            need = "a dict of strings to strings, such as {'target': 'door'}"
+            self._fail(f"info['context'] is {describe(context)}", need)
+        missing = [slot for slot in self._slots if slot not in context]
+        if missing:
+            came = f"info['context'] has {', '.join(map(repr, context)) or 'nothing'}"
+            self._fail(came, f"a string for {', '.join(map(repr, missing))}, which the prompt needs")
+        return context
+
+    def _check_measures(self, measures: Any) -> dict[str, float]:
+        if not isinstance(measures, Mapping):
+            self._fail(f"info['measures'] is {describe(measures)}", "a dict of numbers")
+        for name, value in measures.items():
+            number = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+            if not isinstance(number, NUMBERS):
+                self._fail(f"info['measures'][{name!r}] is {describe(value)}", "a number")
+        return {str(name): float(value) for name, value in measures.items()}
+
+    def _cut(self, reason: str) -> tuple[Observation, float, bool, bool, Info]:
+        self.cuts += 1
+        warnings.warn(f"the episode is cut: {reason}", stacklevel=3)
+        observation = {key: value.copy() for key, value in self._observation.items()}
+        return observation, 0.0, False, True, {**self._info, "success": False, "cut": reason}
+
+    def _fail(
+        self, came: str, need: str, convert: str = "", error: type[ContractError] = ContractError
+    ) -> NoReturn:
+        moment = f"step {self._step}" if self._step else "reset"
+        hint = f" Convert it in the environment: {convert}" if convert else ""
+        raise error(f"{self.name}, episode seed {self._seed}, {moment}: {came}; it must be {need}.{hint}")
+
+
+def check_spaces(env: gym.Env[Any, Any], name: str) -> None:
+    """Check that an environment declares spaces of the contract.
+
+    Args:
+        env: The environment.
+        name: How errors call it.
+
+    Raises:
+        ContractError: For a frame that is not uint8 [H, W, 3], a proprio that is not float32 [P], or an action space
+            whose numbers do not begin with 0.
+    """
+    space = env.observation_space
+    if not isinstance(space, spaces.Dict) or "frame" not in space.spaces:
+        raise ContractError(
+            f"{name}: its observation space is {space}; it must be Dict(frame=Box(0, 255, (H, W, 3), np.uint8)), with "
+            "proprio=Box(..., (P,), np.float32) beside it if there is any. pr2l.rollout.embed_env takes environments "
+            "whose observations are arranged in another way"
+        )
+    frame = space["frame"]
+    if not isinstance(frame, spaces.Box) or frame.dtype != np.uint8 or len(frame.shape) != 3 or frame.shape[2] != 3:
+        convert = _conversion(frame.dtype, frame.shape, _height_and_width(frame.shape)) if frame.shape else ""
+        hint = f" Convert frames in the environment: {convert}" if convert else ""
+        raise ContractError(
+            f"{name}: observation_space['frame'] is {frame}; it must be Box(0, 255, (H, W, 3), np.uint8).{hint}"
+        )
+    proprio = space.spaces.get("proprio")
+    if proprio is not None and (
+        not isinstance(proprio, spaces.Box) or proprio.dtype != np.float32 or len(proprio.shape) != 1
+    ):
+        hint = "proprio.astype(np.float32).ravel()"
+        raise ContractError(
+            f"{name}: observation_space['proprio'] is {proprio}; it must be Box(..., (P,), np.float32). Convert it in "
+            f"the environment: {hint}"
+        )
+    _check_action_space(env.action_space, name)
+
+
+def _check_action_space(space: spaces.Space[Any], name: str) -> None:
+    for part in _parts(space):
+        start = np.asarray(getattr(part, "start", 0))
+        if start.any():
+            raise ContractError(
+                f"{name}: its action space {part} begins with {start.tolist()}, and algorithms send numbers from 0 on. "
+                "Declare the space without `start`, and add it to the action in the environment's step"
+            )
+
+
+def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        inner = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
+        return [part for each in inner for part in _parts(each)]
+    return [space]
+
+
+def describe(value: Any) -> str:
+    """A value in a few words: its dtype, shape and range for an array, itself where it is short."""
+    if not isinstance(value, np.ndarray):
+        text = repr(value)
+        return text if len(text) <= 60 else f"a {type(value).__name__}"
+    about = f"{value.dtype} {list(value.shape)}"
+    if not value.size or value.dtype.kind not in "buif":
+        return about
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        return f"{about} with {np.isnan(value).sum()} NaN and {np.isinf(value).sum()} infinite values"
+    return f"{about} with values from {value.min():g} to {value.max():g}" if value.dtype.kind != "b" else about
+
+
+def _mismatch(key: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[str, str, str]:
+    """What came, what is needed and how to convert it, for a part of an observation."""
+    need = f"{dtype} {list(shape)}, as observation_space[{key!r}] says"
+    if not isinstance(value, np.ndarray):
+        convert = f"np.asarray({key}, np.{dtype})" if isinstance(value, list | tuple) or hasattr(value, "numpy") else ""
+        return f"{key} is {describe(value)}", need, convert
+    if key != "frame":
+        convert = f"{key}.astype(np.{dtype})" if value.shape == shape else ""
+        return f"{key} is {describe(value)}", need, convert
+    return f"{key} is {describe(value)}", need, _conversion(value.dtype, value.shape, shape[:2], value)
+
+
+def _conversion(
+    dtype: Any, shape: tuple[int, ...], size: tuple[int, ...], value: np.ndarray | None = None
+) -> str:
+    """A NumPy expression that makes uint8 [H, W, 3] of a frame; "" where none is known.
+
+    size: the height and width that are needed.
+    """
+    kind, expression = np.dtype(dtype).kind, "frame"
+    if len(shape) == 2:
+        shape, expression = (*shape, 3), "np.repeat(frame[..., None], 3, axis=2)"
+    elif len(shape) == 3 and shape[2] not in (1, 3, 4) and shape[0] in (1, 3, 4):
+        shape, expression = (*shape[1:], shape[0]), "frame.transpose(1, 2, 0)"
+    elif len(shape) != 3:
+        return ""
+    if shape[2] == 1:
+        expression = f"np.repeat({expression}, 3, axis=2)"
+    elif shape[2] == 4:
+        expression += "[..., :3]"
+    elif shape[2] != 3:
+        return ""
+    if kind == "f" and (value is None or (np.isfinite(value).all() and value.max(initial=0.0) <= 1)):
+        expression = f"({expression}.clip(0, 1) * 255).round().astype(np.uint8)"
+    elif kind == "b":
+        expression += ".astype(np.uint8) * 255"
+    elif kind in "fiu" and np.dtype(dtype) != np.uint8:
+        expression = f"{expression}.clip(0, 255).astype(np.uint8)"
+    elif kind not in "fiu":
+        return ""
+    if shape[:2] != size:
+        expression = f"cv2.resize({expression}, ({size[1]}, {size[0]}), interpolation=cv2.INTER_AREA)"
+    return expression if expression != "frame" else ""
+
+
+def _height_and_width(shape: tuple[int, ...]) -> tuple[int, ...]:
+    first = len(shape) == 3 and shape[2] not in (1, 3, 4) and shape[0] in (1, 3, 4)
+    return shape[1:3] if first else shape[:2]
+
+
+def _is_sequence_of(length: int, value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == length
+
+
+def _of_length(value: Any) -> str:
+    return f"{len(value)} values" if isinstance(value, tuple | list) else describe(value)
+
+
+def _copied(value: Any) -> Any:
+    """A copy as deep as the values of an info go: arrays, and lists and dicts of plain values."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    return [_copied(part) for part in value] if isinstance(value, list) else value
