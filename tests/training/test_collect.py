@@ -77,7 +77,7 @@ SPACES = {  # of actions; actions an oracle may return, and what is stored
     "box": ("Box(-1, 1, (2,), np.float32)", [[0.5, -0.25], [0, 1]], np.array([[0.5, -0.25], [0, 1]], np.float32)),
     "doubles": ("Box(-1, 1, (1, 2), np.float64)", [[[0.1, 2**-40]]] * 2, np.array([[[0.1, 2**-40]]] * 2)),
     "bytes": ("Box(0, 255, (2,), np.uint8)", [[3, 255], [0, 1]], np.array([[3, 255], [0, 1]], np.uint8)),
-    "discrete": ("Discrete(3, start=-5)", [-5, np.float32(-3)], np.array([-5, -3])),
+    "discrete": ("Discrete(3)", [0, np.float32(2)], np.array([0, 2])),
     "multidiscrete": ("MultiDiscrete([3, 9])", [[2, 8], (0, 1)], np.array([[2, 8], [0, 1]])),
     "multibinary": ("MultiBinary(3)", [[1, 0, 1], [True, False, False]], np.array([[1, 0, 1], [1, 0, 0]], np.int8)),
     "text": ("Text(20)", ["tapOK", "scrollDown3"], ["tapOK", "scrollDown3"]),
