@@ -32,9 +32,9 @@ app = typer.Typer(
 
 sim = typer.Typer(help="Simulators that need a Python interpreter of their own.", no_args_is_help=True)
 app.add_typer(sim, name="sim")
-prompts = typer.Typer(help="Which prompt is a good one, before any policy is trained.", no_args_is_help=True)
+prompts = typer.Typer(help="Score and search prompts before training a policy.", no_args_is_help=True)
 app.add_typer(prompts, name="prompts")
-bench = typer.Typer(help="Frozen suites of runs, their statistics, and the leaderboard.", no_args_is_help=True)
+bench = typer.Typer(help="Benchmark suites: runs, statistics and the leaderboard.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
 CONFIG = typer.Argument(help="A name of `pr2l list configs`, or a YAML file.")
@@ -217,11 +217,11 @@ ROWS = Path("docs/results/bench")  # the committed ones
 @bench.command(name="run")
 def bench_run(
     suite: Annotated[str, SUITE],
-    plan: Annotated[bool, typer.Option("--plan", help="Print what it will cost, and run nothing.")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes. [default: one a core; on a GPU one]")] = None,
-    out: Annotated[Path, typer.Option(help="Where rows and run folders go.")] = Path("runs/bench"),
+    plan: Annotated[bool, typer.Option("--plan", help="Print the estimated cost, and run nothing.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes. [default: one per core; one on a GPU]")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of rows and run folders.")] = Path("runs/bench"),
 ) -> None:
-    """Make the runs of a suite that are missing, several side by side; called again after a stop, go on."""
+    """Make the missing runs of a suite, several in parallel; resumes after a stop."""
     from pr2l.benchmark import runner as program
 
     (program.plan if plan else program.run)(suite, out, jobs)
@@ -230,10 +230,10 @@ def bench_run(
 @bench.command(name="report")
 def bench_report(
     suite: Annotated[str, SUITE],
-    results: Annotated[Path, typer.Option(help="Where its rows are.")] = Path("runs/bench"),
+    results: Annotated[Path, typer.Option(help="Folder of its rows.")] = Path("runs/bench"),
     out: Annotated[Path | None, typer.Option(help="[default: RESULTS/SUITE/report]")] = None,
 ) -> None:
-    """Sum a suite up: aggregates with intervals, profiles, curves and costs, as Markdown, CSV, JSON and figures."""
+    """Write a suite's report: statistics with intervals, curves and costs, as Markdown, CSV, JSON and figures."""
     from pr2l.benchmark.report import report
 
     report(suite, results, out)
@@ -242,24 +242,24 @@ def bench_report(
 @bench.command(name="submit")
 def bench_submit(
     runs: Annotated[list[Path], typer.Argument(help="Finished run folders.")],
-    suite: Annotated[str | None, typer.Option(help="[default: the first that the run is of]")] = None,
-    method: Annotated[str | None, typer.Option(help="A name for what the suite does not have.")] = None,
-    film: Annotated[bool, typer.Option("--film", help="Also the run's film, for the task's page.")] = False,
-    out: Annotated[Path, typer.Option(help="The committed rows.")] = ROWS,
+    suite: Annotated[str | None, typer.Option(help="[default: the first suite that has the run's config]")] = None,
+    method: Annotated[str | None, typer.Option(help="A name for a method that the suite does not have.")] = None,
+    video: Annotated[bool, typer.Option("--video", help="Also copy each run's video, for the task's page.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the committed rows.")] = ROWS,
 ) -> None:
-    """Write the rows of runs as files for a pull request, once they are found to be runs of the suite."""
+    """Check that runs are runs of a suite, and write their rows as files for a pull request."""
     from pr2l.benchmark.rows import submit
 
-    for run in runs:
-        print(submit(run, out, suite, method, film=film))
+    for path in submit(runs, out, suite, method, video=video):
+        print(path)
 
 
 @bench.command(name="site")
 def bench_site(
-    results: Annotated[Path, typer.Option(help="The committed rows.")] = ROWS,
-    out: Annotated[Path, typer.Option(help="The folder of the pages.")] = Path("runs/site"),
+    results: Annotated[Path, typer.Option(help="Folder of the committed rows.")] = ROWS,
+    out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("runs/site"),
 ) -> None:
-    """Make the leaderboard, static pages, of the committed rows."""
+    """Build the leaderboard, static pages, from the committed rows."""
     from pr2l.benchmark.leaderboard import site
 
     site(results, out)
@@ -304,7 +304,7 @@ def prompts_search(
 @prompts.command(name="correlate")
 def prompts_correlate(
     suite: Annotated[str, SUITE],
-    results: Annotated[Path, typer.Option(help="Where its rows are.")] = Path("runs/bench"),
+    results: Annotated[Path, typer.Option(help="Folder of its rows.")] = Path("runs/bench"),
     frames: Annotated[int | None, typer.Option(min=1, help="To score on. [default: as `prompts score`]")] = None,
     methods: Annotated[str, typer.Option(help="Of the suite, with commas. [default: all]")] = "",
     out: Annotated[Path | None, typer.Option(help="[default: runs/prompts/SUITE]")] = None,

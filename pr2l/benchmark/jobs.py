@@ -1,4 +1,4 @@
-"""Several jobs at once, each in a process of its own, within the machine's memory; none outlives the one that asked."""
+"""Run jobs in parallel processes, within the machine's memory; they end when the calling process ends."""
 
 from __future__ import annotations
 
@@ -21,12 +21,18 @@ import torch
 from pr2l.core.errors import UserError
 
 THREADS = "OMP_NUM_THREADS"
-LOOK = 1.0  # seconds between two looks at what runs
+INTERVAL = 1.0  # seconds between two calls of `watch`
 
 
 @dataclass(frozen=True)
 class Job:
-    """run: picklable; what it prints goes to the end of `log`. memory: bytes that it is expected to take."""
+    """A function to run in a process.
+
+    Attributes:
+        run: Picklable function.
+        log: File to which its output is appended.
+        memory: Expected peak memory in bytes.
+    """
 
     name: str
     run: Callable[[], None]
@@ -35,13 +41,18 @@ class Job:
 
 
 def side_by_side(
-    jobs: Sequence[Job], at_once: int, threads: int, look: Callable[[list[Job]], None]
+    jobs: Sequence[Job], at_once: int, threads: int, watch: Callable[[list[Job]], None]
 ) -> Generator[tuple[Job, int], None, None]:
-    """Each job as it ends, with its exit code (0 = it went well).
+    """Run jobs in parallel and yield each as it ends, with its exit code (0 = success).
 
-    At most `at_once` run at a time, fewer where memory is short, each with `threads` threads of torch; `look` is called
-    with them about once a second. Ctrl-C, or closing the iterator, sends SIGTERM to all and waits for them; should this
-    process be killed, they send it to themselves. Like pr2l.rollout.workers it spawns, for the same reasons.
+    Ctrl-C, or closing the generator, sends SIGTERM to all processes and waits for them. If the calling process is
+    killed, they send it to themselves. Processes are spawned, as in pr2l.rollout.workers and for the same reasons.
+
+    Args:
+        jobs: The jobs, started in this order.
+        at_once: The most that run at a time; fewer where memory is short.
+        threads: Number of torch threads of each process.
+        watch: Called about once per second with the running jobs.
     """
     waiting, running = deque(jobs), dict[SpawnProcess, Job]()
     try:
@@ -49,9 +60,9 @@ def side_by_side(
             while waiting and _fits(waiting[0], running, at_once):
                 job = waiting.popleft()
                 running[_start(job, threads)] = job
-            look(list(running.values()))
-            ready = wait([process.sentinel for process in running], timeout=LOOK)
-            for process in [one for one in running if one.sentinel in ready]:
+            watch(list(running.values()))
+            ready = wait([process.sentinel for process in running], timeout=INTERVAL)
+            for process in [process for process in running if process.sentinel in ready]:
                 process.join()
                 yield running.pop(process), process.exitcode or 0
     finally:
@@ -63,16 +74,21 @@ def side_by_side(
 
 @contextmanager
 def alone(folder: Path, *, patient: bool = True) -> Iterator[None]:
-    """Waits until no other process works in the folder; a process that dies leaves it free.
+    """Hold an exclusive lock on a folder; the lock is released when the process ends, however it ends.
 
-    patient: False = a UserError at once where another does.
+    Args:
+        folder: Created if it does not exist.
+        patient: Whether to wait for another process that holds the lock.
+
+    Raises:
+        UserError: If another process holds it and `patient` is False.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if patient else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process is at work in {folder}; wait for it, or give another folder") from None
+            raise UserError(f"another process is using {folder}; wait until it ends, or give another folder") from None
         yield
 
 
@@ -104,7 +120,7 @@ def _start(job: Job, threads: int) -> SpawnProcess:
 
 
 def _work(job: Job, threads: int) -> None:
-    os.setpgrp()  # Ctrl-C is for the asking process, which then ends this one in order
+    os.setpgrp()  # Ctrl-C goes to the calling process only, which then terminates this one
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
         for stream in (1, 2):

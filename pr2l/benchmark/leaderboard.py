@@ -19,7 +19,7 @@ import jinja2
 from rich.console import Console
 
 from pr2l.benchmark.report import HEAD, TASK_HEAD, Values, interval, of_task, overall, summarise
-from pr2l.benchmark.rows import RECENT, Row, film_of, read_rows
+from pr2l.benchmark.rows import RECENT, Row, read_rows, video_of
 from pr2l.benchmark.suites import load_suite
 from pr2l.core.errors import UserError
 from pr2l.core.statistics import bootstrap, success_rate
@@ -94,7 +94,7 @@ def _file(results: Path, row: Row) -> Path:
 
 def _films(results: Path, rows: Mapping[str, list[Row]]) -> Iterator[tuple[Row, Path]]:
     for row in (row for found in rows.values() for row in found):
-        if film := film_of(_file(results, row)):
+        if film := video_of(_file(results, row)):
             yield row, film
 
 

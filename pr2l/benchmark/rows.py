@@ -1,7 +1,7 @@
-"""Rows of a benchmark: a JSON file for each run, with all that it takes to believe it and to make it again.
+"""Rows of a benchmark: one JSON file per run, with its results and everything needed to reproduce it.
 
     <folder>/<suite>/<environment>-<task>-<method>-seed<n>.json
-                                                          .mp4     a film of it, where one was submitted
+                                                          .mp4     a video of its evaluation episodes, optional
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,24 +37,27 @@ from pr2l.training.runs import Run
 COST = "cost.json"  # in the folder of a run that `pr2l bench run` made
 POINTS = 60  # of a row's curve
 RECENT = 20  # episodes that it averages over; short runs play few
-FILMS = (".mp4", ".gif")
-TOLD = ("torch", "transformers", "stable_baselines3", "gymnasium", "vizdoom", "numpy")  # packages named in a row
-LESSON = "A row that lacks the commit or the command is refused: nobody could make it again."
+VIDEOS = (".mp4", ".gif")
+PACKAGES = ("torch", "transformers", "stable_baselines3", "gymnasium", "vizdoom", "numpy")  # whose version a row has
+UNREPRODUCIBLE = "A row needs the commit and the command of its run, so that others can reproduce it."
 
 
 class Cost(BaseModel):
-    """What making a run took. None = not measured, as of a run that was stopped in between."""
+    """Resources that a run took. None = not measured, for example because the run was resumed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     threads: PositiveInt | None = None  # of torch in each process
-    seconds: PositiveFloat | None = None  # from the first look for a checkpoint to the end of the evaluation
-    peak_memory: PositiveInt | None = None  # bytes of the process that trains, at its highest
-    gflop: NonNegativeFloat | None = None  # 1e9 floating-point operations of the encoder for a frame
+    seconds: PositiveFloat | None = None  # wall-clock time from the start of the process to the end of the evaluation
+    peak_memory: PositiveInt | None = None  # bytes of the training process
+    gflop: NonNegativeFloat | None = None  # 1e9 floating-point operations of the encoder per frame
 
 
 class Curve(BaseModel):
-    """Of training, over the last RECENT episodes; None = fewer have ended: those that end first are the successes."""
+    """Training curve, averaged over the last RECENT episodes.
+
+    None until RECENT episodes have ended: where success ends an episode, the first to end are the successes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,14 +76,14 @@ class Row(BaseModel):
     task: str  # "<environment>/<task>"
     method: Name
     seed: NonNegativeInt
-    command: Annotated[str, Field(min_length=1)]  # makes the run
+    command: Annotated[str, Field(min_length=1)]  # that makes the run
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]  # of this project
-    uncommitted: bool  # whether files differed from that commit
+    uncommitted: bool  # whether tracked files differed from that commit
     started: str
     machine: str
     python: str
     packages: dict[str, str]
-    frames_per_second: PositiveFloat  # environment steps a second of training, updates included
+    frames_per_second: PositiveFloat  # environment steps per second of training, including updates
     cost: Cost
     config: dict[str, Any]  # resolved
     results: dict[str, Any]  # results.json of the run
@@ -90,7 +94,7 @@ class Row(BaseModel):
         return row_name(self.task, self.method, self.seed)
 
     def played(self, key: str) -> list[float]:
-        """key: "success" or "return" of each evaluation episode."""
+        """The "success" or "return" of each evaluation episode."""
         values: list[float] = self.results["played"][key]
         return values
 
@@ -101,10 +105,15 @@ class Row(BaseModel):
 
 
 def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
-    """The row that a finished run is in a suite.
+    """Make the row of a finished run.
 
-    method: None = whichever of the suite's has its config. Raises UserError for a run that is none of the suite's, is
-    not evaluated, or does not know its commit.
+    Args:
+        run: A run that has been evaluated.
+        suite: The suite that it is a run of.
+        method: A name for it; None = the suite's method with this config.
+
+    Raises:
+        UserError: If the run is not one of the suite's, has not been evaluated, or has no commit.
     """
     config = run.config.model_dump(mode="json")
     task = f"{run.config.environment}/{run.config.task}"
@@ -112,8 +121,8 @@ def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
     _check_config(suite, task, method, config, str(run.path))
     facts, results = _read(run.path / "run.json"), _read(run.path / "results.json")
     if not facts["commit"]:
-        raise UserError(f"{run.path} was not made in a checkout of this project, so it has no commit. {LESSON}")
-    asked = suite.cell(task, method, run.config.seed).command if method in suite.methods else _typed(facts["command"])
+        raise UserError(f"{run.path} was made outside a git checkout, so it has no commit. {UNREPRODUCIBLE}")
+    command = suite.plan(task, method, run.config.seed).command if method in suite.methods else _typed(facts["command"])
     last = MetricsTable(run.path / "metrics.csv").rows()[-1]
     values = {
         "suite": suite.name,
@@ -121,9 +130,9 @@ def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
         "task": task,
         "method": method,
         "seed": run.config.seed,
-        "command": asked,
+        "command": command,
         **{key: facts[key] for key in ("commit", "uncommitted", "started", "machine", "python")},
-        "packages": {name: version for name, version in facts["packages"].items() if name.lower() in TOLD},
+        "packages": {name: version for name, version in facts["packages"].items() if name.lower() in PACKAGES},
         "frames_per_second": float(last["step"]) / max(float(last["seconds"]), 1e-9),
         "cost": _read(run.path / COST) if (run.path / COST).exists() else {},
         "config": config,
@@ -134,17 +143,29 @@ def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
 
 
 def check(row: Row, suite: Suite, where: str) -> Row:
-    """The row itself. Raises UserError, with `where`, if it is not what the suite asks for or contradicts itself."""
+    """Check that a row is of the suite's current version, has its config, and is consistent.
+
+    Args:
+        row: The row.
+        suite: Its suite.
+        where: The file or folder that it comes from, for error messages.
+
+    Returns:
+        The row.
+
+    Raises:
+        UserError: If it is not.
+    """
     if (row.suite, row.version) != (suite.name, suite.definition.version):
-        now = f"{suite.name} is at version {suite.definition.version}"
-        raise UserError(f"{where} is of version {row.version} of {row.suite}, and {now}; run it again")
+        current = f"{suite.name} is at version {suite.definition.version}"
+        raise UserError(f"{where} is of version {row.version} of {row.suite}, and {current}; run it again")
     _check_config(suite, row.task, row.method, row.config, where)
     _check_whole(row, where)
     episodes = suite.definition.evaluation_episodes
     if [len(row.played(key)) for key in ("success", "return")] != [episodes] * 2:
-        raise UserError(f"{where} has not the {episodes} evaluation episodes of {suite.name}; see `pr2l evaluate`")
+        raise UserError(f"{where} does not have the {episodes} evaluation episodes of {suite.name}; evaluate it again")
     if row.seed != row.config["seed"]:
-        raise UserError(f"{where} is called seed {row.seed}, and its config has seed {row.config['seed']}")
+        raise UserError(f"{where} has seed {row.seed}, and its config has seed {row.config['seed']}")
     if row.results["steps"] < row.config["steps"]:
         raise UserError(f"{where} was evaluated after {row.results['steps']:,} of {row.config['steps']:,} steps")
     if not abs(row.success - row.results["evaluation"]["success"]["value"]) < 1e-9:
@@ -153,123 +174,158 @@ def check(row: Row, suite: Suite, where: str) -> Row:
 
 
 def _check_whole(row: Row, where: str) -> None:
-    """Whether everything is there that reports and pages read of a row's results and curve."""
+    """Check the parts of results and curve that reports and pages read."""
     try:
         played = np.array([row.played(key) for key in ("success", "return")], dtype=np.float64)
         numbers = [row.results[part]["success"]["value"] for part in ("random", "evaluation")]
         numbers += [row.results["evaluation"]["length"], row.results["steps"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{where}: its results are not whole: {error!r}") from error
+        raise UserError(f"{where}: its results are incomplete: {error!r}") from error
     if not np.isfinite(played).all() or not np.isin(played[0], (0, 1)).all() or not np.isfinite(numbers).all():
-        raise UserError(f"{where}: success is 0 or 1 of each episode, and all else a number")
+        raise UserError(f"{where}: the success of an episode must be 0 or 1, and all else finite numbers")
     if {len(row.curve.steps), len(row.curve.success), len(row.curve.returned)} != {POINTS}:
-        raise UserError(f"{where}: its curve has not {POINTS} points")
+        raise UserError(f"{where}: its curve must have {POINTS} points")
 
 
 def _check_config(suite: Suite, task: str, method: str, config: dict[str, Any], where: str) -> None:
     if wrong := suite.differences(task, method, config):
-        raise UserError(f"{where} is no run of {suite.name}: {'; '.join(wrong)}")
+        raise UserError(f"{where} is not a run of {suite.name}: {'; '.join(wrong)}")
 
 
 def validated(values: Any, where: str) -> Row:
-    """Raises UserError for keys or values that a row does not have."""
+    """Parse a row.
+
+    Raises:
+        UserError: For unknown or missing keys, or invalid values.
+    """
     try:
         return Row.model_validate(values)
     except ValidationError as error:
         missing = any(problem["loc"][:1] in (("commit",), ("command",)) for problem in error.errors())
-        raise UserError(explain(error, where, Row) + (f"\n{LESSON}" if missing else "")) from error
+        raise UserError(explain(error, where, Row) + (f"\n{UNREPRODUCIBLE}" if missing else "")) from error
 
 
 def read_row(path: Path) -> Row:
-    """Raises UserError for what is no row, or is called otherwise than the row that it holds."""
+    """Read a row.
+
+    Raises:
+        UserError: If the file is not a row, or does not have the name of its row.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from error
     row = validated(values, str(path))
     if path.stem != row.name or path.parent.name != row.suite:
-        raise UserError(f"{path} holds the row {row.suite}/{row.name}; give it that name")
+        raise UserError(f"{path} holds the row {row.suite}/{row.name}; rename the file")
     return row
 
 
 def read_rows(folder: Path, suite: Suite) -> list[Row]:
-    """All rows of a suite below a folder, in the suite's order, then other methods'; each is checked."""
+    """Read and check all rows of a suite, ordered by task, method and seed; other methods after the suite's.
+
+    Args:
+        folder: Contains a folder named after the suite.
+        suite: The suite.
+
+    Raises:
+        UserError: If a row is not valid.
+    """
     rows = [check(read_row(path), suite, str(path)) for path in sorted((folder / suite.name).glob("*.json"))]
     order = [*suite.methods, *sorted({row.method for row in rows} - set(suite.methods))]
     return sorted(rows, key=lambda row: (suite.tasks.index(row.task), order.index(row.method), row.seed))
 
 
 def write_row(path: Path, row: Row) -> None:
-    """One line for each key, so that a change can be read."""
+    """Write a row, one line per key for readable diffs."""
     write_json(path, row.model_dump(mode="json"), lines=True)
 
 
-def film_of(row: Path) -> Path | None:
-    """The film beside the file of a row, or beside the results of a run; None where there is none."""
-    return next((row.with_suffix(kind) for kind in FILMS if row.with_suffix(kind).exists()), None)
+def video_of(row: Path) -> Path | None:
+    """The video beside the file of a row, or of a run's results; None if there is none."""
+    return next((row.with_suffix(suffix) for suffix in VIDEOS if row.with_suffix(suffix).exists()), None)
 
 
-def submit(path: Path, out: Path, suite: str | None = None, method: str | None = None, *, film: bool = False) -> Path:
-    """Writes the row of a run folder to `out`, as a file for a pull request, and returns it.
+def submit(
+    paths: Sequence[Path], out: Path, suite: str | None = None, method: str | None = None, *, video: bool = False
+) -> list[Path]:
+    """Write the rows of run folders, as files for a pull request.
 
-    suite: None = the first one that the run is of. method: a name for what the suite does not have; it needs `suite`.
-    film: also copy the run's. Raises UserError where the run does not fit, or there is another's row in its place.
+    Args:
+        paths: Finished run folders.
+        out: Folder of the rows.
+        suite: Their suite; None = for each run the first suite that has its config.
+        method: A name for a method that the suite does not have; needs `suite`.
+        video: Also copy each run's video.
+
+    Returns:
+        The files of the rows.
+
+    Raises:
+        UserError: If a run is not one of the suite's, or another run's row exists.
     """
-    run = Run.load(path)
     if method and not suite:
-        raise UserError(f"which suite is {method!r} to stand in? Give --suite, one of {', '.join(names())}")
-    chosen = load_suite(suite) if suite else _suite_of(run)
-    row = row_of(run, chosen, method)
-    place = out / chosen.name / f"{row.name}.json"
+        raise UserError(f"--method {method} needs --suite, one of {', '.join(names())}")
+    chosen = load_suite(suite) if suite else None
+    suites = cache(load_suite)  # a suite resolves all of its configs: once for all runs
+    return [_submit(Run.load(path), out, chosen, suites, method, video) for path in paths]
+
+
+def _submit(
+    run: Run, out: Path, suite: Suite | None, suites: Callable[[str], Suite], method: str | None, video: bool
+) -> Path:
+    suite = suite or _suite_of(run, suites)
+    row = row_of(run, suite, method)
+    place = out / suite.name / f"{row.name}.json"
     if place.exists() and read_row(place) != row:
         raise UserError(f"{place} exists, and is of another run; delete it to replace it")
-    filmed = film_of(run.path / "video")
-    if film and not filmed:
-        raise UserError(f"{run.path} has no film; `pr2l evaluate {run.path}` makes one")
+    source = video_of(run.path / "video")
+    if video and not source:
+        raise UserError(f"{run.path} has no video; `pr2l evaluate {run.path}` makes one")
     place.parent.mkdir(parents=True, exist_ok=True)
     write_row(place, row)
-    if film and filmed:
-        shutil.copyfile(filmed, place.with_suffix(filmed.suffix))
+    if video and source:
+        shutil.copyfile(source, place.with_suffix(source.suffix))
     return place
 
 
-def _suite_of(run: Run) -> Suite:
+def _suite_of(run: Run, suites: Callable[[str], Suite]) -> Suite:
     config = run.config.model_dump(mode="json")
     task = f"{run.config.environment}/{run.config.task}"
-    found = [suite for suite in map(load_suite, names_with(task)) if suite.place(config)]
-    if not found:
+    suite = next((suite for suite in map(suites, names_with(task)) if suite.method_of(config)), None)
+    if suite is None:
         raise UserError(
-            f"{run.path} is no run of {', '.join(names())}: tasks, steps, seeds and episodes are the suite's, see "
-            "`pr2l list configs`. For a method of your own give --suite SUITE and --method NAME"
+            f"{run.path} is not a run of {', '.join(names())}: it differs in task, steps, seed, evaluation episodes or "
+            "config. For a method of your own give --suite SUITE and --method NAME"
         )
-    return found[0]
+    return suite
 
 
 def _method(run: Run, suite: Suite, config: dict[str, Any]) -> str:
-    if (place := suite.place(config)) is None:
+    if (method := suite.method_of(config)) is None:
         raise UserError(
             f"{run.path} has the config of none of the methods of {suite.name} ({', '.join(suite.methods)}); "
-            "give it a name of its own with --method NAME"
+            "name your own method with --method NAME"
         )
-    return place[1]
+    return method
 
 
 def _typed(words: Sequence[str]) -> str:
-    """What was typed, without the folders that the program lies in; UserError if only its author can type it."""
+    """The command line without this machine's folders; UserError if it works on this machine only."""
     program = Path(words[0])
     console = program.name == "pr2l" or program.match("pr2l/cli.py")
     config = words[2].removeprefix("configs/").removesuffix(".yaml") if len(words) > 2 else None
     if console and (words[1] != "train" or config not in registry.names("configs")):
         raise UserError(
-            f"the run was made by `{shlex.join(['pr2l', *words[1:]])}`, which does not make this one run for anybody "
-            "else; commit its config as configs/NAME.yaml, and train with `pr2l train NAME`"
+            f"the run was made by `{shlex.join(['pr2l', *words[1:]])}`, which others cannot run; commit its config as "
+            "configs/NAME.yaml, and train with `pr2l train NAME`"
         )
     return shlex.join(["pr2l", *words[1:]] if console else ["python", program.name, *words[1:]])
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
-        raise UserError(f"{path.parent} has no {path.name}; `pr2l evaluate {path.parent}` ends an unfinished run")
+        raise UserError(f"{path.parent} has no {path.name}; `pr2l evaluate {path.parent}` writes it")
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return values
 

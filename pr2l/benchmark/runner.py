@@ -1,8 +1,8 @@
-"""`pr2l bench run`: makes the runs of a suite that are missing, several side by side, and a row of each.
+"""`pr2l bench run`: make the missing runs of a suite, several at a time, and write a row for each.
 
-    <out>/<suite>/<row>.json     the row, see rows.py; a run that has one is done
-                  <row>/         its run folder, whence it goes on after a stop, and log.txt
-                  <row>/v2/      its run folder from version 2 of the suite on, and so for each
+    <out>/<suite>/<row>.json     the row (see rows.py); a run that has one is not made again
+                  <row>/         its run folder, from which a stopped run is resumed, and log.txt
+                  <row>/v2/      its run folder for version 2 of the suite, and so on
                   probes/        speeds measured for --plan
 """
 
@@ -29,7 +29,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from pr2l.benchmark.jobs import Job, alone, side_by_side
 from pr2l.benchmark.rows import COST, Row, check, read_row, row_of, write_row
-from pr2l.benchmark.suites import MEASURES, Cell, Suite, load_suite
+from pr2l.benchmark.suites import MEASURES, PlannedRun, Suite, load_suite
 from pr2l.core import registry
 from pr2l.core.config import RunConfig
 from pr2l.core.errors import UserError
@@ -44,12 +44,18 @@ from pr2l.training.metrics import Table as Metrics
 from pr2l.training.runs import MAY_CHANGE, Run
 from pr2l.training.train import fit, train
 
-UNKNOWN = 2_000_000_000  # bytes that a process is taken to need until one of its method has run: torch, tiny, a rollout
+DEFAULT_MEMORY = 2_000_000_000  # bytes assumed for a process until a run of its method has been measured
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Of one run: seconds, and bytes of memory. source: how it is known."""
+class CostEstimate:
+    """Estimated cost of one run.
+
+    Attributes:
+        seconds: Wall-clock time.
+        memory: Peak memory of its process in bytes.
+        source: "measured" in earlier runs or "probed".
+    """
 
     seconds: float
     memory: int
@@ -57,10 +63,17 @@ class Estimate:
 
 
 def run(name: str, out: Path, at_once: int | None = None) -> None:
-    """Makes every run of the suite that has no row yet. at_once: processes; None = one for each core, on a GPU one.
+    """Make every run of a suite that has no row yet.
 
-    Ctrl-C saves all runs and raises KeyboardInterrupt; called again, it goes on. Raises UserError where another process
-    makes the suite's runs in `out`, and, after all others have been made, if some runs failed.
+    Ctrl-C saves all runs and raises KeyboardInterrupt; another call resumes them.
+
+    Args:
+        name: The suite, as for load_suite.
+        out: Folder of rows and run folders.
+        at_once: Number of processes; None = one per CPU core, or one on a GPU.
+
+    Raises:
+        UserError: If another process is running the suite in `out`, or, after all others have finished, if runs failed.
     """
     suite = load_suite(name)
     home = out / suite.name
@@ -68,49 +81,57 @@ def run(name: str, out: Path, at_once: int | None = None) -> None:
         failed = _run(name, suite, home, *_share(at_once))
     if failed:
         raise UserError("\n".join(map(_failure, failed)))
-    Console().print(f"all runs of {suite.name} are made; [bold]pr2l bench report {escape(name)}[/] sums them up")
+    Console().print(f"all runs of {suite.name} are done; [bold]pr2l bench report {escape(name)}[/] writes their report")
 
 
 def _run(name: str, suite: Suite, home: Path, at_once: int, threads: int) -> list[Job]:
-    """Makes what is missing; those that failed."""
-    cells, console = missing(suite, home), Console()
-    console.print(f"{suite.name}: {len(cells)} of {len(suite.cells())} runs to do, {at_once} at a time; {home}")
-    memory = {row.method: row.cost.peak_memory or UNKNOWN for row in _rows(suite, home)}
+    """Make the missing runs; returns the jobs that failed."""
+    planned, console = missing(suite, home), Console()
+    console.print(f"{suite.name}: {len(planned)} of {len(suite.planned())} runs to do, {at_once} at a time; {home}")
+    memory = {row.method: row.cost.peak_memory or DEFAULT_MEMORY for row in _rows(suite, home)}
     make = partial(_make, suite, home=home, threads=threads)
-    jobs = [_job(cell.name, partial(make, cell), home, memory.get(cell.method)) for cell in cells]
+    jobs = [_job(run.name, partial(make, run), home, memory.get(run.method)) for run in planned]
     failed = []
-    with _Display(console, suite, home, cells) as display:
+    with _Display(console, suite, home, planned) as display:
         try:
             with closing(side_by_side(jobs, at_once, threads, display.show)) as ended:
                 for job, code in ended:
                     display.done(job, code)
                     failed += [job] if code else []
         except KeyboardInterrupt:
-            console.print(f"stopped and saved; go on with [bold]pr2l bench run {escape(name)}")
+            console.print(f"stopped and saved; resume with [bold]pr2l bench run {escape(name)}", soft_wrap=True)
             raise
     return failed
 
 
 def plan(name: str, out: Path, at_once: int | None = None) -> None:
-    """Prints what is missing of a suite and what it will cost, from the runs made so far or a probe of each method.
+    """Print the missing runs of a suite and their estimated cost.
 
-    A probe is the first rollout and update of a run; its speed is kept. Raises UserError if one failed.
+    Costs come from earlier runs, or else from a probe of each method: the first rollout and update of a run.
+
+    Args:
+        name: The suite, as for load_suite.
+        out: Folder of rows and run folders; the probes' results are kept there.
+        at_once: Number of processes; None = one per CPU core, or one on a GPU.
+
+    Raises:
+        UserError: If a probe failed.
     """
     suite, console = load_suite(name), Console()
     home = out / suite.name
-    cells, rows = missing(suite, home), _rows(suite, home)
+    planned, rows = missing(suite, home), _rows(suite, home)
     at_once, threads = _share(at_once)
     known = {row.method for row in rows} | set(_probes(suite, home, threads))
-    _probe_first([cell for cell in cells if cell.method not in known], home, at_once, threads, console)
+    _probe_first([run for run in planned if run.method not in known], home, at_once, threads, console)
     probes = _probes(suite, home, threads)
-    estimates = [(cell, _estimate(cell, rows, probes)) for cell in cells]
+    estimates = [(run, _estimate(run, rows, probes)) for run in planned]
     console.print(_table(suite, estimates, at_once, threads))
 
 
-def missing(suite: Suite, home: Path) -> list[Cell]:
-    """The runs that have no row in `home`, or one that no longer fits the suite."""
-    made = {row.name for row in _rows(suite, home)}
-    return [cell for cell in suite.cells() if cell.name not in made]
+def missing(suite: Suite, home: Path) -> list[PlannedRun]:
+    """The runs that have no row in `home`, or only one of another version of the suite."""
+    done = {row.name for row in _rows(suite, home)}
+    return [run for run in suite.planned() if run.name not in done]
 
 
 def _rows(suite: Suite, home: Path) -> list[Row]:
@@ -118,76 +139,76 @@ def _rows(suite: Suite, home: Path) -> list[Row]:
     for path in sorted(home.glob("*.json")):
         try:
             rows.append(check(read_row(path), suite, str(path)))
-        except UserError:  # of an earlier version of the suite: it will be made anew
+        except UserError:  # of another version of the suite: the run is made again
             continue
     return rows
 
 
 def _share(at_once: int | None) -> tuple[int, int]:
-    """Processes side by side, and threads for each."""
+    """The number of processes, and of threads for each."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     at_once = at_once or (1 if torch.cuda.is_available() else cores)
     return at_once, max(1, cores // at_once)
 
 
 def _job(name: str, work: Callable[[], None], place: Path, memory: int | None = None) -> Job:
-    return Job(name, work, place / name / "log.txt", memory or UNKNOWN)
+    return Job(name, work, place / name / "log.txt", memory or DEFAULT_MEMORY)
 
 
 def _failure(job: Job) -> str:
-    """The last that a job said."""
+    """The last line of a job's log."""
     lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines() if job.log.exists() else []
-    last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-    return f"{job.name} failed: {last} (all of it: {job.log})"
+    last = next((line for line in reversed(lines) if line.strip()), "no output")
+    return f"{job.name} failed: {last} (log: {job.log})"
 
 
-# In a process of its own.
+# Runs in a process of its own.
 
 
-def _make(suite: Suite, cell: Cell, home: Path, threads: int) -> None:
-    """A run from its start, or from where it stopped, to its row."""
-    place, runs = home / cell.name, _runs(suite, home, cell.name)
-    with alone(place):  # one that outlived its parent may still be saving
-        began, begun = time.monotonic(), _begun(cell, runs)
-        if begun is None or not _evaluated(begun):
-            run = Run.load(train(cell.config, begun.path if begun else None, runs))
-            if not (run.path / COST).exists():  # or it was finished, and then evaluated otherwise
-                seconds = None if begun else time.monotonic() - began
+def _make(suite: Suite, planned: PlannedRun, home: Path, threads: int) -> None:
+    """Start or resume a run, and write its row."""
+    place, runs = home / planned.name, _runs(suite, home, planned.name)
+    with alone(place):  # a process that has outlived its parent may still be saving
+        start, previous = time.monotonic(), _resumable(planned, runs)
+        if previous is None or not _evaluated(previous):
+            run = Run.load(train(planned.config, previous.path if previous else None, runs))
+            if not (run.path / COST).exists():
+                seconds = None if previous else time.monotonic() - start
                 cost = {"threads": threads, "seconds": seconds, "peak_memory": highest_memory(), "gflop": _gflop(run)}
                 write_json(run.path / COST, cost)
         else:
-            run = begun
-        write_row(home / f"{cell.name}.json", row_of(run, suite, cell.method))
+            run = previous
+        write_row(home / f"{planned.name}.json", row_of(run, suite, planned.method))
 
 
 def _runs(suite: Suite, home: Path, name: str) -> Path:
-    """The folder of a cell's runs: a config does not show what else a new version of the suite stands for."""
+    """The folder of a planned run's run folders; versions are apart, as a config may be the same in two versions."""
     version = suite.definition.version
     return home / name if version == 1 else home / name / f"v{version}"
 
 
-def _begun(cell: Cell, runs: Path) -> Run | None:
-    """The newest run of this very cell that got as far as a checkpoint."""
+def _resumable(planned: PlannedRun, runs: Path) -> Run | None:
+    """The newest run with the same config that has a checkpoint."""
     free = MAY_CHANGE - MEASURES
     for path in sorted((config.parent for config in runs.glob("*/config.yaml")), reverse=True):
         try:
             run = Run.load(path)
-        except UserError:  # cut off while it was written, or of an earlier commit with other options
+        except UserError:  # incomplete, or of an earlier commit with other options
             continue
-        alike = run.config.model_dump(exclude=free) == cell.config.model_dump(exclude=free)
-        if alike and checkpoints.steps(run.checkpoints):
+        same = run.config.model_dump(exclude=free) == planned.config.model_dump(exclude=free)
+        if same and checkpoints.steps(run.checkpoints):
             return run
     return None
 
 
 def _evaluated(run: Run) -> bool:
-    """Whether all steps and all episodes are behind it; `pr2l evaluate` can be called before, and with fewer."""
+    """Whether results.json is of all steps and all episodes; `pr2l evaluate` may write others."""
     path = run.path / "results.json"
     if not path.exists():
         return False
     results = json.loads(path.read_text(encoding="utf-8"))
-    asked = run.config.steps, run.config.evaluation_episodes
-    return bool(results["steps"] >= asked[0] and results["evaluation"]["episodes"] == asked[1])
+    episodes = run.config.evaluation_episodes
+    return bool(results["steps"] >= run.config.steps and results["evaluation"]["episodes"] == episodes)
 
 
 def _gflop(run: Run) -> float:
@@ -197,15 +218,17 @@ def _gflop(run: Run) -> float:
         return flops(VecEmbed(frames, encoder).reset) / 1e9
 
 
-# What it will cost.
+# Estimated cost.
 
 
-def _probe_first(cells: Sequence[Cell], home: Path, at_once: int, threads: int, console: Console) -> None:
-    """Measures the first cell of each method."""
-    first = {cell.method: cell for cell in reversed(cells)}
+def _probe_first(
+    planned: Sequence[PlannedRun], home: Path, at_once: int, threads: int, console: Console
+) -> None:
+    """Probe the first of these runs of each method."""
+    first = {run.method: run for run in reversed(planned)}
     jobs = [
-        _job(method, partial(_probe, cell.config, threads, _probe_file(method, home)), home / "probes")
-        for method, cell in sorted(first.items())
+        _job(method, partial(_probe, run.config, threads, _probe_file(method, home)), home / "probes")
+        for method, run in sorted(first.items())
     ]
     with console.status("probing"), closing(side_by_side(jobs, at_once, threads, lambda running: None)) as ended:
         for job, code in ended:
@@ -219,25 +242,25 @@ def _probe_file(method: str, home: Path) -> Path:
 
 
 def _probes(suite: Suite, home: Path, threads: int) -> dict[str, dict[str, Any]]:
-    """What was measured, by method, with as many threads and a config that the method still has on some task."""
-    found = {}
+    """Probes by method: those with as many threads, and of a config that the method still has on some task."""
+    probes = {}
     for method in suite.methods:
         path = _probe_file(method, home)
         if path.exists():
             probe = json.loads(path.read_text(encoding="utf-8"))
-            configs = [_timed(cell.config) for cell in suite.cells() if cell.method == method]
+            configs = [_timed(run.config) for run in suite.planned() if run.method == method]
             if probe.get("threads") == threads and probe.get("config") in configs:
-                found[method] = probe
-    return found
+                probes[method] = probe
+    return probes
 
 
 def _timed(config: RunConfig) -> dict[str, Any]:
-    """What a speed depends on."""
+    """The part of a config that its speed depends on."""
     return config.model_dump(mode="json", exclude={"why", "seed", "steps"})
 
 
 def _probe(config: RunConfig, threads: int, path: Path) -> None:
-    """Writes the seconds that a run takes to start, its steps a second, its memory, and what these are of."""
+    """Measure the start-up seconds, steps per second and memory of a config, and write them with the config."""
     began, encoder = time.monotonic(), build.encoder(config)
     clock = _FirstUpdate()
     with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
@@ -260,7 +283,7 @@ class _Enough(Exception):
 
 
 class _FirstUpdate(BaseCallback):
-    """Ends the training after the first update, if it does not end there; `seconds` is what it took until then."""
+    """Stops the training after its first update and measures the seconds until then."""
 
     def _on_training_start(self) -> None:
         self.began, self.seconds = time.monotonic(), 0.0
@@ -278,40 +301,42 @@ class _FirstUpdate(BaseCallback):
         return True
 
 
-def _estimate(cell: Cell, rows: Sequence[Row], probes: dict[str, dict[str, Any]]) -> Estimate:
-    """From runs of the method on the task, or else of the method, or else from its probe, on whatever task that was."""
-    same = [row for row in rows if row.method == cell.method]
-    same = [row for row in same if row.task == cell.task] or same
+def _estimate(planned: PlannedRun, rows: Sequence[Row], probes: dict[str, dict[str, Any]]) -> CostEstimate:
+    """From rows of the method on the task, or else of the method on any task, or else from the method's probe."""
+    same = [row for row in rows if row.method == planned.method]
+    same = [row for row in same if row.task == planned.task] or same
     if same:
-        steps = cell.config.steps
-        seconds = [(row.cost.seconds or _without_start(row)) * steps / row.config["steps"] for row in same]
-        return Estimate(float(np.mean(seconds)), max(row.cost.peak_memory or UNKNOWN for row in same), "measured")
-    probe = probes[cell.method]
-    horizon = registry.load("environments", cell.config.environment).TASKS[cell.config.task].horizon
-    decisions = cell.config.steps + cell.config.evaluation_episodes * horizon  # at most
-    return Estimate(probe["start"] + decisions / probe["speed"], probe["memory"], "probed")
+        shares = [planned.config.steps / row.config["steps"] for row in same]
+        seconds = [share * (row.cost.seconds or _without_start(row)) for share, row in zip(shares, same, strict=True)]
+        memory = max(row.cost.peak_memory or DEFAULT_MEMORY for row in same)
+        return CostEstimate(float(np.mean(seconds)), memory, "measured")
+    probe = probes[planned.method]
+    horizon = registry.load("environments", planned.config.environment).TASKS[planned.config.task].horizon
+    decisions = planned.config.steps + planned.config.evaluation_episodes * horizon  # at most
+    return CostEstimate(probe["start"] + decisions / probe["speed"], probe["memory"], "probed")
 
 
 def _without_start(row: Row) -> float:
+    """Seconds of training and evaluation, from the speed alone."""
     length = row.results["evaluation"]["length"]
     return float(row.config["steps"] + row.config["evaluation_episodes"] * length) / row.frames_per_second
 
 
-def _table(suite: Suite, estimates: Sequence[tuple[Cell, Estimate]], at_once: int, threads: int) -> Table:
-    title = f"{suite.name}: what is missing"
-    table = Table("method", "runs", "steps", "minutes a run", "core-hours", "memory", "", title=title)
+def _table(suite: Suite, estimates: Sequence[tuple[PlannedRun, CostEstimate]], at_once: int, threads: int) -> Table:
+    columns = ("method", "runs", "steps", "minutes per run", "core-hours", "memory", "source")
+    table = Table(*columns, title=f"{suite.name}: missing runs")
     for method in suite.methods:
-        found = [(cell, estimate) for cell, estimate in estimates if cell.method == method]
-        if not found:
+        of_method = [(run, estimate) for run, estimate in estimates if run.method == method]
+        if not of_method:
             continue
-        seconds = sum(estimate.seconds for _, estimate in found)
-        steps = sum(cell.config.steps for cell, _ in found)
-        memory = max(estimate.memory for _, estimate in found) / 1e9
-        numbers = (f"{seconds / len(found) / 60:.1f}", f"{seconds * threads / 3600:.2f}", f"{memory:.1f} GB")
-        table.add_row(method, str(len(found)), f"{steps:,}", *numbers, found[0][1].source)
+        seconds = sum(estimate.seconds for _, estimate in of_method)
+        steps = sum(run.config.steps for run, _ in of_method)
+        memory = max(estimate.memory for _, estimate in of_method) / 1e9
+        numbers = (f"{seconds / len(of_method) / 60:.1f}", f"{seconds * threads / 3600:.2f}", f"{memory:.1f} GB")
+        table.add_row(method, str(len(of_method)), f"{steps:,}", *numbers, of_method[0][1].source)
     seconds = sum(estimate.seconds for _, estimate in estimates)
     memory = max((estimate.memory for _, estimate in estimates), default=0)
-    if memory:  # what is free may be enough for fewer
+    if memory:  # free memory may limit the number of processes
         at_once = min(at_once, max(1, int(psutil.virtual_memory().available // memory)))
     table.caption = (
         f"runs: {len(estimates)}; core-hours: {seconds * threads / 3600:.2f}; "
@@ -321,11 +346,11 @@ def _table(suite: Suite, estimates: Sequence[tuple[Cell, Estimate]], at_once: in
 
 
 class _Display:
-    """A bar for all runs and one for each that is being made; a line for each that is done."""
+    """Progress bars for all runs and for each active run; prints a line for each finished run."""
 
-    def __init__(self, console: Console, suite: Suite, home: Path, cells: Sequence[Cell]) -> None:
+    def __init__(self, console: Console, suite: Suite, home: Path, planned: Sequence[PlannedRun]) -> None:
         self._console, self._suite, self._home = console, suite, home
-        self._steps = {cell.name: cell.config.steps for cell in cells}
+        self._steps = {run.name: run.config.steps for run in planned}
         bars = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*bars, console=console, disable=not console.is_terminal)
         self._all = self._progress.add_task("runs", total=len(self._steps))
@@ -351,8 +376,8 @@ class _Display:
         self._progress.advance(self._all)
         row = self._home / f"{job.name}.json"
         failed = f"[bold red]failed[/], see {escape(str(job.log))}"
-        found = failed if code else f"success {read_row(row).success:.2f}"
-        self._console.print(f"{job.name}: {found}", highlight=False)
+        outcome = failed if code else f"success {read_row(row).success:.2f}"
+        self._console.print(f"{job.name}: {outcome}", highlight=False)
 
 
 def _steps_done(runs: Path) -> int:

@@ -1,13 +1,14 @@
-"""Benchmark suites: which methods are run on which tasks, with which seeds, and when a run counts as one of them.
+"""Benchmark suites: methods, tasks and seeds, and the check that a run belongs to a suite.
 
-    configs/benchmarks/doom-mini.yaml -> load_suite("doom-mini").cells(), one per task, method and seed
+    configs/benchmarks/doom-mini.yaml -> load_suite("doom-mini").planned(): one run per task, method and seed
 
-A suite is frozen: what changes its numbers is a new version of it, and rows of the old one no longer fit.
+A suite has a version. A change that affects its numbers needs a new version, and rows of older versions are refused.
 """
 
 from __future__ import annotations
 
 import shlex
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from pr2l.core.errors import UnknownName, UserError
 from pr2l.training.runs import MAY_CHANGE
 
 FOLDER = "benchmarks"  # in configs/
-MEASURES = {"steps", "evaluation_episodes", "evaluation_greedy"}  # a resumed run may change them; a benchmark's may not
+MEASURES = {"steps", "evaluation_episodes", "evaluation_greedy"}  # a resumed run may change them, a suite's run may not
 PROTOCOL = ("environment", "environment_options", "task", "algorithm", "steps", "evaluation_episodes")
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]  # it becomes part of file names
 
@@ -31,41 +32,47 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    base: str | None = None  # configs/<base>/ has its methods' configs; null = configs/<environment>/<task>/
-    steps: PositiveInt | None = None  # of a run; null = as the suite's
+    base: str | None = None  # configs/<base>/ has the methods' configs; null = configs/<environment>/<task>/
+    steps: PositiveInt | None = None  # of each run on this task; null = the suite's steps
     overrides: tuple[str, ...] = ()  # of all runs on this task
 
 
 class Method(BaseModel):
-    """What is compared: a config that each task has, and what is otherwise than there."""
+    """A method of a suite: a config that each task has, and overrides."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: str  # the last part of its name, such as "prompted"
     overrides: tuple[str, ...] = ()
+    about: str = ""  # what the method is, for the leaderboard
 
 
 class Definition(BaseModel):
-    """What a suite's file holds."""
+    """The schema of a suite's file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    why: str
-    version: PositiveInt  # raised by every change that moves numbers
+    why: str  # the question that the suite answers
+    version: PositiveInt  # raised with every change that affects numbers
     tasks: dict[str, Entry] = Field(min_length=1)  # by "<environment>/<task>"
     methods: dict[Name, Method] = Field(min_length=1)
-    baseline: str  # the method that the others' probability of improvement is over
+    baseline: str  # the method that P(better) compares with
     algorithm: str  # of all runs
-    steps: PositiveInt  # of each run
+    steps: PositiveInt  # environment steps of each run, or transitions where it learns from recorded episodes
     seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
-    evaluation_episodes: PositiveInt  # of each run, the same for all
-    threshold: float = Field(gt=0, le=1)  # the success rate in training that steps are counted to
+    evaluation_episodes: PositiveInt  # of each run
+    threshold: float = Field(gt=0, le=1)  # training success rate for "steps to threshold"
     overrides: tuple[str, ...] = ()  # of all runs
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run that a suite asks for. words: what stands after `pr2l train`; config: what they come to."""
+class PlannedRun:
+    """One run of a suite.
+
+    Attributes:
+        words: The arguments of `pr2l train`.
+        config: The config that they resolve to.
+    """
 
     suite: str
     task: str
@@ -79,17 +86,17 @@ class Cell:
 
     @property
     def command(self) -> str:
-        """The line that makes this run alone."""
+        """The command that makes this run."""
         return shlex.join(("pr2l", "train", *self.words))
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A definition whose configs have all been resolved."""
+    """A suite's definition with all configs resolved."""
 
     name: str
     definition: Definition
-    _cells: dict[tuple[str, str], Cell] = field(repr=False)  # by task and method, each with the first seed
+    _first: dict[tuple[str, str], PlannedRun] = field(repr=False)  # by (task, method), with the first seed
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -99,53 +106,64 @@ class Suite:
     def methods(self) -> tuple[str, ...]:
         return tuple(self.definition.methods)
 
-    def cells(self) -> list[Cell]:
-        """Every run: all methods and tasks with the first seed, then with the next."""
-        return [self.cell(*place, seed) for seed in self.definition.seeds for place in self._cells]
+    def planned(self) -> list[PlannedRun]:
+        """Every run of the suite: all tasks and methods with the first seed, then with the next."""
+        return [self.plan(task, method, seed) for seed in self.definition.seeds for task, method in self._first]
 
-    def cell(self, task: str, method: str, seed: int) -> Cell:
-        first = self._cells[task, method]
+    def plan(self, task: str, method: str, seed: int) -> PlannedRun:
+        """The run of a task, method and seed."""
+        first = self._first[task, method]
         words = (*first.words[:-1], f"seed={seed}")
-        return Cell(self.name, task, method, words, first.config.model_copy(update={"seed": seed}))
+        return PlannedRun(self.name, task, method, words, first.config.model_copy(update={"seed": seed}))
 
     def differences(self, task: str, method: str, config: dict[str, Any]) -> list[str]:
-        """What keeps a run's config (of `RunConfig.model_dump`) from being a run of this suite; [] = nothing.
+        """Differences that keep a run from being one of this suite, in words; empty if there are none.
 
-        A method that the suite does not know has to keep to the protocol: task, algorithm, steps, episodes, seeds.
+        Args:
+            task: The run's "<environment>/<task>".
+            method: One of the suite's, whose config the run must have, or another name: then only the protocol counts,
+                that is task, algorithm, steps, evaluation episodes and seed.
+            config: The run's, as of `RunConfig.model_dump(mode="json")`.
         """
         if task not in self.definition.tasks:
             return [f"task is {task!r}, and the suite has {', '.join(self.tasks)}"]
         if (seed := config.get("seed")) not in self.definition.seeds:
             return [f"seed is {seed!r}, and the suite has {', '.join(map(str, self.definition.seeds))}"]
-        cell = self._cells.get((task, method)) or next(each for place, each in self._cells.items() if place[0] == task)
-        asked, config = cell.config.model_dump(mode="json"), _with_defaults(config, cell.config)
-        keys = set(asked) - (MAY_CHANGE - MEASURES) - {"seed"} if method in self.methods else PROTOCOL
-        wrong = [key for key in asked if key in keys and config.get(key) != asked[key]]
-        return [f"{key} is {config.get(key)!r}, and the suite has {asked[key]!r}" for key in wrong]
+        planned = self._first.get((task, method)) or self._first[task, self.methods[0]]
+        expected, config = planned.config.model_dump(mode="json"), _with_defaults(config, planned.config)
+        keys = set(expected) - (MAY_CHANGE - MEASURES) - {"seed"} if method in self.methods else PROTOCOL
+        differing = [key for key in expected if key in keys and config.get(key) != expected[key]]
+        return [f"{key} is {config.get(key)!r}, and the suite has {expected[key]!r}" for key in differing]
 
-    def place(self, config: dict[str, Any]) -> tuple[str, str] | None:
-        """The task and method that a run's config is of; None if the suite has no such method."""
+    def method_of(self, config: dict[str, Any]) -> str | None:
+        """The method that has a run's config; None if the suite has no such method."""
         task = f"{config['environment']}/{config['task']}"
-        return next(((task, method) for method in self.methods if not self.differences(task, method, config)), None)
+        return next((method for method in self.methods if not self.differences(task, method, config)), None)
 
 
 def row_name(task: str, method: str, seed: int) -> str:
+    """The name of a run's row, without suffix."""
     return f"{task.replace('/', '-')}-{method}-seed{seed}"
 
 
 def names() -> list[str]:
+    """The suites in configs/benchmarks/."""
     return [name.removeprefix(f"{FOLDER}/") for name in registry.names("configs") if name.startswith(f"{FOLDER}/")]
 
 
 def names_with(task: str) -> list[str]:
-    """The suites that have a task."""
+    """The suites in configs/benchmarks/ that have a task, "<environment>/<task>"."""
     return [name for name in names() if task in read_config(Definition, f"{FOLDER}/{name}").tasks]
 
 
 def load_suite(name: str) -> Suite:
-    """The suite of that name, or in the .yaml file of that path, with every config of it resolved.
+    """Load a suite and resolve all of its configs.
 
-    Raises UserError for unknown suites, keys, tasks, configs or overrides, each with the nearest that is known.
+    Args:
+        name: A name in configs/benchmarks/, or the path of a .yaml file.
+
+    Raises:
+        UserError: For an unknown suite, key, task, config or override, with the nearest known name.
     """
     if not name.endswith((".yaml", ".yml")) and name not in (known := names()):
         raise UnknownName("suites", name, known, hint=f"`pr2l list configs` shows them as {FOLDER}/NAME.")
@@ -154,39 +172,48 @@ def load_suite(name: str) -> Suite:
 
 
 def define(name: str, definition: Definition) -> Suite:
-    """The suite of a definition. Raises UserError as load_suite does."""
+    """Resolve the configs of a definition.
+
+    Raises:
+        UserError: As load_suite does.
+    """
     if definition.baseline not in definition.methods:
-        raise UnknownName(f"methods of {name}", definition.baseline, definition.methods, hint="It is the baseline.")
+        hint = "`baseline` names one of the suite's methods."
+        raise UnknownName(f"methods of {name}", definition.baseline, definition.methods, hint=hint)
     if len(set(definition.seeds)) < len(definition.seeds):
-        raise UserError(f"{name}: seeds {list(definition.seeds)} has a seed twice; a run is counted once")
-    return Suite(name, definition, {(cell.task, cell.method): cell for cell in _first_cells(name, definition)})
+        raise UserError(f"{name}: seeds {list(definition.seeds)} has a seed twice")
+    return Suite(name, definition, {(run.task, run.method): run for run in _first_runs(name, definition)})
 
 
-def _first_cells(name: str, definition: Definition) -> Iterator[Cell]:
+def _first_runs(name: str, definition: Definition) -> Iterator[PlannedRun]:
+    """Every task and method with the first seed."""
     for task, entry in definition.tasks.items():
         base = entry.base or task
         _check_task(name, task, base)
-        for method, how in definition.methods.items():
-            config = f"{base}/{how.config}"
-            moved = [f"task={task.partition('/')[2]}"] if entry.base else []
-            frozen = {
+        for method, entry_of_method in definition.methods.items():
+            protocol = {
                 "algorithm": definition.algorithm,
                 "steps": entry.steps or definition.steps,
                 "evaluation_episodes": definition.evaluation_episodes,
             }
-            measures = [f"{key}={value}" for key, value in frozen.items()]
-            overrides = [*moved, *definition.overrides, *entry.overrides, *how.overrides, *measures]
-            words = (config, *overrides, f"seed={definition.seeds[0]}")
-            yield Cell(name, task, method, words, _resolve(name, words))
+            overrides = [
+                *([f"task={task.partition('/')[2]}"] if entry.base else []),
+                *definition.overrides,
+                *entry.overrides,
+                *entry_of_method.overrides,
+                *(f"{key}={value}" for key, value in protocol.items()),
+            ]
+            words = (f"{base}/{entry_of_method.config}", *overrides, f"seed={definition.seeds[0]}")
+            yield PlannedRun(name, task, method, words, _resolve(name, words))
 
 
 def _check_task(suite: str, task: str, base: str) -> None:
     environment, _, name = task.partition("/")
     tasks = registry.load("environments", environment).TASKS
     if name not in tasks:
-        raise UnknownName(f"tasks of {environment}", name, tasks, hint=f"The suite {suite} asks for it.")
+        raise UnknownName(f"tasks of {environment}", name, tasks, hint=f"It is a task of the suite {suite}.")
     if base.partition("/")[0] != environment:
-        raise UserError(f"{suite}: the base {base!r} of {task!r} is of another environment")
+        raise UserError(f"{suite}: the base {base!r} of the task {task!r} is of another environment")
 
 
 def _resolve(suite: str, words: Sequence[str]) -> RunConfig:
@@ -197,11 +224,14 @@ def _resolve(suite: str, words: Sequence[str]) -> RunConfig:
 
 
 def _with_defaults(config: dict[str, Any], like: RunConfig) -> dict[str, Any]:
-    """A run's config with the options that came to be after it was made, which had what is their default now."""
-    config = upgrade(config)
-    filled = dict(config)
+    """A run's config with today's names of keys, and the defaults of options that were added after the run was made."""
+    filled = upgrade(config)
     for kind in get_args(OptionKind):
         key = f"{kind}_options"
-        if isinstance(config.get(key), dict):
-            filled[key] = like.model_copy(update={key: {}}).options(kind).model_dump(mode="json") | config[key]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # a stored config may have old names
+                filled[key] = like.model_copy(update={key: filled[key]}).options(kind).model_dump(mode="json")
+        except (KeyError, UserError):  # options of another plug-in, or removed ones: a difference
+            continue
     return filled

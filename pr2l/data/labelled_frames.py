@@ -166,8 +166,7 @@ def play(
     info["episode"] is the episode's number, from 0.
     never: actions that chance does not take, as they would end the episode. most: frames of one episode; None = all.
     """
-    count = env.action_space.n  # type: ignore[attr-defined]  # Discrete, as the contract says
-    choices = [action for action in range(count) if action not in never]
+    sample = _sampler(env.action_space, rng, never)
     for episode in range(1 << 30):
         observation, info = env.reset(seed=int(rng.integers(1 << 31)))
         scripted = oracle is not None and episode % 2 == 0
@@ -179,10 +178,19 @@ def play(
             if scripted and oracle is not None and rng.random() < 0.8:  # the rest: stray from the straight way
                 action, hold = oracle(env), 0
             elif hold <= 0:
-                action, hold = choices[rng.integers(len(choices))], int(rng.integers(1, LONGEST_HOLD + 1))
+                action, hold = sample(), int(rng.integers(1, LONGEST_HOLD + 1))
             hold -= 1
             observation, _, terminated, truncated, info = env.step(action)
             over = terminated or truncated
+
+
+def _sampler(space: gym.Space[Any], rng: np.random.Generator, never: Sequence[int]) -> Callable[[], Any]:
+    """Draws uniformly random actions of a space; of a Discrete one without those in `never`."""
+    if isinstance(space, gym.spaces.Discrete):
+        actions = [action for action in range(int(space.start), int(space.start + space.n)) if action not in never]
+        return lambda: actions[rng.integers(len(actions))]
+    space.seed(int(rng.integers(1 << 31)))
+    return space.sample
 
 
 def cells(labels: Sequence[Labels], names: Sequence[str], size: tuple[int, int], grid: int) -> np.ndarray:

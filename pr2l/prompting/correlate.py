@@ -101,7 +101,7 @@ def _variants(
 ) -> list[Variant]:
     """Of these methods, those that read a VLM's states and have been run, each scored."""
     first = suite.definition.seeds[0]
-    configs = {method: suite.cell(task, method, first).config for method in methods}
+    configs = {method: suite.plan(task, method, first).config for method in methods}
     runs = {
         name: {row.seed: row for row in rows if (row.task, row.method) == (task, name)}
         for name, config in configs.items()

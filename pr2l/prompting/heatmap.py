@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from pr2l.prompting.probes import Probe
 
 if TYPE_CHECKING:
-    from pr2l.prompting.score import Cell, PromptScore
+    from pr2l.prompting.score import LayerSegment, PromptScore
 
 ORDER = ("generated", "prompt", "image")  # from top to bottom, as information flows upwards
 
@@ -40,7 +40,7 @@ def draw_scores(scores: Sequence[PromptScore], path: Path | None = None) -> Figu
     return figure
 
 
-def draw_cells(axes: Axes, cells: dict[Cell, Probe]) -> None:
+def draw_cells(axes: Axes, cells: dict[LayerSegment, Probe]) -> None:
     """Balanced accuracies of one truth, layers from left to right, coloured from chance to 1."""
     layers = list(dict.fromkeys(layer for layer, _ in cells))
     segments = [name for name in ORDER if any(segment == name for _, segment in cells)]

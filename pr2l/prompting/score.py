@@ -52,7 +52,7 @@ MOST_LAYERS = 12  # in the heat map
 FRAMES = Path("data/labelled")  # played frames, found again by what they were made from
 SHOWN = 6  # answers that are kept for people to read
 
-Cell = tuple[int, Segment]  # a layer, as an index from the end, and a segment
+LayerSegment = tuple[int, Segment]  # a layer, as an index from the end, and a segment
 
 _held: dict[tuple[str, Defaults], VLM] = {}  # the VLM that was loaded last
 _depths: dict[str, int] = {}  # of VLMs that were loaded
@@ -83,7 +83,7 @@ class Reading:
     """What a VLM makes of N examples under one prompt. cells: float32 [N, F]; ms: per frame."""
 
     answers: list[str]
-    cells: dict[Cell, npt.NDArray[np.float32]]
+    cells: dict[LayerSegment, npt.NDArray[np.float32]]
     ms: float
 
 
@@ -101,7 +101,7 @@ class PromptScore:
     absent: Estimate | None
     says: list[bool]
     view: dict[str, Probe]
-    cells: dict[str, dict[Cell, Probe]]
+    cells: dict[str, dict[LayerSegment, Probe]]
     ms: float
     answers: list[str]
 
@@ -228,7 +228,7 @@ def read(vlm: VLM, asked: Prompt, known: Examples) -> Reading:
     """Answers and states of all examples; the time per frame is that of all batches but the first."""
     texts = prompt.check(asked, known.contexts)
     width, answers = vlm.prompt_length(texts), []
-    parts: dict[Cell, list[npt.NDArray[np.float32]]] = {}
+    parts: dict[LayerSegment, list[npt.NDArray[np.float32]]] = {}
     clock = [time.perf_counter()]
     for start in range(0, len(known), BATCH):
         rows = slice(start, start + BATCH)

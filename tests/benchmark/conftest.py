@@ -58,7 +58,7 @@ def finished(toys, tmp_path):
     """
 
     def make(task: str, method: str, seed: int, rights: int, suite: Suite | None = None, **changed: object) -> Path:
-        cell = suite.cell(task, method, seed) if suite else toys.cell(f"toy/{task}", method, seed)
+        cell = suite.plan(task, method, seed) if suite else toys.plan(f"toy/{task}", method, seed)
         config = cell.config.model_copy(update=changed)
         path = tmp_path / "runs" / str(len(list(tmp_path.glob("runs/*"))))
         path.mkdir(parents=True)

@@ -42,7 +42,7 @@ def test_what_is_missing_is_made_once(write_suite, tmp_path, capsys):
 
 def test_a_second_program_in_the_same_folder_is_refused(write_suite, tmp_path):
     name = write_suite("two")
-    busy = pytest.raises(UserError, match=r"another process is at work in .*out/two; wait for it")
+    busy = pytest.raises(UserError, match=r"another process is using .*out/two; wait")
     with alone(tmp_path / "out" / "two"), busy:
         bench.run(name, tmp_path / "out")
     assert read_rows(tmp_path / "out", load_suite(name)) == []
@@ -66,7 +66,7 @@ def test_killed_it_saves_and_goes_on(write_suite, tmp_path):
     [folder] = place.glob("toy-*")
     assert not (folder / "results.json").exists()
     suite = load_suite(name)
-    bench._make(suite, suite.cells()[0], tmp_path / "out" / "long", threads=1)
+    bench._make(suite, suite.planned()[0], tmp_path / "out" / "long", threads=1)
     row = read_row(tmp_path / "out" / "long" / "toy-colours-small-seed0.json")
     assert [*place.glob("toy-*")] == [folder] and row.results["steps"] == 640
     assert row.cost.seconds is None  # what it took was not measured in one go
@@ -81,7 +81,7 @@ def wait_until(happened, program):
 
 def test_a_stopped_run_that_was_evaluated_goes_on(write_suite, tmp_path):
     suite = load_suite(write_suite("two"))
-    cell = suite.cells()[0]
+    cell = suite.planned()[0]
     stopped = train(cell.config.model_copy(update={"steps": 64}), root=tmp_path / "two" / cell.name)
     cell.config.save(stopped / "config.yaml")
     bench._make(suite, cell, tmp_path / "two", threads=1)
@@ -91,7 +91,7 @@ def test_a_stopped_run_that_was_evaluated_goes_on(write_suite, tmp_path):
 
 def test_a_run_that_was_evaluated_on_other_episodes_is_so_on_its_own(write_suite, tmp_path):
     suite = load_suite(write_suite("two"))
-    cell = suite.cells()[0]
+    cell = suite.planned()[0]
     bench._make(suite, cell, tmp_path / "two", threads=1)
     row = read_row(tmp_path / "two" / f"{cell.name}.json")
     [run] = (tmp_path / "two" / cell.name).glob("toy-*")
@@ -106,7 +106,7 @@ def test_a_run_of_another_version_is_not_taken_for_one_of_this(write_suite, tmp_
     home = tmp_path / "two"
     for version in (1, 2):
         suite = load_suite(write_suite("two", version=version))
-        cell = suite.cells()[0]
+        cell = suite.planned()[0]
         with bench._Display(Console(quiet=True), suite, home, [cell]) as display:
             job = Job(cell.name, int, tmp_path / "log.txt", 0)
             display.show([job])
@@ -121,14 +121,14 @@ def test_a_run_of_another_version_is_not_taken_for_one_of_this(write_suite, tmp_
 
 @pytest.mark.parametrize("text", ["", "why: cut", "gone: 1"])
 def test_a_run_whose_config_cannot_be_read_is_made_anew(text, toys, tmp_path):
-    cell = toys.cells()[0]
+    cell = toys.planned()[0]
     good, bad = tmp_path / "it" / "toy-1", tmp_path / "it" / "toy-2"
     for path in (good, bad):
         checkpoints.write(path / "checkpoints", checkpoints.Checkpoint(64, {}, {}))
         cell.config.save(path / "config.yaml")
-    assert bench._begun(cell, tmp_path / "it").path == bad
+    assert bench._resumable(cell, tmp_path / "it").path == bad
     (bad / "config.yaml").write_text(text)
-    assert bench._begun(cell, tmp_path / "it").path == good
+    assert bench._resumable(cell, tmp_path / "it").path == good
 
 
 def test_one_that_fails_is_told_and_none_outlives_the_caller(tmp_path):
@@ -172,13 +172,13 @@ def test_rows_of_another_version_are_made_again(toys, rows):
 
 def test_what_it_will_cost(toys, rows, tmp_path, capsys, monkeypatch):
     """Measured runs took 4 seconds each; without that, 128 steps and 4 episodes of 5 at 64 a second."""
-    cell = toys.cell("toy/colours", "small", 1)
+    cell = toys.plan("toy/colours", "small", 1)
     measured = read_rows(rows, toys)
-    assert bench._estimate(cell, measured, {}) == bench.Estimate(4.0, 1_500_000_000, "measured")
+    assert bench._estimate(cell, measured, {}) == bench.CostEstimate(4.0, 1_500_000_000, "measured")
     unknown = [row.model_copy(update={"cost": row.cost.model_copy(update={"seconds": None})}) for row in measured]
     assert bench._estimate(cell, unknown, {}).seconds == (128 + 4 * 5) / 64
     probes = {"small": {"start": 10.0, "speed": 50.0, "memory": 7}}  # of another task, maybe: the horizon is the cell's
-    assert bench._estimate(cell, [], probes) == bench.Estimate(10 + (128 + 4 * 7) / 50, 7, "probed")
+    assert bench._estimate(cell, [], probes) == bench.CostEstimate(10 + (128 + 4 * 7) / 50, 7, "probed")
     (rows / "toys" / f"{cell.name}.json").unlink()
     monkeypatch.setenv("COLUMNS", "200")
     bench.plan("toys", rows, at_once=1)
@@ -189,7 +189,7 @@ def test_what_it_will_cost(toys, rows, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("steps", [64, 128])
 def test_a_probe_is_the_first_update(steps, toys, tmp_path, monkeypatch):
     monkeypatch.setenv("TOY_DELAY", "0.002")
-    bench._probe(toys.cells()[0].config.model_copy(update={"steps": steps}), 1, tmp_path / "probe.json")
+    bench._probe(toys.planned()[0].config.model_copy(update={"steps": steps}), 1, tmp_path / "probe.json")
     probe = json.loads((tmp_path / "probe.json").read_text())
     assert probe["start"] > 0 and 10 < probe["speed"] <= 1 / 0.002  # also where there is no second rollout
     assert not any(tmp_path.glob("runs/*"))  # it leaves no run
@@ -199,7 +199,7 @@ def test_a_probe_counts_while_its_method_and_threads_are_the_same(write_suite, t
     def probed(name, threads, **changed):
         return list(bench._probes(load_suite(write_suite(name, **changed)), tmp_path, threads))
 
-    config = load_suite(write_suite("first")).cells()[0].config
+    config = load_suite(write_suite("first")).planned()[0].config
     (tmp_path / "probes").mkdir()
     probe = {"threads": 1, "config": bench._timed(config)}
     (tmp_path / "probes" / "small.json").write_text(json.dumps(probe))

@@ -152,7 +152,7 @@ def test_a_row_without_commit_or_command_stops_the_site(made, rows):
         path = rows / "toys" / "toy-again-small-seed0.json"
         kept = path.read_text()
         path.write_text(json.dumps(json.loads(kept) | {key: ""}))
-        with pytest.raises(UserError, match=f"{path.name}: {key} = ''.*\n.*nobody could make it again"):
+        with pytest.raises(UserError, match=f"{path.name}: {key} = ''.*\n.*so that others can reproduce it"):
             site(rows, made)
         path.write_text(kept)
     assert (made / "index.html").exists()  # the site that was there stays

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from pr2l.benchmark.rows import check, film_of, read_row, read_rows, row_of, submit, write_row
+from pr2l.benchmark.rows import check, read_row, read_rows, row_of, submit, video_of, write_row
 from pr2l.benchmark.suites import load_suite
 from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
@@ -31,15 +31,15 @@ def test_a_row_holds_what_made_the_run_and_comes_back(toys, finished, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"commit": None}, "lacks the commit or the command is refused"),
-        ({"commit": "c0ffee"}, "lacks the commit"),
-        ({"command": ""}, "lacks the commit"),
+        ({"commit": None}, "needs the commit and the command"),
+        ({"commit": "c0ffee"}, "needs the commit"),
+        ({"command": ""}, "needs the commit"),
         ({"sead": 3}, "unknown key 'sead'. Did you mean 'seed'"),
         ({"method": "../up"}, "method = '../up'"),
         ({"version": 2}, "is of version 2 of toys, and toys is at version 1"),
-        ({"seed": 1}, "holds the row toys/toy-colours-pixels-seed1; give it that name"),
-        ({"config": {"seed": 0}}, "is no run of toys: environment is None"),
-        ({"results": {}}, "its results are not whole: KeyError\\('played'\\)"),
+        ({"seed": 1}, "holds the row toys/toy-colours-pixels-seed1; rename the file"),
+        ({"config": {"seed": 0}}, "is not a run of toys: environment is None"),
+        ({"results": {}}, "its results are incomplete: KeyError\\('played'\\)"),
     ],
 )
 def test_what_is_no_row_is_refused(toys, rows, changed, message):
@@ -53,11 +53,11 @@ def test_what_is_no_row_is_refused(toys, rows, changed, message):
 @pytest.mark.parametrize(
     ("part", "changed", "message"),
     [
-        ("played", {"success": [1.0], "return": [1.0]}, "has not the 4 evaluation episodes"),
-        ("played", {"success": [5.0] * 4, "return": [1.0] * 4}, "success is 0 or 1"),
-        ("played", {"success": [1.0] * 4, "return": [1.0, float("nan"), 1.0, 1.0]}, "all else a number"),
-        ("evaluation", {"success": {"value": float("nan")}, "length": 5.0}, "all else a number"),
-        ("evaluation", {"success": {"value": 1.0}}, "not whole: KeyError\\('length'\\)"),
+        ("played", {"success": [1.0], "return": [1.0]}, "does not have the 4 evaluation episodes"),
+        ("played", {"success": [5.0] * 4, "return": [1.0] * 4}, "must be 0 or 1"),
+        ("played", {"success": [1.0] * 4, "return": [1.0, float("nan"), 1.0, 1.0]}, "all else finite"),
+        ("evaluation", {"success": {"value": float("nan")}, "length": 5.0}, "all else finite"),
+        ("evaluation", {"success": {"value": 1.0}}, "incomplete: KeyError\\('length'\\)"),
     ],
 )
 def test_results_that_cannot_be_are_refused(toys, rows, part, changed, message):
@@ -68,10 +68,10 @@ def test_results_that_cannot_be_are_refused(toys, rows, part, changed, message):
 
 def test_a_run_under_another_seed_or_with_half_a_curve_is_refused(toys, rows):
     row = read_row(rows / "toys" / "toy-colours-pixels-seed0.json")
-    with pytest.raises(UserError, match="it is called seed 7, and its config has seed 0"):
+    with pytest.raises(UserError, match="it has seed 7, and its config has seed 0"):
         check(row.model_copy(update={"seed": 7}), toys, "it")
     short = row.curve.model_copy(update={"success": row.curve.success[:3]})
-    with pytest.raises(UserError, match="its curve has not 60 points"):
+    with pytest.raises(UserError, match="its curve must have 60 points"):
         check(row.model_copy(update={"curve": short}), toys, "it")
 
 
@@ -92,14 +92,14 @@ def test_a_row_that_lacks_a_key_is_refused(toys, rows):
         values = json.loads(path.read_text())
         del values[key]
         (rows / "toys" / "partial.json").write_text(json.dumps(values))
-        with pytest.raises(UserError, match=f"the key '{key}' is missing.*\n.*nobody could make it again"):
+        with pytest.raises(UserError, match=f"the key '{key}' is missing.*\n.*so that others can reproduce it"):
             read_row(rows / "toys" / "partial.json")
 
 
 def test_a_row_under_another_name_or_with_another_mean_is_refused(toys, rows):
     row = read_row(rows / "toys" / "toy-colours-pixels-seed0.json")
     write_row(rows / "toys" / "mine.json", row)
-    with pytest.raises(UserError, match="holds the row toys/toy-colours-pixels-seed0; give it that name"):
+    with pytest.raises(UserError, match="holds the row toys/toy-colours-pixels-seed0; rename the file"):
         read_rows(rows, toys)
     better = {**row.results, "evaluation": {**row.results["evaluation"], "success": {"value": 2.0}}}
     with pytest.raises(UserError, match="is not the mean of its episodes"):
@@ -111,43 +111,43 @@ def test_a_row_under_another_name_or_with_another_mean_is_refused(toys, rows):
 
 def test_a_run_is_submitted_once_to_the_suite_that_it_is_of(toys, finished, tmp_path):
     run = finished("colours", "pixels", 0, 2)
-    path = submit(run, tmp_path / "out")
+    [path] = submit([run], tmp_path / "out")
     assert path == tmp_path / "out" / "toys" / "toy-colours-pixels-seed0.json"
     assert read_row(path).success == 0.5
-    assert submit(run, tmp_path / "out") == path, "the same again changes nothing"
+    assert submit([run], tmp_path / "out") == [path], "the same again changes nothing"
     with pytest.raises(UserError, match="exists, and is of another run; delete it"):
-        submit(finished("colours", "pixels", 0, 3), tmp_path / "out")
+        submit([finished("colours", "pixels", 0, 3)], tmp_path / "out")
     assert read_row(path).success == 0.5
 
 
 @pytest.mark.parametrize("kind", [".mp4", ".gif"])
-def test_a_film_goes_with_its_row_where_asked_for(kind, toys, finished, tmp_path):
+def test_a_video_is_copied_with_its_row_on_request(kind, toys, finished, tmp_path):
     run = finished("colours", "pixels", 0, 2)
-    with pytest.raises(UserError, match=f"{run} has no film; `pr2l evaluate"):
-        submit(run, tmp_path / "out", film=True)
+    with pytest.raises(UserError, match=f"{run} has no video; `pr2l evaluate"):
+        submit([run], tmp_path / "out", video=True)
     assert not (tmp_path / "out").exists()
     (run / f"video{kind}").write_bytes(b"moving")
-    path = submit(run, tmp_path / "out")
-    assert film_of(path) is None
-    submit(run, tmp_path / "out", film=True)
-    assert film_of(path) == path.with_suffix(kind) and path.with_suffix(kind).read_bytes() == b"moving"
+    [path] = submit([run], tmp_path / "out")
+    assert video_of(path) is None
+    submit([run], tmp_path / "out", video=True)
+    assert video_of(path) == path.with_suffix(kind) and path.with_suffix(kind).read_bytes() == b"moving"
 
 
 def test_a_method_of_ones_own_is_named_and_keeps_to_the_protocol(toys, finished, tmp_path):
     mine = finished("colours", "pixels", 0, 4, num_envs=2)
-    with pytest.raises(UserError, match="is no run of .*toys.*--suite SUITE and --method NAME"):
-        submit(mine, tmp_path / "out")
+    with pytest.raises(UserError, match="is not a run of .*toys.*--suite SUITE and --method NAME"):
+        submit([mine], tmp_path / "out")
     with pytest.raises(UserError, match="none of the methods of toys"):
-        submit(mine, tmp_path / "out", "toys")
-    with pytest.raises(UserError, match="which suite is 'mine' to stand in"):
-        submit(mine, tmp_path / "out", method="mine")
-    row = read_row(submit(mine, tmp_path / "out", "toys", "mine"))
+        submit([mine], tmp_path / "out", "toys")
+    with pytest.raises(UserError, match="--method mine needs --suite"):
+        submit([mine], tmp_path / "out", method="mine")
+    row = read_row(*submit([mine], tmp_path / "out", "toys", "mine"))
     assert row.command == "pr2l train toy/colours/pixels seed=0"  # as it was typed, without the machine's folders
     short = finished("colours", "pixels", 0, 4, steps=64)
     with pytest.raises(UserError, match="steps is 64, and the suite has 128"):
-        submit(short, tmp_path / "out", "toys", "shorter")
+        submit([short], tmp_path / "out", "toys", "shorter")
     with pytest.raises(UserError, match="num_envs is 2, and the suite has 4"):  # under a name that is taken
-        submit(mine, tmp_path / "out", "toys", "pixels")
+        submit([mine], tmp_path / "out", "toys", "pixels")
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def write_suite(tmp_path: Path):
 
 
 def test_a_suite_is_every_task_method_and_seed(write_suite):
-    cells = load_suite(write_suite()).cells()
+    cells = load_suite(write_suite()).planned()
     assert [cell.name for cell in cells] == [
         f"doom-{task}-{method}-seed{seed}"
         for seed in (3, 5)
@@ -52,12 +52,12 @@ def test_a_suite_is_every_task_method_and_seed(write_suite):
 
 def test_a_methods_overrides_win_over_a_tasks_and_these_over_the_suites(write_suite):
     tasks = {"doom/fetch": {"overrides": ["encoder_options.size=32", "num_envs=3"]}}
-    cells = load_suite(write_suite(tasks=tasks, overrides=["encoder_options.size=8", "num_envs=2"])).cells()
+    cells = load_suite(write_suite(tasks=tasks, overrides=["encoder_options.size=8", "num_envs=2"])).planned()
     assert [(cell.config.encoder_options["size"], cell.config.num_envs) for cell in cells[:2]] == [(32, 3), (16, 3)]
 
 
 def test_the_command_of_a_cell_makes_its_config(write_suite):
-    for cell in load_suite(write_suite()).cells():
+    for cell in load_suite(write_suite()).planned():
         _, program, config, *overrides = shlex.split(cell.command)
         assert program == "train" and load_config(config, overrides) == cell.config
 
@@ -66,9 +66,9 @@ def test_the_command_of_a_cell_makes_its_config(write_suite):
 def test_every_suite_of_the_project_is_whole(name):
     suite = load_suite(name)
     places = len(suite.tasks) * len(suite.methods)
-    assert len(suite.cells()) == places * len(suite.definition.seeds)
-    for cell in suite.cells()[:places]:
-        assert suite.place(cell.config.model_dump(mode="json")) == (cell.task, cell.method)  # no two methods are one
+    assert len(suite.planned()) == places * len(suite.definition.seeds)
+    for cell in suite.planned()[:places]:
+        assert suite.method_of(cell.config.model_dump(mode="json")) == cell.method  # no two methods are one
 
 
 @pytest.mark.parametrize(
@@ -118,14 +118,14 @@ def test_an_unknown_suite_names_the_nearest():
 )
 def test_a_run_counts_where_it_agrees(write_suite, method, changed, difference):
     suite = load_suite(write_suite())
-    config = suite.cell("doom/fetch", "pixels", 3).config.model_dump(mode="json") | changed
+    config = suite.plan("doom/fetch", "pixels", 3).config.model_dump(mode="json") | changed
     found = suite.differences("doom/fetch", method, config)
     assert found == [] if difference is None else difference in found[0]
 
 
 def test_an_option_that_came_later_does_not_spoil_old_runs(write_suite):
     suite = load_suite(write_suite())
-    config = suite.cell("doom/fetch", "pixels", 3).config.model_dump(mode="json")
+    config = suite.plan("doom/fetch", "pixels", 3).config.model_dump(mode="json")
     del config["environment_options"]["things"]
     assert suite.differences("doom/fetch", "pixels", config) == []
     shaped = load_suite(write_suite(overrides=["environment_options.things=3"]))

@@ -1,11 +1,13 @@
 """Labelled frames: played once, found again, and cut into cells whose content is known on paper."""
 
 import json
+from itertools import islice
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
-from pr2l.data.labelled_frames import Source, cells, load_or_play
+from pr2l.data.labelled_frames import Source, cells, load_or_play, play
 
 SOURCE = Source(environment="doom", tasks=("basic", "fetch"), frames=12, seed=3)
 
@@ -50,6 +52,51 @@ def test_another_source_is_another_set(folder):
     assert not np.array_equal(other.frames, load_or_play(SOURCE, folder).frames)
     cards = [json.loads(card.read_text()) for card in folder.glob("*/set.json")]
     assert {card["source"]["split"] for card in cards} == {"train", "evaluation"}
+
+
+class Recorder(gym.Env):
+    """Takes any action of its space, and notes it; an episode lasts 5 steps."""
+
+    def __init__(self, action_space):
+        self.action_space, self.taken = action_space, []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return {"frame": np.zeros((4, 4, 3), np.uint8)}, {"labels": [{"name": "imp"}]}
+
+    def step(self, action):
+        assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
+        self.taken.append(np.asarray(action).tolist())
+        self.steps += 1
+        return {"frame": np.zeros((4, 4, 3), np.uint8)}, 0.0, self.steps == 5, False, {"labels": [{"name": "imp"}]}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.Discrete(3),
+        gym.spaces.Discrete(3, start=1),
+        gym.spaces.MultiDiscrete([3, 2]),
+        gym.spaces.MultiBinary(2),
+        gym.spaces.Box(-1, 1, (2,), np.float32),
+        gym.spaces.Dict(buttons=gym.spaces.MultiBinary(2), camera=gym.spaces.Box(-1, 1, (2,), np.float32)),
+    ],
+    ids=str,
+)
+def test_random_actions_are_of_the_action_space(space):
+    env = Recorder(space)
+    assert len(list(islice(play(env, None, np.random.default_rng(0)), 60))) == 60
+    assert len({str(action) for action in env.taken}) > 2, "and they differ"
+    again = Recorder(space)
+    list(islice(play(again, None, np.random.default_rng(0)), 60))
+    assert str(again.taken) == str(env.taken)
+
+
+def test_actions_that_end_an_episode_are_not_drawn():
+    env = Recorder(gym.spaces.Discrete(3, start=1))
+    list(islice(play(env, None, np.random.default_rng(0), never=(2,)), 60))
+    assert set(env.taken) == {1, 3}
 
 
 def test_cells_by_hand():
