@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
@@ -16,6 +15,7 @@ class Defaults(BaseModel):
     """Options of a VLM, the same for every family."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    RENAMED: ClassVar[dict[str, str]] = {"without": "disable"}
 
     # indices into output_hidden_states: 0 = embeddings, k = after layer k, -1 = after the last layer and its
     # final norm
@@ -55,14 +55,6 @@ class Defaults(BaseModel):
     # address of a running `vllm serve`, such as http://127.0.0.1:8000, which then holds the weights and runs the passes
     # (pr2l/vlms/backends/vllm.py, docs/vllm.md); None = they run here
     server: str | None = Field(default=None, pattern="^https?://")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _rename_old_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "without" in values and "disable" not in values:
-            warnings.warn("vlm_options.without is now called vlm_options.disable", FutureWarning, stacklevel=2)
-            values = {"disable" if key == "without" else key: value for key, value in values.items()}
-        return values
 
     @model_validator(mode="after")
     def _check(self) -> Self:
