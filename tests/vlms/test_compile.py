@@ -3,7 +3,7 @@
 import pytest
 import torch
 from test_families import CASES, TEXTS, folder, vlm
-from test_local_backend import all_cases, fresh, same
+from test_local_backend import ENGINES, fresh, same
 from tiny_parts import frames
 
 from pr2l.core.errors import UserError
@@ -13,6 +13,12 @@ from pr2l.vlms.loading import load_vlm
 
 CASE = {case.name: case for case in CASES}
 ONE_LENGTH = [TEXTS[1], TEXTS[2]] * 5
+ALWAYS = {("llava", "none"), ("florence2", "greedy")}
+
+
+def parameters(*values, always):
+    """Parameters and their id; `make test` traces a few models only, as it takes up to a minute each."""
+    return pytest.param(*values[:-1], id=values[-1], marks=() if always else pytest.mark.slow)
 
 
 @pytest.fixture
@@ -46,7 +52,9 @@ def test_batch_sizes_by_hand():
     assert free.pieces(2) == [[0, 1]] and free.pieces(5) == [[0, 1, 2, 3, 4]] and free.padded([0, 3, 4]) == [0, 3, 4]
 
 
-@all_cases
+@pytest.mark.parametrize(
+    "case", [parameters(case, case.name, always=case.name == "instructblip-t5") for case in ENGINES]
+)
 def test_a_traced_model_gives_what_the_plain_one_gives(case, compiled_batches):
     """A full batch, and one with a terminal frame, whose prompts have two lengths."""
     fast, plain = (fresh(case, generation="none", compile=on) for on in (True, False))
@@ -56,8 +64,14 @@ def test_a_traced_model_gives_what_the_plain_one_gives(case, compiled_batches):
     assert compiled_batches
 
 
-@pytest.mark.parametrize("name", ["llava", "florence2"])
-@pytest.mark.parametrize("generation", ["none", "greedy"])
+@pytest.mark.parametrize(
+    ("name", "generation"),
+    [
+        parameters(name, generation, f"{name}-{generation}", always=(name, generation) in ALWAYS)
+        for name in ("llava", "florence2")
+        for generation in ("none", "greedy")
+    ],
+)
 def test_batches_of_any_size_give_what_the_plain_model_gives(name, generation, compiled_batches):
     """Full, short, and larger than two buckets; for the vision encoder alone too."""
     case = CASE[name]
@@ -68,7 +82,7 @@ def test_batches_of_any_size_give_what_the_plain_model_gives(name, generation, c
         torch.testing.assert_close(fast.vision(pictures).values, plain.vision(pictures).values, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["llava", "blip2-t5"])
+@pytest.mark.parametrize("name", ["llava", parameters("blip2-t5", "blip2-t5", always=False)])
 def test_each_of_two_modules_is_compiled_for_two_batch_sizes(name, compiled_batches):
     case = CASE[name]
     fast = fresh(case, generation="none", compile=True)

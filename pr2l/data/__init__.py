@@ -1,0 +1,1 @@
+"""Recorded episodes, stores of embeddings, and labelled frames."""
