@@ -22,7 +22,7 @@ LEAVES = ("environments", "policies", "prompts", "configs")  # import no other p
 OWNERS = {
     "vizdoom": ("environments/doom/",),
     "wandb": ("pr2l/training/",),
-    "peft": ("pr2l/pretraining/finetune.py",),
+    "peft": ("pr2l/vlms/lora.py",),
     "minari": ("pr2l/training/collect.py", "pr2l/data/"),
     "habitat": tuple(f"environments/habitat/{part}.py" for part in ("experts", "remote", "sim")),
     "minedojo": ("environments/minecraft/",),

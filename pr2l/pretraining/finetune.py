@@ -21,7 +21,7 @@ from huggingface_hub import snapshot_download
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from pr2l.core.errors import UserError, did_you_mean
+from pr2l.core.errors import UserError
 from pr2l.core.types import Frames
 from pr2l.data.labelled_frames import LabelledFrames, Source
 from pr2l.data.questions import Question
@@ -30,22 +30,10 @@ from pr2l.pretraining.shared import Course, Report, draw, pick_questions
 from pr2l.vlms.base import IGNORE_INDEX, VLM, Defaults
 from pr2l.vlms.checkpoint import locate
 from pr2l.vlms.loading import load_vlm
+from pr2l.vlms.lora import Lora, add_lora, save_lora
 
 Lesson = tuple[Frames, Question]  # a frame uint8 [H, W, 3] and what is asked of it
 BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja")  # config, tokenizer, processors, chat template
-
-
-class Lora(BaseModel):
-    """What learns beside the frozen weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    r: PositiveInt = 16  # rank of the small matrices: ample for a few kinds of question; memory grows with it
-    alpha: PositiveInt = 32  # they are scaled by alpha / r; with twice r, the same rate suits every r
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)  # frames are plentiful: hardly one is seen twice
-    # "all-linear", a list of endings of layers' names, or a regular expression of whole names. All: the vision
-    # tower has to learn too, as a simulator does not look like the photographs that it knows
-    target_modules: str | tuple[str, ...] = "all-linear"
 
 
 class FinetuneConfig(BaseModel):
@@ -174,20 +162,8 @@ def new_trainee(config: FinetuneConfig) -> Trainee:
     if config.method == "full":
         options = options.model_copy(update={"dtype": "float32" if options.dtype == "auto" else options.dtype})
         return Trainee(load_vlm(config.vlm, options))
-    peft = _peft()
     vlm = load_vlm(config.vlm, options)
-    targets = config.lora.target_modules
-    torch.manual_seed(config.seed)
-    adapter = peft.LoraConfig(
-        r=config.lora.r,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-    )
-    try:
-        return Trainee(vlm, peft.get_peft_model(vlm.model, adapter))
-    except ValueError as error:
-        raise UserError(_no_targets(vlm.model, targets, error)) from error
+    return Trainee(vlm, add_lora(vlm.model, config.lora, config.seed))
 
 
 def leave(trainee: Trainee, config: FinetuneConfig, folder: Path) -> None:
@@ -198,7 +174,7 @@ def leave(trainee: Trainee, config: FinetuneConfig, folder: Path) -> None:
     """
     model = trainee.vlm.model.cpu().float()
     if trainee.adapted is not None:
-        trainee.adapted.save_pretrained(folder / "adapter")
+        save_lora(trainee.adapted, folder / "adapter")
         model = trainee.adapted.merge_and_unload()
     model.to(trainee.vlm.config.dtype or torch.float32).save_pretrained(folder / "model")
     # Loading took the checkpoint's way of decoding off the model; its own file, if any, comes back below.
@@ -221,23 +197,3 @@ def _files(source: Path) -> Iterator[Path]:
         for file in (*source.glob(pattern), *source.glob(f"[!.]*/{pattern}")):
             if not file.name.endswith(".index.json"):  # says how weights were split
                 yield file
-
-
-def _peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise UserError("method=lora needs the package peft: `pip install peft`; or use method=full.") from error
-    return peft
-
-
-def _no_targets(model: nn.Module, targets: str | tuple[str, ...], error: Exception) -> str:
-    """peft's complaint, and the endings of names that would have worked."""
-    linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
-    known = sorted({name.rpartition(".")[2] for name in linear})
-    given = [targets] if isinstance(targets, str) else targets
-    close = "".join(did_you_mean(name, known) for name in given if name not in known)
-    return (
-        f"lora.target_modules={list(given)}: no layer of this {type(model).__name__} that LoRA could adapt.{close}"
-        f" Its linear layers end in: {', '.join(known)}; 'all-linear' takes them all. ({error})"
-    )

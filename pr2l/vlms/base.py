@@ -370,7 +370,7 @@ class VLM:
         }
 
     def training_inputs(
-        self, frames: Images, prompts: Prompts, answers: Sequence[str] | Sequence[Sequence[int]]
+        self, frames: Images, prompts: Prompts, answers: Sequence[str | Sequence[int]]
     ) -> tuple[dict[str, Any], torch.Tensor]:
         """The model's inputs with the answers appended, and the targets of its logits.
 
@@ -378,6 +378,9 @@ class VLM:
             frames, prompts: As of `hidden`.
             answers: One text per row, which is tokenised alone and ends with the model's end token; or its token ids,
                 used as they are.
+
+        Raises:
+            UserError: The model was loaded without its upper layers, or an answer holds an image token.
 
         Returns:
             Inputs, and targets int64 [B, T] of the logits [B, T, V]: a token of the answer at the position whose logits
@@ -394,6 +397,10 @@ class VLM:
         if self.is_encoder_decoder:
             targets = _padded(answer_ids, IGNORE_INDEX).to(self.model.device)
             return inputs | {"labels": targets}, targets
+        if any(self.image_token_id in ids for ids in answer_ids):
+            raise UserError(
+                "an answer holds an image token, which stands for an image that is not there; leave it out."
+            )
         lengths = inputs["attention_mask"].sum(1).tolist()
         real, types = ([[value] * len(ids) for ids in answer_ids] for value in (1, self.answer_type))
         per_token = {

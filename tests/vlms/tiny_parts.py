@@ -107,10 +107,14 @@ def chat_template(image: str, start: str = "", user: str = "user: ", end: str = 
 
 
 def conversation(processor: Any, frame: np.ndarray, text: str, order: str, **more: Any) -> dict[str, Any]:
-    """What a user would do with a Hugging Face processor: write the conversation, then process it."""
+    """What a user would do with a Hugging Face processor: write the conversation, then process it.
+
+    text: or messages, with a list of frames.
+    """
     parts = [{"type": "image"}, {"type": "text", "text": text}]
     turn = {"role": "user", "content": parts if order == "image_first" else parts[::-1]}
-    written = processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    messages = text if isinstance(text, list) else [turn]
+    written = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return dict(processor(images=frame, text=written, return_tensors="pt", **more))
 
 

@@ -29,13 +29,18 @@ def build(folder):
 def inputs(folder, frame, text, order):
     """The processor leaves the pictures of a sample whole if there are two: ask about two, keep one."""
     words = AutoTokenizer.from_pretrained(folder)
+    template = words.chat_template
+    if isinstance(text, str):
+        template = template.replace("<image>\n", "<image><image>\n")
     processor = without_video(LlavaOnevisionProcessor)(
         LlavaOnevisionImageProcessorPil.from_pretrained(folder),
         words,
         num_image_tokens=16,
         vision_feature_select_strategy="full",
-        chat_template=words.chat_template.replace("<image>\n", "<image><image>\n"),
+        chat_template=template,
     )
+    if isinstance(text, list):
+        return conversation(processor, [frame], text, order)
     two = conversation(processor, [[frame, frame]], text, order)
     ids = two["input_ids"][0].tolist()
     del ids[(first := ids.index(words.convert_tokens_to_ids("<image>"))) : first + 16 + 1]

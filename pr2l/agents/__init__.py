@@ -1,0 +1,31 @@
+"""VLMs that act: they generate text for a conversation, and say how probable a text is.
+
+    agent = PromptedAgent(load_vlm("tiny"))                     zero-shot
+    agent = TrainableAgent(load_vlm("tiny"), TrainableDefaults(max_new_tokens=8))      LoRA weights learn
+
+Names are imported when they are first used, since transformers takes seconds to import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pr2l.agents.base import Agent, Response
+    from pr2l.agents.prompted import PromptedAgent
+    from pr2l.agents.trainable import TrainableAgent
+
+__all__ = ["Agent", "PromptedAgent", "Response", "TrainableAgent"]
+
+_MODULES = {"Agent": "base", "Response": "base", "PromptedAgent": "prompted", "TrainableAgent": "trainable"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

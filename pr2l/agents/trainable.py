@@ -1,0 +1,124 @@
+"""A VLM that acts and learns: its own weights are frozen, those of a LoRA adapter are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, NonNegativeInt
+from torch import Tensor, nn
+
+from pr2l.agents import base
+from pr2l.agents.base import Response, VLMAgent
+from pr2l.core.errors import UserError
+from pr2l.core.messages import Message
+from pr2l.vlms.base import VLM
+from pr2l.vlms.conversation import Images
+from pr2l.vlms.lora import Lora, add_lora, read_lora, save_lora
+
+
+class Defaults(base.Defaults):
+    """Options of a trainable agent."""
+
+    lora: Lora = Field(default_factory=Lora)
+    seed: NonNegativeInt = 0  # of the adapter's initial weights
+
+
+class TrainableAgent(VLMAgent):
+    """An agent whose LoRA weights learn.
+
+    The adapter is put into `vlm` itself, so hidden states of that VLM change with it; load the VLM a second time for
+    frozen ones. At first the adapter changes no output.
+
+    Args:
+        vlm: As of VLMAgent; its weights must be floating point, in this process.
+        options: None = the defaults.
+        adapter: Folder of a saved adapter to continue from; None = a new one, as `options.lora` says.
+
+    Raises:
+        UserError: The VLM cannot learn, no layer fits lora.target_modules, or there is no such adapter.
+    """
+
+    def __init__(self, vlm: VLM, options: Defaults | None = None, adapter: str | Path | None = None) -> None:
+        options = options or Defaults()
+        super().__init__(vlm, options)
+        if vlm.options.dtype == "int8":
+            raise UserError("a VLM with dtype=int8 cannot learn; load it with dtype=auto.")
+        if adapter is None:
+            self.adapted = add_lora(vlm.model, options.lora, options.seed)
+        else:
+            self.adapted = read_lora(vlm.model, Path(adapter))
+        self.adapted.eval()
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The LoRA weights, for an optimizer."""
+        return list(self._weights().values())
+
+    def train(self, mode: bool = True) -> None:
+        """Switch dropout on or off, as in torch; `sample` and `generate` always go without."""
+        self.adapted.train(mode)
+
+    def sample(
+        self,
+        messages: Sequence[Sequence[Message]],
+        images: Images,
+        n: int = 1,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[list[Response]]:
+        was_training = self.adapted.training
+        self.train(False)
+        try:
+            return super().sample(messages, images, n, temperature, seed)
+        finally:
+            self.train(was_training)
+
+    def log_prob(
+        self,
+        messages: Sequence[Sequence[Message]],
+        images: Images,
+        responses: Sequence[str | Response],
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Log-probabilities of responses, with gradients through the LoRA weights. Arguments as of `token_log_probs`.
+
+        Returns:
+            float32 [B], summed over the tokens of each response.
+        """
+        return self.token_log_probs(messages, images, responses, temperature).values.sum(1)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Within this context the agent is the VLM without its adapter, as for a KL term or DPO's reference."""
+        with self.adapted.disable_adapter():
+            yield
+
+    def save(self, folder: str | Path) -> None:
+        """Write the adapter to a folder, as safetensors and JSON in peft's format."""
+        save_lora(self.adapted, Path(folder))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of the LoRA weights by name, on the CPU."""
+        return {name: weight.detach().cpu().clone() for name, weight in self._weights().items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Set the LoRA weights.
+
+        Raises:
+            UserError: The names or shapes are those of another adapter.
+        """
+        weights = self._weights()
+        different = sorted(set(weights) ^ set(state)) or [
+            name for name, weight in weights.items() if weight.shape != state[name].shape
+        ]
+        if different:
+            raise UserError(f"these LoRA weights are of another adapter: {different[0]} does not fit.")
+        for name, weight in weights.items():
+            weight.copy_(state[name])
+
+    def _weights(self) -> dict[str, Any]:
+        return {name: weight for name, weight in self.adapted.named_parameters() if weight.requires_grad}

@@ -1,0 +1,136 @@
+"""LoRA adapters by peft: small trainable matrices beside a model's frozen linear layers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from pr2l.core.errors import UserError, did_you_mean
+
+WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"  # as peft writes them
+
+
+class Lora(BaseModel):
+    """Options of a LoRA adapter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    r: PositiveInt = 16  # rank of the small matrices: ample for a few kinds of question; memory grows with it
+    alpha: PositiveInt = 32  # they are scaled by alpha / r; with twice r, the same rate suits every r
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)  # frames are plentiful: hardly one is seen twice
+    # "all-linear", a list of endings of layers' names, or a regular expression of whole names. All: the vision
+    # tower has to learn too, as a simulator does not look like the photographs that it knows
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+def add_lora(model: nn.Module, options: Lora, seed: int = 0) -> Any:
+    """Put a new LoRA adapter into a model, whose own weights are frozen. At first it changes no output.
+
+    Args:
+        model: A transformers model, changed in place.
+        options: Of the adapter.
+        seed: Of the adapter's initial weights; torch's generators stay as they were.
+
+    Returns:
+        peft's view of the same model.
+
+    Raises:
+        UserError: peft is not installed, no layer fits target_modules, or one of them shares its weights with another
+            layer, such as an lm_head that is tied to the input embeddings.
+    """
+    targets = options.target_modules
+    config = _peft().LoraConfig(
+        r=options.r,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            adapted = _peft().get_peft_model(model, config)
+        except ValueError as error:
+            raise UserError(_no_targets(model, targets, error)) from error
+    _refuse_shared_weights(adapted, targets)
+    return adapted
+
+
+def save_lora(adapted: Any, folder: Path) -> None:
+    """Write a model's adapter to a folder, as safetensors and JSON in peft's format."""
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # a model card with nothing filled in
+
+
+def read_lora(model: nn.Module, folder: Path) -> Any:
+    """Put a saved LoRA adapter into a model, whose own weights are frozen. The adapter can be trained further.
+
+    Args:
+        model: A transformers model like the one that the adapter was made for, changed in place.
+        folder: As `save_lora`, `pr2l finetune` or peft wrote it; weights are read from safetensors only.
+
+    Returns:
+        peft's view of the same model.
+
+    Raises:
+        UserError: There is no whole adapter, or it is for another model.
+    """
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        if not (folder / name).is_file():
+            raise UserError(f"{str(folder)!r} holds no LoRA adapter: it has no {name}.")
+    try:
+        with safe_open(folder / WEIGHTS_FILE, "pt") as weights:
+            saved = set(weights.keys())
+        adapted = _peft().PeftModel.from_pretrained(model, folder, is_trainable=True)
+        if different := sorted(saved ^ set(_peft().get_peft_model_state_dict(adapted, save_embedding_layers=False))):
+            raise ValueError(f"{different[0]} is in one of them alone")
+    except SafetensorError as error:
+        raise UserError(f"{WEIGHTS_FILE} of {str(folder)!r} is not a whole file ({error}).") from error
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the adapter in {str(folder)!r} is not one of a {type(model).__name__}: {reason}") from error
+    _refuse_shared_weights(adapted, "those of the adapter")
+    return adapted
+
+
+def _refuse_shared_weights(adapted: Any, targets: Any) -> None:
+    """A merged or saved model adds such an adapter to both layers, where the trained one adds it to one of them."""
+    owners = defaultdict(set)
+    for name, weight in adapted.named_parameters(remove_duplicate=False):
+        owners[id(weight)].add(name.removeprefix("base_model.model.").replace(".base_layer", ""))
+    for name, module in adapted.named_modules():
+        weight = getattr(getattr(module, "base_layer", None), "weight", None)
+        if weight is not None and len(names := owners[id(weight)]) > 1:
+            layer = name.rpartition(".")[2]
+            raise UserError(
+                f"lora.target_modules={targets!r}: {layer!r} shares its weights with another layer"
+                f" ({', '.join(sorted(names))}), so a model with the adapter merged or saved would differ from the"
+                f" trained one. Leave {layer!r} out of target_modules; 'all-linear' does."
+            )
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise UserError(
+            "LoRA needs the package peft: `pip install peft`. `pr2l finetune` can also do without: method=full."
+        ) from error
+    return peft
+
+
+def _no_targets(model: nn.Module, targets: str | tuple[str, ...], error: Exception) -> str:
+    """peft's complaint, and the endings of names that would have worked."""
+    linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    names = [targets] if isinstance(targets, str) else targets
+    close = "".join(did_you_mean(name, known) for name in names if name not in known)
+    return (
+        f"lora.target_modules={list(names)}: no layer of this {type(model).__name__} that LoRA could adapt.{close}"
+        f" Its linear layers end in: {', '.join(known)}; 'all-linear' takes them all. ({error})"
+    )
