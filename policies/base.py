@@ -129,6 +129,11 @@ class BatchSource(Protocol[Batch_co]):
         """Rows, trajectories or pairs in one pass over the data."""
         ...
 
+    @property
+    def epoch(self) -> float:
+        """Passes over the data so far."""
+        ...
+
     def next_batch(self, count: int) -> Batch_co: ...
 
     def state_dict(self) -> Values:

@@ -1,4 +1,4 @@
-"""Does what one token says: the action whose number is its largest entry. Nothing is learned.
+"""Greedy controller: the action is the argmax of an action token. Nothing is learned.
 
 With encoder `answer_action` this is RT-2-style control: the VLM's answer is the action. `learn` only plays, so that
 such an agent has the curves and the results of any other.
@@ -6,116 +6,106 @@ such an agent has the curves and the results of any other.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
-from torch import nn
 
-from .common import sb3
-from .common.state import Tensors, below, copies
+from .base import Actions, Hooks, LearnsFrom, Observation, Tensors, Values
+from .common.actions import discrete_count
+from .common.sb3 import observation_bytes
+from .common.state import below, copies
 from .common.tokens import token_shape
 
-__all__ = ["Defaults", "Follower", "act", "create", "learn", "restore", "rollout_bytes", "state"]
-
-Observation = dict[str, np.ndarray]
+__all__ = ["Defaults", "FollowLearner", "Learner", "create", "rollout_bytes"]
 
 
-def learn(model: Follower, defaults: Defaults, steps: int, callback: BaseCallback) -> None:
-    """Plays until the model has seen `steps` environment steps in all, also those before a restore."""
-    # The callback was made for Stable-Baselines3's models; it reads nothing that a Follower lacks.
-    sb3_model: Any = model
-    callback.init_callback(sb3_model)
-    if not model.observation:
-        model.observation = _shown(model.venv.reset())
-    callback.on_training_start({}, {})
-    while model.num_timesteps < steps:
-        callback.on_rollout_start()
-        for _ in range(defaults.n_steps):
-            shown, _, _, infos = model.venv.step(act(model, model.observation)[0])
-            model.observation = _shown(shown)
-            model.num_timesteps += model.venv.num_envs
-            callback.update_locals({"infos": infos})
-            callback.on_step()
-    callback.on_training_end()
+class FollowLearner:
+    """A controller without weights."""
+
+    learns_from: ClassVar[LearnsFrom] = "rollouts"
+    parameter_count = 0
+    device = torch.device("cpu")
+
+    def __init__(self, options: Defaults) -> None:
+        self.options = options
+        self.num_timesteps = 0
+        self._observation: Observation = {}  # what the environments show; empty before the first reset
+
+    def act(
+        self,
+        observation: Observation,
+        memory: None = None,
+        episode_starts: np.ndarray | None = None,
+        *,
+        greedy: bool = False,
+    ) -> Actions:
+        """As `Learner.act`; `otherwise` where the token is padding."""
+        chosen = observation["tokens"][:, 0].argmax(axis=1)
+        return Actions(np.where(observation["mask"][:, 0] > 0, chosen, self.options.otherwise))
+
+    def learn(self, source: VecEnv, total_steps: int, hooks: Hooks) -> None:
+        """Play; an "update" is `n_steps` steps of each environment."""
+        if not self._observation:
+            self._observation = _tokens(source.reset())
+        while self.num_timesteps < total_steps:
+            hooks.on_update_start(self)
+            for _ in range(self.options.n_steps):
+                observation, _, _, infos = source.step(self.act(self._observation).actions)
+                self._observation = _tokens(observation)
+                self.num_timesteps += source.num_envs
+                hooks.on_step(infos)
+            hooks.on_update({})
+        hooks.on_end(self)
+
+    def state_dict(self) -> tuple[Tensors, Values]:
+        observation = {f"observation/{key}": torch.from_numpy(value) for key, value in self._observation.items()}
+        return copies(observation), {"num_timesteps": self.num_timesteps}
+
+    def load_state_dict(self, tensors: Tensors, values: Values) -> None:
+        self._observation = {key: tensor.numpy() for key, tensor in below(tensors, "observation").items()}
+        self.num_timesteps = values["num_timesteps"]
+
+    def load_policy(self, tensors: Tensors) -> None:
+        """There are no weights."""
 
 
-def _shown(observation: Any) -> Observation:
+Learner = FollowLearner
+
+
+def _tokens(observation: Any) -> Observation:
     return {key: observation[key] for key in ("tokens", "mask")}
 
 
-def act(
-    model: Follower,
-    observation: Observation,
-    memory: None = None,
-    episode_starts: np.ndarray | None = None,
-    deterministic: bool = False,
-) -> tuple[np.ndarray, None]:
-    """Actions [B], and no memory; `otherwise` where the token is padding."""
-    chosen = observation["tokens"][:, 0].argmax(axis=1)
-    return np.where(observation["mask"][:, 0] > 0, chosen, model.otherwise), memory
-
-
-class Follower:
-    """No weights; has what Stable-Baselines3's callbacks read of a model."""
-
-    def __init__(self, venv: VecEnv, otherwise: int) -> None:
-        self.venv, self.otherwise = venv, otherwise
-        self.policy = _Nothing()
-        self.observation: Observation = {}  # what the environments show; empty before the first reset
-        self.num_timesteps = 0
-        self.ep_info_buffer: list[dict[str, Any]] = []
-        self.logger = Logger(folder=None, output_formats=[])
-
-
-class _Nothing(nn.Module):
-    device = torch.device("cpu")
-
-
 def create(
-    venv: VecEnv,
+    observation_space: spaces.Dict,
+    action_space: spaces.Space[Any],
+    num_envs: int,
     network: type[BaseFeaturesExtractor],
-    network_defaults: BaseModel,
-    defaults: Defaults,
+    network_options: BaseModel,
+    options: Defaults,
     *,
     seed: int,
-) -> Follower:
-    """network: not used. Raises ValueError unless there is one token with a number for each action."""
-    if not isinstance(venv.action_space, spaces.Discrete):
-        raise ValueError(f"follow takes discrete actions only, not {venv.action_space}")
-    space: Any = venv.observation_space
-    actions, shape = int(venv.action_space.n), token_shape(space)
-    if shape != (1, actions):
+) -> FollowLearner:
+    """As `Algorithm.create`; the network is not used. ValueError unless one token has a number for each action."""
+    count, shape = discrete_count(action_space, "follow"), token_shape(observation_space)
+    if shape != (1, count):
         raise ValueError(
-            f"follow reads one token with a number for each of {actions} actions, but is given {shape[0]} of"
+            f"follow reads one token with a number for each of {count} actions, but is given {shape[0]} of"
             f" {shape[1]}; use encoder answer_action, with as many encoder_options.actions as there are actions"
         )
-    if defaults.otherwise >= actions:
-        raise ValueError(f"algorithm_options.otherwise={defaults.otherwise}: use 0 to {actions - 1}")
-    return Follower(venv, defaults.otherwise)
+    if options.otherwise >= count:
+        raise ValueError(f"algorithm_options.otherwise={options.otherwise}: use 0 to {count - 1}")
+    return FollowLearner(options)
 
 
-def state(model: Follower) -> tuple[Tensors, dict[str, Any]]:
-    """Copies: what is played later does not change them."""
-    shown = {f"observation/{key}": torch.from_numpy(part) for key, part in model.observation.items()}
-    return copies(shown), {"num_timesteps": model.num_timesteps}
-
-
-def restore(model: Follower, tensors: Tensors, values: dict[str, Any]) -> None:
-    """Puts back what `state` took."""
-    model.observation = {key: part.numpy() for key, part in below(tensors, "observation").items()}
-    model.num_timesteps = values["num_timesteps"]
-
-
-def rollout_bytes(observation_space: spaces.Dict, num_envs: int, defaults: Defaults) -> dict[str, int]:
-    """Nothing is kept but what the environments show now."""
-    return {"cpu": num_envs * sum(sb3.part_bytes(observation_space).values())}
+def rollout_bytes(observation_space: spaces.Dict, num_envs: int, options: Defaults) -> dict[str, int]:
+    """Memory of the current observations, which is all that is kept."""
+    return {"cpu": num_envs * sum(observation_bytes(observation_space).values())}
 
 
 class Defaults(BaseModel):

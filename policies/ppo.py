@@ -5,101 +5,52 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-import numpy as np
 from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.utils import LinearSchedule, get_device
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.utils import LinearSchedule
 
-from .common import sb3
-from .common.sb3 import UpdateThreads, restore, state
-from .common.tokens import TokenHandles
+from .common.sb3 import OnPolicyLearner, rollout_bytes
 
-__all__ = ["Defaults", "Model", "act", "create", "learn", "restore", "rollout_bytes", "state"]
+__all__ = ["Defaults", "Learner", "create", "rollout_bytes"]
 
-OURS = ("schedule", "heads", "recurrent", "lstm_size", "threads", "handles")  # options that SB3 does not have
+Learner = OnPolicyLearner
 
-Model: TypeAlias = PPO | RecurrentPPO
-LstmState: TypeAlias = tuple[np.ndarray, ...] | None
-
-
-def learn(model: Model, defaults: Defaults, steps: int, callback: BaseCallback) -> None:
-    """Trains until the model has seen `steps` environment steps in all, also those before a restore.
-
-    Rollouts are whole, so it ends at the next multiple of n_steps x environments. The callback's
-    on_rollout_start falls between an update and the next rollout: the moment to take the state.
-    """
-    resumed = model._last_obs is not None
-    # With reset_num_timesteps=False SB3 adds what was already seen to the total, and goes on mid-episode.
-    remaining = steps - model.num_timesteps if resumed else steps
-    callbacks: list[BaseCallback] = [UpdateThreads(defaults.threads), callback]
-    # SB3 takes None for a log_interval, though its annotation does not say so.
-    never: Any = None
-    model.learn(remaining, callbacks, log_interval=never, reset_num_timesteps=not resumed)
-
-
-def act(
-    model: Model,
-    observation: dict[str, np.ndarray],
-    lstm_state: LstmState = None,
-    episode_starts: np.ndarray | None = None,
-    deterministic: bool = False,
-) -> tuple[np.ndarray, LstmState]:
-    """Actions [B] and the LSTM's next state (None without one).
-
-    episode_starts: bool [B], True where a new episode begins, so that its memory is empty; None = nowhere.
-    deterministic: the most probable action, rather than a draw from torch's generator.
-    """
-    return model.predict(observation, lstm_state, episode_starts, deterministic)
+OURS = ("learning_rate", "schedule", "heads", "recurrent", "lstm_size")  # the others are `OnPolicyLearner.create`'s
 
 
 def create(
-    venv: VecEnv,
+    observation_space: spaces.Dict,
+    action_space: spaces.Space[Any],
+    num_envs: int,
     network: type[BaseFeaturesExtractor],
-    network_defaults: BaseModel,
-    defaults: Defaults,
+    network_options: BaseModel,
+    options: Defaults,
     *,
     seed: int,
-) -> Model:
-    """A fresh model. network: the class of a file in policies/networks/; it gets its own Defaults."""
-    rate = defaults.learning_rate
-    algorithm: dict[str, Any] = {
-        "learning_rate": LinearSchedule(rate, 0.0, 1.0) if defaults.schedule == "linear" else rate,
-        **defaults.model_dump(exclude={"learning_rate", *OURS}),
-    }
-    policy: dict[str, Any] = {
-        "features_extractor_class": network,
-        "features_extractor_kwargs": {"defaults": network_defaults},
-        "net_arch": list(defaults.heads),
-    }
-    known = TokenHandles(venv, defaults.n_steps, get_device(defaults.device)) if defaults.handles else venv
-    model: Model
-    if defaults.recurrent:
-        policy["lstm_hidden_size"] = defaults.lstm_size
-        model = RecurrentPPO("MultiInputLstmPolicy", known, policy_kwargs=policy, seed=seed, **algorithm)
-    else:
-        model = PPO("MultiInputPolicy", known, policy_kwargs=policy, seed=seed, **algorithm)
-    # Its rollouts may show it handles; evaluation, and the last observations of episodes, show it tokens.
-    both: Any = (venv.observation_space, known.observation_space)
-    model.policy.observation_space = spaces.Dict({key: part for space in both for key, part in space.items()})
-    return model
-
-
-def rollout_bytes(observation_space: spaces.Dict, num_envs: int, defaults: Defaults) -> dict[str, int]:
-    """Memory of a rollout's observations at its peak, by the device that it is on ("cpu" or "cuda")."""
-    if not defaults.handles:
-        return sb3.rollout_bytes(observation_space, num_envs, defaults)
-    parts, rows = sb3.part_bytes(observation_space), num_envs * defaults.n_steps
-    table = (1 + rows + num_envs) * (parts.pop("tokens") + parts.pop("mask"))
-    needed = {"cpu": 2 * rows * (np.dtype(np.int64).itemsize + sum(parts.values()))}
-    device = get_device(defaults.device).type
-    return needed | {device: needed.get(device, 0) + table}
+) -> OnPolicyLearner:
+    """As `Algorithm.create`."""
+    rate = options.learning_rate
+    policy_options: dict[str, Any] = {"net_arch": list(options.heads)}
+    if options.recurrent:
+        policy_options["lstm_hidden_size"] = options.lstm_size
+    return OnPolicyLearner.create(
+        RecurrentPPO if options.recurrent else PPO,
+        observation_space,
+        action_space,
+        num_envs,
+        network,
+        network_options,
+        seed=seed,
+        policy="MultiInputLstmPolicy" if options.recurrent else "MultiInputPolicy",
+        policy_options=policy_options,
+        learning_rate=LinearSchedule(rate, 0.0, 1.0) if options.schedule == "linear" else rate,
+        **options.model_dump(exclude=set(OURS)),
+    )
 
 
 class Defaults(BaseModel):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -25,7 +25,7 @@ from .state import Tensors, below, copies, optimizer_tensors, restore_optimizer
 from .threads import torch_threads
 
 Item = TypeVar("Item")
-Source_contra = TypeVar("Source_contra", contravariant=True)
+Item_co = TypeVar("Item_co", covariant=True)
 Values = dict[str, Any]
 
 
@@ -35,6 +35,14 @@ class Resumable(Protocol):
     def state_dict(self) -> Values: ...
 
     def load_state_dict(self, values: Values) -> None: ...
+
+
+class Items(Protocol[Item_co]):
+    """A sequence of which each item is read when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Item_co: ...
 
 
 class LoopHooks(Protocol):
@@ -153,6 +161,42 @@ def _named(part: nn.Module | Mapping[str, torch.Tensor]) -> Mapping[str, torch.T
     return part.state_dict() if isinstance(part, nn.Module) else part
 
 
+class LoopLearner:
+    """What learners on this loop share; a subclass declares `learns_from` and acts.
+
+    Args:
+        policy: What acts; its tensors are "policy/..." in the state.
+        loop: Over it.
+    """
+
+    def __init__(self, policy: nn.Module, loop: Loop) -> None:
+        self.policy, self.loop = policy, loop
+
+    @property
+    def num_timesteps(self) -> int:
+        return self.loop.num_timesteps
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.policy.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.policy.parameters()).device
+
+    def learn(self, source: Any, total_steps: int, hooks: LoopHooks) -> None:
+        self.loop.run(source, total_steps, hooks, self)
+
+    def state_dict(self) -> tuple[Tensors, Values]:
+        return self.loop.state_dict()
+
+    def load_state_dict(self, tensors: Tensors, values: Values) -> None:
+        self.loop.load_state_dict(tensors, values)
+
+    def load_policy(self, tensors: Tensors) -> None:
+        self.policy.load_state_dict(below(tensors, "policy"))
+
+
 class ShuffledSource(Generic[Item]):
     """The items of a sequence without end, each once an epoch, every epoch in an order of its own.
 
@@ -161,7 +205,7 @@ class ShuffledSource(Generic[Item]):
         seed: Determines the order.
     """
 
-    def __init__(self, items: Sequence[Item], seed: int) -> None:
+    def __init__(self, items: Items[Item], seed: int) -> None:
         self.items, self.seed = items, seed
         self.taken = 0
         self._epoch, self._order = -1, np.empty(0, int)

@@ -1,73 +1,280 @@
-"""The learning state of an on-policy Stable-Baselines3 model as tensors and JSON values, without pickle.
+"""On-policy algorithms of Stable-Baselines3 and sb3-contrib behind the learner contract, without pickle.
 
-It is taken between an update and the next rollout, when the rollout buffer holds nothing that is still needed; a
-model that takes it back collects and learns bit for bit what the first one would have.
+The state is taken between an update and the next rollout, when the rollout buffer holds nothing that is still needed.
+This file alone reaches into Stable-Baselines3's models; pyproject.toml pins the versions that it was tested with.
 """
 
 from __future__ import annotations
 
 import random
-from collections import deque
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from pydantic import BaseModel
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import VecEnv
 
-from .state import Tensors, below, copies, optimizer_tensors, restore_optimizer
-from .tokens import Observation, TokenHandles
-
-Values = dict[str, Any]
+from ..base import Actions, Hooks, LearnsFrom, Observation, Tensors, Values
+from .actions import check_start
+from .state import below, copies, optimizer_tensors, restore_optimizer
+from .tokens import TokenHandles, TokenTable, handle_space
 
 # Plain attributes that learn(reset_num_timesteps=False) goes on from.
 COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
+ACTION_SPACES = (spaces.Discrete, spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
-def state(model: OnPolicyAlgorithm) -> tuple[Tensors, Values]:
-    """Copies: later training does not change them. The values survive a round trip through JSON unchanged."""
-    tensors = {f"policy/{name}": tensor for name, tensor in model.policy.state_dict().items()}
-    tensors |= optimizer_tensors(model.policy.optimizer)
-    tensors |= {f"observation/{key}": torch.from_numpy(part) for key, part in _observation(model).items()}
-    tensors["episode_starts"] = torch.from_numpy(np.asarray(model._last_episode_starts))
-    tensors |= _lstm_tensors(model) | _random_tensors()
-    values = {
-        "counters": {name: getattr(model, name) for name in COUNTERS},
-        "param_groups": model.policy.optimizer.state_dict()["param_groups"],
-        "episodes": list(model.ep_info_buffer or []),
-        "successes": [bool(success) for success in model.ep_success_buffer or []],
-        "random": _random_values(model),
-    }
-    return copies(tensors), values
+class OnPolicyLearner:
+    """A learner around PPO, RecurrentPPO, A2C or the like.
 
-
-def restore(model: OnPolicyAlgorithm, tensors: Tensors, values: Values) -> None:
-    """Puts back what `state` took from a model of the same policy, spaces and number of environments.
-
-    The random generators of torch, NumPy and Python are process-wide and change with it, so nothing random
-    may happen between this and `learn`. The simulators' state is not here. Raises RuntimeError for a policy
-    of another shape.
+    Args:
+        model: Made with a `SpacesOnly` in place of its environments, which `learn` exchanges for real ones.
+        table: Where tokens are kept whose handles the rollout buffer holds; None = the buffer holds the tokens.
+        threads: torch threads of an update; 0 = as many as there are.
     """
-    model.policy.load_state_dict(below(tensors, "policy"))
-    restore_optimizer(model.policy.optimizer, tensors, values["param_groups"])
-    observation = {key: part.numpy() for key, part in below(tensors, "observation").items()}
-    model._last_obs = model.env.to_handles(observation) if isinstance(model.env, TokenHandles) else observation
-    model._last_episode_starts = tensors["episode_starts"].numpy()
-    _restore_lstm(model, tensors)
-    for name in COUNTERS:
-        setattr(model, name, values["counters"][name])
-    model.ep_info_buffer = deque(values["episodes"], maxlen=model._stats_window_size)
-    model.ep_success_buffer = deque(values["successes"], maxlen=model._stats_window_size)
-    _restore_random(model, tensors, values["random"])
+
+    learns_from: ClassVar[LearnsFrom] = "rollouts"
+
+    def __init__(self, model: OnPolicyAlgorithm, table: TokenTable | None = None, threads: int = 0) -> None:
+        self.model, self.table, self.threads = model, table, threads
+        self._restored: Observation = {}  # what the environments showed when a state was taken, until `learn`
+        model.set_logger(Logger(folder=None, output_formats=[]))  # its own would make a temporary folder
+
+    @classmethod
+    def create(
+        cls,
+        algorithm: type[OnPolicyAlgorithm],
+        observation_space: spaces.Dict,
+        action_space: spaces.Space[Any],
+        num_envs: int,
+        network: type[BaseFeaturesExtractor],
+        network_options: BaseModel,
+        *,
+        seed: int,
+        policy: str = "MultiInputPolicy",
+        policy_options: Mapping[str, Any] | None = None,
+        handles: bool = True,
+        threads: int = 1,
+        device: str = "auto",
+        **options: Any,
+    ) -> OnPolicyLearner:
+        """Create a fresh learner; the first arguments are those of `Algorithm.create`.
+
+        Args:
+            algorithm: The class of Stable-Baselines3 or sb3-contrib.
+            policy: Its name for the kind of policy.
+            policy_options: Further `policy_kwargs`.
+            handles: Keep the tokens of a rollout once, in a table (see tokens.py).
+            threads: torch threads of an update; 0 = as many as there are.
+            device: "auto" = a GPU if there is one.
+            options: Arguments of the algorithm's class; n_steps among them.
+
+        Raises:
+            ValueError: Actions that these algorithms cannot choose.
+        """
+        if not isinstance(action_space, ACTION_SPACES):
+            kinds = ", ".join(kind.__name__ for kind in ACTION_SPACES)
+            raise ValueError(f"{algorithm.__name__} chooses actions of {kinds}, not of {action_space}")
+        check_start(action_space, algorithm.__name__)
+        table, known = None, observation_space
+        if handles:
+            table = TokenTable.of(observation_space, options["n_steps"] + 1, num_envs, get_device(device))
+            known = handle_space(observation_space, table)
+        extractor = {"features_extractor_class": network, "features_extractor_kwargs": {"defaults": network_options}}
+        env = SpacesOnly(num_envs, known, action_space)
+        policy_kwargs = extractor | dict(policy_options or {})
+        model = algorithm(policy, env, policy_kwargs=policy_kwargs, seed=seed, device=device, **options)
+        # A rollout may show the policy handles; evaluation, and the last observations of episodes, show it tokens.
+        model.policy.observation_space = spaces.Dict({**observation_space.spaces, **known.spaces})
+        return cls(model, table, threads)
+
+    @property
+    def num_timesteps(self) -> int:
+        return self.model.num_timesteps
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.policy.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Observation,
+        memory: tuple[np.ndarray, np.ndarray] | None = None,
+        episode_starts: np.ndarray | None = None,
+        *,
+        greedy: bool = False,
+    ) -> Actions:
+        """As `Learner.act`; memory: the LSTM's state, float32 [layers, B, lstm_size] twice."""
+        policy: Any = self.model.policy
+        policy.set_training_mode(False)
+        tensors, _ = policy.obs_to_tensor(observation)
+        recurrent: dict[str, Any] = {}
+        if hasattr(policy, "lstm_actor"):
+            rows = len(next(iter(observation.values())))
+            if memory is None:
+                layers, _, size = policy.lstm_hidden_state_shape
+                memory = (np.zeros((layers, rows, size), np.float32),) * 2
+            starts = np.zeros(rows, bool) if episode_starts is None else episode_starts
+            recurrent = {
+                "lstm_states": tuple(torch.as_tensor(part, device=self.device) for part in memory),
+                "episode_starts": torch.as_tensor(starts, dtype=torch.float32, device=self.device),
+            }
+        distribution = policy.get_distribution(tensors, **recurrent)
+        if recurrent:
+            distribution, states = distribution
+            memory = tuple(part.cpu().numpy() for part in states)
+        chosen = distribution.get_actions(deterministic=greedy)
+        log_probabilities = distribution.log_prob(chosen).cpu().numpy()
+        space = self.model.action_space
+        actions = chosen.cpu().numpy().reshape(-1, *(space.shape or ()))
+        if isinstance(space, spaces.Box):
+            actions = np.clip(actions, space.low, space.high)
+        return Actions(actions, memory, log_probabilities)
+
+    def learn(self, source: VecEnv, total_steps: int, hooks: Hooks) -> None:
+        """As `Learner.learn`; source: as many environments as the learner was created for.
+
+        Rollouts are whole, so it ends at the next multiple of n_steps x environments.
+        """
+        model = self.model
+        env = source if self.table is None else TokenHandles(source, self.table)
+        model.set_env(env, force_reset=False)
+        env.seed(model.seed)
+        if self._restored:
+            model._last_obs = env.to_handles(self._restored) if isinstance(env, TokenHandles) else self._restored
+            self._restored = {}
+        goes_on = model._last_obs is not None
+        # With reset_num_timesteps=False SB3 adds what was already seen to the total, and goes on mid-episode.
+        remaining = total_steps - model.num_timesteps if goes_on else total_steps
+        callbacks: list[BaseCallback] = [UpdateThreads(self.threads), HooksCallback(self, hooks)]
+        # SB3 takes None for a log_interval, though its annotation does not say so.
+        never: Any = None
+        model.learn(remaining, callbacks, log_interval=never, reset_num_timesteps=not goes_on)
+
+    def state_dict(self) -> tuple[Tensors, Values]:
+        """As `Learner.state_dict`; the simulators' state is not here."""
+        model = self.model
+        tensors = {f"policy/{name}": tensor for name, tensor in model.policy.state_dict().items()}
+        tensors |= optimizer_tensors(model.policy.optimizer)
+        tensors |= {f"observation/{key}": torch.from_numpy(value) for key, value in self._observation().items()}
+        if model._last_episode_starts is not None:
+            tensors["episode_starts"] = torch.from_numpy(np.asarray(model._last_episode_starts))
+        tensors |= _lstm_tensors(model) | _random_tensors()
+        values = {
+            "counters": {name: getattr(model, name) for name in COUNTERS},
+            "param_groups": model.policy.optimizer.state_dict()["param_groups"],
+            "random": _random_values(),
+        }
+        return copies(tensors), values
+
+    def load_state_dict(self, tensors: Tensors, values: Values) -> None:
+        """As `Learner.load_state_dict`, from as many environments.
+
+        The random generators of torch, NumPy and Python are process-wide and change with it, so nothing random may
+        happen between this and `learn`.
+        """
+        model = self.model
+        self.load_policy(tensors)
+        restore_optimizer(model.policy.optimizer, tensors, values["param_groups"])
+        self._restored = {key: value.numpy() for key, value in below(tensors, "observation").items()}
+        if "episode_starts" in tensors:
+            model._last_episode_starts = tensors["episode_starts"].numpy()
+        _restore_lstm(model, tensors)
+        for name in COUNTERS:
+            setattr(model, name, values["counters"][name])
+        _restore_random(tensors, values["random"])
+
+    def load_policy(self, tensors: Tensors) -> None:
+        self.model.policy.load_state_dict(below(tensors, "policy"))
+
+    def _observation(self) -> Observation:
+        """What the environments show, tokens rather than handles; empty before the first reset."""
+        last: Any = self.model._last_obs
+        if last is None:
+            return self._restored
+        return last if self.table is None else self.table.to_tokens(last)
 
 
-def _observation(model: OnPolicyAlgorithm) -> Observation:
-    """What the environments show, tokens rather than handles."""
-    if not isinstance(model._last_obs, dict):
-        raise ValueError("the model has no Dict observation yet; take its state while it learns")
-    return model.env.to_tokens(model._last_obs) if isinstance(model.env, TokenHandles) else model._last_obs
+class HooksCallback(BaseCallback):
+    """Tells our hooks what Stable-Baselines3 tells its callbacks."""
+
+    def __init__(self, learner: OnPolicyLearner, hooks: Hooks) -> None:
+        super().__init__()
+        self.learner, self.hooks = learner, hooks
+        self._updated = False
+
+    def _on_rollout_start(self) -> None:
+        self._report_update()
+        self.hooks.on_update_start(self.learner)
+
+    def _on_step(self) -> bool:
+        self.hooks.on_step(self.locals["infos"])
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._updated = True  # the update follows, and nothing is called before the next rollout or the end
+
+    def _on_training_end(self) -> None:
+        self._report_update()
+        self.hooks.on_end(self.learner)
+
+    def _report_update(self) -> None:
+        metrics = dict(self.model.logger.name_to_value)
+        self.model.logger.name_to_value.clear()
+        if self._updated:
+            self._updated = False
+            self.hooks.on_update(metrics)
+
+
+class UpdateThreads(BaseCallback):
+    """Holds torch to `count` threads (0 = as it is) while the policy is updated; the encoder keeps them all."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count, self.others = count, torch.get_num_threads()
+
+    def _on_rollout_end(self) -> None:
+        torch.set_num_threads(self.count or self.others)
+
+    def _on_rollout_start(self) -> None:
+        torch.set_num_threads(self.others)
+
+    def _on_training_end(self) -> None:
+        torch.set_num_threads(self.others)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class SpacesOnly(VecEnv):
+    """Stands for environments of these spaces until there are some; it cannot be reset or stepped."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [None] * self.num_envs
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False] * self.num_envs
+
+    def close(self) -> None:
+        pass
+
+    def _absent(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("there are no environments yet: give `learn` some")
+
+    reset = step_async = step_wait = set_attr = env_method = _absent
 
 
 def _lstm_tensors(model: OnPolicyAlgorithm) -> Tensors:
@@ -92,57 +299,44 @@ def _random_tensors() -> Tensors:
     return {"random/torch": torch.get_rng_state()} | devices
 
 
-def _random_values(model: OnPolicyAlgorithm) -> Values:
+def _random_values() -> Values:
     version, words, gauss = random.getstate()
     numpy_state = np.random.get_state(legacy=False)
     key = numpy_state["state"]["key"].tolist()  # 624 words
     return {
         "python": [version, list(words), gauss],
         "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": key}},
-        "action_space": model.action_space.np_random.bit_generator.state,
     }
 
 
-def _restore_random(model: OnPolicyAlgorithm, tensors: Tensors, values: Values) -> None:
+def _restore_random(tensors: Tensors, values: Values) -> None:
     torch.set_rng_state(tensors["random/torch"])
-    cuda = [tensor for name, tensor in sorted(tensors.items()) if name.startswith("random/cuda/")]
-    if cuda and len(cuda) == torch.cuda.device_count():  # elsewhere the run goes on, but not bit for bit
-        torch.cuda.set_rng_state_all(cuda)
+    devices = {int(name): tensor for name, tensor in below(tensors, "random/cuda").items()}
+    if devices and len(devices) == torch.cuda.device_count():  # elsewhere the run goes on, but not bit for bit
+        torch.cuda.set_rng_state_all([devices[index] for index in sorted(devices)])
     np.random.set_state(values["numpy"])
     version, words, gauss = values["python"]
     random.setstate((version, tuple(words), gauss))
-    model.action_space.np_random.bit_generator.state = values["action_space"]
 
 
-def rollout_bytes(observation_space: spaces.Dict, num_envs: int, defaults: Any) -> dict[str, int]:
-    """Memory of a rollout's observations at its peak, by the device that it is on ("cpu" or "cuda").
+def rollout_bytes(observation_space: spaces.Dict, num_envs: int, options: Any) -> dict[str, int]:
+    """Peak memory of a rollout's observations by device type ("cpu" or "cuda"), of an `OnPolicyLearner`.
 
-    That is twice what the rollout buffer holds, as SB3 flattens a copy. defaults: has n_steps.
+    options: Has n_steps, and may have `handles` (default True) and `device` (default "auto"). The buffer's part
+    counts twice, as Stable-Baselines3 flattens a copy.
     """
-    return {"cpu": 2 * num_envs * defaults.n_steps * sum(part_bytes(observation_space).values())}
+    sizes, rows = observation_bytes(observation_space), num_envs * options.n_steps
+    if not getattr(options, "handles", True):
+        return {"cpu": 2 * rows * sum(sizes.values())}
+    table = (1 + rows + num_envs) * (sizes.pop("tokens") + sizes.pop("mask"))
+    needed = {"cpu": 2 * rows * (np.dtype(np.int64).itemsize + sum(sizes.values()))}
+    device = get_device(getattr(options, "device", "auto")).type
+    return needed | {device: needed.get(device, 0) + table}
 
 
-def part_bytes(observation_space: spaces.Dict) -> dict[str, int]:
-    """Memory of one observation's parts."""
-    parts = observation_space.spaces.items()
-    return {key: int(np.prod(part.shape or ())) * np.dtype(part.dtype).itemsize for key, part in parts}
-
-
-class UpdateThreads(BaseCallback):
-    """Holds torch to `count` threads (0 = as it is) while the policy is updated; the encoder keeps them all."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count, self.others = count, torch.get_num_threads()
-
-    def _on_rollout_end(self) -> None:
-        torch.set_num_threads(self.count or self.others)
-
-    def _on_rollout_start(self) -> None:
-        torch.set_num_threads(self.others)
-
-    def _on_training_end(self) -> None:
-        torch.set_num_threads(self.others)
-
-    def _on_step(self) -> bool:
-        return True
+def observation_bytes(observation_space: spaces.Dict) -> dict[str, int]:
+    """Memory of one observation by key."""
+    return {
+        key: int(np.prod(space.shape or ())) * np.dtype(space.dtype).itemsize
+        for key, space in observation_space.spaces.items()
+    }

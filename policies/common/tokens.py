@@ -52,6 +52,13 @@ class TokenTable:
         self._mask = torch.zeros(rows, shape[0], dtype=torch.uint8, device=device)
         self._next = 0
 
+    @classmethod
+    def of(cls, observation_space: spaces.Dict, steps: int, num_envs: int, device: torch.device) -> TokenTable:
+        """A table for the tokens of an observation space; ValueError if it has none."""
+        shape = token_shape(observation_space)
+        dtype = torch.from_numpy(np.empty(0, observation_space["tokens"].dtype)).dtype
+        return cls(steps, num_envs, shape, dtype, device)
+
     @property
     def nbytes(self) -> int:
         return self._tokens.nbytes + self._mask.nbytes
@@ -68,6 +75,12 @@ class TokenTable:
     def gather(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens [B, T, D] and mask uint8 [B, T] from ids int64 [B]."""
         return self._tokens[ids], self._mask[ids]
+
+    def to_tokens(self, observation: Observation) -> Observation:
+        """What was given to `TokenHandles.to_handles`; tokens and mask are copies."""
+        others = dict(observation)
+        tokens, mask = self.gather(torch.from_numpy(others.pop("handle")[:, 0]))
+        return {"tokens": tokens.cpu().numpy(), "mask": mask.cpu().numpy(), **others}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TokenTable:
         return self
@@ -87,34 +100,36 @@ class Handles(spaces.Box):
 class TokenHandles(VecEnvWrapper):
     """Observations Dict(handle int64 [1], and what else there is) in place of Dict(tokens, mask, ...).
 
-    n_steps: length of the rollouts; device: of the policy. A "terminal_observation" in an info stays as it is.
+    A "terminal_observation" in an info stays as it is.
+
+    Args:
+        venv: Shows tokens and mask.
+        table: Where they are kept; its rows are for as many environments.
     """
 
-    def __init__(self, venv: VecEnv, n_steps: int, device: torch.device) -> None:
+    def __init__(self, venv: VecEnv, table: TokenTable) -> None:
         space = venv.observation_space
         assert isinstance(space, spaces.Dict)
-        shape, dtype = token_shape(space), torch.from_numpy(np.empty(0, space["tokens"].dtype)).dtype
-        self.table = TokenTable(n_steps + 1, venv.num_envs, shape, dtype, device)
-        others = {key: part for key, part in space.items() if key not in ("tokens", "mask")}
-        super().__init__(venv, spaces.Dict({"handle": Handles(self.table), **others}))
+        self.table = table
+        super().__init__(venv, handle_space(space, table))
 
     def reset(self) -> VecEnvObs:
         return self.to_handles(self.venv.reset())
 
     def step_wait(self) -> VecEnvStepReturn:
-        shown, rewards, dones, infos = self.venv.step_wait()
-        return self.to_handles(shown), rewards, dones, infos
+        observation, rewards, dones, infos = self.venv.step_wait()
+        return self.to_handles(observation), rewards, dones, infos
 
-    def to_handles(self, shown: Any) -> Observation:
-        """Puts a vector step's tokens into the table."""
-        others = dict(shown)
+    def to_handles(self, observation: Any) -> Observation:
+        """Put a vector step's tokens into the table."""
+        others = dict(observation)
         return {"handle": self.table.put(others.pop("tokens"), others.pop("mask"))[:, None], **others}
 
-    def to_tokens(self, shown: Observation) -> Observation:
-        """What was given to `to_handles`; tokens and mask are copies."""
-        others = dict(shown)
-        tokens, mask = self.table.gather(torch.from_numpy(others.pop("handle")[:, 0]))
-        return {"tokens": tokens.cpu().numpy(), "mask": mask.cpu().numpy(), **others}
+
+def handle_space(observation_space: spaces.Dict, table: TokenTable) -> spaces.Dict:
+    """The observation space with handles of the table in place of tokens and mask."""
+    others = {key: space for key, space in observation_space.items() if key not in ("tokens", "mask")}
+    return spaces.Dict({"handle": Handles(table), **others})
 
 
 def token_shape(observation_space: spaces.Dict) -> tuple[int, int]:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from stable_baselines3.common.callbacks import BaseCallback
 
 from pr2l.benchmark.jobs import Job, alone, side_by_side
 from pr2l.benchmark.rows import COST, Row, check, read_row, row_of, write_row
@@ -34,7 +33,8 @@ from pr2l.core import registry
 from pr2l.core.config import RunConfig
 from pr2l.core.errors import UserError
 from pr2l.core.io import write_json
-from pr2l.data.recorded import recorded_episodes
+from pr2l.data.recorded import batch_source, learns_from_data
+from pr2l.policies.base import Hooks, Learner
 from pr2l.profiling.timing import flops, highest_memory
 from pr2l.rollout import build
 from pr2l.rollout.vec_embed import VecEmbed
@@ -264,17 +264,17 @@ def _probe(config: RunConfig, threads: int, path: Path) -> None:
     began, encoder = time.monotonic(), build.encoder(config)
     clock = _FirstUpdate()
     with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
-        data = recorded_episodes(config, encoder, frames)
-        if data is None:
+        source: Any
+        if learns_from_data(config):
+            source = batch_source(config, encoder, build.spaces_of(frames))
+        else:
             fit(encoder, frames, config.seed)
-        algorithm, model = registry.load("algorithms", config.algorithm), build.model(config, VecEmbed(frames, encoder))
+            source = VecEmbed(frames, encoder)
+        learner = build.learner(config, encoder, build.spaces_of(frames))
         start = time.monotonic() - began
-        try:
-            given = () if data is None else (data,)
-            algorithm.learn(model, config.options("algorithm"), config.steps, clock, *given)
-        except _Enough:
-            pass
-    measured = {"start": start, "speed": clock.num_timesteps / clock.seconds, "memory": highest_memory()}
+        with suppress(_Enough):
+            learner.learn(source, config.steps, clock)
+    measured = {"start": start, "speed": clock.steps / clock.seconds, "memory": highest_memory()}
     write_json(path, {**measured, "threads": threads, "config": _timed(config)})
 
 
@@ -282,23 +282,18 @@ class _Enough(Exception):
     pass
 
 
-class _FirstUpdate(BaseCallback):
-    """Stops the training after its first update and measures the seconds until then."""
+class _FirstUpdate(Hooks):
+    """Stops the training after its first update; `seconds` and `steps` are what it took until then."""
 
-    def _on_training_start(self) -> None:
-        self.began, self.seconds = time.monotonic(), 0.0
+    seconds, steps = 0.0, 0
 
-    def _on_rollout_start(self) -> None:
-        if self.model.num_timesteps:
-            self._on_training_end()
-            raise _Enough
+    def on_update_start(self, learner: Learner) -> None:
+        if self.steps == 0:
+            self._learner, self._began = learner, time.monotonic()
 
-    def _on_training_end(self) -> None:
-        self.num_timesteps = self.model.num_timesteps
-        self.seconds = time.monotonic() - self.began
-
-    def _on_step(self) -> bool:
-        return True
+    def on_update(self, metrics: Mapping[str, float]) -> None:
+        self.steps, self.seconds = self._learner.num_timesteps, time.monotonic() - self._began
+        raise _Enough
 
 
 def _estimate(planned: PlannedRun, rows: Sequence[Row], probes: dict[str, dict[str, Any]]) -> CostEstimate:

@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from stable_baselines3.common.callbacks import BaseCallback
 
 from pr2l.core import registry
 from pr2l.core.config import RunConfig, load_config
@@ -32,10 +31,11 @@ from pr2l.core.types import Frames, Hidden
 from pr2l.data.store import Store
 from pr2l.encoders.base import Encoder
 from pr2l.encoders.common.cache import CachedEncoder
+from pr2l.policies.base import Hooks, Learner
 from pr2l.profiling import shapes
 from pr2l.profiling.timing import Spread, flops, matrix_ceiling, peak_memory, profile, race, ratios
 from pr2l.rollout import build
-from pr2l.rollout.vec_embed import VecEmbed
+from pr2l.rollout.vec_embed import VecEmbed, observation_space
 from pr2l.vlms.base import OPTIMIZATIONS, VLM, Defaults
 from pr2l.vlms.checkpoint import cpu_has_bfloat16
 from pr2l.vlms.loading import load_vlm
@@ -278,19 +278,16 @@ def row_by_row(hidden: Ask) -> Ask:
     return asked
 
 
-class Begin(BaseCallback):
+class Begin(Hooks):
     """Notes when the first rollout begins: simulators have started by then, and the VLM has seen their first frames."""
 
     def __init__(self, spent: dict[str, float]) -> None:
-        super().__init__()
         self.spent, self.at = spent, 0.0
 
-    def _on_training_start(self) -> None:
-        self.spent.update(dict.fromkeys(self.spent, 0.0))
-        self.at = perf_counter()
-
-    def _on_step(self) -> bool:
-        return True
+    def on_update_start(self, learner: Learner) -> None:
+        if not self.at:
+            self.spent.update(dict.fromkeys(self.spent, 0.0))
+            self.at = perf_counter()
 
 
 def _clocked(config: RunConfig, change: Callable[[Ask], Ask] = lambda ask: ask) -> Clock:
@@ -313,11 +310,10 @@ def _clocked(config: RunConfig, change: Callable[[Ask], Ask] = lambda ask: ask) 
     with closing(build.environments(config, "train")) as frames:
         simulators: Any = frames
         simulators.step_wait = timed("simulators", frames.step_wait)
-        model = build.model(config, VecEmbed(frames, encoder))
-        algorithm, begin = registry.load("algorithms", config.algorithm), Begin(spent)
-        algorithm.learn(model, config.options("algorithm"), 2 * model.n_steps * model.n_envs, begin)
+        learner, begin = build.learner(config, encoder, build.spaces_of(frames)), Begin(spent)
+        learner.learn(VecEmbed(frames, encoder), 2 * config.options("algorithm").n_steps * config.num_envs, begin)
         rest = perf_counter() - begin.at - sum(spent.values())
-        return Clock(model.num_timesteps, spent | {"the rest": rest})
+        return Clock(learner.num_timesteps, spent | {"the rest": rest})
 
 
 def _vlm_of(encoder: Encoder) -> VLM:
@@ -332,13 +328,11 @@ def rollout(effort: Effort) -> Iterator[Measure]:
     SB3's own way: float32 arrays in the buffer, flattened into a second copy for the update.
     """
     config = load_config("doom/fetch/prompted")
-    with closing(build.environments(config, "train")) as frames:
-        venv = VecEmbed(frames, build.encoder(config))
-        model = build.model(config, venv)
-        held = 2 * sum(part.nbytes for part in model.rollout_buffer.observations.values()) + model.env.table.nbytes
-        parts: Any = venv.observation_space
-        numbers = sum(int(np.prod(part.shape)) for part in parts.values())
-        rows = model.n_steps * model.n_envs
+    options, algorithm = config.options("algorithm"), registry.load("algorithms", config.algorithm)
+    space = observation_space(build.frame_spaces(config).observation_space, build.encoder(config))
+    held = sum(algorithm.rollout_bytes(space, config.num_envs, options).values())
+    numbers = sum(int(np.prod(part.shape or ())) for part in space.values())
+    rows = options.n_steps * config.num_envs
     yield Measure("a rollout's step in memory", Spread.of([held / rows]), "bytes")
     share = Spread.of([held / (2 * 4 * numbers * rows)])
     yield Measure("a rollout's memory, share of SB3's own", share, "", 0.25, below=True)

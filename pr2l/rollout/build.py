@@ -1,22 +1,24 @@
-"""From a config to the live parts of a run: environments, encoder, model."""
+"""From a config to the live parts of a run: environments, encoder, learner."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from pr2l.core import prompt, registry
 from pr2l.core.config import RunConfig
 from pr2l.encoders.base import Encoder, EncoderSource
 from pr2l.encoders.common.cache import CachedEncoder
+from pr2l.policies.base import Learner
 from pr2l.rollout.contract import check_spaces
 from pr2l.rollout.episodes import interleaved_seed, make_episodes, training_seed
-from pr2l.rollout.vec_embed import VecEmbed
+from pr2l.rollout.vec_embed import observation_space
 from pr2l.rollout.worker_process import EnvFactory
 from pr2l.rollout.workers import Workers
 
@@ -92,9 +94,42 @@ def encoder(config: RunConfig) -> Encoder:
     return CachedEncoder(made, config.cache_frames) if wanted else made
 
 
-def model(config: RunConfig, venv: VecEmbed) -> Any:
-    """A fresh model of the config's algorithm and network; seeds torch's, NumPy's and Python's generators."""
+class Spaces(NamedTuple):
+    """Of one environment, which shows frames."""
+
+    observation_space: spaces.Dict
+    action_space: spaces.Space[Any]
+
+
+def frame_spaces(config: RunConfig) -> Spaces:
+    """The spaces of the config's environments, whose simulators are not started for it."""
+    module = registry.load("environments", config.environment)
+    with closing(module.make(config.task, config.options("environment"))) as env:
+        return Spaces(env.observation_space, env.action_space)
+
+
+def spaces_of(frames: VecEnv) -> Spaces:
+    """The spaces of environments that are there."""
+    assert isinstance(frames.observation_space, spaces.Dict)
+    return Spaces(frames.observation_space, frames.action_space)
+
+
+def learner(config: RunConfig, encoder: Encoder, frames: Spaces) -> Learner:
+    """Create a fresh learner of the config's algorithm and network; seeds torch, NumPy and Python.
+
+    Args:
+        config: Its algorithm, network and their options, number of environments and seed are used.
+        encoder: Of the tokens that the learner will see.
+        frames: The spaces of the environments.
+    """
     algorithm = registry.load("algorithms", config.algorithm)
-    network = registry.load("networks", config.network).Network
-    defaults = config.options("algorithm")
-    return algorithm.create(venv, network, config.options("network"), defaults, seed=config.seed)
+    made: Learner = algorithm.create(
+        observation_space(frames.observation_space, encoder),
+        frames.action_space,
+        config.num_envs,
+        registry.load("networks", config.network).Network,
+        config.options("network"),
+        config.options("algorithm"),
+        seed=config.seed,
+    )
+    return made

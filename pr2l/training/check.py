@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from stable_baselines3.common.vec_env import VecEnv
 
 from pr2l.core import prompt, registry
 from pr2l.core.config import RunConfig
@@ -26,7 +25,7 @@ from pr2l.data.recorded import learns_from_data, recording
 from pr2l.encoders.base import Encoder
 from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.rollout import build
-from pr2l.rollout.vec_embed import VecEmbed
+from pr2l.rollout.vec_embed import VecEmbed, observation_space
 from pr2l.rollout.workers import arrange
 from pr2l.training.checkpoints import KEEP
 
@@ -66,25 +65,25 @@ def findings(config: RunConfig) -> Iterator[Finding]:
         encoder = build.encoder(config)
         yield _encoder(config, encoder)
         part = "environment"
-        with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
-            venv = VecEmbed(frames, encoder)
-            yield _environment(config, frames)
-            part = "data"
-            if learns_from_data(config):
-                yield _data(config, frames)
-                part = "policy"
-                yield from _policy(config, venv)
-            else:
-                part = "memory"
-                memory = _memory(config, venv)
-                yield memory
-                if isinstance(encoder, CachedEncoder):
-                    yield _remembered(encoder)
-                part = "policy"
-                if memory.good:
-                    yield from _policy(config, venv)
-                part = "first steps"
-                yield _first_steps(config, venv)
+        spaces = build.frame_spaces(config)
+        yield _environment(config, spaces)
+        part = "data"
+        if learns_from_data(config):
+            yield _data(config, spaces)
+            part = "policy"
+            yield from _policy(config, encoder, spaces)
+        else:
+            part = "memory"
+            memory = _memory(config, encoder, spaces)
+            yield memory
+            if isinstance(encoder, CachedEncoder):
+                yield _cache(encoder)
+            part = "policy"
+            if memory.good:
+                yield from _policy(config, encoder, spaces)
+            part = "first steps"
+            with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
+                yield _first_steps(config, VecEmbed(frames, encoder))
     except (UserError, ValueError, ImportError) as error:
         yield Finding(part, "", str(error), good=False)
     yield _tracking(config)
@@ -110,9 +109,8 @@ def _encoder(config: RunConfig, encoder: Encoder) -> Finding:
     return Finding("encoder", f"{config.encoder}: {encoder.tokens} tokens of {encoder.width} numbers a frame")
 
 
-def _environment(config: RunConfig, frames: VecEnv) -> Finding:
-    space = frames.observation_space
-    parts = ", ".join(f"{key} {part.shape}" for key, part in space.spaces.items())  # type: ignore[attr-defined]
+def _environment(config: RunConfig, frames: build.Spaces) -> Finding:
+    parts = ", ".join(f"{key} {space.shape}" for key, space in frames.observation_space.items())
     where = f"; {_workers(config)}" if config.workers else ""
     return Finding("environment", f"{config.num_envs} x {parts}; {frames.action_space}{where}")
 
@@ -123,7 +121,7 @@ def _workers(config: RunConfig) -> str:
     return f"{len(groups[0])} worker processes, VLM batches of {sizes} frames a step"
 
 
-def _data(config: RunConfig, frames: VecEnv) -> Finding:
+def _data(config: RunConfig, frames: build.Spaces) -> Finding:
     """How often the run will see the whole of its data set."""
     found = recording(config, frames)
     episodes = len(found.contexts)
@@ -132,10 +130,11 @@ def _data(config: RunConfig, frames: VecEnv) -> Finding:
     return Finding("data", f"{episodes:,} episodes of {transitions:,} transitions in {config.data}; {epochs}")
 
 
-def _memory(config: RunConfig, venv: VecEmbed) -> Finding:
+def _memory(config: RunConfig, encoder: Encoder, frames: build.Spaces) -> Finding:
     """The observations of a rollout, wherever the algorithm keeps them."""
     algorithm = registry.load("algorithms", config.algorithm)
-    rollout = algorithm.rollout_bytes(venv.observation_space, config.num_envs, config.options("algorithm"))
+    space = observation_space(frames.observation_space, encoder)
+    rollout = algorithm.rollout_bytes(space, config.num_envs, config.options("algorithm"))
     free = {device: _free_memory(device) for device in rollout}
     found = [f"{_size(rollout[on])} of observations on the {on}, where {_size(free[on])} are free" for on in rollout]
     good = all(rollout[device] <= free[device] for device in rollout)
@@ -148,7 +147,7 @@ def _free_memory(device: str) -> int:
     return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
-def _remembered(encoder: CachedEncoder) -> Finding:
+def _cache(encoder: CachedEncoder) -> Finding:
     free = psutil.virtual_memory().available
     found = f"embeddings of the last {encoder.capacity:,} frames take {_size(encoder.bytes)}; {_size(free)} are free"
     good = encoder.bytes <= free
@@ -156,10 +155,10 @@ def _remembered(encoder: CachedEncoder) -> Finding:
     return Finding("cache_frames", found, problem, good)
 
 
-def _policy(config: RunConfig, venv: VecEmbed) -> Iterator[Finding]:
-    policy = build.model(config, venv).policy
-    count = sum(parameter.numel() for parameter in policy.parameters())
-    yield Finding("policy", f"{config.network}: {count:,} parameters learn on {policy.device}")
+def _policy(config: RunConfig, encoder: Encoder, frames: build.Spaces) -> Iterator[Finding]:
+    learner = build.learner(config, encoder, frames)
+    count = learner.parameter_count
+    yield Finding("policy", f"{config.network}: {count:,} parameters learn on {learner.device}")
     # Weights and Adam's two moments, float32; one more than is kept, while it is being written.
     needed, free = 3 * 4 * count * (KEEP + 1), shutil.disk_usage(Path.cwd()).free
     problem = "free some space, or start the run from another disk" if needed > free else ""

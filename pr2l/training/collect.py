@@ -42,7 +42,7 @@ from pr2l.data.labelled_frames import measured
 from pr2l.data.space_arrays import as_element, check_supported, stack
 from pr2l.rollout.episodes import NOISE, SeededEpisodes
 from pr2l.rollout.vec_embed import VecEmbed
-from pr2l.training.evaluate import model_actor, play, trained
+from pr2l.training.evaluate import learner_actor, play, trained
 from pr2l.training.runs import Run
 
 Observation: TypeAlias = dict[str, np.ndarray]
@@ -276,9 +276,9 @@ def _run(policy: str, environment: str, task: str) -> Run | None:
 def _play(env: Recorder, module: Any, task: str, run: Run | None, policy: str, episodes: int, seed: int) -> None:
     venv = DummyVecEnv([lambda: SeededEpisodes(env, lambda episode: seed + episode)])
     if run is not None:
-        encoder, model, _ = trained(run)
+        encoder, learner, _ = trained(run)
         torch.manual_seed(seed)
-        play(VecEmbed(venv, encoder), model_actor(run.config, model), episodes)
+        play(VecEmbed(venv, encoder), learner_actor(learner, greedy=run.config.evaluation_greedy), episodes)
     elif policy == "oracle":
         decide = module.oracle(task)
         play(venv, _one(lambda: decide(env)), episodes)

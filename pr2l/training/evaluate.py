@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from stable_baselines3.common.vec_env import VecEnv
 
-from pr2l.core import registry
 from pr2l.core.config import RunConfig
 from pr2l.core.io import write_json
 from pr2l.core.statistics import Estimate, bootstrap, episode_mean, success_rate
 from pr2l.encoders.base import Encoder
+from pr2l.policies.base import Learner
 from pr2l.rollout import build
 from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.training.runs import Run
@@ -83,23 +83,21 @@ def evaluate(path: Path, episodes: int | None = None) -> dict[str, Any]:
     episodes: None = as in the run's config. Raises UserError if the folder holds no run or no checkpoint.
     """
     run = Run.load(path)
-    encoder, model, step = trained(run)
-    return report(run, encoder, model, step, episodes)
+    return report(run, *trained(run), episodes)
 
 
-def trained(run: Run) -> tuple[Encoder, Any, int]:
-    """The encoder and the model of the run's newest checkpoint, and its step; UserError if there is none."""
+def trained(run: Run) -> tuple[Encoder, Learner, int]:
+    """The encoder and the learner of the run's newest checkpoint, and its step; UserError if there is none."""
     checkpoint = run.latest()
     encoder = build.encoder(run.config)
     if encoder.fit_frames:
         encoder.load_state_dict(checkpoint.below("encoder"))
-    with closing(build.environments(run.config, "train", labels=encoder.needs_labels)) as frames:
-        model = build.model(run.config, VecEmbed(frames, encoder))
-    model.policy.load_state_dict(checkpoint.below("model/policy"))
-    return encoder, model, checkpoint.step
+    learner = build.learner(run.config, encoder, build.frame_spaces(run.config))
+    learner.load_policy(checkpoint.below("model"))
+    return encoder, learner, checkpoint.step
 
 
-def report(run: Run, encoder: Encoder, model: Any, step: int, episodes: int | None = None) -> dict[str, Any]:
+def report(run: Run, encoder: Encoder, learner: Learner, step: int, episodes: int | None = None) -> dict[str, Any]:
     """Plays a model and a random policy on the same episodes, writes the results into the run and prints them.
 
     step: environment steps that the model has been trained for. Seeds torch's generator.
@@ -109,7 +107,7 @@ def report(run: Run, encoder: Encoder, model: Any, step: int, episodes: int | No
     count = episodes or config.evaluation_episodes
     at_once = min(config.num_envs, count)
     with closing(build.environments(config, "evaluation", labels=encoder.needs_labels, count=at_once)) as frames:
-        played = _play_and_film(run, encoder, model, frames, count)
+        played = _play_and_film(run, encoder, learner, frames, count)
         frames.env_method("rewind")  # the same simulators: starting as many again may take minutes
         by_chance = play(frames, random_actor(frames.action_space, at_once), count)
     chance, agent = Score.of(by_chance), Score.of(played)
@@ -150,11 +148,12 @@ def _measured(played: Sequence[dict[str, Any]], name: str) -> list[float]:
     return [one["measures"][name] for one in played]
 
 
-def _play_and_film(run: Run, encoder: Encoder, model: Any, frames: VecEnv, episodes: int) -> list[dict[str, Any]]:
+def _play_and_film(run: Run, encoder: Encoder, learner: Learner, frames: VecEnv, episodes: int) -> list[dict[str, Any]]:
     """The "episode" infos of the model on evaluation episodes, the first of which are filmed."""
     film = Film(min(FILMED, frames.num_envs))
     torch.manual_seed(run.config.seed)
-    played = play(VecEmbed(frames, encoder), model_actor(run.config, model), episodes, film)
+    act = learner_actor(learner, greedy=run.config.evaluation_greedy)
+    played = play(VecEmbed(frames, encoder), act, episodes, film)
     fps = float(frames.get_attr("metadata", 0)[0].get("render_fps", 10))
     write_video(run.path / "video", film.pictures(), fps)
     return played
@@ -186,15 +185,14 @@ def play(venv: VecEnv, act: Actor, episodes: int, film: Film | None = None) -> l
     return [played[number] for number in sorted(played)]
 
 
-def model_actor(config: RunConfig, model: Any) -> Actor:
-    """A trained model's own policy: as in training it draws from torch's generator, unless it is to be greedy."""
-    algorithm = registry.load("algorithms", config.algorithm)
+def learner_actor(learner: Learner, *, greedy: bool = False) -> Actor:
+    """What a learner does, with its memory; greedy: the most probable actions, otherwise drawn as in training."""
     memory: Any = None
 
     def act(observation: Any, starts: np.ndarray) -> np.ndarray:
         nonlocal memory
-        actions, memory = algorithm.act(model, observation, memory, starts, deterministic=config.evaluation_greedy)
-        return np.asarray(actions)
+        actions, memory, _ = learner.act(observation, memory, starts, greedy=greedy)
+        return actions
 
     return act
 

@@ -1,13 +1,12 @@
-"""Training: a config in, a run folder out, and nothing lost on the way.
+"""Train from a config and write a resumable run folder.
 
-An algorithm learns from rollouts, or from recorded episodes (its module then says LEARNS_FROM = "data"), whose
-embeddings are read from their store: the encoder is not asked until the evaluation.
+A learner learns from rollouts, which it plays itself, or from recorded data (`Learner.learns_from`), whose embeddings
+are read from their store; no simulator is started before the evaluation then.
 
-The state that a run goes on from is taken between an update and the next rollout, where it is small: weights,
-optimiser, counters, random generators, and each running episode as its seed and actions. It goes to disk every
-`checkpoint_every` steps and whenever the run stops, for whatever reason the process still learns of; the rollout
-that was under way then is played again. So with a deterministic simulator a resumed run equals an uninterrupted
-one, bit for bit.
+A checkpoint is the state between two updates: weights, optimizer, counters, random generators, the place in the data
+or each running episode as its seed and actions. It is written every `checkpoint_every` steps and when the run stops,
+unless the process is killed; the rollout or update that was under way is then made again. So with a deterministic
+simulator a resumed run equals an uninterrupted one, bit for bit.
 """
 
 from __future__ import annotations
@@ -15,21 +14,21 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from pr2l.core import registry
 from pr2l.core.config import RunConfig
-from pr2l.data.recorded import Episodes, recorded_episodes
+from pr2l.data.recorded import batch_source, learns_from_data
 from pr2l.encoders.base import Encoder
+from pr2l.policies.base import Hooks, Learner
 from pr2l.rollout import build
 from pr2l.rollout.episodes import EXPLORATION
 from pr2l.rollout.vec_embed import VecEmbed
@@ -40,28 +39,47 @@ from pr2l.training.metrics import Metrics
 from pr2l.training.progress import TrainingProgress
 from pr2l.training.runs import Run
 
+RECENT = 100  # episodes that the progress line averages over
+
 
 def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs")) -> Path:
-    """Trains and evaluates; the run folder, in `root`.
+    """Train and evaluate.
 
-    resume: a run folder to go on with, under the same config but for what `runs.MAY_CHANGE` lists. Ctrl-C and
-    SIGTERM save first, then raise KeyboardInterrupt or SystemExit. Raises UserError for what does not fit together.
+    Ctrl-C and SIGTERM save a checkpoint first, then raise KeyboardInterrupt or SystemExit.
+
+    Args:
+        config: A whole experiment, as `load_config` returns it.
+        resume: A run folder to go on with, under the same config but for the keys of `runs.MAY_CHANGE`; None = a new
+            run.
+        root: Where a new run folder is made.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: Parts of the config that do not fit together, or a folder that cannot be resumed.
     """
     run = Run.reopen(resume, config) if resume else None
     checkpoint = run.latest() if run else None
     encoder = build.encoder(config)
-    with _sigterm_exits(), closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
-        episodes = recorded_episodes(config, encoder, frames)
+    with _sigterm_exits(), ExitStack() as stack:
+        source: Any
+        if learns_from_data(config):
+            spaces = build.frame_spaces(config)
+            source = batch_source(config, encoder, spaces)
+        else:
+            frames = stack.enter_context(closing(build.environments(config, "train", labels=encoder.needs_labels)))
+            if checkpoint is None:
+                fit(encoder, frames, config.seed)
+            spaces = build.spaces_of(frames)
+            source = VecEmbed(frames, encoder)
         if checkpoint is not None:
             encoder.load_state_dict(checkpoint.below("encoder"))
-        elif episodes is None:
-            fit(encoder, frames, config.seed)
-        venv = VecEmbed(frames, encoder)
-        model = build.model(config, venv)
+        learner = build.learner(config, encoder, spaces)
         run = run or Run.create(config, root)
-        _learn(run, model, venv, checkpoint, episodes)
+        _learn(run, learner, encoder, source, checkpoint)
     draw_curves(run.path)
-    report(run, encoder, model, model.num_timesteps)
+    report(run, encoder, learner, learner.num_timesteps)
     return run.path
 
 
@@ -81,146 +99,156 @@ def fit(encoder: Encoder, frames: VecEnv, seed: int) -> None:
     encoder.fit(np.concatenate(seen)[: encoder.fit_frames], contexts[: encoder.fit_frames])
 
 
-def _learn(run: Run, model: Any, venv: VecEmbed, checkpoint: Checkpoint | None, episodes: Episodes | None) -> None:
-    """Trains to the config's number of steps, from a checkpoint or from nothing, and saves at the end of it."""
+def _learn(run: Run, learner: Learner, encoder: Encoder, source: Any, checkpoint: Checkpoint | None) -> None:
+    """Train to the config's number of steps, from a checkpoint or from nothing, and save at the end of it."""
     config, console = run.config, Console()
-    algorithm = registry.load("algorithms", config.algorithm)
     after = checkpoint.step if checkpoint else None
     console.print(f"{run.path}: {config.steps:,} steps" + (f", going on after {after:,}" if after else ""))
     with (
         closing(Metrics(run.path, config, after)) as metrics,
         TrainingProgress(console, config.steps, after or 0) as progress,
     ):
-        books = Training if episodes is not None else Rollouts
-        training = books(run, venv, algorithm, metrics, progress)
+        training = Training(run, learner, encoder, metrics, progress)
+        if learner.learns_from == "rollouts":
+            training = RolloutTraining(run, learner, encoder, metrics, progress, source)
         if checkpoint is not None:
             training.restore(checkpoint)
-            algorithm.restore(model, checkpoint.below("model"), checkpoint.values["model"])
-        data = () if episodes is None else (episodes,)
+            learner.load_state_dict(checkpoint.below("model"), checkpoint.values["model"])
         try:
-            algorithm.learn(model, config.options("algorithm"), config.steps, training, *data)
+            learner.learn(source, config.steps, training)
         except BaseException:
             training.save()
             console.print(f"stopped; go on with [bold]pr2l train --resume {run.path}")
             raise
 
 
-class Training(BaseCallback):
-    """Keeps the books of a run: metrics, progress, the latest state, checkpoints.
+class Training(Hooks):
+    """Logs metrics and saves checkpoints."""
 
-    Between two updates it is told that a rollout starts, also where there are no rollouts.
-    """
-
-    def __init__(self, run: Run, venv: VecEmbed, algorithm: Any, metrics: Metrics, progress: TrainingProgress) -> None:
-        super().__init__()
-        self.run, self.venv, self.algorithm = run, venv, algorithm
+    def __init__(
+        self, run: Run, learner: Learner, encoder: Encoder, metrics: Metrics, progress: TrainingProgress
+    ) -> None:
+        self.run, self.learner, self.encoder = run, learner, encoder
         self.metrics, self.progress = metrics, progress
         self.episodes, self.seconds = 0, 0.0  # of the whole run, with what earlier processes did
+        self._start: float | None = None  # when this process began to train
+        self._first_step, self._seconds_before = 0, 0.0
         self._state: Checkpoint | None = None
-        self._saved: int | None = None
+        self._saved_step: int | None = None
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes on with the books as they were."""
+        """Go on counting from a checkpoint."""
         self.episodes, self.seconds = checkpoint.values["progress"]
 
     def save(self) -> None:
-        """Writes the latest state, if there is one yet."""
-        if self._state is not None:
+        """Write the latest state, if there is one yet."""
+        if self._state is not None and self._state.step != self._saved_step:
             self.run.save(self._state)
-            self._saved = self._state.step
+            self._saved_step = self._state.step
 
-    def _on_training_start(self) -> None:
-        self._first, self._began = self.num_timesteps, time.monotonic()
-        self._before = self.seconds
-
-    def _on_rollout_start(self) -> None:
-        self._between()
-        if self._saved is None or self.num_timesteps - self._saved >= self.run.config.checkpoint_every:
+    def on_update_start(self, learner: Learner) -> None:
+        if self._start is None:
+            self._start, self._first_step = time.monotonic(), learner.num_timesteps
+            self._seconds_before = self.seconds
+        self._take_state()
+        if self._saved_step is None or learner.num_timesteps - self._saved_step >= self.run.config.checkpoint_every:
             self.save()
 
-    def _on_step(self) -> bool:
-        self.progress.update(self.num_timesteps, self._numbers())
-        return True
+    def on_update(self, metrics: Mapping[str, float]) -> None:
+        self.seconds = self._seconds_before + self._elapsed()
+        self.metrics.write(self.row(metrics))
+        self.progress.update(self.learner.num_timesteps, self.summary(metrics))
 
-    def _on_training_end(self) -> None:
-        self._between()
+    def on_end(self, learner: Learner) -> None:
+        self._take_state()
         self.save()
 
-    def _between(self) -> None:
-        """After an update: a row of metrics, then the state that this row belongs to."""
-        step = self.model.num_timesteps
-        if self._state is None or step > self._state.step:
-            self.seconds = self._before + time.monotonic() - self._began
-            if step > self._first:
-                self.metrics.write(self._row(step))
-            self._state = self._take_state(step)
-            # A resumed run starts here with nothing in memory. An embedding's last bits depend on the batch that it was
-            # made in, so this one must start with an empty cache too.
-            self.venv.encoder.clear_cache()
+    def row(self, metrics: Mapping[str, float]) -> dict[str, float | None]:
+        """What metrics.csv says after an update."""
+        return {"step": self.learner.num_timesteps, "seconds": self.seconds, "fps": self._rate(), **metrics}
 
-    def _row(self, step: int) -> dict[str, float | None]:
-        losses = dict(self.model.logger.name_to_value)
-        self.model.logger.name_to_value.clear()
-        return {"step": step, "seconds": self.seconds, "fps": self._rate(), **losses}
-
-    def _take_state(self, step: int) -> Checkpoint:
-        tensors, values = self.algorithm.state(self.model)
-        named = {f"model/{name}": tensor for name, tensor in tensors.items()}
-        named |= {f"encoder/{name}": tensor for name, tensor in self.venv.encoder.state_dict().items()}
-        return Checkpoint(step, named, {"model": values, "progress": [self.episodes, self.seconds]})
-
-    def _rate(self) -> float:
-        """Steps a second of this process, updates included."""
-        return (self.model.num_timesteps - self._first) / max(time.monotonic() - self._began, 1e-9)
-
-    def _numbers(self) -> str:
-        losses = (f", {name.rpartition('/')[2]} {value:.3g}" for name, value in self.model.logger.name_to_value.items())
+    def summary(self, metrics: Mapping[str, float]) -> str:
+        """What the progress line says."""
+        losses = (f", {name.rpartition('/')[2]} {value:.3g}" for name, value in metrics.items())
         return f"{self._rate():.0f} steps/s{''.join(losses)}"
 
+    def state(self) -> Checkpoint:
+        """The state of the run, between two updates."""
+        tensors, values = self.learner.state_dict()
+        named = {f"model/{name}": tensor for name, tensor in tensors.items()}
+        named |= {f"encoder/{name}": tensor for name, tensor in self.encoder.state_dict().items()}
+        progress = [self.episodes, self.seconds]
+        return Checkpoint(self.learner.num_timesteps, named, {"model": values, "progress": progress})
 
-class Rollouts(Training):
-    """The books of a run that plays: also of its episodes, those that ended and those that go on."""
+    def _take_state(self) -> None:
+        self._state = self.state()
+        # A resumed run starts here with an empty cache. An embedding's last bits depend on the batch that it was made
+        # in, so this run must not go on with a full one either.
+        self.encoder.clear_cache()
 
-    restarts = 0  # of simulators, in earlier processes
+    def _elapsed(self) -> float:
+        return 0.0 if self._start is None else time.monotonic() - self._start
+
+    def _rate(self) -> float:
+        """Steps per second of this process, updates included."""
+        return (self.learner.num_timesteps - self._first_step) / max(self._elapsed(), 1e-9)
+
+
+class RolloutTraining(Training):
+    """Logs episodes too, and keeps the running ones in the checkpoints."""
+
+    def __init__(
+        self,
+        run: Run,
+        learner: Learner,
+        encoder: Encoder,
+        metrics: Metrics,
+        progress: TrainingProgress,
+        venv: VecEmbed,
+    ) -> None:
+        super().__init__(run, learner, encoder, metrics, progress)
+        self.venv = venv
+        self.earlier_restarts = 0  # of simulators, in earlier processes
+        self._ended: list[Mapping[str, Any]] = []  # episodes of the rollout under way
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)  # (success, return)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         super().restore(checkpoint)
-        self.restarts = checkpoint.values.get("restarts", 0)
+        self.earlier_restarts = checkpoint.values.get("restarts", 0)
+        self._recent.extend((success, value) for success, value in checkpoint.values.get("recent", []))
         self.venv.restore(checkpoint.values["episodes"])
 
-    def _on_training_start(self) -> None:
-        super()._on_training_start()
-        self._ended: list[dict[str, Any]] = []  # in the rollout under way
+    def on_step(self, infos: Sequence[Mapping[str, Any]]) -> None:
+        ended = [info["episode"] for info in infos if "episode" in info]
+        self._ended += ended
+        self._recent.extend((float(episode["success"]), float(episode["r"])) for episode in ended)
+        self.progress.update(self.learner.num_timesteps, self.summary({}))
 
-    def _on_step(self) -> bool:
-        self._ended += [info["episode"] for info in self.locals["infos"] if "episode" in info]
-        return super()._on_step()
-
-    def _row(self, step: int) -> dict[str, float | None]:
+    def row(self, metrics: Mapping[str, float]) -> dict[str, float | None]:
         self.episodes += len(self._ended)
         means = {
-            name: float(np.mean([one[key] for one in self._ended])) if self._ended else None
+            name: float(np.mean([episode[key] for episode in self._ended])) if self._ended else None
             for name, key in (("return", "r"), ("success", "success"), ("length", "l"))
         }
         self._ended = []
-        played = {"episodes": self.episodes, **means, "restarts": self._restarts()}
-        return {"step": step, **played} | super()._row(step) | self.venv.encoder.metrics()
+        rollout = {"step": self.learner.num_timesteps, "episodes": self.episodes, **means, "restarts": self._restarts()}
+        return rollout | super().row(metrics) | self.encoder.metrics()
 
-    def _take_state(self, step: int) -> Checkpoint:
-        taken = super()._take_state(step)
-        taken.values.update(episodes=self.venv.states(), restarts=self._restarts())
-        return taken
+    def summary(self, metrics: Mapping[str, float]) -> str:
+        if not self._recent:
+            return f"{self._rate():.0f} steps/s"
+        success, returned = np.mean(self._recent, axis=0)
+        return f"{self._rate():.0f} steps/s, success {success:.2f}, return {returned:.2f}"
+
+    def state(self) -> Checkpoint:
+        state = super().state()
+        recent = [list(pair) for pair in self._recent]
+        state.values.update(episodes=self.venv.states(), restarts=self._restarts(), recent=recent)
+        return state
 
     def _restarts(self) -> int:
         """How often a simulator was replaced since the run began."""
-        return self.restarts + sum(self.venv.get_attr("restarts"))
-
-    def _numbers(self) -> str:
-        recent = self.model.ep_info_buffer
-        if not recent:
-            return f"{self._rate():.0f} steps/s"
-        success, returned = (np.mean([one[key] for one in recent]) for key in ("success", "r"))
-        return f"{self._rate():.0f} steps/s, success {success:.2f}, return {returned:.2f}"
+        return self.earlier_restarts + sum(self.venv.get_attr("restarts"))
 
 
 @contextmanager

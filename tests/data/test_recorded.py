@@ -18,7 +18,7 @@ from pr2l.core import registry
 from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
 from pr2l.data.embed import Recording, embed
-from pr2l.data.recorded import Episodes, recorded_episodes
+from pr2l.data.recorded import Episodes, batch_source
 from pr2l.rollout import build
 from pr2l.training.check import findings
 from pr2l.training.collect import collect
@@ -100,7 +100,7 @@ def test_without_noise_the_actions_are_the_labels(toy, tmp_path):
     assert minari.MinariDataset(tmp_path / "clean" / "data")[0].infos is None
     config = toy()
     one = Episodes(Recording(tmp_path / "clean"), embed(tmp_path / "clean", config))[0]
-    assert one.labels.tolist() == one.actions.tolist()
+    assert one.expert_actions.tolist() == one.actions.tolist()
 
 
 def test_a_trajectory_is_what_was_recorded_and_embedded(toy, tmp_path):
@@ -110,21 +110,29 @@ def test_a_trajectory_is_what_was_recorded_and_embedded(toy, tmp_path):
     assert len(episodes) == 20
     for number in (0, 7, 19):
         one, episode = episodes[number], dataset[number]
-        tokens = encoder.encode(episode.observations["frame"][:-1], [{}] * len(episode.actions))
+        tokens = encoder.encode(episode.observations["frame"], [{}] * (len(episode.actions) + 1))
         assert torch.equal(one.observations["tokens"], tokens.values.half())
         assert torch.equal(one.observations["mask"], tokens.mask)
-        assert np.array_equal(one.observations["proprio"], episode.observations["proprio"][:-1])
-        assert np.array_equal(one.actions, episode.actions) and np.array_equal(one.labels, episode.infos["choice"])
+        assert np.array_equal(one.observations["proprio"], episode.observations["proprio"])
+        assert np.array_equal(one.actions, episode.actions)
+        assert np.array_equal(one.expert_actions, episode.infos["choice"])
+        assert np.array_equal(one.rewards, episode.rewards)
+        assert np.array_equal(one.terminated, episode.terminations)
+        assert np.array_equal(one.truncated, episode.truncations)
+        discounts = 0.99 ** np.arange(len(one))
+        assert one.monte_carlo_returns[0].item() == pytest.approx((episode.rewards * discounts).sum())
+        assert one.monte_carlo_returns[-1] == one.rewards[-1] and len(one.contexts) == len(one) + 1
 
 
 def test_the_encoder_is_not_asked_in_training(toy, tmp_path, monkeypatch):
-    """Embedded before, the run does not even look: an encoder that fails would not be noticed."""
+    """Embedded before, the run does not even look: an encoder or a simulator that fails would not be noticed."""
     embed(tmp_path / "episodes", toy())
     config = toy("steps=64")
     encoder = build.encoder(config)
     monkeypatch.setattr(type(encoder), "encode", lambda *given: pytest.fail("was asked"))
-    assert len(recorded_episodes(config, encoder, build.environments(config, "train"))) == 20
-    with pytest.raises(pytest.fail.Exception, match="was asked"):
+    monkeypatch.setattr(registry.load("environments", "toy").Colours, "reset", lambda *a, **b: pytest.fail("played"))
+    assert len(batch_source(config, encoder, build.frame_spaces(config))) == 20
+    with pytest.raises(pytest.fail.Exception, match="played"):
         train(config, root=tmp_path / "runs")
     (run,) = (tmp_path / "runs").iterdir()
     assert metrics(run) and not (run / "results.json").exists()  # trained, and failed at the evaluation

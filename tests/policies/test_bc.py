@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
-from token_world import token_worlds
+from token_world import created_for, token_worlds
 
 from pr2l.policies import bc
-from pr2l.policies.common.trajectories import Trajectory
+from pr2l.policies.base import Hooks, Trajectory
+from pr2l.policies.common.loop import ShuffledSource
 from pr2l.policies.networks import mlp
 
 SMALL = {"learning_rate": 0.01, "batch": 20, "forward": 3, "lstm_layers": 2, "lstm_size": 8, "device": "cpu"}
@@ -19,18 +19,28 @@ KINDS = 3
 
 
 def model(seed=0, **options):
-    return bc.create(token_worlds(kinds=KINDS), mlp.Network, NETWORK, bc.Defaults(**{**SMALL, **options}), seed=seed)
+    options = bc.Defaults(**{**SMALL, **options})
+    return bc.create(*created_for(token_worlds(kinds=KINDS)), mlp.Network, NETWORK, options, seed=seed)
 
 
-def trajectory(actions, labels=None, seed=0):
-    """Tokens that name the label, as in the token world, in float16 as they come from a store."""
-    labels = actions if labels is None else labels
-    tokens = torch.zeros(len(actions), 2, 8, dtype=torch.float16)
-    tokens[torch.arange(len(labels)), 0, torch.tensor(labels)] = 1
-    mask = torch.tensor([[True, False]]).repeat(len(actions), 1)
-    proprio = torch.rand(len(actions), 1, generator=torch.Generator().manual_seed(seed))
-    shown = {"tokens": tokens, "mask": mask, "proprio": proprio}
-    return Trajectory(shown, torch.tensor(actions), torch.tensor(labels))
+def trajectory(actions, experts=None, seed=0):
+    """Tokens that name the expert's action, as in the token world, in float16 as they come from a store."""
+    experts = actions if experts is None else experts
+    steps, last = len(actions), len(actions) - 1
+    tokens = torch.zeros(steps + 1, 2, 8, dtype=torch.float16)
+    tokens[torch.arange(steps), 0, torch.tensor(experts)] = 1
+    proprio = torch.rand(steps + 1, 1, generator=torch.Generator().manual_seed(seed))
+    ones = torch.ones(steps)
+    return Trajectory(
+        observations={"tokens": tokens, "mask": torch.tensor([[True, False]]).repeat(steps + 1, 1), "proprio": proprio},
+        actions=torch.tensor(actions),
+        rewards=ones,
+        terminated=torch.zeros(steps, dtype=torch.bool),
+        truncated=torch.arange(steps) == last,
+        monte_carlo_returns=ones,
+        discounts=ones,
+        expert_actions=torch.tensor(experts),
+    )
 
 
 def episodes(count=7, kinds=KINDS):
@@ -39,29 +49,33 @@ def episodes(count=7, kinds=KINDS):
     return [trajectory(random.integers(kinds, size=n).tolist(), seed=i) for i, n in enumerate(lengths)]
 
 
-class Recorder(BaseCallback):
+class Recorder(Hooks):
     """Keeps a trace of the weights before each update, and a copy of everything at `take_at` updates."""
 
     def __init__(self, take_at=None):
-        super().__init__()
         self.take_at, self.trace, self.taken, self.rows = take_at, [], None, []
 
-    def _on_rollout_start(self):
+    def on_update_start(self, learner):
         if len(self.trace) == self.take_at:
-            self.taken = bc.state(self.model)
-        self.trace.append((self.model.num_timesteps, fingerprint(self.model)))
+            self.taken = learner.state_dict()
+        self.trace.append((learner.num_timesteps, fingerprint(learner)))
 
-    def _on_step(self):
-        self.rows.append(dict(self.model.logger.name_to_value))
-        return True
+    def on_update(self, metrics):
+        self.rows.append(metrics)
+
+
+def observations_of(*trajectories):
+    """At the steps, one trajectory after the other."""
+    keys = trajectories[0].observations
+    return {key: torch.cat([part.observations[key][: len(part)] for part in trajectories]) for key in keys}
+
+
+def source(trajectories=None, seed=0):
+    return ShuffledSource(episodes() if trajectories is None else trajectories, seed)
 
 
 def fingerprint(trained):
     return [parameter.detach().double().sum().item() for parameter in trained.policy.parameters()]
-
-
-def defaults(**options):
-    return bc.Defaults(**{**SMALL, **options})
 
 
 def test_a_change_of_action_weighs_more():
@@ -71,7 +85,7 @@ def test_a_change_of_action_weighs_more():
 
 def test_a_label_is_compared_with_the_action_that_was_taken():
     """The noise turned the second action; the expert would not have turned, and then has to turn back."""
-    weights = bc.transition_weights(trajectory(actions=[0, 1, 0], labels=[0, 0, 0]), bc.Defaults(inflection=5.0))
+    weights = bc.transition_weights(trajectory(actions=[0, 1, 0], experts=[0, 0, 0]), bc.Defaults(inflection=5.0))
     assert weights.tolist() == [1, 1, 5]
 
 
@@ -89,16 +103,16 @@ def test_the_loss_is_the_weighted_sum_of_cross_entropies():
 
 def test_an_update_reports_the_weighted_mean_and_takes_its_gradient():
     """A head of zeros gives even odds to three actions, so every transition costs log 3, whatever its weight."""
-    cloner = model()
+    cloner = model(batch=5, forward=1, max_grad_norm=1e9)
     torch.nn.init.zeros_(cloner.policy.head.weight), torch.nn.init.zeros_(cloner.policy.head.bias)
-    bc.update(cloner, defaults(batch=5, max_grad_norm=1e9), iter([trajectory([0, 0, 1, 2, 2])]))
-    assert cloner.logger.name_to_value["train/loss"] == pytest.approx(math.log(3))
-    assert cloner.logger.name_to_value["train/accuracy"] == 2 / 5  # the first of equal ones
+    update = cloner.update(source([trajectory([0, 0, 1, 2, 2])]))
+    assert update.metrics["train/loss"] == pytest.approx(math.log(3))
+    assert update.metrics["train/accuracy"] == 2 / 5  # the first of equal ones
     weights = torch.tensor([1, 1, 3.48, 3.48, 1])
     even = torch.full((5, 3), 1 / 3) - torch.eye(3)[[0, 0, 1, 2, 2]]
     expected = (weights[:, None] * even).sum(dim=0) / weights.sum()
     torch.testing.assert_close(cloner.policy.head.bias.grad, expected)
-    assert (cloner.num_timesteps, cloner.trajectories) == (5, 1)
+    assert (update.steps, update.metrics["train/epoch"]) == (5, 1)
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2])
@@ -109,10 +123,9 @@ def test_what_lies_beside_a_trajectory_changes_neither_its_loss_nor_its_gradient
     for groups in ([together], [[one] for one in together]):
         cloner, loss = model(lstm_layers=layers), 0.0
         for group in groups:
-            observations = {key: torch.cat([one.observations[key] for one in group]) for key in group[0].observations}
-            logits = cloner.policy(observations, [len(one) for one in group])
-            labels = torch.cat([one.labels for one in group])
-            loss += bc.weighted_loss(logits, labels, torch.ones(len(labels)))
+            logits = cloner.policy(observations_of(*group), [len(one) for one in group])
+            experts = torch.cat([one.expert_actions for one in group])
+            loss += bc.weighted_loss(logits, experts, torch.ones(len(experts)))
         loss.backward()
         sums.append([loss, *(parameter.grad for parameter in cloner.policy.parameters())])
     for one, other in zip(*sums, strict=True):
@@ -124,9 +137,9 @@ def test_chunks_of_an_update_change_nothing():
     """Accumulated over passes of one trajectory or of all, the gradient is that of the same mean."""
     after = []
     for forward in (1, 7):
-        cloner = model()
-        bc.update(cloner, defaults(forward=forward, batch=sum(map(len, episodes()))), iter(episodes()))
-        assert (cloner.num_timesteps, cloner.trajectories) == (sum(map(len, episodes())), 7)
+        cloner = model(forward=forward, batch=sum(map(len, episodes())))
+        update = cloner.update(source())
+        assert (update.steps, update.metrics["train/epoch"]) == (sum(map(len, episodes())), 1)
         after.append([parameter.grad.clone() for parameter in cloner.policy.parameters()])
     for one, other in zip(*after, strict=True):
         torch.testing.assert_close(one, other)
@@ -137,13 +150,13 @@ def test_step_by_step_the_memory_is_that_of_the_whole(layers):
     """Two episodes in one environment and a longer one in another; the second begins with nothing in memory."""
     cloner = model(lstm_layers=layers)
     first, second, long = trajectory([0, 1], seed=1), trajectory([2, 2, 1], seed=2), trajectory([1, 0, 2, 2, 0], seed=3)
-    seen = {key: torch.cat([one.observations[key] for one in (first, second, long)]) for key in first.observations}
+    seen = observations_of(first, second, long)
     whole = cloner.policy(seen, [2, 3, 5]).detach()
     memory, logits, starts = None, [], [True, False, True, False, False]
     cloner.policy.head.register_forward_hook(lambda head, given, result: logits.append(result))
     for time in range(5):
         observation = {key: part[[time, 5 + time]].numpy() for key, part in seen.items()}
-        _, memory = bc.act(cloner, observation, memory, np.array([starts[time], time == 0]))
+        memory = cloner.act(observation, memory, np.array([starts[time], time == 0])).memory
     by_step = torch.stack(logits, dim=1).flatten(0, 1)
     torch.testing.assert_close(by_step, whole)
     assert (memory is None) == (layers == 0)
@@ -153,50 +166,41 @@ def test_actions_are_drawn_as_the_logits_say():
     cloner = model(lstm_layers=0)
     torch.nn.init.zeros_(cloner.policy.head.weight)
     cloner.policy.head.bias.data = torch.tensor([0.0, math.log(3), -1e9])
-    observation = {key: part.numpy() for key, part in trajectory([0] * 4000).observations.items()}
+    observation = {key: part.numpy() for key, part in observations_of(trajectory([0] * 4000)).items()}
     torch.manual_seed(0)
-    drawn = np.bincount(bc.act(cloner, observation)[0], minlength=3)
+    actions, _, log_probabilities = cloner.act(observation)
+    drawn = np.bincount(actions, minlength=3)
     assert drawn[2] == 0 and 0.72 < drawn[1] / 4000 < 0.78  # three of four
-    assert (bc.act(cloner, observation, deterministic=True)[0] == 1).all()
-
-
-def test_every_trajectory_comes_once_an_epoch_in_an_order_of_the_seed():
-    numbers = bc.shuffled(5, seed=1, taken=0)
-    epochs = [[next(numbers) for _ in range(5)] for _ in range(20)]
-    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) > 10
-    later = bc.shuffled(5, seed=1, taken=13)
-    assert [next(later) for _ in range(7)] == epochs[2][3:] + epochs[3]
-    other = bc.shuffled(5, seed=2, taken=0)
-    assert [next(other) for _ in range(10)] != epochs[0] + epochs[1]
+    np.testing.assert_allclose(np.exp(log_probabilities), np.array([0.25, 0.75, 0])[actions], rtol=1e-5)
+    assert (cloner.act(observation, greedy=True).actions == 1).all()
 
 
 def test_learns_what_the_labels_say_and_not_what_was_done():
-    labels = [one.labels.tolist() for one in episodes(12)]
-    noisy = [trajectory(actions=[(x + 1) % KINDS for x in one], labels=one) for one in labels]
-    cloner, recorder = model(), Recorder()
-    bc.learn(cloner, defaults(), 3000, recorder, noisy)
-    shown = {key: part.numpy() for key, part in trajectory([0, 1, 2]).observations.items()}
-    assert bc.act(cloner, shown, deterministic=True)[0].tolist() == [0, 1, 2]
+    experts = [one.expert_actions.tolist() for one in episodes(12)]
+    noisy = [trajectory(actions=[(x + 1) % KINDS for x in one], experts=one) for one in experts]
+    cloner, recorder, data = model(), Recorder(), source(noisy)
+    cloner.learn(data, 3000, recorder)
+    observation = {key: part.numpy() for key, part in observations_of(trajectory([0, 1, 2])).items()}
+    assert cloner.act(observation, greedy=True).actions.tolist() == [0, 1, 2]
     assert recorder.rows[-1]["train/accuracy"] == 1
     assert recorder.rows[-1]["train/loss"] < 0.2 < 1 < recorder.rows[0]["train/loss"]
-    assert recorder.rows[-1]["train/epoch"] == cloner.trajectories / 12
+    assert recorder.rows[-1]["train/epoch"] == data.taken / 12
 
 
 @pytest.mark.parametrize(("schedule", "last"), [("linear", 0.01 * (1 - 96 / 120)), ("constant", 0.01)])
 def test_the_learning_rate_falls_to_nothing_or_stays(schedule, last):
     """Twice three trajectories of four transitions make a batch of 20, so the last of five updates is after 96."""
-    cloner = model()
-    bc.learn(cloner, defaults(schedule=schedule), 120, Recorder(), [trajectory([0, 1, 2, 0])])
+    cloner = model(schedule=schedule)
+    cloner.learn(source([trajectory([0, 1, 2, 0])]), 120, Hooks())
     assert cloner.num_timesteps == 120
-    assert cloner.optimizer.param_groups[0]["lr"] == pytest.approx(last)
+    assert cloner.loop.optimizer.param_groups[0]["lr"] == pytest.approx(last)
 
 
 def test_same_seed_same_weights():
     traces = []
     for seed in (0, 0, 1):
         recorder = Recorder()
-        bc.learn(model(seed), defaults(), 200, recorder, episodes())
+        model(seed).learn(source(seed=seed), 200, recorder)
         traces.append(recorder.trace)
     assert traces[0] == traces[1]
     assert traces[0] != traces[2]
@@ -207,26 +211,38 @@ def test_a_restored_model_goes_on_bit_for_bit(layers):
     """Taken in the middle of an epoch."""
     options = {"lstm_layers": layers}
     whole, first = Recorder(take_at=3), model(**options)
-    bc.learn(first, defaults(**options), 300, whole, episodes())
+    first.learn(source(), 300, whole)
     tensors, values = whole.taken
     second, rest = model(**options), Recorder()
-    bc.restore(second, tensors, json.loads(json.dumps(values)))
-    assert second.trajectories % 7 != 0
-    bc.learn(second, defaults(**options), 300, rest, episodes())
+    second.load_state_dict(tensors, json.loads(json.dumps(values)))
+    assert values["source"]["taken"] % 7 != 0
+    second.learn(source(), 300, rest)
     assert len(rest.trace) > 2 and rest.trace == whole.trace[3:]
     assert fingerprint(second) == fingerprint(first)
 
 
-@pytest.mark.parametrize("forgotten", ["optimizer/", "trajectories"])
+def test_a_state_from_before_the_common_loop_goes_on_too():
+    whole = Recorder(take_at=3)
+    model().learn(source(), 300, whole)
+    tensors, values = whole.taken
+    counters = {"num_timesteps": values["num_timesteps"], "trajectories": values["source"]["taken"]}
+    second, rest = model(), Recorder()
+    second.load_state_dict(tensors, {"counters": counters, "param_groups": values["param_groups"]})
+    second.learn(source(), 300, rest)
+    assert rest.trace == whole.trace[3:]
+
+
+@pytest.mark.parametrize("forgotten", ["optimizer/", "source"])
 def test_every_part_of_the_state_matters(forgotten):
     whole = Recorder(take_at=3)
-    bc.learn(model(), defaults(), 300, whole, episodes())
+    model().learn(source(), 300, whole)
     tensors, values = whole.taken
     tensors = {name: tensor * (not name.startswith(forgotten)) for name, tensor in tensors.items()}
-    counters = {name: value * (name != forgotten) for name, value in values["counters"].items()}
+    if forgotten == "source":
+        values = {**values, "source": {"taken": 0}}
     second, rest = model(), Recorder()
-    bc.restore(second, tensors, {**values, "counters": counters})
-    bc.learn(second, defaults(), 300, rest, episodes())
+    second.load_state_dict(tensors, values)
+    second.learn(source(), 300, rest)
     assert rest.trace[0] == whole.trace[3] and rest.trace[1:] != whole.trace[4:]
 
 

@@ -2,54 +2,55 @@
 
 import numpy as np
 import pytest
-from stable_baselines3.common.callbacks import BaseCallback
-from token_world import token_worlds
+from token_world import created_for, token_worlds
 
 from pr2l.policies import follow
+from pr2l.policies.base import Hooks
 
 
-class Books(BaseCallback):
+class Recorder(Hooks):
     """Returns of the episodes, and the steps before each rollout."""
 
-    def _on_training_start(self):
+    def __init__(self):
         self.returns, self.rollouts = [], []
 
-    def _on_rollout_start(self):
-        self.rollouts.append(self.model.num_timesteps)
+    def on_update_start(self, learner):
+        self.rollouts.append(learner.num_timesteps)
 
-    def _on_step(self):
-        self.returns += [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
-        return True
+    def on_step(self, infos):
+        self.returns += [info["episode"]["r"] for info in infos if "episode" in info]
+
+
+def worlds(kinds=3):
+    return token_worlds(kinds=kinds, tokens=1, width=3)
 
 
 def create(kinds=3, **options):
-    venv = token_worlds(kinds=kinds, tokens=1, width=3)
     defaults = follow.Defaults(n_steps=4, **options)
-    return follow.create(venv, None, defaults, defaults, seed=0)
+    return follow.create(*created_for(worlds(kinds)), None, defaults, defaults, seed=0)
 
 
 def test_it_does_what_the_token_says():
-    model, books = create(), Books()
-    follow.learn(model, follow.Defaults(n_steps=4), 40, books)
-    envs = model.venv.num_envs
-    assert set(books.returns) == {4.0} and model.num_timesteps == books.num_timesteps >= 40
-    assert books.rollouts == list(range(0, model.num_timesteps, 4 * envs))
+    learner, recorder, venv = create(), Recorder(), worlds()
+    learner.learn(venv, 40, recorder)
+    assert set(recorder.returns) == {4.0} and learner.num_timesteps >= 40
+    assert recorder.rollouts == list(range(0, learner.num_timesteps, 4 * venv.num_envs))
 
 
 def test_without_a_token_it_does_the_other_action():
     tokens = np.array([[[0, 0, 1]], [[0, 1, 0]], [[0, 0, 0]]], np.float16)
     observation = {"tokens": tokens, "mask": np.array([[1], [1], [0]], np.uint8)}
-    assert follow.act(create(otherwise=1), observation)[0].tolist() == [2, 1, 1]
+    assert create(otherwise=1).act(observation).actions.tolist() == [2, 1, 1]
 
 
 def test_it_goes_on_from_its_state():
-    model = create()
-    follow.learn(model, follow.Defaults(n_steps=4), 8, Books())
-    tensors, values = follow.state(model)
+    learner, venv, recorder = create(), worlds(), Recorder()
+    learner.learn(venv, 8, recorder)
     other = create()
-    follow.restore(other, {name: tensor.clone() for name, tensor in tensors.items()}, values)
-    assert other.num_timesteps == model.num_timesteps
-    assert all(np.array_equal(other.observation[key], model.observation[key]) for key in ("tokens", "mask"))
+    other.load_state_dict(*learner.state_dict())
+    assert other.num_timesteps == learner.num_timesteps == 16
+    other.learn(venv, 160, recorder)
+    assert set(recorder.returns) == {4.0} and len(recorder.returns) == 40  # so it went on without a reset
 
 
 def test_tokens_that_are_no_actions_are_refused():

@@ -2,14 +2,16 @@
 
 import copy
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
-from token_world import token_space, token_worlds
+from gymnasium import spaces
+from token_world import created_for, token_space, token_worlds
 
 from pr2l.policies import ppo
+from pr2l.policies.base import Hooks
 from pr2l.policies.networks import mlp, token_transformer
 
 SMALL = {"learning_rate": 3e-3, "n_steps": 32, "n_epochs": 4, "heads": (16,), "lstm_size": 8, "device": "cpu"}
@@ -17,50 +19,50 @@ NETWORK = mlp.Defaults(hidden=(16,))
 
 
 def model(venv, seed=0, **options):
-    return ppo.create(venv, mlp.Network, NETWORK, ppo.Defaults(**{**SMALL, **options}), seed=seed)
+    return ppo.create(*created_for(venv), mlp.Network, NETWORK, ppo.Defaults(**{**SMALL, **options}), seed=seed)
 
 
-class Recorder(BaseCallback):
-    """Keeps the weights' norm after each update, and a copy of everything after `take_at` steps."""
+class Recorder(Hooks):
+    """Keeps the weights' sums before each rollout, and a copy of everything after `take_at` steps, world included."""
 
-    def __init__(self, take_at=None):
-        super().__init__()
-        self.take_at, self.trace, self.taken = take_at, [], None
+    def __init__(self, take_at=None, world=None):
+        self.take_at, self.world, self.trace, self.taken, self.metrics = take_at, world, [], None, []
 
-    def _on_step(self):
-        return True
+    def on_update_start(self, learner):
+        self.trace.append((learner.num_timesteps, fingerprint(learner)))
+        if learner.num_timesteps == self.take_at:
+            self.taken = (*learner.state_dict(), copy.deepcopy(self.world))
 
-    def _on_rollout_start(self):
-        self.trace.append((self.model.num_timesteps, fingerprint(self.model)))
-        if self.model.num_timesteps == self.take_at:
-            self.taken = (*ppo.state(self.model), copy.deepcopy(self.training_env.unwrapped))
+    def on_update(self, metrics):
+        self.metrics.append(metrics)
 
 
-def fingerprint(trained):
-    return [parameter.detach().double().sum().item() for parameter in trained.policy.parameters()]
+def fingerprint(learner):
+    """Of the weights, as the state has them."""
+    weights = sorted(learner.state_dict()[0].items())
+    return [tensor.double().sum().item() for name, tensor in weights if name.startswith("policy/")]
 
 
 def test_learns_to_name_what_it_sees():
     venv = token_worlds(kinds=3, horizon=4)
     trained = ppo.create(
-        venv,
+        *created_for(venv),
         token_transformer.Network,
         token_transformer.Defaults(width=16, feedforward=16, summary=16),
         ppo.Defaults(**SMALL),
         seed=0,
     )
-    ppo.learn(trained, ppo.Defaults(), 3000, Recorder())
+    trained.learn(venv, 3000, Recorder())
     observation, returned = venv.reset(), 0.0
     for _ in range(4):
-        actions, _ = ppo.act(trained, observation, deterministic=True)
-        observation, rewards, _, _ = venv.step(actions)
+        observation, rewards, _, _ = venv.step(trained.act(observation, greedy=True).actions)
         returned += rewards.mean()
     assert returned == 4
 
 
 def test_without_handles_the_rollout_stores_half_precision_tokens():
     venv = token_worlds(count=4, tokens=5, width=8)
-    buffer = model(venv, n_steps=32, handles=False).rollout_buffer
+    buffer = model(venv, n_steps=32, handles=False).model.rollout_buffer
     assert buffer.observations["tokens"].dtype == np.float16
     stored = sum(part.nbytes for part in buffer.observations.values())
     assert stored == 32 * 4 * (5 * 8 * 2 + 5 + 4)
@@ -80,7 +82,8 @@ def test_same_seed_same_weights():
     traces = []
     for seed in (0, 0, 1):
         recorder = Recorder()
-        ppo.learn(model(token_worlds(), seed), ppo.Defaults(), 512, recorder)
+        venv = token_worlds()
+        model(venv, seed).learn(venv, 512, recorder)
         traces.append(recorder.trace)
     assert traces[0] == traces[1]
     assert traces[0] != traces[2]
@@ -89,64 +92,124 @@ def test_same_seed_same_weights():
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_a_restored_model_goes_on_bit_for_bit(recurrent):
     options = {"recurrent": recurrent, "schedule": "linear"}
-    whole = Recorder(take_at=256)
-    first = model(token_worlds(horizon=5), **options)  # 5 does not divide 32: episodes straddle rollouts
-    ppo.learn(first, ppo.Defaults(), 640, whole)
+    worlds = token_worlds(horizon=5)  # 5 does not divide 32: episodes straddle rollouts
+    whole, first = Recorder(take_at=256, world=worlds), model(worlds, **options)
+    first.learn(worlds, 640, whole)
 
     tensors, values, world = whole.taken
     torch.manual_seed(99), np.random.seed(99)
     second, rest = model(world, seed=99, **options), Recorder()
-    ppo.restore(second, tensors, json.loads(json.dumps(values)))
-    ppo.learn(second, ppo.Defaults(), 640, rest)
+    second.load_state_dict(tensors, json.loads(json.dumps(values)))
+    second.learn(world, 640, rest)
 
     assert [step for step, _ in rest.trace] == [256, 384, 512]
     assert rest.trace == whole.trace[2:]
     assert fingerprint(second) == fingerprint(first)
-    assert second._n_updates == first._n_updates
-    assert list(second.ep_info_buffer)[0]["l"] == 5
+    assert rest.metrics == whole.metrics[2:] and rest.metrics[-1]["train/n_updates"] == 20
 
 
 @pytest.mark.parametrize("forgotten", ["optimizer/", "random/torch", "observation/tokens", "lstm/"])
 def test_every_part_of_the_state_matters(forgotten):
     """The same comparison fails when any one part is left as it is in a fresh model."""
     options = {"recurrent": True}
-    whole = Recorder(take_at=256)
-    first = model(token_worlds(horizon=5), **options)  # 5 does not divide 32: episodes straddle rollouts
-    ppo.learn(first, ppo.Defaults(), 640, whole)
+    worlds = token_worlds(horizon=5)  # 5 does not divide 32: episodes straddle rollouts
+    whole, first = Recorder(take_at=256, world=worlds), model(worlds, **options)
+    first.learn(worlds, 640, whole)
     tensors, values, world = whole.taken
     second, rest = model(world, seed=99, **options), Recorder()
     fresh = {name: torch.zeros_like(tensors[name]) for name in tensors if name.startswith(forgotten)}
     if forgotten == "random/torch":
         fresh = {"random/torch": torch.get_rng_state()}
     assert fresh
-    ppo.restore(second, {**tensors, **fresh}, values)
-    ppo.learn(second, ppo.Defaults(), 640, rest)
+    second.load_state_dict({**tensors, **fresh}, values)
+    second.learn(world, 640, rest)
     assert rest.trace[0] == whole.trace[2]
     assert fingerprint(second) != fingerprint(first)
 
 
 def test_state_is_a_copy():
     recorder = Recorder(take_at=128)
-    trained = model(token_worlds())
-    ppo.learn(trained, ppo.Defaults(), 256, recorder)
+    venv = token_worlds()
+    trained = model(venv)
+    trained.learn(venv, 256, recorder)
     tensors, _, _ = recorder.taken
-    last = ppo.state(trained)[0]
+    last = trained.state_dict()[0]
     weights = [name for name in tensors if name.startswith("policy/mlp_extractor")]
     assert weights and all(not torch.equal(tensors[name], last[name]) for name in weights)
 
 
 def test_an_update_runs_on_its_own_number_of_threads():
-    class Watch(Recorder):
-        def _on_rollout_start(self):
-            self.trace.append(torch.get_num_threads())
+    class Watch(Hooks):
+        threads: ClassVar[list] = []
 
-    trained, seen, update = model(token_worlds()), Watch(), []
-    inner = trained.train
-    trained.train = lambda: (update.append(torch.get_num_threads()), inner())
+        def on_update_start(self, learner):
+            self.threads.append(torch.get_num_threads())
+
+    venv = token_worlds()
+    trained, watch, update = model(venv, threads=2), Watch(), []
+    inner = trained.model.train
+    trained.model.train = lambda: (update.append(torch.get_num_threads()), inner())
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        ppo.learn(trained, ppo.Defaults(threads=2), 256, seen)
-        assert (seen.trace, update, torch.get_num_threads()) == ([3, 3], [2, 2], 3)
+        trained.learn(venv, 256, watch)
+        assert (watch.threads, update, torch.get_num_threads()) == ([3, 3], [2, 2], 3)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("greedy", [False, True])
+def test_it_acts_as_stable_baselines3_predicts(recurrent, greedy):
+    venv = token_worlds()
+    learner = model(venv, recurrent=recurrent)
+    observation, ours, theirs = venv.reset(), None, None
+    for starts in (np.ones(4, bool), np.zeros(4, bool), np.array([True, False, False, True])):
+        torch.manual_seed(0)
+        expected, theirs = learner.model.predict(observation, theirs, starts, deterministic=greedy)
+        torch.manual_seed(0)
+        actions, ours, log_probabilities = learner.act(observation, ours, starts, greedy=greedy)
+        assert actions.tolist() == expected.tolist() and actions.shape == (4,)
+        assert (ours is None) == (theirs is None) == (not recurrent)
+        assert all(np.array_equal(a, b) for a, b in zip(ours or (), theirs or (), strict=True))
+        assert (log_probabilities < 0).all() and log_probabilities.shape == (4,)
+
+
+def test_actions_of_a_box_are_clipped_to_it():
+    venv = token_worlds()
+    box = spaces.Box(np.float32(-0.1), np.float32(0.1), (2,))
+    observation_space, _, count = created_for(venv)
+    learner = ppo.create(observation_space, box, count, mlp.Network, NETWORK, ppo.Defaults(**SMALL), seed=0)
+    actions = learner.act(venv.reset()).actions
+    assert actions.shape == (4, 2) and actions.dtype == np.float32 and np.abs(actions).max() == np.float32(0.1)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [(spaces.Dict(a=spaces.Discrete(2)), "PPO chooses actions of Discrete"), (spaces.Discrete(3, start=1), "add 1")],
+)
+def test_actions_that_it_cannot_choose_are_refused(space, message):
+    observation_space, _, count = created_for(token_worlds())
+    with pytest.raises(ValueError, match=message):
+        ppo.create(observation_space, space, count, mlp.Network, NETWORK, ppo.Defaults(**SMALL), seed=0)
+
+
+def test_a_learner_that_has_not_learned_yet_has_a_state_too():
+    venv = token_worlds()
+    first = model(venv)
+    tensors, values = first.state_dict()
+    second = model(venv, seed=1)
+    second.load_state_dict(tensors, values)
+    assert fingerprint(second) == fingerprint(first) and second.num_timesteps == 0
+
+
+def test_twelve_gpus_get_back_their_own_generators(monkeypatch):
+    """By number: as text, cuda/10 would come before cuda/2."""
+    restored = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 12)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.extend)
+    venv = token_worlds()
+    tensors, values = model(venv).state_dict()
+    tensors |= {f"random/cuda/{index}": torch.tensor([index]) for index in range(12)}
+    model(venv).load_state_dict(dict(sorted(tensors.items())), values)
+    assert [int(generator) for generator in restored] == list(range(12))

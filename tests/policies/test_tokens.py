@@ -11,10 +11,10 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import DictRolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
-from token_world import token_space, token_worlds
+from token_world import created_for, token_space, token_worlds
 
 from pr2l.policies import ppo
+from pr2l.policies.base import Hooks
 from pr2l.policies.common.tokens import HANDLES, Handles, TokenHandles, TokenTable
 from pr2l.policies.networks import mlp
 
@@ -23,7 +23,8 @@ CPU = torch.device("cpu")
 
 
 def model(venv, **options):
-    return ppo.create(venv, mlp.Network, mlp.Defaults(hidden=(16,)), ppo.Defaults(**{**SMALL, **options}), seed=0)
+    options = ppo.Defaults(**{**SMALL, **options})
+    return ppo.create(*created_for(venv), mlp.Network, mlp.Defaults(hidden=(16,)), options, seed=0)
 
 
 def table(steps=3, num_envs=2, tokens=2, width=3):
@@ -66,7 +67,7 @@ def test_every_row_has_a_handle_that_float32_can_hold():
 def test_a_copy_is_the_same_table_and_a_pickle_an_empty_one():
     ring = table()
     ids = torch.from_numpy(fill(ring, 5))
-    policy = model(token_worlds()).policy
+    policy = model(token_worlds()).model.policy
     assert copy.deepcopy(Handles(ring)).table is ring
     assert copy.deepcopy(policy).features_extractor.table is policy.features_extractor.table
     again = pickle.loads(pickle.dumps(Handles(ring))).table
@@ -74,43 +75,40 @@ def test_a_copy_is_the_same_table_and_a_pickle_an_empty_one():
 
 
 def test_handles_and_tokens_are_two_forms_of_the_same():
-    plain, handled = token_worlds(), TokenHandles(token_worlds(), 4, CPU)
+    plain = token_worlds()
+    handled = TokenHandles(token_worlds(), TokenTable.of(plain.observation_space, 5, 4, CPU))
     plain.seed(3), handled.seed(3)
     shown, known = plain.reset(), handled.reset()
     for _ in range(9):
         assert list(known) == ["handle", "proprio"] and known["handle"].dtype == np.int64
         assert handled.observation_space.contains({key: part[0] for key, part in known.items()})
-        back = handled.to_tokens(known)
+        back = handled.table.to_tokens(known)
         assert set(back) == set(shown)
         for key, part in shown.items():
             assert back[key].dtype == part.dtype and (back[key] == part).all()
         shown, known = plain.step(np.zeros(4, int))[0], handled.step(np.zeros(4, int))[0]
 
 
-class Trace(BaseCallback):
-    """Copies of the weights before each rollout; steps: exchanges the table for one of so many before the first."""
+class Trace(Hooks):
+    """Copies of the weights before each rollout and after the last update."""
 
-    def __init__(self, steps=None):
-        super().__init__()
-        self.weights, self.steps = [], steps
+    def __init__(self):
+        self.weights = []
 
-    def _on_training_start(self):
-        if self.steps:
-            other = table(self.steps, self.training_env.num_envs, 2, 8)
-            self.training_env.table = self.model.policy.features_extractor.table = other
-            self.model._last_obs = self.training_env.to_handles(self.training_env.venv.reset())
+    def on_update_start(self, learner):
+        tensors, _ = learner.state_dict()
+        self.weights.append({key: tensor for key, tensor in tensors.items() if key.startswith("policy/")})
 
-    def _on_rollout_start(self):
-        self.weights.append({key: part.clone() for key, part in self.model.policy.state_dict().items()})
-
-    def _on_step(self):
-        return True
+    on_end = on_update_start
 
 
-def trained(trace, **options):
-    learning = model(token_worlds(horizon=5), **options)  # 5 does not divide 16: some episodes are bootstrapped
-    ppo.learn(learning, ppo.Defaults(), 320, trace)
-    trace._on_rollout_start()
+def trained(steps=None, **options):
+    """Weights over five rollouts of 16 steps; steps: exchange the table for one with room for so many."""
+    venv = token_worlds(horizon=5)  # 5 does not divide 16: some episodes are bootstrapped
+    learning, trace = model(venv, **options), Trace()
+    if steps:
+        learning.table = learning.model.policy.features_extractor.table = table(steps, venv.num_envs, 2, 8)
+    learning.learn(venv, 320, trace)
     return trace.weights
 
 
@@ -120,30 +118,29 @@ def equal(some, others):
 
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_the_weights_are_the_same_with_handles_and_without(recurrent):
-    with_handles, without = (trained(Trace(), recurrent=recurrent, handles=handles) for handles in (True, False))
+    with_handles, without = (trained(recurrent=recurrent, handles=handles) for handles in (True, False))
     assert len(without) == 6 and not equal(without[:1], without[-1:])
     assert equal(with_handles, without)
 
 
 def test_with_one_step_less_room_they_are_not():
-    with_room, without = trained(Trace(steps=17)), trained(Trace(steps=16))
+    with_room, without = trained(steps=17), trained(steps=16)
     assert equal(with_room[:1], without[:1]) and not equal(with_room[1:2], without[1:2])
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("count", [1, 4, 7])
 def test_acting_needs_no_handles_and_touches_none(recurrent, count):
-    learning = model(token_worlds(), recurrent=recurrent)
-    ppo.learn(learning, ppo.Defaults(), 64, Trace())
-    ring = learning.env.table
+    venv = token_worlds()
+    learning = model(venv, recurrent=recurrent)
+    learning.learn(venv, 64, Trace())
+    ring = learning.table
     before = (ring._tokens.clone(), ring._mask.clone(), ring._next)
-    actions, memory = ppo.act(learning, token_worlds(count).reset(), deterministic=True)
+    actions, memory, _ = learning.act(token_worlds(count).reset(), greedy=True)
     assert actions.shape == (count,) and (memory is not None) == recurrent
     assert torch.equal(ring._tokens, before[0]) and torch.equal(ring._mask, before[1]) and ring._next == before[2]
-    known = learning.env.reset()
-    as_tokens, as_handles = (
-        ppo.act(learning, form, deterministic=True)[0] for form in (learning.env.to_tokens(known), known)
-    )
+    known = TokenHandles(venv, ring).reset()
+    as_tokens, as_handles = (learning.act(form, greedy=True).actions for form in (ring.to_tokens(known), known))
     assert (as_tokens == as_handles).all()
 
 

@@ -47,5 +47,10 @@ def token_space(tokens: int, width: int, proprio: int | None) -> spaces.Dict:
     return spaces.Dict(parts)
 
 
+def created_for(venv) -> tuple:
+    """The first arguments of an algorithm's `create`."""
+    return venv.observation_space, venv.action_space, venv.num_envs
+
+
 def token_worlds(count: int = 4, **options) -> DummyVecEnv:
     return DummyVecEnv([lambda: Monitor(TokenWorld(**options))] * count)

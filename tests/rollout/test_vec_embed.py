@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pr2l.core.types import Tokens
 from pr2l.encoders.base import Encoder
 from pr2l.policies import ppo
+from pr2l.policies.base import Hooks
 from pr2l.policies.networks import mlp
 from pr2l.rollout.vec_embed import HALF_MAX, VecEmbed
 
@@ -109,17 +109,13 @@ def test_one_batch_per_step_with_the_last_frames_in_it():
     assert venv.encoder.batches == [3, 3, 5, 4, 5, 3, 6]
 
 
-class Ignore(BaseCallback):
-    def _on_step(self):
-        return True
-
-
 @pytest.mark.parametrize("n_epochs", [1, 7])
 def test_learning_encodes_once_per_step_whatever_the_epochs(n_epochs):
     venv = embedded(2, 3, truncated=True)
     options = ppo.Defaults(n_steps=16, batch_size=8, n_epochs=n_epochs, device="cpu")
-    model = ppo.create(venv, mlp.Network, mlp.Defaults(hidden=(4,)), options, seed=0)
-    ppo.learn(model, options, 64, Ignore())
+    spaces = (venv.observation_space, venv.action_space, venv.num_envs)
+    learner = ppo.create(*spaces, mlp.Network, mlp.Defaults(hidden=(4,)), options, seed=0)
+    learner.learn(venv, 64, Hooks())
     assert len(venv.encoder.batches) == 32 + 1  # 64 steps of two environments, and the reset
 
 

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pr2l.core.config import RunConfig
 from pr2l.core.io import write_json
+from pr2l.policies.base import Actions
 from pr2l.rollout.episodes import SeededEpisodes
 from pr2l.training import evaluate
 from pr2l.training.evaluate import Score, by_context, committed, play, random_actor, table
@@ -137,14 +138,12 @@ def test_measures_and_what_an_episode_was_about():
 
 
 @pytest.mark.parametrize("greedy", [False, True])
-def test_a_greedy_evaluation_takes_the_most_probable_action(monkeypatch, greedy):
-    class Algorithm:
-        @staticmethod
-        def act(model, observation, memory, starts, deterministic=False):
-            return [int(deterministic)], None
+def test_a_greedy_evaluation_takes_the_most_probable_action(greedy):
+    class Learner:
+        def act(self, observation, memory, starts, *, greedy):
+            return Actions(np.array([int(greedy)]))
 
-    monkeypatch.setattr(evaluate.registry, "load", lambda kind, name: Algorithm)
-    act = evaluate.model_actor(CONFIG.model_copy(update={"evaluation_greedy": greedy}), None)
+    act = evaluate.learner_actor(Learner(), greedy=greedy)
     assert act({}, np.ones(1, bool)).tolist() == [int(greedy)]
 
 
