@@ -28,8 +28,8 @@ Tensors: TypeAlias = dict[str, torch.Tensor]
 Values: TypeAlias = dict[str, Any]
 """JSON values."""
 
-ActionBatch: TypeAlias = "torch.Tensor | dict[str, ActionBatch] | list[str]"
-"""n actions of any space: a tensor [n, ...] of the space's dtype; for a Dict space a dict of them; for Text a list."""
+ActionBatch: TypeAlias = "torch.Tensor | dict[str, ActionBatch] | tuple[ActionBatch, ...] | list[str]"
+"""n actions of any space: a tensor [n, ...] of its dtype; a list for Text; for Dict and Tuple one of these."""
 
 Batch_co = TypeVar("Batch_co", covariant=True)
 
@@ -58,6 +58,9 @@ class Transitions:
             steps, 0 where terminated.
         contexts: One per row, what the task says at that step; empty where nothing was recorded.
         expert_actions: B actions that the expert would have taken; None where nothing but the actions was recorded.
+        return_discounts: float32 [B], factor of the value of the episode's last observation, which
+            `monte_carlo_returns` leaves out: gamma ** (steps to the end) if the episode was truncated, 0 if it
+            terminated; None where nobody computed it.
     """
 
     observations: Tensors
@@ -70,6 +73,7 @@ class Transitions:
     discounts: torch.Tensor
     contexts: Sequence[Mapping[str, str]] = ()
     expert_actions: ActionBatch | None = None
+    return_discounts: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -91,6 +95,7 @@ class Trajectory:
         discounts: float32 [n], factor of the next observation's value: gamma, 0 where terminated.
         contexts: One per observation, n + 1; empty where nothing was recorded.
         expert_actions: n actions that the expert would have taken; where it acted alone, the actions.
+        return_discounts: float32 [n], as of `Transitions`.
     """
 
     observations: Tensors
@@ -102,6 +107,7 @@ class Trajectory:
     discounts: torch.Tensor
     expert_actions: ActionBatch
     contexts: Sequence[Mapping[str, str]] = ()
+    return_discounts: torch.Tensor | None = None
 
     def __len__(self) -> int:
         """The number of steps, one less than there are observations."""

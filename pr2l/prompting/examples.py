@@ -31,9 +31,9 @@ from pr2l.core import digest, registry
 from pr2l.core.errors import UserError, did_you_mean
 from pr2l.core.prompt import task_contexts
 from pr2l.core.types import Context, Contexts, Frames, Labels
-from pr2l.data.embed import Recording
 from pr2l.data.labelled_frames import Progress, Source, load_or_play
 from pr2l.data.questions import DIRECTIONS, DISTANCES, View, direction, distance
+from pr2l.data.recording import Recording
 from pr2l.training.collect import LABELS
 
 GROUP = 20  # frames that are kept of a played episode: many short looks at the world differ more than a few long ones

@@ -18,7 +18,8 @@ from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
 from pr2l.core.types import Tokens
 from pr2l.data import embed
-from pr2l.data.embed import Recording, store_key
+from pr2l.data.embed import store_key
+from pr2l.data.recording import Recording
 from pr2l.data.store import Store
 from pr2l.rollout import build
 from pr2l.rollout.vec_embed import in_half
@@ -39,7 +40,7 @@ KNOWN = '''
 """The mean colour less what was fitted, and which way the context says; one token, and one that is padding."""
 import os, signal, torch
 from pydantic import BaseModel
-from pr2l import _digest
+from pr2l.core import digest as _digest
 from pr2l.encoders.base import Encoder
 from pr2l.core.types import Tokens
 BATCHES = []
@@ -146,7 +147,10 @@ def test_a_stopped_command_goes_on(toy, dataset, tmp_path, number, code, fitted)
     words = ["toy.yaml", f"encoder_options.fitted={str(fitted).lower()}"]
     path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[2])))
     seconds = 0 if number == signal.SIGKILL else 1000
-    script = f"import sys; from pr2l import cli, embed; embed.FLUSH_EVERY = {seconds}; sys.argv[0] = 'pr2l'; cli.main()"
+    script = (
+        "import sys; from pr2l import cli; from pr2l.data import embed; "
+        f"embed.FLUSH_EVERY = {seconds}; sys.argv[0] = 'pr2l'; cli.main()"
+    )
     command = [sys.executable, "-c", script, "embed", "episodes", "--config", *words, "encoder_options.dies_at=2"]
     environment = {**os.environ, "PYTHONPATH": path, "DIES_BY": signal.Signals(number).name}
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -104,7 +104,7 @@ CUT_SHORT = "store.values.flush(); (store.path / '.partial-store.json').write_te
 @pytest.mark.parametrize("last", ["", CUT_SHORT], ids=["after rows", "while they are flushed"])
 def test_a_killed_process_leaves_the_rows_of_its_last_flush(tmp_path, last):
     path = tmp_path / "store"
-    script = DIES.format(tests=str(Path(__file__).parents[1]), path=str(path), last=last)
+    script = DIES.format(tests=str(Path(__file__).parent), path=str(path), last=last)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == -signal.SIGKILL
     with pytest.raises(UserError, match="has 2 of 5 rows; go on with"):

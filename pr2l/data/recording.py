@@ -1,0 +1,241 @@
+"""Read the episodes of a Minari data set: one that `pr2l collect` made, or any other whose frames are uint8."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import h5py
+import minari
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from pr2l.core import digest
+from pr2l.core.errors import UserError
+from pr2l.core.types import Context, Contexts, Frames
+from pr2l.data.space_arrays import read
+
+FILE = "main_data.hdf5"  # of Minari, below the folder `data`
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """A recorded episode of n steps, without its frames.
+
+    Args:
+        actions: n actions that were taken, in the layout of `space_arrays`.
+        expert_actions: n actions that the policy chose before noise; None where there was no noise.
+        rewards: float64 [n].
+        terminated: bool [n], True in the last row if the episode ended because of the task.
+        truncated: bool [n], True in the last row if it was cut off, such as by its horizon.
+        proprio: float32 [n + 1, P], or None where the environment has none.
+        contexts: n + 1, one for each observation.
+    """
+
+    actions: Any
+    expert_actions: Any | None
+    rewards: npt.NDArray[np.float64]
+    terminated: npt.NDArray[np.bool_]
+    truncated: npt.NDArray[np.bool_]
+    proprio: npt.NDArray[np.float32] | None
+    contexts: Contexts
+
+
+class Recording:
+    """The episodes of a data set. Its length is the number of their frames, which are numbered as rows:
+
+        row            0    1    2    3  |  4    5    6  |        an episode of n actions has n + 1 frames
+        observation   o0   o1   o2   o3  | o0   o1   o2  |
+        action        a0   a1   a2       | a0   a1       |
+
+    Args:
+        folder: The folder that contains Minari's folder `data`.
+
+    Attributes:
+        observation_space: Dict of `frame` and perhaps `proprio`; a space of bare frames becomes Dict(frame).
+        action_space: Of the environment.
+        starts: int64 [episodes + 1], the first row of each episode, and the number of all rows.
+        contexts: The context at the start of each episode; {} where none was recorded.
+        environment, task: What was played, or None where the data set does not say.
+        key: What identifies the data set in the key of a store.
+
+    Raises:
+        UserError: If the folder has no data set with a complete episode, or its frames are not uint8 [H, W, 3].
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "data").is_dir():
+            raise UserError(f"{folder} is no data set: it has no folder `data`; `pr2l collect` makes one")
+        self.folder = folder
+        try:
+            self.storage = minari.MinariDataset(folder / "data").storage
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{folder} is no data set that Minari can read: {error}") from error
+        if self.storage.FORMAT != "hdf5":
+            raise UserError(f"{folder} is in Minari's format {self.storage.FORMAT!r}; convert it to 'hdf5'")
+        self.action_space = self.storage.action_space
+        self._bare_frames = isinstance(self.storage.observation_space, spaces.Box)
+        self.observation_space = _with_frame(self.storage.observation_space, folder)
+        count = int(self.storage.total_episodes)
+        if not count:
+            raise UserError(f"{folder} has no complete episode; collect into another folder")
+        metadata = list(self.storage.get_episode_metadata(range(count)))
+        contexts = [episode.get("context") for episode in metadata]
+        self.contexts: Contexts = [dict(context) if isinstance(context, dict) else {} for context in contexts]
+        self.starts = np.cumsum([0, *(int(episode["total_steps"]) + 1 for episode in metadata)])
+        self.environment, self.task = _played(self.storage.metadata)
+        name = self.storage.metadata.get("dataset_id", folder.name)
+        contents = digest.of_files(folder, (folder / "data").glob("*.hdf5"))
+        self.key = {"name": name, "episodes": len(metadata), "frames": len(self), "sha256": contents}
+        next(self.batches(0, 1))  # a wrong dtype of the frames is found now rather than during a training
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def episodes(self) -> int:
+        """How many there are."""
+        return len(self.starts) - 1
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Height and width in pixels, and 3."""
+        height, width, channels = self.observation_space["frame"].shape or (0, 0, 0)
+        return height, width, channels
+
+    def episode(self, number: int) -> Episode:
+        """Everything of an episode but its frames.
+
+        Raises:
+            UserError: If an array does not fit its space, or has another length than the others.
+        """
+        with h5py.File(self.folder / "data" / FILE) as file:
+            group = file[f"episode_{number}"]
+            steps = int(self.starts[number + 1] - self.starts[number]) - 1
+            rewards = group["rewards"][()].astype(np.float64)
+            terminated, truncated = (group[key][()].astype(bool) for key in ("terminations", "truncations"))
+            actions = read(self.action_space, group["actions"], "action")
+            choice = group.get("infos/choice")
+            expert_actions = None if choice is None else read(self.action_space, choice, "infos['choice']")
+            proprio = None
+            if "proprio" in self.observation_space.spaces:
+                proprio = read(self.observation_space["proprio"], group["observations/proprio"], "proprio")
+        lengths = {len(rewards), len(terminated), len(truncated)}
+        if lengths != {steps} or terminated[:-1].any() or truncated[:-1].any():
+            raise UserError(
+                f"episode {number} of {self.folder} does not hold {steps} steps that end with the last one; record it "
+                "again"
+            )
+        if not terminated[-1]:
+            truncated[-1] = True  # the recording stopped
+        return Episode(actions, expert_actions, rewards, terminated, truncated, proprio, self.contexts_of(number))
+
+    def contexts_of(self, number: int) -> Contexts:
+        """The n + 1 contexts of an episode, one for each observation."""
+        count = int(self.starts[number + 1] - self.starts[number])
+        with h5py.File(self.folder / "data" / FILE) as file:
+            stored = file.get(f"episode_{number}/infos/context")
+            # Other recorders may keep something else under that name; ours are texts.
+            if not isinstance(stored, h5py.Dataset) or h5py.check_string_dtype(stored.dtype) is None:
+                return [self.contexts[number]] * count
+            return [json.loads(text) for text in stored[()]]
+
+    def all_contexts(self) -> list[Context]:
+        """Every different context of the data set, in the order of their first use."""
+        different: dict[str, Context] = {}
+        for number in range(self.episodes):
+            for context in self.contexts_of(number):
+                different.setdefault(json.dumps(context, sort_keys=True), context)
+        return list(different.values())
+
+    def infos(self, number: int, key: str) -> Any:
+        """An entry of the infos that `collect(infos=...)` kept: an array [n + 1, ...], or a list of n + 1 values."""
+        with h5py.File(self.folder / "data" / FILE) as file:
+            stored = file.get(f"episode_{number}/infos/{key}")
+            if stored is None:
+                kept = ", ".join(file.get(f"episode_{number}/infos", {})) or "none"
+                raise UserError(f"episode {number} of {self.folder} has no infos[{key!r}]; it has: {kept}")
+            values = stored[()]
+            return [json.loads(text) for text in values] if h5py.check_string_dtype(stored.dtype) else values
+
+    def batches(self, start: int, size: int) -> Iterator[tuple[Frames, Contexts]]:
+        """The frames from row `start` on, `size` at a time, with their contexts; the last batch may be smaller."""
+        frames: list[Frames] = []
+        contexts: Contexts = []
+        first = self.episode_of(start)
+        for number in range(first, self.episodes):
+            skip = max(start - int(self.starts[number]), 0)
+            for frame, context in zip(self._frames(number)[skip:], self.contexts_of(number)[skip:], strict=True):
+                frames.append(frame)
+                contexts.append(context)
+                if len(frames) == size:
+                    yield np.stack(frames), contexts
+                    frames, contexts = [], []
+        if frames:
+            yield np.stack(frames), contexts
+
+    def sample(self, count: int) -> tuple[Frames, Contexts]:
+        """The frames of the rows of `spread`, with their contexts."""
+        frames: list[Frames] = []
+        contexts: Contexts = []
+        for number, rows in groupby(map(int, self.spread(count)), key=self.episode_of):
+            episode_frames, episode_contexts = self._frames(number), self.contexts_of(number)
+            for row in rows:
+                frames.append(episode_frames[row - int(self.starts[number])])
+                contexts.append(episode_contexts[row - int(self.starts[number])])
+        return np.stack(frames), contexts
+
+    def spread(self, count: int) -> npt.NDArray[np.int_]:
+        """`count` rows (or all, if there are fewer), evenly spread over the data set."""
+        return np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
+
+    def episode_of(self, row: int) -> int:
+        """The number of the episode that a row belongs to."""
+        return int(np.searchsorted(self.starts, row, side="right")) - 1
+
+    def _frames(self, number: int) -> Frames:
+        """The n + 1 frames of an episode, uint8 [n + 1, H, W, 3]."""
+        (episode,) = self.storage.get_episodes([number])
+        observations = episode["observations"]
+        frames = np.asarray(observations if self._bare_frames else observations["frame"])
+        expected = (int(self.starts[number + 1] - self.starts[number]), *self.frame_shape)
+        if frames.dtype != np.uint8 or frames.shape != expected:
+            raise UserError(
+                f"the frames of episode {number} of {self.folder} are {frames.dtype} {list(frames.shape)}; "
+                f"frames must be uint8 {list(expected)}, RGB from 0 to 255. Convert frames of floats from 0 to 1 with "
+                "(frames * 255).round().astype(numpy.uint8), and record them in a space of uint8"
+            )
+        return frames
+
+
+def _with_frame(space: spaces.Space[Any], folder: Path) -> spaces.Dict:
+    """The observation space with a `frame`; UserError where there is none, or it is not uint8 [H, W, 3]."""
+    if isinstance(space, spaces.Box):
+        space = spaces.Dict(frame=space)
+    if not isinstance(space, spaces.Dict) or "frame" not in space.spaces:
+        raise UserError(
+            f"the observation space of {folder} is {space}; recorded observations must be frames, Box uint8 "
+            "[H, W, 3], or a Dict whose 'frame' is one"
+        )
+    frame = space["frame"]
+    if frame.dtype != np.uint8 or frame.shape is None or len(frame.shape) != 3 or frame.shape[-1] != 3:
+        raise UserError(
+            f"the frames of {folder} are {frame.dtype} {list(frame.shape or ())}; frames must be uint8 [H, W, 3], RGB "
+            "from 0 to 255. Convert frames of floats from 0 to 1 with (frames * 255).round().astype(numpy.uint8), "
+            "and record them in a space of uint8"
+        )
+    return space
+
+
+def _played(metadata: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Environment and task of a data set of `collect`, whose earlier versions say so in the description alone."""
+    if "environment" in metadata:
+        return metadata["environment"], metadata["task"]
+    described = re.search(r" plays ([\w-]+)/([\w-]+), \w+ episodes from seed ", metadata.get("description", ""))
+    return (described[1], described[2]) if described else (None, None)
