@@ -1,4 +1,4 @@
-"""What every encoder is given and what it must offer."""
+"""Interface of an encoder, and what one is made from."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from pr2l.core.prompt import Prompt
 from pr2l.core.types import Contexts, Frames, Labels, Tokens
 
-if TYPE_CHECKING:
-    from pr2l.vlms.base import VLM
-    from pr2l.vlms.base import Defaults as VLMDefaults
+if TYPE_CHECKING:  # torch takes a second to import, transformers several
+    import torch
+
+    from pr2l.vlms import VLM
+    from pr2l.vlms import Defaults as VLMDefaults
 
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """Everything an encoder may be made from; one that needs no VLM never loads it.
+    """What an encoder is made from. An encoder that needs no VLM never loads it.
 
-    vlm, vlm_options: the VLM's name and its frozen Defaults, as in the config.
-    prompt: None = no prompt.
-    contexts: every context that the task can give; None = they are open, such as free-form instructions.
-    frame_shape: (H, W, 3) of the environment's frames.
-    kinds: the names that the environment's labels can have.
+    Args:
+        vlm: Name of the VLM: "tiny", a folder or a Hub id.
+        vlm_options: Its options.
+        prompt: Prompt that the VLM is given beside each frame; None = none.
+        contexts: Every context that the task can give; None = they are open, such as free-form instructions.
+        frame_shape: (H, W, 3) of the environment's frames.
+        kinds: Names of the things that the environment's labels can have.
     """
 
     vlm: str
@@ -35,57 +37,80 @@ class EncoderSource:
     kinds: tuple[str, ...]
 
     def load_vlm(self) -> VLM:
-        from pr2l.vlms.loading import load_vlm  # transformers takes seconds to import
+        """Load the VLM. With aspect=native it is told the size of the environment's frames."""
+        from pr2l.vlms.loading import load_vlm
 
-        return load_vlm(self.vlm, self.vlm_options)
+        options = self.vlm_options
+        if options.aspect == "native" and options.frame_size is None:
+            options = options.model_copy(update={"frame_size": self.frame_shape[:2]})
+        return load_vlm(self.vlm, options)
 
 
 class Encoder(ABC):
-    """Frozen: frames and contexts in, `tokens` tokens of `width` numbers out.
+    """A frozen encoder: frames and contexts in, `tokens` tokens of `width` numbers out.
 
-    An encoder with `fit_frames` > 0 must be fitted on about so many frames, or be given a fitted state,
-    before it encodes; `width` is known before that. Where a frame takes long, `costly`, frames that come again are
-    looked up (see common/cache.py), so its tokens may depend on nothing but a row's frame and context.
+    Attributes:
+        tokens: T, known before the first frame.
+        width: D, known before the first frame.
+        frame_history: K, the number of frames that a row holds: the current one and those before it.
+        needs_labels: Whether it reads the simulator's ground truth.
+        fit_frames: Number of frames to fit it on before it can encode; 0 = nothing to fit.
+        costly: Whether encoding takes so long that frames that come again are looked up (see common/cache.py). The
+            tokens of such an encoder may depend on nothing but a row's frames and context.
     """
 
     tokens: int
     width: int
+    frame_history: int = 1
     needs_labels: bool = False
     fit_frames: int = 0
     costly: bool = False
 
     @abstractmethod
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
-        """Tokens with values [B, tokens, width]. labels: one list per frame, where `needs_labels`."""
+        """Encode a batch.
+
+        Args:
+            frames: uint8 [B, H, W, 3]; [B, K, H, W, 3], the oldest frame first, for an encoder with frame_history > 1.
+            contexts: One per row.
+            labels: One list of objects per row, for an encoder that `needs_labels`.
+
+        Returns:
+            Tokens with values [B, tokens, width].
+        """
 
     def answers(self) -> list[str]:
-        """What the VLM said about each frame of the last batch; empty for encoders that ask nothing."""
+        """Return the VLM's answer for each row of the last batch; empty for an encoder that asks nothing."""
         return []
 
     def key(self) -> dict[str, Any]:
-        """Everything that tokens depend on beside frame and context, in JSON values; stored embeddings go by it.
+        """Return everything beside frame and context that the tokens depend on, in JSON values.
 
-        Two encoders whose tokens could differ in any number must differ here: name every option, the VLM's key, the
-        prompt, and a digest of what was fitted.
+        Stored embeddings are found by it, so two encoders whose tokens could differ must have different keys: name
+        every option, the VLM's key, the prompt, and a digest of what was fitted.
         """
         raise NotImplementedError(f"{type(self).__module__} has no key(), and without it embeddings cannot be stored")
 
     def clear_cache(self) -> None:  # noqa: B027  # most encoders keep nothing
-        """Drops what is kept of earlier batches, so that the next one comes out as if it were the first."""
+        """Drop what is kept of earlier batches, and restart the counts of `metrics`."""
 
     def metrics(self) -> dict[str, float]:
-        """Numbers for the run's metrics, counted since `clear_cache` was last called; empty where there are none."""
+        """Return numbers for the run's metrics, counted since `clear_cache`; empty if there are none."""
         return {}
 
     def fit(self, frames: Frames, contexts: Contexts) -> None:
-        """Fits what has to be fitted; only for `fit_frames` > 0."""
+        """Fit the encoder on `fit_frames` rows; only for fit_frames > 0.
+
+        Raises:
+            UserError: The frames cannot be fitted, such as too few of them.
+        """
         raise NotImplementedError(f"{type(self).__module__} has nothing to fit")
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What `fit` made, to store with the run; empty where there is nothing to fit."""
+        """Return what `fit` computed, to store with the run; empty if there is nothing to fit."""
         return {}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Takes what state_dict gave."""
+        """Load what `state_dict` returned."""
         if state:
             raise ValueError(f"{type(self).__module__} has nothing to load, but was given {sorted(state)}")

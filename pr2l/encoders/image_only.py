@@ -1,4 +1,4 @@
-"""The paper's main baseline: the same VLM's own vision tokens, before any language model and any prompt."""
+"""The paper's main baseline: image tokens of the VLM's own vision tower, before the language model and any prompt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from pr2l.core.types import Contexts, Frames
 from pr2l.encoders.base import EncoderSource
-from pr2l.encoders.common.states import StatesEncoder, pool_grid, pooled_length
+from pr2l.encoders.common.states import StatesEncoder, check_pooling, pool_grid, pooled_length
 
 
 class Defaults(BaseModel):
@@ -23,6 +23,7 @@ class Defaults(BaseModel):
 class ImageOnlyEncoder(StatesEncoder):
     def __init__(self, source: EncoderSource, options: Defaults) -> None:
         self.vlm, self.options = source.load_vlm(), options
+        check_pooling(self.vlm, options.image_tokens)
         super().__init__(
             layers=1,
             length=pooled_length(self.vlm.vision_length, options.image_tokens),

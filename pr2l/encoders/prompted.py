@@ -1,7 +1,7 @@
-"""Promptable representations: a VLM's states at the image, the prompt and what it generates.
+"""Promptable representations: a VLM's hidden states at the image, the prompt and its generated answer.
 
-The paper's ablations are options of it: no prompt (`prompt=null`), no generation
-(`vlm_options.generation=none`), another auxiliary text (`prompt=<variant>`), and `segments`.
+Ablations of the paper are options: no prompt (`prompt=null`), no generation (`vlm_options.generation=none`), another
+auxiliary text (`prompt=<variant>`), and `segments`.
 """
 
 from __future__ import annotations
@@ -14,26 +14,29 @@ from pydantic import PositiveInt
 from pr2l.core.types import Contexts, Frames, Segment
 from pr2l.encoders.base import EncoderSource
 from pr2l.encoders.common.prompts import PromptOptions, PromptRenderer
-from pr2l.encoders.common.states import StatesEncoder, pool_grid, pooled_length
+from pr2l.encoders.common.states import StatesEncoder, check_pooling, pool_grid, pooled_length
 
 
 class Defaults(PromptOptions):
     segments: tuple[Segment, ...] = ("image", "prompt", "generated")  # tokens to use, in this order; the paper's
-    image_tokens: int | None = None  # average the image grid to so many (a square number); None = keep all tokens
+    image_tokens: int | None = None  # average each image's grid to so many (a square number); None = keep all tokens
     pca: int | None = None  # components per layer and token (paper's Habitat: 1024 of 4096); None = no PCA
     pca_frames: PositiveInt = 512  # frames of random play that the PCA is fitted on
     layer_join: Literal["width", "tokens"] = "width"  # layers side by side in a token, or as tokens of their own
 
 
 class PromptedEncoder(StatesEncoder):
+    """Tokens of the segments in their order; with a prompt of several images, image tokens frame by frame."""
+
     def __init__(self, source: EncoderSource, options: Defaults) -> None:
         self.vlm = source.load_vlm()
         self.source, self.options = source, options
         self.prompts = PromptRenderer(source, self.vlm, options.max_prompt_tokens)
-        self.prompt_tokens = self.prompts.tokens
+        self.prompt_tokens, self.frame_history = self.prompts.tokens, self.prompts.images
         self._answers: list[str] = []
+        check_pooling(self.vlm, options.image_tokens)
         lengths = {
-            "image": pooled_length(self.vlm.image_length(), options.image_tokens),
+            "image": self.frame_history * pooled_length(self.vlm.image_length(), options.image_tokens),
             "prompt": self.prompt_tokens,
             "generated": self.vlm.new_tokens,
         }
@@ -51,14 +54,15 @@ class PromptedEncoder(StatesEncoder):
         return super().key() | {"options": options, "vlm": self.vlm.key(), **self.prompts.key()}
 
     def states(self, frames: Frames, contexts: Contexts) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = self.vlm.hidden(frames, self.prompts(contexts), prompt_tokens=self.prompt_tokens)
+        hidden = self.prompts.hidden(frames, contexts)
         self._answers = hidden.answers
         states, masks = [], []
         for segment in self.options.segments:
             span = hidden.spans[segment]
             part, mask = hidden.states[:, :, span], hidden.mask[:, span]
             if segment == "image":
-                part = pool_grid(part, self.options.image_tokens)
+                grids = part.chunk(self.frame_history, dim=2)
+                part = torch.cat([pool_grid(grid, self.options.image_tokens) for grid in grids], dim=2)
                 mask = mask[:, : part.shape[2]]
             states.append(part)
             masks.append(mask)

@@ -218,6 +218,20 @@ def test_a_pca_needs_as_many_tokens_as_components():
         pca.finish()
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_pca_is_not_fitted_on_values_that_are_not_finite(value):
+    states, mask = random_states()
+    states[3, 1, 2], mask[3] = value, True
+    pca = PCA(components=3, layers=2, width=6)
+    pca.update(states[:3], mask[:3])
+    with pytest.raises(UserError, match=r"1 of \d+ states .* layer number 1 of vlm_options.layers.*dtype=float32"):
+        pca.update(states, mask)
+    mask[3, 2] = False  # padding may hold anything
+    pca.update(states, mask)
+    pca.finish()
+    assert pca.basis.isfinite().all()
+
+
 def test_pixels_are_rows_of_rgb_from_0_to_1():
     encoder = pixels.create(source(), pixels.Defaults(size=2))
     frame = frames(rows=1)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_encoders import IMAGE, NEW, KnownSource, frames
-from test_families import CASES, vlm
+from test_families import CASES, folder, vlm
 
 from pr2l.core import registry
 from pr2l.core.errors import UserError
@@ -35,6 +35,17 @@ OPEN = st.lists(st.fixed_dictionaries({"instruction": VALUES, "history": VALUES}
 
 def source(prompt=DO, contexts=None):
     return KnownSource("known", VLM_OPTIONS, prompt, contexts, (4, 8, 3), ())
+
+
+def source_of(model, prompt):
+    """A source with open contexts whose VLM is loaded already."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Loaded(EncoderSource):
+        def load_vlm(self):
+            return model
+
+    return Loaded("loaded", model.options, prompt, None, (4, 4, 3), ())
 
 
 def make(bound=BOUND, prompt=DO):
@@ -142,16 +153,9 @@ def test_special_tokens_in_a_value_never_become_control_tokens(case):
 def test_a_real_vlm_gives_the_states_of_the_truncated_prompt():
     model = vlm(CASES[0])
 
-    @dataclasses.dataclass(frozen=True)
-    class Source(EncoderSource):
-        def load_vlm(self):
-            return model
-
     asked = Prompt(name="test", text="is it {target} ?", slots=("target",), why="", source="")
     short, long = {"target": "left"}, {"target": "left near where is the medikit left near " * 4}
-    encoder = prompted.create(
-        Source("x", model.options, asked, None, (4, 4, 3), ()), prompted.Defaults(max_prompt_tokens=12)
-    )
+    encoder = prompted.create(source_of(model, asked), prompted.Defaults(max_prompt_tokens=12))
     pictures = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     tokens = encoder.encode(pictures, [short, long])
     texts = encoder.prompts([short, long])
@@ -160,6 +164,75 @@ def test_a_real_vlm_gives_the_states_of_the_truncated_prompt():
     assert tokens.values.shape[1] == model.image_length() + 12 + model.new_tokens
     assert torch.equal(tokens.mask, expected.mask)
     assert torch.equal(tokens.values, expected.states.transpose(1, 2).flatten(2))
+
+
+def chat(frames, text="do {instruction}"):
+    parts = [{"type": "image", "frames": frames}, {"type": "text", "text": text}]
+    messages = [{"role": "user", "content": parts}]
+    return Prompt(name="test", messages=messages, slots=("instruction",), why="", source="")
+
+
+CHAT_CASES = [case for case in CASES if case.name in ("llava", "smolvlm", "qwen2_5_vl")]
+
+
+@pytest.mark.parametrize("case", CHAT_CASES, ids=lambda case: case.name)
+def test_a_conversation_with_several_frames_gives_the_vlms_states(case):
+    model = vlm(case)
+    where = source_of(model, chat(frames=2))
+    encoder = prompted.create(where, prompted.Defaults(max_prompt_tokens=60))
+    assert encoder.frame_history == CachedEncoder(encoder, 3).frame_history == 2
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 2, 24, 24, 3), dtype=np.uint8)
+    contexts = [{"instruction": "left"}, {"instruction": "near " * 90}]
+    with pytest.warns(UserWarning, match="truncated to max_prompt_tokens=60"):
+        tokens = encoder.encode(pictures, contexts)
+    assert encoder.metrics()["prompt/truncated"] == 1 / 2
+    assert tokens.values.shape[1] == encoder.tokens == 2 * model.image_length() + 60 + model.new_tokens
+    expected = model.hidden([list(row) for row in pictures], encoder.prompts(contexts), prompt_tokens=60)
+    assert torch.equal(tokens.mask, expected.mask)
+    assert torch.equal(tokens.values, expected.states.transpose(1, 2).flatten(2))
+    other = encoder.encode(pictures[:, ::-1].copy(), contexts)  # the order of the frames matters
+    assert not torch.allclose(other.values, tokens.values)
+
+
+def test_each_frame_of_a_conversation_is_pooled_by_itself():
+    model = vlm(next(case for case in CASES if case.name == "llava"))
+    pictures = np.random.default_rng(0).integers(0, 256, (1, 2, 24, 24, 3), dtype=np.uint8)
+    options = {"max_prompt_tokens": 60, "segments": ("image",)}
+    full, pooled = (
+        prompted.create(source_of(model, chat(frames=2)), prompted.Defaults(**options, image_tokens=count))
+        for count in (None, 1)
+    )
+    tokens = full.encode(pictures, [{"instruction": "left"}]).values.unflatten(1, (2, -1)).mean(dim=2)
+    assert torch.allclose(pooled.encode(pictures, [{"instruction": "left"}]).values, tokens, atol=1e-5)
+    assert pooled.tokens == 2
+
+
+def test_frames_of_another_number_are_refused():
+    model = vlm(next(case for case in CASES if case.name == "llava"))
+    encoder = prompted.create(source_of(model, chat(frames=3)), prompted.Defaults(max_prompt_tokens=60))
+    for shape in ((1, 8, 8, 3), (1, 2, 8, 8, 3)):
+        with pytest.raises(ValueError, match=r"prompt 'test' takes \['B', 3, 'H', 'W', 3\]"):
+            encoder.encode(np.zeros(shape, np.uint8), [{"instruction": "left"}])
+    with pytest.raises(ValueError, match=r"takes \['B', 'H', 'W', 3\]"):
+        make().encode(np.zeros((1, 2, 4, 8, 3), np.uint8), [{"instruction": "", "history": ""}])
+
+
+def test_a_family_with_one_place_for_its_image_says_so():
+    model = vlm(next(case for case in CASES if case.name.startswith("florence")))
+    with pytest.raises(UserError, match="takes one image and then one text"):
+        prompted.create(source_of(model, chat(frames=2)), prompted.Defaults(max_prompt_tokens=60))
+
+
+def test_a_picture_of_the_frames_own_shape_takes_it_from_the_environment():
+    case = next(case for case in CASES if case.name == "qwen2_5_vl")
+    options = Defaults(aspect="native", generation="none")
+    where = EncoderSource(str(folder(case)), options, chat(frames=1), None, (60, 30, 3), ())
+    assert where.load_vlm().options.frame_size == (60, 30)
+    encoder = prompted.create(where, prompted.Defaults(max_prompt_tokens=60))
+    frame = np.zeros((1, 60, 30, 3), np.uint8)
+    assert encoder.encode(frame, [{"instruction": "left"}]).values.shape[1] == encoder.tokens
+    with pytest.raises(UserError, match="image_tokens=1 pools a square grid.*aspect=letterbox"):
+        prompted.create(where, prompted.Defaults(max_prompt_tokens=60, image_tokens=1))
 
 
 OPEN_WORLD = """

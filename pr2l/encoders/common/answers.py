@@ -25,6 +25,7 @@ class AnswerEncoder(Encoder):
         self.source = source
         self.vlm = source.load_vlm()
         self.prompts = PromptRenderer(source, self.vlm, options.max_prompt_tokens)
+        self.frame_history = self.prompts.images
         self._answers: list[str] = []
 
     @abstractmethod
@@ -35,7 +36,7 @@ class AnswerEncoder(Encoder):
         return {"encoder": type(self).__module__, "vlm": self.vlm.key(), **self.prompts.key()}
 
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
-        hidden = self.vlm.hidden(frames, self.prompts(contexts), prompt_tokens=self.prompts.tokens)
+        hidden = self.prompts.hidden(frames, contexts)
         self._answers = hidden.answers
         return self.read(self._answers)
 

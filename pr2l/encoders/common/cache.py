@@ -37,6 +37,7 @@ class CachedEncoder(Encoder):
     def __init__(self, encoder: Encoder, capacity: int) -> None:
         self.encoder, self.capacity = encoder, capacity
         self.tokens, self.width, self.fit_frames = encoder.tokens, encoder.width, encoder.fit_frames
+        self.frame_history = encoder.frame_history
         self._rows: OrderedDict[bytes, CachedRow] = OrderedDict()  # the least recently used first
         self._answers: list[str] = []
         self._count, self._hits = 0, 0  # rows since the last clear_cache, and how many of them were not encoded

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 
 from pr2l.core.errors import UserError
 
 
 class PCA:
-    """One basis per VLM layer, since layers differ in scale by orders and one would own a shared basis.
+    """Principal component analysis with one basis per VLM layer.
 
-    transform: [..., L, T, D] -> [..., L, T, components]; the mean over the fitted tokens becomes zero.
+    Layers differ in scale by orders of magnitude; in a basis for all of them one layer would take every component.
+
+    Args:
+        components: C, number of components.
+        layers: L.
+        width: D, width of a token in one layer.
+
+    Attributes:
+        mean: float32 [L, D], the mean of the fitted tokens.
+        basis: float32 [L, C, D], components in order of falling variance.
     """
 
     def __init__(self, components: int, layers: int, width: int) -> None:
@@ -23,25 +33,47 @@ class PCA:
         self._products = torch.zeros(layers, width, width, dtype=torch.float64)
 
     def update(self, states: torch.Tensor, mask: torch.Tensor) -> None:
-        """Takes in the real tokens of states [B, L, T, D] with mask [B, T]."""
-        tokens = states.transpose(1, 2)[mask].transpose(0, 1).to("cpu", torch.float64)  # [L, N, D]
+        """Add a batch's tokens to those that `finish` fits.
+
+        Args:
+            states: [B, L, T, D].
+            mask: bool [B, T]; tokens where it is False are left out.
+
+        Raises:
+            UserError: A token is infinite or NaN.
+        """
+        tokens = rearrange(states, "b l t d -> b t l d")[mask]
+        tokens = rearrange(tokens, "n l d -> l n d").to("cpu", torch.float64)
+        finite = tokens.isfinite().all(dim=2)
+        if not finite.all():
+            layer, token = (~finite).nonzero()[0].tolist()
+            raise UserError(
+                f"a PCA cannot be fitted: {int((~finite).sum())} of {finite.numel()} states that the VLM gave are"
+                f" infinite or NaN, the first one in layer number {layer} of vlm_options.layers, token {token}. In half"
+                " precision try vlm_options.dtype=float32; otherwise the weights may be damaged."
+            )
         self._count += tokens.shape[1]
         self._sum += tokens.sum(dim=1)
         self._products += tokens.transpose(1, 2) @ tokens
 
     def finish(self) -> None:
-        """Makes the basis from all that `update` saw; UserError for fewer tokens than components."""
+        """Compute mean and basis of all tokens given to `update`.
+
+        Raises:
+            UserError: There were fewer tokens than components.
+        """
         components = self.basis.shape[1]
         if self._count < components:
             raise UserError(f"a PCA with {components} components needs as many tokens; it saw {self._count}")
         mean = self._sum / self._count
         covariance = self._products / self._count - mean[:, :, None] * mean[:, None, :]
         _, vectors = torch.linalg.eigh(covariance)  # columns, by rising eigenvalue
-        basis = vectors.flip(-1)[:, :, :components].transpose(1, 2)
-        # A vector's sign is free: the largest entry is made positive, so that a refit gives the same basis.
+        basis = rearrange(vectors.flip(-1)[:, :, :components], "l d c -> l c d")
+        # A vector's sign is arbitrary: the largest entry is made positive, so that a refit gives the same basis.
         largest = basis.gather(2, basis.abs().argmax(dim=2, keepdim=True))
         self.mean, self.basis = mean.float(), (basis * largest.sign()).float()
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
+        """Project states [..., L, T, D] on the basis: [..., L, T, C]. The mean becomes zero."""
         mean, basis = self.mean.to(states.device), self.basis.to(states.device)
         return (states.float() - mean[:, None]) @ basis.transpose(1, 2)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from pr2l.core.errors import UserError
+from pr2l.core.messages import Message
 from pr2l.core.prompt import Prompt
-from pr2l.core.types import Context, Contexts
+from pr2l.core.types import Context, Contexts, Frames, Hidden
 from pr2l.encoders.base import EncoderSource
-from pr2l.vlms.base import VLM
+
+if TYPE_CHECKING:
+    from pr2l.vlms import VLM
+    from pr2l.vlms.conversation import Images
+
+Rendered: TypeAlias = str | list[Message]
+"""A text for a prompt with `text:`, messages for one with `messages:`."""
 
 
 class PromptOptions(BaseModel):
@@ -31,7 +38,7 @@ class PromptOptions(BaseModel):
 
 
 class PromptRenderer:
-    """Prompt texts of contexts, each of at most `tokens` tokens.
+    """Prompts of contexts, texts or conversations, each of at most `tokens` tokens.
 
     A prompt that is too long loses words of its longest slot values, at their end, or at their beginning for the
     prompt's `keep_end` slots; its own text stays. Values are literal text: the VLM's special tokens in them are broken
@@ -39,20 +46,36 @@ class PromptRenderer:
 
     Attributes:
         tokens: P, the fixed number of prompt tokens, padding included.
+        images: K, the number of frames that each prompt takes.
     """
 
     def __init__(self, source: EncoderSource, vlm: VLM, max_prompt_tokens: int | None) -> None:
         self._source, self._prompt, self._vlm = source, source.prompt or _EMPTY, vlm
         self._special = _pattern(vlm.special_tokens)
-        self._bound = max_prompt_tokens
+        self._bound, self.images = max_prompt_tokens, self._prompt.images
         self.tokens = self._longest() if max_prompt_tokens is None else max_prompt_tokens
         self.clear_counts()
         if max_prompt_tokens is not None:
             self._check_bound(max_prompt_tokens)
 
-    def __call__(self, contexts: Contexts) -> list[str]:
-        """Return one text per context; raise UserError if a context lacks a slot."""
+    def __call__(self, contexts: Contexts) -> list[Rendered]:
+        """Return one prompt per context; raise UserError if a context lacks a slot."""
         return [self._render(context) for context in contexts]
+
+    def hidden(self, frames: Frames, contexts: Contexts) -> Hidden:
+        """Return the VLM's hidden states of frames under the prompts of their contexts.
+
+        Args:
+            frames: uint8 [B, H, W, 3], or [B, K, H, W, 3], the oldest first, for a prompt with K > 1 images.
+            contexts: One per row.
+        """
+        shape = ["B", *frames.shape[1:-3], "H", "W", 3]
+        expected = ["B", "H", "W", 3] if self.images == 1 else ["B", self.images, "H", "W", 3]
+        if shape != expected:
+            raise ValueError(f"frames are {frames.shape}; prompt {self._prompt.name!r} takes {expected}")
+        images: Images = frames if self.images == 1 else [list(row) for row in frames]
+        prompts: Any = self(contexts)
+        return self._vlm.hidden(images, prompts, prompt_tokens=self.tokens)
 
     def key(self) -> dict[str, Any]:
         """What texts depend on beside the context and the option: the prompt, and how its values are cut, if at all."""
@@ -80,7 +103,7 @@ class PromptRenderer:
                 f"prompt {self._prompt.name!r} is filled with free text in this task, so its length is not known in"
                 " advance; set encoder_options.max_prompt_tokens, e.g. to 128. Longer prompts are cut and counted."
             )
-        return self._vlm.prompt_length([self._fill(context) for context in contexts or [{}]])
+        return self._prompt_length([self._fill(context) for context in contexts or [{}]])
 
     def _check_bound(self, bound: int) -> None:
         """Raise UserError if the prompt does not fit even with empty slots."""
@@ -91,7 +114,7 @@ class PromptRenderer:
                 f" {needed} tokens; use more than {needed}."
             )
 
-    def _render(self, context: Context) -> str:
+    def _render(self, context: Context) -> Rendered:
         text = self._fill(context)
         if self._bound is None:
             return text
@@ -108,8 +131,8 @@ class PromptRenderer:
         self._truncated += 1
         return self._truncate(context)
 
-    def _truncate(self, context: Context) -> str:
-        """The text with every slot value cut to the largest number of characters at which the prompt fits."""
+    def _truncate(self, context: Context) -> Rendered:
+        """The prompt with every slot value cut to the largest number of characters at which the prompt fits."""
         values = {slot: context[slot] for slot in self._prompt.slots}
         fits, too_long = 0, max(map(len, values.values()))  # empty values fit, as was checked
         while too_long - fits > 1:
@@ -123,11 +146,15 @@ class PromptRenderer:
     def _cut(self, values: Context, characters: int) -> Context:
         return {slot: cut(value, characters, keep_end=slot in self._prompt.keep_end) for slot, value in values.items()}
 
-    def _fill(self, context: Context) -> str:
-        return self._prompt.render({slot: _break_up(value, self._special) for slot, value in context.items()})
+    def _fill(self, context: Context) -> Rendered:
+        values = {slot: _break_up(value, self._special) for slot, value in context.items()}
+        return self._prompt.render_messages(values) if self._prompt.messages else self._prompt.render(values)
 
-    def _length(self, text: str) -> int:
-        return self._vlm.prompt_length([text])
+    def _length(self, prompt: Rendered) -> int:
+        return self._prompt_length([prompt])
+
+    def _prompt_length(self, prompts: Any) -> int:
+        return self._vlm.prompt_length(prompts)
 
 
 _EMPTY = Prompt(name="none", why="a run without a prompt", source="pr2l")

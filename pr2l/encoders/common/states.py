@@ -1,12 +1,13 @@
-"""What encoders of a VLM's states share: pooling on the image grid, PCA, and joining of layers."""
+"""Encoders of a VLM's hidden states: pooling of the image grid, PCA, and joining of layers."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from math import isqrt
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from einops import rearrange, repeat
 from torch.nn.functional import adaptive_avg_pool2d
 
 from pr2l.core import digest
@@ -15,13 +16,24 @@ from pr2l.core.types import Contexts, Frames, Labels, Tokens
 from pr2l.encoders.base import Encoder
 from pr2l.encoders.common.pca import PCA
 
+if TYPE_CHECKING:
+    from pr2l.vlms import VLM
+
 FIT_BATCH = 16  # frames per VLM call while the PCA is fitted
 
 
 class StatesEncoder(Encoder):
-    """An encoder file fills in `states`; this makes Tokens of them.
+    """Base of encoders of hidden states; a subclass implements `states`.
 
-    states [B, L, T, D] -> PCA [B, L, T, C] -> joined: by width [B, T, L * C], or by tokens [B, L * T, C]
+        states [B, L, T, D] -> PCA [B, L, T, C] -> joined: by width [B, T, L * C], or by tokens [B, L * T, C]
+
+    Args:
+        layers: L.
+        length: T.
+        size: D.
+        pca: C, components per layer and token; None = no PCA, C = D.
+        pca_frames: Number of frames that the PCA is fitted on.
+        join: Whether layers lie side by side in a token ("width") or are tokens of their own ("tokens").
     """
 
     costly = True
@@ -50,10 +62,10 @@ class StatesEncoder(Encoder):
 
     @abstractmethod
     def states(self, frames: Frames, contexts: Contexts) -> tuple[torch.Tensor, torch.Tensor]:
-        """Chosen, pooled states [B, L, T, D] and their mask bool [B, T]."""
+        """Return chosen, pooled states [B, L, T, D] and their mask, bool [B, T]."""
 
     def key(self) -> dict[str, Any]:
-        """To which an encoder file adds its options, its VLM's key, and its prompt."""
+        """Return the part of the key that all have; a subclass adds its options, its VLM's key, and its prompt."""
         fitted = digest.of_tensors(self.state_dict()) if self.pca is not None else None
         return {"encoder": type(self).__module__, "tokens": self.tokens, "width": self.width, "fitted": fitted}
 
@@ -62,8 +74,8 @@ class StatesEncoder(Encoder):
         if self.pca is not None:
             states = self.pca.transform(states)
         if self.join == "width":
-            return Tokens(states.transpose(1, 2).flatten(2), mask)
-        return Tokens(states.flatten(1, 2), mask.repeat(1, states.shape[1]))
+            return Tokens(rearrange(states, "b l t d -> b t (l d)"), mask)
+        return Tokens(rearrange(states, "b l t d -> b (l t) d"), repeat(mask, "b t -> b (l t)", l=states.shape[1]))
 
     def fit(self, frames: Frames, contexts: Contexts) -> None:
         if self.pca is None:
@@ -85,28 +97,40 @@ class StatesEncoder(Encoder):
         states, mask = self.states(frames, contexts)
         if tuple(states.shape[1:]) != self._shape:
             raise ValueError(
-                f"the VLM gave states {tuple(states.shape[1:])} (layers, tokens, width) where its lengths "
-                f"promised {self._shape}; every context must be known when the encoder is made"
+                f"the VLM gave states {tuple(states.shape[1:])} (layers, tokens, width), and {self._shape} was computed"
+                " when the encoder was made; a VLM must give the same number of tokens for every frame"
             )
         return states, mask
 
 
 def pool_grid(states: torch.Tensor, count: int | None) -> torch.Tensor:
-    """Averages neighbours in the square image grid until `count` are left: [B, L, T, D] -> [B, L, T', D].
+    """Average neighbouring tokens of a square image grid.
 
-    T' = pooled_length(T, count). None = as it is. A token before the grid (Florence-2's mean, a CLS) stays.
+    Args:
+        states: [B, L, T, D], the grid row by row. A token before the grid (Florence-2's mean, a CLS) stays.
+        count: Number of tokens to pool the grid to, a square number; None = no pooling.
+
+    Returns:
+        [B, L, pooled_length(T, count), D].
     """
     if count is None:
         return states
     before, grid = states.split([_before_grid(states.shape[2]), isqrt(states.shape[2]) ** 2], dim=2)
-    rows, layers, length, size = grid.shape
-    square = grid.float().reshape(rows * layers, isqrt(length), isqrt(length), size).permute(0, 3, 1, 2)
-    pooled = adaptive_avg_pool2d(square, isqrt(count)).flatten(2).transpose(1, 2)
-    return torch.cat([before, pooled.reshape(rows, layers, count, size).to(states.dtype)], dim=2)
+    square = rearrange(grid.float(), "b l (h w) d -> (b l) d h w", h=isqrt(grid.shape[2]))
+    pooled = adaptive_avg_pool2d(square, isqrt(count)).to(states.dtype)
+    return torch.cat([before, rearrange(pooled, "(b l) d h w -> b l (h w) d", b=len(states))], dim=2)
 
 
 def pooled_length(length: int, count: int | None) -> int:
-    """Image tokens after pooling the grid among `length` tokens to `count`; UserError where that is impossible."""
+    """Return the number of image tokens after `pool_grid`.
+
+    Args:
+        length: Number of image tokens before.
+        count: As of `pool_grid`.
+
+    Raises:
+        UserError: The tokens cannot be pooled to so many.
+    """
     if count is None:
         return length
     side, before = isqrt(length), _before_grid(length)
@@ -121,6 +145,15 @@ def pooled_length(length: int, count: int | None) -> int:
     return before + count
 
 
+def check_pooling(vlm: VLM, count: int | None) -> None:
+    """Raise UserError if image tokens are to be pooled whose grid need not be square."""
+    if count is not None and vlm.options.aspect == "native":
+        raise UserError(
+            f"encoder_options: image_tokens={count} pools a square grid of image tokens, and with vlm_options.aspect="
+            "native it has the shape of the frames; use image_tokens=null, or aspect=letterbox"
+        )
+
+
 def _before_grid(length: int) -> int:
-    """Tokens that remain of `length` beside the largest square grid."""
+    """Number of tokens beside the largest square grid among `length`."""
     return length - isqrt(length) ** 2
