@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Collection, Mapping
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -27,6 +27,15 @@ Info = dict[str, Any]
 BadValue = Literal["stop", "truncate"]
 
 NUMBERS = (int, float, np.integer, np.floating, np.bool_)
+
+
+class Spaces(Protocol):
+    """Whatever has an environment's spaces."""
+
+    @property
+    def observation_space(self) -> spaces.Space[Any]: ...
+    @property
+    def action_space(self) -> spaces.Space[Any]: ...
 
 
 class ContractError(UserError):
@@ -185,11 +194,11 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         raise error(f"{self.name}, episode seed {self._seed}, {moment}: {came}; it must be {need}.{hint}")
 
 
-def check_spaces(env: gym.Env[Any, Any], name: str) -> None:
+def check_spaces(env: Spaces, name: str) -> None:
     """Check that an environment declares spaces of the contract.
 
     Args:
-        env: The environment.
+        env: The environment, or a vector of them.
         name: How errors call it.
 
     Raises:

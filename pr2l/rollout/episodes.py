@@ -17,6 +17,7 @@ import numpy as np
 from pr2l.core import registry
 from pr2l.core.errors import UserError
 from pr2l.environments.isolation.isolated import Isolated, Timeouts
+from pr2l.rollout import external
 from pr2l.rollout.actions import action_to_json, as_action
 from pr2l.rollout.contract import BadValue, ContractCheck, Info, Observation, check_spaces
 
@@ -198,8 +199,10 @@ def make_episodes(
             env.close()
             known = env.observation_space, env.action_space
             values = options.model_dump(mode="json")
-            path = module.__name__.removeprefix("pr2l.")  # as isolation/worker.py imports it
-            env = Isolated(path, task, values, split=split, labels=labels, name=environment, spaces=known)
+            row = module.__name__.removeprefix("pr2l."), task  # as isolation/worker.py imports it
+            if isinstance(module, external.ExternalModule):
+                row = external.__name__, environment
+            env = Isolated(*row, values, split=split, labels=labels, name=environment, spaces=known)
         if timeouts:
             worker = env.unwrapped
             if not isinstance(worker, Isolated):

@@ -1,13 +1,13 @@
-"""Frames in, tokens out: the VLM as a part of the environment.
+"""Embed the frames of vectorized environments: the VLM is a part of the environment.
 
-Inside a policy's features extractor the VLM would run again for every minibatch of every epoch. Here it runs
-once per vector step, on one batch:
+In a policy's features extractor the VLM would run again for every minibatch of every epoch. Here it runs once per
+vector step, on one batch:
 
-    rows 0 .. N-1   the frames that the N environments show now, under the contexts they are in now
+    rows 0 .. N-1   the current frames of the N environments, under their current contexts
     rows N ..       the last frames of the episodes that just ended, under the contexts of those episodes
 
-Simulators in worker processes come in groups (`Workers.step_groups`), and each group is such a batch: while the VLM
-is busy with it, the next group is simulated.
+Environments in worker processes come in groups (`Workers.step_groups`), and each group is such a batch: while the VLM
+embeds it, the next group is simulated.
 """
 
 from __future__ import annotations
@@ -16,24 +16,111 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from pr2l.core.types import Tokens
 from pr2l.encoders.base import Encoder
+from pr2l.rollout.contract import ContractCheck, ContractError, check_spaces
+from pr2l.rollout.episodes import SeededEpisodes
+from pr2l.rollout.external import Arranged, Arrangement, Context, ContextOf
+from pr2l.rollout.worker_process import is_wrapped
 
 HALF_MAX = float(np.finfo(np.float16).max)
 
 
-class VecEmbed(VecEnvWrapper):
-    """Observations Dict(tokens float16 [T, D], mask uint8 [T] (1 = real), proprio float32 [P] if given).
+def embed_env(
+    env: gym.Env[Any, Any] | VecEnv,
+    encoder: Encoder,
+    *,
+    frame: str | None = None,
+    proprio: str | None = None,
+    context: Context | ContextOf | None = None,
+) -> VecEmbed:
+    """Turn any Gymnasium environment, or a VecEnv of several, into token observations.
 
-    venv: gives Dict(frame uint8 [H, W, 3], proprio), and infos with "context" (and "labels" if the encoder
-    needs them), at reset too. After each step `frames` [N, H, W, 3], `contexts` and `answers` (of a VLM that
-    was asked) tell what was embedded; an ended episode's last frame is in its info as "terminal_frame".
+    Args:
+        env: The environment. Its observation is an image, uint8 [H, W, 3], or a Dict that has one.
+        encoder: Makes the tokens, such as a prompted VLM.
+        frame: The key of the image in a Dict; None = "frame", or the only image.
+        proprio: The key of a vector that policies get beside the tokens; None = "proprio" if there is one.
+        context: What fills the prompt's slots: a dict for every episode, or a function of the environment's own
+            observation and info that returns it; None = `info["context"]`, and without that an empty one.
+
+    Returns:
+        A VecEnv for any algorithm of Stable-Baselines3 with a policy for Dict observations.
+
+    Raises:
+        ContractError: The image is no uint8 [H, W, 3]; the text says how to convert it.
+        UserError: A key that the observations do not have.
+    """
+    if isinstance(env, VecEnv):
+        return VecEmbed(VecArranged(env, Arrangement(env.observation_space, frame, proprio, context)), encoder)
+    arranged = Arranged(env, frame, proprio, context)
+    checked: Any = ContractCheck(arranged, labels=encoder.needs_labels, success=False)
+    monitored = checked if is_wrapped(env, Monitor) or is_wrapped(env, SeededEpisodes) else Monitor(checked)
+    return VecEmbed(DummyVecEnv([lambda: monitored]), encoder)
+
+
+class VecArranged(VecEnvWrapper):
+    """Vectorized environments with the observations and infos of the environment contract.
+
+    Args:
+        venv: Any VecEnv.
+        arrangement: Where the frame, the proprio and the context are.
+
+    Raises:
+        ContractError: The spaces break the contract.
+    """
+
+    def __init__(self, venv: VecEnv, arrangement: Arrangement) -> None:
+        self._arrangement = arrangement
+        super().__init__(venv, observation_space=arrangement.observation_space())
+        check_spaces(self, type(venv.unwrapped).__name__)
+
+    def reset(self) -> VecEnvObs:
+        observations: Any = self.venv.reset()
+        infos = reset_infos(self.venv)
+        self.reset_infos = [self._info(_row(observations, row), info) for row, info in enumerate(infos)]
+        return self._arrangement.observation(observations, (self.num_envs,))
+
+    def step_wait(self) -> VecEnvStepReturn:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        arranged: list[dict[str, Any]] = []
+        for row, (done, info) in enumerate(zip(dones, infos, strict=True)):
+            observation: Any = _row(observations, row)
+            if done:
+                self.reset_infos[row] = self._info(observation, reset_infos(self.venv)[row])
+                observation = info["terminal_observation"]
+                info = {**info, "terminal_observation": self._arrangement.observation(observation)}
+            arranged.append(self._info(observation, info))
+        return self._arrangement.observation(observations, (self.num_envs,)), rewards, dones, arranged
+
+    def _info(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+        return self._arrangement.info(observation, info)
+
+
+class VecEmbed(VecEnvWrapper):
+    """Replace frames by the tokens of an encoder.
+
+    Observations are Dict(tokens float16 [N, T, D], mask uint8 [N, T] (1 = real, 0 = padding), and proprio float32
+    [N, P] if the environments have one). The info of an ended episode has its last frame as "terminal_frame", and
+    tokens in its "terminal_observation".
+
+    Args:
+        venv: Environments with observations Dict(frame uint8 [H, W, 3], proprio), and with "context" in their infos, at
+            the reset too ("labels" as well, if the encoder needs them).
+        encoder: Makes the tokens.
+
+    Attributes:
+        frames: The frames of the last step, uint8 [N, H, W, 3].
+        contexts: Their contexts.
+        answers: What the VLM generated for them; empty where it generates nothing.
     """
 
     def __init__(self, venv: VecEnv, encoder: Encoder) -> None:
@@ -44,29 +131,29 @@ class VecEmbed(VecEnvWrapper):
         super().__init__(venv, observation_space=observation_space(venv.observation_space, encoder))
 
     def reset(self) -> VecEnvObs:
-        shown = self.venv.reset()
-        return self._embed(shown, self._reset_infos(), self.num_envs)
+        observations = self.venv.reset()
+        return self._embed(observations, reset_infos(self.venv), self.num_envs)
 
     def step_wait(self) -> VecEnvStepReturn:
         venv: Any = self.venv
         in_groups = hasattr(type(venv), "step_groups")  # the type's own, as a wrapper would lend that of what it wraps
-        steps, seen = [], []
+        steps, embedded = [], []
         for rows, step in venv.step_groups() if in_groups else [(range(self.num_envs), venv.step_wait())]:
             steps.append(self._embed_step(rows, *step))
-            seen.append((self.frames, self.contexts, self.answers))
-        self.frames, self.contexts, self.answers = (_together(parts) for parts in zip(*seen, strict=True))
-        observation, rewards, dones, infos = (_together(parts) for parts in zip(*steps, strict=True))
+            embedded.append((self.frames, self.contexts, self.answers))
+        self.frames, self.contexts, self.answers = (_concatenate(parts) for parts in zip(*embedded, strict=True))
+        observation, rewards, dones, infos = (_concatenate(parts) for parts in zip(*steps, strict=True))
         return observation, rewards, dones, infos
 
-    def _embed_step(self, rows: range, shown: Any, rewards: Any, dones: Any, infos: Any) -> VecEnvStepReturn:
-        """The step of some rows, which come consecutively, with tokens in the place of frames."""
+    def _embed_step(self, rows: range, observations: Any, rewards: Any, dones: Any, infos: Any) -> VecEnvStepReturn:
+        """The step of some consecutive rows, with tokens instead of frames."""
         ended = np.flatnonzero(dones)
-        # After the automatic reset an environment shows the new episode, but its info tells of the old one.
-        resets = self._reset_infos()[rows.start : rows.stop]
-        now = [reset if done else info for reset, done, info in zip(resets, dones, infos, strict=True)]
+        # After the automatic reset the observation is the new episode's, but the info is still the old one's.
+        resets = reset_infos(self.venv)[rows.start : rows.stop]
+        current = [reset if done else info for reset, done, info in zip(resets, dones, infos, strict=True)]
         last = [infos[row]["terminal_observation"] for row in ended]
-        both = {key: np.concatenate([shown[key], *(each[key][None] for each in last)]) for key in shown}
-        embedded = self._embed(both, [*now, *(infos[row] for row in ended)], len(rows))
+        batch = {key: np.concatenate([observations[key], *(end[key][None] for end in last)]) for key in observations}
+        embedded = self._embed(batch, [*current, *(infos[row] for row in ended)], len(rows))
         for place, row in enumerate(ended, start=len(rows)):
             infos[row]["terminal_frame"] = last[place - len(rows)]["frame"]
             infos[row]["terminal_observation"] = {key: part[place] for key, part in embedded.items()}
@@ -77,32 +164,42 @@ class VecEmbed(VecEnvWrapper):
         return self.venv.env_method("state")
 
     def restore(self, states: list[dict[str, Any]]) -> None:
-        """Brings every environment back into the middle of its episode, without a reset after it."""
-        shown = [self.venv.env_method("restore", each, indices=row)[0] for row, each in enumerate(states)]
-        self.frames = np.stack([observation["frame"] for observation, _ in shown])
-        self.contexts = [info["context"] for _, info in shown]
+        """Replay every environment's running episode up to where `states` found it; call no reset after it."""
+        restored = [self.venv.env_method("restore", state, indices=row)[0] for row, state in enumerate(states)]
+        self.frames = np.stack([observation["frame"] for observation, _ in restored])
+        self.contexts = [info["context"] for _, info in restored]
 
-    def _reset_infos(self) -> list[dict[str, Any]]:
-        # A VecEnvWrapper has an empty reset_infos of its own, which hides the environment's.
-        return self.unwrapped.reset_infos
-
-    def _embed(self, shown: Any, infos: list[dict[str, Any]], count: int) -> dict[str, np.ndarray]:
-        """Embeds a batch, the first `count` rows of which environments show now."""
+    def _embed(self, observations: Any, infos: list[dict[str, Any]], count: int) -> dict[str, np.ndarray]:
+        """Embed a batch whose first `count` rows are the environments' current observations."""
         contexts = [info["context"] for info in infos]
         labels = [info["labels"] for info in infos] if self.encoder.needs_labels else None
         with torch.no_grad():
-            tokens = self.encoder.encode(shown["frame"], contexts, labels)
-        self.frames, self.contexts = shown["frame"][:count], contexts[:count]
+            tokens = self.encoder.encode(observations["frame"], contexts, labels)
+        self.frames, self.contexts = observations["frame"][:count], contexts[:count]
         self.answers = self.encoder.answers()[:count]
         values, mask = in_half(tokens)
         embedded = {"tokens": values, "mask": mask}
-        return embedded | ({"proprio": shown["proprio"]} if "proprio" in shown else {})
+        return embedded | ({"proprio": observations["proprio"]} if "proprio" in observations else {})
+
+
+def reset_infos(venv: VecEnv) -> list[dict[str, Any]]:
+    """The infos of each environment's last reset.
+
+    Every VecEnvWrapper has an empty `reset_infos` of its own, which hides that of what it wraps.
+    """
+    while isinstance(venv, VecEnvWrapper) and not any(venv.reset_infos):
+        venv = venv.venv
+    return venv.reset_infos
 
 
 def in_half(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
-    """What policies see and stores keep: float16 [B, T, D], zero where masked, and the mask as uint8 [B, T].
+    """Convert tokens to what policies get and stores keep.
 
-    Raises FloatingPointError for NaN.
+    Returns:
+        The values, float16 [B, T, D], 0 where masked and clipped to the range of float16; and the mask, uint8 [B, T].
+
+    Raises:
+        FloatingPointError: A token is NaN.
     """
     values = tokens.values.float().masked_fill(~tokens.mask[..., None], 0.0).cpu().numpy()
     if np.isnan(values).any():
@@ -114,19 +211,24 @@ def in_half(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
     return half, tokens.mask.cpu().numpy().astype(np.uint8)
 
 
-def _together(parts: Sequence[Any]) -> Any:
-    """Arrays, lists or dicts of arrays for some rows each, as one for all rows."""
+def _row(observations: Any, row: int) -> Any:
+    in_parts = isinstance(observations, dict)
+    return {key: part[row] for key, part in observations.items()} if in_parts else observations[row]
+
+
+def _concatenate(parts: Sequence[Any]) -> Any:
+    """Arrays, lists or dicts of arrays of some rows each, as one of all rows."""
     if len(parts) == 1:
         return parts[0]
     if isinstance(parts[0], dict):
-        return {key: _together([part[key] for part in parts]) for key in parts[0]}
+        return {key: _concatenate([part[key] for part in parts]) for key in parts[0]}
     return np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [*chain(*parts)]
 
 
 def observation_space(frames: spaces.Space[Any], encoder: Encoder) -> spaces.Dict:
-    """The space of VecEmbed over an environment whose space is `frames`."""
+    """The observation space of VecEmbed for one environment whose space is `frames`."""
     if not isinstance(frames, spaces.Dict) or "frame" not in frames.spaces:
-        raise ValueError(f"an environment must show Dict(frame, proprio), not {frames}")
+        raise ContractError(f"VecEmbed needs observations Dict(frame, proprio), not {frames}; see embed_env")
     shape = (encoder.tokens, encoder.width)
     parts: dict[str, spaces.Space[Any]] = {
         "tokens": spaces.Box(-HALF_MAX, HALF_MAX, shape, np.float16),

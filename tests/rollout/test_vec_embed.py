@@ -12,6 +12,7 @@ from pr2l.encoders.base import Encoder
 from pr2l.policies import ppo
 from pr2l.policies.base import Hooks
 from pr2l.policies.networks import mlp
+from pr2l.rollout.contract import ContractError
 from pr2l.rollout.vec_embed import HALF_MAX, VecEmbed
 
 
@@ -163,5 +164,5 @@ def test_what_was_embedded_can_be_shown():
 
 
 def test_an_environment_without_frames_is_refused():
-    with pytest.raises(ValueError, match="must show Dict"):
+    with pytest.raises(ContractError, match="needs observations Dict.frame, proprio."):
         VecEmbed(DummyVecEnv([lambda: gym.make("CartPole-v1")]), Echo())

@@ -1,0 +1,244 @@
+"""Gymnasium environments that are no plug-ins, arranged as the environment contract asks.
+
+    environment=my_module:MyEnv      in a config: a class, or a function that makes an environment
+    environment_options={...}        its keyword arguments, and the options of `Defaults`
+
+Such an environment has one task, "default". Its class may say `contexts`, a list of every context that it can give;
+without it they are open.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from pydantic import BaseModel, ConfigDict
+
+from pr2l.core.errors import UserError, did_you_mean
+from pr2l.rollout.contract import Info, Observation
+
+Context: TypeAlias = dict[str, str]
+ContextOf: TypeAlias = Callable[[Any, Info], Context]  # of the environment's own observation and info
+
+TASK = "default"
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Where the parts of the contract are in an environment's own observations and infos.
+
+    Args:
+        space: The environment's observation space: a Box, or a Dict.
+        frame: The key of the frame, None = "frame" or the only image; "" = the observation is the frame.
+        proprio: The key of a vector of numbers, None = "proprio" if there is one.
+        context: The context of every episode, or a function of the environment's own observation and info that returns
+            it; None = `info["context"]`, and without that an empty one.
+    """
+
+    space: spaces.Space[Any]
+    frame: str | None = None
+    proprio: str | None = None
+    context: Context | ContextOf | None = None
+
+    def frame_key(self) -> str:
+        """The key of the frame; "" where the observation is the frame."""
+        if not isinstance(self.space, spaces.Dict):
+            if self.frame:
+                raise UserError(f"frame={self.frame!r} needs observations that are a Dict; these are {self.space}")
+            return ""
+        if self.frame is not None or "frame" in self.space.spaces:
+            return self._key(self.frame or "frame", "frame")
+        images = [key for key, part in self.space.spaces.items() if len(part.shape or ()) == 3]
+        if len(images) != 1:
+            raise UserError(f"which part is the frame? Say frame=KEY, one of {', '.join(self.space.spaces)}")
+        return images[0]
+
+    def proprio_key(self) -> str | None:
+        """The key of the vector; None = there is none."""
+        parts = self.space.spaces if isinstance(self.space, spaces.Dict) else {}
+        if self.proprio is None:
+            return "proprio" if "proprio" in parts else None
+        key = self._key(self.proprio, "proprio")
+        if not isinstance(parts[key], spaces.Box | spaces.MultiBinary):
+            raise UserError(f"proprio={key!r} must be a Box of numbers, not {parts[key]}")
+        return key
+
+    def observation_space(self) -> spaces.Dict:
+        """Dict(frame, proprio float32 [P])."""
+        frame, proprio = self.frame_key(), self.proprio_key()
+        parts: dict[str, spaces.Space[Any]] = {"frame": self.space[frame] if frame else self.space}  # type: ignore[index]
+        if proprio is not None:
+            box = self.space[proprio]  # type: ignore[index]
+            low, high = getattr(box, "low", 0), getattr(box, "high", 1)
+            size = int(np.prod(box.shape))
+            low, high = (np.broadcast_to(bound, box.shape).astype(np.float32).reshape(size) for bound in (low, high))
+            parts["proprio"] = spaces.Box(low, high, dtype=np.float32)
+        return spaces.Dict(parts)
+
+    def observation(self, observation: Any, batch: tuple[int, ...] = ()) -> Observation:
+        """The contract's observation. batch: the leading axes, (N,) for those of N environments."""
+        frame, proprio = self.frame_key(), self.proprio_key()
+        parts = {"frame": observation[frame] if frame else observation}
+        if proprio is not None:
+            parts["proprio"] = np.asarray(observation[proprio], np.float32).reshape(*batch, -1)
+        return parts
+
+    def info(self, observation: Any, info: Info) -> Info:
+        """The contract's info: with a context, and with `success`, by default Stable-Baselines3's `is_success`."""
+        context: Any = info.get("context", {}) if self.context is None else self.context
+        context = context(observation, info) if callable(context) else context
+        return {"success": info.get("is_success", False), **info, "context": context}
+
+    def _key(self, key: str, option: str) -> str:
+        assert isinstance(self.space, spaces.Dict)
+        if key not in self.space.spaces:
+            known = ", ".join(self.space.spaces)
+            hint = did_you_mean(key, self.space.spaces)
+            raise UserError(f"{option}={key!r} is no part of the observations.{hint} They have {known}")
+        return key
+
+
+class Arranged(gym.Wrapper[Observation, Any, Any, Any]):
+    """An environment with the observations and infos of the contract.
+
+    Args:
+        env: Any Gymnasium environment with a frame in its observations.
+        frame, proprio, context: As of `Arrangement`.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        frame: str | None = None,
+        proprio: str | None = None,
+        context: Context | ContextOf | None = None,
+    ) -> None:
+        super().__init__(env)
+        self._arrangement = Arrangement(env.observation_space, frame, proprio, context)
+        self.observation_space = self._arrangement.observation_space()  # type: ignore[assignment]  # Dict is invariant
+
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observation, Info]:
+        result: Any = self.env.reset(seed=seed, options=options)
+        return self._arrange(result) if isinstance(result, tuple | list) and len(result) == 2 else result
+
+    def step(self, action: Any) -> tuple[Observation, Any, bool, bool, Info]:
+        result: Any = self.env.step(action)
+        return self._arrange(result) if isinstance(result, tuple | list) and len(result) == 5 else result
+
+    def _arrange(self, result: Any) -> Any:
+        """What reset or step returned; parts that cannot be arranged stay as they are, for the contract check."""
+        observation, *between, info = result
+        arrangement, space = self._arrangement, self._arrangement.space
+        incomplete = isinstance(space, spaces.Dict) and not (
+            isinstance(observation, Mapping) and observation.keys() >= space.keys()
+        )
+        if incomplete or not isinstance(info, Mapping):
+            return result
+        return (arrangement.observation(observation), *between, arrangement.info(observation, dict(info)))
+
+
+class Defaults(BaseModel):
+    """Options of "module:Class"; all others are keyword arguments of the class."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    frame: str | None = None  # the key of the frame in observations; null = "frame", or the only image
+    proprio: str | None = None  # the key of a vector of numbers; null = "proprio" if there is one
+
+
+@dataclass(frozen=True)
+class Task:
+    """The row of TASKS of a "module:Class"."""
+
+    contexts: tuple[Context, ...] | None
+    id: str = TASK
+    prompt: str | None = None
+    horizon: int | None = None  # the environment's own matter
+    reward: str = "the environment's own"
+    success: str = "info['success'] or info['is_success'] of the environment"
+
+
+class ExternalModule(ModuleType):
+    """An environment module of a class, as the registry gives them.
+
+    Args:
+        name: "module:Class".
+        make_env: The class, or a function that makes an environment.
+    """
+
+    TASKS: dict[str, Task]
+
+    def __init__(self, name: str, make_env: Callable[..., gym.Env[Any, Any]]) -> None:
+        super().__init__(name, make_env.__doc__)
+        self.Defaults = Defaults
+        self._make_env = make_env
+        contexts = getattr(make_env, "contexts", None)
+        self.TASKS = {TASK: Task(None if contexts is None else tuple(contexts))}
+
+    def __reduce__(self) -> Any:
+        return load, (self.__name__,)  # for worker processes
+
+    def kinds(self, task: str) -> tuple[str, ...]:
+        """No labels."""
+        return ()
+
+    def make(
+        self, task: str = TASK, options: Defaults | None = None, *, split: str = "train", labels: bool = False
+    ) -> Arranged:
+        """Make the environment; it plays both splits alike, and gives no labels.
+
+        Raises:
+            UserError: For an option that it refuses, or for what is no Gymnasium environment.
+        """
+        options = options or Defaults()
+        arguments = dict(options.model_extra or {})
+        try:
+            env = self._make_env(**arguments)
+        except TypeError as error:
+            text = f"{self.__name__} cannot be made with the environment_options {arguments}: {error}"
+            raise UserError(text) from error
+        if not isinstance(env, gym.Env):
+            raise UserError(f"{self.__name__} makes a {type(env).__name__}; it must make a gymnasium.Env")
+        return Arranged(env, options.frame, options.proprio)
+
+
+@cache
+def load(name: str) -> ExternalModule:
+    """An environment module for a class, or for a function that makes an environment.
+
+    Args:
+        name: "module:Class"; the module is looked for in the working folder too.
+
+    Raises:
+        UserError: There is no such module or class. An error inside the module's own import passes through unchanged.
+    """
+    module_name, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise UserError(
+            f"environment {name!r}: there is no module {module_name!r} in the working folder or among the installed "
+            "ones. Write module:Class, such as my_module:MyEnv for the class MyEnv of my_module.py"
+        ) from error
+    if not callable(make_env := getattr(module, attribute, None)):
+        hint = did_you_mean(attribute, vars(module))
+        raise UserError(f"environment {name!r}: {module_name} has no class {attribute!r}.{hint}")
+    return ExternalModule(name, make_env)
+
+
+def make(task: str, options: Defaults, *, split: str, labels: bool) -> Arranged:
+    """What the worker of an isolated "module:Class", which is given here as the task, makes."""
+    return load(task).make(options=options, split=split, labels=labels)
