@@ -1,43 +1,48 @@
-# `make train` or `make test` is all that a fresh clone needs: each first builds .venv from the lock file.
+# A fresh clone needs nothing but `make train` or `make test`: each first builds .venv from the lock file.
 PYTHON ?= python3
 MAIN ?= doom/fetch/prompted
 BIN := .venv/bin
 STAMP := .venv/.matches-the-lock
+DOCS_BIN := .venv-docs/bin
+DOCS_STAMP := .venv-docs/.matches-the-lock
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help train smoke bench leaderboard test coverage test-all sims lint
+.PHONY: help train smoke bench leaderboard docs test coverage test-all sims lint
 
-help: ## this list
+help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 train: $(STAMP) ## train the main agent (MAIN=<config>), with a curve, a video and a table at the end
 	$(BIN)/pr2l train $(MAIN)
 
-smoke: $(STAMP) ## the whole pipeline on a toy scale, in under a minute
+smoke: $(STAMP) ## run the whole pipeline on a toy scale, in under a minute
 	$(BIN)/pr2l train smoke
 
-bench: $(STAMP) ## how fast frames become embeddings on this machine, with a verdict for each promise
+bench: $(STAMP) ## measure how fast frames become embeddings here, against the goals
 	$(BIN)/pr2l speed tiny smolvlm-256m
 
 leaderboard: $(STAMP) ## build the leaderboard's pages from the committed rows: runs/site/index.html
 	$(BIN)/pr2l bench site
 
+docs: $(DOCS_STAMP) ## build the documentation site in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(DOCS_BIN)/mkdocs build
+
 test: $(STAMP) ## run all but the slow tests, one process per core (at most 8)
 	$(BIN)/python -m pytest $(PARALLEL)
 
-coverage: $(STAMP) ## the same, with the lines that no test reaches in htmlcov/
+coverage: $(STAMP) ## run the same tests and list the lines that none reaches in htmlcov/
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=html --cov-report=term:skip-covered
 
-test-all: sims ## also the slow tests, and those that need the simulators' interpreters
+test-all: sims ## run all tests, also the slow ones and those of the simulators
 	$(BIN)/python -m pytest -m "not sims"
 
-sims: $(STAMP) ## build the simulators that have an interpreter of their own, and test with them
+sims: $(STAMP) ## install the simulators that need an interpreter of their own, and test them
 	$(BIN)/pr2l sim install habitat-lite
 	$(BIN)/pr2l sim install minedojo
 	$(BIN)/python -m pytest -m sims
 
-lint: $(STAMP) ## style and types
+lint: $(STAMP) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
@@ -47,4 +52,10 @@ $(STAMP): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --requirement requirements.lock
 	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
+	touch $@
+
+# The site is made from the sources alone, so its environment holds nothing of pr2l.
+$(DOCS_STAMP): requirements-docs.lock
+	test -x $(DOCS_BIN)/python || $(PYTHON) -m venv .venv-docs
+	$(DOCS_BIN)/python -m pip install --requirement requirements-docs.lock
 	touch $@

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from pages import commands
 from typer.main import get_command
@@ -62,10 +63,37 @@ def test_the_pretraining_config_is_valid():
     assert read_config(PretrainConfig, "pretrain/tiny").why
 
 
+def slugs(page):
+    """The anchors of a page's headings, as GitHub and mkdocs make them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files(page):
-    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-        assert link.startswith("http") or (page.parent / link).exists(), link
+def test_links_lead_to_files_and_headings(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith("http"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or target.suffix != ".md" or anchor in slugs(target), link
+
+
+def test_the_site_lists_pages_that_exist():
+    site = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
+    listed = set(re.findall(r"[\w./-]+\.md", str(site["nav"])))
+    assert listed - {"index.md", "contributing.md", "changelog.md"} <= {
+        page.relative_to(ROOT / "docs").as_posix() for page in PAGES if page.is_relative_to(ROOT / "docs")
+    }
+    guides = {page.name for page in ROOT.glob("docs/*.md")}
+    assert guides <= listed, "a page of docs/ is missing in the nav of mkdocs.yml"
+
+
+def test_the_api_pages_name_packages_that_exist():
+    for page in ROOT.glob("docs/api/*.md"):
+        for name in re.findall(r"^::: (\S+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            assert (ROOT / name.replace(".", "/") / "__init__.py").is_file(), name
 
 
 def test_list_runs_for_everything():

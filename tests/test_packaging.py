@@ -25,18 +25,36 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 CORE = [Requirement(line) for line in PROJECT["dependencies"]]
 DEV = [Requirement(line) for line in PROJECT["optional-dependencies"]["dev"]]
-LOCK_LINES = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line[:1] != "#"]
-LOCK = {
-    canonicalize_name(name): version for name, _, version in (line.partition("==") for line in LOCK_LINES)
-}
+DOCS = [Requirement(line) for line in PROJECT["optional-dependencies"]["docs"]]
+
+
+def lines(lock: str) -> list[str]:
+    return [line for line in (ROOT / lock).read_text().splitlines() if line[:1] != "#"]
+
+
+def versions(lock: str) -> dict[str, str]:
+    return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines(lock))}
+
+
+LOCK = versions("requirements.lock")
 PACKAGES = ("pr2l", "environments", "policies", "prompts", "configs")
 
 
-def test_the_lock_holds_exact_public_versions_only() -> None:
-    wrong = [line for line in LOCK_LINES if not re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line)]
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-docs.lock"])
+def test_a_lock_holds_exact_public_versions_only(lock: str) -> None:
+    wrong = [line for line in lines(lock) if not re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line)]
     assert wrong == []
-    assert len(LOCK) == len(LOCK_LINES)
+    assert len(versions(lock)) == len(lines(lock))
+
+
+def test_the_lock_pins_the_torch_that_installs_as_a_cpu_build() -> None:
     assert LOCK["torch"] == "2.13.0"
+
+
+@pytest.mark.parametrize("requirement", DOCS, ids=str)
+def test_the_lock_of_the_documentation_satisfies_pyproject(requirement: Requirement) -> None:
+    version = versions("requirements-docs.lock")[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(version)
 
 
 @pytest.mark.parametrize("requirement", [r for r in CORE + DEV if r.marker is None], ids=str)
