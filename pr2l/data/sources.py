@@ -138,7 +138,7 @@ class TrajectorySource(ShuffledSource[Trajectory]):
     """Whole episodes, each once an epoch, in an order that seed and epoch determine; a `BatchSource`."""
 
     def __init__(self, episodes: Episodes, seed: int) -> None:
-        super().__init__(episodes, seed)  # type: ignore[arg-type]  # of a sequence it uses length and items
+        super().__init__(episodes, seed)
         self._recording = episodes.recording
 
     def state_dict(self) -> Values:
