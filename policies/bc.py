@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 from .base import Actions, BatchSource, LearnsFrom, Observation, Tensors, Trajectory, Values
 from .common.actions import discrete_count
 from .common.loop import Loop, LoopLearner, Update
+from .common.options import Device, Number, PositiveNumber
 
 __all__ = ["BCLearner", "Defaults", "Learner", "create"]
 
@@ -191,15 +192,15 @@ def _discrete(actions: Any) -> torch.Tensor:
 class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    learning_rate: float = 1e-4  # the paper's
+    learning_rate: PositiveNumber = 1e-4  # the paper's
     schedule: Literal["constant", "linear"] = "linear"  # falls to 0 at the last step, as the paper's
-    weight_decay: float = 1e-6  # the paper's, of AdamW
+    weight_decay: Number = 1e-6  # the paper's, of AdamW
     batch: PositiveInt = 16384  # transitions of a gradient step at least; trajectories stay whole; the paper's
     forward: PositiveInt = 8  # trajectories that go through the network at once: memory against speed
-    max_grad_norm: float = 0.2  # PIRLNav's
-    inflection: float = 3.48  # PIRLNav's: Habitat-Web's transitions per inflection; 1 = no such weighting
-    action_weights: tuple[float, ...] = ()  # one for each action, of its label; the paper: 1.5 for stop and turns
+    max_grad_norm: PositiveNumber = 0.2  # PIRLNav's
+    inflection: PositiveNumber = 3.48  # PIRLNav's: Habitat-Web's transitions per inflection; 1 = no such weighting
+    action_weights: tuple[Number, ...] = ()  # one for each action, of its label; the paper: 1.5 for stop and turns
     lstm_layers: NonNegativeInt = 2  # PIRLNav's; 0 = a policy without memory
     lstm_size: PositiveInt = 2048  # units of each, PIRLNav's
-    device: str = "auto"  # auto = a GPU if there is one
-    threads: int = 1  # torch threads of an update: with more, sums may be rounded otherwise; 0 = torch's choice
+    device: Device = "auto"  # auto = a GPU if there is one
+    threads: NonNegativeInt = 1  # torch threads of an update: with more, sums may be rounded otherwise; 0 = torch's

@@ -44,9 +44,9 @@ class FollowLearner:
         *,
         greedy: bool = False,
     ) -> Actions:
-        """As `Learner.act`; `otherwise` where the token is padding."""
+        """As `Learner.act`; `default_action` where the token is padding."""
         chosen = observation["tokens"][:, 0].argmax(axis=1)
-        return Actions(np.where(observation["mask"][:, 0] > 0, chosen, self.options.otherwise))
+        return Actions(np.where(observation["mask"][:, 0] > 0, chosen, self.options.default_action))
 
     def learn(self, source: VecEnv, total_steps: int, hooks: Hooks) -> None:
         """Play; an "update" is `n_steps` steps of each environment."""
@@ -98,8 +98,8 @@ def create(
             f"follow reads one token with a number for each of {count} actions, but is given {shape[0]} of"
             f" {shape[1]}; use encoder answer_action, with as many encoder_options.actions as there are actions"
         )
-    if options.otherwise >= count:
-        raise ValueError(f"algorithm_options.otherwise={options.otherwise}: use 0 to {count - 1}")
+    if options.default_action >= count:
+        raise ValueError(f"algorithm_options.default_action={options.default_action}: use 0 to {count - 1}")
     return FollowLearner(options)
 
 
@@ -111,5 +111,7 @@ def rollout_bytes(observation_space: spaces.Dict, num_envs: int, options: Defaul
 class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    otherwise: NonNegativeInt = 0  # the action where the answer names none
+    RENAMED: ClassVar[dict[str, str]] = {"otherwise": "default_action"}
+
+    default_action: NonNegativeInt = 0  # the action where the answer names none
     n_steps: PositiveInt = 64  # steps of each environment between two rows of metrics

@@ -5,22 +5,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from gymnasium import spaces
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule
 
+from .common.options import Device, Fraction, Number, PositiveNumber, Sizes
 from .common.sb3 import OnPolicyLearner, rollout_bytes
 
 __all__ = ["Defaults", "Learner", "create", "rollout_bytes"]
 
 Learner = OnPolicyLearner
 
-OURS = ("learning_rate", "schedule", "heads", "recurrent", "lstm_size")  # the others are `OnPolicyLearner.create`'s
+# Options that are used here; the others are arguments of `OnPolicyLearner.create`.
+OURS = ("learning_rate", "schedule", "head_sizes", "recurrent", "lstm_size")
 
 
 def create(
@@ -33,9 +35,16 @@ def create(
     *,
     seed: int,
 ) -> OnPolicyLearner:
-    """As `Algorithm.create`."""
+    """As `Algorithm.create`; ValueError where a batch would be one row, whose advantages cannot be normalised."""
+    rows = num_envs * options.n_steps
+    if rows == 1 or (options.recurrent and rows % options.batch_size == 1):
+        raise ValueError(
+            f"{num_envs} environments x n_steps {options.n_steps} are {rows} rows, of which the last batch of"
+            f" {options.batch_size} would be a single one: its advantages cannot be normalised; take other"
+            " num_envs, algorithm_options.n_steps or algorithm_options.batch_size"
+        )
     rate = options.learning_rate
-    policy_options: dict[str, Any] = {"net_arch": list(options.heads)}
+    policy_options: dict[str, Any] = {"net_arch": list(options.head_sizes)}
     if options.recurrent:
         policy_options["lstm_hidden_size"] = options.lstm_size
     return OnPolicyLearner.create(
@@ -56,21 +65,23 @@ def create(
 class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    learning_rate: float = 1e-4  # of the paper's notebook
+    RENAMED: ClassVar[dict[str, str]] = {"heads": "head_sizes"}
+
+    learning_rate: PositiveNumber = 1e-4  # of the paper's notebook
     schedule: Literal["constant", "linear"] = "constant"  # linear falls to 0 at the last step
-    n_steps: int = 64  # rollout length per environment, in steps; of the notebook
-    batch_size: int = 64  # rows per gradient step; the paper gives none, SB3's
-    n_epochs: int = 10  # passes over a rollout; the paper gives none, SB3's
-    gamma: float = 0.99  # discount per step; the paper gives none, SB3's
-    gae_lambda: float = 0.95  # the paper gives none, SB3's
-    clip_range: float = 0.2  # the paper gives none, SB3's
-    ent_coef: float = 5e-3  # of the notebook
-    vf_coef: float = 0.5  # weight of the value loss; the paper gives none, SB3's
-    max_grad_norm: float = 0.5  # the paper gives none, SB3's
-    target_kl: float | None = None  # ends an update early when the policy moved further; None = never, as SB3
-    heads: tuple[int, ...] = (128,)  # hidden tanh units of the action and of the value head, of the notebook
+    n_steps: PositiveInt = 64  # rollout length per environment, in steps; of the notebook
+    batch_size: Annotated[int, Field(gt=1)] = 64  # rows per gradient step; the paper gives none, SB3's
+    n_epochs: PositiveInt = 10  # passes over a rollout; the paper gives none, SB3's
+    gamma: Fraction = 0.99  # discount per step; the paper gives none, SB3's
+    gae_lambda: Fraction = 0.95  # the paper gives none, SB3's
+    clip_range: PositiveNumber = 0.2  # the paper gives none, SB3's
+    ent_coef: Number = 5e-3  # of the notebook
+    vf_coef: Number = 0.5  # weight of the value loss; the paper gives none, SB3's
+    max_grad_norm: PositiveNumber = 0.5  # the paper gives none, SB3's
+    target_kl: PositiveNumber | None = None  # ends an update early when the policy moved further; None = never, as SB3
+    head_sizes: Sizes = (128,)  # hidden tanh units of the action and of the value head, of the notebook
     recurrent: bool = False  # an LSTM after the network, for tasks that need memory; slower by several times
-    lstm_size: int = 256  # its units, SB3's
-    device: str = "auto"  # of the policy; auto = a GPU if there is one
-    threads: int = 1  # torch threads of an update; two take longer than one at these sizes; 0 = torch's choice
+    lstm_size: PositiveInt = 256  # its units, SB3's
+    device: Device = "auto"  # of the policy; auto = a GPU if there is one
+    threads: NonNegativeInt = 1  # torch threads of an update; two are slower at these sizes; 0 = torch's choice
     handles: bool = True  # the buffer holds numbers of tokens that are kept once, with the policy; learns the same

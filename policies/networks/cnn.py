@@ -2,17 +2,18 @@
 
 import torch
 from gymnasium import spaces
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import nn
 
+from ..common.options import SomeSizes
 from .base import TokenNetwork
 
 
 class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    channels: tuple[int, ...] = (32, 64, 64)  # NatureCNN's (Mnih et al. 2015); every layer halves the side
-    summary: int = 128  # as the token transformer's, so that the heads see equally wide features
+    channels: SomeSizes = (32, 64, 64)  # NatureCNN's (Mnih et al. 2015); every layer halves the side
+    summary: PositiveInt = 128  # as the token transformer's, so that the heads see equally wide features
 
 
 class Network(TokenNetwork):

@@ -5,13 +5,14 @@ from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from ..common.options import SomeSizes
 from .base import TokenNetwork
 
 
 class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hidden: tuple[int, ...] = (128,)  # units per layer; the last one is the width of the summary
+    hidden: SomeSizes = (128,)  # units per layer; the last one is the width of the summary
 
 
 class Network(TokenNetwork):

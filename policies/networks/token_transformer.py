@@ -9,8 +9,9 @@ al. 2022), or by none, with the mean of the memory's real tokens in the decoder'
 
 import torch
 from gymnasium import spaces
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 from torch import nn
+from typing_extensions import Self
 
 from .base import TokenNetwork
 
@@ -18,23 +19,25 @@ from .base import TokenNetwork
 class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: int = 512  # d_model of the paper's notebook; 64 learns as well on small embeddings, far faster
-    heads: int = 2  # of the notebook
-    feedforward: int = 512  # hidden units of both layers' MLPs, of the notebook
+    width: PositiveInt = 512  # d_model of the paper's notebook; 64 learns as well on small embeddings, far faster
+    heads: PositiveInt = 2  # of the notebook
+    feedforward: PositiveInt = 512  # hidden units of both layers' MLPs, of the notebook
     queries: NonNegativeInt = 1  # learned ones that read the tokens (paper: 1, as a CLS token); 0 = the tokens' mean
-    summary: int = 128  # the notebook maps the decoder's output to 128 before proprio joins
+    summary: PositiveInt = 128  # the notebook maps the decoder's output to 128 before proprio joins
     input_norm: bool = False  # LayerNorm on raw tokens: for VLMs whose states reach thousands (paper: none)
     positions: bool = False  # a learned embedding per slot, if tokens do not know their place (paper: none)
+
+    @model_validator(mode="after")
+    def check_width(self) -> Self:
+        if self.width % self.heads:
+            nearest = max(1, self.width // self.heads) * self.heads
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}; try width={nearest}")
+        return self
 
 
 class Network(TokenNetwork):
     def __init__(self, observation_space: spaces.Dict, defaults: Defaults):
         super().__init__(observation_space, summary_size=defaults.summary)
-        if defaults.width % defaults.heads:
-            raise ValueError(
-                f"network_options: width {defaults.width} is not a multiple of heads {defaults.heads}; "
-                f"try width={defaults.width // defaults.heads * defaults.heads}"
-            )
         # torch's default dropout would make PPO compare two different policies: 0.
         sizes = (defaults.width, defaults.heads, defaults.feedforward, 0.0)
         self.norm = nn.LayerNorm(self.token_size) if defaults.input_norm else nn.Identity()

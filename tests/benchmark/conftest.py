@@ -18,7 +18,7 @@ METHOD = {
     "encoder_options": {"size": 8},
     "network": "mlp",
     "network_options": {"hidden": [16]},
-    "algorithm_options": {"n_steps": 16, "n_epochs": 1, "batch_size": 64, "heads": [16], "device": "cpu"},
+    "algorithm_options": {"n_steps": 16, "n_epochs": 1, "batch_size": 64, "head_sizes": [16], "device": "cpu"},
     "num_envs": 4,
     "steps": 1,
 }

@@ -40,7 +40,7 @@ def test_it_does_what_the_token_says():
 def test_without_a_token_it_does_the_other_action():
     tokens = np.array([[[0, 0, 1]], [[0, 1, 0]], [[0, 0, 0]]], np.float16)
     observation = {"tokens": tokens, "mask": np.array([[1], [1], [0]], np.uint8)}
-    assert create(otherwise=1).act(observation).actions.tolist() == [2, 1, 1]
+    assert create(default_action=1).act(observation).actions.tolist() == [2, 1, 1]
 
 
 def test_it_goes_on_from_its_state():
@@ -56,5 +56,5 @@ def test_it_goes_on_from_its_state():
 def test_tokens_that_are_no_actions_are_refused():
     with pytest.raises(ValueError, match="a number for each of 2 actions, but is given 1 of 3; use encoder answer_act"):
         create(kinds=2)
-    with pytest.raises(ValueError, match="otherwise=3: use 0 to 2"):
-        create(otherwise=3)
+    with pytest.raises(ValueError, match="default_action=3: use 0 to 2"):
+        create(default_action=3)

@@ -14,7 +14,7 @@ from pr2l.policies import ppo
 from pr2l.policies.base import Hooks
 from pr2l.policies.networks import mlp, token_transformer
 
-SMALL = {"learning_rate": 3e-3, "n_steps": 32, "n_epochs": 4, "heads": (16,), "lstm_size": 8, "device": "cpu"}
+SMALL = {"learning_rate": 3e-3, "n_steps": 32, "n_epochs": 4, "head_sizes": (16,), "lstm_size": 8, "device": "cpu"}
 NETWORK = mlp.Defaults(hidden=(16,))
 
 

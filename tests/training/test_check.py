@@ -56,7 +56,7 @@ def test_a_rollout_that_cannot_fit_fails_before_it_is_allocated(examples) -> Non
 @pytest.mark.parametrize(
     ("overrides", "part", "message"),
     [
-        (["network=token_transformer", "network_options={width: 7, heads: 2}"], "policy", "multiple of heads"),
+        (["algorithm_options.recurrent=true", "algorithm_options.n_steps=513", "num_envs=1"], "policy", "single one"),
         (["prompt=maze/walk/what"], "prompt", "needs 'item', but the task's context gives 'target'"),
         (["algorithm_options.n_steps=5000000"], "policy", "can tell only 16,777,216 apart; take fewer n_steps"),
         (["wandb=online"], "wandb", "pip install"),
@@ -74,6 +74,6 @@ def test_each_part_that_cannot_be_made_fails_with_its_lesson(
 
 def test_the_verdict_is_the_worst_finding(examples, capsys) -> None:
     assert check(load_config(NAME))
-    assert not check(load_config(NAME, ["network=token_transformer", "network_options={width: 7, heads: 2}"]))
+    assert not check(load_config(NAME, ["algorithm_options.n_steps=5000000"]))
     printed = capsys.readouterr().out
     assert "fails" in printed and "where is the red door ?" in printed

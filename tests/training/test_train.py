@@ -31,7 +31,7 @@ TOY = {
     "network": "mlp",
     "network_options": {"hidden": [16]},
     "algorithm_options": {
-        "learning_rate": 0.01, "n_steps": 16, "n_epochs": 4, "batch_size": 32, "heads": [16], "device": "cpu",
+        "learning_rate": 0.01, "n_steps": 16, "n_epochs": 4, "batch_size": 32, "head_sizes": [16], "device": "cpu",
         "schedule": "linear",
     },
     "num_envs": 4,

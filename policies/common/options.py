@@ -1,0 +1,19 @@
+"""Types of options, with the bounds that reading a config enforces."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from pydantic import Field
+
+PositiveNumber: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Number: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""0 or more."""
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""From 0 to 1."""
+Sizes: TypeAlias = tuple[Annotated[int, Field(gt=0)], ...]
+"""Units of each layer; () = no layer."""
+SomeSizes: TypeAlias = Annotated[Sizes, Field(min_length=1)]
+"""Units of each of one or more layers."""
+Device: TypeAlias = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+"""Of torch; auto = a GPU if there is one."""
