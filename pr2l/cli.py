@@ -258,11 +258,12 @@ def bench_submit(
 def bench_site(
     results: Annotated[Path, typer.Option(help="Folder of the committed rows.")] = ROWS,
     out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("runs/site"),
+    repository: Annotated[str | None, typer.Option(help="URL for links. [default: the git remote `origin`]")] = None,
 ) -> None:
     """Build the leaderboard, static pages, from the committed rows."""
     from pr2l.benchmark.leaderboard import site
 
-    site(results, out)
+    site(results, out, repository)
 
 
 TASK = typer.Argument(metavar="TASK", help="ENVIRONMENT/TASK, a name of `pr2l list tasks`.")

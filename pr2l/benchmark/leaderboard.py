@@ -1,54 +1,64 @@
-"""`pr2l bench site`: the leaderboard, static pages made of committed rows and of nothing else.
+"""`pr2l bench site`: the leaderboard, static pages built from committed rows alone.
 
-    <out>/index.html                     every suite: the table over its tasks, profile and efficiency
-          <suite>-<task>.html            a task: its table, curves, films, and every run with its command and commit
-          rows/<suite>/<row>.json        the rows themselves, and their films
+    <out>/index.html                     for each suite the table over its tasks, its methods and charts; how to submit
+          <suite>-<task>.html            a task: its table, curves, videos, and every run with its command and commit
+          rows/<suite>/<row>.json        the rows; their videos, posters (.jpg) and captions (.vtt)
 
-The same rows give the same bytes. Everything that a row says is escaped; pages ask nothing of any other server.
+The same rows give the same bytes. All text from rows is escaped. Pages load nothing from other servers.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jinja2
+import numpy as np
 from rich.console import Console
 
-from pr2l.benchmark.report import HEAD, TASK_HEAD, Values, interval, of_task, overall, summarise
+from pr2l.benchmark.report import HEAD, RANDOM, TASK_HEAD, Values, few_seeds, interval, of_task, overall, summarise
 from pr2l.benchmark.rows import RECENT, Row, read_rows, video_of
 from pr2l.benchmark.suites import load_suite
 from pr2l.core.errors import UserError
 from pr2l.core.statistics import bootstrap, success_rate
+from pr2l.training.evaluate import FILMED
 
 FILES = Path(__file__).parent / "site"
 ASSETS = ("style.css", "script.js")
-MARK = ".pr2l-leaderboard"  # of a folder whose files are of this program
-COLOURS = 8  # in style.css; each also has a dash of its own, and another one when it comes again
-WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 480, 300, 46, 44, 12  # of a chart in its own units; margins
-RUN_HEAD = ("method", "seed", "success rate", "return", "frames/s", "commit", "how it was made")
+MARK = ".pr2l-leaderboard"  # marks a folder whose files this program may delete
+COLOURS = 8  # in style.css, with a dash each; further lines get a colour and a dash of their own
+WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 480, 300, 46, 44, 12  # of a chart in SVG units; margins
+RUN_HEAD = ("method", "seed", "success rate", "return", "frames/s", "date", "commit", "how it was made")
 
 
 @dataclass(frozen=True)
 class Line:
-    """Of a chart: SVG points of the line, and around the band of its interval.
+    """A line of a chart.
 
-    colour: a number below COLOURS; again: whether another line of the chart may have it.
+    Attributes:
+        name: Its name in the legend.
+        style: Class of style.css.
+        css: Inline style of a line that has no class of its own.
+        line: SVG points.
+        band: SVG points around its interval; "" without one.
     """
 
     name: str
-    colour: int
-    again: bool
+    style: str
+    css: str
     line: str
     band: str
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over 0..end on the x axis and 0..1 on the y axis. ticks: places, and what stands there."""
+    """Lines over 0..end on the x axis and 0..1 on the y axis. Ticks are (position, label)."""
 
     title: str
     x_label: str
@@ -58,30 +68,56 @@ class Chart:
     y_ticks: tuple[tuple[float, str], ...]
 
 
-def site(results: Path, out: Path) -> Path:
-    """Writes the site of all rows below `results` and returns its first page.
+@dataclass(frozen=True)
+class Clip:
+    """A row's video: its file, height / width, a poster as JPEG, and what happens in it, one line per episode."""
 
-    Replaces what an earlier call has written to `out`. Raises UserError where there are no rows, or one is not a run of
-    its suite, or lacks its commit or its command.
+    file: Path
+    ratio: float
+    poster: bytes | None
+    episodes: tuple[str, ...]
+
+
+def site(results: Path, out: Path, repository: str | None = None) -> Path:
+    """Build the site from all rows below a folder, in place of an earlier one.
+
+    Args:
+        results: Folder of the rows.
+        out: Folder of the site: a new or empty one, or an earlier site.
+        repository: Address that commits link to; None = the git remote `origin`, if it is a web address.
+
+    Returns:
+        The first page.
+
+    Raises:
+        UserError: If there are no rows, or one is not a run of its suite or has no commit or command.
     """
     folders = sorted({path.parent for path in results.glob("*/*.json")})
     if not folders:
         raise UserError(f"there are no rows below {results}; `pr2l bench submit RUN` writes them")
     if out.resolve() in (results.resolve(), *results.resolve().parents):
-        raise UserError(f"{out} holds the rows themselves; give --out another folder")
+        raise UserError(f"{out} contains the rows themselves; give --out another folder")
     suites = [load_suite(folder.name) for folder in folders]
     rows = {suite.name: read_rows(results, suite) for suite in suites}
     summaries = [summarise(suite, rows[suite.name]) for suite in suites]
-    films = {(row.suite, row.name): film for row, film in _films(results, rows)}
-    pages = _pages(summaries, rows, {place: film.name for place, film in films.items()})
+    clips = {
+        (row.suite, row.name): _clip(row, video)
+        for row in (row for of_suite in rows.values() for row in of_suite)
+        if (video := video_of(_file(results, row)))
+    }
+    pages = _pages(summaries, rows, clips, (repository or _origin()).rstrip("/"))
     _clear(out)
     for name in ASSETS:
         shutil.copyfile(FILES / name, out / name)
-    for name, found in rows.items():
-        for row in found:
+    for name, of_suite in rows.items():
+        (out / "rows" / name).mkdir(parents=True, exist_ok=True)
+        for row in of_suite:
             _copy(_file(results, row), out / "rows" / name)
-    for (suite, _), film in films.items():
-        _copy(film, out / "rows" / suite)
+    for (suite, name), clip in clips.items():
+        _copy(clip.file, out / "rows" / suite)
+        if clip.poster:
+            (out / "rows" / suite / f"{name}.jpg").write_bytes(clip.poster)
+            (out / "rows" / suite / f"{name}.vtt").write_text(_captions(clip), encoding="utf-8")
     for name, text in pages.items():
         (out / name).write_text(text, encoding="utf-8")
     Console().print(f"{out / 'index.html'}: {sum(map(len, rows.values()))} runs of {', '.join(rows)}")
@@ -92,23 +128,57 @@ def _file(results: Path, row: Row) -> Path:
     return results / row.suite / f"{row.name}.json"
 
 
-def _films(results: Path, rows: Mapping[str, list[Row]]) -> Iterator[tuple[Row, Path]]:
-    for row in (row for found in rows.values() for row in found):
-        if film := video_of(_file(results, row)):
-            yield row, film
+def _origin() -> str:
+    """The web address of the git remote `origin`; "" if there is none."""
+    command = ["git", "-C", str(FILES), "config", "--get", "remote.origin.url"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except OSError:  # no git
+        return ""
+    url = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", done.stdout.strip()).removesuffix(".git")
+    return url if re.fullmatch(r"https?://[^\s@]+", url) else ""
+
+
+def _clip(row: Row, video: Path) -> Clip:
+    frame = _middle_frame(video) if video.suffix == ".mp4" else None
+    poster, ratio = None, 1.0
+    if frame is not None:
+        poster = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+        ratio = frame.shape[0] / frame.shape[1]
+    played = row.results["played"]
+    count = min(FILMED, row.config["num_envs"], len(played["success"]))
+    contexts = played.get("context") or [""] * count
+    episodes = tuple(
+        f"{context or 'episode'}: {'success' if success else 'failure'}, return {returned:.2f}"
+        for context, success, returned in zip(contexts[:count], played["success"], played["return"], strict=False)
+    )
+    return Clip(video, ratio, poster, episodes)
+
+
+def _middle_frame(video: Path) -> np.ndarray | None:
+    """BGR uint8 [H, W, 3]; the first frames of two runs may be the same."""
+    reader = cv2.VideoCapture(str(video))
+    reader.set(cv2.CAP_PROP_POS_FRAMES, reader.get(cv2.CAP_PROP_FRAME_COUNT) // 2)
+    return reader.read()[1]
+
+
+def _captions(clip: Clip) -> str:
+    """WebVTT: the episodes that the video shows, above the picture's centre, for the whole of it."""
+    lines = "\n".join(f"{number}. {text}" for number, text in enumerate(clip.episodes, start=1))
+    safe = lines.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return f"WEBVTT\n\n00:00:00.000 --> 00:59:59.000 line:0\n{safe}\n"
 
 
 def _copy(file: Path, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, folder / file.name)
 
 
 def _clear(out: Path) -> None:
-    """Removes an earlier site; UserError for a folder that holds anything else."""
+    """Remove an earlier site; UserError for a folder with other files."""
     if out.exists() and not (out / MARK).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} holds something that is no leaderboard; give --out another folder")
+        raise UserError(f"{out} is not empty and is no leaderboard; give --out another folder")
     out.mkdir(parents=True, exist_ok=True)
-    (out / MARK).touch()  # first, so that a call that was stopped can be made again
+    (out / MARK).touch()  # first, so that a call that was stopped can be repeated
     for old in out.iterdir():
         if old.is_dir() and not old.is_symlink():
             shutil.rmtree(old)
@@ -117,9 +187,9 @@ def _clear(out: Path) -> None:
 
 
 def _pages(
-    summaries: list[Values], rows: Mapping[str, list[Row]], films: Mapping[tuple[str, str], str]
+    summaries: list[Values], rows: Mapping[str, list[Row]], clips: Mapping[tuple[str, str], Clip], repository: str
 ) -> dict[str, str]:
-    """Every page by its file's name. films: names of their files, by suite and row."""
+    """Every page by the name of its file."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FILES),
         autoescape=True,
@@ -127,18 +197,25 @@ def _pages(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.globals |= {"repository": repository, "recent": RECENT}
     suites = [
-        {**summary, "table": overall(summary), "charts": _charts_over_tasks(summary), "links": _links(summary)}
+        {
+            **summary,
+            "table": overall(summary),
+            "charts": _charts_over_tasks(summary),
+            "links": _links(summary),
+            "few_seeds": few_seeds(summary),
+        }
         for summary in summaries
     ]
-    first = templates.get_template("index.html").render(suites=suites, head=HEAD, commits=_commits(rows))
-    pages = {"index.html": first}
+    commits = len({row.commit for of_suite in rows.values() for row in of_suite})
+    pages = {"index.html": templates.get_template("index.html").render(suites=suites, head=HEAD, commits=commits)}
     for summary in summaries:
         for task, name in _links(summary).items():
-            runs = [_run(row, films) for row in rows[summary["suite"]] if row.task == task]
-            about: dict[str, Any] = {"summary": summary, "task": task, "runs": runs, "table": of_task(summary, task)}
-            about |= {"chart": _chart_of_task(summary, task), "head": TASK_HEAD, "run_head": RUN_HEAD, "recent": RECENT}
-            pages[name] = templates.get_template("task.html").render(about)
+            runs = [_run(row, clips) for row in rows[summary["suite"]] if row.task == task]
+            values: dict[str, Any] = {"summary": summary, "task": task, "runs": runs, "table": of_task(summary, task)}
+            values |= {"chart": _chart_of_task(summary, task), "head": TASK_HEAD, "run_head": RUN_HEAD}
+            pages[name] = templates.get_template("task.html").render(values, few_seeds=few_seeds(summary))
     return pages
 
 
@@ -148,57 +225,79 @@ def _links(summary: Values) -> dict[str, str]:
     return {task: f"{summary['suite']}-{task.replace('/', '-')}.html" for task in tasks}
 
 
-def _commits(rows: Mapping[str, list[Row]]) -> int:
-    return len({row.commit for found in rows.values() for row in found})
-
-
-def _run(row: Row, films: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+def _run(row: Row, clips: Mapping[tuple[str, str], Clip]) -> dict[str, Any]:
     success, returned = interval(success_rate([row.played("success")])), interval(bootstrap(row.played("return")))
-    film = films.get((row.suite, row.name))
-    return {"row": row, "success": success, "return": returned, "film": film, "frames": f"{row.frames_per_second:,.0f}"}
+    clip = clips.get((row.suite, row.name))
+    frames = f"{row.frames_per_second:,.0f}"
+    return {"row": row, "success": success, "return": returned, "clip": clip, "frames": frames}
 
 
 def _charts_over_tasks(summary: Values) -> list[Chart]:
     methods = summary["methods"]
-    shares = ("share of the steps", "success rate in training (IQM)")
+    shares = ("share of the steps", "training success rate (IQM)")
     above = ("success rate s", "share of runs above s")
     return [
-        _chart("Sample efficiency", *shares, {name: found["curve"] for name, found in methods.items()}, methods),
-        _chart("Performance profile", *above, {name: found["profile"] for name, found in methods.items()}, methods),
+        _chart("Sample efficiency", *shares, {name: values["curve"] for name, values in methods.items()}, methods),
+        _chart("Performance profile", *above, {name: values["profile"] for name, values in methods.items()}, methods),
     ]
 
 
 def _chart_of_task(summary: Values, task: str) -> Chart:
-    curves = {name: found["curve"] for name, found in summary["tasks"][task].items()}
-    labels = ("environment steps", "success rate in training (IQM)")
-    return _chart(task, *labels, curves, summary["methods"])
+    curves = {name: values["curve"] for name, values in summary["tasks"][task].items()}
+    chance = summary["random"]["tasks"][task]["success"][0]
+    labels = ("environment steps", "training success rate (IQM)")
+    return _chart(task, *labels, curves, summary["methods"], chance)
 
 
 def _chart(
-    title: str, x_label: str, y_label: str, bands: Mapping[str, Values | None], methods: Mapping[str, Any]
+    title: str,
+    x_label: str,
+    y_label: str,
+    bands: Mapping[str, Values | None],
+    methods: Mapping[str, Any],
+    chance: float | None = None,
 ) -> Chart:
-    """methods: all of the suite, so that each keeps its colour on every page."""
+    """A chart.
+
+    Args:
+        title: Its title.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        bands: A curve for each method; None = the method has none.
+        methods: All methods of the suite, so that a method has the same colour on every page.
+        chance: Value of a horizontal line for random actions.
+    """
     shown = {name: band for name, band in bands.items() if band}
     end = max((max(band["at"]) for band in shown.values()), default=1.0)
     numbers = {name: number for number, name in enumerate(methods)}
-    lines = tuple(
+    lines = [
         Line(
             name,
-            numbers[name] % COLOURS,
-            numbers[name] >= COLOURS,
+            *_style(numbers[name]),
             _points(band["at"], band["value"], end),
             f"{_points(band['at'], band['high'], end)} {_points(band['at'][::-1], band['low'][::-1], end)}",
         )
         for name, band in shown.items()
-    )
+    ]
+    if lines and chance is not None:
+        lines.append(Line(RANDOM, "chance", "", _points([0, end], [chance, chance], end), ""))
     quarters = [step / 4 for step in range(5)]
     x_ticks = tuple((_x(share), f"{share * end:,.0f}" if end > 1 else f"{share:g}") for share in quarters)
     y_ticks = tuple((_y(share), f"{share:g}") for share in quarters)
-    return Chart(title, x_label, y_label, lines, x_ticks, y_ticks)
+    return Chart(title, x_label, y_label, tuple(lines), x_ticks, y_ticks)
 
 
-def _points(at: list[float], values: list[float], end: float) -> str:
-    return " ".join(f"{_x(x / end):.1f},{_y(y):.1f}" for x, y in zip(at, values, strict=True))
+def _style(number: int) -> tuple[str, str]:
+    """The class of style.css, and an inline style beyond its COLOURS classes; no two methods have the same."""
+    if number < COLOURS:
+        return f"c{number}", ""
+    hue, extra = round(number * 137.508) % 360, number - COLOURS  # the golden angle keeps hues apart
+    colour = f"light-dark(hsl({hue} 75% 32%), hsl({hue} 75% 70%))"
+    return "", f"--colour: {colour}; stroke-dasharray: {extra % 5 + 3} 2 {extra // 5 + 1} 2"
+
+
+def _points(steps: list[float], values: list[float], end: float) -> str:
+    return " ".join(f"{_x(x / end):.1f},{_y(y):.1f}" for x, y in zip(steps, values, strict=True))
 
 
 def _x(share: float) -> float:

@@ -1,9 +1,8 @@
-"""`pr2l bench report`: a suite's rows as statistics with their intervals, in Markdown, CSV, JSON and figures.
+"""`pr2l bench report`: statistics of a suite's rows with confidence intervals, as Markdown, CSV, JSON and figures.
 
-Aggregates over tasks are of success rates, which need no normalisation: interquartile mean, mean, median, performance
-profile and probability of improvement over the baseline, with stratified bootstrap intervals over runs. Numbers of one
-task are two-level bootstraps, over its runs and each run's episodes. All generators are seeded: the same rows give the
-same report.
+Aggregates over tasks are of success rates, which need no normalisation: interquartile mean (IQM), mean, median,
+performance profile and probability of improvement over the baseline. Their intervals are over runs and over the
+episodes of each run (pr2l.core.statistics). All generators are seeded: the same rows give the same report.
 """
 
 from __future__ import annotations
@@ -20,11 +19,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from pr2l.benchmark.compare import random_score
 from pr2l.benchmark.rows import RECENT, Row, read_rows
 from pr2l.benchmark.suites import Suite, load_suite
 from pr2l.core.errors import UserError
 from pr2l.core.io import write_json
 from pr2l.core.statistics import (
+    FEW_SEEDS,
     Band,
     bootstrap,
     bootstrap_runs,
@@ -40,6 +41,8 @@ from pr2l.core.statistics import (
     success_rate,
 )
 
+RANDOM = "random"  # the row of random actions
+BELOW = "(below random)"  # mark of a method that is worse than random actions
 THRESHOLDS = np.linspace(0, 1, 51)  # of the performance profile
 AGGREGATES = {"iqm": over_tasks(iqm), "mean": over_tasks(mean), "median": median}
 HEAD = ("method", "IQM", "mean", "median", "P(better)", "runs", "frames/s", "memory", "GFLOP/frame")
@@ -49,9 +52,18 @@ Values = dict[str, Any]
 
 
 def report(name: str, results: Path, out: Path | None = None) -> Values:
-    """Writes report.md, .csv, .json and figures of a suite's rows below `results`, prints the table; the summary.
+    """Print the table of a suite, and write report.md, .csv, .json and figures.
 
-    out: None = <results>/<suite>/report. Raises UserError if there are no rows, or one is not what the suite asks for.
+    Args:
+        name: The suite, as for load_suite.
+        results: Folder of its rows.
+        out: Folder of the report; None = <results>/<suite>/report.
+
+    Returns:
+        The summary, see summarise.
+
+    Raises:
+        UserError: If there are no rows, or one is not of the suite.
     """
     suite = load_suite(name)
     summary = summarise(suite, read_rows(results, suite))
@@ -62,22 +74,32 @@ def report(name: str, results: Path, out: Path | None = None) -> Values:
     with (out / "report.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("task", "method", "statistic", "value", "low", "high"), *long_table(summary)])
     _draw(summary, out)
-    table = Table(*HEAD[:6], title=f"{suite.name} after {summary['rows']} of {summary['wanted']} runs")
+    title = f"{suite.name}: {summary['rows']} of {summary['wanted']} runs"
+    table = Table(*HEAD[:6], title=title, caption=few_seeds(summary) or None)
     for row in overall(summary):
-        table.add_row(*row[:6])  # what a terminal is wide enough for
+        table.add_row(*row[:6])  # to fit a terminal
     Console().print(table)
     Console().print(f"{out}: report.md, report.csv, report.json, figures", style="dim")
     return summary
 
 
 def summarise(suite: Suite, rows: Sequence[Row]) -> Values:
-    """All statistics, as JSON values: "methods" over the tasks, "tasks" one by one; an estimate is [value, low, high].
+    """All statistics of a suite, as JSON values.
 
-    A method's aggregates are over the seeds that all tasks have of it, the same number for each; None where there is
-    none. Raises UserError without rows.
+    Args:
+        suite: The suite.
+        rows: Its checked rows.
+
+    Returns:
+        "methods": for each method statistics over all tasks, and None where it lacks a task; over the seeds that every
+        task has. "tasks": for each task and method its statistics. "random": random actions, on each task and over all
+        tasks. An estimate is [value, low, high].
+
+    Raises:
+        UserError: If there are no rows.
     """
     if not rows:
-        raise UserError(f"there is no row of {suite.name}; `pr2l bench run {suite.name}` makes them")
+        raise UserError(f"there are no rows of {suite.name}; `pr2l bench run {suite.name}` makes them")
     definition, baseline = suite.definition, suite.definition.baseline
     methods = list(dict.fromkeys(row.method for row in sorted(rows, key=lambda row: row.method not in suite.methods)))
     by_place = {
@@ -85,8 +107,8 @@ def summarise(suite: Suite, rows: Sequence[Row]) -> Values:
         for task in suite.tasks
         for method in methods
     }
-    scores = {method: _whole([by_place[task, method] for task in suite.tasks]) for method in methods}
-    reference = scores.get(baseline)
+    complete = {method: _complete([by_place[task, method] for task in suite.tasks]) for method in methods}
+    reference = complete.get(baseline)
     return {
         "suite": suite.name,
         "why": definition.why,
@@ -94,11 +116,14 @@ def summarise(suite: Suite, rows: Sequence[Row]) -> Values:
         "baseline": baseline,
         "threshold": definition.threshold,
         "seeds": list(definition.seeds),
+        "evaluation_episodes": definition.evaluation_episodes,
+        "about": {method: entry.about for method, entry in definition.methods.items()},
         "steps": {task: entry.steps or definition.steps for task, entry in definition.tasks.items()},
+        "dates": [min(row.started for row in rows)[:10], max(row.started for row in rows)[:10]],
         "rows": len(rows),
         "wanted": len(suite.tasks) * len(definition.seeds) * len({*suite.methods, *methods}),
         "methods": {
-            method: _over_tasks(scores[method], reference if method != baseline else None)
+            method: _over_tasks(complete[method], reference if method != baseline else None)
             | _cost([row for row in rows if row.method == method])
             for method in methods
         },
@@ -110,36 +135,58 @@ def summarise(suite: Suite, rows: Sequence[Row]) -> Values:
             }
             for task in suite.tasks
         },
+        "random": _random(suite, rows, reference),
     }
 
 
-def _whole(tasks: Sequence[Sequence[Row]]) -> list[list[Row]] | None:
-    """Of each task the rows of those seeds that all tasks have; None if there are none."""
+def _random(suite: Suite, rows: Sequence[Row], reference: list[list[Row]] | None) -> Values:
+    """Statistics of random actions, which every row has on the same episodes."""
+    of_task = {row.task: random_score(row.results) for row in reversed(rows)}
+    scores = {
+        task: {"success": list(score.success), "return": list(score.returned)} for task, score in of_task.items()
+    }
+    if missing := set(suite.tasks) - set(of_task):
+        return {"tasks": scores, **dict.fromkeys((*AGGREGATES, "improvement")), "missing": sorted(missing)}
+    rates = np.array([[of_task[task].success.value] for task in suite.tasks])
+    episodes = min(score.episodes for score in of_task.values())
+    return {"tasks": scores, **_aggregates(rates, episodes, None if reference is None else _success(reference))}
+
+
+def _complete(tasks: Sequence[Sequence[Row]]) -> list[list[Row]] | None:
+    """For each task the rows with the seeds that every task has; None if there are none."""
     shared = set.intersection(*({row.seed for row in rows} for rows in tasks))
     return [[row for row in rows if row.seed in shared] for rows in tasks] if shared else None
 
 
 def _over_tasks(tasks: list[list[Row]] | None, reference: list[list[Row]] | None) -> Values:
-    keys = (*AGGREGATES, "improvement", "profile", "curve")
+    """Statistics of a method over all tasks, and P(better) against the rows of a reference."""
     if tasks is None:
-        return {"runs": 0, **dict.fromkeys(keys)}
-    scores, episodes = _success(tasks), len(tasks[0][0].played("success"))  # as many for every run of a suite
-    found: Values = {"runs": scores.size}
-    sizes = {"episodes": episodes, "trials": scores.size * episodes}
-    found |= {name: _estimate(stratified_rates(statistic, scores, **sizes)) for name, statistic in AGGREGATES.items()}
+        return {"runs": 0, **dict.fromkeys((*AGGREGATES, "improvement", "profile", "curve"))}
+    scores, episodes = _success(tasks), len(tasks[0][0].played("success"))  # as many in every run of a suite
     profile = stratified_rates(
         lambda draws: performance_profile(draws, THRESHOLDS), scores, episodes=episodes, trials=scores.size
     )
-    better = None
-    if reference is not None:
-        theirs = _success(reference)
-        pairs = len(tasks) * min(scores.shape[1], theirs.shape[1])
-        better = _estimate(stratified_rates(improvement, scores, theirs, episodes=episodes, trials=pairs))
-    return found | {
-        "improvement": better,
+    return {
+        "runs": scores.size,
+        **_aggregates(scores, episodes, None if reference is None else _success(reference)),
         "profile": {"at": THRESHOLDS.tolist(), **_band(profile)},
         "curve": _curve([row for rows in tasks for row in rows], len(tasks), relative=True),
     }
+
+
+def _aggregates(scores: NDArray[np.float64], episodes: int, reference: NDArray[np.float64] | None) -> Values:
+    """Aggregates of success rates [tasks, runs], and P(better) against a reference [tasks, runs]."""
+    trials = scores.size * episodes
+    values: Values = {
+        name: _estimate(stratified_rates(statistic, scores, episodes=episodes, trials=trials))
+        for name, statistic in AGGREGATES.items()
+    }
+    values["improvement"] = None
+    if reference is not None:
+        pairs = len(scores) * min(scores.shape[1], reference.shape[1])
+        better = stratified_rates(improvement, scores, reference, episodes=episodes, trials=pairs)
+        values["improvement"] = _estimate(better)
+    return values
 
 
 def _of_task(rows: Sequence[Row], threshold: float) -> Values:
@@ -148,7 +195,6 @@ def _of_task(rows: Sequence[Row], threshold: float) -> Values:
         "runs": len(rows),
         "success": list(success_rate([row.played("success") for row in rows])),
         "return": list(bootstrap_runs([row.played("return") for row in rows])),
-        "random": rows[0].results["random"]["success"]["value"],
         "each_seed": [row.success for row in rows],
         "steps_to_threshold": {"median": _median(reached), "each_seed": reached},
         "curve": _curve(rows, 1),
@@ -157,7 +203,7 @@ def _of_task(rows: Sequence[Row], threshold: float) -> Values:
 
 
 def _median(reached: Sequence[float | None]) -> float | None:
-    """Of all seeds, those that never got there counting as infinite; None where that is what it is."""
+    """Median over all seeds, with infinity for those that never reached the threshold; None if it is infinite."""
     middle = float(np.median([np.inf if step is None else step for step in reached]))
     return middle if np.isfinite(middle) else None
 
@@ -168,10 +214,15 @@ def _success(tasks: Sequence[Sequence[Row]]) -> NDArray[np.float64]:
 
 
 def _curve(rows: Sequence[Row], tasks: int, relative: bool = False) -> Values | None:
-    """Interquartile mean of the success rate in training, at steps where all runs have one; None if there are none.
+    """IQM of the training success rate, with a band over runs, at steps where every run has a value.
 
-    rows: those of each task together, the same number of each. relative: as shares of each run's steps, for tasks that
-    have not all the same.
+    Args:
+        rows: Of one task after the other, the same number for each.
+        tasks: Number of tasks.
+        relative: Whether to give steps as shares of each run's steps.
+
+    Returns:
+        None if the runs share no step.
     """
     values = np.array([row.curve.success for row in rows], dtype=np.float64)
     known = np.flatnonzero(~np.isnan(values).any(axis=0))
@@ -201,59 +252,77 @@ def _band(band: Band) -> Values:
     return {name: np.round(part, 5).tolist() for name, part in band._asdict().items()}
 
 
-# As tables.
+# Tables.
 
 
 def overall(summary: Values) -> list[tuple[str, ...]]:
-    """The table over all tasks: rows under HEAD, the best interquartile mean first."""
-    ranked = sorted(summary["methods"].items(), key=lambda item: -(item[1]["iqm"] or [-1])[0])
-    return [
-        (
-            method,
-            *(interval(found[key]) for key in (*AGGREGATES, "improvement")),
-            str(found["runs"]),
-            interval(found["frames_per_second"], digits=0),
-            _gigabytes(found["peak_memory"]),
-            _number(found["gflop"]),
+    """The table over all tasks: rows under HEAD, with random actions, the best IQM first."""
+    chance = summary["random"]
+    rows = {
+        label(method, values["iqm"], chance["iqm"]): (
+            values,
+            str(values["runs"]),
+            interval(values["frames_per_second"], digits=0),
+            _gigabytes(values["peak_memory"]),
+            _number(values["gflop"]),
         )
-        for method, found in ranked
+        for method, values in summary["methods"].items()
+    }
+    rows[RANDOM] = (chance, "-", "-", "-", "-")
+    ranked = sorted(rows.items(), key=lambda item: -(item[1][0]["iqm"] or [-1])[0])
+    return [
+        (name, *(interval(values[key]) for key in (*AGGREGATES, "improvement")), *cost)
+        for name, (values, *cost) in ranked
     ]
 
 
 def of_task(summary: Values, task: str) -> list[tuple[str, ...]]:
-    """The table of a task: rows under TASK_HEAD, the best first."""
-    ranked = sorted(summary["tasks"][task].items(), key=lambda item: -item[1]["success"][0])
-    return [
-        (
-            method,
-            interval(found["success"]),
-            interval(found["return"]),
-            " ".join(f"{value:.2f}" for value in found["each_seed"]),
-            to_threshold(found),
-            interval(found["frames_per_second"], digits=0),
-            _gigabytes(found["peak_memory"]),
+    """The table of a task: rows under TASK_HEAD, with random actions, the best success rate first."""
+    chance = summary["random"]["tasks"].get(task)
+    rows = {
+        label(method, values["success"], chance["success"]): (
+            values,
+            " ".join(f"{value:.2f}" for value in values["each_seed"]),
+            to_threshold(values),
+            interval(values["frames_per_second"], digits=0),
+            _gigabytes(values["peak_memory"]),
         )
-        for method, found in ranked
-    ]
+        for method, values in summary["tasks"][task].items()
+    }
+    if chance:
+        rows[RANDOM] = (chance, "-", "-", "-", "-")
+    ranked = sorted(rows.items(), key=lambda item: -item[1][0]["success"][0])
+    return [(name, interval(values["success"]), interval(values["return"]), *rest) for name, (values, *rest) in ranked]
 
 
-def to_threshold(found: Values) -> str:
-    """Median, lowest and highest of the seeds that reached it; the median is over all seeds, if most of them did."""
-    each = found["steps_to_threshold"]["each_seed"]
-    reached = [step for step in each if step is not None]
-    count = f"{len(reached)} of {len(each)} seeds"
+def label(method: str, values: Sequence[float] | None, chance: Sequence[float] | None) -> str:
+    """The name of a method, marked if its value is below that of random actions."""
+    return f"{method} {BELOW}" if values and chance and values[0] < chance[0] else method
+
+
+def few_seeds(summary: Values) -> str:
+    """A warning if a suite has few seeds, else ""."""
+    count = len(summary["seeds"])
+    return f"Only {count} seeds: intervals over runs may be too narrow." if count < FEW_SEEDS else ""
+
+
+def to_threshold(values: Values) -> str:
+    """Steps to threshold: the median over all seeds, and the range over the seeds that reached it."""
+    of_seeds = values["steps_to_threshold"]["each_seed"]
+    reached = [step for step in of_seeds if step is not None]
+    count = f"{len(reached)} of {len(of_seeds)} seeds"
     if not reached:
-        return f"never ({count})"
-    middle = found["steps_to_threshold"]["median"]
+        return f"not reached ({count})"
+    middle = values["steps_to_threshold"]["median"]
     spread = f"[{min(reached):,.0f}, {max(reached):,.0f}]"
     return f"{'not by most' if middle is None else f'{middle:,.0f}'} {spread} ({count})"
 
 
 def interval(values: Sequence[float] | None, digits: int = 2) -> str:
-    """ "0.50 [0.40, 0.60]"; a dash for None."""
+    """An estimate as text, such as "0.50 [0.40, 0.60]"; "-" for None."""
     if values is None:
         return "-"
-    value, low, high = (f"{each:,.{digits}f}" for each in values)
+    value, low, high = (f"{number:,.{digits}f}" for number in values)
     return f"{value} [{low}, {high}]"
 
 
@@ -266,74 +335,86 @@ def _number(value: float | None) -> str:
 
 
 def markdown(summary: Values) -> str:
-    """The report, with the commands that make it again."""
+    """The report, with the commands that make it."""
     parts = [f"# {summary['suite']}, version {summary['version']}", f"{summary['why']}."]
     parts.append(
-        f"{summary['rows']} of {summary['wanted']} runs, {len(summary['seeds'])} seeds. Success rates on evaluation"
-        " episodes; brackets are 95 % bootstrap intervals. P(better): that a run is better than one of"
-        f" `{summary['baseline']}` on the same task. Curves and steps to threshold are of the last {RECENT} episodes in"
-        " training."
+        f"{summary['rows']} of {summary['wanted']} runs, {len(summary['seeds'])} seeds, "
+        f"{summary['evaluation_episodes']} evaluation episodes per run. Brackets are 95 % confidence intervals over"
+        f" runs and episodes. {RANDOM}: uniformly random actions. P(better): probability that a run is better than a"
+        f" run of `{summary['baseline']}` on the same task. Curves and steps to threshold"
+        f" ({summary['threshold']:g}) are success rates over the last {RECENT} training episodes. {few_seeds(summary)}"
     )
     parts.append(f"```console\npr2l bench run {summary['suite']}\npr2l bench report {summary['suite']}\n```")
-    parts += ["## All tasks", markdown_table(HEAD, overall(summary)), "![](aggregates.png)", "![](efficiency.png)"]
+    parts += ["## All tasks", markdown_table(HEAD, overall(summary))]
+    parts += ["![aggregates](aggregates.png)", "![sample efficiency and performance profile](efficiency.png)"]
+    if described := [(method, text) for method, text in summary["about"].items() if text]:
+        parts += ["## Methods", markdown_table(("method", "what it is"), described)]
     for task in summary["tasks"]:
         parts.append(f"## {task}, {summary['steps'][task]:,} steps")
-        parts += [markdown_table(TASK_HEAD, of_task(summary, task)), f"![]({task.replace('/', '-')}.png)"]
-    return "\n\n".join(parts) + "\n"
+        parts.append(markdown_table(TASK_HEAD, of_task(summary, task)))
+        parts.append(f"![training curves]({task.replace('/', '-')}.png)")
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that hold no bar."""
+    """A Markdown table; cells must not contain a vertical bar."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def long_table(summary: Values) -> Iterator[tuple[str, str, str, float, float, float]]:
-    """Every estimate as (task, method, statistic, value, low, high); "all" is the aggregate over the tasks."""
-    for task, methods in (("all", summary["methods"]), *summary["tasks"].items()):
-        for method, found in methods.items():
+    """Every estimate as (task, method, statistic, value, low, high); the task "all" stands for all tasks."""
+    chance = summary["random"]
+    tables = {"all": summary["methods"] | {RANDOM: chance}}
+    for task, methods in summary["tasks"].items():
+        tables[task] = methods | {name: scores for name, scores in ((RANDOM, chance["tasks"].get(task)),) if scores}
+    for task, methods in tables.items():
+        for method, values in methods.items():
             for key in (*AGGREGATES, "improvement", "success", "return", "frames_per_second"):
-                if found.get(key) is not None:
-                    value, low, high = found[key]
+                if values.get(key) is not None:
+                    value, low, high = values[key]
                     yield task, method, key, value, low, high
 
 
-# As figures.
+# Figures.
 
 
 def _draw(summary: Values, out: Path) -> None:
-    methods = summary["methods"]
-    colours = {method: f"C{number}" for number, method in enumerate(methods)}
-    figure = Figure(figsize=(12, 1.2 + 0.35 * len(methods)), layout="constrained")
+    methods, chance = summary["methods"], summary["random"]
+    colours = {method: f"C{number}" for number, method in enumerate(methods)} | {RANDOM: "grey"}
+    figure = Figure(figsize=(12, 1.5 + 0.35 * len(methods)), layout="constrained")
     axes = figure.subplots(1, 4, sharey=True)
     titles = ("interquartile mean", "mean", "median", f"P(better than {summary['baseline']})")
     for axis, key, title in zip(axes, (*AGGREGATES, "improvement"), titles, strict=True):
-        _draw_intervals(axis, {method: found[key] for method, found in methods.items()}, colours)
+        estimates = {method: values[key] for method, values in (methods | {RANDOM: chance}).items()}
+        _draw_intervals(axis, estimates, colours)
         axis.set_title(title)
     axes[0].invert_yaxis()
     figure.savefig(out / "aggregates.png", dpi=120)
     figure = Figure(figsize=(12, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _draw_bands(left, {method: found["curve"] for method, found in methods.items()}, colours)
-    left.set(xlabel="share of the steps", ylabel="success rate in training, IQM", ylim=(-0.02, 1.02))
-    _draw_bands(right, {method: found["profile"] for method, found in methods.items()}, colours)
+    _draw_bands(left, {method: values["curve"] for method, values in methods.items()}, colours)
+    left.set(xlabel="share of the steps", ylabel="training success rate, IQM", ylim=(-0.02, 1.02))
+    _draw_bands(right, {method: values["profile"] for method, values in methods.items()}, colours)
     right.set(xlabel="success rate s", ylabel="share of runs above s", ylim=(-0.02, 1.02))
     _legend(left)
     figure.savefig(out / "efficiency.png", dpi=120)
-    for task, found_of in summary["tasks"].items():
+    for task, of_methods in summary["tasks"].items():
         figure = Figure(figsize=(7, 4), layout="constrained")
         axis = figure.subplots()
-        _draw_bands(axis, {method: found["curve"] for method, found in found_of.items()}, colours)
-        axis.set(xlabel="environment steps", ylabel="success rate in training, IQM", ylim=(-0.02, 1.02), title=task)
+        _draw_bands(axis, {method: values["curve"] for method, values in of_methods.items()}, colours)
+        if task in chance["tasks"]:
+            axis.axhline(chance["tasks"][task]["success"][0], color=colours[RANDOM], linestyle="--", label=RANDOM)
+        axis.set(xlabel="environment steps", ylabel="training success rate, IQM", ylim=(-0.02, 1.02), title=task)
         _legend(axis)
         figure.savefig(out / f"{task.replace('/', '-')}.png", dpi=120)
 
 
 def _draw_intervals(axis: Axes, estimates: Mapping[str, list[float] | None], colours: Mapping[str, str]) -> None:
-    for place, (method, found) in enumerate(estimates.items()):
-        if found is not None:
-            value, low, high = found
-            axis.barh(place, high - low, left=low, color=colours[method], alpha=0.4)
-            axis.plot([value, value], [place - 0.4, place + 0.4], color=colours[method], linewidth=3)
+    for row, (method, estimate) in enumerate(estimates.items()):
+        if estimate is not None:
+            value, low, high = estimate
+            axis.barh(row, high - low, left=low, color=colours[method], alpha=0.4)
+            axis.plot([value, value], [row - 0.4, row + 0.4], color=colours[method], linewidth=3)
     axis.set_yticks(range(len(estimates)), list(estimates))
     axis.set_xlim(0, 1)
     axis.grid(alpha=0.3, axis="x")
@@ -348,5 +429,5 @@ def _draw_bands(axis: Axes, bands: Mapping[str, Values | None], colours: Mapping
 
 
 def _legend(axis: Axes) -> None:
-    if axis.get_legend_handles_labels()[0]:  # runs that learned from recorded episodes have no curve
+    if axis.get_legend_handles_labels()[0]:  # runs that learn from recorded episodes have no curve
         axis.legend()

@@ -26,7 +26,7 @@ from pydantic import (
     ValidationError,
 )
 
-from pr2l.benchmark.compare import curve
+from pr2l.benchmark.compare import curve, random_score
 from pr2l.benchmark.suites import Name, Suite, load_suite, names, names_with, row_name
 from pr2l.core import registry
 from pr2l.core.errors import UserError, explain
@@ -179,6 +179,8 @@ def _check_whole(row: Row, where: str) -> None:
         played = np.array([row.played(key) for key in ("success", "return")], dtype=np.float64)
         numbers = [row.results[part]["success"]["value"] for part in ("random", "evaluation")]
         numbers += [row.results["evaluation"]["length"], row.results["steps"]]
+        random = random_score(row.results)
+        numbers += [*random.success, *random.returned]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: its results are incomplete: {error!r}") from error
     if not np.isfinite(played).all() or not np.isin(played[0], (0, 1)).all() or not np.isfinite(numbers).all():

@@ -26,7 +26,10 @@ SUITE = {
     "why": "a world of colours",
     "version": 1,
     "tasks": {"toy/colours": {}, "toy/again": {"base": "toy/colours"}},
-    "methods": {"pixels": {"config": "pixels"}, "small": {"config": "pixels", "overrides": ["encoder_options.size=4"]}},
+    "methods": {
+        "pixels": {"config": "pixels"},
+        "small": {"config": "pixels", "overrides": ["encoder_options.size=4"], "about": "a quarter of the picture"},
+    },
     "baseline": "small",
     "algorithm": "ppo",
     "steps": 128,
@@ -79,7 +82,12 @@ def finished(toys, tmp_path):
         results = {
             "steps": 128,
             "evaluation": {"episodes": 4, "success": rate, "length": 5.0},
-            "random": {"success": {"value": 0.125, "low": 0.0, "high": 1.0}},
+            "random": {
+                "episodes": 8,
+                "success": {"value": 0.125, "low": 0.0, "high": 0.0},  # an interval of an earlier version
+                "return": {"value": 0.25, "low": 0.0, "high": 1.0},
+                "length": 5.0,
+            },
             "played": {"success": success, "return": [2 * value for value in success]},
         }
         (path / "results.json").write_text(json.dumps(results))

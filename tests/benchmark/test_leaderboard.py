@@ -7,6 +7,7 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -20,7 +21,7 @@ from pr2l.training.video import write_video
 
 pytestmark = pytest.mark.pictures  # browsers play the videos
 
-VOID = {"meta", "link", "br", "img", "input", "line", "polygon", "polyline"}
+VOID = {"meta", "link", "br", "img", "input", "line", "polygon", "polyline", "track"}
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DOCS = Path(__file__).parents[2] / "docs"
 EVIL = "<script>alert(1)</script>"
@@ -120,23 +121,66 @@ def test_the_style_suits_the_reader(made):
     assert "color-scheme: light dark" in style and "prefers-reduced-motion" in style and ":focus-visible" in style
 
 
-def test_films_are_on_the_page_of_their_task(made, rows):
+def test_videos_are_on_the_page_of_their_task_with_poster_and_captions(made, rows):
     page = pages(made)["toys-toy-colours.html"]
-    [film] = page.all("video")
-    assert film["src"] == "rows/toys/toy-colours-pixels-seed0.mp4"
-    assert film["aria-label"] == "Film of pixels, seed 0" and "controls" in film and "autoplay" not in film
-    assert (made / film["src"]).read_bytes() == (rows / "toys" / "toy-colours-pixels-seed0.mp4").read_bytes()
+    [video] = page.all("video")
+    assert video["src"] == "rows/toys/toy-colours-pixels-seed0.mp4"
+    assert video["aria-label"] == "Video of pixels, seed 0" and "controls" in video and "autoplay" not in video
+    assert (made / video["src"]).read_bytes() == (rows / "toys" / "toy-colours-pixels-seed0.mp4").read_bytes()
+    assert cv2.imread(str(made / video["poster"])).shape == (32, 48, 3) and "--ratio: 0.6667" in video["style"]
+    [track] = page.all("track")
+    cues = (made / track["src"]).read_text()
+    assert cues.startswith("WEBVTT\n") and "line:0\n1. episode: success, return 2.00\n" in cues
     assert {"href": "rows/toys/toy-colours-small-seed0.gif"} in page.all("a"), "a GIF cannot be paused, so it is a link"
-    assert "Films" not in pages(made)["toys-toy-again.html"].words
+    assert "Videos" not in pages(made)["toys-toy-again.html"].words
+
+
+def test_pages_say_what_methods_are_when_runs_were_made_and_how_to_submit(made):
+    index, task = pages(made)["index.html"], pages(made)["toys-toy-colours.html"]
+    assert "a quarter of the picture" in index.words and "pr2l bench submit runs/bench/toys" in index.words
+    assert "run 2026-11-01" in index.words and "2026-11-01" in task.words
+    assert "Only 2 seeds" in index.words and "Only 2 seeds" in task.words
+
+
+def test_random_actions_are_in_the_tables_and_in_the_charts_of_tasks(made):
+    for page in pages(made).values():
+        assert {"class": "random"} in page.all("tr")
+    text = (made / "toys-toy-colours.html").read_text()
+    [points] = re.findall(r'<polyline class="line chance" data-line="random" points="([^"]+)"', text)
+    assert points == "46.0,225.5 456.0,225.5", "at an eighth of the axis, which is 244 high"
+
+
+def test_commits_link_to_the_repository(made, rows, tmp_path):
+    assert "https://" not in (made / "toys-toy-colours.html").read_text(), "no remote is known here"
+    linked = site(rows, tmp_path / "linked", "https://example.org/pr2l/").parent
+    page = Page((linked / "toys-toy-colours.html").read_text())
+    assert "https://example.org/pr2l/commit/" + "9c".ljust(40, "0") in [tag.get("href") for tag in page.all("a")]
+
+
+@pytest.mark.parametrize(
+    ("remote", "address"),
+    [
+        ("https://github.com/a/b.git", "https://github.com/a/b"),
+        ("git@github.com:a/b.git", "https://github.com/a/b"),
+        ("ssh://git@github.com/a/b", "https://github.com/a/b"),
+        ("https://user:secret@github.com/a/b", ""),
+        ("/srv/git/b.git", ""),
+        ("", ""),
+    ],
+)
+def test_the_repository_is_the_web_address_of_the_remote(remote, address, monkeypatch):
+    done = subprocess.CompletedProcess([], 0, stdout=f"{remote}\n")
+    monkeypatch.setattr(leaderboard.subprocess, "run", lambda *_, **__: done)
+    assert leaderboard._origin() == address
 
 
 def test_a_chart_is_where_its_numbers_are(made):
     """Curves rise from 0.25 at half of the steps to 0.75 at the end; the axes are 410 wide and 244 high."""
     text = (made / "toys-toy-colours.html").read_text()
-    [first, *_] = re.findall(r'<polyline class="line c0" points="([^"]+)"', text)
+    [first] = re.findall(r'<polyline class="line c0" data-line="pixels" points="([^"]+)"', text)
     points = [tuple(map(float, point.split(","))) for point in first.split()]
     assert points[0] == (46 + 205, 256 - 61) and points[-1] == (46 + 410, 256 - 183)
-    [band, *_] = re.findall(r'<polygon class="band c0" points="([^"]+)"', text)
+    [band] = re.findall(r'<polygon class="band c0" data-line="pixels" points="([^"]+)"', text)
     assert band.split() == first.split() + first.split()[::-1]  # there and back, as all runs have the same curve
 
 
@@ -164,10 +208,10 @@ def test_no_rows_no_site_and_no_other_folder_is_cleared(toys, rows, tmp_path):
     (tmp_path / "mine").mkdir()
     for name in ("thesis.txt", "index.html", "style.css", "script.js"):  # a page of one's own has such names too
         (tmp_path / "mine" / name).touch()
-    with pytest.raises(UserError, match="holds something that is no leaderboard"):
+    with pytest.raises(UserError, match="is not empty and is no leaderboard"):
         site(rows, tmp_path / "mine")
     assert len(list((tmp_path / "mine").iterdir())) == 4
-    with pytest.raises(UserError, match="holds the rows themselves"):
+    with pytest.raises(UserError, match="contains the rows themselves"):
         site(rows, rows.parent)
 
 
@@ -183,9 +227,9 @@ def test_a_site_that_was_stopped_is_made_again(made, rows, monkeypatch):
 
 def test_more_methods_than_colours_are_told_apart():
     band = {"at": [0, 1], "value": [0, 1], "low": [0, 1], "high": [0, 1]}
-    names = [f"m{number}" for number in range(10)]
+    names = [f"m{number}" for number in range(40)]
     lines = leaderboard._chart("", "", "", dict.fromkeys(names, band), names).lines
-    assert len({(line.colour, line.again) for line in lines}) == 10
+    assert len({(line.style, line.css.partition(";")[0]) for line in lines}) == 40, "no colour comes twice"
 
 
 # Each page in frames as wide as a phone and a desk; what the script finds there becomes the text of this page.
@@ -214,19 +258,29 @@ const texts = (inside, column) => [...inside.querySelector("tbody").rows].map((r
   heading.querySelector("button").click();
   button.click();
   const player = (await frame("toys-toy-colours.html", 390)).querySelector("video");
+  player.load();
   if (player.readyState < 1 && !player.error) await new Promise((done) => {
     player.onloadedmetadata = player.onerror = done;
   });
-  found.film = [player.duration, player.videoWidth];
-  found.said = inside.getElementById("said").textContent;
+  found.video = [player.duration, player.videoWidth];
+  found.said = inside.getElementById("status").textContent;
   const runs = await frame("toys-toy-colours.html", 1280), table = runs.querySelectorAll("table")[1];
-  table.querySelectorAll("thead button")[5].click();  // commits
-  found.commits = [...table.tBodies[0].rows].map((row) => row.cells[5].textContent.trim());
+  table.querySelectorAll("thead button")[6].click();  // commits
+  found.commits = [...table.tBodies[0].rows].map((row) => row.cells[6].textContent.trim());
+  const key = runs.querySelector(".legend button"), shown = () =>
+    [...runs.querySelectorAll("[data-line=pixels]")].map((part) => part.style.display !== "none");
+  found.toggled = [0, 1].map(() => { key.click(); return [key.getAttribute("aria-pressed"), ...shown()]; });
+  const narrow = (await frame("index.html", 390)).querySelector(".table");
+  found.cue = [narrow.classList.contains("more"), getComputedStyle(narrow.querySelector(".cue")).display];
+  const box = narrow.querySelector(".scroll");
+  box.scrollLeft = 10000;
+  box.dispatchEvent(new Event("scroll"));  // virtual time draws no frames, which would send it
+  found.cue.push(narrow.classList.contains("more"));
   inside.querySelector("thead button").click();
   found.names = [...texts(inside, 0), heading.getAttribute("aria-sort")];
   const theme = inside.getElementById("theme"), root = inside.documentElement;
   const ground = () => inside.defaultView.getComputedStyle(inside.body).backgroundColor;
-  const state = () => [root.dataset.theme, theme.getAttribute("aria-pressed"), ground()];
+  const state = () => [root.dataset.theme, theme.textContent, ground()];
   found.themes = [0, 1].map(() => { theme.click(); return state(); });
   document.body.textContent = "FOUND" + JSON.stringify(found) + "END";
 })();
@@ -246,15 +300,17 @@ def test_in_a_browser_tables_sort_themes_change_and_no_page_scrolls_sideways(mad
     [text] = re.findall("FOUND(.*?)END", done.stdout) or pytest.fail(done.stdout + done.stderr)
     found = json.loads(text)
     assert [found[f"{name} {width}"] for name in names for width in (390, 1280)] == [0, 0] * len(names)
-    assert found["orders"] == [["descending", "pixels", "small"], ["ascending", "small", "pixels"]]
-    assert found["last"] == [["pixels", "small"]] * 2  # the baseline has no number there
-    assert found["film"] == [1, 48]  # seconds and pixels: the browser can play it
+    assert found["orders"] == [["descending", "pixels", "small", "random"], ["ascending", "random", "small", "pixels"]]
+    assert found["last"] == [["pixels", "random", "small"], ["random", "pixels", "small"]]  # the baseline has no number
+    assert found["video"] == [1, 48]  # seconds and pixels: the browser can play it
+    assert found["toggled"] == [["false", False, False], ["true", True, True]], "line and band"
+    assert found["cue"] == [True, "block", False], "until the table is scrolled to its end"
     commits = [text.split()[0] for text in found["commits"]]
     assert commits == sorted(commits) and {"12ab000000", "9c00000000"} < set(commits), "by letter, not by 12 and 9"
     assert found["said"] == "Sorted by IQM, ascending"
-    assert found["names"] == ["pixels", "small", None]
-    (one, first, _), (other, second, _) = found["themes"]
-    assert {one, other} == {"dark", "light"} and {first, second} == {"true", "false"}
+    assert found["names"] == ["pixels", "random", "small", None]
+    said = {theme: text for theme, text, _ in found["themes"]}
+    assert said == {"dark": "Switch to light theme", "light": "Switch to dark theme"}, "what the button will do"
     assert found["themes"][0][2] != found["themes"][1][2]
 
 
@@ -275,4 +331,7 @@ def test_the_committed_rows_make_a_leaderboard(tmp_path):
     committed = DOCS / "results" / "bench"
     made = site(committed, tmp_path / "site").parent
     rows = {path.relative_to(committed) for path in committed.rglob("*") if path.suffix in (".json", ".mp4")}
-    assert rows and rows == {path.relative_to(made / "rows") for path in (made / "rows").rglob("*") if path.is_file()}
+    built = {path.relative_to(made / "rows") for path in (made / "rows").rglob("*") if path.is_file()}
+    assert rows and rows == {path for path in built if path.suffix in (".json", ".mp4")}
+    videos = {path.stem for path in rows if path.suffix == ".mp4"}
+    assert videos == {path.stem for path in built if path.suffix == ".jpg"}, "each with its poster"

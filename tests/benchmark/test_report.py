@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pr2l.benchmark.report import AGGREGATES, interval, markdown, of_task, overall, report, summarise
+from pr2l.benchmark.report import AGGREGATES, few_seeds, interval, markdown, of_task, overall, report, summarise
 from pr2l.benchmark.rows import read_rows
 from pr2l.core.errors import UserError
 
@@ -28,10 +28,35 @@ def test_aggregates_over_tasks(summary):
 
 
 def test_the_best_come_first(summary):
-    assert [row[0] for row in overall(summary)] == ["pixels", "small"]
-    assert [row[0] for row in of_task(summary, "toy/colours")] == ["pixels", "small"]
-    summary["methods"]["pixels"]["iqm"], summary["methods"]["small"]["iqm"] = None, [0.0, 0.0, 0.0]
-    assert [row[0] for row in overall(summary)] == ["small", "pixels"], "without a number, last"
+    assert [row[0] for row in overall(summary)] == ["pixels", "small", "random"]
+    assert [row[0] for row in of_task(summary, "toy/colours")] == ["pixels", "small", "random"]
+    summary["methods"]["pixels"]["iqm"], summary["methods"]["small"]["iqm"] = None, [0.5, 0.0, 1.0]
+    assert [row[0] for row in overall(summary)] == ["small", "random", "pixels"], "without a number, last"
+
+
+def test_random_actions_are_in_every_table_and_what_is_worse_is_marked(toys, rows, summary, tmp_path):
+    """They succeed in 1 of 8 episodes of each task: Wilson's interval, whatever the row's own says."""
+    eighth = "0.12 [0.02, 0.47]"
+    assert [row[:3] for row in of_task(summary, "toy/again")][-1] == ("random", eighth, "0.25 [0.00, 1.00]")
+    chance = summary["random"]
+    assert (chance["iqm"][0], chance["mean"][0], chance["improvement"][0]) == (0.125, 0.125, 0)  # against 0.25
+    assert chance["improvement"][2] > 0.2, "of two pairs only"
+    summary["methods"]["small"]["iqm"] = [0.1, 0.0, 0.2]
+    assert [row[0] for row in overall(summary)] == ["pixels", "random", "small (below random)"]
+    path = rows / "toys" / "toy-again-pixels-seed0.json"
+    values = json.loads(path.read_text())
+    values["results"]["played"] = {"success": [0.0] * 4, "return": [0.0] * 4}
+    values["results"]["evaluation"]["success"]["value"] = 0.0
+    path.write_text(json.dumps(values))
+    report("toys", rows, tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| pixels (below random) | 0.00 [0.00, 0." in text and text.count(f"| random | {eighth} |") == 2
+    assert "all,random,mean,0.125" in (tmp_path / "report" / "report.csv").read_text()
+
+
+def test_few_seeds_are_warned_of(toys, rows, summary):
+    assert "Only 2 seeds: intervals over runs may be too narrow." in markdown(summary)
+    assert few_seeds(summary | {"seeds": [0, 1, 2, 3, 4]}) == ""
 
 
 def test_the_profile_and_the_curve(summary):
@@ -49,7 +74,7 @@ def test_the_numbers_of_a_task(summary):
     passed = 128 * 47 / 60  # 0.52 is passed at step 98.6
     assert found["steps_to_threshold"]["median"] == pytest.approx(passed, abs=1e-3)
     assert found["frames_per_second"] == [64, 64, 64]
-    assert (found["peak_memory"], found["gflop"], found["random"]) == (1_500_000_000, 0.25, 0.125)
+    assert (found["peak_memory"], found["gflop"]) == (1_500_000_000, 0.25)
 
 
 def test_half_done_counts_the_seeds_that_all_tasks_have(toys, rows):
@@ -71,7 +96,7 @@ def test_a_run_that_never_gets_there(toys, rows):
     again = summarise(toys, read_rows(rows, toys))["tasks"]["toy/again"]
     assert again["pixels"]["steps_to_threshold"]["median"] is None
     text = markdown(summarise(toys, read_rows(rows, toys)))
-    assert "not by most [100, 100] (1 of 2 seeds)" in text and "never (0 of 2 seeds)" in text
+    assert "not by most [100, 100] (1 of 2 seeds)" in text and "not reached (0 of 2 seeds)" in text
 
 
 def test_the_files_of_a_report_and_the_same_again(toys, rows, tmp_path):
@@ -88,7 +113,7 @@ def test_the_files_of_a_report_and_the_same_again(toys, rows, tmp_path):
 
 
 def test_no_rows_no_report(toys, tmp_path):
-    with pytest.raises(UserError, match="there is no row of toys; `pr2l bench run toys` makes them"):
+    with pytest.raises(UserError, match="there are no rows of toys; `pr2l bench run toys` makes them"):
         report("toys", tmp_path)
 
 
