@@ -67,6 +67,8 @@ class Method:
             episodes[key] if context is None else _where(episodes[key], episodes["context"], context)
             for episodes in columns
         ]
+        # A measure is None in an episode that did not define it.
+        values = [[value for value in episodes if value is not None] for episodes in values]
         return bootstrap_runs(values) if key == "return" else episode_mean(values)
 
     @property

@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
@@ -53,7 +53,7 @@ class RunConfig(BaseModel):
     network: str  # a file of policies/networks/
     network_options: dict[str, Any] = Field(default_factory=dict)
     data: Path | None = None  # a folder of `pr2l collect`, for an algorithm that learns from recorded episodes
-    num_envs: PositiveInt = 8  # simulators side by side; their frames are one VLM batch
+    num_envs: Annotated[int, Field(gt=0, le=4096)] = 8  # simulators side by side; their frames are one VLM batch
     workers: NonNegativeInt = 0  # processes for the simulators; 0 = in this one: fast ones (Doom) need no more
     isolated: bool = False  # each simulator in an interpreter of its own, replaced if it fails (docs/simulators.md)
     timeouts: dict[str, Any] = Field(default_factory=dict)  # of isolated simulators, in seconds

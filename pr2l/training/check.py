@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 from rich.console import Console
@@ -24,12 +22,14 @@ from pr2l.core.errors import UserError
 from pr2l.data.recorded import learns_from_data, recording
 from pr2l.encoders.base import Encoder
 from pr2l.encoders.common.cache import CachedEncoder
+from pr2l.policies.base import Hooks, Learner
 from pr2l.rollout import build
 from pr2l.rollout.vec_embed import VecEmbed, observation_space
 from pr2l.rollout.workers import arrange
 from pr2l.training.checkpoints import KEEP
+from pr2l.training.metrics import check_tracking
 
-TIMED_STEPS = 5  # vector steps, after one to warm up
+TIMED_SECONDS = 20.0  # of a first rollout, which is cut there
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,17 @@ def findings(config: RunConfig) -> Iterator[Finding]:
             yield from _policy(config, encoder, spaces)
         else:
             part = "memory"
-            memory = _memory(config, encoder, spaces)
+            memory = rollout_memory(config, encoder, spaces)
             yield memory
             if isinstance(encoder, CachedEncoder):
                 yield _cache(encoder)
             part = "policy"
             if memory.good:
                 yield from _policy(config, encoder, spaces)
-            part = "first steps"
-            with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
-                yield _first_steps(config, VecEmbed(frames, encoder))
+                part = "first steps"
+                learner = build.learner(config, encoder, spaces)
+                with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
+                    yield _first_steps(config, learner, VecEmbed(frames, encoder))
     except (UserError, ValueError, ImportError) as error:
         yield Finding(part, "", str(error), good=False)
     yield _tracking(config)
@@ -130,8 +131,8 @@ def _data(config: RunConfig, frames: build.Spaces) -> Finding:
     return Finding("data", f"{episodes:,} episodes of {transitions:,} transitions in {config.data}; {epochs}")
 
 
-def _memory(config: RunConfig, encoder: Encoder, frames: build.Spaces) -> Finding:
-    """The observations of a rollout, wherever the algorithm keeps them."""
+def rollout_memory(config: RunConfig, encoder: Encoder, frames: build.Spaces) -> Finding:
+    """Whether the observations of a rollout fit into memory, wherever the algorithm keeps them."""
     algorithm = registry.load("algorithms", config.algorithm)
     space = observation_space(frames.observation_space, encoder)
     rollout = algorithm.rollout_bytes(space, config.num_envs, config.options("algorithm"))
@@ -165,29 +166,58 @@ def _policy(config: RunConfig, encoder: Encoder, frames: build.Spaces) -> Iterat
     yield Finding("disk", f"checkpoints take up to {_size(needed)}; {_size(free)} are free", problem, needed <= free)
 
 
-def _first_steps(config: RunConfig, venv: VecEmbed) -> Finding:
-    """Runs the simulators and the encoder under random actions; shows NaN, crashes and the speed."""
+def _first_steps(config: RunConfig, learner: Learner, venv: VecEmbed) -> Finding:
+    """Make the first rollout and update, or as much of it as fits into TIMED_SECONDS; shows NaN, crashes and speed."""
     if venv.encoder.fit_frames:
         return Finding("first steps", "not taken: the encoder is fitted on the run's own first frames")
-    venv.reset()
-    _step(venv)
-    start = time.perf_counter()
-    for _ in range(TIMED_STEPS):
-        _step(venv)
-    seconds = (time.perf_counter() - start) / TIMED_STEPS
-    speed, minutes = config.num_envs / seconds, seconds * config.steps / config.num_envs / 60
-    found = f"{speed:.0f} frames/s, so {minutes:,.0f} min for {config.steps:,} steps; learning comes on top"
+    timer = _Timer(learner)
+    with suppress(_Enough):
+        learner.learn(venv, config.steps, timer)
+    played = timer.steps / timer.played
+    seconds = config.steps * (timer.played + timer.updating) / timer.steps
+    learning = "learning included" if timer.updating else "learning comes on top"
+    found = f"{played:.0f} frames/s; about {_duration(seconds)} for {config.steps:,} steps, {learning}"
     return Finding("first steps", found)
 
 
-def _step(venv: VecEmbed) -> Any:
-    return venv.step(np.array([venv.action_space.sample() for _ in range(venv.num_envs)]))
+class _Enough(Exception):
+    pass
+
+
+class _Timer(Hooks):
+    """Stops after the first update, or after TIMED_SECONDS of the first rollout; measures both in seconds."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+        self.steps, self.played, self.updating = 0, 0.0, 0.0
+
+    def on_update_start(self, learner: Learner) -> None:
+        self._start = time.perf_counter()
+
+    def on_step(self, infos: Sequence[Mapping[str, Any]]) -> None:
+        self.steps, self.played = self.learner.num_timesteps, time.perf_counter() - self._start
+        if self.played > TIMED_SECONDS:
+            raise _Enough
+
+    def on_update(self, metrics: Mapping[str, float]) -> None:
+        self.updating = time.perf_counter() - self._start - self.played
+        raise _Enough
+
+
+def _duration(seconds: float) -> str:
+    """As a person reads it."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _tracking(config: RunConfig) -> Finding:
-    missing = config.wandb != "off" and find_spec("wandb") is None
-    problem = "wandb is not installed: pip install 'pr2l[wandb]', or wandb=off" if missing else ""
-    return Finding("wandb", config.wandb, problem, good=not missing)
+    try:
+        check_tracking(config)
+    except UserError as error:
+        return Finding("wandb", config.wandb, str(error), good=False)
+    return Finding("wandb", config.wandb)
 
 
 def _size(count: float) -> str:

@@ -1,26 +1,32 @@
-"""Checkpoints on disk: a folder each, tensors as safetensors and the rest as JSON. Nothing is ever unpickled.
+"""Checkpoints on disk: one folder each, tensors as safetensors and the rest as JSON. Nothing is ever unpickled.
 
     <checkpoints>/000012288/tensors.safetensors
                             values.json
 
-A checkpoint is written beside its place and renamed into it, so a folder with a step's name is always whole.
+A checkpoint is written beside its place and renamed into it, so a folder with a step's name was whole when it was made.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pr2l.core.errors import UserError
 from pr2l.core.io import sync
 
 KEEP = 2  # the last one, and one more should the last be damaged
+
+
+class CheckpointNotWritten(UserError):
+    """The disk took no more; the checkpoints from before are untouched."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +44,31 @@ class Checkpoint:
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
-    """Writes it, then removes all but the newest KEEP. One of the same step is left as it is."""
+    """Write a checkpoint, then remove all but the newest KEEP.
+
+    Args:
+        folder: Of the checkpoints of one run.
+        checkpoint: One of a step that is there already is left as it is, unless that cannot be read.
+
+    Raises:
+        CheckpointNotWritten: Such as for a full disk.
+    """
     place = folder / f"{checkpoint.step:09d}"
-    if not place.exists():
+    if not _readable(place):
         partial = folder / f".partial-{place.name}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(checkpoint.tensors, partial / "tensors.safetensors")
-        (partial / "values.json").write_text(json.dumps(checkpoint.values), encoding="utf-8")
-        for path in (*partial.iterdir(), partial):  # on disk before it has its name, even if the power fails
-            sync(path)
-        partial.rename(place)
-        sync(folder)
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            save_file(checkpoint.tensors, partial / "tensors.safetensors")
+            (partial / "values.json").write_text(json.dumps(checkpoint.values), encoding="utf-8")
+            for path in (*partial.iterdir(), partial):  # on disk before it has its name, even if the power fails
+                sync(path)
+            shutil.rmtree(place, ignore_errors=True)  # a damaged one
+            partial.rename(place)
+            sync(folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise CheckpointNotWritten(_not_written(place, checkpoint, error)) from error
     for old in steps(folder)[:-KEEP]:
         shutil.rmtree(folder / f"{old:09d}")
 
@@ -59,19 +78,60 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.is_dir())
 
 
-def read_latest(folder: Path) -> Checkpoint:
-    """The newest checkpoint, or the one before if the newest cannot be read; UserError if there is none."""
-    problem: Exception | None = None
+def read_latest(folder: Path, *, remove_damaged: bool = False) -> Checkpoint:
+    """The newest checkpoint that can be read; a warning names newer ones that cannot.
+
+    Args:
+        folder: Of the checkpoints of one run.
+        remove_damaged: Remove these newer ones, as a run that goes on will write their steps again.
+
+    Raises:
+        UserError: No checkpoint can be read.
+    """
+    damaged: list[tuple[int, Exception]] = []
     for step in reversed(steps(folder)):
         try:
-            return _read(folder, step)
+            checkpoint = _read(folder / f"{step:09d}", step)
         except Exception as error:
-            problem = problem or error
-    why = f"; the newest cannot be read: {problem}" if problem else ""
+            damaged.append((step, error))
+            continue
+        for newer, problem in damaged:
+            warnings.warn(
+                f"the checkpoint of step {newer:,} in {folder} is damaged ({problem}); step {step:,} is taken instead",
+                stacklevel=2,
+            )
+            if remove_damaged:
+                shutil.rmtree(folder / f"{newer:09d}")
+        return checkpoint
+    why = f"; the newest cannot be read: {damaged[0][1]}" if damaged else ""
     raise UserError(f"there is no checkpoint in {folder}{why}. Was the run stopped before its first one?")
 
 
-def _read(folder: Path, step: int) -> Checkpoint:
-    place = folder / f"{step:09d}"
+def _readable(place: Path) -> bool:
+    try:
+        _read(place, 0)
+    except Exception:
+        return False
+    return True
+
+
+def _read(place: Path, step: int) -> Checkpoint:
     values = json.loads((place / "values.json").read_text(encoding="utf-8"))
     return Checkpoint(step, load_file(place / "tensors.safetensors"), values)
+
+
+def _not_written(place: Path, checkpoint: Checkpoint, error: Exception) -> str:
+    needed = sum(tensor.nbytes for tensor in checkpoint.tensors.values()) / 1e6
+    folder = next(parent for parent in place.parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free / 1e6
+    whole = steps(place.parent)
+    kept = (
+        f"The checkpoint of step {whole[-1]:,} is whole: free some space, then go on with\n"
+        f"pr2l train --resume {place.parents[1]}"
+        if whole
+        else "The run has no earlier one: free some space and start it again."
+    )
+    return (
+        f"the checkpoint of step {checkpoint.step:,} could not be written to {place}: {error}. "
+        f"It takes about {needed:,.1f} MB; {free:,.1f} MB are free there. {kept}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +15,52 @@ WINDOW = 100  # episodes that the thick line averages over
 
 
 def draw_curves(folder: Path) -> Path:
-    """Draws <folder>/metrics.csv into <folder>/curves.png, over steps.
+    """Draw the curves of a run over its steps.
 
-    Return and success rate of a run that plays, loss and accuracy of one that learns from recorded episodes.
+    Return and success rate of a run that learns from rollouts, with those of the random policy once the run was
+    evaluated; loss and accuracy of one that learns from recorded data.
+
+    Args:
+        folder: A run folder with metrics.csv.
+
+    Returns:
+        The picture, curves.png in the folder.
     """
-    rows = Table(folder / "metrics.csv").rows()
+    figure = curves(Table(folder / "metrics.csv").rows(), _chance(folder / "results.json"))
+    figure.suptitle(folder.name)
+    figure.savefig(folder / "curves.png", dpi=120)
+    return folder / "curves.png"
+
+
+def curves(rows: list[dict[str, str]], chance: dict[str, float]) -> Figure:
+    """A figure of two panels.
+
+    Args:
+        rows: Of metrics.csv.
+        chance: Mean "return" and "success" of random play; {} = not known.
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
     if rows and "return" in rows[0]:
         ended = [row for row in rows if row["return"]]
-        _draw(axes[0], ended, "return", "return per episode")
-        _draw(axes[1], ended, "success", "success rate")
+        columns = {"return": "return per episode", "success": "success rate"}
+        for panel, (column, name) in zip(axes, columns.items(), strict=True):
+            _draw(panel, ended, column, name)
+            if column in chance:
+                panel.axhline(chance[column], color="tab:gray", linestyle="--", label="random actions (evaluation)")
+            panel.legend()
     else:
         _draw_updates(axes[0], rows, "train/loss", "weighted loss")
-        _draw_updates(axes[1], rows, "train/accuracy", "share of actions as the expert's")
+        _draw_updates(axes[1], rows, "train/accuracy", "agreement with the expert's actions")
     axes[1].set_ylim(-0.02, 1.02)
-    figure.suptitle(folder.name)
-    figure.savefig(folder / "curves.png", dpi=120)
-    return folder / "curves.png"
+    return figure
+
+
+def _chance(path: Path) -> dict[str, float]:
+    if not path.exists():
+        return {}
+    random = json.loads(path.read_text(encoding="utf-8"))["random"]
+    return {key: random[key]["value"] for key in ("return", "success")}
 
 
 def smooth(values: np.ndarray, weights: np.ndarray, window: float) -> np.ndarray:
@@ -53,7 +82,6 @@ def _draw(axes: Axes, rows: list[dict[str, str]], column: str, name: str) -> Non
     axes.set_xlabel("environment steps")
     axes.set_ylabel(name)
     axes.grid(alpha=0.3)
-    axes.legend()
 
 
 def _draw_updates(axes: Axes, rows: list[dict[str, str]], column: str, name: str) -> None:

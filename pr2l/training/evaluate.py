@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -54,7 +55,7 @@ class Score:
             returned=bootstrap([one["r"] for one in played]),
             length=float(np.mean([one["l"] for one in played])),
             cut=sum("cut" in one for one in played),
-            measures={name: episode_mean([_measured(played, name)]) for name in played[0].get("measures", {})},
+            measures={name: episode_mean([values]) for name in _names(played) if (values := _finite(played, name))},
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -119,24 +120,26 @@ def report(run: Run, encoder: Encoder, learner: Learner, step: int, episodes: in
         "evaluation": agent.as_json(),
         "by_context": {name: score.as_json() for name, score in contexts.items()},
         "random": chance.as_json(),
-        "played": _columns(played),
+        "played": columns(played),
     }
     write_json(run.path / "results.json", results)
     rows = {"random": chance, **committed(config), f"this run ({config.encoder})": agent}
     console.print(table(f"{config.environment}/{config.task} after {step:,} steps", rows))
     if len(contexts) > 1:
         console.print(table(f"this run ({config.encoder}) by context", contexts, of="context"))
+    for sentence in undefined_measures(played):
+        console.print(sentence, style="yellow")
     console.print(f"{run.path}: results.json, video, metrics.csv, curves.png", style="dim")
     return results
 
 
-def _columns(played: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+def columns(played: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Every episode's numbers, in the order of the episodes, for comparisons over several runs."""
     return {
         "success": [float(one["success"]) for one in played],
         "return": [one["r"] for one in played],
         "context": [_about(one) for one in played],
-        **{name: _measured(played, name) for name in played[0]["measures"]},
+        **{name: [_measure(one, name) for one in played] for name in _names(played)},
     }
 
 
@@ -144,8 +147,32 @@ def _about(one: dict[str, Any]) -> str:
     return ", ".join(one["context"].values())
 
 
-def _measured(played: Sequence[dict[str, Any]], name: str) -> list[float]:
-    return [one["measures"][name] for one in played]
+def _names(played: Sequence[dict[str, Any]]) -> list[str]:
+    """The measures that any of the episodes has."""
+    return list(dict.fromkeys(name for episode in played for name in episode.get("measures", {})))
+
+
+def _measure(episode: dict[str, Any], name: str) -> float | None:
+    """A measure of an episode; None where it is missing, NaN or infinite, which JSON cannot hold."""
+    value = float(episode.get("measures", {}).get(name, math.nan))
+    return value if math.isfinite(value) else None
+
+
+def _finite(played: Sequence[dict[str, Any]], name: str) -> list[float]:
+    return [value for episode in played if (value := _measure(episode, name)) is not None]
+
+
+def undefined_measures(played: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for each measure that some episodes do not define."""
+    sentences = []
+    for name in _names(played):
+        numbers = [str(episode["number"]) for episode in played if _measure(episode, name) is None]
+        if numbers:
+            sentences.append(
+                f"{name} is not a finite number in evaluation episodes {', '.join(numbers)}: null in results.json, "
+                "and left out of the mean"
+            )
+    return sentences
 
 
 def _play_and_film(run: Run, encoder: Encoder, learner: Learner, frames: VecEnv, episodes: int) -> list[dict[str, Any]]:

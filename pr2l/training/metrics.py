@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +80,18 @@ class Table:
         os.replace(partial, self.path)
 
 
-def _start_wandb(folder: Path, config: RunConfig) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
+def check_tracking(config: RunConfig) -> None:
+    """Raise UserError if the config asks for Weights & Biases and that is not installed."""
+    if config.wandb != "off" and find_spec("wandb") is None:
         raise UserError(
             f"wandb={config.wandb} needs a package that is not installed: pip install 'pr2l[wandb]', or wandb=off"
-        ) from error
+        )
+
+
+def _start_wandb(folder: Path, config: RunConfig) -> Any:
+    check_tracking(config)
+    import wandb
+
     return wandb.init(
         project="pr2l",
         id=folder.name,  # a resumed run goes on in the same chart

@@ -79,9 +79,9 @@ class Run:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def latest(self) -> Checkpoint:
-        """The newest checkpoint; UserError if there is none."""
-        return checkpoints.read_latest(self.checkpoints)
+    def latest(self, *, remove_damaged: bool = False) -> Checkpoint:
+        """The newest checkpoint that can be read; arguments and errors as of `checkpoints.read_latest`."""
+        return checkpoints.read_latest(self.checkpoints, remove_damaged=remove_damaged)
 
     def save(self, checkpoint: Checkpoint) -> None:
         checkpoints.write(self.checkpoints, checkpoint)

@@ -11,6 +11,7 @@ simulator a resumed run equals an uninterrupted one, bit for bit.
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 import time
@@ -26,16 +27,18 @@ from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
 from pr2l.core.config import RunConfig
+from pr2l.core.errors import UserError
 from pr2l.data.recorded import batch_source, learns_from_data
 from pr2l.encoders.base import Encoder
 from pr2l.policies.base import Hooks, Learner
 from pr2l.rollout import build
 from pr2l.rollout.episodes import EXPLORATION
 from pr2l.rollout.vec_embed import VecEmbed
-from pr2l.training.checkpoints import Checkpoint
+from pr2l.training.check import rollout_memory
+from pr2l.training.checkpoints import Checkpoint, CheckpointNotWritten
 from pr2l.training.curves import draw_curves
 from pr2l.training.evaluate import report
-from pr2l.training.metrics import Metrics
+from pr2l.training.metrics import Metrics, check_tracking
 from pr2l.training.progress import TrainingProgress
 from pr2l.training.runs import Run
 
@@ -59,8 +62,9 @@ def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs
     Raises:
         UserError: Parts of the config that do not fit together, or a folder that cannot be resumed.
     """
+    check_tracking(config)
     run = Run.reopen(resume, config) if resume else None
-    checkpoint = run.latest() if run else None
+    checkpoint = run.latest(remove_damaged=True) if run else None
     encoder = build.encoder(config)
     with _sigterm_exits(), ExitStack() as stack:
         source: Any
@@ -68,6 +72,9 @@ def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs
             spaces = build.frame_spaces(config)
             source = batch_source(config, encoder, spaces)
         else:
+            memory = rollout_memory(config, encoder, build.frame_spaces(config))
+            if not memory.good:
+                raise UserError(f"{memory.found}: {memory.problem}")
             frames = stack.enter_context(closing(build.environments(config, "train", labels=encoder.needs_labels)))
             if checkpoint is None:
                 fit(encoder, frames, config.seed)
@@ -80,6 +87,7 @@ def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs
         _learn(run, learner, encoder, source, checkpoint)
     draw_curves(run.path)
     report(run, encoder, learner, learner.num_timesteps)
+    draw_curves(run.path)  # again, with the random policy's level
     return run.path
 
 
@@ -116,9 +124,14 @@ def _learn(run: Run, learner: Learner, encoder: Encoder, source: Any, checkpoint
             learner.load_state_dict(checkpoint.below("model"), checkpoint.values["model"])
         try:
             learner.learn(source, config.steps, training)
+        except CheckpointNotWritten:
+            raise
         except BaseException:
             training.save()
-            console.print(f"stopped; go on with [bold]pr2l train --resume {run.path}")
+            console.print("stopped; go on with", highlight=False)
+            # On a line of its own, however long, so that it can be copied.
+            command = f"pr2l train --resume {shlex.quote(str(run.path))}"
+            console.print(command, style="bold", highlight=False, markup=False, soft_wrap=True)
             raise
 
 

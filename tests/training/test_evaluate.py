@@ -118,6 +118,21 @@ def test_a_score_survives_json():
     assert Score.from_json(json.loads(json.dumps(score.as_json()))) == score
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float32("nan")])
+def test_measures_that_are_no_numbers_are_null_and_their_episodes_named(bad):
+    values = (np.float32(0.5), bad, 1.0)
+    played = [
+        {"success": True, "r": 0.0, "l": 1, "number": n, "context": {}, "measures": {"spl": value}}
+        for n, value in enumerate(values)
+    ]
+    assert Score.of(played).measures["spl"].value == 0.75
+    columns = evaluate.columns(played)
+    assert json.loads(json.dumps(columns, allow_nan=False))["spl"] == [0.5, None, 1.0]
+    [sentence] = evaluate.undefined_measures(played)
+    assert sentence.startswith("spl is not a finite number in evaluation episodes 1:")
+    assert Score.of(played[1:2]).measures == {}
+
+
 def test_measures_and_what_an_episode_was_about():
     ended = (("bed", True, 0.5), ("tv", False, 0.0), ("bed", True, 1.0))
     played = [

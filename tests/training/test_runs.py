@@ -1,10 +1,10 @@
 """What a run leaves on disk: checkpoints that are whole, metrics that lose no column, films, curves."""
 
-import builtins
 import json
 import math
 import os
 import platform
+import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,9 +19,9 @@ from pr2l.core.config import RunConfig
 from pr2l.core.errors import UserError
 from pr2l.core.io import write_json
 from pr2l.core.machine import processor
-from pr2l.training import checkpoints, runs, video
+from pr2l.training import checkpoints, metrics, runs, video
 from pr2l.training.checkpoints import Checkpoint
-from pr2l.training.curves import smooth
+from pr2l.training.curves import curves, smooth
 from pr2l.training.metrics import Metrics, Table
 from pr2l.training.runs import Run
 
@@ -57,7 +57,20 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
     for step in (1, 2):
         checkpoints.write(tmp_path, checkpoint(step))
     (tmp_path / "000000002" / damage).write_bytes(b"{")
-    assert checkpoints.read_latest(tmp_path).step == 1
+    with pytest.warns(UserWarning, match="step 2 in .* is damaged .*step 1 is taken"):
+        assert checkpoints.read_latest(tmp_path).step == 1
+    checkpoints.write(tmp_path, checkpoint(2))  # in the damaged one's place
+    assert checkpoints.read_latest(tmp_path).values["list"] == [2]
+
+
+def test_a_run_that_goes_on_removes_damaged_checkpoints(tmp_path):
+    """They would count as the newest otherwise, and the whole ones before them would go first."""
+    for step in (1, 2):
+        checkpoints.write(tmp_path, checkpoint(step))
+    (tmp_path / "000000002" / "tensors.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert checkpoints.read_latest(tmp_path, remove_damaged=True).step == 1
+    assert checkpoints.steps(tmp_path) == [1]
 
 
 def test_what_was_being_written_when_the_process_died_does_not_count(tmp_path):
@@ -69,17 +82,21 @@ def test_what_was_being_written_when_the_process_died_does_not_count(tmp_path):
     assert checkpoints.read_latest(tmp_path).values["list"] == [2]
 
 
-def test_a_full_disk_costs_the_new_checkpoint_only(tmp_path, monkeypatch):
-    checkpoints.write(tmp_path, checkpoint(1))
-
-    def half(tensors, path):
-        path.write_bytes(b"half")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(checkpoints, "save_file", half)
-    with pytest.raises(OSError, match="no space"):
-        checkpoints.write(tmp_path, checkpoint(2))
-    assert checkpoints.steps(tmp_path) == [1]
+def test_a_full_disk_costs_the_new_checkpoint_only(tmp_path):
+    """A real refusal of the operating system: files may not become longer than 4 kB."""
+    folder = tmp_path / "run" / "checkpoints"
+    checkpoints.write(folder, checkpoint(1))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(checkpoints.CheckpointNotWritten) as failure:
+            checkpoints.write(folder, Checkpoint(2, {"w": torch.zeros(500_000)}, {}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = str(failure.value)
+    assert "step 2 could not be written" in said and "about 2.0 MB" in said and "step 1 is whole" in said
+    assert f"pr2l train --resume {tmp_path / 'run'}" in said.splitlines()
+    assert [path.name for path in folder.iterdir()] == ["000000001"]
 
 
 def test_a_full_disk_costs_the_new_config_only(tmp_path, monkeypatch):
@@ -204,8 +221,7 @@ def test_a_resumed_run_drops_the_rows_that_will_come_again(tmp_path):
         first.write({"step": step, "return": 1.0})
     second = Metrics(tmp_path, CONFIG, after=128)
     second.write({"step": 192, "return": 2.0})
-    for metrics in (first, second):
-        metrics.close()
+    first.close(), second.close()
     rows = Table(tmp_path / "metrics.csv").rows()
     assert [(row["step"], row["return"]) for row in rows] == [("64", "1.0"), ("128", "1.0"), ("192", "2.0")]
 
@@ -213,23 +229,16 @@ def test_a_resumed_run_drops_the_rows_that_will_come_again(tmp_path):
 def test_tensorboard_gets_the_same_numbers(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    metrics = Metrics(tmp_path, CONFIG)
-    metrics.write({"step": 64, "return": 1.5, "success": None, "train/loss": 0.25})
-    metrics.close()
+    log = Metrics(tmp_path, CONFIG)
+    log.write({"step": 64, "return": 1.5, "success": None, "train/loss": 0.25})
+    log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert events.Tags()["scalars"] == ["rollout/return", "train/loss"]
     assert [(event.step, event.value) for event in events.Scalars("rollout/return")] == [(64, 1.5)]
 
 
 def test_wandb_that_is_asked_for_but_missing(tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def without_wandb(name, *rest):
-        if name == "wandb":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without_wandb)
+    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="wandb=offline needs .*pip install 'pr2l\\[wandb\\]', or wandb=off"):
         Metrics(tmp_path, CONFIG.model_copy(update={"wandb": "offline"}))
 
@@ -275,3 +284,13 @@ def test_without_a_codec_a_film_is_a_gif(tmp_path, monkeypatch):
     path = video.write_video(tmp_path / "film", PICTURES, fps=5)
     assert path.name == "film.gif" and [file.name for file in tmp_path.iterdir()] == ["film.gif"]
     assert math.isclose(np.mean([frame.mean() for frame in imageio.mimread(path)]), 127.7, abs_tol=2)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_curves_show_what_random_actions_reach(known):
+    rows = [{"step": str(64 * n), "return": "1", "success": "0.5", "episodes": str(9 * n)} for n in (1, 2, 3)]
+    panels = curves(rows, {"return": -0.25, "success": 0.125} if known else {}).axes
+    for panel, level in zip(panels, (-0.25, 0.125), strict=True):
+        random = [line for line in panel.lines if line.get_label().startswith("random")]
+        assert [set(line.get_ydata()) for line in random] == ([{level}] if known else [])
+        assert len(panel.get_legend().get_texts()) == 2 + known

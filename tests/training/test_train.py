@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 
 from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
+from pr2l.rollout import build
+from pr2l.training import metrics as metrics_module
 from pr2l.training.evaluate import evaluate
 from pr2l.training.train import train
 
@@ -219,7 +221,7 @@ def test_a_stopped_run_saves_what_it_has(toy, start, tmp_path, number, code):
     process.send_signal(number)
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, output
-    assert f"pr2l train --resume runs/{run.name}" in output.replace("\n", "")
+    assert f"pr2l train --resume runs/{run.name}" in output.splitlines()  # so that it can be copied
     last = int(weights(run)[0])
     assert last >= 2 * 64
     resumed = train(load_config(run / "config.yaml", [f"steps={last + 128}"]), resume=run)
@@ -280,6 +282,34 @@ def test_a_finished_run_can_be_prolonged(toy, tmp_path):
     longer = load_config(run / "config.yaml", ["steps=256"])
     whole = train(toy("steps=256", "algorithm_options.schedule=constant"), root=tmp_path / "whole")
     assert_same_run(train(longer, resume=run), whole)
+
+
+def test_a_damaged_newest_checkpoint_is_told_and_made_again(toy, tmp_path):
+    words = ("steps=192", "checkpoint_every=64")
+    whole = train(toy(*words), root=tmp_path / "whole")
+    run = train(toy(*words), root=tmp_path / "runs")
+    newest = run / "checkpoints" / "000000192" / "tensors.safetensors"
+    newest.write_bytes(newest.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="step 192 in .* is damaged .*step 128 is taken"):
+        train(load_config(run / "config.yaml"), resume=run)
+    assert_same_run(run, whole)
+    assert json.loads((run / "results.json").read_text())["steps"] == 192
+
+
+def test_what_cannot_work_is_refused_before_there_is_a_run_or_an_encoder(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(build, "encoder", lambda config: pytest.fail("loaded"))
+    with pytest.raises(UserError, match="wandb=offline needs .*wandb=off"):
+        train(toy("wandb=offline"), root=tmp_path / "runs")
+    with pytest.raises(UserError, match="num_envs"):
+        toy("num_envs=1000000")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_rollout_that_cannot_fit_is_refused_before_there_is_a_simulator(toy, tmp_path):
+    with pytest.raises(UserError, match="TB of observations.*take fewer num_envs"):
+        train(toy("algorithm_options.n_steps=1000000000000"), root=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists() and world().open_engines == 0
 
 
 def test_a_resumed_run_may_not_become_another_experiment(toy, tmp_path):
