@@ -1,50 +1,62 @@
-"""The `pr2l` command: every program of this folder from the shell.
+"""The `pr2l` command line.
 
-Exit codes: 0 done; 1 a check failed, or a defect of pr2l itself (with a traceback); 2 a mistake in what was
-asked (with what to do about it); 130 Ctrl-C, after the run has saved.
+Exit codes: 0 success; 1 a check failed, or pr2l itself has a bug (with a traceback); 2 a mistake in the command (with
+what to do about it); 130 interrupted by Ctrl-C, after the run was saved.
+
+Importing torch takes seconds, so a command checks names and folders first and imports its program afterwards.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
-from rich.console import Console
+import yaml
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand
 
 from pr2l import __version__
+from pr2l.core import config as config_module
+from pr2l.core import options as plugin_options
 from pr2l.core import registry
-from pr2l.core.config import RunConfig, apply_override, load_config
+from pr2l.core.config import OTHER_SCHEMAS, RunConfig, apply_override, load_config, other_schema, run_config_file
+from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.yaml_files import read_mapping
 
 app = typer.Typer(
-    help="Promptable representations: a frozen, prompted vision-language model as the eyes of an RL agent.",
+    help="Reinforcement learning on the hidden states of a frozen vision-language model that is given a prompt.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-sim = typer.Typer(help="Simulators that need a Python interpreter of their own.", no_args_is_help=True)
+sim = typer.Typer(help="Install and check simulators that need their own Python environment.", no_args_is_help=True)
 app.add_typer(sim, name="sim")
-prompts = typer.Typer(help="Score and search prompts before training a policy.", no_args_is_help=True)
+prompts = typer.Typer(help="Score and search prompts without training a policy.", no_args_is_help=True)
 app.add_typer(prompts, name="prompts")
-bench = typer.Typer(help="Benchmark suites: runs, statistics and the leaderboard.", no_args_is_help=True)
+bench = typer.Typer(help="Run benchmark suites, report on them, and build the leaderboard.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
-CONFIG = typer.Argument(help="A name of `pr2l list configs`, or a YAML file.")
+CONFIG = typer.Argument(help="A config from `pr2l list configs`, or the path of a YAML file.")
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="e.g. seed=1 vlm_options.new_tokens=0")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Override values, e.g. seed=1 vlm_options.new_tokens=3"),
 ]
+OPTIONS_OF = {"vlm": "vlms", "encoder": "encoders", "environment": "environments"}
+OPTIONS_OF |= {"algorithm": "algorithms", "network": "networks"}
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line; the entry point of the console script."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except UserError as error:
@@ -59,20 +71,24 @@ def main() -> None:
 def train(
     config: Annotated[str | None, CONFIG] = None,
     overrides: Overrides = None,
-    resume: Annotated[Path | None, typer.Option(help="A run folder to go on with.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Resume this run folder, under its own config if none is given.")
+    ] = None,
 ) -> None:
-    """Train an agent; with --resume RUN alone, go on with that run under its own config."""
+    """Train an agent from a config and write a run folder below runs/."""
+    settings = _config_of(config, overrides or [], resume)
     from pr2l.training.train import train as run
 
-    run(_config_of(config, overrides or [], resume), resume=resume)
+    run(settings, resume=resume)
 
 
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    episodes: Annotated[int | None, typer.Option(min=1, help="As in the run's config if not given.")] = None,
+    episodes: Annotated[int | None, typer.Option(min=1, help="Number of episodes. [default: the run's config]")] = None,
 ) -> None:
-    """Success rate and return of a trained run on evaluation seeds, with intervals, a table and a video."""
+    """Evaluate the newest checkpoint of a run on held-out episodes: success rate, return, intervals, a video."""
+    load_config(run_config_file(run))
     from pr2l.training.evaluate import evaluate as run_evaluation
 
     run_evaluation(run, episodes)
@@ -80,10 +96,14 @@ def evaluate(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, all of one task.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the results. [default: runs/compare-TASK]")] = None,
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of one task.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the figure, the table and the numbers. [default: runs/compare-TASK]")
+    ] = None,
 ) -> None:
-    """Compare runs of one task: learning curves, and a table with intervals over seeds and episodes."""
+    """Compare runs of one task: learning curves, and a table with confidence intervals over seeds and episodes."""
+    for run in runs:
+        run_config_file(run)
     from pr2l.benchmark.compare import compare as run_comparison
 
     run_comparison(runs, out)
@@ -91,26 +111,39 @@ def compare(
 
 @app.command()
 def collect(
-    environment: Annotated[str, typer.Argument(help="A name of `pr2l list environments`.")],
-    task: Annotated[str, typer.Argument(help="One of its tasks.")],
-    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of the environment.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "--out", help="The folder to make. [default: data/ENVIRONMENT-TASK]")
+    environment: Annotated[str, typer.Argument(help="An environment from `pr2l list environments`.")],
+    task: Annotated[str, typer.Argument(help="One of its tasks, see `pr2l list tasks`.")],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Environment options, see `pr2l options environment NAME`."),
     ] = None,
-    policy: Annotated[str, typer.Option(help="random, oracle, or the folder of a run.")] = "random",
-    episodes: Annotated[int, typer.Option(min=1)] = 100,
-    split: Annotated[Literal["train", "evaluation"], typer.Option(help="Which maps and seeds.")] = "train",
-    seed: Annotated[int, typer.Option(min=0, help="Of the first episode; the next has seed + 1.")] = 0,
-    noise: Annotated[float, typer.Option(min=0, max=1, help="Share of random actions; the policy's are kept too.")] = 0,
-    labels: Annotated[bool, typer.Option("--labels", help="Keep what frames show, for `pr2l prompts`.")] = False,
-    info: Annotated[list[str] | None, typer.Option(help="An entry of the environment's info to keep; repeat.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "--out", help="Folder of the new data set. [default: data/ENVIRONMENT-TASK]"),
+    ] = None,
+    policy: Annotated[str, typer.Option(help="Who acts: random, oracle, or a run folder.")] = "random",
+    episodes: Annotated[int, typer.Option(min=1, help="Number of episodes.")] = 100,
+    split: Annotated[Literal["train", "evaluation"], typer.Option(help="Which maps and seeds to use.")] = "train",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode; each next episode adds 1.")] = 0,
+    noise: Annotated[
+        float, typer.Option(min=0, max=1, help="Probability of a random action; the policy's own is stored, too.")
+    ] = 0,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Store the simulator's labels of each frame, for `pr2l prompts`.")
+    ] = False,
+    info: Annotated[
+        list[str] | None, typer.Option(help="Store this entry of the environment's info, too. Can be repeated.")
+    ] = None,
 ) -> None:
     """Record episodes of a task as a Minari data set: observations, actions, rewards, ends and contexts."""
-    from pr2l.training.collect import collect as run
-
     values: dict[str, Any] = {}
     for option in options or []:
         apply_override(values, option)
+    _check_task(environment, task)
+    if unknown := plugin_options.unknown_keys("environments", environment, values, f"options of {environment!r}"):
+        raise UserError(unknown)
+    from pr2l.training.collect import collect as run
+
     more: dict[str, Any] = {"options": values, "split": split, "seed": seed, "noise": noise, "labels": labels}
     more["infos"] = info or []
     run(environment, task, output, policy=policy, episodes=episodes, **more)
@@ -118,24 +151,29 @@ def collect(
 
 @app.command()
 def embed(
-    dataset: Annotated[Path, typer.Argument(help="A folder that `pr2l collect` made.")],
-    config: Annotated[str, typer.Option(help="Whose encoder: a name of `pr2l list configs`, or a YAML file.")],
+    dataset: Annotated[Path, typer.Argument(help="A data set folder from `pr2l collect`.")],
+    config: Annotated[str, typer.Option(help="Config with the encoder: from `pr2l list configs`, or a YAML file.")],
     overrides: Overrides = None,
-    output: Annotated[Path | None, typer.Option(help="The store's folder. [default: below DATASET/embeddings]")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the embeddings. [default: DATASET/embeddings/...]")
+    ] = None,
 ) -> None:
-    """Embed every frame of a data set, once: the embeddings go to disk; called again after a stop, go on."""
+    """Compute the embeddings of every frame of a data set once, and store them; run again to resume."""
+    settings = load_config(config, overrides or [])
     from pr2l.data.embed import embed as run
 
-    run(dataset, load_config(config, overrides or []), output)
+    run(dataset, settings, output)
 
 
 @app.command()
 def pretrain(
     config: Annotated[str, CONFIG] = "pretrain/tiny",
     overrides: Overrides = None,
-    output: Annotated[Path | None, typer.Option(help="All it makes; work goes on there. [default: runs/NAME]")] = None,
+    output: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/NAME]")] = None,
 ) -> None:
-    """Make the embedded VLM from simulator labels, or fine-tune the one that CONFIG names; called again, go on."""
+    """Train a small VLM from scratch on simulator labels, or fine-tune an existing one; run again to resume."""
+    if not config.endswith((".yaml", ".yml")):
+        registry.source("configs", config)
     from pr2l.pretraining.pretrain import pretrain as run
 
     run(config, overrides or [], output)
@@ -143,15 +181,57 @@ def pretrain(
 
 @app.command()
 def check(config: Annotated[str, CONFIG], overrides: Overrides = None) -> None:
-    """Validate all that can be validated before a long run: names, prompts, spaces, memory, disk."""
+    """Check a config before a long run: names, options, prompts, spaces, memory, disk space, and expected duration."""
+    settings = load_config(config, overrides or [])
     from pr2l.training.check import check as run_checks
 
-    if not run_checks(load_config(config, overrides or [])):
+    if not run_checks(settings):
         raise typer.Exit(1)
 
 
+@app.command()
+def ask(
+    image: Annotated[Path, typer.Argument(help="A PNG, JPEG, WebP or BMP file.")],
+    question: Annotated[str, typer.Argument(help="The question, in quotes.")],
+    vlm: Annotated[
+        str, typer.Option(help="A name from `pr2l list vlms`, a folder with a checkpoint, or a Hugging Face Hub id.")
+    ] = "tiny",
+    tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the answer in tokens.")] = 32,
+) -> None:
+    """Ask a VLM a question about an image."""
+    from pr2l.core.images import read_image
+
+    frame = read_image(image)
+    from pr2l.vlms.loading import load_vlm, unknown_words
+
+    loaded = load_vlm(vlm)
+    if words := unknown_words(loaded, question):
+        Console(stderr=True).print(f"[yellow]warning:[/] {escape(vlm)} does not know: {escape(', '.join(words))}")
+    [answer] = loaded.answer(frame[None], [question], tokens)
+    print(answer)
+
+
+@app.command()
+def options(
+    kind: Annotated[str, typer.Argument(help=f"{', '.join(OPTIONS_OF)}, or run for the keys of a config.")] = "run",
+    name: Annotated[
+        str | None, typer.Argument(help="e.g. prompted; see `pr2l list`. Not needed for run and vlm.")
+    ] = None,
+) -> None:
+    """List options with types, defaults and the reasons for them: of a run, environment, VLM, encoder, ..."""
+    rows = _options_of(kind, name)
+    table = Table(
+        "option", "default", "type", "meaning", title=" ".join(filter(None, [kind, name])), title_justify="left"
+    )
+    for row in rows:
+        table.add_row(row.name, escape(_as_yaml(row.default)), escape(row.type), escape(row.comment))
+    Console().print(table)
+    key = "KEY=VALUE" if kind == "run" else f"{_singular(kind)}_options.KEY=VALUE"
+    Console().print(f"Set one with {key}, e.g. in `pr2l train CONFIG {key}`.")
+
+
 class _Speed(TyperCommand):
-    """Looks the shapes up when help is asked for: importing them takes seconds."""
+    """Fills in the names of the shapes when help is printed, because importing them takes seconds."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         from pr2l.profiling.speed import SECTIONS
@@ -164,23 +244,23 @@ class _Speed(TyperCommand):
 @app.command(cls=_Speed)
 def speed(
     shapes: Annotated[list[str] | None, typer.Argument()] = None,
-    frames: Annotated[int, typer.Option(help="Frames in a batch.")] = 16,
-    rounds: Annotated[int, typer.Option(help="How often each way is timed.")] = 3,
-    out: Annotated[Path, typer.Option(help="Where speed.json and speed.png go.")] = Path("runs/speed"),
+    frames: Annotated[int, typer.Option(help="Frames per batch.")] = 16,
+    rounds: Annotated[int, typer.Option(help="Repetitions of each measurement.")] = 3,
+    out: Annotated[Path, typer.Option(help="Output folder for speed.json and speed.png.")] = Path("runs/speed"),
 ) -> None:
-    """Frames a second of this machine, against how others do it; a table with a verdict for each promise."""
+    """Measure frames per second on this machine and compare with the unmodified transformers models."""
     from pr2l.profiling.speed import EVERYDAY, Effort
     from pr2l.profiling.speed import speed as run
 
     run(shapes or EVERYDAY, Effort(frames, rounds), out)
 
 
-SIMULATOR = typer.Argument(metavar="NAME", help="A name of `pr2l sim list`.")
+SIMULATOR = typer.Argument(metavar="NAME", help="A simulator from `pr2l sim list`.")
 
 
 @sim.command(name="list")
 def sim_list() -> None:
-    """Every simulator that there is a recipe for, and whether it is installed."""
+    """List the simulators that can be installed, and which ones are."""
     from pr2l.rollout.simulators import show
 
     show()
@@ -189,9 +269,9 @@ def sim_list() -> None:
 @sim.command(name="install")
 def sim_install(
     name: Annotated[str, SIMULATOR],
-    python: Annotated[Path | None, typer.Option(help="To build on. [default: found on the PATH]")] = None,
+    python: Annotated[Path | None, typer.Option(help="Python interpreter to use. [default: from the PATH]")] = None,
 ) -> None:
-    """Build the interpreter of a simulator below $PR2L_SIMS; does nothing where it is built already."""
+    """Install a simulator into its own Python environment below $PR2L_SIMS, unless it is installed already."""
     from pr2l.rollout.simulators import install
 
     install(name, python)
@@ -200,28 +280,33 @@ def sim_install(
 @sim.command(name="check")
 def sim_check(
     name: Annotated[str, SIMULATOR],
-    python: Annotated[Path | None, typer.Option(help="Your own interpreter. [default: the installed one]")] = None,
-    frame: Annotated[Path | None, typer.Option(help="Where a frame goes. [default: runs/NAME.png]")] = None,
+    python: Annotated[
+        Path | None, typer.Option(help="Python interpreter to check. [default: the installed one]")
+    ] = None,
+    frame: Annotated[Path | None, typer.Option(help="File for an example frame. [default: runs/NAME.png]")] = None,
 ) -> None:
-    """What works of a simulator, link by link; where all does, a frame of it."""
+    """Check each part of a simulator's installation, and save an example frame if all parts work."""
     from pr2l.rollout.simulators import check as run
 
     if not run(name, python, frame):
         raise typer.Exit(1)
 
 
-SUITE = typer.Argument(metavar="SUITE", help="A name in configs/benchmarks/, or a YAML file.")
+SUITE = typer.Argument(metavar="SUITE", help="A suite from `pr2l list configs`, or the path of a YAML file.")
 ROWS = Path("docs/results/bench")  # the committed ones
 
 
 @bench.command(name="run")
 def bench_run(
     suite: Annotated[str, SUITE],
-    plan: Annotated[bool, typer.Option("--plan", help="Print the estimated cost, and run nothing.")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes. [default: one per core; one on a GPU]")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of rows and run folders.")] = Path("runs/bench"),
+    plan: Annotated[bool, typer.Option("--plan", help="Print the expected time and memory, and run nothing.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Parallel processes. [default: one per core; with a GPU, one]")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Output folder for result rows and run folders.")] = Path("runs/bench"),
 ) -> None:
-    """Make the missing runs of a suite, several in parallel; resumes after a stop."""
+    """Run a suite: every run that is not finished yet, several in parallel; run again to resume."""
+    _check_suite(suite)
     from pr2l.benchmark import runner as program
 
     (program.plan if plan else program.run)(suite, out, jobs)
@@ -230,10 +315,11 @@ def bench_run(
 @bench.command(name="report")
 def bench_report(
     suite: Annotated[str, SUITE],
-    results: Annotated[Path, typer.Option(help="Folder of its rows.")] = Path("runs/bench"),
-    out: Annotated[Path | None, typer.Option(help="[default: RESULTS/SUITE/report]")] = None,
+    results: Annotated[Path, typer.Option(help="Folder with the result rows.")] = Path("runs/bench"),
+    out: Annotated[Path | None, typer.Option(help="Output folder. [default: RESULTS/SUITE/report]")] = None,
 ) -> None:
-    """Write a suite's report: statistics with intervals, curves and costs, as Markdown, CSV, JSON and figures."""
+    """Report on a suite: aggregate scores with intervals, performance profiles, curves and costs."""
+    _check_suite(suite)
     from pr2l.benchmark.report import report
 
     report(suite, results, out)
@@ -242,12 +328,12 @@ def bench_report(
 @bench.command(name="submit")
 def bench_submit(
     runs: Annotated[list[Path], typer.Argument(help="Finished run folders.")],
-    suite: Annotated[str | None, typer.Option(help="[default: the first suite that has the run's config]")] = None,
-    method: Annotated[str | None, typer.Option(help="A name for a method that the suite does not have.")] = None,
+    suite: Annotated[str | None, typer.Option(help="The suite. [default: the first one that has such a run]")] = None,
+    method: Annotated[str | None, typer.Option(help="Name of the method, if the suite does not list it.")] = None,
     video: Annotated[bool, typer.Option("--video", help="Also copy each run's video, for the task's page.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the committed rows.")] = ROWS,
+    out: Annotated[Path, typer.Option(help="Output folder.")] = ROWS,
 ) -> None:
-    """Check that runs are runs of a suite, and write their rows as files for a pull request."""
+    """Validate finished runs of a suite and write their result rows, as files for a pull request."""
     from pr2l.benchmark.rows import submit
 
     for path in submit(runs, out, suite, method, video=video):
@@ -260,16 +346,16 @@ def bench_site(
     out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("runs/site"),
     repository: Annotated[str | None, typer.Option(help="URL for links. [default: the git remote `origin`]")] = None,
 ) -> None:
-    """Build the leaderboard, static pages, from the committed rows."""
+    """Build the leaderboard, a static web site, from committed result rows."""
     from pr2l.benchmark.leaderboard import site
 
     site(results, out, repository)
 
 
-TASK = typer.Argument(metavar="TASK", help="ENVIRONMENT/TASK, a name of `pr2l list tasks`.")
+TASK = typer.Argument(metavar="TASK", help="ENVIRONMENT/TASK, from `pr2l list tasks`.")
 Scored = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="e.g. frames=100 seed=1 data=FOLDER vlm_options.new_tokens=3"),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Options, e.g. frames=100 seed=1 data=FOLDER vlm=FOLDER"),
 ]
 
 
@@ -277,13 +363,13 @@ Scored = Annotated[
 def prompts_score(
     task: Annotated[str, TASK],
     options: Scored = None,
-    prompts: Annotated[str, typer.Option(help="Variants, or YAML files, with commas. [default: all]")] = "",
-    out: Annotated[Path | None, typer.Option(help="[default: runs/prompts/TASK]")] = None,
+    prompts: Annotated[str, typer.Option(help="Prompt names or YAML files, separated by commas. [default: all]")] = "",
+    out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/prompts/TASK]")] = None,
 ) -> None:
-    """What the answers get right, and what linear probes find in the states: a ranked table, a heat map, JSON."""
+    """Rank prompts by the accuracy of the VLM's answers and of linear probes on its hidden states."""
+    scoring = _scoring(task, options, prompts=_words(prompts))
     from pr2l.prompting.score import score
 
-    scoring = _scoring(task, options, prompts=_words(prompts))
     score(scoring, out or Path("runs/prompts") / task.replace("/", "-"))
 
 
@@ -291,26 +377,32 @@ def prompts_score(
 def prompts_search(
     task: Annotated[str, TASK],
     options: Scored = None,
-    space: Annotated[str | None, typer.Option(help="What to try, a YAML file. [default: search/ENVIRONMENT]")] = None,
-    budget: Annotated[int, typer.Option(min=1, help="Frames to read, over all candidates.")] = 4800,
-    out: Annotated[Path | None, typer.Option(help="[default: runs/search/TASK]")] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Search space: a config or a YAML file. [default: search/ENVIRONMENT]")
+    ] = None,
+    budget: Annotated[int, typer.Option(min=1, help="Total number of frames, over all candidates.")] = 4800,
+    out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/search/TASK]")] = None,
 ) -> None:
-    """Find a good prompt among many by successive halving; called again after a stop, go on."""
+    """Search for a good prompt among many by successive halving; run again to resume."""
+    scoring = _scoring(task, options)
     from pr2l.prompting.search import search
 
     space = space or f"search/{task.partition('/')[0]}"
-    search(space, _scoring(task, options), out or Path("runs/search") / task.replace("/", "-"), budget)
+    search(space, scoring, out or Path("runs/search") / task.replace("/", "-"), budget)
 
 
 @prompts.command(name="correlate")
 def prompts_correlate(
     suite: Annotated[str, SUITE],
-    results: Annotated[Path, typer.Option(help="Folder of its rows.")] = Path("runs/bench"),
-    frames: Annotated[int | None, typer.Option(min=1, help="To score on. [default: as `prompts score`]")] = None,
-    methods: Annotated[str, typer.Option(help="Of the suite, with commas. [default: all]")] = "",
-    out: Annotated[Path | None, typer.Option(help="[default: runs/prompts/SUITE]")] = None,
+    results: Annotated[Path, typer.Option(help="Folder with the result rows.")] = Path("runs/bench"),
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Number of frames. [default: as in `pr2l prompts score`]")
+    ] = None,
+    methods: Annotated[str, typer.Option(help="Methods of the suite, separated by commas. [default: all]")] = "",
+    out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/prompts/SUITE]")] = None,
 ) -> None:
-    """Does the score foretell what training reaches? Rank correlations over a suite of prompt variants."""
+    """Compute rank correlations between prompt scores and success after training, over a suite of prompts."""
+    _check_suite(suite)
     from pr2l.prompting.correlate import correlate
 
     correlate(suite, results, out or Path("runs/prompts") / Path(suite).stem, frames, _words(methods))
@@ -318,18 +410,22 @@ def prompts_correlate(
 
 @app.command(name="list")
 def list_(
-    kind: Annotated[str, typer.Argument(help=", ".join([*registry.KINDS, "tasks"]))],
+    kind: Annotated[str, typer.Argument(help=f"{', '.join([*registry.KINDS, 'tasks'])}.")],
 ) -> None:
-    """Everything of a kind that a config may name."""
-    rows = _tasks() if kind == "tasks" else [(name, _summary(kind, name)) for name in _names(kind)]
-    table = Table(kind, "", box=None, pad_edge=False)
-    for name, summary in rows:
-        table.add_row(name, escape(summary))
-    Console().print(table)
+    """List the names that a config or a command can use."""
+    if kind not in (*registry.KINDS, "tasks"):
+        raise UnknownName("kinds", kind, [*registry.KINDS, "tasks"])
+    groups = {"tasks": _tasks, "vlms": _vlms, "configs": _configs}
+    for title, rows in groups[kind]() if kind in groups else [(kind, _summaries(kind, registry.names(kind)))]:
+        Console().print(f"[bold]{escape(title)}")
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for name, summary in rows:
+            table.add_row(name, escape(summary))
+        Console().print(table)
 
 
 @app.callback(invoke_without_command=True)
-def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
         print(__version__)
         raise typer.Exit
@@ -340,34 +436,42 @@ def _words(with_commas: str) -> tuple[str, ...]:
 
 
 def _scoring(task: str, options: list[str] | None, **values: Any) -> Any:
-    from pr2l.prompting.score import scoring_of
-
     values["task"] = task
     for option in options or []:
         apply_override(values, option)
+    if "data" not in values:  # frames of a folder may be of any task
+        _check_task(*task.partition("/")[::2])
+    from pr2l.prompting.score import scoring_of
+
     return scoring_of(values)
 
 
 def _config_of(config: str | None, overrides: list[str], resume: Path | None) -> RunConfig:
-    """The named config, or else the resumed run's own (then the first word may be an override)."""
+    """The config that was named, or that of the resumed run (then the first word may be an override)."""
     if config is not None and not (resume and "=" in config):
         return load_config(config, overrides)
     if resume is None:
         raise UserError("train needs a config, e.g. `pr2l train smoke`; `pr2l list configs` shows them")
-    from pr2l.training.runs import Run
-
-    own = Run.load(resume).path / "config.yaml"
-    return load_config(own, [*([config] if config else []), *overrides])
+    return load_config(run_config_file(resume), [*([config] if config else []), *overrides])
 
 
-def _names(kind: str) -> list[str]:
-    if kind not in registry.KINDS:
-        raise UnknownName("kinds", kind, [*registry.KINDS, "tasks"])
-    return registry.names(kind)
+def _check_task(environment: str, task: str) -> None:
+    tasks = registry.load("environments", environment).TASKS
+    if task not in tasks:
+        raise UnknownName(f"tasks of {environment}", task, tasks, hint="`pr2l list tasks` shows all of them.")
 
 
-def _tasks() -> list[tuple[str, str]]:
-    """Name and success rule of every task of every environment that can be imported here."""
+def _check_suite(suite: str) -> None:
+    known = [name.removeprefix("benchmarks/") for name in registry.names("configs") if name.startswith("benchmarks/")]
+    if not suite.endswith((".yaml", ".yml")) and suite not in known:
+        raise UnknownName("suites", suite, known, hint="`pr2l list configs` shows them.")
+
+
+Rows = list[tuple[str, str]]  # name, description
+
+
+def _tasks() -> Iterable[tuple[str, Rows]]:
+    """Every task of every environment that can be imported, with its success rule."""
     rows = []
     for environment in registry.names("environments"):
         try:
@@ -376,19 +480,102 @@ def _tasks() -> list[tuple[str, str]]:
             rows.append((environment, f"not available: {error}"))
             continue
         rows += [(f"{environment}/{name}", str(task.success)) for name, task in tasks.items()]
-    return rows
+    yield "task", rows
+
+
+def _vlms() -> Iterable[tuple[str, Rows]]:
+    """The checkpoints that are part of pr2l, and the families that read others."""
+    cards = sorted((plugin_options.ROOT / "vlms" / "weights").glob("*/README.md"))
+    yield "checkpoint that comes with pr2l", [(card.parent.name, _title(card)) for card in cards]
+    families = "family, for a Hugging Face Hub id or a folder with such a checkpoint"
+    yield families, _summaries("vlms", registry.names("vlms"))
+
+
+def _configs() -> Iterable[tuple[str, Rows]]:
+    """The configs by what they are for."""
+    names = registry.names("configs")
+    runs = [name for name in names if other_schema(name) is None]
+    yield "run: `pr2l train NAME`", _summaries("configs", runs)
+    for prefix, schema in OTHER_SCHEMAS.items():
+        group = [name for name in names if name.startswith(prefix)]
+        title = f"{schema.what}: `{schema.command.format(name='NAME')}`"
+        yield (
+            title,
+            [(name.removeprefix(prefix) if schema.short else name, _summary("configs", name)) for name in group],
+        )
+
+
+def _title(card: Path) -> str:
+    """The first sentence of a model card, after its heading."""
+    text = card.read_text(encoding="utf-8").partition("\n")[2]
+    return re.split(r"(?<=\.)\s", " ".join(text.split()), maxsplit=1)[0]
+
+
+def _summaries(kind: str, names: Iterable[str]) -> Rows:
+    return [(name, _summary(kind, name)) for name in names]
 
 
 def _summary(kind: str, name: str) -> str:
-    """The first line that a plug-in says of itself, read from its file: nothing is imported."""
+    """A plug-in's description, from its file; nothing is imported."""
     source = registry.source(kind, name)
     if kind in registry.DATA_PACKAGES:
-        return str(read_mapping(source).get("text" if kind == "prompts" else "why", ""))
-    return (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+        values = read_mapping(source)
+        return str((values.get("text") or values.get("messages", "")) if kind == "prompts" else values.get("why", ""))
+    return plugin_options.first_line(source)
+
+
+def _options_of(kind: str, name: str | None) -> list[plugin_options.Option]:
+    """The options of a kind such as "encoder" (or "encoders") and a plug-in; of RunConfig for "run"."""
+    if kind == "run":
+        rows = plugin_options.options_of_class(Path(config_module.__file__), "RunConfig")
+        return rows or []
+    if (singular := _singular(kind)) not in OPTIONS_OF:
+        raise UnknownName("kinds with options", kind, ["run", *OPTIONS_OF])
+    kinds = OPTIONS_OF[singular]
+    if name is None and singular != "vlm":
+        raise UserError(
+            f"which {singular}? Name one, e.g. `pr2l options {singular} {registry.names(kinds)[0]}`; "
+            f"`pr2l list {kinds}` shows all of them"
+        )
+    rows = plugin_options.read_options(kinds, name or "")
+    if rows is None:
+        raise UserError(
+            f"the options of {name!r} cannot be read from its source; see {registry.source(kinds, name or '')}"
+        )
+    return rows
+
+
+def _singular(kind: str) -> str:
+    return kind.removesuffix("s")
+
+
+def _as_yaml(default: str | None) -> str:
+    """A default as it is written in a config."""
+    if default is None:
+        return "(required)"
+    try:
+        value = ast.literal_eval(default)
+    except ValueError:
+        return default
+    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True, width=1000)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning; one that a user should act on (a FutureWarning) without the line of code that raised it."""
+    where = "" if issubclass(category, FutureWarning) else f"{filename}:{lineno}: {category.__name__}: "
+    Console(stderr=True).print(f"[yellow]warning:[/] {escape(where + str(message))}")
 
 
 def _raised_in_plugin(error: BaseException) -> bool:
-    """Whether environments/ or policies/, which have no UserError, raised it to teach something."""
+    """Whether environments/ or policies/, which do not know UserError, raised a ValueError for a user's mistake."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -397,7 +584,7 @@ def _raised_in_plugin(error: BaseException) -> bool:
 
 
 def _fail(error: Exception) -> None:
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}")
     sys.exit(2)
 
 

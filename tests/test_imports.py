@@ -14,7 +14,7 @@ FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob(
 # Packages of pr2l in import order: each may import itself and those before it.
 ORDER = (
     "core", "vlms", "encoders", "rollout", "data", "training", "agents",
-    "pretraining", "profiling", "benchmark", "prompting", "cli",
+    "pretraining", "profiling", "benchmark", "prompting", "api", "cli",
 )  # fmt: skip
 LEAVES = ("environments", "policies", "prompts", "configs")  # import no other package of this project
 

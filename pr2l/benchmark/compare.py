@@ -20,9 +20,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
+from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.io import write_json
 from pr2l.core.statistics import FEW_SEEDS, Estimate, bootstrap_runs, episode_mean, wilson

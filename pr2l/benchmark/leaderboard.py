@@ -20,11 +20,11 @@ from typing import Any
 import cv2
 import jinja2
 import numpy as np
-from rich.console import Console
 
 from pr2l.benchmark.report import HEAD, RANDOM, TASK_HEAD, Values, few_seeds, interval, of_task, overall, summarise
 from pr2l.benchmark.rows import RECENT, Row, read_rows, video_of
 from pr2l.benchmark.suites import load_suite
+from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.statistics import bootstrap, success_rate
 from pr2l.training.evaluate import FILMED

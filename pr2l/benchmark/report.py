@@ -16,12 +16,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from pr2l.benchmark.compare import random_score
 from pr2l.benchmark.rows import RECENT, Row, read_rows
 from pr2l.benchmark.suites import Suite, load_suite
+from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.io import write_json
 from pr2l.core.statistics import (

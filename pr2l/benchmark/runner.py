@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -31,6 +30,7 @@ from pr2l.benchmark.rows import COST, Row, check, read_row, row_of, write_row
 from pr2l.benchmark.suites import MEASURES, PlannedRun, Suite, load_suite
 from pr2l.core import registry
 from pr2l.core.config import RunConfig
+from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.io import write_json
 from pr2l.data.recorded import batch_source, learns_from_data

@@ -10,11 +10,12 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
+from pr2l.core import options as plugin_options
 from pr2l.core import prompt as prompts
 from pr2l.core import registry
 from pr2l.core.errors import UnknownName, UserError, explain
@@ -28,6 +29,22 @@ _PLUGINS: dict[OptionKind, registry.ModuleKind] = {
     "encoder": "encoders",
     "algorithm": "algorithms",
     "network": "networks",
+}
+
+
+class OtherSchema(NamedTuple):
+    """A kind of file in configs/ that is not the config of a run."""
+
+    what: str
+    command: str  # that takes it
+    short: bool = False  # whether the command wants the name without its folder
+
+
+OTHER_SCHEMAS: dict[str, OtherSchema] = {
+    "benchmarks/": OtherSchema("benchmark suite", "pr2l bench run {name}", short=True),
+    "pretrain/": OtherSchema("pretraining of a VLM", "pr2l pretrain {name}"),
+    "search/": OtherSchema("search space of prompts", "pr2l prompts search TASK --space {name}"),
+    "sims/": OtherSchema("simulator", "pr2l sim install {name}", short=True),
 }
 
 
@@ -94,7 +111,28 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunC
 
     Arguments as of read_config. Raises UserError (UnknownName where a plug-in, task or prompt does not exist).
     """
+    name = Path(name_or_path).with_suffix("").as_posix().removeprefix("configs/")
+    if (schema := other_schema(name)) and name in registry.names("configs"):
+        command = schema.command.format(name=name.partition("/")[2] if schema.short else name)
+        raise UserError(f"{name_or_path} is not the config of a run but a {schema.what}; use `{command}`")
     return _resolve(read_config(RunConfig, name_or_path, overrides), warn=not _of_a_run(name_or_path))
+
+
+def other_schema(name: str) -> OtherSchema | None:
+    """What a config is for, if it is not that of a run."""
+    return next((schema for prefix, schema in OTHER_SCHEMAS.items() if name.startswith(prefix)), None)
+
+
+def run_config_file(run: str | Path) -> Path:
+    """Return the config.yaml of a run folder.
+
+    Raises:
+        UserError: The folder is not a run folder.
+    """
+    path = Path(run) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run} is not a run folder: it has no config.yaml. `pr2l train CONFIG` makes run folders")
+    return path
 
 
 def read_config(model: type[Model], name_or_path: str | Path, overrides: Sequence[str] = ()) -> Model:
@@ -227,6 +265,8 @@ def _find(name_or_path: str) -> Path:
 
 def _resolve(config: RunConfig, *, warn: bool) -> RunConfig:
     """The config with each plug-in's defaults written out, once its names are known to exist."""
+    for kind, plugins in _PLUGINS.items():  # first what needs no import of torch, which takes seconds
+        _check_keys(config, kind, plugins)
     tasks = registry.load("environments", config.environment).TASKS
     if config.task not in tasks:
         raise UnknownName(f"tasks of {config.environment}", config.task, tasks)
@@ -239,6 +279,18 @@ def _resolve(config: RunConfig, *, warn: bool) -> RunConfig:
     return config.model_copy(update=filled)
 
 
+def _check_keys(config: RunConfig, kind: OptionKind, plugins: registry.ModuleKind) -> None:
+    """Check from the source alone that a plug-in exists and has the options that the config sets."""
+    name, values = getattr(config, kind), getattr(config, f"{kind}_options")
+    if unknown := plugin_options.unknown_keys(plugins, name, values, f"{kind}_options of {name!r}"):
+        raise UserError(unknown + _hint(kind, name))
+
+
+def _hint(kind: OptionKind, name: str) -> str:
+    plugin = kind if kind == "vlm" else f"{kind} {name}"
+    return f"\n`pr2l options {plugin}` lists the options; `{kind}_options={{}}` drops those that the file sets."
+
+
 def _options(config: RunConfig, kind: OptionKind, *, warn: bool) -> Any:
     """The plug-in's `Defaults` with the config's values."""
     model, values = _plugin(config, kind).Defaults, getattr(config, f"{kind}_options")
@@ -246,7 +298,7 @@ def _options(config: RunConfig, kind: OptionKind, *, warn: bool) -> Any:
         return parse_options(model, values, f"{kind}_options of {getattr(config, kind)!r}", warn=warn)
     except UserError as error:
         if isinstance(error.__cause__, ValidationError) and _unknown_key(error.__cause__):
-            raise UserError(f"{error}\n`{kind}_options={{}}` drops what the file sets.") from error
+            raise UserError(f"{error}{_hint(kind, getattr(config, kind))}") from error
         raise
 
 

@@ -1,11 +1,12 @@
-"""Plug-ins by file name: the file is the registration, so there is no list that can go stale.
+"""Plug-ins are found by their file names, so no list of them has to be edited.
 
     pr2l/encoders/pixels.py            -> load("encoders", "pixels"), a module
-    prompts/doom/fetch/where.yaml      -> load("prompts", "doom/fetch/where"), a Path
+    prompts/doom/fetch/where.yaml      -> load("prompts", "doom/fetch/where"), a path
+    my_module:MyEnv                    -> load("environments", "my_module:MyEnv"), a Gymnasium environment's class
 
-A file whose name begins with an underscore is machinery and has no name here. A plug-in outside this
-repository is an entry point in the group "pr2l.<kind>": its value is the module, or, for prompts and configs,
-a package that holds YAML files.
+Files whose names begin with an underscore, and those in NOT_PLUGINS, are not plug-ins. An installed package adds
+plug-ins as entry points in the group "pr2l.<kind>": the value is the plug-in's module or, for prompts and configs, a
+package that contains YAML files.
 """
 
 from __future__ import annotations
@@ -35,12 +36,17 @@ MODULE_PACKAGES: dict[str, str] = {
 NOT_PLUGINS = {"base", "common", "isolation", "browser", "networks", "losses"}
 DATA_PACKAGES: dict[str, str] = {"prompts": "pr2l.prompts", "configs": "pr2l.configs"}
 KINDS: tuple[str, ...] = (*MODULE_PACKAGES, *DATA_PACKAGES)
+CLASS_ADAPTER = "pr2l.rollout.external"  # makes an environment plug-in of a class; its `load` takes "module:Class"
 
 Value = TypeVar("Value")
 
 
 def names(kind: str) -> list[str]:
-    """Sorted names of all plug-ins of a kind; imports none. Raises UnknownName for an unknown kind."""
+    """List the names of all plug-ins of a kind, sorted; none of them is imported.
+
+    Raises:
+        UnknownName: There is no such kind.
+    """
     return sorted(_files(kind) if kind in DATA_PACKAGES else _modules(kind))
 
 
@@ -49,62 +55,82 @@ def load(kind: ModuleKind, name: str) -> ModuleType: ...
 @overload
 def load(kind: DataKind, name: str) -> Path: ...
 def load(kind: str, name: str) -> ModuleType | Path:
-    """The plug-in's module, or for prompts and configs the path of its YAML file.
+    """Import a plug-in, or find the YAML file of a prompt or config.
 
-    Raises UnknownName, with the nearest name, if there is none; an error inside the plug-in's own import
-    passes through unchanged.
+    Args:
+        kind: One of KINDS.
+        name: The plug-in's name; for an environment also "module:Class", the class of a Gymnasium environment.
+
+    Returns:
+        The module of the plug-in; for prompts and configs the path of the file.
+
+    Raises:
+        UnknownName: There is no such plug-in. Errors in the plug-in's own imports are not caught.
     """
     if kind in DATA_PACKAGES:
         return source(kind, name)
+    if kind == "environments" and is_class_path(name):
+        plugin: ModuleType = import_module(CLASS_ADAPTER).load(name)
+        return plugin
     return import_module(_find(kind, name, _modules(kind)))
 
 
 def source(kind: str, name: str) -> Path:
-    """The plug-in's file, which is not imported. Raises UnknownName as `load` does."""
+    """Find the file of a plug-in without importing it.
+
+    Raises:
+        UnknownName: There is no such plug-in.
+    """
     if kind in DATA_PACKAGES:
         return _find(kind, name, _files(kind))
     spec = find_spec(_find(kind, name, _modules(kind)))
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"entry point {name!r} of pr2l.{kind}: its module does not exist")
+        raise ModuleNotFoundError(f"the entry point {name!r} of pr2l.{kind} names a module that does not exist")
     return Path(spec.origin)
 
 
-def _find(kind: str, name: str, found: dict[str, Value]) -> Value:
-    if name not in found:
-        raise UnknownName(kind, name, found, hint=f"`pr2l list {kind}` shows them.")
-    return found[name]
+def is_class_path(name: str) -> bool:
+    """Whether a name is of the form "module:Class", for an environment that is not registered."""
+    return ":" in name
+
+
+def _find(kind: str, name: str, known: dict[str, Value]) -> Value:
+    if name not in known:
+        raise UnknownName(kind, name, known, hint=f"`pr2l list {kind}` shows all of them.")
+    return known[name]
 
 
 def _modules(kind: str) -> dict[str, str]:
-    """Name -> dotted module; this repository wins over plug-ins from outside with the same name."""
+    """Name -> dotted module. A plug-in of this repository hides one of the same name in another package."""
     if kind not in MODULE_PACKAGES:
         raise UnknownName("kinds of plug-in", kind, KINDS)
     package = MODULE_PACKAGES[kind]
     entries = [file for file in _folder(package).iterdir() if file.suffix == ".py" or (file / "__init__.py").is_file()]
     names = {entry.stem for entry in entries if not entry.name.startswith("_")} - NOT_PLUGINS
-    return _outside(kind) | {name: f"{package}.{name}" for name in names}
+    return _installed(kind) | {name: f"{package}.{name}" for name in names}
 
 
 def _files(kind: str) -> dict[str, Path]:
-    """Name -> YAML file; this repository wins over the packages from outside."""
-    roots = [_folder(package) for package in (*_outside(kind).values(), DATA_PACKAGES[kind])]
+    """Name -> YAML file. A file of this repository hides one of the same name in another package."""
+    roots = [_folder(package) for package in (*_installed(kind).values(), DATA_PACKAGES[kind])]
     files = [(root, file) for root in roots for file in root.rglob("*.yaml")]
     return {file.relative_to(root).with_suffix("").as_posix(): file for root, file in files}
 
 
-def _outside(kind: str) -> dict[str, str]:
-    return _entry_points(kind, tuple((place, _changed(place)) for place in sys.path))
+def _installed(kind: str) -> dict[str, str]:
+    """Name -> module of the plug-ins that other installed packages provide."""
+    return _entry_points(kind, tuple((folder, _modified(folder)) for folder in sys.path))
 
 
-@lru_cache(maxsize=len(KINDS))  # reading every installed package's list takes 10 ms, and one config asks many times
-def _entry_points(kind: str, places: tuple[tuple[str, int], ...]) -> dict[str, str]:
-    """Name -> module of the entry points found in `places`, which are those of sys.path with their last changes."""
+@lru_cache(maxsize=len(KINDS))  # reading the metadata of all packages takes 10 ms, and one config needs it many times
+def _entry_points(kind: str, folders: tuple[tuple[str, int], ...]) -> dict[str, str]:
+    """Name -> module of the entry points of a kind; folders: those of sys.path with their modification times."""
     return {point.name: point.module for point in entry_points(group=f"pr2l.{kind}")}
 
 
-def _changed(place: str) -> int:
+def _modified(folder: str) -> int:
     try:
-        return Path(place or ".").stat().st_mtime_ns
+        return Path(folder or ".").stat().st_mtime_ns
     except OSError:
         return 0
 
@@ -112,5 +138,5 @@ def _changed(place: str) -> int:
 def _folder(package: str) -> Path:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"the package {package!r} is missing; reinstall with `pip install -e .`")
+        raise ModuleNotFoundError(f"the package {package!r} is missing; reinstall pr2l with `pip install -e .`")
     return Path(spec.submodule_search_locations[0])

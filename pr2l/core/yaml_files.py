@@ -1,4 +1,4 @@
-"""YAML as people write it: 1e-4 is a number, off is a word, and a key given twice is an error."""
+"""Reads YAML files with the scalars of YAML 1.2: 1e-4 is a number and off is a text. Duplicate keys are errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BOOL, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML speaks YAML 1.1, where `off` is False and `1e-4` is text; here both are read as in YAML 1.2."""
+    """PyYAML implements YAML 1.1, where `off` is False and `1e-4` is a text; this reads both as YAML 1.2 does."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != BOOL]
@@ -24,8 +24,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := {str(key) for key in keys if keys.count(key) > 1}:
-            problem = f"key given twice: {', '.join(sorted(twice))}"
+        if duplicates := {str(key) for key in keys if keys.count(key) > 1}:
+            problem = f"key given twice: {', '.join(sorted(duplicates))}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return super().construct_mapping(node, deep)
 
@@ -36,7 +36,7 @@ _Loader.add_implicit_resolver(FLOAT, _EXPONENT, list("-+.0123456789"))
 
 
 def parse(text: str, where: str) -> Any:
-    """The value of a YAML text. where: how to call it in an error. Raises UserError if it is not YAML."""
+    """Parse a YAML text; `where` says in an error what the text is. Raises UserError if it is not valid YAML."""
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain data only
     except yaml.YAMLError as error:
@@ -44,8 +44,14 @@ def parse(text: str, where: str) -> Any:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file. Raises UserError if it holds anything but a mapping."""
-    value = parse(path.read_text(encoding="utf-8"), str(path))
+    """Read a YAML file of keys and values. Raises UserError if it cannot be read or holds anything else."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a UTF-8 text file ({error}); save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    value = parse(text, str(path))
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold `key: value` lines, but it holds {type(value).__name__}")
     return value

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
 from pr2l.core import digest, registry
 from pr2l.core.config import RunConfig
+from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.prompt import task_contexts
 from pr2l.data.recording import Recording as Recording

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pr2l.core.config import read_config, read_values
+from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.data.labelled_frames import LabelledFrames, Source, load_or_play
 from pr2l.policies.common.threads import torch_threads

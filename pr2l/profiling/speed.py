@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from pr2l.core import registry
 from pr2l.core.config import RunConfig, load_config
+from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName
 from pr2l.core.io import write_json
 from pr2l.core.machine import device

@@ -19,7 +19,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from scipy.stats import permutation_test
@@ -29,6 +28,7 @@ from pr2l.benchmark.rows import Row, read_rows
 from pr2l.benchmark.suites import Suite, load_suite
 from pr2l.core import prompt
 from pr2l.core.config import RunConfig
+from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.io import write_json
 from pr2l.core.prompt import Prompt

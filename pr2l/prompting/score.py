@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
@@ -31,6 +30,7 @@ from torch.nn.functional import adaptive_avg_pool1d
 
 from pr2l.core import prompt, registry
 from pr2l.core.config import parse_options
+from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError, did_you_mean, explain
 from pr2l.core.io import write_json
 from pr2l.core.prompt import Prompt

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pr2l.core import digest, prompt
 from pr2l.core.config import read_config
+from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.prompt import Prompt
 from pr2l.core.types import Segment

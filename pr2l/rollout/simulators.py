@@ -21,12 +21,12 @@ from typing import Any
 
 import imageio.v2 as imageio
 from pydantic import BaseModel, ConfigDict, Field
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from pr2l.core import digest, registry
 from pr2l.core.config import read_config
+from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.environments.isolation.interpreters import folder, interpreter, variables
 from pr2l.environments.isolation.isolated import WORKER, Isolated

@@ -12,12 +12,12 @@ from typing import Any
 
 import psutil
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from pr2l.core import prompt, registry
 from pr2l.core.config import RunConfig
+from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.data.recorded import learns_from_data, recording
 from pr2l.encoders.base import Encoder

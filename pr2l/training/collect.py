@@ -30,12 +30,12 @@ import numpy as np
 import torch
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
-from rich.console import Console
 from rich.progress import Progress
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pr2l.core import registry
 from pr2l.core.config import parse_options
+from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.types import Labels
 from pr2l.data.labelled_frames import measured

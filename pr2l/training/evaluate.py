@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from rich.console import Console
 from rich.table import Table
 from stable_baselines3.common.vec_env import VecEnv
 
 from pr2l.core.config import RunConfig
+from pr2l.core.console import Console
 from pr2l.core.io import write_json
 from pr2l.core.statistics import Estimate, bootstrap, episode_mean, success_rate
 from pr2l.encoders.base import Encoder

@@ -17,7 +17,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from pr2l.core.config import RunConfig, load_config
+from pr2l.core.config import RunConfig, load_config, run_config_file
 from pr2l.core.errors import UserError
 from pr2l.core.io import write_json
 from pr2l.core.machine import machine
@@ -54,10 +54,7 @@ class Run:
     @classmethod
     def load(cls, path: Path | str) -> Run:
         """An existing run; UserError if the folder is none."""
-        path = Path(path)
-        if not (path / "config.yaml").is_file():
-            raise UserError(f"{path} is no run folder: it has no config.yaml; runs are made by `pr2l train CONFIG`")
-        return cls(path, load_config(path / "config.yaml"))
+        return cls(Path(path), load_config(run_config_file(path)))
 
     @classmethod
     def reopen(cls, path: Path, config: RunConfig) -> Run:

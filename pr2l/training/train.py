@@ -23,10 +23,10 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
 from pr2l.core.config import RunConfig
+from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.data.recorded import batch_source, learns_from_data
 from pr2l.encoders.base import Encoder

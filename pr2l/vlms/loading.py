@@ -32,3 +32,13 @@ def family(kind: str | None) -> ModuleType:
     modules = [registry.load("vlms", name) for name in registry.names("vlms")]
     claims = {known: module for module in modules for known in module.MODEL_TYPES}
     return claims.get(kind or "") or registry.load("vlms", GENERIC)
+
+
+def unknown_words(vlm: VLM, text: str) -> list[str]:
+    """List the words of a text that the VLM's tokenizer has no token for, in their order; [] for most tokenizers.
+
+    A small vocabulary such as that of `tiny` maps all such words to one and the same token.
+    """
+    unknown = vlm.tokenizer.unk_token_id
+    words = dict.fromkeys(text.split())
+    return [word for word in words if unknown is not None and unknown in vlm.tokenizer(word)["input_ids"]]

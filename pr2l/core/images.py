@@ -1,0 +1,41 @@
+"""Reads image files as frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from pr2l.core.errors import UserError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+DEEP = ("I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes of more than 8 bits per channel
+MAX_PIXELS = 64_000_000
+
+
+def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
+    """Read an image file as a frame.
+
+    Args:
+        path: A PNG, JPEG, WebP or BMP file; gray images and palettes become RGB, and transparency is dropped.
+
+    Returns:
+        uint8 [H, W, 3], RGB, upright according to the file's EXIF orientation.
+
+    Raises:
+        UserError: The file is missing, is not such an image, is damaged, or has more than 8 bits per channel.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(f"{path} has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
+            if image.mode in DEEP:
+                raise UserError(f"{path} has more than 8 bits per channel ({image.mode}); convert it to 8 bits")
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no image file {str(path)!r}") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        formats = ", ".join(FORMATS)
+        raise UserError(f"{path} cannot be read as an image ({formats}): {error}") from error

@@ -1,0 +1,180 @@
+"""Options of plug-ins, read from their source: names, types, defaults, and the comments that give the reasons.
+
+Nothing is imported, so a misspelled option is found before torch loads (which takes seconds), and an option of a
+plug-in whose simulator or package is not installed can still be looked up.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import pr2l
+from pr2l.core import registry
+from pr2l.core.errors import unknown_key
+
+ROOT = Path(pr2l.__file__).parent
+VLM_FAMILY = "florence2"  # the family of `tiny`; all families share one set of options
+
+
+class Option(NamedTuple):
+    """A row of a table of options."""
+
+    name: str
+    type: str  # as annotated, e.g. "int | None"
+    default: str | None  # as written in the source; None = the option must be given
+    comment: str  # its unit or reason; "" = none
+
+
+def read_options(kind: str, name: str) -> list[Option] | None:
+    """Read the options of a plug-in.
+
+    Args:
+        kind: As of `registry.names`, e.g. "encoders".
+        name: The plug-in's name. Checkpoints share the options of all VLMs, so any name will do for "vlms".
+
+    Returns:
+        The fields of its `Defaults` in their order, those of the classes it inherits from first; None where the source
+        does not show them, e.g. because `Defaults` is built by a function.
+
+    Raises:
+        UnknownName: There is no such plug-in.
+    """
+    if registry.is_class_path(name):
+        return None
+    file = registry.source(kind, VLM_FAMILY if kind == "vlms" else name)
+    return options_of_class(file, "Defaults")
+
+
+def options_of_class(file: Path, name: str) -> list[Option] | None:
+    """List the annotated fields of a class in a Python file, base classes first; None if the class is not found."""
+    found = _class(file, name)
+    if found is None:
+        return None
+    node, file = found
+    options: dict[str, Option] = {}
+    for base in map(ast.unparse, node.bases):
+        inherited = [] if base == "BaseModel" else options_of_class(file, base)
+        if inherited is None:
+            return None
+        options |= {option.name: option for option in inherited}
+    source = file.read_text(encoding="utf-8")
+    literals = _literals(ast.parse(source))
+    for field, annotation in _annotated(node):
+        type_ = re.sub(r"\w+", lambda word: literals.get(word[0], word[0]), annotation)
+        default = _default(field.value)
+        comment = _comment(field, source.splitlines())
+        name = ast.unparse(field.target)
+        options[name] = Option(name, type_, literals.get(default or "", default), comment)
+    return list(options.values())
+
+
+def unknown_keys(kind: str, name: str, keys: Iterable[str], where: str) -> str:
+    """Say which keys a plug-in does not have as options, one line each; "" if it has all, or if its source is unclear.
+
+    Args:
+        kind: As of `registry.names`.
+        name: The plug-in's name.
+        keys: The keys to check; old names in the `RENAMED` table of the options are accepted.
+        where: How an error calls the table that the keys are in.
+    """
+    options = read_options(kind, name)
+    if options is None:
+        return ""
+    allowed = [option.name for option in options]
+    known = {*allowed, *_old_names(registry.source(kind, VLM_FAMILY if kind == "vlms" else name))}
+    return "\n".join(unknown_key(where, key, allowed) for key in keys if key not in known)
+
+
+def _class(file: Path, name: str) -> tuple[ast.ClassDef, Path] | None:
+    """A class that a file defines or imports by name, and the file that defines it."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return node, file
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                imported = _file_of(node, file) if (alias.asname or alias.name) == name else None
+                if imported is not None:
+                    return _class(imported, alias.name)
+    return None
+
+
+def _annotated(node: ast.ClassDef) -> Iterator[tuple[ast.AnnAssign, str]]:
+    """The fields of a class, with their annotations."""
+    for part in node.body:
+        if isinstance(part, ast.AnnAssign) and not ast.unparse(part.annotation).startswith("ClassVar"):
+            yield part, ast.unparse(part.annotation)
+
+
+def _old_names(file: Path) -> list[str]:
+    """The old names of options, from the `RENAMED` table of `Defaults`."""
+    found = _class(file, "Defaults")
+    for part in found[0].body if found else []:
+        if isinstance(part, ast.AnnAssign) and ast.unparse(part.target) == "RENAMED" and part.value is not None:
+            return list(ast.literal_eval(part.value))
+    return []
+
+
+def _literals(tree: ast.Module) -> dict[str, str]:
+    """Name -> source of the module's constants: `Literal[...]` types, numbers and texts."""
+    found = {}
+    for node in tree.body:
+        target: ast.expr | None = node.target if isinstance(node, ast.AnnAssign) else None
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target = node.targets[0]
+        value = getattr(node, "value", None)
+        if isinstance(target, ast.Name) and value is not None:
+            text = ast.unparse(value)
+            if text.startswith("Literal[") or isinstance(value, ast.Constant):
+                found[target.id] = text
+    return found
+
+
+def _default(value: ast.expr | None) -> str | None:
+    """The default as written; that of `Field(default, ...)` where a field has bounds."""
+    if not (isinstance(value, ast.Call) and ast.unparse(value.func) == "Field"):
+        return None if value is None else ast.unparse(value)
+    keywords = {keyword.arg: keyword.value for keyword in value.keywords}
+    if "default_factory" in keywords:
+        return f"{ast.unparse(keywords['default_factory'])}()".replace("dict()", "{}")
+    default = value.args[0] if value.args else keywords.get("default")
+    return None if default is None else ast.unparse(default)
+
+
+def _comment(field: ast.AnnAssign, lines: list[str]) -> str:
+    """The comment lines directly above a field, and the one that trails it."""
+    above: list[str] = []
+    for line in reversed(lines[: field.lineno - 1]):
+        if not line.strip().startswith("#"):
+            break
+        above.insert(0, line.strip().lstrip("# "))
+    last = lines[(field.end_lineno or field.lineno) - 1].encode()[field.end_col_offset or 0 :].decode()
+    trailing = re.match(r"\s*#\s*(.*)", last)
+    return "; ".join(filter(None, [" ".join(above), trailing[1] if trailing else ""]))
+
+
+def _file_of(node: ast.ImportFrom, file: Path) -> Path | None:
+    """The file that a `from ... import` names; looked up without importing where it lies in pr2l."""
+    parts = (node.module or "").split(".") if node.module else []
+    if node.level:
+        folder = file.parents[node.level - 1]
+    elif parts[0] == "pr2l":
+        folder, parts = ROOT, parts[1:]
+    else:
+        spec = find_spec(node.module or "")
+        return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    place = folder.joinpath(*parts)
+    for candidate in (place.with_suffix(".py"), place / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def first_line(source: Path) -> str:
+    """The first line of a Python file's docstring, "" if it has none; the file is not imported."""
+    return inspect.cleandoc(ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").partition("\n")[0]
