@@ -71,6 +71,8 @@ def embed_with(encoder: Encoder, recording: Recording, config: RunConfig, folder
         frames, seconds = _fill(store, recording, encoder, config.num_envs, console)
     finally:
         console.print(f"{store.done:,} of {len(store):,} frames are in {folder}", soft_wrap=True)
+        if store.clipped:
+            console.print(f"{store.clipped:,} numbers beyond the range of float16 were clipped", soft_wrap=True)
     if frames:
         console.print(f"{frames:,} frames in {seconds:.0f} s, {frames / seconds:.0f} frames/s")
     return Store.open(folder, key)
@@ -85,6 +87,11 @@ def _check(recording: Recording, encoder: Encoder, config: RunConfig) -> None:
     """Raise UserError where the encoder or the task of the config does not fit the data set."""
     if encoder.needs_labels:
         raise UserError(f"the encoder {config.encoder!r} reads labels, which recorded episodes lack; use another")
+    if encoder.frame_history > 1:
+        raise UserError(
+            f"the prompt takes the last {encoder.frame_history} frames, and embeddings of a data set are of single"
+            " frames; use a prompt with one image"
+        )
     known = task_contexts(registry.load("environments", config.environment).TASKS[config.task])
     if known is None:  # the task has open prompts: any context may come
         return

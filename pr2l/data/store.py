@@ -38,6 +38,7 @@ class Store:
 
     def __init__(self, path: Path, key: dict[str, Any], shape: Shape, done: int, mode: Mode) -> None:
         self.path, self.key, self.shape, self.done = path, key, shape, done
+        self.clipped = 0  # entries that `append` has clipped to the range of float16
         self.values = _array(path / "values.npy", mode, np.float16, shape)
         self.mask = _array(path / "mask.npy", mode, np.uint8, shape[:2])
 
@@ -84,7 +85,8 @@ class Store:
     def append(self, tokens: Tokens) -> None:
         """Puts them behind the rows there are, rounded to float16 as policies see them."""
         rows = slice(self.done, self.done + len(tokens.mask))
-        self.values[rows], self.mask[rows] = in_half(tokens)
+        self.values[rows], self.mask[rows], clipped = in_half(tokens)
+        self.clipped += clipped
         self.done = rows.stop
 
     def flush(self) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, NoReturn, Protocol
 
@@ -83,6 +84,7 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         self._slots, self._labels, self._success, self._on_bad_value = tuple(slots), labels, success, on_bad_value
         self._seed: int | None = None
         self._step = 0  # of the episode; 0 = its reset
+        self._frames: deque[np.ndarray] = deque(maxlen=1)  # the episode's last ones
         check_spaces(env, self.name)
         assert isinstance(env.observation_space, spaces.Dict)
         self._kinds: dict[str, tuple[Any, Any]] = {
@@ -96,6 +98,8 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
             self._fail(f"reset returned {_of_length(result)}", "two values, (observation, info)")
         self._observation, info = self._check_observation(result[0]), self._check_info(result[1])
         self._info = dict(info)  # as callers add keys to theirs
+        self._frames.clear()
+        self._add_history(self._observation, info)
         return self._observation, info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
@@ -110,13 +114,31 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         except BadValueError as error:
             if self._on_bad_value == "stop":
                 raise
-            return self._cut(str(error))
+            observation, reward, terminated, truncated, info = self._cut(str(error))
+            self._add_history(observation, info)
+            return observation, reward, terminated, truncated, info
         for key, value in (("terminated", terminated), ("truncated", truncated)):
             if not isinstance(value, bool | np.bool_):
                 self._fail(f"{key} is {describe(value)}", "True or False", f"bool({key})")
         self._observation, info = observation, self._check_info(info)
         self._info = dict(info)
+        self._add_history(observation, info)
         return observation, reward, bool(terminated), bool(truncated), info
+
+    def keep_frames(self, count: int) -> None:
+        """Add the last `count` frames of the episode to each info, for an encoder that sees several.
+
+        They are `info["frame_history"]`, uint8 [count, H, W, 3], the oldest first. An episode that has had fewer frames
+        repeats its first one. It holds from the next reset on.
+        """
+        self._frames = deque(maxlen=count)
+
+    def _add_history(self, observation: Observation, info: Info) -> None:
+        count = self._frames.maxlen or 1
+        if count > 1:
+            frame = observation["frame"].copy()
+            self._frames.extend([frame] * (1 if self._frames else count))
+            info["frame_history"] = np.stack(self._frames)
 
     def _check_observation(self, observation: Any) -> Observation:
         """The observation's own copy."""
@@ -186,9 +208,7 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         observation = {key: value.copy() for key, value in self._observation.items()}
         return observation, 0.0, False, True, {**self._info, "success": False, "cut": reason}
 
-    def _fail(
-        self, came: str, need: str, convert: str = "", error: type[ContractError] = ContractError
-    ) -> NoReturn:
+    def _fail(self, came: str, need: str, convert: str = "", error: type[ContractError] = ContractError) -> NoReturn:
         moment = f"step {self._step}" if self._step else "reset"
         hint = f" Convert it in the environment: {convert}" if convert else ""
         raise error(f"{self.name}, episode seed {self._seed}, {moment}: {came}; it must be {need}.{hint}")
@@ -273,9 +293,7 @@ def _mismatch(key: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]
     return f"{key} is {describe(value)}", need, _conversion(value.dtype, value.shape, shape[:2], value)
 
 
-def _conversion(
-    dtype: Any, shape: tuple[int, ...], size: tuple[int, ...], value: np.ndarray | None = None
-) -> str:
+def _conversion(dtype: Any, shape: tuple[int, ...], size: tuple[int, ...], value: np.ndarray | None = None) -> str:
     """A NumPy expression that makes uint8 [H, W, 3] of a frame; "" where none is known.
 
     size: the height and width that are needed.

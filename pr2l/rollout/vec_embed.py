@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -24,6 +24,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from pr2l.core.errors import UserError
 from pr2l.core.types import Tokens
 from pr2l.encoders.base import Encoder
 from pr2l.rollout.contract import ContractCheck, ContractError, check_spaces
@@ -121,6 +122,7 @@ class VecEmbed(VecEnvWrapper):
         frames: The frames of the last step, uint8 [N, H, W, 3].
         contexts: Their contexts.
         answers: What the VLM generated for them; empty where it generates nothing.
+        clipped: Number of entries of tokens that were clipped to the range of float16, since it was last set to 0.
     """
 
     def __init__(self, venv: VecEnv, encoder: Encoder) -> None:
@@ -128,7 +130,19 @@ class VecEmbed(VecEnvWrapper):
         self.frames: np.ndarray = np.empty(0)
         self.contexts: list[dict[str, str]] = []
         self.answers: list[str] = []
+        self.clipped = 0
         super().__init__(venv, observation_space=observation_space(venv.observation_space, encoder))
+        if encoder.frame_history > 1:
+            self._ask_for_history(encoder.frame_history)
+
+    def _ask_for_history(self, count: int) -> None:
+        try:
+            self.venv.env_method("keep_frames", count)
+        except AttributeError as error:
+            raise UserError(
+                f"the prompt takes the last {count} frames, which the environments of your VecEnv do not keep; wrap"
+                " each of them in pr2l.rollout.contract.ContractCheck before you put them into the VecEnv"
+            ) from error
 
     def reset(self) -> VecEnvObs:
         observations = self.venv.reset()
@@ -169,16 +183,24 @@ class VecEmbed(VecEnvWrapper):
         self.frames = np.stack([observation["frame"] for observation, _ in restored])
         self.contexts = [info["context"] for _, info in restored]
 
+    def metrics(self) -> dict[str, float]:
+        """The encoder's metrics and, if any entry was clipped, "tokens/clipped"."""
+        return self.encoder.metrics() | ({"tokens/clipped": self.clipped} if self.clipped else {})
+
     def _embed(self, observations: Any, infos: list[dict[str, Any]], count: int) -> dict[str, np.ndarray]:
         """Embed a batch whose first `count` rows are the environments' current observations."""
         contexts = [info["context"] for info in infos]
         labels = [info["labels"] for info in infos] if self.encoder.needs_labels else None
+        frames = observations["frame"]
+        if self.encoder.frame_history > 1:
+            frames = np.stack([info["frame_history"] for info in infos])
         with torch.no_grad():
-            tokens = self.encoder.encode(observations["frame"], contexts, labels)
+            tokens = self.encoder.encode(frames, contexts, labels)
         self.frames, self.contexts = observations["frame"][:count], contexts[:count]
         self.answers = self.encoder.answers()[:count]
-        values, mask = in_half(tokens)
-        embedded = {"tokens": values, "mask": mask}
+        half = in_half(tokens)
+        self.clipped += half.clipped
+        embedded = {"tokens": half.values, "mask": half.mask}
         return embedded | ({"proprio": observations["proprio"]} if "proprio" in observations else {})
 
 
@@ -192,23 +214,33 @@ def reset_infos(venv: VecEnv) -> list[dict[str, Any]]:
     return venv.reset_infos
 
 
-def in_half(tokens: Tokens) -> tuple[np.ndarray, np.ndarray]:
-    """Convert tokens to what policies get and stores keep.
+class HalfTokens(NamedTuple):
+    """Tokens in half precision.
 
-    Returns:
-        The values, float16 [B, T, D], 0 where masked and clipped to the range of float16; and the mask, uint8 [B, T].
+    Attributes:
+        values: float16 [B, T, D], 0 where masked.
+        mask: uint8 [B, T], 1 = real.
+        clipped: Number of entries that were beyond the range of float16, 65504, infinite ones included.
+    """
+
+    values: np.ndarray
+    mask: np.ndarray
+    clipped: int
+
+
+def in_half(tokens: Tokens) -> HalfTokens:
+    """Convert tokens to what policies get and stores keep; entries beyond the range of float16 are clipped.
 
     Raises:
         FloatingPointError: A token is NaN.
     """
     values = tokens.values.float().masked_fill(~tokens.mask[..., None], 0.0).cpu().numpy()
     if np.isnan(values).any():
-        raise FloatingPointError(
-            "the encoder gave NaN; with a VLM in half precision try vlm_options.dtype=float32"
-        )
+        raise FloatingPointError("the encoder gave NaN; with a VLM in half precision try vlm_options.dtype=float32")
     # Some VLMs have single states beyond what half precision can hold.
-    half = np.clip(values, -HALF_MAX, HALF_MAX).astype(np.float16)
-    return half, tokens.mask.cpu().numpy().astype(np.uint8)
+    clipped = np.clip(values, -HALF_MAX, HALF_MAX)
+    count = int(np.count_nonzero(clipped != values))
+    return HalfTokens(clipped.astype(np.float16), tokens.mask.cpu().numpy().astype(np.uint8), count)
 
 
 def _row(observations: Any, row: int) -> Any:

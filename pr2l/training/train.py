@@ -245,7 +245,11 @@ class RolloutTraining(Training):
         }
         self._ended = []
         rollout = {"step": self.learner.num_timesteps, "episodes": self.episodes, **means, "restarts": self._restarts()}
-        return rollout | super().row(metrics) | self.encoder.metrics()
+        return rollout | super().row(metrics) | self.venv.metrics()
+
+    def _take_state(self) -> None:
+        super()._take_state()
+        self.venv.clipped = 0
 
     def summary(self, metrics: Mapping[str, float]) -> str:
         if not self._recent:

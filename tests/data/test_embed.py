@@ -99,7 +99,7 @@ def batches():
 
 
 def assert_holds(store, tokens):
-    values, mask = in_half(tokens)
+    values, mask, _ = in_half(tokens)
     assert np.array_equal(store[:].values.numpy(), values) and np.array_equal(store[:].mask.numpy(), mask.astype(bool))
 
 

@@ -1,5 +1,8 @@
 """VecEmbed in a world where every frame says which episode and which step it belongs to."""
 
+from contextlib import closing
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,13 +10,16 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from pr2l.core.errors import UserError
 from pr2l.core.types import Tokens
 from pr2l.encoders.base import Encoder
 from pr2l.policies import ppo
 from pr2l.policies.base import Hooks
 from pr2l.policies.networks import mlp
 from pr2l.rollout.contract import ContractError
+from pr2l.rollout.episodes import SeededEpisodes
 from pr2l.rollout.vec_embed import HALF_MAX, VecEmbed
+from pr2l.rollout.workers import Workers
 
 
 class DiaryWorld(gym.Env):
@@ -143,8 +149,73 @@ class Extreme(Echo):
         return Tokens(tokens.values.fill_(self.value), tokens.mask)
 
 
-def test_states_beyond_half_precision_are_clipped():
-    assert embedded(2, encoder=Extreme()).reset()["tokens"][0, 0, 0] == HALF_MAX
+class History(Echo):
+    """One token, the brightness of the last three frames."""
+
+    tokens, width, needs_labels, frame_history = 1, 3, False, 3
+
+    def encode(self, frames, contexts, labels=None):
+        assert frames.dtype == np.uint8 and frames.shape[1:] == (3, 4, 4, 3)
+        self.batches.append(len(frames))
+        values = torch.from_numpy(frames.mean(axis=(2, 3, 4))).float()[:, None]
+        return Tokens(values, torch.ones(len(frames), 1, dtype=torch.bool))
+
+
+def history(*lengths, workers=False):
+    makers = [partial(seeded_diary, length) for length in lengths]
+    return VecEmbed(Workers(makers, 2, 2) if workers else DummyVecEnv(makers), History())
+
+
+def seeded_diary(length):
+    return SeededEpisodes(DiaryWorld(length), seed_of=lambda number: number)
+
+
+@pytest.mark.parametrize("workers", [False, True])
+def test_an_encoder_of_several_frames_gets_the_last_ones_of_the_episode(workers):
+    """Brightness is 10 * episode + step; an episode's first frame stands for those before it."""
+    with closing(history(2, 3, workers=workers)) as venv:
+        actions = np.zeros(2, int)
+        assert real_tokens(venv.reset()) == [[0, 0, 0], [0, 0, 0]]
+        venv.step(actions)
+        observation, _, dones, infos = venv.step(actions)
+        assert dones.tolist() == [True, False]
+        assert real_tokens(observation) == [[10, 10, 10], [0, 1, 2]]
+        assert infos[0]["terminal_observation"]["tokens"][0].tolist() == [0, 1, 2]
+        assert venv.frames.shape == (2, 4, 4, 3) and venv.frames[1].max() == 2
+
+
+def test_frames_before_a_restored_step_are_those_of_its_episode():
+    with closing(history(5, 4)) as one, closing(history(5, 4)) as other:
+        one.reset()
+        for _ in range(2):
+            one.step(np.zeros(2, int))
+        other.restore(one.states())
+        ours, theirs = (venv.step(np.zeros(2, int))[0]["tokens"] for venv in (one, other))
+        assert ours[:, 0].tolist() == theirs[:, 0].tolist() == [[1, 2, 3], [1, 2, 3]]
+
+
+def test_frames_that_nobody_keeps_are_asked_for():
+    with pytest.raises(UserError, match="takes the last 3 frames.*ContractCheck"):
+        embedded(2, encoder=History())
+
+
+@pytest.mark.parametrize("value", [1e6, -1e6, float("inf")])
+def test_states_beyond_half_precision_are_clipped_and_counted(value):
+    encoder = Extreme()
+    encoder.value = value
+    venv = embedded(2, encoder=encoder)
+    assert venv.metrics() == {}
+    assert venv.reset()["tokens"][0, 0, 0] == np.copysign(HALF_MAX, value)
+    assert venv.metrics() == {"tokens/clipped": 3}  # of the one token that is no padding
+
+
+@pytest.mark.parametrize("value", [HALF_MAX, -3.0])
+def test_states_that_half_precision_can_hold_are_not_counted(value):
+    encoder = Extreme()
+    encoder.value = value
+    venv = embedded(2, encoder=encoder)
+    venv.reset()
+    assert venv.metrics() == {}
 
 
 def test_nan_is_an_error_that_says_what_to_try():

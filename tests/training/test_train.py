@@ -360,6 +360,30 @@ def create(source, options): return Fitted()
 '''
 
 
+def test_rows_say_how_many_numbers_of_their_rollout_were_clipped(toy, tmp_path, write_plugin):
+    """Red frames give infinity; a rollout of 64 frames has some, and counts no number of another rollout."""
+    write_plugin("encoders", "loud", LOUD)
+    rows = metrics(train(toy("steps=128", "encoder=loud", "encoder_options={}"), root=tmp_path / "runs"))
+    clipped = [float(row["tokens/clipped"]) for row in rows]
+    assert len(clipped) == 2 and all(0 < count <= 80 for count in clipped)  # 64 frames, and the last ones of episodes
+
+
+LOUD = '''
+import torch
+from pydantic import BaseModel
+from pr2l.encoders import Encoder
+from pr2l.core.types import Tokens
+class Defaults(BaseModel): pass
+class Loud(Encoder):
+    tokens, width = 1, 1
+    def encode(self, frames, contexts, labels=None):
+        red = torch.from_numpy(frames).amax(dim=(1, 2))[:, :1] > 0
+        values = torch.where(red, torch.inf, 1.0)[:, None]
+        return Tokens(values, torch.ones(len(frames), 1, dtype=torch.bool))
+def create(source, options): return Loud()
+'''
+
+
 def test_a_run_that_remembers_goes_on_exactly(toy, tmp_path, write_plugin):
     """An encoder whose numbers depend on its batch, as a VLM's last bits do, only more so."""
     write_plugin("encoders", "batched", BATCHED)
