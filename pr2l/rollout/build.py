@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-import gymnasium as gym
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 from pr2l.core import prompt, registry
 from pr2l.core.config import RunConfig
 from pr2l.encoders.base import Encoder, EncoderSource
 from pr2l.encoders.common.cache import CachedEncoder
+from pr2l.environments.isolation.isolated import Timeouts
 from pr2l.policies.base import Learner
 from pr2l.rollout.contract import check_spaces
 from pr2l.rollout.episodes import interleaved_seed, make_episodes, training_seed
+from pr2l.rollout.in_process import InProcessVecEnv
 from pr2l.rollout.vec_embed import observation_space
-from pr2l.rollout.worker_process import EnvFactory
 from pr2l.rollout.workers import Workers
 
 Split = Literal["train", "evaluation"]
@@ -57,19 +56,10 @@ def environments(config: RunConfig, split: Split, *, labels: bool = False, count
         factories = [partial(make, partial(training_seed, config.seed, row)) for row in range(count)]
     else:
         factories = [partial(make, partial(interleaved_seed, row, count)) for row in range(count)]
-    return Workers(factories, config.workers, config.step_groups) if config.workers else _in_this_process(factories)
-
-
-def _in_this_process(factories: Sequence[EnvFactory]) -> DummyVecEnv:
-    envs: list[gym.Env[Any, Any]] = []
-    try:
-        for factory in factories:
-            envs.append(factory())
-        return DummyVecEnv([lambda env=env: env for env in envs])  # type: ignore[misc]  # env is bound as default
-    except BaseException:
-        for env in envs:
-            env.close()
-        raise
+    timeouts = Timeouts(**config.timeouts)
+    if config.workers:
+        return Workers(factories, config.workers, config.step_groups, timeouts)
+    return InProcessVecEnv(factories, timeouts)
 
 
 def encoder(config: RunConfig) -> Encoder:

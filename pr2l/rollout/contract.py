@@ -15,6 +15,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from typing import Any, Literal, NoReturn, Protocol
 
 import gymnasium as gym
@@ -22,6 +23,8 @@ import numpy as np
 from gymnasium import spaces
 
 from pr2l.core.errors import UserError
+from pr2l.environments.isolation.isolated import Isolated
+from pr2l.rollout.watchdog import CallRecord
 
 Observation = dict[str, np.ndarray]
 Info = dict[str, Any]
@@ -63,6 +66,7 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
 
     Attributes:
         cuts: How many episodes "truncate" has ended.
+        calls: Records the calls of the environment, unless it is isolated and so has time limits of its own.
 
     Raises:
         ContractError: From the constructor, `reset` or `step`, for what the contract does not allow.
@@ -81,6 +85,8 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         super().__init__(env)
         self.name = name or type(env.unwrapped).__name__
         self.cuts = 0
+        self.calls = CallRecord()
+        self._timed = not isinstance(env.unwrapped, Isolated)  # which has time limits of its own
         self._slots, self._labels, self._success, self._on_bad_value = tuple(slots), labels, success, on_bad_value
         self._seed: int | None = None
         self._step = 0  # of the episode; 0 = its reset
@@ -93,7 +99,8 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observation, Info]:
         self._seed, self._step = seed, 0
-        result: Any = self.env.reset(seed=seed, options=options)
+        with self.calls.during("reset", seed or 0) if self._timed else nullcontext():
+            result: Any = self.env.reset(seed=seed, options=options)
         if not _is_sequence_of(2, result):
             self._fail(f"reset returned {_of_length(result)}", "two values, (observation, info)")
         self._observation, info = self._check_observation(result[0]), self._check_info(result[1])
@@ -104,7 +111,8 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         self._step += 1
-        result: Any = self.env.step(action)
+        with self.calls.during("step", self._seed or 0, self._step) if self._timed else nullcontext():
+            result: Any = self.env.step(action)
         if not _is_sequence_of(5, result):
             need = "five values, (observation, reward, terminated, truncated, info)"
             self._fail(f"step returned {_of_length(result)}", need)

@@ -24,6 +24,7 @@ from pr2l.rollout.contract import BadValue, ContractCheck, Info, Observation, ch
 # The first number of a spawn key says what a seed is for, so that no two purposes share a seed.
 TRAINING, EVALUATION, EXPLORATION, NOISE = 0, 1, 2, 3
 
+ISOLATED_ONLY = ("silence", "memory", "restarts")  # fields of Timeouts that mean nothing for other environments
 REPLAYS = 3  # attempts to replay an episode whose simulator fails meanwhile
 
 
@@ -182,12 +183,12 @@ def make_episodes(
         labels: Whether infos hold the simulator's ground truth.
         seed_of: The seed of the n-th episode.
         isolated: Whether to run it in a process of its own; what is isolated by itself stays as it is.
-        timeouts: Values over those of the isolated environment's own Timeouts.
+        timeouts: Values over those of an isolated environment's own Timeouts; others are timed by what steps them.
         slots: Keys that every context must have.
         on_bad_value: As of `ContractCheck`.
 
     Raises:
-        UserError: `timeouts` for an environment that is not isolated.
+        UserError: One of `timeouts` makes sense for an isolated environment only, and this one is not.
         ContractError: Its spaces break the contract.
     """
     module = registry.load("environments", environment)
@@ -205,9 +206,11 @@ def make_episodes(
             env = Isolated(*row, values, split=split, labels=labels, name=environment, spaces=known)
         if timeouts:
             worker = env.unwrapped
-            if not isinstance(worker, Isolated):
-                raise UserError(f"timeouts are for isolated simulators: {environment} needs isolated=true too")
-            worker.timeouts = Timeouts(**{**worker.timeouts.model_dump(), **timeouts})
+            alone = [key for key in ISOLATED_ONLY if key in timeouts]
+            if isinstance(worker, Isolated):
+                worker.timeouts = Timeouts(**{**worker.timeouts.model_dump(), **timeouts})
+            elif alone:
+                raise UserError(f"timeouts.{alone[0]} is for isolated simulators; add isolated=true for {environment}")
         return SeededEpisodes(env, seed_of, name, slots=slots, labels=labels, on_bad_value=on_bad_value)
     except BaseException:
         env.close()

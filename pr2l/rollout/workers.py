@@ -1,17 +1,18 @@
-"""Simulators in processes of their own, stepped while the VLM is busy with the frames of others.
+"""Environments in worker processes, stepped while the VLM embeds the frames of others.
 
-Six environments, by number, in two workers and two groups; time runs to the right:
+Six environments, by row, in two workers and two groups; time runs to the right:
 
     worker 0   0 1 4
     worker 1   2 3 5
-    here          [VLM on 0 1 2 3][VLM on 4 5]
+    parent        [VLM on 0 1 2 3][VLM on 4 5]
 
-Frames cross by shared memory, everything else by a pipe to each worker.
+Frames go through shared memory, everything else through a pipe to each worker.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -26,39 +27,52 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from pr2l.core.types import Frames
-from pr2l.rollout.worker_process import PATIENCE, EnvFactory, Shown, call, get, is_wrapped, serve
+from pr2l.environments.isolation.isolated import Timeouts
+from pr2l.rollout import watchdog
+from pr2l.rollout.contract import ContractError
+from pr2l.rollout.watchdog import CallRecord, HangDetector
+from pr2l.rollout.worker_process import DUMP_SIGNAL, EnvFactory, Rest, call, get, is_wrapped, serve
+
+DUMP_TIME = 0.2  # seconds for a worker to write its stacks
 
 
 class WorkerTraceback(Exception):
-    """Where in a worker an exception arose; the cause of that exception when it is raised here."""
+    """The traceback of an exception in a worker: the `__cause__` of that exception where it is raised in the parent."""
 
 
 class Workers(VecEnv):
-    """What DummyVecEnv is, over environments that run in `workers` processes (at most one for each environment).
+    """A DummyVecEnv whose environments run in worker processes.
 
-    recipes: one per environment, picklable; called in the worker. Observations are Dict(frame uint8 [H, W, 3], ...).
-    groups: `step_groups` gives the environments in so many parts (fewer where no worker has so many).
+    Observations are Dict(frame uint8 [N, H, W, 3], ...); no later step changes what is returned. An exception of an
+    environment is raised here, with the worker's traceback as its cause. A worker that dies or hangs is a RuntimeError
+    that names it, and closes all. Warnings of environments go to stderr.
 
-    What it returns is the caller's own, frames included: no later step changes it. What an environment raises is
-    raised here, with the worker's traceback as its cause. A worker that dies is a RuntimeError that says which, and
-    closes all. Warnings of environments go to stderr.
+    Workers are spawned. A fork would copy this process in the middle of what torch's threads are doing, and a fork
+    server would outlive close() and keep the environment variables of the moment that it was started. So, as always
+    with multiprocessing, a script makes Workers below `if __name__ == "__main__":`.
 
-    Workers are spawned: a fork would copy this process in the middle of what torch's threads are doing, and a fork
-    server would outlive close() and give workers the environment variables of the day that it was started. So, as
-    always with multiprocessing, a script that makes Workers does it below `if __name__ == "__main__":`.
+    Args:
+        factories: One for each environment; picklable, and called in the worker.
+        workers: How many processes, at most one for each environment.
+        groups: Into how many parts `step_groups` divides the environments; fewer where no worker has so many.
+        timeouts: Limits for making, resetting, stepping (environments that are SeededEpisodes) and closing one
+            environment; None = the defaults. Isolated environments have limits of their own.
     """
 
-    def __init__(self, recipes: Sequence[EnvFactory], workers: int, groups: int = 1) -> None:
-        self._rows = arrange(len(recipes), workers, groups)
+    def __init__(
+        self, factories: Sequence[EnvFactory], workers: int, groups: int = 1, timeouts: Timeouts | None = None
+    ) -> None:
+        self._timeouts = timeouts or Timeouts()
+        self._rows = arrange(len(factories), workers, groups)
         self._memory: SharedMemory | None = None
         self._workers: list[_Worker] = []
         try:
-            for share in zip(*self._rows, strict=True):
-                self._workers.append(_Worker([*chain(*share)]))
+            for ranges in zip(*self._rows, strict=True):
+                self._workers.append(_Worker([*chain(*ranges)], self._timeouts))
             for worker in self._workers:
-                self._ask(worker, "make", {row: recipes[row] for row in worker.rows})
+                self._ask(worker, "make", {row: factories[row] for row in worker.rows})
             observations, actions = [self._answer(worker) for worker in self._workers][0]
-            super().__init__(len(recipes), observations, actions)
+            super().__init__(len(factories), observations, actions)
             self.metadata = self.get_attr("metadata", 0)[0]
             self._share_memory(observations)
         except BaseException:
@@ -66,48 +80,48 @@ class Workers(VecEnv):
             raise
 
     def reset(self) -> VecEnvObs:
-        options = [{"options": each} if each else {} for each in self._options]
+        options = [{"options": option} if option else {} for option in self._options]
         for worker in self._workers:
             self._ask(worker, "reset", {row: {"seed": self._seeds[row], **options[row]} for row in worker.rows})
-        shown: dict[int, tuple[Shown, dict[str, Any]]] = self._together()
+        results: dict[int, tuple[Rest, dict[str, Any]]] = self._answers()
         self._reset_seeds()
         self._reset_options()
-        self.reset_infos = [shown[row][1] for row in range(self.num_envs)]
-        return self._observations(range(self.num_envs), [shown[row][0] for row in range(self.num_envs)])
+        self.reset_infos = [results[row][1] for row in range(self.num_envs)]
+        return self._observations(range(self.num_envs), [results[row][0] for row in range(self.num_envs)])
 
     def step_async(self, actions: np.ndarray) -> None:
-        for worker, shares in zip(self._workers, zip(*self._rows, strict=True), strict=True):
-            self._ask(worker, "step", [{row: actions[row] for row in rows} for rows in shares], answers=len(shares))
+        for worker, groups in zip(self._workers, zip(*self._rows, strict=True), strict=True):
+            self._ask(worker, "step", [{row: actions[row] for row in rows} for rows in groups], answers=len(groups))
 
     def step_groups(self) -> Iterator[tuple[range, VecEnvStepReturn]]:
-        """Instead of step_wait: the step of each group, as soon as it is done, with its rows.
+        """Yield the step of each group as soon as it is done, with its rows; to call instead of step_wait.
 
-        Groups come in order, the rows of the next following on those of the last. All are simulated without
-        waiting for the caller. `reset_infos` are up to date for the rows that have come.
+        Groups come in the order of their rows, and all are simulated without waiting for the caller. `reset_infos` are
+        up to date for the rows that have come.
         """
-        for shares in self._rows:
+        for ranges in self._rows:
             steps = [step for worker in self._workers for step in self._answer(worker)]
-            rows = range(shares[0].start, shares[-1].stop)
-            shown, rewards, dones, infos, resets = zip(*steps, strict=True)
+            rows = range(ranges[0].start, ranges[-1].stop)
+            rests, rewards, dones, infos, resets = zip(*steps, strict=True)
             for row, info in zip(rows, resets, strict=True):
                 self.reset_infos[row] = self.reset_infos[row] if info is None else info
-            step = self._observations(rows, shown), np.array(rewards, np.float32), np.array(dones, bool), list(infos)
+            step = self._observations(rows, rests), np.array(rewards, np.float32), np.array(dones, bool), list(infos)
             yield rows, step
 
     def step_wait(self) -> VecEnvStepReturn:
-        shown, rewards, dones, infos = zip(*(step for _, step in self.step_groups()), strict=True)
-        together = {key: np.concatenate([group[key] for group in shown]) for key in shown[0]}
-        return together, np.concatenate(rewards), np.concatenate(dones), [*chain(*infos)]
+        parts, rewards, dones, infos = zip(*(step for _, step in self.step_groups()), strict=True)
+        observations = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        return observations, np.concatenate(rewards), np.concatenate(dones), [*chain(*infos)]
 
     def close(self) -> None:
-        """Ends the workers, hung ones too, and frees the memory; may be called again."""
+        """End the workers, even those that hang, and free the memory; may be called again."""
         for worker in self._workers:
             worker.pipe.close()
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self._timeouts.close
         for worker in self._workers:
             worker.end(deadline)
         if self._memory is not None:
-            del self._frames  # memory that is looked at cannot be closed
+            del self._frames  # memory cannot be closed while an array uses it
             self._memory.close()
             self._memory = None
 
@@ -129,11 +143,11 @@ class Workers(VecEnv):
         return self.env_method("render")
 
     def _share_memory(self, space: spaces.Space[Any]) -> None:
-        """Makes the block that frames cross by, and takes its name away once all have it, so that nothing is left
-        however we end.
+        """Make the memory for frames, and remove its name once all workers have it, so that nothing is left of it
+        however this process ends.
         """
         if not isinstance(space, spaces.Dict) or "frame" not in space.spaces:
-            raise ValueError(f"an environment must show Dict(frame, proprio), not {space}")
+            raise ContractError(f"Workers need observations Dict(frame, proprio), not {space}")
         shape = (self.num_envs, *(space["frame"].shape or ()))
         self._memory = memory = SharedMemory(create=True, size=int(np.prod(shape)))
         self._frames: Frames = np.ndarray(shape, np.uint8, memory.buf)
@@ -145,20 +159,20 @@ class Workers(VecEnv):
         finally:
             memory.unlink()
 
-    def _observations(self, rows: range, shown: Sequence[Shown]) -> dict[str, np.ndarray]:
+    def _observations(self, rows: range, rests: Sequence[Rest]) -> dict[str, np.ndarray]:
         space = self.observation_space
         assert isinstance(space, spaces.Dict)
-        rest = {key: np.array([each[key] for each in shown], space[key].dtype) for key in shown[0]}
-        return {"frame": self._frames[rows.start : rows.stop].copy(), **rest}
+        others = {key: np.array([rest[key] for rest in rests], space[key].dtype) for key in rests[0]}
+        return {"frame": self._frames[rows.start : rows.stop].copy(), **others}
 
     def _apply(self, indices: VecEnvIndices, *function_and_arguments: Any) -> list[Any]:
         rows = list(self._get_indices(indices))
         for worker in self._workers:
             self._ask(worker, "apply", [row for row in worker.rows if row in rows], *function_and_arguments)
-        answers = self._together()
+        answers = self._answers()
         return [answers[row] for row in rows]
 
-    def _together(self) -> dict[int, Any]:
+    def _answers(self) -> dict[int, Any]:
         return {row: value for worker in self._workers for row, value in self._answer(worker).items()}
 
     def _ask(self, worker: _Worker, command: str, *arguments: Any, answers: int = 1) -> None:
@@ -167,15 +181,15 @@ class Workers(VecEnv):
 
     def _answer(self, worker: _Worker) -> Any:
         with self._closing_if_broken(worker):
-            good, value = worker.answer()
-        if good:
+            succeeded, value = worker.answer()
+        if succeeded:
             return value
-        error, where = value
-        raise error from WorkerTraceback(f"in {worker}\n{where}")
+        error, traceback = value
+        raise error from WorkerTraceback(f"in {worker}\n{traceback}")
 
     @contextmanager
     def _closing_if_broken(self, worker: _Worker) -> Iterator[None]:
-        """For a talk with a worker: closes all where that ends in the middle, as no later talk could be understood."""
+        """Close all workers if an exchange of messages breaks off, as later messages could not be matched."""
         if worker.pipe.closed:
             raise RuntimeError("these workers have been closed: make new ones")
         try:
@@ -190,44 +204,65 @@ class Workers(VecEnv):
 
 
 class _Worker:
-    """The near side of one process. rows: of its environments."""
+    """The parent's handle of one worker process, which has the environments of some rows."""
 
-    def __init__(self, rows: list[int]) -> None:
+    def __init__(self, rows: list[int], timeouts: Timeouts) -> None:
         self.rows = rows
-        self._owed = 0  # answers that are still to come
+        self._pending = 0  # answers that are still to come
         context = multiprocessing.get_context("spawn")
-        self.pipe, far = context.Pipe()
-        self.process = context.Process(target=serve, args=(far,), daemon=True)
+        memory: Any = context.RawArray("q", CallRecord.SIZE)
+        self._hangs = HangDetector(CallRecord(memory), timeouts)
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, memory), daemon=True)
         self.process.start()
-        far.close()  # with both ends here, the death of the process would not show
+        theirs.close()  # with both ends in this process, the death of the worker would go unnoticed
 
     def __str__(self) -> str:
         return f"the worker of environments {', '.join(map(str, self.rows))} (process {self.process.pid})"
 
     def ask(self, command: str, arguments: tuple[Any, ...], answers: int) -> None:
-        """Sends a command, after letting go of what is still to come of a step that was broken off."""
-        while self._owed:
+        """Send a command, after dropping what is still to come of a step that was broken off."""
+        while self._pending:
             self.answer()
         self.pipe.send((command, arguments))
-        self._owed = answers
+        self._pending = answers
 
     def answer(self) -> tuple[bool, Any]:
-        good, value = self.pipe.recv()
-        self._owed = self._owed - 1 if good else 0
-        return good, value
+        """Whether the command succeeded, and its answer or (exception, traceback).
+
+        Raises:
+            RuntimeError: A call of a simulator has exceeded its time limit.
+        """
+        while not self.pipe.poll(watchdog.INTERVAL):
+            if hang := self._hangs.after(watchdog.INTERVAL):
+                self._kill_with_stacks()
+                raise RuntimeError(
+                    f"{self} hangs: {hang}. The stack of the call is on stderr. With isolated=true such a simulator is "
+                    "replaced and the run goes on (docs/simulators.md)"
+                )
+        succeeded, value = self.pipe.recv()
+        self._pending = self._pending - 1 if succeeded else 0
+        return succeeded, value
+
+    def _kill_with_stacks(self) -> None:
+        """Kill the process, after it has written the stacks of its threads to stderr."""
+        if DUMP_SIGNAL is not None and self.process.pid is not None:
+            os.kill(self.process.pid, DUMP_SIGNAL)
+            self.process.join(DUMP_TIME)
+        self.process.kill()
 
     def death(self) -> str:
-        """What there is to say about a process whose pipe is closed."""
+        """Describe the end of a process whose pipe is closed."""
         self.process.join(1.0)
         code = self.process.exitcode
         how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
         return (
-            f"{self} has died: {how}. What it had to say is on stderr; where the system killed it, memory is the "
-            "likeliest reason. With workers=0 the simulators run in this process, where a debugger reaches them."
+            f"{self} has died: {how}. Its last messages are on stderr; if the system killed it, it probably ran out of "
+            "memory. With workers=0 the simulators run in this process, where a debugger reaches them."
         )
 
     def end(self, deadline: float) -> None:
-        """Waits for the process until a time of time.monotonic(), then kills it."""
+        """Wait for the process until a time of time.monotonic(), then kill it."""
         try:
             self.process.join(max(0.0, deadline - time.monotonic()))
         finally:
@@ -236,9 +271,10 @@ class _Worker:
 
 
 def arrange(count: int, workers: int, groups: int) -> list[list[range]]:
-    """The rows of the environments of each group, by worker; a group's rows are consecutive through its workers.
+    """Divide environments among workers and groups, evenly, so that all workers are busy with each group.
 
-    Each worker divides its share evenly among the groups, so that all workers are busy with each group.
+    Returns:
+        For each group the rows of each worker; a group's rows are consecutive through its workers.
     """
     shares = np.array_split(np.arange(count), min(workers, count))
     parts = [np.array_split(share, min(groups, len(shares[0]))) for share in shares]  # the first share is the longest

@@ -270,12 +270,13 @@ def test_what_is_isolated_by_itself_is_not_isolated_twice(write_plugin):
         assert env.unwrapped.timeouts == Timeouts(step=7, restarts=5)
 
 
-def test_timeouts_are_for_what_is_isolated():
-    make = partial(make_episodes, "doom", "fetch", doom.Defaults(), "train", False, seeds, timeouts={"step": 7})
-    with closing(make(isolated=True)) as env:
-        assert env.unwrapped.timeouts == Timeouts(step=7)
-    with pytest.raises(UserError, match="doom needs isolated=true too"):
-        make()
+def test_timeouts_reach_an_isolated_environment():
+    make = partial(make_episodes, "doom", "fetch", doom.Defaults(), "train", False, seeds)
+    with closing(make(isolated=True, timeouts={"step": 7, "memory": 500})) as env:
+        assert env.unwrapped.timeouts == Timeouts(step=7, memory=500)
+    make(timeouts={"step": 7}).close()  # which whatever steps it takes care of
+    with pytest.raises(UserError, match="timeouts.memory is for isolated simulators; add isolated=true for doom"):
+        make(timeouts={"step": 7, "memory": 500})
 
 
 def test_no_two_episodes_share_a_seed():

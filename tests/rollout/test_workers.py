@@ -24,7 +24,8 @@ from pr2l.core.errors import UnknownName
 from pr2l.core.types import Tokens
 from pr2l.encoders.base import Encoder
 from pr2l.environments.doom import environment as doom
-from pr2l.rollout import worker_process, workers
+from pr2l.environments.isolation import Timeouts
+from pr2l.rollout import watchdog, worker_process, workers
 from pr2l.rollout.episodes import SeededEpisodes, make_episodes, training_seed
 from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.rollout.workers import Workers, WorkerTraceback, arrange
@@ -33,15 +34,15 @@ ROOT = Path(__file__).parents[2]
 COUNT = 5
 
 
-def recipes(count=COUNT, **options):
-    """Picklable recipes of the toy world, each with an environment that has not begun yet."""
+def factories(count=COUNT, **options):
+    """Picklable factories of the toy world, each with an environment that has not begun yet."""
     envs = [toy_world.make("colours", toy_world.Defaults(**options), labels=True) for _ in range(count)]
     return [partial(SeededEpisodes, env, partial(training_seed, 0, row)) for row, env in enumerate(envs)]
 
 
 @pytest.fixture(scope="module")
 def shared():
-    with closing(Workers(recipes(), workers=2, groups=2)) as venv:
+    with closing(Workers(factories(), workers=2, groups=2)) as venv:
         yield venv
 
 
@@ -52,8 +53,8 @@ def venv(shared):
     return shared
 
 
-def in_this_process(recipes):
-    return DummyVecEnv([lambda recipe=recipe: recipe() for recipe in recipes])
+def in_this_process(factories):
+    return DummyVecEnv([lambda factory=factory: factory() for factory in factories])
 
 
 def actions(step, count=COUNT):
@@ -99,7 +100,7 @@ def test_six_rows_in_two_workers_as_the_module_draws_them():
 
 
 def test_a_step_gives_what_it_gives_in_one_process(venv):
-    theirs = in_this_process(recipes())
+    theirs = in_this_process(factories())
     shown = venv.reset()
     assert_same(shown, theirs.reset())
     first, kept = shown["frame"], shown["frame"].copy()
@@ -116,8 +117,8 @@ def test_a_step_gives_what_it_gives_in_one_process(venv):
 
 def test_seeds_and_ends_are_those_of_one_process(tmp_path):
     envs = [toy_world.EndedTwice(toy_world.make("colours")) for _ in range(2)]
-    recipes = [partial(gym.wrappers.OrderEnforcing, env) for env in envs]
-    with closing(Workers(recipes, 1)) as ours, closing(in_this_process(recipes)) as theirs:
+    factories = [partial(gym.wrappers.OrderEnforcing, env) for env in envs]
+    with closing(Workers(factories, 1)) as ours, closing(in_this_process(factories)) as theirs:
         ours.seed(7), theirs.seed(7)
         for _ in range(2):  # a seed is good for one reset
             assert_same(ours.reset(), theirs.reset())
@@ -155,7 +156,7 @@ def test_the_next_group_is_simulated_while_the_last_is_looked_at(venv):
 
 
 def test_a_step_that_is_broken_off_does_not_answer_for_the_next(venv):
-    theirs = in_this_process(recipes())
+    theirs = in_this_process(factories())
     theirs.reset(), theirs.step(actions(0))
     venv.reset(), venv.step_async(actions(0))
     next(venv.step_groups())
@@ -181,7 +182,7 @@ class Echo(Encoder):
 
 
 def test_groups_are_embedded_one_by_one_under_their_own_contexts(venv):
-    ours, theirs = VecEmbed(venv, Echo()), VecEmbed(in_this_process(recipes()), Echo())
+    ours, theirs = VecEmbed(venv, Echo()), VecEmbed(in_this_process(factories()), Echo())
     assert_same(ours.reset(), theirs.reset())
     ended = []
     for step in range(12):
@@ -199,7 +200,7 @@ def test_groups_are_embedded_one_by_one_under_their_own_contexts(venv):
 
 
 def test_an_error_of_an_environment_arrives_with_its_traceback():
-    with closing(Workers(recipes(2, hang_at=2), 1)) as venv:
+    with closing(Workers(factories(2, hang_at=2), 1)) as venv:
         venv.reset()
         venv.step(actions(0, 2))
         with pytest.raises(RuntimeError, match="the toy engine has died") as caught:
@@ -215,7 +216,7 @@ def test_an_environment_that_cannot_be_made_leaves_no_process(shared):
     bad = partial(make_episodes, "nowhere", "colours", None, "train", False, partial(training_seed, 0, 0))
     before = {*psutil.Process().children()}
     with pytest.raises(RuntimeError, match="UnknownName: 'nowhere' is not among the environments"):
-        Workers([*recipes(1), bad], 2)
+        Workers([*factories(1), bad], 2)
     assert not {*psutil.Process().children()} - before
 
 
@@ -233,7 +234,7 @@ def test_an_exception_that_cannot_be_sent_is_told_in_words():
 
 
 def test_a_worker_that_dies_is_named_and_takes_all_with_it():
-    with closing(Workers(recipes(3), 2)) as venv:
+    with closing(Workers(factories(3), 2)) as venv:
         venv.reset()
         processes = processes_of(venv)
         venv.set_attr("start", os.posix_spawnp)  # as a simulator starts an engine, here one that outlives it
@@ -254,10 +255,9 @@ def test_shared_memory_has_no_name_that_could_be_left_behind(shared):
 
 def test_close_does_not_wait_for_a_simulator_that_hangs(monkeypatch):
     monkeypatch.setenv("TOY_DELAY", "1000")
-    monkeypatch.setattr(workers, "PATIENCE", 0.2)
     end, deadlines = workers._Worker.end, []
     monkeypatch.setattr(workers._Worker, "end", lambda worker, until: (deadlines.append(until), end(worker, until)))
-    venv = Workers(recipes(2), 2)
+    venv = Workers(factories(2), 2, timeouts=Timeouts(close=0.2))
     venv.reset()
     venv.step_async(actions(0, 2))
     processes = processes_of(venv)
@@ -265,6 +265,29 @@ def test_close_does_not_wait_for_a_simulator_that_hangs(monkeypatch):
     venv.close()
     assert gone(processes) and time.monotonic() - began < PATIENCE
     assert deadlines[0] == deadlines[1]  # both are waited for at once
+
+
+def test_a_step_beyond_its_time_limit_is_named_and_ends_the_workers(monkeypatch, capfd):
+    monkeypatch.setenv("TOY_HOLD", "2")
+    monkeypatch.setattr(watchdog, "INTERVAL", 0.05)
+    with closing(Workers(factories(3), 2, timeouts=Timeouts(step=0.2, close=0.2))) as venv:
+        venv.reset()
+        venv.step(actions(0, 3))
+        processes = processes_of(venv)
+        seed = training_seed(0, 0, 0)
+        with pytest.raises(RuntimeError, match=f"environments 0, 1 .* hangs: step 2 of the episode with seed {seed}"):
+            venv.step(actions(1, 3))
+        assert gone(processes)
+    assert "toy_world.py" in capfd.readouterr().err  # where it hangs
+
+
+def test_a_restored_episode_that_hangs_is_named_too(monkeypatch):
+    monkeypatch.setenv("TOY_HOLD", "2")
+    monkeypatch.setattr(watchdog, "INTERVAL", 0.05)
+    with closing(Workers(factories(1), 1, timeouts=Timeouts(step=0.2, close=0.2))) as venv:
+        state = {"episode": 0, "actions": [0, 1, 2], "observation": "", "again": False}
+        with pytest.raises(RuntimeError, match="hangs: step 2 of"):
+            venv.env_method("restore", state, indices=0)
 
 
 PLAYING = """
@@ -364,9 +387,9 @@ def test_ctrl_c_leaves_the_workers_to_the_program(start, isolated):
 @pytest.mark.parametrize("isolated", [False, True])
 def test_doom_in_workers_is_doom(isolated):
     make = partial(make_episodes, "doom", "fetch", doom.Defaults(rooms=4), "train", True)
-    recipes = [partial(make, partial(training_seed, 0, row)) for row in range(3)]
-    far = [partial(recipe, isolated=isolated) for recipe in recipes]
-    with closing(Workers(far, 2, 2)) as ours, closing(in_this_process(recipes)) as theirs:
+    factories = [partial(make, partial(training_seed, 0, row)) for row in range(3)]
+    isolating = [partial(factory, isolated=isolated) for factory in factories]
+    with closing(Workers(isolating, 2, 2)) as ours, closing(in_this_process(factories)) as theirs:
         assert_same(ours.reset(), theirs.reset())
         for step in range(6):
             assert_same(ours.step(actions(step, 3)), theirs.step(actions(step, 3)))

@@ -1,0 +1,41 @@
+"""Environments in this process, stepped one after the other, with a watchdog."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from pr2l.environments.isolation.isolated import Timeouts
+from pr2l.rollout.episodes import SeededEpisodes
+from pr2l.rollout.watchdog import Watchdog
+from pr2l.rollout.worker_process import EnvFactory
+
+
+class InProcessVecEnv(DummyVecEnv):
+    """A DummyVecEnv that closes what it has made if a later environment cannot be made.
+
+    Args:
+        factories: One for each environment.
+        timeouts: When a reset or a step counts as hanging; a message on stderr then says where, once. Environments that
+            are no SeededEpisodes are not watched.
+    """
+
+    def __init__(self, factories: Sequence[EnvFactory], timeouts: Timeouts | None = None) -> None:
+        envs: list[gym.Env[Any, Any]] = []
+        try:
+            for factory in factories:
+                envs.append(factory())
+            super().__init__([lambda env=env: env for env in envs])  # type: ignore[misc]  # env is bound as default
+        except BaseException:
+            for env in envs:
+                env.close()
+            raise
+        records = [env.env.calls for env in envs if isinstance(env, SeededEpisodes)]
+        self._watchdog = Watchdog(records, timeouts or Timeouts())
+
+    def close(self) -> None:
+        self._watchdog.close()
+        super().close()

@@ -1,0 +1,100 @@
+"""Whoever waits for a simulator notices that it hangs."""
+
+import io
+import threading
+from contextlib import closing
+from functools import partial
+
+import numpy as np
+import pytest
+import toy_world
+
+from pr2l.environments.isolation import Timeouts
+from pr2l.rollout import watchdog
+from pr2l.rollout.episodes import SeededEpisodes
+from pr2l.rollout.in_process import InProcessVecEnv
+from pr2l.rollout.watchdog import CallRecord, HangDetector
+
+LIMITS = Timeouts(start=5, reset=3, step=2)
+
+
+def test_only_one_call_that_exceeds_its_limit_hangs():
+    record = CallRecord()
+    detector = HangDetector(record, LIMITS)
+    for step in range(9):  # many short calls, whatever they last in all
+        with record.during("step", seed=7, step=step):
+            assert detector.after(1) is None
+        assert detector.after(1) is None
+    with record.during("step", seed=7, step=9):
+        assert detector.after(1000) is None  # the wait before that was first seen may be of the watcher's own
+        assert detector.after(1.9) is None
+        assert "step 9 of the episode with seed 7 has not ended for 3 s (timeouts.step is 2 s)" in detector.after(1)
+        assert detector.after(1)
+    assert detector.after(1) is None
+
+
+@pytest.mark.parametrize(("call", "limit"), [("start", 5), ("reset", 3), ("step", 2)])
+def test_each_kind_of_call_has_its_limit(call, limit):
+    record = CallRecord()
+    detector = HangDetector(record, LIMITS)
+    with record.during(call):
+        assert detector.after(1) is None
+        assert [detector.after(1) is not None for _ in range(6)] == [second >= limit for second in range(1, 7)]
+
+
+def test_a_call_that_raises_is_over():
+    record = CallRecord()
+    with pytest.raises(ZeroDivisionError), record.during("step"):
+        raise ZeroDivisionError
+    assert HangDetector(record, LIMITS).after(9) is None
+
+
+class Waiting(toy_world.Colours):
+    def __init__(self, go_on):
+        super().__init__(toy_world.Defaults(), "train", False)
+        self.go_on = go_on
+
+    def step(self, action):
+        assert self.go_on.wait(20)
+        return super().step(action)
+
+
+class Reports(io.StringIO):
+    def __init__(self, after):
+        super().__init__()
+        self.after = after  # an event that the first report sets
+
+    def write(self, text):
+        super().write(text)
+        self.after.set()
+        return len(text)
+
+
+def test_in_process_it_is_said_once_where_a_step_hangs(monkeypatch):
+    go_on = threading.Event()
+    reports = Reports(go_on)
+    monkeypatch.setattr(watchdog, "INTERVAL", 0.01)
+    monkeypatch.setattr(watchdog.sys, "stderr", reports)
+    make = partial(SeededEpisodes, Waiting(go_on), lambda number: 70 + number)
+    with closing(InProcessVecEnv([make], Timeouts(step=0.03))) as venv:
+        venv.reset()
+        venv.step(np.zeros(1, int))  # which goes on once that has been said
+    text = reports.getvalue()
+    assert text.startswith("environment 0: step 1 of the episode with seed 70 has not ended")
+    assert "test_watchdog.py" in text and "self.go_on.wait" in text
+    assert text.count("has not ended") == 1
+
+
+def test_environments_that_were_made_are_closed_where_another_cannot_be_made():
+    def broken():
+        raise ValueError("no engine")
+
+    closed = []
+
+    class Closed(toy_world.Colours):
+        def close(self):
+            closed.append(True)
+
+    with pytest.raises(ValueError, match="no engine"):
+        InProcessVecEnv([lambda: Closed(toy_world.Defaults(), "train", False), broken])
+    assert closed == [True]
