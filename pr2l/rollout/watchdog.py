@@ -78,7 +78,8 @@ class HangDetector:
         if self._seconds < limit:
             return None
         episode = f"the episode with seed {seed}"
-        what = {"start": "making an environment", "reset": f"the reset of {episode}", "step": f"step {step} of {episode}"}
+        reset, steps = f"the reset of {episode}", f"step {step} of {episode}"
+        what = {"start": "making an environment", "reset": reset, "step": steps}
         return f"{what[call]} has not ended for {self._seconds:.0f} s (timeouts.{call} is {limit:g} s)"
 
 
