@@ -269,7 +269,11 @@ def _rows(methods: Sequence[Method], measures: Sequence[str]) -> list[tuple[str,
 def random_score(results: Mapping[str, Any]) -> Score:
     """The score of random actions in a run's results.json, whose interval may be of an earlier version."""
     score = Score.from_json(results["random"])
-    return replace(score, success=wilson(score.success.value, score.episodes))
+    rates = {
+        name: wilson(estimate.value, score.episodes) if estimate.value in (0, 1) else estimate
+        for name, estimate in score.measures.items()
+    }
+    return replace(score, success=wilson(score.success.value, score.episodes), measures=rates)
 
 
 def draw(methods: Sequence[Method], path: Path) -> None:

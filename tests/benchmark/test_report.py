@@ -2,11 +2,14 @@
 
 import csv
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from pr2l.benchmark.report import AGGREGATES, few_seeds, interval, markdown, of_task, overall, report, summarise
 from pr2l.benchmark.rows import read_rows
+from pr2l.benchmark.suites import load_suite
 from pr2l.core.errors import UserError
 
 
@@ -120,3 +123,28 @@ def test_no_rows_no_report(toys, tmp_path):
 def test_an_interval_reads_well():
     assert interval([0.5, 0.25, 1.0]) == "0.50 [0.25, 1.00]"
     assert interval([1234.5, 1000, 2000], digits=0) == "1,234 [1,000, 2,000]" and interval(None) == "-"
+
+
+def test_the_tables_of_the_documentation_are_those_of_the_committed_rows():
+    """docs/results/README.md has intervals of every cell, README.md only of the last; an arrow: below random."""
+    docs = Path(__file__).parents[2] / "docs"
+    suite = load_suite("doom-mini")
+    summary = summarise(suite, read_rows(docs / "results" / "bench", suite))
+    chance = summary["random"]
+    for page in (docs.parent / "README.md", docs / "results" / "README.md"):
+        text = page.read_text(encoding="utf-8")
+        for method in [*suite.methods, "random"]:
+            estimates = [
+                (chance["tasks"][task] if method == "random" else summary["tasks"][task][method])["success"]
+                for task in suite.tasks
+            ]
+            estimates.append((chance if method == "random" else summary["methods"][method])["iqm"])
+            known = [*(chance["tasks"][task]["success"] for task in suite.tasks), chance["iqm"]]
+            cells = [
+                interval(estimate) + (" ↓" if estimate[0] < least[0] else "")
+                for estimate, least in zip(estimates, known, strict=True)
+            ]
+            if page.parent != docs / "results":
+                cells[:3] = [re.sub(r" \[.*?\]", "", cell) for cell in cells[:3]]
+            rows = [line.replace("**", "") for line in text.splitlines() if re.match(rf"\| `{method}`.*\|.*\|", line)]
+            assert any(" | ".join(cells) in row for row in rows), f"{page.name}: {method} | {' | '.join(cells)}"
