@@ -1,20 +1,20 @@
-"""`pr2l pretrain`: makes the embedded VLM from simulator labels, or adapts an existing VLM to a simulator.
+"""`pr2l pretrain`: train the embedded VLM on simulator labels, or fine-tune an existing VLM on them.
 
-    play -> labelled frames -> lessons -> exam on rooms and seeds never trained on -> weights and model card
+    play -> labelled frames -> training -> evaluation on rooms and seeds never trained on -> weights
 
-A config that names a `vlm` fine-tunes it (finetune.py) and evaluates it before and after; any other trains a small
-one from scratch (from_scratch.py; docs/tiny.md has the study).
+A config that names a `vlm` fine-tunes it (finetune.py) and evaluates it before and after; any other config trains a
+small VLM from scratch (from_scratch.py). docs/tiny.md describes how `tiny` was made.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -24,98 +24,104 @@ from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.data.labelled_frames import LabelledFrames, Source, load_or_play
 from pr2l.policies.common.threads import torch_threads
-from pr2l.pretraining import architecture as scratch
-from pr2l.pretraining import evaluation as exam
-from pr2l.pretraining import finetune
-from pr2l.pretraining import from_scratch as student
+from pr2l.pretraining import finetune, from_scratch
+from pr2l.pretraining.architecture import Architecture
+from pr2l.pretraining.evaluation import MAX_ANSWER_TOKENS, Accuracies, evaluate_answers
 from pr2l.pretraining.finetune import FinetuneConfig
-from pr2l.pretraining.shared import CHECKPOINT, Course, Report
+from pr2l.pretraining.stages import CHECKPOINTS, OnStep, Stage
 from pr2l.vlms.base import VLM
 from pr2l.vlms.loading import load_vlm
 
-SUBWORDS = 32  # tokens that an answer may take where a word is several of them
+MAX_ANSWER_SUBWORDS = 32  # tokens of an answer where a word can be several of them
+LOG_EVERY = 10  # steps between two lines of metrics.jsonl
+EVALUATION, BEFORE = "evaluation.json", "evaluation_before.json"
 
 
 class PretrainConfig(BaseModel):
-    """Everything that defines one pre-training."""
+    """Everything that defines one training from scratch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    RENAMED: ClassVar = {"lessons": "training"}
 
     why: str
-    train: tuple[Source, ...]  # what is played for training
-    test: tuple[Source, ...]  # what the exam is on: other rooms, other seeds
-    architecture: scratch.Architecture = Field(default_factory=scratch.Architecture)
-    start: str | None = None  # a VLM of that architecture to begin with; None = random weights
-    lessons: student.Lessons
+    train: tuple[Source, ...]  # frames to train on
+    test: tuple[Source, ...]  # frames of the evaluation: other rooms, other seeds
+    architecture: Architecture = Field(default_factory=Architecture)
+    start: str | None = None  # a VLM of that architecture, whose weights to begin with; None = random weights
+    training: from_scratch.TrainingOptions
     threads: PositiveInt = 2  # of torch, on a CPU
 
 
 def pretrain(config: str | Path, overrides: Sequence[str] = (), folder: Path | None = None) -> Path:
-    """Play, teach, examine; returns the folder with the weights, which load_vlm reads.
+    """Play, train and evaluate; called again on the same folder, continue where it stopped.
 
-    config: a name in configs/, such as "pretrain/tiny" or "pretrain/finetune", or a YAML file. `folder` keeps the
-    frames, the checkpoint and the reports (None = runs/<the config's last name>); called again on it, the work goes on
-    where it stopped. Raises UserError for a VLM that is not there, or a folder of a fine-tuning with other settings.
+    Args:
+        config: A name in configs/, such as "pretrain/tiny" or "pretrain/finetune", or a YAML file.
+        overrides: "key=value", in YAML.
+        folder: Where frames, checkpoints, metrics and evaluations are kept; None = runs/ and the config's last name.
+
+    Returns:
+        The folder with the weights, which load_vlm reads.
+
+    Raises:
+        UserError: The config is wrong, a VLM is not there, or the folder holds a fine-tuning with other settings or a
+            checkpoint of an earlier version.
     """
     folder = folder or Path("runs") / Path(config).stem
-    program = _finetune if "vlm" in read_values(config, overrides) else _from_scratch
-    with torch_threads(0):  # what calls this goes on with as many as before
-        return program(config, overrides, folder)
+    if "vlm" in read_values(config, overrides):
+        return _finetune(read_config(FinetuneConfig, config, overrides), folder)
+    return _train_from_scratch(read_config(PretrainConfig, config, overrides), folder)
 
 
-def _from_scratch(config: str | Path, overrides: Sequence[str], folder: Path) -> Path:
-    settings = read_config(PretrainConfig, config, overrides)
+def _train_from_scratch(config: PretrainConfig, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(settings.threads)
     console = Console()
-    with _bars(console) as bars:
-        training = _frames("play for training", settings.train, folder, bars)
-        testing = _frames("play for the exam", settings.test, folder, bars)
+    with torch_threads(config.threads), _progress(console) as bars:
+        training = _frames("play for training", config.train, folder, bars)
+        testing = _frames("play for the evaluation", config.test, folder, bars)
         weights = folder / "model"
-        _teach(settings, training, folder, weights, bars)
-        reports = _examine(load_vlm(str(weights)), settings.test, testing, bars)
-    (folder / "exam.json").write_text(json.dumps(reports, indent=1))
-    for title, report in reports.items():
-        console.print(_table(title, {"accuracy": report}))
+        _train_and_save(config, training, folder, weights, bars)
+        results = _evaluate(load_vlm(str(weights)), config.test, testing, bars)
+    (folder / EVALUATION).write_text(json.dumps(results, indent=1))
+    for title, accuracies in results.items():
+        console.print(_table(title, {"accuracy": accuracies}))
     return weights
 
 
-def _finetune(config: str | Path, overrides: Sequence[str], folder: Path) -> Path:
-    settings = read_config(FinetuneConfig, config, overrides)
+def _finetune(config: FinetuneConfig, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    _check_resumed(settings, folder)
-    torch.set_num_threads(settings.threads)
+    _check_settings(config, folder)
     console = Console()
-    with _bars(console) as bars:
-        training = _frames("play for training", settings.train, folder, bars)
-        testing = _frames("play for the exams", settings.test, folder, bars)
+    with torch_threads(config.threads), _progress(console) as bars:
+        training = _frames("play for training", config.train, folder, bars)
+        testing = _frames("play for the evaluations", config.test, folder, bars)
         weights = folder / "model"
-        if not (before := folder / "exam_before.json").exists():
-            reports = _examine_named(settings.vlm, settings, testing, bars)
-            before.write_text(json.dumps(reports, indent=1))
-        trainee = finetune.new_trainee(settings)
-        with _reporting([settings.course], folder, bars) as report:
-            finetune.train(trainee, training, settings, folder, report)
-        finetune.leave(trainee, settings, folder)
-        after = _examine_named(str(weights), settings, testing, bars)
-    (folder / "exam.json").write_text(json.dumps(after, indent=1))
-    for title, first in json.loads(before.read_text()).items():
-        console.print(_table(title, {"before": first, "after": after[title]}))
+        if not (before := folder / BEFORE).exists():
+            results = _evaluate_by_name(config.vlm, config, testing, bars)
+            before.write_text(json.dumps(results, indent=1))
+        trained = finetune.load_for_training(config)
+        with _log_steps([config.stage], folder, bars) as on_step:
+            finetune.train(trained, training, config, folder, on_step)
+        finetune.export(trained, config, folder)
+        after = _evaluate_by_name(str(weights), config, testing, bars)
+    (folder / EVALUATION).write_text(json.dumps(after, indent=1))
+    for title, accuracies in json.loads(before.read_text()).items():
+        console.print(_table(title, {"before": accuracies, "after": after[title]}))
     return weights
 
 
-def _check_resumed(settings: FinetuneConfig, folder: Path) -> None:
-    """Notes the settings in the folder; UserError if work was begun there under others."""
-    made_from = json.loads(settings.model_dump_json(exclude={"why", "threads"}))
-    note = folder / "settings.json"
-    begun = json.loads(note.read_text()) if note.exists() else {}
-    changed = [key for key, value in made_from.items() if key in begun and begun[key] != value]
-    if changed or (not begun and (folder / CHECKPOINT).exists()):
+def _check_settings(config: FinetuneConfig, folder: Path) -> None:
+    """Store the settings in the folder; UserError if it holds a training with other settings."""
+    settings = json.loads(config.model_dump_json(exclude={"why", "threads"}))
+    file = folder / "settings.json"
+    stored = json.loads(file.read_text()) if file.exists() else {}
+    changed = [key for key, value in settings.items() if key in stored and stored[key] != value]
+    if changed or (not stored and (folder / CHECKPOINTS).exists()):
         raise UserError(
-            f"{folder} holds another training{' (other ' + ', '.join(changed) + ')' if changed else ''}; go on with"
-            " that one under its own settings, or give this one a folder of its own: --output FOLDER."
+            f"{folder} holds another training{' (other ' + ', '.join(changed) + ')' if changed else ''}. Continue that"
+            " one with its own settings, or train in another folder: --output FOLDER."
         )
-    note.write_text(json.dumps(made_from, indent=1))
+    file.write_text(json.dumps(settings, indent=1))
 
 
 def _frames(title: str, sources: Sequence[Source], folder: Path, bars: Progress) -> list[LabelledFrames]:
@@ -131,54 +137,53 @@ def _advance(bars: Progress, bar: TaskID, count: int) -> None:
     bars.update(bar, completed=count)
 
 
-def _teach(
-    settings: PretrainConfig, sets: Sequence[LabelledFrames], folder: Path, weights: Path, bars: Progress
+def _train_and_save(
+    config: PretrainConfig, sets: Sequence[LabelledFrames], folder: Path, weights: Path, bars: Progress
 ) -> None:
-    """Leaves the taught model in `weights`, its parameters as float16: half the size, the same answers."""
-    names = sorted({name for part in sets for name in part.names})
-    rooms = sorted({scene["room"] for part in sets for scene in part.scenes if "room" in scene})
-    pupil = student.new_student(
-        settings.architecture, names, weights, settings.lessons.seed, rooms=rooms, start=settings.start
-    )
-    with _reporting(student.stages(settings.lessons), folder, bars) as report:
-        student.train(pupil, sets, settings.lessons, folder, report)
-    pupil.model.eval().half().save_pretrained(weights)
+    """Train, and save the model in `weights` as float16: half the size, the same answers."""
+    names = sorted({name for frame_set in sets for name in frame_set.names})
+    rooms = sorted({scene["room"] for frame_set in sets for scene in frame_set.scenes if "room" in scene})
+    options = config.training
+    scratch = from_scratch.new_model(config.architecture, names, weights, options.seed, rooms, config.start)
+    with _log_steps(from_scratch.stages(options), folder, bars) as on_step:
+        from_scratch.train(scratch, sets, options, folder, on_step)
+    scratch.model.eval().half().save_pretrained(weights)
 
 
 @contextmanager
-def _reporting(courses: Sequence[Course], folder: Path, bars: Progress) -> Iterator[Report]:
-    """A bar for each course, and every tenth step's metrics as a line of metrics.jsonl."""
-    each = {course.name: bars.add_task(course.name, total=course.steps) for course in courses}
+def _log_steps(stages: Sequence[Stage], folder: Path, bars: Progress) -> Iterator[OnStep]:
+    """A progress bar for each stage, and a line of metrics.jsonl every LOG_EVERY steps."""
+    bar_of = {stage.name: bars.add_task(stage.name, total=stage.steps) for stage in stages}
     with (folder / "metrics.jsonl").open("a") as log:
 
-        def report(course: Course, step: int, metrics: dict[str, float]) -> None:
-            shown = " ".join(f"{key} {value:.3f}" for key, value in metrics.items())
-            bars.update(each[course.name], completed=step, description=f"{course.name}: {shown}")
-            if step % 10 == 0:
-                log.write(json.dumps({"stage": course.name, "step": step, **metrics}) + "\n")
+        def on_step(stage: Stage, step: int, metrics: Mapping[str, float]) -> None:
+            numbers = " ".join(f"{key} {value:.3f}" for key, value in metrics.items())
+            bars.update(bar_of[stage.name], completed=step, description=f"{stage.name}: {numbers}")
+            if step % LOG_EVERY == 0:
+                log.write(json.dumps({"stage": stage.name, "step": step, **metrics}) + "\n")
                 log.flush()
 
-        yield report
+        yield on_step
 
 
-def _examine(
+def _evaluate(
     vlm: VLM,
     sources: Sequence[Source],
     sets: Sequence[LabelledFrames],
     bars: Progress,
-    longest: int = exam.LONGEST_ANSWER,
-) -> dict[str, exam.Report]:
-    reports = {}
+    max_answer_tokens: int = MAX_ANSWER_TOKENS,
+) -> dict[str, Accuracies]:
+    results = {}
     for source, frames in zip(sources, sets, strict=True):
-        bar = bars.add_task("exam", total=None)
-        reports[_title(source)] = exam.examine(vlm, frames, longest=longest, progress=partial(_advance, bars, bar))
-    return reports
+        progress = partial(_advance, bars, bars.add_task("evaluate", total=None))
+        results[_title(source)] = evaluate_answers(vlm, frames, max_answer_tokens=max_answer_tokens, progress=progress)
+    return results
 
 
-def _examine_named(
-    name: str, settings: FinetuneConfig, sets: Sequence[LabelledFrames], bars: Progress
-) -> dict[str, exam.Report]:
-    return _examine(load_vlm(name, settings.vlm_options), settings.test, sets, bars, SUBWORDS)
+def _evaluate_by_name(
+    name: str, config: FinetuneConfig, sets: Sequence[LabelledFrames], bars: Progress
+) -> dict[str, Accuracies]:
+    return _evaluate(load_vlm(name, config.vlm_options), config.test, sets, bars, MAX_ANSWER_SUBWORDS)
 
 
 def _title(source: Source) -> str:
@@ -186,15 +191,15 @@ def _title(source: Source) -> str:
     return f"{source.environment}: {', '.join([*source.tasks, *options])} ({source.frames} frames, {source.split})"
 
 
-def _table(title: str, reports: dict[str, exam.Report]) -> Table:
-    """One row per question kind, one column per report; all reports are of the same questions."""
-    table = Table("question", *reports, "asked", title=title)
-    for kind, score in next(iter(reports.values()))["questions"].items():
-        shares = (f"{report['questions'][kind]['accuracy']:.1%}" for report in reports.values())
+def _table(title: str, results: dict[str, Accuracies]) -> Table:
+    """One row per question kind, one column per evaluation; all are of the same questions."""
+    table = Table("question", *results, "asked", title=title)
+    for kind, score in next(iter(results.values()))["questions"].items():
+        shares = (f"{accuracies['questions'][kind]['accuracy']:.1%}" for accuracies in results.values())
         table.add_row(kind, *shares, str(score["asked"]))
     return table
 
 
-def _bars(console: Console) -> Progress:
+def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console)

@@ -1,16 +1,16 @@
-"""The exam's arithmetic, and that it asks the VLM what it says it asks."""
+"""Which questions the evaluation asks, and how it groups the answers."""
 
 import numpy as np
 
 from pr2l.data.labelled_frames import LabelledFrames
 from pr2l.data.questions import Question, View, about, overall
-from pr2l.pretraining.evaluation import examine, report
+from pr2l.pretraining.evaluation import accuracies, evaluate_answers
 
 IMP = {"name": "imp", "box": (0, 40, 20, 80), "distance": 100.0}
 FRAMES = LabelledFrames(np.zeros((2, 120, 160, 3), np.uint8), [[IMP], []], ("imp", "medikit"))
 
 
-class Parrot:
+class AnswersFromLabels:
     """Answers from the labels, which it reads off the frames' first pixel; `wrong` kinds get another answer."""
 
     def __init__(self, wrong: set[str]) -> None:
@@ -32,8 +32,8 @@ def numbered() -> LabelledFrames:
     return LabelledFrames(frames, FRAMES.labels, FRAMES.names)
 
 
-def test_a_perfect_and_a_partly_wrong_student():
-    perfect = examine(Parrot(set()), numbered())["questions"]
+def test_a_perfect_and_a_partly_wrong_model():
+    perfect = evaluate_answers(AnswersFromLabels(set()), numbered())["questions"]
     # Frame 0: four questions about the imp, presence of the absent medikit. Frame 1: presence of one absent name.
     assert {kind: score["asked"] for kind, score in perfect.items()} == {
         "presence": 3,
@@ -44,13 +44,13 @@ def test_a_perfect_and_a_partly_wrong_student():
         "left": 2,
     }
     assert {score["accuracy"] for score in perfect.values()} == {1.0}
-    partly = examine(Parrot({"direction"}), numbered())["questions"]
+    partly = evaluate_answers(AnswersFromLabels({"direction"}), numbered())["questions"]
     assert partly["direction"]["accuracy"] == 0.0 and partly["distance"]["accuracy"] == 1.0
 
 
-def test_shares_by_hand():
+def test_accuracies_by_hand():
     asked = [Question("presence", "imp", "is there a imp ?", answer) for answer in ("yes", "yes", "no", "no")]
-    result = report(asked, [True, False, True, True])
+    result = accuracies(asked, [True, False, True, True])
     assert result["questions"] == {"presence": {"accuracy": 0.75, "asked": 4}}
     assert result["answers"]["presence"]["yes"] == {"accuracy": 0.5, "asked": 2}
     assert result["answers"]["presence"]["no"] == {"accuracy": 1.0, "asked": 2}

@@ -1,4 +1,6 @@
-"""Teaching a very small VLM: one picture world whose answers it must learn, and a run that is cut and goes on."""
+"""Training of a very small VLM in a world of coloured squares, to the end and with interruptions."""
+
+import signal
 
 import numpy as np
 import pytest
@@ -7,11 +9,12 @@ import torch
 from pr2l.core.errors import UserError
 from pr2l.data.labelled_frames import LabelledFrames
 from pr2l.data.questions import View
-from pr2l.pretraining import from_scratch as student
+from pr2l.pretraining import stages
 from pr2l.pretraining.architecture import Architecture
-from pr2l.pretraining.evaluation import examine
-from pr2l.pretraining.from_scratch import Lessons, new_student, train
-from pr2l.pretraining.shared import Mix, mirrored, pick_questions
+from pr2l.pretraining.evaluation import evaluate_answers
+from pr2l.pretraining.examples import QuestionMix, draw_questions, mirrored
+from pr2l.pretraining.from_scratch import ScratchModel, TrainingOptions, new_model, train
+from pr2l.pretraining.stages import Stage
 
 SMALL = Architecture(
     image_size=32, patch=8, tower_widths=(32,), tower_depths=(1,), width=32, encoder_layers=1, decoder_layers=1, heads=2
@@ -33,44 +36,101 @@ def world(count: int, seed: int) -> LabelledFrames:
     return LabelledFrames(frames, labels, NAMES)
 
 
-def lessons(**changes) -> Lessons:
-    return Lessons(**{"warmup_steps": 20, "language_steps": 20, "batch_frames": 16, "bfloat16": False} | changes)
+def options(**changes) -> TrainingOptions:
+    few = {"warmup_steps": 20, "language_steps": 20, "batch_frames": 16, "bfloat16": False}
+    return TrainingOptions(**few | changes)
 
 
-def taught(folder, *, steps: Lessons, report=lambda *_: None) -> student.Student:
+def trained(folder, options: TrainingOptions, on_step=lambda *_: None) -> ScratchModel:
     folder.mkdir(exist_ok=True)
-    pupil = new_student(SMALL, NAMES, folder / "model", seed=0)
-    train(pupil, [world(400, seed=1)], steps, folder, report)
-    return pupil
+    scratch = new_model(SMALL, NAMES, folder / "model", seed=0)
+    train(scratch, [world(400, seed=1)], options, folder, on_step)
+    return scratch
 
 
 def test_it_learns_what_is_there(tmp_path):
-    pupil = taught(tmp_path, steps=lessons(warmup_steps=100, language_steps=400, language_rate=3e-3))
-    pupil.model.eval()
-    score = examine(pupil.vlm, world(40, seed=2))["questions"]
+    scratch = trained(tmp_path, options(warmup_steps=100, language_steps=400, language_learning_rate=3e-3))
+    scratch.model.eval()
+    score = evaluate_answers(scratch.vlm, world(40, seed=2))["questions"]
     assert score["presence"]["accuracy"] > 0.9  # 0.5 without looking
     assert score["seen"]["accuracy"] > 0.8  # 0.33 without looking
 
 
-def test_a_cut_run_goes_on_bit_for_bit(tmp_path):
-    whole = taught(tmp_path / "whole", steps=lessons())
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> ScratchModel:
+    """Of a training that was never interrupted."""
+    return trained(tmp_path_factory.mktemp("whole"), options())
+
+
+def test_an_interrupted_training_resumes_bit_for_bit(tmp_path, whole):
 
     def cut(stage, step, metrics):
         if stage.name == "language" and step == 7:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        taught(tmp_path / "cut", steps=lessons(), report=cut)
+        trained(tmp_path / "cut", options(), cut)
     resumed = []
-    second = taught(tmp_path / "cut", steps=lessons(), report=lambda stage, step, _: resumed.append((stage.name, step)))
+    second = trained(tmp_path / "cut", options(), lambda stage, step, _: resumed.append((stage.name, step)))
     assert resumed == [("language", step) for step in range(8, 21)]
-    for name, tensor in whole.model.state_dict().items():
-        torch.testing.assert_close(second.model.state_dict()[name], tensor, rtol=0, atol=0)
+    assert_equal_weights(second, whole)
 
 
-def test_it_begins_with_another_ones_weights_and_words(tmp_path):
-    first = new_student(SMALL, ("blue", "red", "zinc"), tmp_path / "first", seed=0).vlm
-    second = new_student(SMALL, NAMES, tmp_path / "second", seed=1, rooms=("hall",), start=str(tmp_path / "first")).vlm
+def assert_equal_weights(one: ScratchModel, other: ScratchModel) -> None:
+    theirs = other.model.state_dict()
+    assert [name for name, tensor in one.model.state_dict().items() if not torch.equal(tensor, theirs[name])] == []
+
+
+@pytest.mark.parametrize("place", ["before", "half", "after"])
+def test_an_interrupt_inside_the_optimizers_step_saves_no_half_updated_weights(tmp_path, monkeypatch, whole, place):
+    """KeyboardInterrupt before, in the midst of, and after the optimizer's work in step 13 of the training."""
+    monkeypatch.setattr(stages, "CHECKPOINT_EVERY", 5)
+    step, calls = torch.optim.AdamW.step, []
+
+    def interrupted(optimizer, *args):
+        calls.append(place)
+        if len(calls) < 13:
+            return step(optimizer, *args)
+        if place == "after":
+            step(optimizer, *args)
+        if place == "half":
+            for parameter in optimizer.param_groups[0]["params"][::2]:
+                parameter.data.add_(1)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.optim.AdamW, "step", interrupted)
+        trained(tmp_path / "cut", options())
+    resumed = []
+    second = trained(tmp_path / "cut", options(), lambda stage, step, _: resumed.append((stage.name, step)))
+    assert resumed[0] == ("warm-up", 11)
+    assert_equal_weights(second, whole)
+
+
+def test_ctrl_c_waits_for_the_step_under_way(tmp_path, monkeypatch):
+    step, calls = torch.optim.AdamW.step, []
+
+    def signalled(optimizer, *args):
+        calls.append(1)
+        if len(calls) == 13:
+            signal.raise_signal(signal.SIGINT)
+        return step(optimizer, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.optim.AdamW, "step", signalled)
+        trained(tmp_path, options())
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000000013"]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path):
+    (tmp_path / "checkpoint.safetensors").touch()
+    with pytest.raises(UserError, match="earlier version.*--output"):
+        trained(tmp_path, options())
+
+
+def test_it_starts_from_the_weights_and_words_of_another(tmp_path):
+    first = new_model(SMALL, ("blue", "red", "zinc"), tmp_path / "first", seed=0).vlm
+    second = new_model(SMALL, NAMES, tmp_path / "second", seed=1, rooms=("hall",), start=str(tmp_path / "first")).vlm
     ours, theirs = (vlm.model.state_dict() for vlm in (second, first))
     tower = "model.vision_tower.convs.0.conv.weight"
     assert torch.equal(ours[tower], theirs[tower])
@@ -78,13 +138,13 @@ def test_it_begins_with_another_ones_weights_and_words(tmp_path):
     assert torch.equal(*embedded) and first.tokenizer.get_vocab()["red"] != second.tokenizer.get_vocab()["red"]
     wide = SMALL.model_copy(update={"width": 64})
     with pytest.raises(UserError, match="has another architecture: no .* of the shape"):
-        new_student(wide, NAMES, tmp_path / "third", seed=0, start=str(tmp_path / "first"))
+        new_model(wide, NAMES, tmp_path / "third", seed=0, start=str(tmp_path / "first"))
 
 
 def test_a_room_is_asked_about_where_it_is_known():
     scene = {"room": "hall", "kept": {"red": True}}
     plain, known = (View.of([], 160, 120, scene) for scene in ({}, scene))
-    kinds = [{one.kind for one in pick_questions(view, NAMES, 80, np.random.default_rng(0))} for view in (plain, known)]
+    kinds = [{one.kind for one in draw_questions(view, NAMES, 80, np.random.default_rng(0))} for view in (plain, known)]
     assert kinds[1] - kinds[0] == {"room", "found"}
 
 
@@ -102,23 +162,23 @@ def test_a_mirror_turns_left_into_right():
 def test_questions_avoid_what_is_too_small():
     speck = {"name": "red", "box": (0, 0, 1, 1), "distance": 1.0}
     view = View.of([speck], 160, 120)
-    asked = pick_questions(view, NAMES, 50, np.random.default_rng(0))
+    asked = draw_questions(view, NAMES, 50, np.random.default_rng(0))
     assert asked and {question.target for question in asked} == {"blue"}
 
 
-def test_the_rate_rises_then_falls_to_nothing():
-    stage = student.Stage("any", 100, 1.0, student.cells_loss)
+def test_the_learning_rate_rises_and_then_falls_to_zero():
+    stage = Stage("any", 100, 1.0)
     rates = [stage.rate_at(step) for step in range(100)]
     assert rates[0] == 0.1 and max(rates) == rates[9] == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.001
 
 
-def test_the_mix_says_what_is_asked():
+def test_the_mix_decides_what_is_asked():
     things = [{"name": "red", "box": (x, 0, x + 30, 30), "distance": 1.0} for x in (0, 60)]
     view, rng = View.of(things, 160, 120), np.random.default_rng(0)
 
     def kinds(**mix):
-        return {(one.kind, one.target) for one in pick_questions(view, NAMES, 60, rng, Mix(**mix))}
+        return {(one.kind, one.target) for one in draw_questions(view, NAMES, 60, rng, QuestionMix(**mix))}
 
     assert kinds(whole=1.0) == {("seen", ""), ("left", "")}
     assert kinds(whole=0.0, repeats=1.0) == {("count", "red")}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pr2l.data.labelled_frames import Source, load_or_play
-from pr2l.pretraining.evaluation import examine
+from pr2l.pretraining.evaluation import evaluate_answers
 from pr2l.vlms.base import Defaults
 from pr2l.vlms.checkpoint import WEIGHTS
 from pr2l.vlms.loading import load_vlm
@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "tiny.md"
 
 def score(folder: Path, tasks: tuple[str, ...], frames: int, seed: int = 900) -> dict[str, float]:
     source = Source(environment="doom", tasks=tasks, frames=frames, split="evaluation", seed=seed)
-    questions = examine(load_vlm("tiny"), load_or_play(source, folder))["questions"]
+    questions = evaluate_answers(load_vlm("tiny"), load_or_play(source, folder))["questions"]
     return {kind: one["accuracy"] for kind, one in questions.items()}
 
 
@@ -28,8 +28,8 @@ def test_it_sees_and_it_knows_where(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_exam_can_be_taken_again(tmp_path):
-    written = json.loads((WEIGHTS / "tiny" / "exam.json").read_text())["doom: fetch (600 frames, evaluation)"][
+def test_the_evaluation_can_be_repeated(tmp_path):
+    written = json.loads((WEIGHTS / "tiny" / "evaluation.json").read_text())["doom: fetch (600 frames, evaluation)"][
         "questions"
     ]
     again = score(tmp_path, ("fetch",), frames=600, seed=101)  # of configs/pretrain/tiny.yaml
@@ -38,9 +38,9 @@ def test_the_exam_can_be_taken_again(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny_rooms"])
-def test_the_page_shows_the_numbers_of_the_exam(name):
+def test_the_page_shows_the_numbers_of_the_evaluation(name):
     page = PAGE.read_text(encoding="utf-8")
-    for title, report in json.loads((WEIGHTS / name / "exam.json").read_text()).items():
+    for title, report in json.loads((WEIGHTS / name / "evaluation.json").read_text()).items():
         cells = " | ".join(f"{one['accuracy']:.1%}" for one in report["questions"].values())
         assert cells in page, f"docs/tiny.md does not show {cells} for {title}"
 

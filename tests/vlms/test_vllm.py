@@ -18,7 +18,7 @@ from tiny_parts import frames
 from vllm_standin import Server, Standin, arguments
 
 from pr2l.core.errors import UserError
-from pr2l.pretraining.finetune import FinetuneConfig, new_trainee
+from pr2l.pretraining.finetune import FinetuneConfig, load_for_training
 from pr2l.vlms import checkpoint
 from pr2l.vlms.backends.vllm import MODEL_TYPES, serve_command
 from pr2l.vlms.base import Defaults
@@ -254,6 +254,6 @@ def test_the_tower_and_the_weights_are_out_of_reach(serve):
     _, there, _ = serve(LLAVA)
     with pytest.raises(UserError, match="vision tower's tokens; leave out server"):
         there.vision(pictures(LLAVA))
-    lessons = {"why": "a test", "vlm": str(folder(LLAVA)), "train": [], "test": [], "steps": 1}
+    settings = {"why": "a test", "vlm": str(folder(LLAVA)), "train": [], "test": [], "steps": 1}
     with pytest.raises(UserError, match="no weights here that could learn; leave out vlm_options.server"):
-        new_trainee(FinetuneConfig(**lessons, vlm_options=there.options))
+        load_for_training(FinetuneConfig(**settings, vlm_options=there.options))

@@ -1,0 +1,159 @@
+"""Training in stages on the common loop: learning rates, gradient steps, checkpoints, one line of metrics per step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pr2l.core.errors import UserError
+from pr2l.policies.common.loop import Loop, Update
+from pr2l.training import checkpoints
+from pr2l.training.checkpoints import Checkpoint
+
+CHECKPOINT_EVERY = 100  # steps
+CHECKPOINTS = "checkpoints"  # folder
+OLD_CHECKPOINT = "checkpoint.safetensors"  # of versions before the common loop
+MAX_GRAD_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Some steps, with a learning rate that rises linearly for a tenth of them and then falls along a cosine to 0.
+
+    Args:
+        name: For progress bars and metrics.
+        steps: Gradient steps.
+        rate: The highest learning rate.
+    """
+
+    name: str
+    steps: int
+    rate: float
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of the stage's step 0, 1, ..."""
+        rise = max(1, self.steps // 10)
+        if step < rise:
+            return self.rate * (step + 1) / rise
+        return self.rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, self.steps - rise)))
+
+
+OnStep = Callable[[Stage, int, Mapping[str, float]], None]  # (stage, steps done in it, metrics)
+Loss = Callable[[int, int], tuple[Tensor, dict[str, float]]]  # (stage's number, step in it) -> loss, metrics
+
+
+class Steps:
+    """The loop's source: the numbers of the steps, from which each step draws its own batch."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def next_step(self) -> int:
+        self.taken += 1
+        return self.taken - 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"taken": self.taken}
+
+    def load_state_dict(self, values: dict[str, Any]) -> None:
+        self.taken = values["taken"]
+
+
+def run_stages(
+    stages: Sequence[Stage],
+    modules: Mapping[str, nn.Module | Mapping[str, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    folder: Path,
+    on_step: OnStep,
+) -> None:
+    """Train through all stages, from the last checkpoint in the folder if there is one.
+
+    A checkpoint is written every CHECKPOINT_EVERY steps, at the end of each stage, and whenever training stops between
+    two steps. Ctrl-C waits for the step under way; a step that an exception broke off is not saved.
+
+    Args:
+        stages: In order. They share the optimizer.
+        modules: What is trained, by its name in the checkpoint: a module, or named parameters.
+        optimizer: Over parameters of these.
+        loss: Draws its batch from the two numbers alone, so that a resumed training equals one that never stopped.
+        folder: Checkpoints are in its subfolder "checkpoints".
+        on_step: Called after each step.
+
+    Raises:
+        UserError: The folder holds a checkpoint of an earlier version.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def update(source: Steps) -> Update:
+        value, metrics = loss(*_place(stages, source.next_step()))
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
+        optimizer.step()
+        return Update(1, metrics)
+
+    def rate(step: int, total_steps: int) -> float:
+        number, step_in_stage = _place(stages, step)
+        return stages[number].rate_at(step_in_stage)
+
+    loop = Loop(modules, optimizer, update, rate)
+    checkpoint_folder = folder / CHECKPOINTS
+    _restore(loop, folder)
+    hooks = _Hooks(loop, stages, checkpoint_folder, on_step)
+    try:
+        loop.run(Steps(), sum(stage.steps for stage in stages), hooks)
+    except BaseException:
+        if not loop.updating:
+            hooks.save()
+        raise
+
+
+class _Hooks:
+    """Reports each step and writes checkpoints."""
+
+    def __init__(self, loop: Loop, stages: Sequence[Stage], folder: Path, on_step: OnStep) -> None:
+        self.loop, self.stages, self.folder, self.on_step = loop, stages, folder, on_step
+
+    def on_update_start(self, learner: Any) -> None:
+        pass
+
+    def on_update(self, metrics: Mapping[str, float]) -> None:
+        number, last = _place(self.stages, self.loop.num_timesteps - 1)
+        stage, done = self.stages[number], last + 1
+        self.on_step(stage, done, metrics)
+        if done % CHECKPOINT_EVERY == 0 or done == stage.steps:
+            self.save()
+
+    def on_end(self, learner: Any) -> None:
+        pass
+
+    def save(self) -> None:
+        if step := self.loop.num_timesteps:
+            checkpoints.write(self.folder, Checkpoint(step, *self.loop.state_dict()))
+
+
+def _restore(loop: Loop, folder: Path) -> None:
+    if (folder / OLD_CHECKPOINT).exists():
+        raise UserError(
+            f"{folder / OLD_CHECKPOINT} was written by an earlier version of pr2l and cannot be resumed. Train in"
+            " another folder (--output FOLDER), or delete that file to start again in this one."
+        )
+    if checkpoints.steps(folder / CHECKPOINTS):
+        checkpoint = checkpoints.read_latest(folder / CHECKPOINTS)
+        loop.load_state_dict(checkpoint.tensors, checkpoint.values)
+
+
+def _place(stages: Sequence[Stage], step: int) -> tuple[int, int]:
+    """The number of the stage that a step of the whole training is in, and which step of that stage it is."""
+    for number, stage in enumerate(stages):
+        if step < stage.steps:
+            return number, step
+        step -= stage.steps
+    raise IndexError(f"{step} steps after the last stage")
