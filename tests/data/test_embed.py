@@ -140,8 +140,15 @@ def test_another_data_set_is_not_taken_for_this_one(toy, dataset, tmp_path):
         embed.embed(tmp_path / "others", toy(), store.path)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize(
+    ("number", "code", "fitted"),
+    [
+        (signal.SIGKILL, -signal.SIGKILL, False),
+        (signal.SIGINT, 130, True),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_command_goes_on(toy, dataset, tmp_path, number, code, fitted):
     """SIGKILL after the flush of the second batch, or Ctrl-C in the third, which has to flush what there is."""
     words = ["toy.yaml", f"encoder_options.fitted={str(fitted).lower()}"]

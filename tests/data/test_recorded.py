@@ -151,6 +151,7 @@ def test_a_prolonged_run_is_never_interrupted(toy, tmp_path):
     assert_same_run(train(load_config(run / "config.yaml", ["steps=640"]), resume=run), whole)
 
 
+@pytest.mark.slow  # tests/training/test_train.py kills a run, too
 def test_killed_and_resumed_is_never_killed(toy, tmp_path):
     """kill -9 at some moment after a checkpoint, in the middle of an epoch."""
     toy()

@@ -121,7 +121,7 @@ def test_no_engine_survives_a_signal_in_the_middle_of_a_step(number, start, tmp_
 
 
 @linux_only
-@pytest.mark.parametrize("delay", [0.0, 0.01, 0.05])
+@pytest.mark.parametrize("delay", [0.01, *(pytest.param(delay, marks=pytest.mark.slow) for delay in (0.0, 0.05))])
 def test_no_engine_survives_a_kill_while_it_starts(delay, start, tmp_path):
     process = start(PLAYING + WITHOUT_END)  # so that what starts is not over before somebody looks
     assert wait_until(lambda: list((tmp_path / "temp").glob("*/engine")) or engines(tmp_path))

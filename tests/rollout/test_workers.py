@@ -374,7 +374,7 @@ def test_a_simulator_that_hangs_does_not_survive_a_kill_of_the_program(start):
     assert gone(offspring)
 
 
-@pytest.mark.parametrize("isolated", [False, True])
+@pytest.mark.parametrize("isolated", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_ctrl_c_leaves_the_workers_to_the_program(start, isolated):
     """A terminal sends SIGINT to the whole process group; the program may want to go on, in order to save."""
     process, offspring = start(PLAYING.replace("ISOLATED", str(isolated)) + WAITING)

@@ -164,7 +164,10 @@ def test_rows_say_how_many_frames_of_their_rollout_came_again(toy, tmp_path):
     assert [1 - 6 / 64 <= float(row["cache/hit_rate"]) < 1 for row in rows] == [True, True]
 
 
-@pytest.mark.parametrize(("recurrent", "workers"), [(False, 0), (True, 0), (False, 2)])
+@pytest.mark.parametrize(
+    ("recurrent", "workers"),
+    [(False, 2), pytest.param(False, 0, marks=pytest.mark.slow), pytest.param(True, 0, marks=pytest.mark.slow)],
+)
 def test_killed_and_resumed_is_never_killed(toy, start, tmp_path, recurrent, workers):
     """kill -9 at some moment after the third checkpoint; then the last whole checkpoint is the truth.
 
@@ -212,7 +215,10 @@ def test_a_killed_doom_run_goes_on_exactly(start, tmp_path):
     assert_same_run(resumed, train(load_config(tmp_path / "doom.yaml", [steps]), root=tmp_path / "whole"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],  # tests/test_cli.py sends SIGINT
+)
 def test_a_stopped_run_saves_what_it_has(toy, start, tmp_path, number, code):
     toy()
     process = start("toy.yaml", "checkpoint_every=1000000", "steps=1000000")
@@ -277,10 +283,13 @@ def test_only_two_checkpoints_are_kept(toy, tmp_path):
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["000000512", "000000640"]
 
 
-def test_a_finished_run_can_be_prolonged(toy, tmp_path):
-    run = train(toy("steps=128", "algorithm_options.schedule=constant"), root=tmp_path / "runs")
+@pytest.mark.parametrize("recurrent", ["false", "true"])
+def test_a_finished_run_can_be_prolonged(toy, tmp_path, recurrent):
+    words = ["algorithm_options.schedule=constant", f"algorithm_options.recurrent={recurrent}"]
+    words += ["algorithm_options.lstm_size=8"]
+    run = train(toy("steps=128", *words), root=tmp_path / "runs")
     longer = load_config(run / "config.yaml", ["steps=256"])
-    whole = train(toy("steps=256", "algorithm_options.schedule=constant"), root=tmp_path / "whole")
+    whole = train(toy("steps=256", *words), root=tmp_path / "whole")
     assert_same_run(train(longer, resume=run), whole)
 
 
