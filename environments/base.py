@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A recorded episode that an environment can play again.
+
+    An environment with demonstrations has `demonstrations(path)`, an iterator of these, and `begin(env, start)`, which
+    is called after a reset and returns (observation, info) of the demonstration's own start.
+
+    Args:
+        start: Where it begins, as `begin` takes it.
+        actions: Elements of the action space.
+        problem: Why this environment cannot play it, such as an action that it lacks; "" if it can.
+    """
+
+    start: Any
+    actions: tuple[Any, ...]
+    problem: str = ""
 
 
 def row(tasks: Mapping[str, Row], name: str, environment: str) -> Row:

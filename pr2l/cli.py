@@ -122,7 +122,12 @@ def collect(
         typer.Option("--output", "--out", help="Folder of the new data set. [default: data/ENVIRONMENT-TASK]"),
     ] = None,
     policy: Annotated[str, typer.Option(help="Who acts: random, oracle, or a run folder.")] = "random",
-    episodes: Annotated[int, typer.Option(min=1, help="Number of episodes.")] = 100,
+    demonstrations: Annotated[
+        Path | None, typer.Option("--from", help="Play the actions of this file instead, see docs/imitation.md.")
+    ] = None,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="Number of episodes. [default: 100; with --from, all]")
+    ] = None,
     split: Annotated[Literal["train", "evaluation"], typer.Option(help="Which maps and seeds to use.")] = "train",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode; each next episode adds 1.")] = 0,
     noise: Annotated[
@@ -145,7 +150,7 @@ def collect(
     from pr2l.training.collect import collect as run
 
     more: dict[str, Any] = {"options": values, "split": split, "seed": seed, "noise": noise, "labels": labels}
-    more["infos"] = info or []
+    more |= {"infos": info or [], "demonstrations": demonstrations}
     run(environment, task, output, policy=policy, episodes=episodes, **more)
 
 

@@ -1,5 +1,5 @@
 """ObjectNav of habitat-lab: walk through a house to an object of the named kind and say "stop" beside it."""
 
-from .environment import ENDING_ACTIONS, NEAR, TASKS, Defaults, kinds, make, oracle
+from .environment import ENDING_ACTIONS, NEAR, TASKS, Defaults, begin, demonstrations, kinds, make, oracle
 
-__all__ = ["ENDING_ACTIONS", "NEAR", "TASKS", "Defaults", "kinds", "make", "oracle"]
+__all__ = ["ENDING_ACTIONS", "NEAR", "TASKS", "Defaults", "begin", "demonstrations", "kinds", "make", "oracle"]

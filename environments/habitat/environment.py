@@ -12,8 +12,9 @@ goal's category as one-hot vectors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -25,10 +26,12 @@ from ..isolation.interpreters import interpreter
 from ..isolation.isolated import Isolated
 from .furniture import CATEGORIES, NAMES, WORDS
 from .houses import FEWEST, MOST
+from .replay import read_replays
 
-__all__ = ["TASKS", "Defaults", "Task", "kinds", "make", "oracle"]
+__all__ = ["TASKS", "Defaults", "Task", "begin", "demonstrations", "kinds", "make", "oracle"]
 
-ACTIONS = 4
+ACTION_NAMES = ("stop", "move_forward", "turn_left", "turn_right")  # of habitat-lab, in the order of our actions
+ACTIONS = len(ACTION_NAMES)
 ENDING_ACTIONS = (0,)  # "stop": never drawn as noise when episodes of an expert are collected
 NEAR = 1.5  # metres: a labelled object is near below this distance and far from twice this distance on
 SPLITS = ("train", "evaluation")
@@ -134,3 +137,31 @@ def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
         return int(isolated.call("oracle_action"))
 
     return act
+
+
+def demonstrations(path: Path) -> Iterator[base.Demonstration]:
+    """Read human demonstrations in the format of Habitat-Web and PIRLNav: see replay.py.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not in that format.
+    """
+    for replay in read_replays(path):
+        start = (replay.scene_id, replay.goal, list(replay.position), list(replay.rotation))
+        missing = sorted(set(replay.actions) - set(ACTION_NAMES))
+        if missing:
+            yield base.Demonstration(start, (), f"it has the action {missing[0]}, which this environment lacks")
+        else:
+            yield base.Demonstration(start, tuple(ACTION_NAMES.index(action) for action in replay.actions))
+
+
+def begin(env: gym.Env[Any, Any], start: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Move a running episode to the start of a demonstration; returns observation and info.
+
+    Raises:
+        ValueError: If no episode of the environment's data set is in that scene with that goal.
+    """
+    isolated = env.unwrapped
+    assert isinstance(isolated, Isolated)
+    observation, info = isolated.call("begin", *start)
+    return observation, info

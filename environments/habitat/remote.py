@@ -7,6 +7,7 @@ Config, dataset, episodes, task, sensors and measures are habitat-lab's. The sim
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Iterator
@@ -89,12 +90,31 @@ class ObjectNav:
         return self._observation(observations), float(reward), stopped, done and not stopped, self._info(metrics)
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Answer "oracle_action", the expert's next action, or "house", the name of the scene."""
+        """Answer "oracle_action", the expert's next action, "house", the name of the scene, or "begin"."""
         if name == "oracle_action":
             return ACTIONS.index(self._expert.action(self._habitat))
         if name == "house":
             return Path(self._habitat.current_episode.scene_id).name
-        raise ValueError(f"{name!r} is not a call of this environment; 'oracle_action' and 'house' are")
+        if name == "begin":
+            return self._begin(*arguments)
+        raise ValueError(f"{name!r} is not a call of this environment; 'oracle_action', 'house' and 'begin' are")
+
+    def _begin(self, scene_id: str, goal: str, position: Any, rotation: Any) -> tuple[Observation, Info]:
+        """Reset to a start that the data set does not have, in a scene and with a goal that it has."""
+        scene = Path(scene_id).name
+        alike = [episode for episode in self._habitat.episodes if Path(episode.scene_id).name == scene]
+        alike = [episode for episode in alike if episode.object_category == goal]
+        if not alike:
+            raise ValueError(f"no episode of the data set is in the scene {scene} with the goal {goal}")
+        # A shallow copy shares the goals; the cached shortest path is that of the other start.
+        episode = copy.copy(alike[0])
+        episode.start_position, episode.start_rotation = list(position), list(rotation)
+        episode._shortest_path_cache = None
+        self._habitat.current_episode = episode
+        self._previous = -1
+        self._expert.reset()
+        observations, metrics = self._env.reset(return_info=True)
+        return self._observation(observations), self._info(metrics)
 
     def close(self) -> None:
         self._env.close()

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from copy import deepcopy
@@ -59,7 +61,8 @@ def collect(
     folder: Path | None = None,
     *,
     policy: str = "random",
-    episodes: int = 100,
+    demonstrations: Path | None = None,
+    episodes: int | None = None,
     options: Mapping[str, Any] | None = None,
     split: Literal["train", "evaluation"] = "train",
     seed: int = 0,
@@ -77,7 +80,10 @@ def collect(
         task: A key of the environment's TASKS.
         folder: The folder to make. None = data/<environment>-<task>.
         policy: "random", "oracle", or the folder of a run of this task.
-        episodes: How many to record.
+        demonstrations: A file of recorded episodes whose actions are played in place of a policy's, such as human
+            demonstrations; for environments that can read them. Those that cannot be played, or whose actions do not
+            end the episode, are left out and counted.
+        episodes: How many to record. None = 100, or all demonstrations.
         options: Values for the environment's Defaults, over those of the run, if `policy` is one.
         split: Which maps and seeds the environment uses.
         seed: The seed of the first episode.
@@ -100,11 +106,15 @@ def collect(
     module = registry.load("environments", environment)
     if task not in module.TASKS:
         raise UnknownName(f"tasks of {environment}", task, module.TASKS)
-    run = _run(policy, environment, task)
+    if demonstrations is not None:
+        _check_demonstrations(module, environment, demonstrations, policy, noise)
+        policy = f"demonstrations of {demonstrations.name}"
+    run = None if demonstrations else _run(policy, environment, task)
+    episodes = 100 if episodes is None and demonstrations is None else episodes
     values = {**(run.config.environment_options if run else {}), **(options or {})}
     defaults = parse_options(module.Defaults, values, f"options of {environment!r}")
     env = module.make(task, defaults, split=split, labels=labels or policy != "random")
-    title = f"{policy} plays {environment}/{task}"
+    title = f"{policy} {'play' if demonstrations else 'plays'} {environment}/{task}"
     with closing(env), Progress() as progress:
         bar = progress.add_task(title, total=episodes)
         metadata = {
@@ -128,9 +138,25 @@ def collect(
             progress.advance(bar)
 
         never = getattr(module, "ENDING_ACTIONS", ())
-        _play(Recorder(env, write, noise, never, infos), module, task, run, policy, episodes, seed)
+        recorder = Recorder(env, write, noise, never, infos)
+        left_out: Counter[str] = Counter()
+        try:
+            if demonstrations is not None:
+                left_out = _play_demonstrations(recorder, module, demonstrations, episodes, seed)
+            else:
+                assert episodes is not None
+                _play(recorder, module, task, run, policy, episodes, seed)
+        except BaseException:
+            if not storage.total_episodes:
+                shutil.rmtree(folder)
+            raise
+    console = Console()
+    if left_out:
+        console.print(f"{left_out.total():,} demonstrations are left out; the most frequent reasons:")
+    for reason, number in left_out.most_common(5):
+        console.print(f"  {number:,}: {reason}", markup=False)
     command = embed_command(folder, environment, task, values)
-    Console().print(f"{episodes:,} episodes are in {folder}; next: [bold]{command}", soft_wrap=True, highlight=False)
+    console.print(f"{storage.total_episodes:,} episodes are in {folder}; next: {command}", markup=False)
     return minari.MinariDataset(storage)
 
 
@@ -182,6 +208,11 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
         observation, info = self.env.reset(seed=seed, options=options)
         self._seed, self._random = seed, np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(NOISE,)))
         self._noise_space.seed(int(self._random.integers(2**32)))
+        self.begin(observation, info)
+        return observation, info
+
+    def begin(self, observation: Observation, info: dict[str, Any]) -> None:
+        """Record a new episode from this observation on; `reset` does so, and only demonstrations start elsewhere."""
         self._actions: list[Any] = []
         self._choices: list[Any] = []
         self._rewards: list[float] = []
@@ -190,7 +221,6 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
         self._contexts: list[dict[str, str]] = []
         self._labels: list[Labels] = []
         self._observe(observation, info)
-        return observation, info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         action = as_element(self.action_space, action, "action")
@@ -285,6 +315,54 @@ def _play(env: Recorder, module: Any, task: str, run: Run | None, policy: str, e
     else:
         env.action_space.seed(seed)
         play(venv, _one(env.action_space.sample), episodes)
+
+
+def _check_demonstrations(module: Any, environment: str, path: Path, policy: str, noise: float) -> None:
+    if not hasattr(module, "demonstrations"):
+        raise UserError(f"{environment} cannot read demonstrations: it has no function `demonstrations`")
+    if noise or policy != "random":
+        raise UserError("demonstrations are played as they are: leave out --noise and --policy")
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+
+
+def _play_demonstrations(env: Recorder, module: Any, path: Path, episodes: int | None, seed: int) -> Counter[str]:
+    """Play demonstrations until `episodes` are recorded; returns how many were left out, by the reason."""
+    left_out: Counter[str] = Counter()
+    recorded = 0
+    for number, demonstration in enumerate(_read_demonstrations(module, path)):
+        if recorded == episodes:
+            break
+        problem = demonstration.problem or _play_demonstration(env, module, demonstration, seed + number)
+        left_out.update([problem] if problem else [])
+        recorded += not problem
+    if not recorded:
+        reason = f"the first one because {next(iter(left_out))}" if left_out else "it has none"
+        raise UserError(f"no demonstration of {path} could be recorded: {reason}")
+    return left_out
+
+
+def _read_demonstrations(module: Any, path: Path) -> Iterator[Any]:
+    try:
+        yield from module.demonstrations(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _play_demonstration(env: Recorder, module: Any, demonstration: Any, seed: int) -> str:
+    """Play one demonstration; returns why it could not be recorded, or ""."""
+    env.reset(seed=seed)
+    try:
+        env.begin(*module.begin(env, demonstration.start))
+    except (ValueError, RuntimeError) as error:  # the simulator lacks its scene, or failed
+        return str(error)
+    for action in demonstration.actions:
+        _, _, terminated, truncated, info = env.step(action)
+        if "cut" in info:
+            return f"the simulator failed: {info['cut']}"
+        if terminated or truncated:
+            return ""
+    return "its actions do not end the episode"
 
 
 def _one(decide: Callable[[], Any]) -> Any:
