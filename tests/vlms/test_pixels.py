@@ -14,7 +14,7 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from pr2l.vlms.pixels import Pixels
-from pr2l.vlms.resize import FILTERS, goes_down_first, resize, stretched
+from pr2l.vlms.resize import FILTERS, goes_down_first, pad_to_square, resize, stretched
 
 # What would change the geometry is switched off, since here a frame is always one stretched square.
 WHOLE = {
@@ -100,3 +100,58 @@ def test_the_sides_of_a_wide_frame_stay_in_the_picture():
     square = resize(wide, 10)
     assert square.shape == (1, 10, 10, 3)
     assert square[:, :, 0].min() > 250 and square[:, :, -1].min() > 250
+
+
+# Aspect ratio.
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def two_halves(height, width):
+    """A frame whose left half is red and whose right half is blue, uint8 [1, height, width, 3]."""
+    frame = np.zeros((1, height, width, 3), np.uint8)
+    frame[:, :, : width // 2], frame[:, :, width // 2 :] = RED, BLUE
+    return frame
+
+
+def test_a_letterbox_pads_both_sides_evenly():
+    """A tall phone screen in a square, by hand: 2 x 6 pixels become 6 x 6, the picture in columns 2 and 3."""
+    square = pad_to_square(two_halves(6, 2), np.array((1, 2, 3), np.uint8))
+    assert square.shape == (1, 6, 6, 3)
+    columns = [(1, 2, 3), (1, 2, 3), RED, BLUE, (1, 2, 3), (1, 2, 3)]
+    assert (square == np.array(columns, np.uint8)[None, None]).all()
+    wide = pad_to_square(two_halves(2, 5), np.array((1, 2, 3), np.uint8))
+    assert wide.shape == (1, 5, 5, 3)
+    assert [tuple(row[0]) for row in wide[0]] == [(1, 2, 3), RED, RED, (1, 2, 3), (1, 2, 3)]  # an odd pixel below
+    same = two_halves(4, 4)
+    assert pad_to_square(same, np.zeros(3, np.uint8)) is same
+
+
+@pytest.mark.parametrize(("normalize", "padding"), [(True, (127, 102, 51)), (False, (127, 127, 127))])
+def test_padding_is_the_processors_mean_colour(normalize, padding):
+    mean = [0.5, 0.4, 0.2]
+    processor = SiglipImageProcessorPil(do_normalize=normalize, image_mean=mean, image_std=[0.5] * 3)
+    pixels = Pixels(processor, 36, torch.device("cpu"), torch.float32, letterbox=True)
+    assert pixels.padding == padding
+    fitted = pixels.fit(two_halves(36, 18))
+    assert fitted.shape == (1, 36, 36, 3)
+    assert (fitted[0, :, [0, 35]] == padding).all() and (fitted[0, :, [9, 26]] == [[RED], [BLUE]]).all()
+    values = pixels(two_halves(36, 18))
+    assert values.shape == (1, 3, 36, 36)
+    if normalize:
+        assert values[..., 0].abs().max() < 0.01  # the mean becomes 0
+
+
+def test_without_a_letterbox_a_tall_frame_is_stretched():
+    pixels = Pixels(SiglipImageProcessorPil(), 36, torch.device("cpu"), torch.float32)
+    fitted = pixels.fit(two_halves(36, 18))
+    assert (fitted[0, :, [0, 35]] == [[RED], [BLUE]]).all()
+
+
+def test_a_picture_need_not_be_square():
+    pixels = Pixels(SiglipImageProcessorPil(), (20, 40), torch.device("cpu"), torch.float32)
+    pictures = frames(3, 33, 50)
+    pixels.in_torch = True
+    in_torch = pixels.resize(pictures)
+    pixels.in_torch = False
+    assert in_torch.shape == (3, 3, 20, 40) and torch.equal(in_torch, pixels.resize(pictures))
