@@ -1,21 +1,26 @@
 """Reads the parts of a checkpoint: config, model, tokenizer, image processor, chat template.
 
-Families read the parts one by one; only `generic` takes a whole processor, since that often builds a video
-processor too, which needs torchvision.
+Families read the parts one by one. Only `generic` reads a whole processor, which often includes a video processor
+that needs torchvision.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
+import socket
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 import transformers
+from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
@@ -33,21 +38,23 @@ from pr2l.core.errors import UserError, did_you_mean
 from pr2l.vlms.allocator import keep_freed_memory
 
 WEIGHTS = Path(__file__).parent / "weights"
-READ = {".safetensors", ".bin", ".pt", ".json", ".jinja", ".model", ".txt"}  # what may matter of a checkpoint's files
+READ = {".safetensors", ".bin", ".pt", ".json", ".jinja", ".model", ".txt"}  # files that states may depend on
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+CONNECT_SECONDS = 5
 
 
 def locate(name: str) -> str:
-    """The folder or Hub id behind a VLM's name; for one that ships with pr2l its folder beside this file."""
+    """Return the folder or Hub id of a VLM's name; for one that ships with pr2l its folder beside this file."""
     return str(WEIGHTS / name) if name in shipped() else name
 
 
 def shipped() -> list[str]:
-    """The names of the VLMs whose weights ship with pr2l."""
+    """Return the names of the VLMs whose weights ship with pr2l."""
     return sorted(config.parent.name for config in WEIGHTS.glob("*/config.json"))
 
 
 def source(path: str) -> dict[str, str]:
-    """Which weights these are: a folder's last name and a digest of its files, or a Hub id and its commit.
+    """Identify the weights: a folder's last name and a digest of its files, or a Hub id and its commit.
 
     The digest reads all weights, which takes about a second per gigabyte.
     """
@@ -60,33 +67,54 @@ def source(path: str) -> dict[str, str]:
 
 
 def model_type(path: str) -> str | None:
-    """Which architecture a checkpoint says it is; None = it does not say. Raises as read_config does.
+    """Return a checkpoint's `model_type`; None = its config has none. Errors as of read_config.
 
-    A run of Prismatic's trainer has the trainer's own config.json, which does not.
+    A run of Prismatic's trainer has the trainer's own config.json, without a model_type.
     """
     values = read_values(path)
     return "prismatic" if "vision_backbone_id" in values.get("model", ()) else values.get("model_type")
 
 
 def read_values(path: str) -> dict[str, Any]:
-    """What config.json says; UserError if there is no such folder or Hub model, or it cannot be reached."""
+    """Return the values of config.json; UserError if there is no such folder or Hub model, or it cannot be reached."""
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise UserError(f"the folder {path!r} holds no VLM: it has no config.json.")
+    if not Path(path).is_dir():
+        _check_hub(path)
     values: dict[str, Any] = _read(path, "config", lambda: PreTrainedConfig.get_config_dict(path)[0])
     return values
 
 
+def _check_hub(path: str) -> None:
+    """Raise UserError at once where the Hub's client would retry for half a minute before it fails."""
+    if constants.is_offline_mode():
+        return  # no retries
+    if not HUB_ID.fullmatch(path):
+        raise UserError(_absent(path, "config", "A Hub id has the form OWNER/NAME."))
+    if try_to_load_from_cache(path, "config.json") is not None or getproxies():
+        return
+    host = urlsplit(constants.ENDPOINT)
+    try:
+        port = host.port or {"http": 80}.get(host.scheme, 443)
+        socket.create_connection((str(host.hostname), port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(_absent(path, "config", f"{constants.ENDPOINT} cannot be reached: {error}.")) from error
+
+
 def read_config(path: str) -> Any:
-    """The checkpoint's config. Raises UserError where it cannot be read."""
+    """Read the checkpoint's config. Raises UserError where it cannot be read."""
     return _read(path, "config", lambda: AutoConfig.from_pretrained(path))
 
 
 def read_model(
     path: str, device: str, dtype: str, read: Callable[[str, torch.dtype], Any], random_weights: int | None = None
 ) -> Any:
-    """The model that `read` gives, for inference; with dtype int8, its linear layers quantised.
+    """Read a model for inference.
 
-    device, dtype, random_weights: as in Defaults; `read` is given the checkpoint's path and the type of its weights.
+    Args:
+        path: Of the checkpoint.
+        device, dtype, random_weights: As in Defaults. With dtype int8, linear layers are quantised.
+        read: Called with the path and the type of the weights; returns the model on the CPU.
     """
     chosen = torch.device(_device(device))
     if chosen.type == "cpu":
@@ -101,7 +129,7 @@ def read_model(
 
 @torch.no_grad()
 def _draw_weights(model: Any, seed: int) -> None:
-    """Replaces every weight as if the model had just been made; torch's generators stay as they were."""
+    """Initialise every weight anew; torch's generators stay as they were."""
     for part in (*model.modules(), *model.parameters(), *model.buffers()):
         part._is_hf_initialized = False  # transformers draws nothing that it has read
     with torch.random.fork_rng(devices=[]):
@@ -112,7 +140,7 @@ def _draw_weights(model: Any, seed: int) -> None:
 
 
 def read_generation_config(path: str, config: Any) -> Any:
-    """What `generate` would go by; like the model's own, made from the config where the checkpoint holds none."""
+    """Read the generation config; as transformers does, derive it from the config where the checkpoint has none."""
     try:
         return GenerationConfig.from_pretrained(path)
     except OSError:
@@ -120,21 +148,21 @@ def read_generation_config(path: str, config: Any) -> Any:
 
 
 def read_final_norm(path: str, config: Any) -> torch.nn.Module:
-    """The language model's last norm, in float32, without its other weights. UserError if it is not to be found."""
+    """Read the language model's last norm alone, in float32. Raises UserError if it is not found."""
     with torch.device("meta"):
         norm = getattr(AutoModelForImageTextToText.from_config(config).get_decoder(), "norm", None)
     files = _read(path, "safetensors weights", lambda: _weight_files(path))
-    # What stands before the name has changed over the years; vision towers have norms of that name as well.
-    found = [name for name in files if name.endswith(".norm.weight") and "vis" not in name]
-    if norm is None or len(found) != 1:
+    # The prefix of the name has changed over the years; vision towers have norms of that name as well.
+    names = [name for name in files if name.endswith(".norm.weight") and "vis" not in name]
+    if norm is None or len(names) != 1:
         raise UserError(f"{path!r} has no final norm that could be read alone; leave its last layer out of layers.")
-    with safe_open(cached_file(path, files[found[0]]), "pt") as weights:
-        norm.load_state_dict({"weight": weights.get_tensor(found[0]).float()}, assign=True)
+    with safe_open(cached_file(path, files[names[0]]), "pt") as weights:
+        norm.load_state_dict({"weight": weights.get_tensor(names[0]).float()}, assign=True)
     return norm.requires_grad_(False)
 
 
 def _weight_files(path: str) -> dict[str, str]:
-    """Name of a weight -> the file that holds it."""
+    """Map the name of each weight to the file that holds it."""
     index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
     if index is not None:
         return dict(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"])
@@ -143,31 +171,34 @@ def _weight_files(path: str) -> dict[str, str]:
 
 
 def read_weights(path: str, dtype: torch.dtype, config: Any | None = None) -> Any:
-    """The unmodified model of transformers' own classes, on the CPU.
+    """Read the unmodified model of transformers' own classes, on the CPU.
 
-    config: of a model with fewer layers than the checkpoint, the others of which are not read; None = all of it.
+    Args:
+        path: Of the checkpoint.
+        dtype: Of the weights.
+        config: Of a model with fewer layers than the checkpoint, whose other layers are not read; None = all of it.
     """
     with nullcontext() if config is None else surplus_unreported():
         return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, config=config)
 
 
 def read_tokenizer(path: str, subfolder: str = "") -> Any:
-    """The tokenizer, from the checkpoint or a folder inside it."""
+    """Read the tokenizer from the checkpoint or a folder inside it."""
     return _read(path, "tokenizer", lambda: AutoTokenizer.from_pretrained(path, subfolder=subfolder))
 
 
 def read_image_processor(path: str) -> Any:
-    """The image processor, in the form that needs no torchvision."""
+    """Read the image processor in the form that needs no torchvision."""
     return _read(path, "image processor", lambda: AutoImageProcessor.from_pretrained(path, backend="pil"))
 
 
 def read_processor(path: str) -> Any:
-    """The whole processor, for a family of which nothing else is known."""
+    """Read the whole processor, for a family of which nothing else is known."""
     return _read(path, "processor", lambda: AutoProcessor.from_pretrained(path, backend="pil"))
 
 
 def read_chat_template(path: str, tokenizer: Any) -> str | None:
-    """The Jinja text that lays out a conversation, or None if the checkpoint has none."""
+    """Read the Jinja template of conversations; None if the checkpoint has none."""
     if tokenizer.chat_template is not None:
         return str(tokenizer.chat_template)
     # Older checkpoints keep it in a file that only the processor would read.
@@ -176,7 +207,7 @@ def read_chat_template(path: str, tokenizer: Any) -> str | None:
 
 
 def read_json(path: str, name: str) -> Any:
-    """What a JSON file of a checkpoint holds; None where there is no such file, or it cannot be asked for."""
+    """Read a JSON file of a checkpoint; None where there is no such file, or the Hub cannot be reached."""
     file = cached_file(
         path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
     )
@@ -186,7 +217,7 @@ def read_json(path: str, name: str) -> Any:
 def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
-    except SafetensorError as error:  # half a download, or a pointer that git-lfs left
+    except SafetensorError as error:  # an interrupted download, or a pointer that git-lfs left
         raise UserError(f"the {part} of {path!r} is no whole .safetensors file ({error}); fetch it anew") from error
     except OSError as error:
         raise UserError(_absent(path, part, _first_line(error))) from error
@@ -198,18 +229,18 @@ def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
 
 @contextmanager
 def surplus_unreported() -> Iterator[None]:
-    """Without transformers' report on weights that have no place in the model; one on anything else still comes."""
+    """Silence transformers' report on weights that have no place in the model; any other report still comes."""
     logger = logging.getLogger("transformers.modeling_utils")
 
-    def tells_more(record: logging.LogRecord) -> bool:
-        said = record.getMessage()
-        return "UNEXPECTED" not in said or any(word in said for word in ("MISSING", "MISMATCH", "CONVERSION"))
+    def reports_more(record: logging.LogRecord) -> bool:
+        report = record.getMessage()
+        return "UNEXPECTED" not in report or any(word in report for word in ("MISSING", "MISMATCH", "CONVERSION"))
 
-    logger.addFilter(tells_more)
+    logger.addFilter(reports_more)
     try:
         yield
     finally:
-        logger.removeFilter(tells_more)
+        logger.removeFilter(reports_more)
 
 
 def _absent(path: str, part: str, reason: str) -> str:
@@ -236,7 +267,7 @@ def _device(name: str) -> str:
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """Of the weights as loaded; auto on a GPU is the best half precision that it has."""
+    """Type of the weights as loaded; auto on a GPU is the best half precision that it has."""
     if name == "int8" and device.type != "cpu":
         raise UserError(f"dtype=int8 is for CPUs, and the device is {device.type}; use dtype=auto or device=cpu.")
     if device.type == "cpu" and name in ("auto", "int8", "fastest"):
@@ -249,12 +280,12 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 def cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 matrices itself; one that emulates it takes 2.5 times as long as float32."""
-    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
 def _with_int8_layers(model: Any) -> Any:
-    """Linear layers with int8 weights; activations are quantised as they come (dynamic quantisation)."""
+    """Quantise the weights of linear layers to int8; activations are quantised in each pass (dynamic quantisation)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is deprecated for torchao, which is slower at this on a CPU
         return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, torch.qint8, inplace=True)

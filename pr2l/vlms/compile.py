@@ -1,4 +1,4 @@
-"""Compiled modules, and the few batch sizes that they see: torch.compile makes code for one shape at a time.
+"""Compiled modules, and the few batch sizes that they run at: torch.compile makes code for one shape at a time.
 
     4 environments             rows 0 1 2 3          run as they are: n = 4
     and a terminal frame       rows 0 1 2 3 4        run at 2n, as rows 0 1 2 3 4 4 4 4
@@ -17,30 +17,34 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-SHAPES = 64  # code that a module may have, then it runs uncompiled: two batch sizes for each length of a prompt
+SHAPES = 64  # compiled versions of a module, beyond which it runs uncompiled: two batch sizes per length of a prompt
 
 
 class Buckets:
-    """The batch sizes n and 2n, n being the rows of the first batch; without `fixed`, batches stay as they come."""
+    """Batch sizes n and 2n, n being the number of rows of the first batch.
+
+    Args:
+        fixed: False = batches keep their size.
+    """
 
     def __init__(self, fixed: bool) -> None:
         self.fixed, self.n = fixed, 0
 
     def pieces(self, count: int) -> list[list[int]]:
-        """The rows of a batch, in pieces of at most 2n."""
+        """Split the rows of a batch into pieces of at most 2n."""
         self.n = self.n or count
         most = 2 * self.n if self.fixed else count
         return [list(range(start, min(start + most, count))) for start in range(0, count, most)]
 
     def padded(self, rows: Sequence[int]) -> list[int]:
-        """At most 2n rows, the last of which comes again until they are n or 2n."""
+        """Repeat the last of at most 2n rows until they are n or 2n."""
         self.n = self.n or len(rows)
         size = self.n if len(rows) <= self.n else 2 * self.n
         return [*rows, *[rows[-1]] * (size - len(rows) if self.fixed else 0)]
 
 
 def compile_forward(module: nn.Module) -> None:
-    """Compiles a module's passes, but for those that learn, or keep or go on from keys and values.
+    """Compile a module's passes, except those with gradients and those with a cache of keys and values.
 
     Cached decoding has a new shape for each token.
     """
@@ -59,7 +63,7 @@ def _where_it_can(plain: Callable[..., Any], fast: Callable[..., Any]) -> Callab
     @wraps(plain)
     def forward(*args: Any, **kwargs: Any) -> Any:
         nonlocal began
-        cached = kwargs.get("use_cache") or kwargs.get("past_key_values") is not None
+        cached = kwargs.get("use_cache") or any(kwargs.get(name) is not None for name in ("past_key_values", "cache"))
         # In its first pass transformers hooks a module up to give its states; code from before would be made again.
         if cached or torch.is_grad_enabled() or not began:
             began = began or not cached

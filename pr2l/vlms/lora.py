@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +57,8 @@ def add_lora(model: nn.Module, options: Lora, seed: int = 0) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         try:
-            adapted = _peft().get_peft_model(model, config)
+            with _without_peft_warning():
+                adapted = _peft().get_peft_model(model, config)
         except ValueError as error:
             raise UserError(_no_targets(model, targets, error)) from error
     _refuse_shared_weights(adapted, targets)
@@ -86,7 +90,8 @@ def read_lora(model: nn.Module, folder: Path) -> Any:
     try:
         with safe_open(folder / WEIGHTS_FILE, "pt") as weights:
             saved = set(weights.keys())
-        adapted = _peft().PeftModel.from_pretrained(model, folder, is_trainable=True)
+        with _without_peft_warning():
+            adapted = _peft().PeftModel.from_pretrained(model, folder, is_trainable=True)
         if different := sorted(saved ^ set(_peft().get_peft_model_state_dict(adapted, save_embedding_layers=False))):
             raise ValueError(f"{different[0]} is in one of them alone")
     except SafetensorError as error:
@@ -96,6 +101,14 @@ def read_lora(model: nn.Module, folder: Path) -> Any:
         raise UserError(f"the adapter in {str(folder)!r} is not one of a {type(model).__name__}: {reason}") from error
     _refuse_shared_weights(adapted, "those of the adapter")
     return adapted
+
+
+@contextmanager
+def _without_peft_warning() -> Iterator[None]:
+    """Silence a FutureWarning of transformers about an attribute that peft 0.21 reads, and no user can change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def _refuse_shared_weights(adapted: Any, targets: Any) -> None:

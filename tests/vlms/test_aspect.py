@@ -7,6 +7,8 @@ from test_families import CASES, TEXTS, N, close, folder, stacked, unmodified, v
 from tiny_parts import frames
 
 from pr2l.core.errors import UserError
+from pr2l.encoders import prompted
+from pr2l.encoders.base import EncoderSource
 from pr2l.vlms.base import Defaults
 from pr2l.vlms.loading import load_vlm
 from pr2l.vlms.qwen import QwenVL
@@ -90,3 +92,14 @@ def test_several_native_images_stand_in_one_conversation():
     assert (
         hidden.spans["image"].stop == 2 * model.image_length() and hidden.mask[0, : hidden.spans["prompt"].stop].all()
     )
+
+
+def test_an_encoder_takes_the_size_of_its_frames():
+    case = CASE["qwen2_5_vl"]
+    options = Defaults(aspect="native", image_size=64, generation="none")
+    source = EncoderSource(str(folder(case)), options, None, [{}], (*PHONE, 3), ())
+    encoder = prompted.create(source, prompted.Defaults())
+    assert encoder.vlm.options.frame_size == PHONE
+    assert encoder.encode(frames(2, *PHONE), [{}, {}]).values.shape[:2] == (2, encoder.tokens)
+    with pytest.raises(UserError, match="image_tokens=4 pools a square grid"):
+        prompted.create(source, prompted.Defaults(image_tokens=4))

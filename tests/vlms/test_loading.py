@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from pydantic import ValidationError
 from test_families import CASES, TEXTS, folder, pictures, unmodified, vlm
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, PreTrainedConfig
 
 import pr2l.vlms
 from pr2l.core import registry
@@ -252,3 +253,22 @@ def test_the_package_imports_its_names_when_they_are_used():
     assert names == pr2l.vlms.__all__ and [getattr(pr2l.vlms, name).__name__ for name in names] == names
     with pytest.raises(AttributeError, match="no attribute 'Vlm'"):
         pr2l.vlms.Vlm  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("tinny", "Did you mean 'tiny'.*OWNER/NAME"),
+        ("./models/llava", "neither a folder.*OWNER/NAME"),
+        ("HuggingFaceTB/SmolVLM-256M-Instruct", "http://127.0.0.1:1 cannot be reached"),
+    ],
+)
+def test_without_a_network_a_wrong_name_is_refused_at_once(name, reason, monkeypatch):
+    """The Hub's client, which would retry for half a minute, is not asked."""
+    for key in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", lambda *_: pytest.fail("the Hub's client was asked"))
+    with pytest.raises(UserError, match=reason):
+        load_vlm(name)

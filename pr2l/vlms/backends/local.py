@@ -24,12 +24,15 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from pr2l.core.types import Frames
 from pr2l.vlms.compile import Buckets, compile_forward
 from pr2l.vlms.conversation import Prompt
 from pr2l.vlms.options import Defaults
 
+# Name of keys and values, as an argument and in the output; the first from transformers 5.24 on.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 KEPT_TEXTS = 32  # a 7B model's keys and values of 32 tokens take 16 MB
 
 Choose = Callable[[Any, Tensor], Tensor]  # (ignored, logits [B, V]) -> scores whose largest entry is the next token
@@ -152,7 +155,7 @@ class Engine:
         input_states, tokens, generated = self.chosen(out.hidden_states), [], []
         for _ in range(steps):
             tokens.append(_next(choose, out.logits))
-            out = language_model(input_ids=tokens[-1], past_key_values=out.past_key_values, **options)
+            out = language_model(input_ids=tokens[-1], **{CACHE: out[CACHE]}, **options)
             generated.append(self.chosen(out.hidden_states))
         return PassStates(input_states, torch.cat(tokens, dim=1), torch.cat(generated, dim=2))
 
@@ -169,11 +172,11 @@ class Engine:
                 encoder_outputs=encoded,
                 attention_mask=mask,
                 decoder_input_ids=tokens[-1],
-                past_key_values=cache,
                 use_cache=True,
                 output_hidden_states=True,
+                **{CACHE: cache},
             )
-            cache = out.past_key_values
+            cache = out[CACHE]
             generated.append(self.chosen(out.decoder_hidden_states))
             tokens.append(_next(choose, out.logits))
         return PassStates(input_states, torch.cat(tokens[1:-1], dim=1), torch.cat(generated[1:], dim=2))
@@ -213,7 +216,7 @@ class Prefixes:
         length = int(places[0]) if text_first else int(places[-1]) + 1
         if text_first and length and not self.vlm.options.compile:  # a pass that continues from a cache is not compiled
             parts = [self._of_text(tuple(row)) for row in ids[:, :length].tolist()]
-            rest = {"input_ids": ids[:, length:], "past_key_values": _concatenated([cache for _, cache in parts])}
+            rest = {"input_ids": ids[:, length:], CACHE: _concatenated([cache for _, cache in parts])}
             return torch.cat([states for states, _ in parts]), self.vlm.lm_inputs(images.expand(), prompts) | rest
         same_template = bool((ids[:, :length] == ids[:1, :length]).all())
         several_images = len(images.places) > len(prompts)
@@ -224,7 +227,7 @@ class Prefixes:
             inputs = self.vlm.lm_inputs(images.features, prompts[:1] * images.count)  # of every distinct frame
             images.prefixes[beginning] = self._read(inputs | {"input_ids": inputs["input_ids"][:, :length]})
         states, cache = images.prefixes[beginning]
-        rest = {"input_ids": ids[:, length:], "past_key_values": _cache_rows(cache, images.places)}
+        rest = {"input_ids": ids[:, length:], CACHE: _cache_rows(cache, images.places)}
         return states[images.places], rest
 
     def _read_text(self, ids: tuple[int, ...]) -> tuple[Tensor, Any]:
@@ -232,7 +235,7 @@ class Prefixes:
 
     def _read(self, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
         out = self.vlm.language_model.model(**inputs, use_cache=True, output_hidden_states=self.engine.layers)
-        return self.engine.chosen(out.hidden_states), out.past_key_values
+        return self.engine.chosen(out.hidden_states), out[CACHE]
 
 
 def _concatenated(caches: list[Any]) -> Any:
