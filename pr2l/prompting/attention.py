@@ -1,6 +1,6 @@
-"""What a policy looks at: how its query token weighs image patches and words, drawn on the frame.
+"""Attention of a policy's query token to image patches and words, and a drawing of it.
 
-Attention says what is mixed into the summary, not why an action was taken; take it as a hint (Jain and Wallace 2019).
+Attention weights show what enters the summary. They do not explain an action (Jain and Wallace 2019).
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from pr2l.encoders.common.states import pooled_length
 from pr2l.encoders.prompted import PromptedEncoder
 
 
-class Seen(NamedTuple):
-    """One frame's attention, which sums to 1. words: of all other tokens than patches.
+class FrameAttention(NamedTuple):
+    """Attention weights of one frame; they sum to 1.
 
-    patches: [S, S]; None without the image, or where its tokens have no place in it, as a Q-Former's.
+    Attributes:
+        patches: [S, S] weights of image patches; None without the image segment, or if its tokens are not on a square
+            grid, such as those of a Q-Former.
+        words: Name and weight of every other token.
     """
 
     patches: npt.NDArray[np.float32] | None
@@ -33,7 +36,18 @@ class Seen(NamedTuple):
 
 @torch.no_grad()
 def query_attention(network: Any, tokens: Tokens) -> torch.Tensor:
-    """float32 [B, T]: how a token_transformer network weighs the tokens, mean over heads and queries; 0 at padding."""
+    """Attention weights of a token_transformer network, mean over heads and queries.
+
+    Args:
+        network: With one query token or more.
+        tokens: Values [B, T, D] and mask [B, T].
+
+    Returns:
+        float32 [B, T] weights that sum to 1; 0 at padding.
+
+    Raises:
+        UserError: If the network has no query token.
+    """
     if not hasattr(network, "decoder"):
         raise UserError(
             f"this {type(network).__module__} has no query token; train with network=token_transformer and "
@@ -46,13 +60,23 @@ def query_attention(network: Any, tokens: Tokens) -> torch.Tensor:
         network.summarise(tokens.values.float().masked_fill(~tokens.mask[..., None], 0.0), tokens.mask)
     finally:
         hook.remove()
-    [(given, options)] = calls
-    _, weights = attend(*given, **{**options, "need_weights": True})
+    [(inputs, options)] = calls
+    _, weights = attend(*inputs, **{**options, "need_weights": True})
     return torch.as_tensor(weights.mean(1))
 
 
-def seen(encoder: Any, weights: torch.Tensor, text: str, answer: str) -> Seen:
-    """The weights [T] of one frame, by what they lie on; encoder: a prompted one, which was asked `text`."""
+def frame_attention(encoder: Any, weights: torch.Tensor, text: str, answer: str) -> FrameAttention:
+    """Assign the attention weights of one frame to patches and words.
+
+    Args:
+        encoder: The encoder `prompted` that made the tokens.
+        weights: [T], see query_attention.
+        text: The prompt of the frame.
+        answer: The VLM's answer.
+
+    Raises:
+        UserError: For another encoder, or another layer_join than width.
+    """
     encoder = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
     if not isinstance(encoder, PromptedEncoder) or encoder.join != "width":
         raise UserError("attention can be drawn for encoder=prompted with layer_join=width")
@@ -62,37 +86,44 @@ def seen(encoder: Any, weights: torch.Tensor, text: str, answer: str) -> Seen:
         "prompt": encoder.prompt_tokens,
         "generated": vlm.new_tokens,
     }
-    parts = weights.cpu().split([lengths[segment] for segment in encoder.options.segments])
-    for segment, part in zip(encoder.options.segments, parts, strict=True):
+    of_segments = weights.cpu().split([lengths[segment] for segment in encoder.options.segments])
+    for segment, values in zip(encoder.options.segments, of_segments, strict=True):
         if segment == "image":
-            side = isqrt(len(part))
-            before = len(part) - side**2
-            if before > 1:  # no square grid, such as the 32 queries of a Q-Former
-                words += [(f"(image {number})", float(weight)) for number, weight in enumerate(part, start=1)]
+            side = isqrt(len(values))
+            extra = len(values) - side**2
+            if extra > 1:  # no square grid, such as the 32 queries of a Q-Former
+                words += [(f"(image {number})", float(weight)) for number, weight in enumerate(values, start=1)]
                 continue
-            patches = part[before:].reshape(side, side).numpy()
-            words += [("(whole image)", float(weight)) for weight in part[:before]]  # a mean over the picture
+            patches = values[extra:].reshape(side, side).numpy()
+            words += [("(whole image)", float(weight)) for weight in values[:extra]]  # a class token or mean
         else:
             names = _prompt_words(vlm, text) if segment == "prompt" else _answer_words(vlm, answer)
-            words += [(name, float(weight)) for name, weight in zip(names, part, strict=False)]
-    return Seen(patches, words)
+            words += [(name, float(weight)) for name, weight in zip(names, values, strict=False)]
+    return FrameAttention(patches, words)
 
 
-def draw_attention(frame_axes: Axes, word_axes: Axes, frame: npt.NDArray[np.uint8], given: Seen) -> None:
-    """The frame [H, W, 3], its patches the darker the less they weigh, and bars for words; dashed: an even weight."""
+def draw_attention(frame_axes: Axes, word_axes: Axes, frame: npt.NDArray[np.uint8], attention: FrameAttention) -> None:
+    """Draw a frame with its less attended patches darkened, and a bar for each word.
+
+    Args:
+        frame_axes: For the frame.
+        word_axes: For the bars; a dashed line marks equal weights.
+        frame: uint8 [H, W, 3].
+        attention: Its weights.
+    """
     height, width = frame.shape[:2]
     frame_axes.imshow(frame)
-    if given.patches is not None:
-        shade = np.zeros((*given.patches.shape, 4))
-        shade[..., 3] = 0.85 * (1 - given.patches / given.patches.max())
+    if attention.patches is not None:
+        shade = np.zeros((*attention.patches.shape, 4))
+        shade[..., 3] = 0.85 * (1 - attention.patches / attention.patches.max())
         frame_axes.imshow(shade, extent=(0, width, height, 0), interpolation="nearest")
-        frame_axes.set_title(f"patches: {given.patches.sum():.0%}", fontsize=9)
+        frame_axes.set_title(f"patches: {attention.patches.sum():.0%}", fontsize=9)
     frame_axes.set_axis_off()
-    names: Sequence[str] = [name for name, _ in given.words]
-    word_axes.barh(range(len(names)), [weight for _, weight in given.words], color="tab:orange")
+    names: Sequence[str] = [name for name, _ in attention.words]
+    word_axes.barh(range(len(names)), [weight for _, weight in attention.words], color="tab:orange")
     word_axes.set_yticks(range(len(names)), names, fontsize=8)
     word_axes.invert_yaxis()
-    tokens = len(names) + (0 if given.patches is None else given.patches.size)
+    tokens = len(names) + (0 if attention.patches is None else attention.patches.size)
     word_axes.axvline(1 / tokens, color="black", linestyle="--", linewidth=1)
     word_axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     word_axes.spines[["top", "right"]].set_visible(False)
@@ -104,6 +135,6 @@ def _prompt_words(vlm: Any, text: str) -> list[str]:
 
 
 def _answer_words(vlm: Any, answer: str) -> list[str]:
-    """The answer's tokens, and its end."""
+    """The answer's tokens and its end token."""
     ids = vlm.tokenizer(answer, add_special_tokens=False)["input_ids"]
     return [*(f"> {word}" for word in vlm.tokenizer.convert_ids_to_tokens(ids)), "> (end)"]

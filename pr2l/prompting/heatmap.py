@@ -1,4 +1,4 @@
-"""Where the information is: a heat map of probes, layer by segment, for every prompt."""
+"""Heat maps of probe accuracies by layer and segment, for each prompt."""
 
 from __future__ import annotations
 
@@ -16,23 +16,29 @@ from pr2l.prompting.probes import Probe
 if TYPE_CHECKING:
     from pr2l.prompting.score import LayerSegment, PromptScore
 
-ORDER = ("generated", "prompt", "image")  # from top to bottom, as information flows upwards
+ORDER = ("generated", "prompt", "image")  # from top to bottom
 
 
 def draw_scores(scores: Sequence[PromptScore], path: Path | None = None) -> Figure:
-    """A row of heat maps per prompt, a column per truth; written as PNG where a path is given."""
-    truths = list(scores[0].view)
-    layers = max(len({layer for layer, _ in each.cells[truths[0]]}) for each in scores)
-    figure = Figure(figsize=((1.6 + 0.62 * layers) * len(truths), 0.9 + 1.75 * len(scores)), layout="constrained")
+    """Draw a row of heat maps per prompt and a column per label.
+
+    Args:
+        scores: With `cells`.
+        path: Of a PNG to write; None = none.
+    """
+    labels = list(scores[0].view)
+    layers = max(len({layer for layer, _ in score.cells[labels[0]]}) for score in scores)
+    figure = Figure(figsize=((1.6 + 0.62 * layers) * len(labels), 0.9 + 1.75 * len(scores)), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(scores), len(truths), squeeze=False)
-    for row, each in zip(grid, scores, strict=True):
-        for axes, truth in zip(row, truths, strict=True):
-            draw_cells(axes, each.cells[truth])
-            whole = each.view[truth]
-            axes.set_title(f"{truth}: {whole.accuracy.value:.2f} together, chance {whole.chance:.2f}", fontsize=8)
-        name = each.prompt.name.rpartition("/")[2]
-        row[0].set_ylabel(f"{name}\nscore {each.score:.2f}", fontweight="bold", fontsize=9)
+    grid = figure.subplots(len(scores), len(labels), squeeze=False)
+    for row, score in zip(grid, scores, strict=True):
+        for axes, label in zip(row, labels, strict=True):
+            draw_cells(axes, score.cells[label])
+            combined = score.view[label]
+            title = f"{label}: {combined.accuracy.value:.2f} combined, chance {combined.chance:.2f}"
+            axes.set_title(title, fontsize=8)
+        name = score.prompt.name.rpartition("/")[2]
+        row[0].set_ylabel(f"{name}\nscore {score.score:.2f}", fontweight="bold", fontsize=9)
     for axes in grid[-1]:
         axes.set_xlabel("layer, from the end", fontsize=8)
     if path is not None:
@@ -41,12 +47,12 @@ def draw_scores(scores: Sequence[PromptScore], path: Path | None = None) -> Figu
 
 
 def draw_cells(axes: Axes, cells: dict[LayerSegment, Probe]) -> None:
-    """Balanced accuracies of one truth, layers from left to right, coloured from chance to 1."""
+    """Draw the balanced accuracies of one label, layers from left to right, coloured from chance to 1."""
     layers = list(dict.fromkeys(layer for layer, _ in cells))
     segments = [name for name in ORDER if any(segment == name for _, segment in cells)]
     values = np.full((len(segments), len(layers)), np.nan)
-    for (layer, segment), each in cells.items():
-        values[segments.index(segment), layers.index(layer)] = each.accuracy.value
+    for (layer, segment), probe in cells.items():
+        values[segments.index(segment), layers.index(layer)] = probe.accuracy.value
     chance = next(iter(cells.values())).chance
     axes.imshow(values, vmin=chance, vmax=1, cmap="viridis", aspect="auto")
     for (row, column), value in np.ndenumerate(values):

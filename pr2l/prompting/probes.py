@@ -1,8 +1,7 @@
-"""What can be told from an answer, and from an embedding by a linear probe, with what chance alone would tell.
+"""Accuracy of answers, and of linear probes on embeddings, with the chance level.
 
-A linear probe (Alain and Bengio 2016) is a logistic regression on frozen states: what it can tell, a policy need not
-compute. Every frame is told by a probe that was fitted without its group, so that neighbouring frames of an episode,
-which look alike, are never on both sides.
+A linear probe (Alain and Bengio 2016) is a logistic regression on frozen states. It is cross-validated with groups:
+frames of an episode are alike, so they are never both in training and in test folds.
 """
 
 from __future__ import annotations
@@ -28,13 +27,16 @@ FOLDS = 5
 RESAMPLES = 2000  # of the bootstrap
 PENALTY = 0.01  # inverse strength of the ridge penalty: there are more features than frames
 YES, NO = "yes", {"no", "not", "nowhere", "nothing", "none", "zero", "cannot"}  # and isn't, can't, ...
-TOLD = {*DIRECTIONS, *DISTANCES, *COUNTS[1:]}  # whole answers to where, how far and how many that say it is there
+PRESENT_ANSWERS = {*DIRECTIONS, *DISTANCES, *COUNTS[1:]}  # answers to where, how far and how many that mean yes
 
 
 class Probe(NamedTuple):
-    """Balanced accuracy in 0..1, the mean over classes of the share told right, with its 95 % interval over groups.
+    """Result of a linear probe.
 
-    chance: what guessing gets, one over the number of classes; frames: how many were told.
+    Attributes:
+        accuracy: Balanced accuracy from 0 to 1 (mean over classes of the recall), with a 95 % interval over groups.
+        chance: Accuracy of guessing: one over the number of classes.
+        frames: Number of frames.
     """
 
     accuracy: Estimate
@@ -43,14 +45,19 @@ class Probe(NamedTuple):
 
     @property
     def skill(self) -> float:
-        """0 = chance, 1 = everything is told."""
+        """Accuracy rescaled so that 0 is chance and 1 is perfect."""
         return (self.accuracy.value - self.chance) / (1 - self.chance)
 
 
 def says(answer: str, target: str) -> bool:
-    """Whether an answer says that the target is there: by the first yes or no in it, or else by naming the target.
+    """Whether an answer says that the target is present.
 
-    "far left", "near" and "two" say so too, as answers to where, how far and how many. Anything else does not.
+    The first yes or no word decides. Without one, an answer says so if it names the target, or is a direction, a
+    distance or a count such as "far left", "near" or "two".
+
+    Args:
+        answer: The VLM's answer.
+        target: Name of the target; "" = unknown.
     """
     answer, target = (text.lower().replace("\u2019", "'") for text in (answer, target))  # a typographic apostrophe
     answer = answer.strip(" .")
@@ -58,14 +65,21 @@ def says(answer: str, target: str) -> bool:
     decided = next((word for word in words if word == YES or word in NO or word.endswith("n't")), None)
     if decided is not None:
         return decided == YES
-    return answer in TOLD or (target != "" and f" {target} " in f" {' '.join(words)} ")
+    return answer in PRESENT_ANSWERS or (target != "" and f" {target} " in f" {' '.join(words)} ")
 
 
 def share(hits: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -> Estimate | None:
-    """The share of hits [N] with its 95 % interval by Wilson (1927), sound for shares near 0 and 1 too; None of none.
+    """The share of hits with Wilson's 95 % interval, for frames that are alike within a group.
 
-    Frames of a group [N] are alike, so they count as fewer: N over the design effect (Korn and Graubard 1998), which
-    is at least 1. Where all frames are hits, or none is, nothing is known of it, and each counts.
+    The number of frames is divided by the design effect (Korn and Graubard 1998), which is at least 1. If all or none
+    are hits, the design effect is unknown, and every frame counts.
+
+    Args:
+        hits: [N].
+        groups: [N] group of each frame.
+
+    Returns:
+        None for no frames.
     """
     if not len(hits):
         return None
@@ -73,9 +87,9 @@ def share(hits: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -> Estimat
 
 
 def _design_effect(hits: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -> float:
-    """The variance of the share of hits, over what it would be if frames of a group [N] were not alike."""
+    """Variance of the share of hits, relative to that of independent frames."""
     rate, number = hits.mean(), np.unique(groups, return_inverse=True)[1]
-    surplus = np.bincount(number, weights=hits - rate)  # of each group's hits
+    surplus = np.bincount(number, weights=hits - rate)  # hits of each group above the average
     if len(surplus) < 2 or rate in (0, 1):
         return 1.0
     variance = len(surplus) / (len(surplus) - 1) * (surplus**2).sum() / len(hits) ** 2
@@ -83,45 +97,55 @@ def _design_effect(hits: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -
 
 
 def agreement(one: Sequence[bool], other: Sequence[bool]) -> float | None:
-    """Cohen's kappa of two prompts' answers: 1 = always the same, 0 = as by chance; None where neither ever varies."""
+    """Cohen's kappa of two prompts' answers: 1 = always the same, 0 = chance; None if all answers are the same."""
     if len({*one, *other}) == 1:
         return None
     return float(cohen_kappa_score(one, other))
 
 
-def probe(features: npt.NDArray[Any], truth: npt.NDArray[Any], groups: npt.NDArray[np.int64]) -> Probe | None:
-    """How well the truth [N] can be told linearly from features [N, F], over FOLDS folds of whole groups [N].
+def probe(features: npt.NDArray[Any], labels: npt.NDArray[Any], groups: npt.NDArray[np.int64]) -> Probe | None:
+    """Accuracy of a logistic regression, cross-validated over FOLDS folds of whole groups.
 
-    Classes with fewer frames, or in fewer groups, than there are folds are left out; None where one is left at most.
+    Args:
+        features: [N, F].
+        labels: [N] classes. Classes in fewer than FOLDS groups are left out.
+        groups: [N] group of each frame.
+
+    Returns:
+        None if fewer than two classes remain.
     """
-    classes = [value for value in np.unique(truth) if len(np.unique(groups[truth == value])) >= FOLDS]
-    keep = np.isin(truth, classes)
+    classes = [value for value in np.unique(labels) if len(np.unique(groups[labels == value])) >= FOLDS]
+    keep = np.isin(labels, classes)
     if len(classes) < 2:
         return None
-    features, truth, groups = features[keep], truth[keep], groups[keep]
-    # The PCA keeps everything: frames span a space of their number, and a fit there takes a fraction of the time.
+    features, labels, groups = features[keep], labels[keep], groups[keep]
+    # A PCA with all components: with more features than frames it makes the fit much faster and loses nothing.
     regression = LogisticRegression(C=PENALTY, class_weight="balanced", max_iter=300)
-    telling = make_pipeline(StandardScaler(), PCA(), regression)
+    classifier = make_pipeline(StandardScaler(), PCA(), regression)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-    # One thread: these matrices are small, and threads that wait for each other take longer than one alone.
-    # Where all features are constant the PCA divides 0 by 0, and all is chance.
+    # One thread: for small matrices more threads are slower. With constant features the PCA divides 0 by 0, and the
+    # accuracy is chance.
     with threadpool_limits(1, "blas"), np.errstate(invalid="ignore"):
-        told = cross_val_predict(telling, features, truth, groups=groups, cv=folds)
-    return Probe(_balanced(told == truth, truth, groups), 1 / len(classes), len(truth))
+        predicted = cross_val_predict(classifier, features, labels, groups=groups, cv=folds)
+    return Probe(_balanced(predicted == labels, labels, groups), 1 / len(classes), len(labels))
 
 
-def _balanced(hits: npt.NDArray[np.bool_], truth: npt.NDArray[Any], groups: npt.NDArray[np.int64]) -> Estimate:
-    """Mean over classes of the share of hits [N], with its 95 % bootstrap interval.
+def _balanced(hits: npt.NDArray[np.bool_], labels: npt.NDArray[Any], groups: npt.NDArray[np.int64]) -> Estimate:
+    """Balanced accuracy of hits [N], with its 95 % bootstrap interval over groups; draws that miss a class are omitted.
 
-    Whole groups are drawn, as frames of one are alike; draws that miss a class are left out.
+    At 1 the interval is at least as wide as Wilson's over groups.
     """
-    of_class = truth[:, None] == np.unique(truth)
+    of_class = labels[:, None] == np.unique(labels)
     number = np.unique(groups, return_inverse=True)[1]
-    frames, right = np.zeros((2, number.max() + 1, of_class.shape[1]))  # of each group and class
+    frames, right = np.zeros((2, number.max() + 1, of_class.shape[1]))  # [groups, classes]
     np.add.at(frames, number, of_class)
     np.add.at(right, number, of_class & hits[:, None])
-    times = np.random.default_rng(0).multinomial(len(frames), np.full(len(frames), 1 / len(frames)), RESAMPLES)
-    times = times[(times @ frames > 0).all(axis=1)]
-    drawn = (times @ right / (times @ frames)).mean(axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(float((right.sum(0) / frames.sum(0)).mean()), float(low), float(high))
+    counts = np.random.default_rng(0).multinomial(len(frames), np.full(len(frames), 1 / len(frames)), RESAMPLES)
+    counts = counts[(counts @ frames > 0).all(axis=1)]
+    draws = (counts @ right / (counts @ frames)).mean(axis=1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    value = float((right.sum(0) / frames.sum(0)).mean())
+    if value in (0, 1):
+        border = wilson(value, len(frames))
+        low, high = min(low, border.low), max(high, border.high)
+    return Estimate(value, float(low), float(high))

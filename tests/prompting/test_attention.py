@@ -11,7 +11,7 @@ from pr2l.core.errors import UserError
 from pr2l.core.types import Tokens
 from pr2l.encoders.base import EncoderSource
 from pr2l.policies.networks import mlp, token_transformer
-from pr2l.prompting.attention import draw_attention, query_attention, seen
+from pr2l.prompting.attention import draw_attention, frame_attention, query_attention
 from pr2l.rollout import build
 
 SPACE = spaces.Dict(
@@ -77,7 +77,7 @@ def test_weights_are_told_apart_by_patch_and_word():
     encoder = build.encoder(config)
     inner = encoder.encoder
     weights = torch.arange(inner.tokens).float()
-    found = seen(encoder, weights, "where is the imp ?", "far left")
+    found = frame_attention(encoder, weights, "where is the imp ?", "far left")
     assert found.patches.tolist() == np.arange(1, 17).reshape(4, 4).tolist()
     prompt, generated = 17, 17 + inner.prompt_tokens
     words = ["where", "is", "the", "imp", "?"]
@@ -95,7 +95,7 @@ def test_image_tokens_without_a_place_are_no_grid(monkeypatch):
     encoder = build.encoder(load_config("doom/fetch/prompted", ["encoder_options.segments=[image]"])).encoder
     monkeypatch.setattr(encoder.vlm, "image_length", lambda: 32)
     monkeypatch.setattr(encoder, "options", encoder.options.model_copy(update={"image_tokens": None}))
-    found = seen(encoder, torch.arange(32).float(), "", "")
+    found = frame_attention(encoder, torch.arange(32).float(), "", "")
     assert found.patches is None
     assert found.words == [(f"(image {number + 1})", float(number)) for number in range(32)]
 
@@ -105,4 +105,4 @@ def test_other_encoders_are_refused():
     from pr2l.encoders import pixels
 
     with pytest.raises(UserError, match="encoder=prompted"):
-        seen(pixels.create(source, pixels.Defaults()), torch.ones(3), "", "")
+        frame_attention(pixels.create(source, pixels.Defaults()), torch.ones(3), "", "")
