@@ -1,1 +1,1 @@
-"""How good a prompt is: scores, search, and correlation with what a policy reaches."""
+"""Scores of prompts, prompt search, and correlation with the results of training."""

@@ -1,10 +1,10 @@
-"""Does the score of a prompt foretell what a policy reaches with it?
+"""Correlation of a prompt's score with the success and return of policies trained with it.
 
-    suite of prompt variants --pr2l bench run--> rows ----> success rate, return after training \\
-                            \\--pr2l prompts score's probes--> score, its parts --------------> rank correlations
+    suite of prompt variants --pr2l bench run--> rows -------> success rate, return after training \\
+                            \\--pr2l prompts score-----------> score, accuracies -----------------> rank correlations
 
-Each method of the suite that reads a VLM's states is a variant: a prompt, VLM options, segments. Spearman's correlation
-is over variants; its interval redraws the runs of each, its p-value the pairing of scores with what was reached.
+A variant is a method of the suite with the encoder `prompted`: a prompt, VLM options and segments. Spearman's rank
+correlation is over variants. Its interval resamples the runs of each variant; its p-value is of a permutation test.
 """
 
 from __future__ import annotations
@@ -32,31 +32,37 @@ from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.io import write_json
 from pr2l.core.prompt import Prompt
-from pr2l.core.statistics import Band, Estimate, bootstrap_runs, spearman, stratified, success_rate
+from pr2l.core.statistics import FEW_SEEDS, Band, Estimate, bootstrap_runs, spearman, stratified, success_rate
 from pr2l.prompting.score import PromptScore, examples_of, score_one, scoring_of
 from pr2l.vlms.base import Defaults
 
-FEWEST = 4  # variants: of three, ranks say nothing
-REACHED = {"success": "success rate", "return": "return"}  # after training: keys of a row's episodes, and their names
-PAIRINGS = 9_999  # of the p-value, unless all are fewer
+FEWEST = 4  # variants for a rank correlation
+OUTCOMES = {"success": "success rate", "return": "return"}  # after training: key of a row's episodes -> name
+PERMUTATIONS = 9_999  # at most, of the permutation test
 EMPTY = Prompt(name="none", text="", why="the frame alone", source="prompt: null in a config")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A method, its score, and what the episodes of each of its runs reached, by the keys of REACHED."""
+    """A variant of a prompt.
+
+    Attributes:
+        name: The suite's method.
+        score: Its scores before training.
+        runs: For each key of OUTCOMES the values of the evaluation episodes of each run.
+    """
 
     name: str
     score: PromptScore
     runs: Mapping[str, Sequence[Sequence[float]]]
 
-    def reached(self, key: str) -> Estimate:
-        """Over its runs and their episodes."""
+    def outcome(self, key: str) -> Estimate:
+        """Mean over runs and episodes."""
         return success_rate(self.runs[key]) if key == "success" else bootstrap_runs(self.runs[key])
 
 
 class Rank(NamedTuple):
-    """Spearman's rank correlation; p: two-sided."""
+    """Spearman's rank correlation and its two-sided p-value."""
 
     rho: Estimate
     p: float
@@ -64,7 +70,7 @@ class Rank(NamedTuple):
 
 @dataclass(frozen=True)
 class Correlation:
-    """Of something that `pr2l prompts score` measures, with what is reached, by the keys of REACHED."""
+    """Correlation of one measurement of `pr2l prompts score` with each outcome, by the keys of OUTCOMES."""
 
     of: str
     ranks: dict[str, Rank]
@@ -73,33 +79,43 @@ class Correlation:
 def correlate(
     name: str, results: Path, out: Path, frames: int | None = None, methods: Sequence[str] = ()
 ) -> dict[str, list[Correlation]]:
-    """Prints and writes correlation.md, .json and .png into `out`, for each task of a suite that has been run.
+    """Correlate scores and outcomes for each task of a suite; print, and write correlation.md, .json and .png.
 
-    frames: to score on; None = as `pr2l prompts score`. methods: () = all of the suite's. Raises UserError where the
-    suite has no such method, or a task has fewer than FEWEST variants that were run with the same seeds.
+    Args:
+        name: The suite, as for load_suite.
+        results: Folder of its rows.
+        out: Folder of the files.
+        frames: For the scores; None = as `pr2l prompts score`.
+        methods: () = all methods of the suite.
+
+    Returns:
+        The correlations of each task.
+
+    Raises:
+        UserError: For an unknown method, or a task with fewer than FEWEST variants that were run with the same seeds.
     """
     suite = load_suite(name)
     if unknown := [method for method in methods if method not in suite.methods]:
         raise UnknownName(f"methods of {suite.name}", unknown[0], suite.methods)
     rows, chosen = read_rows(results, suite), methods or suite.methods
     variants = {task: _variants(suite, task, chosen, rows, frames) for task in suite.tasks}
-    found = {task: correlations(each) for task, each in variants.items()}
+    results_of = {task: correlations(of_task) for task, of_task in variants.items()}
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "correlation.json", {task: _as_json(variants[task], found[task]) for task in suite.tasks})
+    write_json(out / "correlation.json", {task: _as_json(variants[task], results_of[task]) for task in suite.tasks})
     command = _command(suite.name, frames, methods)
-    (out / "correlation.md").write_text(markdown(suite, variants, found, command), encoding="utf-8")
-    _draw(variants, found).savefig(out / "correlation.png", dpi=110)
+    (out / "correlation.md").write_text(markdown(suite, variants, results_of, command), encoding="utf-8")
+    _draw(variants, results_of).savefig(out / "correlation.png", dpi=110)
     console = Console()
     for task in suite.tasks:
-        console.print(_table(f"{task}: {len(variants[task])} variants", found[task]))
+        console.print(_table(f"{task}: {len(variants[task])} variants", results_of[task]))
     console.print(f"{out}: correlation.md, correlation.json, correlation.png", style="dim")
-    return found
+    return results_of
 
 
 def _variants(
     suite: Suite, task: str, methods: Sequence[str], rows: Sequence[Row], frames: int | None
 ) -> list[Variant]:
-    """Of these methods, those that read a VLM's states and have been run, each scored."""
+    """The methods with the encoder `prompted`, each scored."""
     first = suite.definition.seeds[0]
     configs = {method: suite.plan(task, method, first).config for method in methods}
     runs = {
@@ -108,53 +124,55 @@ def _variants(
         if config.encoder == "prompted"
     }
     if len({frozenset(each) for each in runs.values()}) > 1 or sum(map(bool, runs.values())) < FEWEST:
-        made = "; ".join(f"{name}: {' '.join(map(str, each)) or 'none'}" for name, each in runs.items())
+        seeds = "; ".join(f"{name}: {' '.join(map(str, by_seed)) or 'none'}" for name, by_seed in runs.items())
         raise UserError(
-            f"{task} of {suite.name} needs {FEWEST} or more methods with the encoder `prompted`, each run with the same"
-            f" seeds, and has ({made}); `pr2l bench run {suite.name}` makes what is missing"
+            f"{task} of {suite.name} needs {FEWEST} or more methods with the encoder `prompted`, run with the same"
+            f" seeds; seeds here: ({seeds}). `pr2l bench run {suite.name}` makes the missing runs"
         )
     variants = []
-    for name, by_seed in track(runs.items(), f"{task}: variants read"):
-        reached = {key: [row.played(key) for row in by_seed.values()] for key in REACHED}
-        variants.append(Variant(name, _score(configs[name], frames), reached))
+    for name, by_seed in track(runs.items(), f"{task}: scoring variants"):
+        outcomes = {key: [row.played(key) for row in by_seed.values()] for key in OUTCOMES}
+        variants.append(Variant(name, _score(configs[name], frames), outcomes))
     return variants
 
 
 def _score(config: RunConfig, frames: int | None) -> PromptScore:
-    """What `pr2l prompts score` says of a config's prompt, VLM options and segments; image tokens are 4 x 4 always."""
-    about: dict[str, Any] = {"task": f"{config.environment}/{config.task}", "vlm": config.vlm}
-    about |= {"environment_options": config.environment_options, **({"frames": frames} if frames else {})}
+    """Score a config's prompt, VLM options and segments, as `pr2l prompts score` does: with 4 x 4 image tokens."""
+    values: dict[str, Any] = {"task": f"{config.environment}/{config.task}", "vlm": config.vlm}
+    values |= {"environment_options": config.environment_options, **({"frames": frames} if frames else {})}
     asked = prompt.load(config.prompt_name) if config.prompt_name else EMPTY
     asked = asked.model_copy(update={"segments": config.options("encoder").segments})
     options: Defaults = config.options("vlm")
-    return score_one(asked, options, config.vlm, examples_of(scoring_of(about)), cells=False)
+    return score_one(asked, options, config.vlm, examples_of(scoring_of(values)), cells=False)
 
 
 def correlations(variants: Sequence[Variant]) -> list[Correlation]:
-    """Of the score, and of each number that it is made of or printed beside."""
-    reached = {key: np.array([[np.mean(run) for run in one.runs[key]] for one in variants]) for key in REACHED}
+    """Correlations of the score, and of each number that `pr2l prompts score` prints, but the time."""
+    outcomes = {
+        key: np.array([[np.mean(run) for run in variant.runs[key]] for variant in variants]) for key in OUTCOMES
+    }
     measured = [_measured(variant.score) for variant in variants]
-    known = [name for name in measured[0] if all(name in each for each in measured)]
-    values = {name: np.array([each[name] for each in measured]) for name in known}
-    return [Correlation(name, {key: _rank(values[name], means) for key, means in reached.items()}) for name in known]
+    shared = [name for name in measured[0] if all(name in values for values in measured)]
+    values = {name: np.array([numbers[name] for numbers in measured]) for name in shared}
+    return [Correlation(name, {key: _rank(values[name], means) for key, means in outcomes.items()}) for name in shared]
 
 
 def _measured(score: PromptScore) -> dict[str, float]:
-    """Every number that `pr2l prompts score` prints, but the time; without answers there are no rates of them."""
-    rates = {"says yes where it is": score.present, "says no where it is not": score.absent}
+    """Score, accuracies and, with answers, the rates of true yes and true no."""
+    rates = {"true yes": score.present, "true no": score.absent}
     answers = {name: rate.value for name, rate in rates.items() if rate}
-    return {"score": score.score, **{truth: each.accuracy.value for truth, each in score.view.items()}, **answers}
+    return {"score": score.score, **{label: probe.accuracy.value for label, probe in score.view.items()}, **answers}
 
 
-def _rank(values: NDArray[np.float64], reached: NDArray[np.float64]) -> Rank:
-    """values [variants], reached [variants, runs]."""
-    band: Band = stratified(lambda draws: spearman(values, draws.mean(axis=-1)), reached)
-    means = reached.mean(axis=-1)
+def _rank(values: NDArray[np.float64], outcomes: NDArray[np.float64]) -> Rank:
+    """values [variants], outcomes [variants, runs]."""
+    band: Band = stratified(lambda draws: spearman(values, draws.mean(axis=-1)), outcomes)
+    means = outcomes.mean(axis=-1)
     chance = permutation_test(
         (values,),
         lambda paired: spearman(paired, means),
         permutation_type="pairings",
-        n_resamples=PAIRINGS,
+        n_resamples=PERMUTATIONS,
         rng=np.random.default_rng(0),
     )
     return Rank(Estimate(*map(float, band)), float(chance.pvalue))
@@ -166,26 +184,28 @@ def _command(name: str, frames: int | None, methods: Sequence[str]) -> str:
 
 
 def markdown(
-    suite: Suite, variants: dict[str, list[Variant]], found: dict[str, list[Correlation]], command: str
+    suite: Suite, variants: dict[str, list[Variant]], results_of: dict[str, list[Correlation]], command: str
 ) -> str:
-    """The tables, with the commands that make them again, the last of which is given."""
-    definition = suite.definition
+    """The tables of all tasks, with the commands that make them."""
+    warning = f" With fewer than {FEW_SEEDS} seeds, intervals over runs may be too narrow."
+    few = any(len(variant.runs["success"]) < FEW_SEEDS for of_task in variants.values() for variant in of_task)
     parts = [
-        f"# Does the score foretell the return? {suite.name}, version {definition.version}",
-        f"{definition.why}. Spearman's rank correlation of what `pr2l prompts score` measures before training with the"
-        " success rate and the return after it, over variants. The interval redraws the runs of each variant; p is of a"
-        " permutation test.",
+        f"# Does the score foretell the return? {suite.name}, version {suite.definition.version}",
+        f"{suite.definition.why}. Spearman's rank correlation, over variants, of measurements of `pr2l prompts score`"
+        " before training with success rate and return after training. Intervals of correlations resample the runs of"
+        " each variant; p is of a permutation test. Intervals of success rate and return are over runs and episodes."
+        + (warning if few else ""),
         f"```console\npr2l bench run {suite.name}\n{command}\n```",
-        "![what each variant reached, over its score](correlation.png)",
+        "![success rate and return of each variant, over its score](correlation.png)",
     ]
-    for task, each in variants.items():
-        parts.append(f"## {task}, {len(each)} variants, runs of each: {len(each[0].runs['success'])}")
-        parts.append(markdown_table(("what", *_head()), _cells(found[task])))
+    for task, of_task in variants.items():
+        parts.append(f"## {task}: {len(of_task)} variants with {len(of_task[0].runs['success'])} runs each")
+        parts.append(markdown_table(("measurement", *_head()), _cells(results_of[task])))
         rows = [
-            (f"`{one.name}`", f"{one.score.score:.2f}", *(str(one.reached(key)) for key in REACHED))
-            for one in _ranked(each)
+            (f"`{one.name}`", f"{one.score.score:.2f}", *(str(one.outcome(key)) for key in OUTCOMES))
+            for one in _ranked(of_task)
         ]
-        parts.append(markdown_table(("variant", "score", *REACHED.values()), rows))
+        parts.append(markdown_table(("variant", "score", *OUTCOMES.values()), rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -195,50 +215,53 @@ def _ranked(variants: Sequence[Variant]) -> list[Variant]:
 
 
 def _head() -> list[str]:
-    return [*chain.from_iterable((f"with the {name}", "p") for name in REACHED.values())]
+    return [*chain.from_iterable((f"with the {name}", "p") for name in OUTCOMES.values())]
 
 
-def _cells(found: Sequence[Correlation]) -> list[tuple[str, ...]]:
-    """Rows below "what" and _head()."""
-    numbers = [[(str(rank.rho), f"{rank.p:.3f}") for rank in one.ranks.values()] for one in found]
-    return [(one.of, *chain.from_iterable(pairs)) for one, pairs in zip(found, numbers, strict=True)]
+def _cells(correlations_of_task: Sequence[Correlation]) -> list[tuple[str, ...]]:
+    """Rows: the measurement, and the columns of _head()."""
+    return [
+        (one.of, *chain.from_iterable((str(rank.rho), f"{rank.p:.3f}") for rank in one.ranks.values()))
+        for one in correlations_of_task
+    ]
 
 
-def _table(title: str, found: Sequence[Correlation]) -> Table:
+def _table(title: str, correlations_of_task: Sequence[Correlation]) -> Table:
     table = Table("Spearman's rho of", *_head(), title=title)
-    for cells in _cells(found):
+    for cells in _cells(correlations_of_task):
         table.add_row(*cells)
     return table
 
 
-def _as_json(variants: Sequence[Variant], found: Sequence[Correlation]) -> dict[str, Any]:
+def _as_json(variants: Sequence[Variant], correlations_of_task: Sequence[Correlation]) -> dict[str, Any]:
     return {
         "correlations": {
-            one.of: {key: {**rank.rho._asdict(), "p": rank.p} for key, rank in one.ranks.items()} for one in found
+            one.of: {key: {**rank.rho._asdict(), "p": rank.p} for key, rank in one.ranks.items()}
+            for one in correlations_of_task
         },
         "variants": {
-            one.name: one.score.as_json() | {key: one.reached(key)._asdict() for key in REACHED} for one in variants
+            one.name: one.score.as_json() | {key: one.outcome(key)._asdict() for key in OUTCOMES} for one in variants
         },
     }
 
 
-def _draw(variants: dict[str, list[Variant]], found: dict[str, list[Correlation]]) -> Figure:
-    """A column for each task, a row for what is reached: a point with its interval for each variant over its score."""
-    figure = Figure(figsize=(7 * len(variants), 5 * len(REACHED)), layout="constrained")
-    panels = figure.subplots(len(REACHED), len(variants), squeeze=False)
-    for column, (task, each) in enumerate(variants.items()):
-        for row, (key, name) in enumerate(REACHED.items()):
+def _draw(variants: dict[str, list[Variant]], results_of: dict[str, list[Correlation]]) -> Figure:
+    """A column for each task, a row for each outcome: outcome with interval of each variant, over its score."""
+    figure = Figure(figsize=(7 * len(variants), 5 * len(OUTCOMES)), layout="constrained")
+    panels = figure.subplots(len(OUTCOMES), len(variants), squeeze=False)
+    for column, (task, of_task) in enumerate(variants.items()):
+        for row, (key, name) in enumerate(OUTCOMES.items()):
             axes = panels[row, column]
-            _draw_points(axes, _ranked(each), key)
+            _draw_points(axes, _ranked(of_task), key)
             axes.set(xlabel="score before training", ylabel=f"{name} after training")
-            axes.set_title(f"{task}: Spearman's rho {found[task][0].ranks[key].rho}")
+            axes.set_title(f"{task}: Spearman's rho {results_of[task][0].ranks[key].rho}")
         panels[0, column].legend(fontsize=7, loc="upper left")
     return figure
 
 
 def _draw_points(axes: Axes, ranked: Sequence[Variant], key: str) -> None:
     for number, one in enumerate(ranked, start=1):
-        value, low, high = one.reached(key)
+        value, low, high = one.outcome(key)
         colour, label = f"C{(number - 1) % 10}", f"{number} {one.name}"
         axes.errorbar(one.score.score, value, [[value - low], [high - value]], fmt="o", color=colour, label=label)
         axes.annotate(str(number), (one.score.score, value), xytext=(4, 4), textcoords="offset points", fontsize=8)

@@ -1,14 +1,14 @@
-"""Frames of which it is known whether they show the thing that their context names, where, and how far away.
+"""Labelled frames for prompt evaluation: whether the target of a frame's context is present, where, and how far away.
 
-They come from a simulator that labels what it draws, from a data set of `pr2l collect --labels`, or from a folder of
-pictures with a table, labels.csv:
+They come from a simulator with labels, from a data set of `pr2l collect --labels`, or from a folder of pictures with a
+table, labels.csv:
 
     file,target,present,direction,distance,group
     0001.png,spider,yes,far left,near,walk 1
     0002.png,spider,no,,,walk 1
 
-`file` and `present` are needed. Frames of one `group`, such as a walk, resemble each other. Every other column fills
-the slot of its name.
+`file` and `present` are required. Frames of one `group`, such as a walk, are alike. Every other column fills the prompt
+slot of its name.
 """
 
 from __future__ import annotations
@@ -36,20 +36,25 @@ from pr2l.data.questions import DIRECTIONS, DISTANCES, View, direction, distance
 from pr2l.data.recording import Recording
 from pr2l.training.collect import LABELS
 
-GROUP = 20  # frames that are kept of a played episode: many short looks at the world differ more than a few long ones
-FEWEST_GROUPS = 10  # played episodes, however few frames there are
+GROUP = 20  # frames kept of a played episode: many short episodes are more diverse than a few long ones
+FEWEST_GROUPS = 10  # played episodes, for any number of frames
 TABLE = "labels.csv"
 _COLUMNS = ("file", "present", "direction", "distance", "group")
 Words = npt.NDArray[np.str_]
-Said = tuple[Context, bool, str, str]  # a context, whether its target is there, in which direction, how far
+Annotation = tuple[Context, bool, str, str]  # a context, whether its target is present, direction, distance
 
 
 @dataclass(frozen=True)
 class Examples:
-    """frames: uint8 [N, H, W, 3], with a context each; present: bool [N], whether a frame shows the context's target.
+    """N labelled frames.
 
-    direction and distance [N]: words of data/questions.py about the nearest target, "" where there is none or it is not
-    known. groups: int [N]; frames of one group, such as an episode, are alike.
+    Attributes:
+        frames: uint8 [N, H, W, 3].
+        contexts: N contexts.
+        present: bool [N], whether the frame shows the target of its context.
+        direction: [N] words of data/questions.py about the nearest target; "" = absent or unknown.
+        distance: [N] words, in the same way.
+        groups: int [N]; frames of one group, such as an episode, are alike.
     """
 
     frames: Frames
@@ -64,20 +69,20 @@ class Examples:
 
     @cached_property
     def digest(self) -> str:
-        """Of all of it: other frames, or another word about one of them, have another digest."""
+        """Digest of frames, contexts, labels and groups."""
         words = [self.contexts, *(values.tolist() for values in (self.present, self.direction, self.distance))]
         pixels = sha256(self.frames.tobytes()).hexdigest()
         return digest.of_json([self.frames.shape, pixels, *words, self.groups.tolist()])
 
-    def truths(self) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
-        """What there is to tell -> (its values, the rows that have one)."""
+    def labels(self) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
+        """For presence, direction and distance: the values, and the rows that have one."""
         every = {"presence": self.present, "direction": self.direction, "distance": self.distance}
         rows = {"presence": np.arange(len(self))}
         rows |= {name: np.flatnonzero(every[name] != "") for name in ("direction", "distance")}
         return {name: (values[rows[name]], rows[name]) for name, values in every.items()}
 
     def spread(self, count: int) -> Examples:
-        """So many of them (or all, if there are fewer), evenly spread."""
+        """At most `count` of the frames, evenly spread."""
         rows = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
         return Examples(
             frames=self.frames[rows],
@@ -90,84 +95,108 @@ class Examples:
 
 
 def play(source: Source, folder: Path, progress: Progress = lambda count: None) -> Examples:
-    """Examples from a simulator of one task, played once and then found below `folder`; a group is an episode.
+    """Play one task in a simulator, or read the frames of an earlier call. A group is an episode.
 
-    Of an episode, no more than its first GROUP frames are kept, and fewer where there would be few episodes.
+    Args:
+        source: Environment, task, number of frames and seed.
+        folder: Where played frames are kept.
+        progress: Called with the number of frames so far.
+
+    Raises:
+        UserError: If no context of the task names a target.
     """
     [task] = source.tasks
     contexts = task_contexts(registry.load("environments", source.environment).TASKS[task]) or []
-    _by_target(contexts)  # refuses before anything is played
+    _by_target(contexts)  # raises before anything is played
     most = min(GROUP, max(1, source.frames // FEWEST_GROUPS))
-    known = load_or_play(source.model_copy(update={"episode_frames": most}), folder, progress)
-    return of_labels(known.frames, known.labels, np.array(known.episodes), contexts, source.seed)
+    labelled = load_or_play(source.model_copy(update={"episode_frames": most}), folder, progress)
+    return of_labels(labelled.frames, labelled.labels, np.array(labelled.episodes), contexts, source.seed)
 
 
 def of_labels(
     frames: Frames, labels: Sequence[Labels], groups: npt.NDArray[np.int64], contexts: Sequence[Context], seed: int
 ) -> Examples:
-    """Examples from frames [N, H, W, 3], their labels and groups [N]: each under one of the contexts, drawn by `seed`.
+    """Choose a context for each frame, so that target and presence are balanced.
 
-    As many name a thing that the frame shows as do not; frames that show nothing are dropped where they are too many,
-    and so are those in which what could be named is too small to tell. A thing is named as often where it is not as
-    where it is, so that its name alone tells nothing. UserError where no context names a target.
+    As many frames show their target as do not, and each target is as often present as absent, so that its name alone
+    carries no information. Frames that would spoil the balance are dropped, as are frames whose possible targets are
+    too small to recognise.
+
+    Args:
+        frames: uint8 [N, H, W, 3].
+        labels: N lists of the simulator's labels.
+        groups: [N].
+        contexts: To choose from.
+        seed: Of the choice.
+
+    Raises:
+        UserError: If no context names a target.
     """
-    rng, surplus = np.random.default_rng(seed), Counter[str]()  # how much oftener a name was seen than not
+    rng, surplus = np.random.default_rng(seed), Counter[str]()  # how much more often a name was present than absent
     by_target = _by_target(contexts)
     rows: list[int] = []
-    said: list[Said] = []
-    for row, (frame, known) in enumerate(zip(frames, labels, strict=True)):
-        view = View.of(known, frame.shape[1], frame.shape[0])
+    annotations: list[Annotation] = []
+    for row, (frame, frame_labels) in enumerate(zip(frames, labels, strict=True)):
+        view = View.of(frame_labels, frame.shape[1], frame.shape[0])
         clear = [name for name in by_target if view.of_name(name) and name not in view.unclear]
         absent = [name for name in by_target if not view.of_name(name) and name not in view.unclear]
         balance = surplus.total()
         if clear and (not absent or balance < 0 or (balance == 0 and rng.random() < 0.5)):
             name = clear[rng.integers(len(clear))]
             nearest = min(view.of_name(name), key=lambda label: float(label["distance"]))
-            said.append((by_target[name], True, direction(nearest, view.width), distance(nearest)))
+            annotations.append((by_target[name], True, direction(nearest, view.width), distance(nearest)))
             surplus[name] += 1
         elif absent and balance >= 0:
             name = max(rng.permutation(absent).tolist(), key=lambda name: surplus[name])
-            said.append((by_target[name], False, "", ""))
+            annotations.append((by_target[name], False, "", ""))
             surplus[name] -= 1
         else:
             continue
         rows.append(row)
-    return _examples(frames[rows], said, groups[rows])
+    return _examples(frames[rows], annotations, groups[rows])
 
 
 def from_table(folder: Path) -> Examples:
-    """Examples from pictures of one size in a folder with labels.csv; UserError where the table cannot be used."""
+    """Read pictures of one size from a folder with labels.csv.
+
+    Raises:
+        UserError: If the table or a picture cannot be used.
+    """
     try:
-        with (folder / TABLE).open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before UTF-8
+        with (folder / TABLE).open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write a byte order mark
             rows = list(csv.DictReader(file, restval=""))
     except UnicodeDecodeError as error:
         raise UserError(f"{folder / TABLE} is not in UTF-8; save it again as CSV UTF-8") from error
     if not rows or not {"file", "present"} <= rows[0].keys():
         raise UserError(f"{folder / TABLE} needs the columns `file` and `present`, and a line for each picture")
-    said = []
+    annotations = []
     for line, row in enumerate(rows, start=2):
         present = _word(row, "present", ("yes", "no"), line)
         if present == "":
             raise UserError(f"{TABLE}, line {line}: `present` is empty; write yes or no")
-        about = [_word(row, "direction", DIRECTIONS, line), _word(row, "distance", DISTANCES, line)]
+        where = [_word(row, "direction", DIRECTIONS, line), _word(row, "distance", DISTANCES, line)]
         context = {key: value or "" for key, value in row.items() if key not in (*_COLUMNS, None)}
-        said.append((context, present == "yes", *(about if present == "yes" else ("", ""))))
+        annotations.append((context, present == "yes", *(where if present == "yes" else ("", ""))))
     groups = np.unique([row.get("group") or f"line {line}" for line, row in enumerate(rows)], return_inverse=True)[1]
-    return _examples(_pictures([folder / row["file"] for row in rows]), said, groups)
+    return _examples(_pictures([folder / row["file"] for row in rows]), annotations, groups)
 
 
 def from_recording(folder: Path, contexts: Sequence[Context], count: int, seed: int) -> Examples:
-    """Examples from `count` frames, evenly spread, of a data set that `pr2l collect --labels` made."""
+    """Take `count` frames, evenly spread, of a data set of `pr2l collect --labels`; arguments as of_labels.
+
+    Raises:
+        UserError: If the data set has no labels, or not one for each frame.
+    """
     recording = Recording(folder)
     if not (folder / LABELS).is_file():
         raise UserError(
-            f"{folder} says nothing of what its frames show: it has no {LABELS}; collect it again with --labels"
+            f"{folder} has no labels ({LABELS}); collect it again with --labels"
         )
-    # A line is written before its episode, so that what was cut short has a line too many, perhaps not a whole one.
+    # A line is written before its episode: after an interruption there is one more, perhaps incomplete.
     lines = (folder / LABELS).read_text(encoding="utf-8").splitlines()[: len(recording.contexts)]
-    labels = [known for line in lines for known in json.loads(line)]
+    labels = [frame_labels for line in lines for frame_labels in json.loads(line)]
     if len(labels) != len(recording):
-        raise UserError(f"{folder / LABELS} is about {len(labels)} frames, and the data set has {len(recording)}")
+        raise UserError(f"{folder / LABELS} has labels of {len(labels)} frames, and the data set has {len(recording)}")
     rows = recording.spread(count)
     groups = np.searchsorted(recording.starts, rows, side="right") - 1
     return of_labels(recording.sample(count)[0], [labels[row] for row in rows], groups, contexts, seed)
@@ -176,7 +205,7 @@ def from_recording(folder: Path, contexts: Sequence[Context], count: int, seed: 
 def _by_target(contexts: Sequence[Context]) -> dict[str, Context]:
     named = {context["target"]: context for context in contexts if "target" in context}
     if not named:
-        raise UserError("the task's contexts name no target; give pictures with a table, data=FOLDER")
+        raise UserError("no context of the task names a target; give pictures with a table, data=FOLDER")
     return named
 
 
@@ -201,9 +230,9 @@ def _pictures(files: Sequence[Path]) -> Frames:
     return np.stack(pictures)
 
 
-def _examples(frames: Frames, said: Sequence[Said], groups: npt.NDArray[np.int64]) -> Examples:
-    if not said:
-        raise UserError("no frame tells whether it shows what a context names; give more frames, or other ones")
-    contexts, present, directions, distances = zip(*said, strict=True)
+def _examples(frames: Frames, annotations: Sequence[Annotation], groups: npt.NDArray[np.int64]) -> Examples:
+    if not annotations:
+        raise UserError("no frame shows or lacks a target clearly; give more frames, or other ones")
+    contexts, present, directions, distances = zip(*annotations, strict=True)
     arrays = (np.array(present), np.array(directions), np.array(distances))
     return Examples(frames, list(contexts), *arrays, groups.astype(np.int64))

@@ -1,12 +1,11 @@
-"""How good is a prompt, before any policy is trained on it?
+"""Score prompts before training a policy.
 
-The paper's check, the rates of true yes and true no in what the VLM answers, and linear probes of what its states tell
-about the thing that the context names: whether it is there, in which direction, how far.
+Measures how often the VLM's answer is right about the presence of the target (true yes and true no rates, as in the
+paper), and how well linear probes predict presence, direction and distance of the target from the hidden states.
 
-    examples --VLM, prompt--> answers --------------------> says it is there, says it is not
-                        \\---> states, per layer and segment --probes--> presence, direction, distance: a heat map
-                                   \\--those that a policy would be given--> the same three, and the score: their mean
-                                                                       skill, 0 = chance, 1 = all is told
+    examples --VLM, prompt--> answers -------------------> true yes rate, true no rate
+                        \\---> states, per layer and segment --probes--> accuracies: a heat map
+                                   \\--those that a policy would get--> accuracies; their mean skill is the score
 """
 
 from __future__ import annotations
@@ -47,40 +46,47 @@ from pr2l.vlms.loading import load_vlm
 
 SEGMENTS: tuple[Segment, ...] = ("image", "prompt", "generated")
 BATCH = 16  # frames per VLM call
-IMAGE_TOKENS = 16  # of the image segment, by pooling: 4 x 4 places, so that a probe can tell where
+IMAGE_TOKENS = 16  # of the image segment, pooled to a 4 x 4 grid, so that a probe can locate things
 MOST_LAYERS = 12  # in the heat map
-FRAMES = Path("data/labelled")  # played frames, found again by what they were made from
-SHOWN = 6  # answers that are kept for people to read
+FRAMES = Path("data/labelled")  # played frames, by a digest of what they were made from
+SHOWN = 6  # answers kept in score.json
 
 LayerSegment = tuple[int, Segment]  # a layer, as an index from the end, and a segment
 
-_held: dict[tuple[str, Defaults], VLM] = {}  # the VLM that was loaded last
-_depths: dict[str, int] = {}  # of VLMs that were loaded
+_loaded: dict[tuple[str, Defaults], VLM] = {}  # the VLM loaded last
+_depths: dict[str, int] = {}  # number of layers, by VLM
 
 
 class TooFewFrames(UserError):
-    """The frames cannot tell prompts apart, whichever prompt it is."""
+    """Too few frames to compare prompts."""
 
 
 class Scoring(BaseModel):
-    """What is scored, and on which frames."""
+    """Options of `pr2l prompts score`: prompts, VLM and frames."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str  # <environment>/<task>
     prompts: tuple[str, ...] = ()  # variants of the task, full names, or YAML files; () = every variant of the task
     vlm: str = "tiny"
-    vlm_options: dict[str, Any] = Field(default_factory=dict)  # where a prompt gives no advice
+    vlm_options: dict[str, Any] = Field(default_factory=dict)  # where the prompt's file has none
     environment_options: dict[str, Any] = Field(default_factory=dict)
-    frames: PositiveInt = 480  # to look at; about half of them are kept, those that tell prompts apart
-    split: str = "evaluation"  # of the environment: rooms that neither `tiny` nor any policy has learned from
-    seed: NonNegativeInt = 0  # of the frames: other seeds show other episodes, none of them one that `evaluate` plays
-    data: Path | None = None  # a folder with labels.csv, or one of `pr2l collect --labels`; None = play
+    frames: PositiveInt = 480  # to play; about half of them are kept, for balance
+    split: str = "evaluation"  # of the environment: rooms that neither `tiny` nor a policy was trained in
+    seed: NonNegativeInt = 0  # of the frames; no seed gives episodes that `evaluate` plays
+    data: Path | None = None  # a folder with labels.csv or of `pr2l collect --labels`; None = play
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a VLM makes of N examples under one prompt. cells: float32 [N, F]; ms: per frame."""
+    """A VLM's output for N examples with one prompt.
+
+    Attributes:
+        answers: N texts.
+        cells: float32 [N, F] states by layer and segment.
+        ms: Milliseconds per frame.
+    """
+
 
     answers: list[str]
     cells: dict[LayerSegment, npt.NDArray[np.float32]]
@@ -89,10 +95,18 @@ class Reading:
 
 @dataclass(frozen=True)
 class PromptScore:
-    """present, absent: the shares of frames with and without the target of which the answer says so; None = no answer.
+    """Scores of one prompt.
 
-    says: of each frame. view: probes of what a policy would be given, by what they tell; cells: of each layer and
-    segment. A truth that cannot be probed, as it hardly varies, is absent.
+    Attributes:
+        prompt: The prompt.
+        options: The VLM's options.
+        present: Share of the frames with the target whose answer says that it is present; None without answers.
+        absent: Share of the frames without the target whose answer does not say so; None without answers.
+        says: Whether the answer says that the target is present, for each frame.
+        view: Probes on the states that a policy would get, by label. Labels that hardly vary are missing.
+        cells: Probes on each layer and segment, by label.
+        ms: Milliseconds per frame.
+        answers: The VLM's answers.
     """
 
     prompt: Prompt
@@ -107,8 +121,8 @@ class PromptScore:
 
     @property
     def score(self) -> float:
-        """Mean skill of the view's probes: 0 = chance, 1 = everything is told."""
-        return float(np.mean([each.skill for each in self.view.values()]))
+        """Mean skill of the probes in `view`: 0 = chance, 1 = perfect."""
+        return float(np.mean([probe.skill for probe in self.view.values()]))
 
     def as_json(self) -> dict[str, Any]:
         rates = {"present": self.present, "absent": self.absent}
@@ -117,10 +131,10 @@ class PromptScore:
             "vlm_options": self.options.model_dump(mode="json"),
             "score": self.score,
             "answers": {name: rate._asdict() if rate else None for name, rate in rates.items()},
-            "view": {truth: _as_json(each) for truth, each in self.view.items()},
+            "view": {label: _as_json(result) for label, result in self.view.items()},
             "cells": {
-                truth: {f"{segment}/{layer}": _as_json(each) for (layer, segment), each in cells.items()}
-                for truth, cells in self.cells.items()
+                label: {f"{segment}/{layer}": _as_json(result) for (layer, segment), result in cells.items()}
+                for label, cells in self.cells.items()
             },
             "ms_per_frame": self.ms,
             "some_answers": self.answers[:SHOWN],
@@ -128,16 +142,24 @@ class PromptScore:
 
 
 def score(scoring: Scoring, out: Path) -> list[PromptScore]:
-    """Scores prompts, best first; prints tables and writes score.json and score.png into `out`.
+    """Score prompts; print tables and write score.json and score.png.
 
-    Raises UserError where a name is wrong, or the frames cannot tell prompts apart.
+    Args:
+        scoring: Prompts, VLM and frames.
+        out: Folder of the files.
+
+    Returns:
+        Scores, best first.
+
+    Raises:
+        UserError: For unknown names, or too few frames.
     """
     prompts = prompts_of(scoring)
     known = examples_of(scoring)
-    readable = {each.name: options_for(each, scoring) for each in prompts}
-    prompts = sorted(prompts, key=lambda each: readable[each.name].model_dump_json())  # each VLM is loaded once
-    scores = [score_one(each, readable[each.name], scoring.vlm, known) for each in track(prompts, "prompts read")]
-    scores.sort(key=lambda each: -each.score)
+    options = {asked.name: options_for(asked, scoring) for asked in prompts}
+    prompts = sorted(prompts, key=lambda asked: options[asked.name].model_dump_json())  # loads each VLM once
+    scores = [score_one(asked, options[asked.name], scoring.vlm, known) for asked in track(prompts, "scoring prompts")]
+    scores.sort(key=lambda result: -result.score)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "score.json", _report(scoring, known, scores))
     draw_scores(scores, out / "score.png")
@@ -145,12 +167,12 @@ def score(scoring: Scoring, out: Path) -> list[PromptScore]:
     console.print(table(scoring, known, scores))
     if len(scores) > 1:
         console.print(agreements(scores))
-    console.print(f"{out}: score.json, and score.png, which shows layer by layer where the information is", style="dim")
+    console.print(f"{out}: score.json, and score.png with the accuracy of every layer and segment", style="dim")
     return scores
 
 
 def scoring_of(values: Mapping[str, Any]) -> Scoring:
-    """A Scoring of these values; UserError for a key or a value that it refuses."""
+    """Validate options; UserError for an unknown key or an invalid value."""
     try:
         return Scoring.model_validate(values)
     except ValidationError as error:
@@ -158,7 +180,7 @@ def scoring_of(values: Mapping[str, Any]) -> Scoring:
 
 
 def examples_of(scoring: Scoring) -> Examples:
-    """The frames to score on; played ones are kept below FRAMES."""
+    """The labelled frames; played ones are kept below FRAMES."""
     environment, _, task = scoring.task.partition("/")
     folder = scoring.data
     if folder is not None and (folder / examples.TABLE).is_file():
@@ -170,46 +192,58 @@ def examples_of(scoring: Scoring) -> Examples:
         contexts = prompt.task_contexts(world.TASKS[task]) or []
         return examples.from_recording(folder, contexts, scoring.frames, scoring.seed)
     parse_options(world.Defaults, scoring.environment_options, f"environment_options of {environment!r}")
-    what = scoring.model_dump(include={"frames", "split", "seed"})
-    source = Source(environment=environment, tasks=(task,), options=scoring.environment_options, **what)
+    played = scoring.model_dump(include={"frames", "split", "seed"})
+    source = Source(environment=environment, tasks=(task,), options=scoring.environment_options, **played)
     return examples.play(source, FRAMES)
 
 
 def prompts_of(scoring: Scoring) -> list[Prompt]:
-    """The prompts named, or all of the task."""
+    """The named prompts, or all prompts of the task."""
     every = registry.names("prompts")
     own = [name for name in every if name.startswith(f"{scoring.task}/")]
     if not (own or scoring.prompts):
         hint = did_you_mean(scoring.task, {name.rpartition("/")[0] for name in every})
-        raise UserError(f"there are no prompts for {scoring.task!r}.{hint} Name some with --prompts.")
+        raise UserError(f"there are no prompts for {scoring.task!r}.{hint} Give prompts with --prompts.")
     full = ("/" in name or name.endswith(".yaml") for name in scoring.prompts)
     named = [name if whole else f"{scoring.task}/{name}" for name, whole in zip(scoring.prompts, full, strict=True)]
     return [prompt.load(name) for name in named or own]
 
 
 def options_for(asked: Prompt, scoring: Scoring) -> Defaults:
-    """The VLM's options: those of the command, and the prompt's own advice over them."""
+    """The VLM's options: those of the command, overridden by those in the prompt's file."""
     values = {**scoring.vlm_options, **asked.vlm_options}
     return parse_options(Defaults, values, f"vlm_options for prompt {asked.name!r}")
 
 
 def score_one(asked: Prompt, options: Defaults, vlm: str, known: Examples, *, cells: bool = True) -> PromptScore:
-    """One prompt on examples. cells: also probe every layer and segment on its own, which takes the most time."""
+    """Score one prompt.
+
+    Args:
+        asked: The prompt.
+        options: The VLM's.
+        vlm: Name of the VLM.
+        known: Labelled frames.
+        cells: Whether to probe every layer and segment too, which takes most of the time.
+
+    Raises:
+        UserError: If the prompt keeps no segment that the VLM has.
+        TooFewFrames: If no label can be probed.
+    """
     layers = _layers(vlm, options) if cells else options.layers
-    seen = read(load(vlm, options.model_copy(update={"layers": layers})), asked, known)
-    targets = [context.get("target", "") for context in known.contexts]  # a table of pictures may name none
-    yes = np.array([says(*pair) for pair in zip(seen.answers, targets, strict=True)])
-    given = [cell for cell in seen.cells if cell[0] in options.layers and cell[1] in asked.segments]
-    if not given:
-        raise UserError(f"prompt {asked.name!r} keeps {', '.join(asked.segments)}, of which nothing is read")
-    view = _probes(np.concatenate([seen.cells[cell] for cell in given], axis=1), known)
+    reading = read(load(vlm, options.model_copy(update={"layers": layers})), asked, known)
+    targets = [context.get("target", "") for context in known.contexts]  # a table of pictures may have none
+    yes = np.array([says(answer, target) for answer, target in zip(reading.answers, targets, strict=True)])
+    kept = [cell for cell in reading.cells if cell[0] in options.layers and cell[1] in asked.segments]
+    if not kept:
+        raise UserError(f"prompt {asked.name!r} keeps {', '.join(asked.segments)}, which has no states here")
+    view = _probes(np.concatenate([reading.cells[cell] for cell in kept], axis=1), known)
     if not view:
         groups = len(np.unique(known.groups))
         raise TooFewFrames(
-            f"{len(known)} frames of {groups} episodes, or other groups, are too few, or too alike, to tell prompts"
-            f" apart; give more (frames=N), with the target there in {FOLDS} or more episodes and not there in as many"
+            f"{len(known)} frames of {groups} episodes or other groups are too few, or too alike, to compare prompts;"
+            f" give more (frames=N): the target must be present in {FOLDS} or more episodes, and absent in as many"
         )
-    each = {cell: _probes(values, known) for cell, values in seen.cells.items()} if cells else {}
+    of_cells = {cell: _probes(values, known) for cell, values in reading.cells.items()} if cells else {}
     answered = options.generation != "none"
     return PromptScore(
         prompt=asked,
@@ -218,14 +252,16 @@ def score_one(asked: Prompt, options: Defaults, vlm: str, known: Examples, *, ce
         absent=share(~yes[~known.present], known.groups[~known.present]) if answered else None,
         says=yes.tolist(),
         view=view,
-        cells={truth: {cell: found[truth] for cell, found in each.items() if truth in found} for truth in view},
-        ms=seen.ms,
-        answers=seen.answers,
+        cells={
+            label: {cell: probes[label] for cell, probes in of_cells.items() if label in probes} for label in view
+        },
+        ms=reading.ms,
+        answers=reading.answers,
     )
 
 
 def read(vlm: VLM, asked: Prompt, known: Examples) -> Reading:
-    """Answers and states of all examples; the time per frame is that of all batches but the first."""
+    """Answers and states of all examples; the time per frame omits the first batch."""
     texts = prompt.check(asked, known.contexts)
     width, answers = vlm.prompt_length(texts), []
     parts: dict[LayerSegment, list[npt.NDArray[np.float32]]] = {}
@@ -247,26 +283,26 @@ def read(vlm: VLM, asked: Prompt, known: Examples) -> Reading:
 
 
 def table(scoring: Scoring, known: Examples, scores: Sequence[PromptScore]) -> Table:
-    """Prompts, best first, with what each tells."""
-    chances = {truth: 100 * each.chance for truth, each in scores[0].view.items()}
+    """The table of prompts, in the given order."""
+    chances = {label: 100 * result.chance for label, result in scores[0].view.items()}
     frames = f"{len(known)} frames, {known.present.mean():.0%} with the target"
     drawn = Table(
         title=f"prompts for {scoring.task}, {scoring.vlm}, {frames}",
-        caption="score: mean skill of the probes, 0 = chance; 95 % intervals: frames of an episode count as alike",
+        caption="score: mean skill of the probes, 0 = chance, 1 = perfect; 95 % intervals over episodes",
     )
     drawn.add_column("prompt", overflow="fold")
-    heads = [f"{truth} %, chance {chance:.0f}" for truth, chance in chances.items()]
-    for head in ("score", "says yes where it is, %", "no where it is not, %", *heads, "ms/frame"):
+    heads = [f"{label} %, chance {chance:.0f}" for label, chance in chances.items()]
+    for head in ("score", "true yes, %", "true no, %", *heads, "ms/frame"):
         drawn.add_column(head, justify="right")
-    for each in scores:
-        numbers = (each.present, each.absent, *(each.view[truth].accuracy for truth in chances))
-        drawn.add_row(_short(each, scoring), f"{each.score:.2f}", *map(_percent, numbers), f"{each.ms:.0f}")
+    for score in scores:
+        numbers = (score.present, score.absent, *(score.view[label].accuracy for label in chances))
+        drawn.add_row(_short(score, scoring), f"{score.score:.2f}", *map(_percent, numbers), f"{score.ms:.0f}")
     return drawn
 
 
 def agreements(scores: Sequence[PromptScore]) -> Table:
-    """Cohen's kappa between every two prompts' answers."""
-    drawn = Table(title="agreement of answers (Cohen's kappa; - where both never vary)")
+    """The table of Cohen's kappa between the answers of every two prompts."""
+    drawn = Table(title="agreement of answers (Cohen's kappa; -: both are constant)")
     for head in ("", *(str(number) for number in range(1, len(scores) + 1))):
         drawn.add_column(head, justify="right")
     for number, row in enumerate(_kappas(scores), start=1):
@@ -276,28 +312,29 @@ def agreements(scores: Sequence[PromptScore]) -> Table:
 
 
 def _kappas(scores: Sequence[PromptScore]) -> list[list[float | None]]:
-    return [[agreement(one.says, other.says) for other in scores] for one in scores]
+    return [[agreement(left.says, right.says) for right in scores] for left in scores]
 
 
 def _report(scoring: Scoring, known: Examples, scores: Sequence[PromptScore]) -> dict[str, Any]:
     kappas = _kappas(scores)
-    names = [each.prompt.name for each in scores]
+    names = [score.prompt.name for score in scores]
     return {
         "command": sys.argv,
         "scoring": scoring.model_dump(mode="json"),
         "examples": {"frames": len(known), "present": int(known.present.sum())},
-        "scores": [each.as_json() for each in scores],
-        "agreement": {one: dict(zip(names, row, strict=True)) for one, row in zip(names, kappas, strict=True)},
+        "scores": [score.as_json() for score in scores],
+        "agreement": {name: dict(zip(names, row, strict=True)) for name, row in zip(names, kappas, strict=True)},
     }
 
 
 def _probes(features: npt.NDArray[np.float32], known: Examples) -> dict[str, Probe]:
-    found = {name: probe(features[rows], values, known.groups[rows]) for name, (values, rows) in known.truths().items()}
-    return {name: each for name, each in found.items() if each is not None}
+    labels = known.labels().items()
+    results = {name: probe(features[rows], values, known.groups[rows]) for name, (values, rows) in labels}
+    return {name: result for name, result in results.items() if result is not None}
 
 
 def _pooled(segment: str, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """[B, L, F] of a segment's states [B, L, T, D]: the image's places side by side, the mean of what has no place."""
+    """[B, L, F] of a segment's states [B, L, T, D]: the image as a grid of concatenated tokens, text as its mean."""
     if segment != "image":
         real = mask[:, None, :, None]
         return (states * real).sum(2) / real.sum(2).clamp(min=1)
@@ -309,7 +346,7 @@ def _pooled(segment: str, states: torch.Tensor, mask: torch.Tensor) -> torch.Ten
 
 
 def _layers(vlm: str, options: Defaults) -> tuple[int, ...]:
-    """Layers for the heat map, as indices from the end: all, or some of many; those asked for among them."""
+    """Layers for the heat map, as indices from the end: at most MOST_LAYERS evenly spread, and those of the options."""
     if vlm not in _depths:
         _depths[vlm] = load(vlm, options).depth
     depth = _depths[vlm]
@@ -318,23 +355,23 @@ def _layers(vlm: str, options: Defaults) -> tuple[int, ...]:
 
 
 def load(vlm: str, options: Defaults) -> VLM:
-    """The VLM; it is held until another one is asked for, or the same with other options."""
-    if (vlm, options) not in _held:
-        _held.clear()  # first, as two large ones may not fit into memory
-        gc.collect()  # a VLM and its engine hold each other
-        _held[vlm, options] = load_vlm(vlm, options)
-    return _held[vlm, options]
+    """Load a VLM, or return it if it was loaded last with the same options."""
+    if (vlm, options) not in _loaded:
+        _loaded.clear()  # first: two large VLMs may not fit into memory
+        gc.collect()  # a VLM and its engine refer to each other
+        _loaded[vlm, options] = load_vlm(vlm, options)
+    return _loaded[vlm, options]
 
 
-def _short(each: PromptScore, scoring: Scoring) -> Text:
-    """Never read as rich's markup or :emoji:."""
-    name = each.prompt.name.removeprefix(f"{scoring.task}/")
-    return Text(f"{name}: {each.prompt.text or '(empty)'}")
+def _short(score: PromptScore, scoring: Scoring) -> Text:
+    """As Text, so that rich interprets no markup or :emoji: in it."""
+    name = score.prompt.name.removeprefix(f"{scoring.task}/")
+    return Text(f"{name}: {score.prompt.text or '(empty)'}")
 
 
 def _percent(share: Estimate | None) -> str:
     return f"{100 * share.value:.0f} ({100 * share.low:.0f}-{100 * share.high:.0f})" if share else "-"
 
 
-def _as_json(each: Probe) -> dict[str, Any]:
-    return {**each.accuracy._asdict(), "chance": each.chance, "frames": each.frames}
+def _as_json(result: Probe) -> dict[str, Any]:
+    return {**result.accuracy._asdict(), "chance": result.chance, "frames": result.frames}

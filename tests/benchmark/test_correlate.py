@@ -54,7 +54,7 @@ def test_ranks_by_hand():
     assert rho(found, "score").value == pytest.approx(0.8)  # 0.7, 0.65, 0.775, 0.79: ranks 2 1 3 4
     presence = next(one.ranks for one in found if one.of == "presence")
     assert presence["success"].p == presence["return"].p == pytest.approx(2 / 24)  # one order of 4! on either side
-    assert rho(found, "says yes where it is").value == 1
+    assert rho(found, "true yes").value == 1
     low, high = presence["success"].rho[1:]
     assert low < high == 1, "b, redrawn as its better run twice, is no worse than c"
     returned = {one.of: one.ranks["return"].rho.value for one in found}
@@ -77,7 +77,7 @@ def test_rates_count_only_where_all_variants_answer():
 def test_the_page_says_how_many_runs_it_is_of(toys):
     each = [variant(str(n), [n], [n], [n], presence=0.5 + n / 10, direction=0.5) for n in range(4)]
     page = program.markdown(toys, {"toy/colours": each}, {"toy/colours": correlations(each)}, "pr2l it")
-    assert "4 variants, runs of each: 3" in page and "pr2l it\n```" in page
+    assert "4 variants with 3 runs each" in page and "pr2l it\n```" in page
     assert "| score | 1.00 [1.00, 1.00] | 0.083 | -1.00 [-1.00, -1.00] | 0.083 |" in page
 
 
@@ -110,7 +110,7 @@ def test_from_rows_to_the_page(prompts_run, tmp_path, capsys):
     assert values["correlations"]["score"]["return"]["value"] == pytest.approx(best), "each success returns 2"
     page = (out / "correlation.md").read_text()
     assert "pr2l prompts correlate asked --frames 240 --methods where,present,describe,act\n" in page
-    assert "4 variants, runs of each: 2" in page and "| `where` |" in page
+    assert "4 variants with 2 runs each" in page and "| `where` |" in page
     assert (out / "correlation.png").stat().st_size > 10_000
     assert "doom/fetch: 4 variants" in capsys.readouterr().out
 
@@ -119,7 +119,7 @@ def test_only_methods_that_were_asked_for_count(prompts_run, tmp_path):
     def ask(*methods):
         return correlate(prompts_run, tmp_path / "rows", tmp_path / "out", methods=methods)
 
-    with pytest.raises(UserError, match=r"and has \(act: 0 1; describe: 0 1; where: 0 1\)"):
+    with pytest.raises(UserError, match=r"seeds here: \(act: 0 1; describe: 0 1; where: 0 1\)"):
         ask("act", "describe", "pixels", "where")
     with pytest.raises(UserError, match="'pixel' is not among the methods of asked. Did you mean 'pixels'"):
         ask("pixel", *VARIANTS)
@@ -128,11 +128,11 @@ def test_only_methods_that_were_asked_for_count(prompts_run, tmp_path):
 def test_too_few_or_unequal_variants_are_refused(prompts_run, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "_score", lambda *_: pytest.fail("it was to be refused before anything is read"))
     (tmp_path / "rows" / "asked" / "doom-fetch-where-seed1.json").unlink()
-    with pytest.raises(UserError, match=r"same seeds, and has \(where: 0; present: 0 1; describe: 0 1; act: 0 1\)"):
+    with pytest.raises(UserError, match=r"same seeds; seeds here: \(where: 0; present: 0 1; describe: 0 1; act: 0 1\)"):
         correlate(prompts_run, tmp_path / "rows", tmp_path / "out")
     for name in ("present", "describe", "act"):
         (tmp_path / "rows" / "asked" / f"doom-fetch-{name}-seed0.json").unlink()
-    with pytest.raises(UserError, match=r"has \(where: 0; present: 1; describe: 1; act: 1\)"):
+    with pytest.raises(UserError, match=r"here: \(where: 0; present: 1; describe: 1; act: 1\)"):
         correlate(prompts_run, tmp_path / "rows", tmp_path / "out")
     for path in (tmp_path / "rows" / "asked").glob("*.json"):
         path.unlink()

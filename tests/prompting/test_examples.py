@@ -131,7 +131,7 @@ def test_another_word_about_one_frame_is_another_digest(part):
 
 def test_truths_leave_out_what_is_not_known():
     known = labelled([[IMP], []] * 20)
-    values, rows = known.truths()["direction"]
+    values, rows = known.labels()["direction"]
     assert set(values) == {"far left"} and (rows == np.flatnonzero(known.present)).all()
 
 
@@ -156,7 +156,7 @@ def test_a_table_may_say_no_more_than_presence(tmp_path):
     write_table(tmp_path, "file,present\n0.png,yes\n1.png,no\n")
     known = from_table(tmp_path)
     assert known.contexts == [{}, {}] and len(set(known.groups)) == 2
-    assert len(known.truths()["direction"][1]) == 0
+    assert len(known.labels()["direction"][1]) == 0
 
 
 @pytest.mark.parametrize(
@@ -231,6 +231,6 @@ def test_a_group_of_played_frames_is_an_episode(write_plugin, tmp_path):
 
 def test_a_task_that_names_no_target_is_refused(write_plugin, tmp_path):
     write_plugin("environments", "walks", WALKS)
-    with pytest.raises(UserError, match="name no target; give pictures with a table, data=FOLDER"):
+    with pytest.raises(UserError, match="names a target; give pictures with a table, data=FOLDER"):
         played(tmp_path / "sets", 20, "other")
     assert not (tmp_path / "sets").exists(), "nothing is played in vain"

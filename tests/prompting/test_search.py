@@ -178,7 +178,7 @@ def test_segments_of_which_nothing_is_read_are_left_out(tmp_path, monkeypatch, c
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space), encoding="utf-8")
     [best] = search(str(tmp_path / "space.yaml"), scoring_of({"task": "maze/walk"}), tmp_path / "out", 20)
     assert best.prompt.vlm_options["generation"] == "greedy"
-    assert "keeps generated, of which nothing is read" in capsys.readouterr().out
+    assert "keeps generated, which has no states here" in capsys.readouterr().out
 
 
 def test_too_few_frames_end_a_search(tmp_path, monkeypatch):
@@ -192,7 +192,7 @@ def test_too_few_frames_end_a_search(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("given", "instead"), [({"frames": 100}, "--budget"), ({"prompts": ["where"]}, "--space")])
 def test_what_a_search_decides_itself_is_refused(world, tmp_path, given, instead):
     scoring = scoring_of({"task": "maze/walk", **given})
-    with pytest.raises(UserError, match=f"decides on {[*given][0]} itself.*{instead}"):
+    with pytest.raises(UserError, match=f"chooses {[*given][0]} itself: give {instead}"):
         search(str(tmp_path / "space.yaml"), scoring, tmp_path / "out", 1440)
 
 
