@@ -1,14 +1,14 @@
-"""The embedded VLM's architecture: a Florence-2 of a few million random weights, with tokenizer and image processor.
+"""Architecture of the embedded VLM: a small Florence-2 with random weights, its tokenizer and its image processor.
 
 Florence-2 is a stock transformers architecture: a DaViT vision tower, whose strided convolutions learn small sprites
-from little data, and a BART encoder-decoder whose encoder lets image tokens see the prompt.
+from little data, and a BART encoder-decoder, in whose encoder image tokens attend to the prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt
@@ -26,19 +26,20 @@ IMAGE = "<image>"
 
 
 class Architecture(BaseModel):
-    """Sizes of the model. Defaults: the model that ships as `tiny`."""
+    """Sizes of the model; the defaults are those of `tiny`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    RENAMED: ClassVar = {"longest": "max_tokens"}
 
-    image_size: PositiveInt = 128  # side in pixels of the square that a frame becomes
-    patch: PositiveInt = 8  # first stride: 16 x 16 cells, where sprites are told apart
-    tower_widths: tuple[int, ...] = (64, 128)  # every further stage halves the grid: 8 x 8 image tokens
+    image_size: PositiveInt = 128  # side in pixels of the square to which frames are resized
+    patch: PositiveInt = 8  # stride of the first convolution: 16 x 16 cells, fine enough to tell sprites apart
+    tower_widths: tuple[int, ...] = (64, 128)  # each further stage halves the grid: 8 x 8 image tokens
     tower_depths: tuple[int, ...] = (1, 3)
     width: PositiveInt = 128  # of the language model's hidden states
     encoder_layers: PositiveInt = 3
     decoder_layers: PositiveInt = 2
     heads: PositiveInt = 4
-    longest: PositiveInt = 128  # tokens, image included
+    max_tokens: PositiveInt = 128  # of a prompt with its image
 
     @property
     def grid(self) -> int:
@@ -47,26 +48,30 @@ class Architecture(BaseModel):
 
 
 def build(architecture: Architecture, words: Sequence[str], folder: Path, seed: int) -> None:
-    """Write a checkpoint with random weights into `folder`, readable by load_vlm like any other.
+    """Write a checkpoint with random weights, which load_vlm reads like any other.
 
-    words: the whole vocabulary, in small letters; text is split at white space and punctuation, whatever the case, and
-    a word outside it becomes <unk>.
+    Args:
+        architecture: Sizes of the model.
+        words: The whole vocabulary, in lower case. Text is lower-cased and split at white space and punctuation; other
+            words become <unk>.
+        folder: Where to write.
+        seed: Of the weights.
     """
     tokenizer = _tokenizer(words)
     torch.manual_seed(seed)
     model = Florence2ForConditionalGeneration(_config(architecture, tokenizer))
-    _spread(model)
+    _initialize(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _image_processor(architecture).save_pretrained(folder)
 
 
-def _spread(model: Florence2ForConditionalGeneration) -> None:
-    """Draws the language model's matrices with a standard deviation of 1/sqrt(inputs).
+def _initialize(model: Florence2ForConditionalGeneration) -> None:
+    """Draw the language model's matrices with a standard deviation of 1/sqrt(inputs).
 
-    The library's 0.02 is meant for widths near 1000. At a width of 128 it makes each layer's output so faint that the
-    prompt reaches nothing for hundreds of steps: after 100 steps the language loss was 1.64 with it, 0.69 without.
-    The tower keeps 0.02: it has no norm at its end, and its warm-up started at a hundred times the loss without.
+    The library's 0.02 suits widths near 1000. At a width of 128 it makes each layer's output so small that the prompt
+    has no effect for hundreds of steps: after 100 steps the language loss was 1.64 with it and 0.69 without. The vision
+    tower keeps 0.02: it has no norm at its end, and otherwise the loss of the warm-up started a hundred times as high.
     """
     projection = model.model.multi_modal_projector.image_projection
     for parameter in (*model.model.language_model.parameters(), *projection.parameters()):
@@ -106,17 +111,17 @@ def _config(architecture: Architecture, tokenizer: PreTrainedTokenizerFast) -> F
 
 
 def _tower(architecture: Architecture) -> dict[str, Any]:
-    further = len(architecture.tower_widths) - 1
+    later_stages = len(architecture.tower_widths) - 1
     heads = [width // 32 for width in architecture.tower_widths]
     return {
         "depths": list(architecture.tower_depths),
         "embed_dim": list(architecture.tower_widths),
         "num_heads": heads,
         "num_groups": heads,
-        "patch_size": [architecture.patch] + [3] * further,
-        "patch_stride": [architecture.patch] + [2] * further,
-        "patch_padding": [0] + [1] * further,
-        "patch_prenorm": [False] + [True] * further,
+        "patch_size": [architecture.patch] + [3] * later_stages,
+        "patch_stride": [architecture.patch] + [2] * later_stages,
+        "patch_padding": [0] + [1] * later_stages,
+        "patch_prenorm": [False] + [True] * later_stages,
         "window_size": architecture.grid,
         "drop_path_rate": 0.0,
         "projection_dim": architecture.width,
@@ -134,7 +139,7 @@ def _language_model(architecture: Architecture, vocabulary: int) -> dict[str, An
         "decoder_attention_heads": architecture.heads,
         "encoder_ffn_dim": 3 * architecture.width,
         "decoder_ffn_dim": 2 * architecture.width,
-        "max_position_embeddings": architecture.longest,
+        "max_position_embeddings": architecture.max_tokens,
         "dropout": 0.0,  # frames are plentiful: every step sees new ones
         "forced_eos_token_id": None,
     }

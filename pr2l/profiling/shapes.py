@@ -1,7 +1,7 @@
-"""Checkpoints of well-known shapes with random weights, to measure speed where no model hub can be reached.
+"""Checkpoints of well-known shapes with random weights, to measure speed without access to a model hub.
 
-The cost of a pass does not depend on the weights' values, so these are as slow as the real ones. What they say is
-noise: never use them for anything but timing.
+The time of a pass does not depend on the weights' values. Use these checkpoints for timing only; their answers are
+noise.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VICUNA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "heads": 32, "laye
 
 
 def build(name: str, folder: Path) -> None:
-    """Writes the checkpoint of a shape, float32, into `folder`; load_vlm reads it like any other."""
+    """Write the checkpoint of a shape, in float32, to a folder; load_vlm reads it like any other."""
     model, pixels = SHAPES[name](dtype=torch.float32)
     model.save_pretrained(folder)
     _tokenizer().save_pretrained(folder)
@@ -75,13 +75,13 @@ def smolvlm_256m(**how: Any) -> tuple[Any, Any]:
 def llava_7b(image: int = 336, **how: Any) -> tuple[Any, Any]:
     """LLaVA 1.5 7B: 7.06 billion parameters, over nine tenths of the work in the language model.
 
-    image: side of the picture in pixels; 336 gives 576 image tokens, 224 gives 256.
+    image: side of the square input in pixels; 336 gives 576 image tokens, 224 gives 256.
     """
     return _llava(VICUNA_7B, image, 24, 1024, **how)
 
 
 def llava_small(**how: Any) -> tuple[Any, Any]:
-    """LLaVA's proportions at 1/50 of its size, so that a CPU can run it: 9 of 10 operations in the language model."""
+    """LLaVA's proportions at 1/50 of its size, for CPUs: nine tenths of the operations are in the language model."""
     return _llava({"hidden_size": 512, "intermediate_size": 1376, "heads": 8, "layers": 32}, 224, 6, 256, **how)
 
 
@@ -137,14 +137,14 @@ def _vicuna(text: dict[str, int], words: PreTrainedTokenizerFast) -> dict[str, A
 
 
 def _random(model_class: Any, config: Any, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """device "meta": the shape alone, without memory."""
+    """On the device "meta" the model has a shape, but takes no memory."""
     torch.manual_seed(0)
     with torch.device(device):
         return model_class._from_config(config, dtype=dtype)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word or mark, all unknown: prompts are about as long as with a trained one."""
+    """A tokenizer with one token per word or punctuation mark, all unknown: prompts have about their usual length."""
     vocabulary = {word: index for index, word in enumerate(SPECIAL)}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -1,7 +1,7 @@
-"""`pr2l speed`: how fast frames become embeddings here, against how others do it, and what each optimization brings.
+"""`pr2l speed`: the speed of embedding on this machine, compared with other methods, and the gain of each optimization.
 
-Everything is measured in one process, all ways in turn (timing.py), and written down as a table with a verdict for
-each promise, as JSON and as a figure. VLMs other than `tiny` are shapes with random weights (shapes.py).
+All variants are timed in turn in one process (timing.py). The results are a table that compares each with its goal,
+JSON and a figure. VLMs other than `tiny` are shapes with random weights (shapes.py).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pr2l.encoders.base import Encoder
 from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.policies.base import Hooks, Learner
 from pr2l.profiling import shapes
-from pr2l.profiling.timing import Spread, flops, matrix_ceiling, peak_memory, profile, race, ratios
+from pr2l.profiling.timing import MedianRange, flops, matrix_ceiling, peak_memory, profile, speedup, time_in_turn
 from pr2l.rollout import build
 from pr2l.rollout.vec_embed import VecEmbed, observation_space
 from pr2l.vlms.base import OPTIMIZATIONS, VLM, Defaults
@@ -41,7 +41,7 @@ from pr2l.vlms.checkpoint import cpu_has_bfloat16
 from pr2l.vlms.loading import load_vlm
 
 TEXT = "where is the red torch ?"
-# A rollout of minutes instead of an hour; updates shrink with it.
+# A rollout then takes minutes instead of an hour, and an update is smaller, too.
 SMALL_ROLLOUTS = (
     "num_envs=8",
     "vlm_options.image_size=256",
@@ -53,10 +53,18 @@ TEXTS = (TEXT, "is there an imp ?", "how far is the medikit ?", "what do you see
 
 @dataclass(frozen=True)
 class Measure:
-    """One line of the table. goal: at least so much, or at most if `below`; None = no promise."""
+    """One line of the table.
+
+    Args:
+        name: What was measured.
+        value: The result.
+        unit: Of the result.
+        goal: The result should be at least this, or at most if `below`; None = no goal.
+        below: Whether smaller is better.
+    """
 
     name: str
-    value: Spread
+    value: MedianRange
     unit: str
     goal: float | None = None
     below: bool = False
@@ -71,26 +79,26 @@ class Measure:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: frames in a batch, rounds of a race."""
+    """How much is measured: frames in a batch, and rounds of timing."""
 
     frames: int = 16
     rounds: int = 3
 
 
-# How others do it.
+# Baselines.
 
 
 def as_the_notebook(vlm: VLM, frames: Frames, texts: Sequence[str]) -> torch.Tensor:
-    """The paper's notebook: a frame at a time, `generate` with the states of all layers, of which two are kept.
+    """The method of the paper's notebook: one frame at a time, `generate` with the states of all layers, two kept.
 
-    Its image processor is replaced by ours, which is faster and gives the same pixels.
+    Its image processor is replaced by pr2l's, which is faster and gives the same pixels.
     """
     return torch.cat([as_plain_batch(vlm, frames[row : row + 1], [text]) for row, text in enumerate(texts)])
 
 
 @torch.no_grad()
 def as_plain_batch(vlm: VLM, frames: Frames, texts: Sequence[str]) -> torch.Tensor:
-    """All frames at once, `generate` (or a forward pass, where nothing is generated) with the states of all layers."""
+    """All frames in one batch: `generate` (a forward pass if nothing is generated) with the states of all layers."""
     inputs = vlm.inputs(frames, list(texts))
     if not vlm.new_tokens:
         out = vlm.model(**inputs, output_hidden_states=True)
@@ -108,46 +116,50 @@ def _last_two(states: tuple[torch.Tensor, ...]) -> torch.Tensor:
     return torch.cat([states[-2], states[-1]], dim=-1).float()
 
 
-# What is measured.
+# Measurements.
 
 
 def generation(shape: str, size: int | None, tokens: int, effort: Effort) -> Iterator[Measure]:
-    """Frames a second with generated tokens: the notebook, a plain batch, ours, and ours in other precisions."""
+    """Frames per second with generated tokens: the notebook, a plain batch, pr2l, and pr2l in other precisions."""
     frames, texts = _frames(effort.frames), [TEXT] * effort.frames
     with _vlms(shape, image_size=size, new_tokens=tokens, min_new_tokens=tokens) as load:
         plain, ours = load(disable=OPTIMIZATIONS), load()
         lower = {"bfloat16": load(dtype="bfloat16")} if cpu_has_bfloat16() else {}
         lower |= {"int8": load(dtype="int8")} if not torch.cuda.is_available() else {}
-        ways: dict[str, Callable[[], Any]] = {
+        variants: dict[str, Callable[[], Any]] = {
             "notebook": partial(as_the_notebook, plain, frames, texts),
             "plain batch": partial(as_plain_batch, plain, frames, texts),
             "ours": partial(ours.hidden, frames, texts),
             **{f"ours, {name}": partial(vlm.hidden, frames, texts) for name, vlm in lower.items()},
         }
         title = f"{shape}{f' {size} px' if size else ''}, {tokens} tokens"
-        yield from _frames_per_second(title, ways, effort, goals=GOALS.get(shape, {}))
-        yield Measure(f"{title}: operations a frame", Spread.of([flops(ways["ours"]) / effort.frames / 1e9]), "GFLOP")
+        yield from _frames_per_second(title, variants, effort, goals=GOALS.get(shape, {}))
+        yield Measure(
+            f"{title}: operations a frame", MedianRange.of([flops(variants["ours"]) / effort.frames / 1e9]), "GFLOP"
+        )
         for name, vlm in lower.items():
             goal = 0.99 if name == "int8" and shape != "tiny" else None
             cosine = _cosine(ours.hidden(frames, texts).states, vlm.hidden(frames, texts).states)
             yield Measure(f"{title}: cosine of {name} to float32", cosine, "", goal)
         for name in ("ours", *(f"ours, {each}" for each in lower)):
-            for part, share in profile(ways[name]).items():
-                yield Measure(f"{title}: {name}, share of time in {part}", Spread.of([share]), "")
+            for part, share in profile(variants[name]).items():
+                yield Measure(f"{title}: {name}, share of time in {part}", MedianRange.of([share]), "")
 
 
 def half_the_layers(shape: str, effort: Effort) -> Iterator[Measure]:
-    """Nothing generated, layers up to half: against a plain batch that keeps all layers."""
+    """Nothing generated and half the layers, compared with a plain batch that runs all layers."""
     frames, texts = _frames(effort.frames), [TEXT] * effort.frames
     with _vlms(shape, generation="none") as load:
         depth = int(load().config.get_text_config().num_hidden_layers)
         half = partial(load, layers=(depth // 2 - 1, depth // 2))
-        ways: dict[str, Callable[[], Any]] = {
+        variants: dict[str, Callable[[], Any]] = {
             "plain batch": partial(as_plain_batch, load(disable=OPTIMIZATIONS), frames, texts),
             "ours, all layers run": partial(half(disable=("early_exit",)).hidden, frames, texts),
             "ours": partial(half().hidden, frames, texts),
         }
-        yield from _frames_per_second(f"{shape}, half the layers", ways, effort, goals={"ours": ("plain batch", 1.8)})
+        yield from _frames_per_second(
+            f"{shape}, half the layers", variants, effort, goals={"ours": ("plain batch", 1.8)}
+        )
 
 
 def per_optimization(shape: str, effort: Effort) -> Iterator[Measure]:
@@ -157,21 +169,21 @@ def per_optimization(shape: str, effort: Effort) -> Iterator[Measure]:
     with _vlms(shape, generation="none") as load:
         depth = load().config.get_text_config().num_hidden_layers
         half = partial(load, layers=(depth // 2 - 1, depth // 2))
-        ways = {"no optimization": partial(half(disable=OPTIMIZATIONS).hidden, frames, texts)}
+        variants = {"no optimization": partial(half(disable=OPTIMIZATIONS).hidden, frames, texts)}
         for number, optimization in enumerate(OPTIMIZATIONS, start=1):
-            ways[f"and {optimization}"] = partial(half(disable=OPTIMIZATIONS[number:]).hidden, frames, texts)
-        seconds = race(ways, effort.rounds)
+            variants[f"and {optimization}"] = partial(half(disable=OPTIMIZATIONS[number:]).hidden, frames, texts)
+        seconds = time_in_turn(variants, effort.rounds)
     before = seconds["no optimization"]
     for name, each in seconds.items():
         title = f"{shape}, half the layers, {len(TEXTS)} prompts a frame: {name}"
-        yield Measure(title, Spread.of([len(texts) / one for one in each]), "prompts/s")
+        yield Measure(title, MedianRange.of([len(texts) / one for one in each]), "prompts/s")
         if name != "no optimization":
-            yield Measure(f"{title}, over the row before", ratios(before, each), "x")
+            yield Measure(f"{title}, over the row before", speedup(before, each), "x")
         before = each
 
 
 def further_prompts(shape: str, size: int, effort: Effort) -> Iterator[Measure]:
-    """What the second to fourth prompt on a frame cost, as shares of the first."""
+    """Mean cost of the second to fourth prompts on a frame, as a share of the first."""
     count = max(1, effort.frames // 4)
     frames = _frames(count)
     with _vlms(shape, image_size=size, generation="none") as load:
@@ -180,29 +192,29 @@ def further_prompts(shape: str, size: int, effort: Effort) -> Iterator[Measure]:
             f"{prompts} prompts": partial(vlm.hidden, np.repeat(frames, prompts, axis=0), list(TEXTS[:prompts]) * count)
             for prompts in (1, len(TEXTS))
         }
-        seconds = race(asked, effort.rounds)
+        seconds = time_in_turn(asked, effort.rounds)
     one, four = seconds.values()
-    share = Spread.of([(more - first) / (len(TEXTS) - 1) / first for first, more in zip(one, four, strict=True)])
+    share = MedianRange.of([(more - first) / (len(TEXTS) - 1) / first for first, more in zip(one, four, strict=True)])
     yield Measure(f"{shape} {size} px: a further prompt on a frame, share of the first", share, "", 0.15, below=True)
 
 
 def ceiling(shape: str, size: int | None, effort: Effort) -> Iterator[Measure]:
-    """Operations of a pass without generation, and how many a second, against what a matrix product reaches here."""
+    """Operations of a pass without generation, and their speed as a share of a matrix product's on this machine."""
     few = replace(effort, frames=max(1, effort.frames // 4)) if size else effort
     with _vlms(shape, image_size=size, generation="none") as load:
         yield from _share_of_ceiling(shape, load(), TEXT, few, 0.5 if shape == "smolvlm-256m" else None)
 
 
 def half_the_ceiling(shape: str, effort: Effort) -> Iterator[Measure]:
-    """The same for half the layers in bfloat16, with 32 text tokens, and frames a second; the goals are a GPU's."""
+    """The same for half the layers in bfloat16 and 32 text tokens, and frames per second; the goals are for a GPU."""
     text = " ".join(["imp"] * 32)  # one token a word
     with _vlms(shape, generation="none", dtype="bfloat16") as load:
         middle = int(load().config.get_text_config().num_hidden_layers) // 2
         vlm = load(layers=(middle - 1, middle))
         title = f"{shape}, half the layers, {vlm.image_length()} + {vlm.prompt_length([text])} tokens"
-        ways = {"ours": partial(vlm.hidden, _frames(effort.frames), [text] * effort.frames)}
-        seconds = race(ways, effort.rounds)["ours"]
-        yield Measure(f"{title}: ours", Spread.of([effort.frames / each for each in seconds]), "frames/s", 155.0)
+        variants = {"ours": partial(vlm.hidden, _frames(effort.frames), [text] * effort.frames)}
+        seconds = time_in_turn(variants, effort.rounds)["ours"]
+        yield Measure(f"{title}: ours", MedianRange.of([effort.frames / each for each in seconds]), "frames/s", 155.0)
         yield from _share_of_ceiling(title, vlm, text, effort, 0.4)
 
 
@@ -212,19 +224,19 @@ def _share_of_ceiling(title: str, vlm: VLM, text: str, effort: Effort, goal: flo
     side = 8192 if torch.cuda.is_available() else 2048  # a GPU is not busy with less
     product = matrix_ceiling(vlm.model.dtype, vlm.model.device, side)
     count, seen = flops(run), flops(partial(vlm.vision, frames))
-    seconds = race({"matrix product": product, "pass": run}, effort.rounds)
+    seconds = time_in_turn({"matrix product": product, "pass": run}, effort.rounds)
     best = [2 * side**3 / each for each in seconds["matrix product"]]
     reached = [count / each for each in seconds["pass"]]
-    share = Spread.of([one / other for one, other in zip(reached, best, strict=True)])
+    share = MedianRange.of([one / other for one, other in zip(reached, best, strict=True)])
     dtype = str(vlm.model.dtype).removeprefix("torch.")
-    yield Measure(f"{title}: operations a frame", Spread.of([count / effort.frames / 1e9]), "GFLOP")
-    yield Measure(f"{title}: share of them in the vision tower", Spread.of([seen / count]), "")
-    yield Measure(f"this machine's {dtype} matrix product", Spread.of([each / 1e9 for each in best]), "GFLOP/s")
+    yield Measure(f"{title}: operations a frame", MedianRange.of([count / effort.frames / 1e9]), "GFLOP")
+    yield Measure(f"{title}: share of them in the vision tower", MedianRange.of([seen / count]), "")
+    yield Measure(f"this machine's {dtype} matrix product", MedianRange.of([each / 1e9 for each in best]), "GFLOP/s")
     yield Measure(f"{title}: share of it reached", share, "", goal)
 
 
 def training(shape: str, effort: Effort) -> Iterator[Measure]:
-    """PPO in Doom: where the time goes, and how many times as fast as with the notebook's pipeline."""
+    """PPO in Doom: shares of the time, and the speed-up over the notebook's method."""
     with tempfile.TemporaryDirectory(prefix="pr2l-shape-") as folder:
         vlm = f"vlm={_checkpoint(shape, Path(folder))}"
         given = [vlm, *([] if shape == "tiny" else SMALL_ROLLOUTS)]
@@ -232,25 +244,25 @@ def training(shape: str, effort: Effort) -> Iterator[Measure]:
         fastest = load_config("doom/fetch/prompted", [*given, "vlm_options.dtype=fastest"])
         plain = load_config("doom/fetch/prompted", [*given, f"vlm_options.disable={list(OPTIMIZATIONS)}"])
         clocks, probed, slow = [], [], []
-        for _ in range(effort.rounds if shape == "tiny" else 1):  # in turn, as in a race
+        for _ in range(effort.rounds if shape == "tiny" else 1):  # in turn, as in time_in_turn
             clocks.append(_clocked(ours))
             if shape == "tiny":  # with a larger one it takes minutes, and `generation` gives the ratio
                 probed.append(_clocked(fastest))
                 slow.append(_clocked(plain, row_by_row))
-    yield Measure(f"PPO with {shape}", Spread.of([clock.steps / clock.total for clock in clocks]), "steps/s")
+    yield Measure(f"PPO with {shape}", MedianRange.of([clock.steps / clock.total for clock in clocks]), "steps/s")
     for name, faster in (("", clocks), (" and dtype=fastest", probed)):
         if slow:
-            over = ratios([clock.total for clock in slow], [clock.total for clock in faster])
+            over = speedup([clock.total for clock in slow], [clock.total for clock in faster])
             yield Measure(f"PPO with {shape}{name}, over the notebook's way", over, "x", 3.0)
     for part in clocks[0].seconds:
-        share = Spread.of([clock.seconds[part] / clock.total for clock in clocks])
+        share = MedianRange.of([clock.seconds[part] / clock.total for clock in clocks])
         goal = 0.1 if part == "the rest" and shape != "tiny" else None
         yield Measure(f"PPO with {shape}, share of time in {part}", share, "", goal, below=True)
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Of one training: environment steps, and seconds in the simulators, in the VLM and in the rest."""
+    """Environment steps of one training, and its seconds in the simulators, in the VLM and in the rest."""
 
     steps: int
     seconds: dict[str, float]
@@ -264,13 +276,13 @@ Ask = Callable[..., Hidden]
 
 
 def concatenate(parts: Sequence[Hidden]) -> Hidden:
-    """The states of several batches in one, where their spans are equal."""
+    """Join the states of several batches, whose spans are equal."""
     states, mask = (torch.cat([getattr(part, name) for part in parts]) for name in ("states", "mask"))
     return Hidden(states, mask, parts[0].spans, [answer for part in parts for answer in part.answers])
 
 
 def row_by_row(hidden: Ask) -> Ask:
-    """`VLM.hidden`, a frame at a time."""
+    """Wrap `VLM.hidden` so that it passes one frame at a time."""
 
     def asked(frames: Frames, texts: list[str], prompt_tokens: int | None = None) -> Hidden:
         return concatenate([hidden(frames[row : row + 1], [text], prompt_tokens) for row, text in enumerate(texts)])
@@ -279,7 +291,7 @@ def row_by_row(hidden: Ask) -> Ask:
 
 
 class Begin(Hooks):
-    """Notes when the first rollout begins: simulators have started by then, and the VLM has seen their first frames."""
+    """Starts the clock at the first rollout: the simulators have started, and their first frames are embedded."""
 
     def __init__(self, spent: dict[str, float]) -> None:
         self.spent, self.at = spent, 0.0
@@ -291,7 +303,7 @@ class Begin(Hooks):
 
 
 def _clocked(config: RunConfig, change: Callable[[Ask], Ask] = lambda ask: ask) -> Clock:
-    """Two rollouts and updates. change: of VLM.hidden."""
+    """Time two rollouts and updates, with VLM.hidden replaced by `change` of it."""
     spent = {"simulators": 0.0, "the VLM": 0.0}
 
     def timed(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -333,13 +345,13 @@ def rollout(effort: Effort) -> Iterator[Measure]:
     held = sum(algorithm.rollout_bytes(space, config.num_envs, options).values())
     numbers = sum(int(np.prod(part.shape or ())) for part in space.values())
     rows = options.n_steps * config.num_envs
-    yield Measure("a rollout's step in memory", Spread.of([held / rows]), "bytes")
-    share = Spread.of([held / (2 * 4 * numbers * rows)])
+    yield Measure("a rollout's step in memory", MedianRange.of([held / rows]), "bytes")
+    share = MedianRange.of([held / (2 * 4 * numbers * rows)])
     yield Measure("a rollout's memory, share of SB3's own", share, "", 0.25, below=True)
 
 
 def stored(effort: Effort) -> Iterator[Measure]:
-    """Reading embeddings from a store, in batches of random rows, against computing them again with `tiny`."""
+    """Speed-up of reading batches of random rows from a store over computing them with `tiny`."""
     config = load_config("doom/fetch/prompted", ["cache_frames=0"])
     encoder, frames = build.encoder(config), _frames(effort.frames)
     contexts = [{"target": "imp"}] * effort.frames
@@ -348,12 +360,12 @@ def stored(effort: Effort) -> Iterator[Measure]:
         store = Store.create(Path(folder), encoder.key(), (8 * effort.frames, encoder.tokens, encoder.width))
         for _ in range(8):
             store.append(encoder.encode(frames, contexts))
-        ways = {
+        variants = {
             "computed": lambda: encoder.encode(frames, contexts),
             "read": lambda: store[draw.choice(len(store), effort.frames, replace=False)],
         }
-        seconds = race(ways, effort.rounds)
-    faster = ratios(seconds["computed"], seconds["read"])
+        seconds = time_in_turn(variants, effort.rounds)
+    faster = speedup(seconds["computed"], seconds["read"])
     yield Measure("stored embeddings of tiny: read over computed", faster, "x", 20.0)
 
 
@@ -385,16 +397,22 @@ SECTIONS: dict[str, tuple[Callable[[Effort], Iterator[Measure]], ...]] = {
     ),
     "instructblip-7b": (partial(half_the_layers, "instructblip-7b"), partial(ceiling, "instructblip-7b", None)),
 }
-# Shapes that a CPU gets through in minutes.
+# Shapes that a CPU can measure in minutes.
 EVERYDAY = ("tiny", "smolvlm-256m", "llava-small")
-# way: (over which way, at least so many times as fast), by shape.
+# shape -> {variant: (compared with which variant, at least so many times as fast)}
 GOALS = {"smolvlm-256m": {"ours": ("notebook", 4.0), "ours, int8": ("notebook", 8.0)}}
 
 
 def speed(shapes: Sequence[str] = EVERYDAY, effort: Effort | None = None, out: Path | None = None) -> list[Measure]:
-    """Measures, prints the table, and writes speed.md, speed.json and speed.png into `out` (None = runs/speed).
+    """Measure speed and memory, print a table, and write speed.md, speed.json and speed.png.
 
-    Raises UserError for a shape that is not in SECTIONS.
+    Args:
+        shapes: Names in SECTIONS.
+        effort: How much is measured; None = the defaults.
+        out: The folder to write to; None = runs/speed.
+
+    Raises:
+        UserError: A shape is not in SECTIONS.
     """
     for shape in shapes:
         if shape not in SECTIONS:
@@ -419,33 +437,33 @@ def speed(shapes: Sequence[str] = EVERYDAY, effort: Effort | None = None, out: P
     return measures
 
 
-# Machinery.
+# Helpers.
 
 
 def _frames_per_second(
-    title: str, ways: dict[str, Callable[[], Any]], effort: Effort, goals: dict[str, tuple[str, float]]
+    title: str, variants: dict[str, Callable[[], Any]], effort: Effort, goals: dict[str, tuple[str, float]]
 ) -> Iterator[Measure]:
-    seconds = race(ways, effort.rounds)
+    seconds = time_in_turn(variants, effort.rounds)
     for name, each in seconds.items():
-        yield Measure(f"{title}: {name}", Spread.of([effort.frames / one for one in each]), "frames/s")
-    slowest = next(iter(ways))
+        yield Measure(f"{title}: {name}", MedianRange.of([effort.frames / one for one in each]), "frames/s")
+    slowest = next(iter(variants))
     for name, each in list(seconds.items())[1:]:
         over, goal = goals.get(name, (slowest, None))
-        yield Measure(f"{title}: {name} over {over}", ratios(seconds[over], each), "x", goal)
-    for name, run in ways.items():
-        yield Measure(f"{title}: {name}, memory at its peak", Spread.of([peak_memory(run) / 1e6]), "MB")
+        yield Measure(f"{title}: {name} over {over}", speedup(seconds[over], each), "x", goal)
+    for name, run in variants.items():
+        yield Measure(f"{title}: {name}, memory at its peak", MedianRange.of([peak_memory(run) / 1e6]), "MB")
 
 
-def _cosine(one: torch.Tensor, other: torch.Tensor) -> Spread:
-    """Of the states [B, L, T, D], token by token; tokens that are masked, and so zero in both, are left out."""
+def _cosine(one: torch.Tensor, other: torch.Tensor) -> MedianRange:
+    """Cosine similarity of states [B, L, T, D] per token, without masked tokens, which are zero in both."""
     real = one.flatten(0, 2).norm(dim=-1) > 0
     cosine = torch.cosine_similarity(one.flatten(0, 2)[real], other.flatten(0, 2)[real], dim=-1)
-    return Spread(float(cosine.median()), float(cosine.min()), float(cosine.max()))
+    return MedianRange(float(cosine.median()), float(cosine.min()), float(cosine.max()))
 
 
 @contextmanager
 def _vlms(shape: str, **common: Any) -> Iterator[Callable[..., VLM]]:
-    """A function that loads a VLM of a shape, with the common options and some of its own."""
+    """Give a function that loads a VLM of a shape, with the common options and others."""
     with tempfile.TemporaryDirectory(prefix="pr2l-shape-") as folder:
         path = _checkpoint(shape, Path(folder))
         options = {key: value for key, value in common.items() if value is not None}
@@ -460,7 +478,7 @@ def _checkpoint(shape: str, folder: Path) -> str:
 
 
 def _frames(count: int) -> Frames:
-    """Noise, all different, of the size of Doom's frames."""
+    """Random frames of the size of Doom's."""
     return np.random.default_rng(0).integers(0, 256, (count, 120, 160, 3), dtype=np.uint8)
 
 
@@ -488,7 +506,7 @@ def _as_markdown(measures: Sequence[Measure]) -> str:
 
 
 def _draw(measures: Sequence[Measure], path: Path) -> None:
-    """Frames a second of each way, on a logarithmic scale, with their spread."""
+    """Draw the frames per second of each variant on a logarithmic scale, with their range."""
     shown = [measure for measure in measures if measure.unit == "frames/s"][::-1]
     if not shown:
         return
@@ -503,6 +521,6 @@ def _draw(measures: Sequence[Measure], path: Path) -> None:
     axes.barh([measure.name for measure in shown], middle, xerr=around, color=ours)
     for row, value in enumerate(middle):
         axes.annotate(f"{value:,.1f}", (value, row), xytext=(6, 0), textcoords="offset points", va="center")
-    axes.set(xscale="log", xlabel="frames a second")
+    axes.set(xscale="log", xlabel="frames per second")
     axes.margins(x=0.15)
     figure.savefig(path, dpi=120)

@@ -1,7 +1,7 @@
-"""Timings that can be compared on a machine that does other things too: all ways in turn, round after round.
+"""Timings, memory peaks and operation counts that can be compared on a machine that is busy with other work too.
 
-    round 1   A B C      a slow moment of the machine falls on neighbours alike, so that a round's ratio A / B
-    round 2   A B C      holds where its seconds do not; the median over rounds is quoted, with its spread
+round 1   A B C      All variants run in turn, round after round: other work slows down neighbours alike, so the
+round 2   A B C      ratio A / B of a round is reliable even if its seconds are not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
-class Spread:
+class MedianRange:
     """Median, lowest and highest of a few measurements."""
 
     median: float
@@ -31,50 +31,58 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float]) -> MedianRange:
         return cls(float(np.median(values)), min(values), max(values))
 
 
-def race(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way, once per round, after one run of each that does not count."""
-    for run in ways.values():
+def time_in_turn(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Time several functions in turn, after one run of each that is not counted.
+
+    Args:
+        variants: Name -> function.
+        rounds: Timed runs of each.
+
+    Returns:
+        Seconds of each variant, one per round.
+    """
+    for run in variants.values():
         run()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
-        for name, run in ways.items():
-            _wait()
-            began = time.perf_counter()
+        for name, run in variants.items():
+            _synchronize()
+            start = time.perf_counter()
             run()
-            _wait()
-            seconds[name].append(time.perf_counter() - began)
+            _synchronize()
+            seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
-def ratios(slow: Sequence[float], fast: Sequence[float]) -> Spread:
-    """How many times as fast the second is, paired by round."""
-    return Spread.of([one / other for one, other in zip(slow, fast, strict=True)])
+def speedup(slow: Sequence[float], fast: Sequence[float]) -> MedianRange:
+    """How many times as fast the second variant is, by round; arguments: seconds as of `time_in_turn`."""
+    return MedianRange.of([slow_seconds / seconds for slow_seconds, seconds in zip(slow, fast, strict=True)])
 
 
 def peak_memory(run: Callable[[], object]) -> int:
-    """Bytes that a run takes at its highest, beyond what was there before it: on the GPU if there is one."""
+    """Peak memory of a run in bytes, beyond what was allocated before: on the GPU if there is one."""
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
         return torch.cuda.max_memory_allocated() - before
     marks = Path("/proc/self/clear_refs")
-    if not marks.exists():  # no Linux: the process' highest ever
+    if not marks.exists():  # not Linux: the peak of the whole process
         run()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     _return_freed_memory()
-    marks.write_text("5")  # sets the peak to what is there now
+    marks.write_text("5")  # resets the peak to what is allocated now
     before = _status("VmRSS")
     run()
     return _status("VmHWM") - before
 
 
 def highest_memory() -> int:
-    """Bytes of main memory that this process has taken at its highest."""
+    """Peak main memory of this process so far, in bytes."""
     if Path("/proc/self/status").exists():
         return _status("VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -82,13 +90,13 @@ def highest_memory() -> int:
 
 
 def flops(run: Callable[[], object]) -> int:
-    """Floating-point operations of a run's matrix products, as torch counts them."""
+    """Count the floating-point operations of a run's matrix products, as torch does."""
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
 
 
-# What torch calls the parts of a transformer's pass.
+# Parts of a transformer's pass, by the names of torch's operations.
 PARTS = {
     "linear layers": ("linear", "mm"),
     "attention": ("scaled_dot_product", "softmax"),
@@ -97,13 +105,13 @@ PARTS = {
 
 
 def profile(run: Callable[[], object]) -> dict[str, float]:
-    """Shares of a run's time in PARTS, by the names of torch's operations, and in all others."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or it says that it starts and stops
+    """Shares of a run's time, in 0..1, in each of PARTS and in the rest."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # silences its messages about starting and stopping
     on_gpu = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
-    with torch.profiler.profile(activities=[ProfilerActivity.CPU, *on_gpu]) as seen:
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU, *on_gpu]) as profiler:
         run()
     time_of = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    spent = {each.key: getattr(each, time_of) for each in seen.key_averages()}
+    spent = {event.key: getattr(event, time_of) for event in profiler.key_averages()}
     parts = {
         part: sum(time for key, time in spent.items() if any(name in key for name in names))
         for part, names in PARTS.items()
@@ -113,20 +121,20 @@ def profile(run: Callable[[], object]) -> dict[str, float]:
 
 
 def matrix_ceiling(dtype: torch.dtype, device: torch.device, side: int = 2048) -> Callable[[], object]:
-    """A product of two square matrices, 2 side^3 operations: as fast as this machine multiplies."""
-    one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return lambda: one @ other
+    """Return a function that multiplies two square matrices, in 2 side^3 operations: the speed limit of a machine."""
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return lambda: left @ right
 
 
 def _return_freed_memory() -> None:
-    """What earlier runs have freed may still be the process', and would serve the next one unseen."""
+    """Give freed memory back to the system; the next run would use it without raising the peak."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
     if trim is not None:
         trim(0)
 
 
-def _wait() -> None:
+def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

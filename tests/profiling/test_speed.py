@@ -18,7 +18,7 @@ from pr2l.profiling.speed import (
     row_by_row,
     speed,
 )
-from pr2l.profiling.timing import Spread, flops, matrix_ceiling, peak_memory, profile, race, ratios
+from pr2l.profiling.timing import MedianRange, flops, matrix_ceiling, peak_memory, profile, speedup, time_in_turn
 from pr2l.vlms.base import OPTIMIZATIONS, Defaults
 from pr2l.vlms.loading import load_vlm
 
@@ -26,19 +26,19 @@ FRAMES = np.random.default_rng(0).integers(0, 256, (3, 120, 160, 3), dtype=np.ui
 TEXTS = ["where is the imp ?"] * 3
 
 
-def test_all_ways_run_in_turn_after_one_run_that_does_not_count():
+def test_variants_run_in_turn_after_one_run_that_is_not_counted():
     order = []
-    seconds = race({name: lambda name=name: order.append(name) for name in "ab"}, rounds=3)
+    seconds = time_in_turn({name: lambda name=name: order.append(name) for name in "ab"}, rounds=3)
     assert order == list("ab" * 4)
     assert {name: len(each) for name, each in seconds.items()} == {"a": 3, "b": 3}
 
 
-def test_ratios_are_paired_by_round():
-    assert ratios([2.0, 30.0, 8.0], [1.0, 10.0, 2.0]) == Spread(3.0, 2.0, 4.0)
+def test_speedups_are_paired_by_round():
+    assert speedup([2.0, 30.0, 8.0], [1.0, 10.0, 2.0]) == MedianRange(3.0, 2.0, 4.0)
 
 
-def test_a_verdict_says_what_was_promised():
-    two = Spread(2.0, 1.0, 3.0)
+def test_a_verdict_compares_with_the_goal():
+    two = MedianRange(2.0, 1.0, 3.0)
     least = [Measure("", two, "x", goal).verdict for goal in (2.0, 2.5, None)]
     assert least == ["reached (>= 2)", "MISSED (>= 2.5)", ""]
     most = [Measure("", two, "", goal, below=True).verdict for goal in (2.0, 1.5)]
