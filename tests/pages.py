@@ -26,3 +26,8 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch, more: Sequence[str] = ())
     with pytest.raises(SystemExit) as done:
         main()
     assert not done.value.code, command
+
+
+def python_blocks(page: Path) -> list[str]:
+    """The Python code blocks of a page."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)

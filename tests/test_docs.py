@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from pages import commands
+from pages import commands, run
+from test_imports import ORDER
 from typer.main import get_command
 
 from pr2l.benchmark.suites import names
@@ -100,3 +101,40 @@ def test_list_runs_for_everything():
     for kind in ("tasks", "vlms", "encoders", "environments", "prompts", "algorithms", "networks", "configs"):
         result = CliRunner().invoke(get_command(app), ["list", kind])
         assert result.exit_code == 0 and result.output.strip()
+
+
+def test_the_page_of_the_architecture_shows_the_import_order_that_is_enforced():
+    assert " <- ".join(ORDER) in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+# What makes README's commands small; none changes which command runs, or on which files of the ones before.
+SMALL = {
+    "pr2l check": ["num_envs=2"],
+    "pr2l train doom": [
+        *("steps=64", "num_envs=2", "evaluation_episodes=2"),
+        *("algorithm_options.n_steps=16", "algorithm_options.batch_size=32"),
+    ],
+    "pr2l train --resume": ["steps=96"],
+    "pr2l embed": ["vlm_options.new_tokens=1"],
+    "pr2l prompts score": ["frames=20", "--prompts", "where"],
+}
+REPLACED = {"--episodes 200": "--episodes 2", "--episodes 10": "--episodes 1"}
+NOT_RUN = {"pr2l sim install": "needs a package index", "pr2l pretrain": "takes hours", "pr2l speed": "minutes"}
+
+
+@pytest.mark.slow
+def test_the_commands_of_readme_run_in_their_order_in_a_fresh_folder(tmp_path, monkeypatch, capsys):
+    """Every command finds what those before it wrote."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    for command in commands(ROOT / "README.md"):
+        if command.startswith(tuple(NOT_RUN)):
+            continue
+        for shown, small in REPLACED.items():
+            command = command.replace(shown, small)
+        runs = sorted(map(str, Path("runs").glob("doom-fetch-*")))
+        command = command.replace("runs/doom-fetch-*", " ".join(runs))
+        if "runs/RUN" in command:
+            command = command.replace("runs/RUN", runs[0])
+        more = next((words for start, words in SMALL.items() if command.startswith(start)), [])
+        run(command, monkeypatch, more)
