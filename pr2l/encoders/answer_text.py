@@ -21,7 +21,7 @@ from pr2l.core.types import Tokens
 from pr2l.encoders.base import EncoderSource
 from pr2l.encoders.common.answers import AnswerEncoder
 from pr2l.encoders.common.prompts import PromptOptions
-from pr2l.encoders.common.vision import fetched, whole
+from pr2l.encoders.common.vision import load_pretrained, read_pretrained
 from pr2l.vlms import checkpoint
 
 LONGEST = 256  # word pieces, as the model was trained; answers are far shorter
@@ -54,10 +54,10 @@ class SentenceEmbedder:
     """A transformer of sentences with mean pooling: texts -> float32 [B, width], each of norm 1."""
 
     def __init__(self, weights: str, device: str) -> None:
-        self.words = fetched(weights, lambda: AutoTokenizer.from_pretrained(weights))
+        self.words = read_pretrained(weights, lambda: AutoTokenizer.from_pretrained(weights))
         _check_parts(weights)
         # In float32 always: it is small, and a text's embedding then hardly depends on its neighbours.
-        self.model = checkpoint.read_model(weights, device, "float32", partial(whole, AutoModel))
+        self.model = checkpoint.read_model(weights, device, "float32", partial(load_pretrained, AutoModel))
         self.width = int(self.model.config.hidden_size)
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
-"""CLIP's image tower (Radford et al. 2021): trained to match pictures with their captions.
+"""CLIP's image encoder (Radford et al. 2021), trained to match images with their captions.
 
 ViT-B/16: 224 x 224 pixels, 1 + 196 tokens, width 768. MIT licence. Source: openai/clip-vit-base-patch16 on the
-Hugging Face Hub; the other ViTs and their OpenCLIP successors in transformers' format are read as well. Tokens are
-those after the last layer, where only the class token's summary (tokens=cls) goes through a final norm.
+Hugging Face Hub; the other ViTs of CLIP, and OpenCLIP's in transformers' format, can be used as well. Tokens are those
+after the last layer; only the class token's summary (tokens=cls) goes through the final norm.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""DINOv2 (Oquab et al. 2023): trained on pictures alone, with no text.
+"""DINOv2 (Oquab et al. 2023), trained on images alone, without text.
 
 ViT-B/14: 224 x 224 pixels, 1 + 256 tokens, width 768. Apache 2.0 licence. Source: facebook/dinov2-base on the Hugging
-Face Hub; of facebook/dinov2-with-registers-base the four registers are left out, as they show no place.
+Face Hub. The four register tokens of facebook/dinov2-with-registers-base are left out: they belong to no patch.
 """
 
 from __future__ import annotations

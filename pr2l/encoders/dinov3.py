@@ -1,8 +1,8 @@
-"""DINOv3 (Simeoni et al. 2025): DINOv2's successor, with rotary positions.
+"""DINOv3 (Simeoni et al. 2025), the successor of DINOv2, with rotary position embeddings.
 
-ViT-B/16: 224 x 224 pixels, 1 + 196 tokens, width 768; its four registers are left out, as they show no place. DINOv3
-licence, which has to be accepted on the model's page. Source: facebook/dinov3-vitb16-pretrain-lvd1689m on the Hugging
-Face Hub.
+ViT-B/16: 224 x 224 pixels, 1 + 196 tokens, width 768; its four register tokens are left out: they belong to no patch.
+DINOv3 licence, to be accepted on the model's page. Source: facebook/dinov3-vitb16-pretrain-lvd1689m on the Hugging Face
+Hub.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import DINOv3ViTModel
@@ -20,7 +21,7 @@ from transformers.utils.hub import cached_file
 from pr2l.core.errors import UserError
 from pr2l.core.types import Frames
 from pr2l.encoders.base import EncoderSource
-from pr2l.encoders.common.vision import HubEncoder, SquareDefaults, fetched
+from pr2l.encoders.common.vision import HubEncoder, SquareDefaults, read_pretrained
 
 
 class Defaults(SquareDefaults):
@@ -29,23 +30,26 @@ class Defaults(SquareDefaults):
 
 class Dinov3Encoder(HubEncoder):
     model_class, model_types = DINOv3ViTModel, ("dinov3_vit",)
-    advice = "The convolutional DINOv3 is not read here."
+    advice = "The convolutional DINOv3 models are not supported."
 
-    def read_pixels(self) -> Callable[[Frames], Tensor]:
-        """As transformers' DINOv3ViTImageProcessor, which needs torchvision: it scales first and resizes floats."""
+    def preprocessing(self) -> Callable[[Frames], Tensor]:
+        """Preprocess as transformers' DINOv3ViTImageProcessor, which needs torchvision: scale first, resize floats."""
         weights = self.options.weights
-        file = fetched(weights, lambda: cached_file(weights, "preprocessor_config.json"))
+        file = read_pretrained(weights, lambda: cached_file(weights, "preprocessor_config.json"))
         values = json.loads(Path(file).read_text(encoding="utf-8"))
         size, filters = values["size"], {2: "bilinear", 3: "bicubic"}
         if values["resample"] not in filters:
-            raise UserError(f"{weights!r} resizes with PIL's filter {values['resample']}; known are 2 and 3.")
+            raise UserError(
+                f"encoder_options: the image processor of weights={weights!r} resizes with PIL's filter"
+                f" {values['resample']}; 2 (bilinear) and 3 (bicubic) are supported."
+            )
         mode, scale = filters[values["resample"]], values.get("rescale_factor", 1 / 255)
         mean, std = (
             torch.tensor(values[name], device=self.device)[:, None, None] for name in ("image_mean", "image_std")
         )
 
         def pixels(frames: Frames) -> Tensor:
-            scaled = torch.tensor(frames, device=self.device).permute(0, 3, 1, 2).float() * scale
+            scaled = rearrange(torch.tensor(frames, device=self.device), "b h w c -> b c h w").float() * scale
             squares = interpolate(scaled, (size["height"], size["width"]), mode=mode, antialias=True)
             return ((squares - mean) / std).to(self.dtype)
 

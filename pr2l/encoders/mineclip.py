@@ -1,17 +1,17 @@
-"""MineCLIP (Fan et al. 2022): CLIP trained on videos of Minecraft and what their players say.
+"""MineCLIP (Fan et al. 2022), a CLIP trained on videos of Minecraft with the players' commentary.
 
 ViT-B/16: 160 x 256 pixels. tokens=cls, the default, is one token of width 512, the image feature that MineDojo's agents
 read frame by frame; tokens=all is 1 + 160 tokens of width 768 after the last layer. MIT licence. Source: the `attn` or
-`avg` checkpoint that the README of MineDojo/MineCLIP links to on Google Drive, read without its package.
+`avg` checkpoint that the README of MineDojo/MineCLIP links to on Google Drive, loaded without its package.
 
-MineCLIP pools 16 frames in time to score a video against a text. An encoder knows one frame, not the episode before it
-(stores and memories go by the frame), so the feature of the frame alone is what a policy gets, as MineAgent's does; a
-policy that needs the past has an LSTM for it. With `video` the temporal pooling sees the frame 16 times over: a video
-that stands still, as forward_video_features gives it: before the adapter after which MineCLIP compares videos with
-texts. For `avg` that is the image feature again.
+MineCLIP pools 16 frames in time to score a video against a text. This encoder gets one frame (the cache and stored
+embeddings are looked up by the frame), so a policy gets the feature of that frame alone, as MineAgent does; a policy
+that needs the past can have an LSTM. With `video` the temporal pooling gets the frame 16 times, a still video, and
+gives what forward_video_features gives, before the adapter that MineCLIP compares with texts. For the `avg` checkpoint
+that equals the image feature.
 Frames of another size are stretched; the package leaves that to its caller.
 Written from MineCLIP @ e6c06a0, mineclip/mineclip (mineclip.py, base.py, clip.py, pooling.py, transformer.py), and from
-x-transformers 0.27.1, of which the latter is made.
+x-transformers 0.27.1, on which transformer.py is based.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
 
 from pr2l.core.errors import UserError
 from pr2l.core.types import Frames
 from pr2l.encoders.base import EncoderSource
-from pr2l.encoders.common.vision import FileEncoder, Seen, VisionDefaults, loaded
+from pr2l.encoders.common.vision import FileEncoder, VisionDefaults, VisionOutput, load_weights
 
 SIZE = (160, 256)  # pixels
 MEAN, STD = (0.3331, 0.3245, 0.3051), (0.2439, 0.2493, 0.2873)  # of 21,000 clips (base.py)
-HEAD = 64  # numbers of an attention head
+HEAD = 64  # width of an attention head
 VIDEO = 16  # frames of a video, as MineCLIP was trained
 IMAGE_PREFIX, VIDEO_PREFIX = "model.image_encoder.", "model.temporal_encoder.attn.model."
+NEEDED = ("conv1.weight", "cls_token", "pos_embed", "projection", "blocks.0.ln_1.weight")  # to infer the sizes
 
 
 class Defaults(VisionDefaults):
     weights: str = "weights/mineclip_attn.pth"  # the file as published, or its "state_dict" as .safetensors
     tokens: Literal["all", "cls", "mean"] = "cls"  # MineCLIP's feature; class token and patches; the patches' mean
-    video: bool = False  # tokens=cls after the temporal pooling, which is shown the frame 16 times
+    video: bool = False  # with tokens=cls: after the temporal pooling of the frame repeated 16 times
 
 
 class MineClipEncoder(FileEncoder):
@@ -47,36 +49,36 @@ class MineClipEncoder(FileEncoder):
     published = "https://github.com/MineDojo/MineCLIP, whose README links to `attn` and `avg` on Google Drive,"
     entry = "state_dict"
 
-    def read(self, weights: str, dtype: torch.dtype) -> nn.Module:
-        held = self.read_tensors(weights)
-        image, video = (below(held, prefix) for prefix in (IMAGE_PREFIX, VIDEO_PREFIX))
-        if not image:
-            raise UserError(f"{weights}: no weight's name begins with {IMAGE_PREFIX!r}, so it is no MineCLIP.")
-        model = nn.ModuleDict({"image": loaded(ImageTower(image), image, weights)})
+    def build_model(self, tensors: Mapping[str, Tensor], path: str) -> nn.Module:
+        image, video = (below(tensors, prefix) for prefix in (IMAGE_PREFIX, VIDEO_PREFIX))
+        if missing := [name for name in NEEDED if name not in image]:
+            name = IMAGE_PREFIX + missing[0]
+            raise UserError(f"{path} has no weight {name!r}, so it is not a checkpoint of MineCLIP.")
+        model = nn.ModuleDict({"image": load_weights(ImageTower(image), image, path)})
         if self.options.video and video:
-            model["video"] = loaded(VideoTower(video), video, weights)
-        return model.to(dtype)
+            model["video"] = load_weights(VideoTower(video), video, path)
+        return model
 
-    def read_pixels(self) -> Callable[[Frames], Tensor]:
+    def preprocessing(self) -> Callable[[Frames], Tensor]:
         mean, std = (torch.tensor(values, device=self.device)[:, None, None] for values in (MEAN, STD))
 
         def pixels(frames: Frames) -> Tensor:
-            pictures = torch.tensor(frames, device=self.device).permute(0, 3, 1, 2).float()
+            pictures = rearrange(torch.tensor(frames, device=self.device), "b h w c -> b c h w").float()
             if pictures.shape[2:] != SIZE:
                 pictures = interpolate(pictures, SIZE, mode="bilinear", antialias=True)
             return ((pictures / 255 - mean) / std).to(self.dtype)
 
         return pixels
 
-    def look(self, pixels: Tensor) -> Seen:
+    def forward(self, pixels: Tensor) -> VisionOutput:
         feature, states = self.model["image"](pixels)
         if "video" in self.model:
             feature = self.model["video"](feature[:, None].expand(-1, VIDEO, -1))
-        return Seen(feature, states[:, :1], states[:, 1:])
+        return VisionOutput(feature, states[:, :1], states[:, 1:])
 
 
 class Block(nn.Module):
-    """A layer of CLIP, with its names."""
+    """A layer of CLIP's vision transformer, with CLIP's names."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -97,10 +99,13 @@ class QuickGELU(nn.Module):
 
 
 class ImageTower(nn.Module):
-    """[B, 3, 160, 256] -> the feature of each picture [B, F], and the last layer's states [B, 1 + patches, D]."""
+    """Images [B, 3, 160, 256] -> their features [B, F] and the last layer's states [B, 1 + patches, D].
+
+    Args:
+        weights: Weights that it will load; their shapes give the sizes.
+    """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        """Sizes are read off the weights."""
         super().__init__()
         width, _, patch, _ = weights["conv1.weight"].shape
         self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
@@ -112,20 +117,22 @@ class ImageTower(nn.Module):
         self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        patches = self.conv1(pixels).flatten(2).transpose(1, 2)
+        patches = rearrange(self.conv1(pixels), "b d h w -> b (h w) d")
         first = self.cls_token.expand(len(patches), 1, -1)
         states = self.blocks(self.ln_pre(torch.cat([first, patches], dim=1) + self.pos_embed))
         return self.ln_post(states[:, 0]) @ self.projection, states
 
 
 class VideoTower(nn.Module):
-    """[B, L, F] -> [B, F]: a pre-norm transformer, attention and feed-forward in turn, and the mean over the L frames.
+    """Features of L frames [B, L, F] -> their pooled feature [B, F]: a pre-norm transformer and the mean over frames.
 
-    The names are those of x-transformers.
+    Names are those of x-transformers.
+
+    Args:
+        weights: Weights that it will load; their shapes give the sizes.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        """Sizes are read off the weights."""
         super().__init__()
         length, width = weights["pos_emb.emb.weight"].shape
         inner = len(weights["attn_layers.layers.0.1.to_q.weight"])
@@ -154,8 +161,9 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(inner, width, bias=False)
 
     def forward(self, states: Tensor) -> Tensor:
-        parts = (part(states).unflatten(2, (-1, HEAD)).transpose(1, 2) for part in (self.to_q, self.to_k, self.to_v))
-        return self.to_out(scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2))
+        projections = (self.to_q, self.to_k, self.to_v)
+        heads = (rearrange(layer(states), "b l (h d) -> b h l d", d=HEAD) for layer in projections)
+        return self.to_out(rearrange(scaled_dot_product_attention(*heads), "b h l d -> b l (h d)"))
 
 
 class FeedForward(nn.Module):
@@ -168,7 +176,7 @@ class FeedForward(nn.Module):
 
 
 class Gated(nn.Module):
-    """A gated linear unit whose gate is SiLU's."""
+    """A gated linear unit with SiLU as its gate."""
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
@@ -180,7 +188,7 @@ class Gated(nn.Module):
 
 
 def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose name begins with the prefix, without it."""
+    """Return the weights whose name begins with a prefix, under their names without it."""
     return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
 
 

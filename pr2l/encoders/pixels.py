@@ -1,4 +1,4 @@
-"""No VLM at all: a small frame, one token per pixel row, for network `cnn` to learn from scratch."""
+"""Small frames without any VLM, one token per row of pixels, for the network `cnn` to learn from scratch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from einops import rearrange
 from pydantic import BaseModel, ConfigDict
 
 from pr2l.core.types import Contexts, Frames, Labels, Tokens
@@ -20,7 +21,7 @@ class Defaults(BaseModel):
 
 
 class PixelsEncoder(Encoder):
-    """Tokens [B, size, 3 * size] in 0..1; pixel x of row y is entries 3 x to 3 x + 2 (RGB) of token y."""
+    """Tokens [B, size, 3 * size] in 0..1; pixel x of row y is entries 3x to 3x + 2 (RGB) of token y."""
 
     def __init__(self, options: Defaults) -> None:
         self.tokens, self.width = options.size, 3 * options.size
@@ -31,7 +32,7 @@ class PixelsEncoder(Encoder):
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
         side = (self.tokens, self.tokens)
         small = np.stack([cv2.resize(frame, side, interpolation=cv2.INTER_AREA) for frame in frames])
-        values = torch.from_numpy(small.reshape(len(frames), self.tokens, self.width)).float() / 255
+        values = rearrange(torch.from_numpy(small), "b h w c -> b h (w c)").float() / 255
         return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool))
 
 

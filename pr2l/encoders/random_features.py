@@ -1,7 +1,8 @@
-"""Random features (Burda et al. 2018): a convolutional network that was never trained, whose seed is its checkpoint.
+"""Random features (Burda et al. 2018): a convolutional network with random weights that are never trained.
 
-A baseline that has the shape of a vision encoder and none of the knowledge; for a VLM without knowledge there is
-`vlm_options.random_weights`. 64 x 64 pixels, 64 tokens (8 x 8 places), width 64. No weights: no licence, no source.
+A baseline with the structure of a vision encoder and without its knowledge; for a VLM the same is
+`vlm_options.random_weights`. 64 x 64 pixels, 64 tokens (8 x 8 positions), width 64. The weights follow from the seed,
+so there is nothing to download.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL.Image import Resampling
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import nn
@@ -25,11 +27,11 @@ class Defaults(BaseModel):
 
     seed: NonNegativeInt = 0  # of the weights
     size: PositiveInt = 64  # side of the square that frames are stretched to, in pixels
-    channels: tuple[PositiveInt, ...] = Field((32, 64, 64), min_length=1)  # NatureCNN's; every layer halves the side
+    channels: tuple[PositiveInt, ...] = Field((32, 64, 64), min_length=1)  # NatureCNN's; each layer halves the side
 
 
 class RandomFeaturesEncoder(Encoder):
-    """Tokens [B, places, channels[-1]], row by row; each layer keeps the scale of what it reads (He et al. 2015)."""
+    """Tokens [B, positions, channels[-1]], row by row; weights are scaled so that layers keep the scale (He 2015)."""
 
     costly = True
 
@@ -50,10 +52,10 @@ class RandomFeaturesEncoder(Encoder):
 
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
         squares = resize(frames, self.options.size, Resampling.BILINEAR).astype(np.float32)
-        maps = torch.from_numpy(squares).permute(0, 3, 1, 2) / 127.5 - 1
+        maps = rearrange(torch.from_numpy(squares), "b h w c -> b c h w") / 127.5 - 1
         for kernel in self.kernels:
             maps = nn.functional.conv2d(maps, kernel, stride=2, padding=1).relu()
-        values = maps.flatten(2).transpose(1, 2)
+        values = rearrange(maps, "b d h w -> b (h w) d")
         return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool))
 
 

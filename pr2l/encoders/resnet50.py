@@ -1,8 +1,8 @@
-"""ResNet-50 (He et al. 2015), trained to name the 1000 kinds of things of ImageNet.
+"""ResNet-50 (He et al. 2015), trained to classify ImageNet.
 
-224 x 224 pixels, 49 tokens (the 7 x 7 places of the last stage), width 2048; tokens=cls and tokens=mean are both its
+224 x 224 pixels, 49 tokens (the 7 x 7 positions of the last stage), width 2048; tokens=cls and tokens=mean are both its
 average pooling. Apache 2.0 licence. Source: microsoft/resnet-50 on the Hugging Face Hub, which is v1.5; other ResNets
-in transformers' format are read as well.
+in transformers' format can be used as well.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import ResNetModel
 
 from pr2l.encoders.base import EncoderSource
-from pr2l.encoders.common.vision import HubEncoder, Seen, SquareDefaults, places
+from pr2l.encoders.common.vision import HubEncoder, SquareDefaults, VisionOutput, from_feature_map
 
 
 class Defaults(SquareDefaults):
@@ -21,8 +21,8 @@ class Defaults(SquareDefaults):
 class ResNetEncoder(HubEncoder):
     model_class, model_types = ResNetModel, ("resnet",)
 
-    def look(self, pixels: Tensor) -> Seen:
-        return places(self.model(pixels))
+    def forward(self, pixels: Tensor) -> VisionOutput:
+        return from_feature_map(self.model(pixels))
 
 
 def create(source: EncoderSource, options: Defaults) -> ResNetEncoder:

@@ -1,8 +1,8 @@
-"""SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025): as CLIP, with a sigmoid loss for each pair.
+"""SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025), trained as CLIP with a sigmoid loss per pair.
 
-SigLIP 2 ViT-B/16: 224 x 224 pixels, 196 tokens, width 768; no class token, so that tokens=cls is its attention pooling.
-Apache 2.0 licence. Source: google/siglip2-base-patch16-224 on the Hugging Face Hub, or google/siglip-base-patch16-224,
-which is SigLIP and has the same shape.
+SigLIP 2 ViT-B/16: 224 x 224 pixels, 196 tokens, width 768. It has no class token; tokens=cls is its attention pooling.
+Apache 2.0 licence. Source: google/siglip2-base-patch16-224 on the Hugging Face Hub, or google/siglip-base-patch16-224
+for SigLIP, which has the same shape.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Defaults(SquareDefaults):
 
 class SiglipEncoder(HubEncoder):
     model_class, model_types = SiglipVisionModel, ("siglip", "siglip_vision_model")
-    advice = "Of SigLIP 2 take a checkpoint with one size, such as google/siglip2-base-patch16-224, not a NaFlex one."
+    advice = "For SigLIP 2 use a checkpoint of one image size, such as google/siglip2-base-patch16-224, not NaFlex."
 
 
 def create(source: EncoderSource, options: Defaults) -> SiglipEncoder:

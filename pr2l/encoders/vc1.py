@@ -1,8 +1,8 @@
-"""VC-1, the "visual cortex" (Majumdar et al. 2023): a masked autoencoder trained on egocentric video and ImageNet.
+"""VC-1, the "visual cortex" (Majumdar et al. 2023), a masked autoencoder of egocentric video and ImageNet.
 
 ViT-B/16: 224 x 224 pixels, 1 + 196 tokens, width 768 (ViT-L/16, the one called VC-1 for short: width 1024), after the
-final norm. CC BY-NC licence. Source: https://dl.fbaipublicfiles.com/eai-vc/vc1_vitb.pth (or vc1_vitl.pth), read without
-its package. tokens=cls is what vc_models gives (use_cls).
+final norm. CC BY-NC licence. Source: https://dl.fbaipublicfiles.com/eai-vc/vc1_vitb.pth (or vc1_vitl.pth), loaded
+without its package. tokens=cls is what vc_models gives (use_cls).
 Written from facebookresearch/eai-vc @ e782c35, vc_models/src/vc_models/models/vit/vit.py and transforms/__init__.py.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from PIL.Image import Resampling
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
@@ -19,13 +18,13 @@ from transformers import ViTConfig, ViTModel
 from pr2l.core.errors import UserError
 from pr2l.core.types import Frames
 from pr2l.encoders.base import EncoderSource
-from pr2l.encoders.common.vision import FileEncoder, Seen, SquareDefaults, as_torchvision, loaded
+from pr2l.encoders.common.vision import FileEncoder, SquareDefaults, VisionOutput, imagenet_processor, load_weights
 from pr2l.vlms.pixels import Pixels
 from pr2l.vlms.timm_towers import renamed
 
-HEAD = 64  # numbers of an attention head, in ViT-S, B and L
-NEEDED = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")  # to read the sizes off
-NAMES = {  # timm's, and what transformers calls them
+HEAD = 64  # width of an attention head in ViT-S, B and L
+NEEDED = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")  # to infer the sizes
+NAMES = {  # timm's names -> transformers'
     "patch_embed.proj": "embeddings.patch_embeddings.projection",
     "cls_token": "embeddings.cls_token",
     "pos_embed": "embeddings.position_embeddings",
@@ -46,25 +45,24 @@ class Vc1Encoder(FileEncoder):
     published = "https://dl.fbaipublicfiles.com/eai-vc/vc1_vitb.pth (ViT-B) or vc1_vitl.pth there (ViT-L)"
     entry = "model"
 
-    def read(self, weights: str, dtype: torch.dtype) -> nn.Module:
-        tensors = self.read_tensors(weights)
+    def build_model(self, tensors: Mapping[str, Tensor], path: str) -> nn.Module:
         if missing := [name for name in NEEDED if name not in tensors]:
-            raise UserError(f"{weights} has no weight {missing[0]!r}, so it is no VC-1.")
+            raise UserError(f"{path} has no weight {missing[0]!r}, so it is not a checkpoint of VC-1.")
         if (width := len(tensors[NEEDED[0]])) > 1024:
-            raise UserError(f"{weights} has width {width}; VC-1 is ViT-B (768) or ViT-L (1024).")
+            raise UserError(f"{path} has width {width}, and VC-1 is a ViT-B (768) or a ViT-L (1024).")
         model = ViTModel(vit_config(tensors), add_pooling_layer=False)
-        return loaded(model, as_transformers(tensors), weights).to(dtype)
+        return load_weights(model, as_transformers(tensors), path)
 
-    def read_pixels(self) -> Callable[[Frames], Tensor]:
-        return Pixels(as_torchvision(Resampling.BICUBIC), self.model.config.image_size, self.device, self.dtype)
+    def preprocessing(self) -> Callable[[Frames], Tensor]:
+        return Pixels(imagenet_processor(Resampling.BICUBIC), self.model.config.image_size, self.device, self.dtype)
 
-    def look(self, pixels: Tensor) -> Seen:
+    def forward(self, pixels: Tensor) -> VisionOutput:
         states = self.model(pixels).last_hidden_state
-        return Seen(states[:, 0], states[:, :1], states[:, 1:])
+        return VisionOutput(states[:, 0], states[:, :1], states[:, 1:])
 
 
 def vit_config(tensors: Mapping[str, Tensor]) -> Any:
-    """Sizes are read off the weights."""
+    """Return the config that fits the weights' shapes."""
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
     return ViTConfig(
         hidden_size=width,
@@ -78,14 +76,14 @@ def vit_config(tensors: Mapping[str, Tensor]) -> Any:
 
 
 def as_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Queries, keys and values are one matrix in timm; the autoencoder's decoder and mask token stay out."""
-    made = dict[str, Tensor]()
+    """Convert weights from timm's format, where queries, keys and values are one matrix; the decoder is left out."""
+    converted = dict[str, Tensor]()
     for name, weight in tensors.items():
         if "decoder" in name or "mask_token" in name:
             continue
-        parts = zip("qkv", weight.chunk(3), strict=True) if ".qkv." in name else [("", weight)]
-        made |= {renamed(name, NAMES).replace("qkv", f"{letter}_proj"): part for letter, part in parts}
-    return made
+        matrices = zip("qkv", weight.chunk(3), strict=True) if ".qkv." in name else [("", weight)]
+        converted |= {renamed(name, NAMES).replace("qkv", f"{letter}_proj"): matrix for letter, matrix in matrices}
+    return converted
 
 
 def create(source: EncoderSource, options: Defaults) -> Vc1Encoder:

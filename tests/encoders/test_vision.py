@@ -361,12 +361,12 @@ def test_a_model_that_cannot_be_fetched_says_which_and_what_to_do(name):
                                              ("mineclip", "github.com/MineDojo/MineCLIP")])  # fmt: skip
 def test_a_missing_file_says_which_and_where_it_is_had(name, where):
     default = registry.load("encoders", name).Defaults().weights
-    with pytest.raises(UserError, match=f"'{default}' is no file.*{where}.*encoder_options.weights"):
+    with pytest.raises(UserError, match=f"'{default}' is not a file.*{where}.*encoder_options.weights"):
         make(name)
 
 
 def test_another_architecture_is_refused(weights):
-    with pytest.raises(UserError, match="is a clip, not a siglip or siglip_vision_model.*NaFlex"):
+    with pytest.raises(UserError, match="has the model type 'clip', and this encoder reads 'siglip' or .*NaFlex"):
         make("siglip", weights=weights("clip"))
 
 
@@ -374,7 +374,7 @@ def test_an_incomplete_checkpoint_is_refused_instead_of_filled_with_random_numbe
     folder = small_weights.options("dinov3", tmp_path)["weights"]
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
-    with pytest.raises(UserError, match="is no whole DINOv3ViTModel: it lacks"):
+    with pytest.raises(UserError, match="is not a complete DINOv3ViTModel: .* weights are missing"):
         make("dinov3", weights=folder)
 
 
@@ -385,15 +385,18 @@ class Code:
 @pytest.mark.parametrize(
     ("held", "message"),
     [
-        ({"model": Code()}, "holds more than tensors.*If you trust it"),
-        ({"state_dict": {}}, "no entry 'model' with weights; it has 'state_dict'"),
-        ({"model": torch.zeros(1)}, "no entry 'model' with weights; it has 'model'"),
-        (torch.zeros(1), "it has a Tensor alone"),
-        ({"model": {"backbone.weight": torch.zeros(1)}}, "has no weight 'patch_embed.proj.weight', so it is no VC-1"),
+        ({"model": Code()}, "holds more than tensors.*if you trust it"),
+        ({"state_dict": {}}, "no entry 'model' with weights; it holds 'state_dict'"),
+        ({"model": torch.zeros(1)}, "no entry 'model' with weights; it holds 'model'"),
+        (torch.zeros(1), "it holds Tensor"),
+        ({"model": {"backbone.weight": torch.zeros(1)}}, "so it is not a checkpoint of VC-1"),
         ({"model": {"patch_embed.proj.weight": torch.zeros(1280, 3, 14, 14), "pos_embed": torch.zeros(1, 5, 1280),
-                    "blocks.0.mlp.fc1.weight": torch.zeros(8, 1280)}}, "has width 1280; VC-1 is ViT-B"),
+                    "blocks.0.mlp.fc1.weight": torch.zeros(8, 1280)}}, "has width 1280, and VC-1 is a ViT-B"),
         ({"model": {"patch_embed.proj.weight": torch.zeros(64, 3, 16, 16), "pos_embed": torch.zeros(1, 5, 64),
                     "blocks.0.mlp.fc1.weight": torch.zeros(8, 64)}}, "does not fit.*Missing key"),
+        ({"model": {"patch_embed.proj.weight": torch.zeros(64, 3), "pos_embed": torch.zeros(1, 5, 64),
+                    "blocks.0.mlp.fc1.weight": torch.zeros(8, 64)}}, "does not have the shapes.*dl.fbaipublicfiles"),
+        ({"model": {"patch_embed.proj.weight": 3}}, "holds 'patch_embed.proj.weight', which is no tensor"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_something_else_is_refused(held, message, tmp_path):
@@ -402,7 +405,7 @@ def test_a_file_that_is_something_else_is_refused(held, message, tmp_path):
         make("vc1", weights=str(tmp_path / "vc1.pth"))
 
 
-@pytest.mark.parametrize(("name", "message"), [("vc1.pth", "it ends too early"), ("vc1.safetensors", "no whole")])
+@pytest.mark.parametrize(("name", "message"), [("vc1.pth", "ends too early"), ("vc1.safetensors", "not a complete")])
 def test_half_a_download_is_refused(name, message, tmp_path):
     (tmp_path / name).touch()
     with pytest.raises(UserError, match=message):
@@ -412,8 +415,31 @@ def test_half_a_download_is_refused(name, message, tmp_path):
 def test_a_pointer_that_git_lfs_left_is_no_model(weights, tmp_path):
     folder = Path(shutil.copytree(weights("clip"), tmp_path / "clip"))
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(UserError, match="is not complete"):
+    with pytest.raises(UserError, match="is incomplete, damaged or not a model"):
         make("clip", weights=str(folder))
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 100, 5000])
+@pytest.mark.parametrize("name", ["clip", "resnet50", "vc1", "r3m", "mineclip", "answer_text"])
+def test_truncated_weights_are_refused_with_a_next_step(name, size, weights, tmp_path):
+    place = Path(weights(name))
+    if place.is_dir():
+        copied = Path(shutil.copytree(place, tmp_path / name))
+        file = copied / "model.safetensors"
+    else:
+        copied = file = Path(shutil.copy(place, tmp_path / place.name))
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(UserError, match="Download it again"):
+        make(name, weights=str(copied))
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"model_type": 3}', "\x00"])
+def test_a_damaged_description_of_a_model_is_refused(file, text, weights, tmp_path):
+    copied = Path(shutil.copytree(weights("clip"), tmp_path / "clip"))
+    (copied / file).write_text(text)
+    with pytest.raises(UserError, match="encoder_options: .*weights="):
+        make("clip", weights=str(copied))
 
 
 def test_a_file_below_the_home_folder(weights, tmp_path, monkeypatch):
@@ -426,12 +452,12 @@ def test_a_file_below_the_home_folder(weights, tmp_path, monkeypatch):
 @pytest.mark.parametrize("module", [r3m, mineclip])
 def test_weights_of_something_else_are_refused(module, tmp_path):
     torch.save({"r3m": {"x": torch.zeros(1)}, "state_dict": {"x": torch.zeros(1)}}, tmp_path / "file.pt")
-    with pytest.raises(UserError, match="no weight's name begins with"):
+    with pytest.raises(UserError, match="so it is not a checkpoint of"):
         module.create(source(), module.Defaults(weights=str(tmp_path / "file.pt")))
 
 
 def test_image_tokens_are_for_all_tokens(weights):
-    with pytest.raises(UserError, match="image_tokens=1 with tokens=cls"):
+    with pytest.raises(UserError, match="image_tokens=1 pools the patches, of which tokens=cls keeps none"):
         make("vc1", weights=weights("vc1"), tokens="cls", image_tokens=1)
     with pytest.raises(UserError, match="must be one of 1, 4 or null"):
         make("vc1", weights=weights("vc1"), image_tokens=3)

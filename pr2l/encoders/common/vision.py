@@ -1,10 +1,10 @@
-"""What encoders of a frozen vision model share: its weights, what it reads, and which of its tokens are kept.
+"""Encoders of a frozen vision model: loading of weights, preprocessing of frames, and choice of tokens.
 
-    frames --stretched, normalised--> the model's square --model--> Seen --option `tokens`--> Tokens
+    frames --stretched, normalised--> the model's square --model--> VisionOutput --option `tokens`--> Tokens
 
 As everywhere here a frame is stretched to the square, not cropped: the processors of CLIP, DINOv2, ResNet, VC-1 and R3M
-would cut off the left and the right of what the agent sees. Within that geometry the pixels are the processor's own.
-The precision and the device are those of `vlm_options`.
+would cut off the left and the right of what the agent sees. Apart from that the pixels are the processor's own. The
+precision and the device are those of `vlm_options`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from einops import rearrange
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -35,44 +36,51 @@ from pr2l.vlms import checkpoint
 from pr2l.vlms.base import check_batch
 from pr2l.vlms.pixels import Pixels
 
-Read = TypeVar("Read")
+Value = TypeVar("Value")
+
+# What damaged or foreign weights and descriptions of a model lead to in torch and transformers.
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class VisionDefaults(BaseModel):
-    """Options that all these encoders have; an encoder file gives `weights` its default."""
+    """Options of all encoders of a vision model; an encoder file gives `weights` its default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: str
-    tokens: Literal["all", "cls", "mean"] = "all"  # class token and patches; the model's summary; the patches' mean
+    # all = class token and patches; cls = the model's own summary of the image; mean = the patches' mean
+    tokens: Literal["all", "cls", "mean"] = "all"
 
 
 class SquareDefaults(VisionDefaults):
     """Options of those whose patches form a square."""
 
-    image_tokens: PositiveInt | None = None  # of all: average the patches to so many (a square number); None = keep all
+    # with tokens=all: average the patches to so many (a square number); None = keep all
+    image_tokens: PositiveInt | None = None
 
 
-class Seen(NamedTuple):
-    """What a model made of B frames.
+class VisionOutput(NamedTuple):
+    """Output of a vision model for B frames.
 
-    summary: [B, D], what the model itself sums a picture up in: its class token, or what stands for it. before:
-    [B, 0 or 1, D], the class token as it stands before the patches. patches: [B, N, D], row by row.
+    Attributes:
+        summary: [B, D], the model's own summary of an image: its class token, or what takes its place.
+        class_token: [B, 0 or 1, D], the class token as it stands before the patches.
+        patches: [B, N, D], row by row.
     """
 
     summary: Tensor
-    before: Tensor
+    class_token: Tensor
     patches: Tensor
 
 
-def places(out: Any) -> Seen:
-    """The places of the last feature map [B, D, H, W] as patches, and their mean as the summary."""
-    patches = out.last_hidden_state.flatten(2).transpose(1, 2)
-    return Seen(out.pooler_output.flatten(1), patches[:, :0], patches)
+def from_feature_map(output: Any) -> VisionOutput:
+    """Return the positions of a ResNet's last feature map [B, D, H, W] as patches, and their mean as the summary."""
+    patches = rearrange(output.last_hidden_state, "b d h w -> b (h w) d")
+    return VisionOutput(rearrange(output.pooler_output, "b d 1 1 -> b d"), patches[:, :0], patches)
 
 
 class VisionEncoder(Encoder):
-    """An encoder file fills in `read`, `read_pixels` and `look`."""
+    """Base of encoders of a vision model; a subclass implements `load_model`, `preprocessing` and `forward`."""
 
     costly = True
 
@@ -81,31 +89,41 @@ class VisionEncoder(Encoder):
         self.image_tokens = options.image_tokens if isinstance(options, SquareDefaults) else None
         if self.image_tokens is not None and options.tokens != "all":
             raise UserError(
-                f"encoder_options: image_tokens={self.image_tokens} with tokens={options.tokens}, which is one token"
-                " anyway; leave one of them out."
+                f"encoder_options: image_tokens={self.image_tokens} pools the patches, of which"
+                f" tokens={options.tokens} keeps none; leave one of the two out."
             )
-        wanted = source.vlm_options
-        self.model: Any = checkpoint.read_model(options.weights, wanted.device, wanted.dtype, self.read)
-        self.quantised = wanted.dtype == "int8"
-        self.pixels = self.read_pixels()
-        seen = self._seen(np.zeros((1, *source.frame_shape), np.uint8))
-        pooled_length(seen.before.shape[1] + seen.patches.shape[1], self.image_tokens)
-        _, self.tokens, self.width = self._kept(seen).shape
+        vlm_options = source.vlm_options
+        self.model: Any = checkpoint.read_model(options.weights, vlm_options.device, vlm_options.dtype, self.load_model)
+        self.quantised = vlm_options.dtype == "int8"
+        self.pixels = self.preprocessing()
+        try:
+            output = self._run(np.zeros((1, *source.frame_shape), np.uint8))
+        except UNREADABLE as error:
+            raise UserError(
+                f"encoder_options: the model weights={options.weights!r} cannot encode a frame of"
+                f" {list(source.frame_shape)}: {error}. Does its preprocessor_config.json belong to another model?"
+            ) from error
+        pooled_length(output.class_token.shape[1] + output.patches.shape[1], self.image_tokens)
+        _, self.tokens, self.width = self._select(output).shape
 
     @abstractmethod
-    def read(self, weights: str, dtype: torch.dtype) -> nn.Module:
-        """The frozen model, on the CPU. Raises UserError, with the next step, where the weights are missing."""
+    def load_model(self, weights: str, dtype: torch.dtype) -> nn.Module:
+        """Load the frozen model, on the CPU.
+
+        Raises:
+            UserError: The weights are missing, damaged or of another model; the error names the next step.
+        """
 
     @abstractmethod
-    def read_pixels(self) -> Callable[[Frames], Tensor]:
-        """From frames uint8 [B, H, W, 3] to what the model reads, [B, 3, S, S] in its type and on its device."""
+    def preprocessing(self) -> Callable[[Frames], Tensor]:
+        """Return a function from frames uint8 [B, H, W, 3] to the model's input [B, 3, S, S], in its dtype."""
 
     @abstractmethod
-    def look(self, pixels: Tensor) -> Seen:
-        """What the model makes of its pixels."""
+    def forward(self, pixels: Tensor) -> VisionOutput:
+        """Run the model on preprocessed frames."""
 
     def source(self) -> dict[str, str]:
-        """Which weights these are."""
+        """Return name and revision of the weights."""
         return checkpoint.source(self.options.weights)
 
     @cached_property
@@ -122,80 +140,94 @@ class VisionEncoder(Encoder):
 
     def key(self) -> dict[str, Any]:
         dtype = "int8" if self.quantised else str(self.dtype).removeprefix("torch.")
-        kept = self.options.model_dump(mode="json", exclude={"weights"})
-        return {"encoder": type(self).__module__, "weights": self._source, "options": kept, "dtype": dtype}
+        options = self.options.model_dump(mode="json", exclude={"weights"})
+        return {"encoder": type(self).__module__, "weights": self._source, "options": options, "dtype": dtype}
 
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
-        values = self._kept(self._seen(frames))
+        values = self._select(self._run(frames))
         return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
 
     @torch.no_grad()
-    def _seen(self, frames: Frames) -> Seen:
+    def _run(self, frames: Frames) -> VisionOutput:
         check_batch(frames)
-        return Seen(*(part.float() for part in self.look(self.pixels(frames))))
+        return VisionOutput(*(part.float() for part in self.forward(self.pixels(frames))))
 
-    def _kept(self, seen: Seen) -> Tensor:
-        """float32 [B, T, D]."""
+    def _select(self, output: VisionOutput) -> Tensor:
+        """float32 [B, T, D], the tokens that the options ask for."""
         if self.options.tokens == "cls":
-            return seen.summary[:, None]
+            return output.summary[:, None]
         if self.options.tokens == "mean":
-            return seen.patches.mean(dim=1, keepdim=True)
-        every = torch.cat([seen.before, seen.patches], dim=1)
-        return pool_grid(every[:, None], self.image_tokens)[:, 0]
+            return output.patches.mean(dim=1, keepdim=True)
+        tokens = torch.cat([output.class_token, output.patches], dim=1)
+        return pool_grid(tokens[:, None], self.image_tokens)[:, 0]
 
 
 class HubEncoder(VisionEncoder):
-    """A class of transformers, whose checkpoint is a Hub id or a folder; its file names the class."""
+    """Base of encoders of a transformers class, whose checkpoint is a Hub id or a folder."""
 
     model_class: ClassVar[Any]
-    model_types: ClassVar[tuple[str, ...]]  # of config.json, that the class can read
-    advice: ClassVar[str] = ""  # a sentence for those who gave another
+    model_types: ClassVar[tuple[str, ...]]  # of config.json, that the class can load
+    advice: ClassVar[str] = ""  # a sentence for users who gave a checkpoint of another type
 
-    def read(self, weights: str, dtype: torch.dtype) -> nn.Module:
-        kind = fetched(weights, lambda: PreTrainedConfig.get_config_dict(weights)[0].get("model_type"))
+    def load_model(self, weights: str, dtype: torch.dtype) -> nn.Module:
+        kind = read_pretrained(weights, lambda: PreTrainedConfig.get_config_dict(weights)[0].get("model_type"))
         if kind not in self.model_types:
-            able = " or ".join(self.model_types)
-            raise UserError(f"encoder_options: weights={weights!r} is a {kind}, not a {able}. {self.advice}".rstrip())
-        return whole(self.model_class, weights, dtype)
+            allowed = " or ".join(map(repr, self.model_types))
+            raise UserError(
+                f"encoder_options: weights={weights!r} has the model type {kind!r}, and this encoder reads {allowed}."
+                f" {self.advice}".rstrip()
+            )
+        return load_pretrained(self.model_class, weights, dtype)
 
-    def read_pixels(self) -> Callable[[Frames], Tensor]:
+    def preprocessing(self) -> Callable[[Frames], Tensor]:
         weights = self.options.weights
-        processor = fetched(weights, lambda: AutoImageProcessor.from_pretrained(weights, backend="pil"))
+        processor = read_pretrained(weights, lambda: AutoImageProcessor.from_pretrained(weights, backend="pil"))
         side = processor.crop_size if getattr(processor, "do_center_crop", None) else processor.size
         return Pixels(processor, int(side.height or side.shortest_edge), self.device, self.dtype)
 
-    def look(self, pixels: Tensor) -> Seen:
-        """Of a vision transformer: patches come last, a class token, if any, first, registers between the two."""
-        out = self.model(pixels)
-        states, patch = out.last_hidden_state, self.model.config.patch_size
+    def forward(self, pixels: Tensor) -> VisionOutput:
+        """Run a vision transformer: the class token, if any, comes first, then registers, then patches."""
+        output = self.model(pixels)
+        states, patch = output.last_hidden_state, self.model.config.patch_size
         first = states.shape[1] - (pixels.shape[2] // patch) * (pixels.shape[3] // patch)
-        return Seen(out.pooler_output, states[:, : min(first, 1)], states[:, first:])
+        return VisionOutput(output.pooler_output, states[:, : min(first, 1)], states[:, first:])
 
 
-def whole(model_class: Any, weights: str, dtype: torch.dtype) -> Any:
-    """The pretrained model. UserError where it lacks weights: transformers would fill in random numbers."""
+def load_pretrained(model_class: Any, weights: str, dtype: torch.dtype) -> Any:
+    """Load a model of transformers.
+
+    Raises:
+        UserError: The checkpoint lacks weights, for which transformers would take random numbers, or cannot be read.
+    """
 
     def read() -> Any:
         with checkpoint.surplus_unreported():
             return model_class.from_pretrained(weights, dtype=dtype, output_loading_info=True)
 
-    model, report = fetched(weights, read)
+    model, report = read_pretrained(weights, read)
     if missing := sorted(report["missing_keys"]):
         raise UserError(
-            f"encoder_options: weights={weights!r} is no whole {model_class.__name__}: it lacks {len(missing)} weights,"
-            f" such as {missing[0]}. Fetch it anew, or save it with save_pretrained."
+            f"encoder_options: weights={weights!r} is not a complete {model_class.__name__}: {len(missing)} weights are"
+            f" missing, such as {missing[0]}. Download it again, or save the model with save_pretrained."
         )
     return model
 
 
-def fetched(weights: str, read: Callable[[], Read]) -> Read:
-    """What `read` gives, from a Hub id or a folder; UserError, with the next step, where it is not to be had."""
+def read_pretrained(weights: str, read: Callable[[], Value]) -> Value:
+    """Return what `read` reads from a Hub id or a folder.
+
+    Raises:
+        UserError: It cannot be read; the error names the reason and the next step.
+    """
     try:
         return read()
-    except (OSError, SafetensorError) as error:  # the latter of half a download, or a pointer that git-lfs left
-        reason = str(error).strip().splitlines()[0]
-        if Path(weights).is_dir():
-            raise UserError(f"encoder_options: the folder weights={weights!r} is not complete: {reason}") from error
+    except (*UNREADABLE, OSError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        if Path(weights).is_dir() or not isinstance(error, OSError):
+            raise UserError(
+                f"encoder_options: weights={weights!r} is incomplete, damaged or not a model of transformers: {reason}."
+                " Download it again, or save the model with save_pretrained."
+            ) from error
         raise UserError(
             f"encoder_options: weights={weights!r} is neither a folder on this machine nor a model that could be"
             f" fetched from the Hugging Face Hub ({reason}). Check the spelling and the network; some models ask for"
@@ -205,59 +237,102 @@ def fetched(weights: str, read: Callable[[], Read]) -> Read:
 
 
 class FileEncoder(VisionEncoder):
-    """A model published as one file of weights; its file says where that is had."""
+    """Base of encoders of a model that is published as one file of weights; a subclass implements `build_model`."""
 
-    published: ClassVar[str]  # where the file comes from
-    entry: ClassVar[str]  # the part of what torch.save wrote that holds the weights
+    published: ClassVar[str]  # where the file can be downloaded
+    entry: ClassVar[str]  # the entry of the file's dict that holds the weights
+
+    @abstractmethod
+    def build_model(self, tensors: Mapping[str, Tensor], path: str) -> nn.Module:
+        """Return the model with these weights; their shapes give its sizes.
+
+        Args:
+            tensors: Name -> weight, as published.
+            path: The file, for errors.
+        """
+
+    def load_model(self, weights: str, dtype: torch.dtype) -> nn.Module:
+        tensors = self.read_tensors(weights)
+        try:
+            return self.build_model(tensors, weights).to(dtype)
+        except UNREADABLE as error:
+            raise UserError(
+                f"encoder_options: weights={weights!r} does not have the shapes of the published model ({error})."
+                f" Download it from {self.published} and set encoder_options.weights to its path."
+            ) from error
 
     def read_tensors(self, weights: str) -> dict[str, Tensor]:
-        """Name of each weight -> the weight, in float32 or as it was saved, on the CPU."""
+        """Return name -> weight, in the dtype of the file, on the CPU.
+
+        Raises:
+            UserError: There is no such file, or it is damaged or holds something else.
+        """
         path = Path(weights).expanduser()
         if not path.is_file():
             raise UserError(
-                f"encoder_options: weights={weights!r} is no file on this machine. Fetch it from {self.published} and"
-                " give its place as encoder_options.weights."
+                f"encoder_options: weights={weights!r} is not a file on this machine. Download it from {self.published}"
+                " and set encoder_options.weights to its path."
             )
         if path.suffix == ".safetensors":
             try:
                 return load_file(path)
             except SafetensorError as error:
-                raise UserError(f"{path} is no whole .safetensors file ({error}). Fetch it anew.") from error
-        return saved_by_torch(path, self.entry)
+                raise UserError(f"{path} is not a complete .safetensors file: {error}. Download it again.") from error
+        return read_torch_file(path, self.entry)
 
     def source(self) -> dict[str, str]:
         path = Path(self.options.weights).expanduser()
         return {"name": path.name, "revision": f"sha256 {digest.of_files(path.parent, [path])}"}
 
 
-def saved_by_torch(path: Path, entry: str) -> dict[str, Tensor]:
-    """Tensors only: whatever else the pickle inside may hold is refused, and never run."""
+def read_torch_file(path: Path, entry: str) -> dict[str, Tensor]:
+    """Return the tensors in one entry of a file that torch.save wrote.
+
+    Only tensors are read: other pickled objects are refused, and their code is never run.
+
+    Raises:
+        UserError: The file is damaged, holds other objects, or has no such entry.
+    """
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        reason = (str(error) or "it ends too early").splitlines()[0]
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = (str(error) or "the file ends too early").splitlines()[0]
         raise UserError(
-            f"{path} holds more than tensors, or is damaged, and is not read: {reason}. If you trust it, save a copy of"
-            f" each tensor of its {entry!r} with safetensors.torch.save_file, and give that file."
+            f"{path} is damaged or holds more than tensors, so it is not read: {reason}. Download it again; if you"
+            f" trust it, save a copy of each tensor of its entry {entry!r} with safetensors.torch.save_file, and give"
+            " that file."
         ) from error
-    if not isinstance(held, dict) or not isinstance(held.get(entry), dict):
-        has = ", ".join(map(repr, list(held)[:8])) if isinstance(held, dict) else f"a {type(held).__name__} alone"
-        raise UserError(f"{path} has no entry {entry!r} with weights; it has {has or 'none'}.")
-    return dict(held[entry])
+    if not isinstance(content, dict) or not isinstance(content.get(entry), dict):
+        entries = ", ".join(map(repr, list(content)[:8])) if isinstance(content, dict) else type(content).__name__
+        raise UserError(f"{path} has no entry {entry!r} with weights; it holds {entries or 'no entries'}.")
+    weights: dict[str, Any] = content[entry]
+    if strange := [name for name, weight in weights.items() if not isinstance(weight, Tensor)]:
+        raise UserError(f"{path}: the entry {entry!r} holds {strange[0]!r}, which is no tensor; is it another model's?")
+    return dict(weights)
 
 
-def loaded(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> nn.Module:
-    """The model with these weights; UserError unless every name and shape fits."""
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> nn.Module:
+    """Load weights into a model and return it.
+
+    Raises:
+        UserError: A name or a shape does not fit.
+    """
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:300]
-        raise UserError(f"encoder_options: weights={path!r} does not fit: {first}") from error
+        raise UserError(
+            f"encoder_options: weights={path!r} does not fit the model that its sizes describe: {first}"
+        ) from error
     return model
 
 
-def as_torchvision(resample: int) -> Any:
-    """An image processor that divides by 255 and normalises with ImageNet's colours; resample: one of PIL's filters."""
+def imagenet_processor(resample: int) -> Any:
+    """Return an image processor that divides by 255 and normalises with ImageNet's mean and standard deviation.
+
+    Args:
+        resample: One of PIL's filters.
+    """
     return SimpleNamespace(
         resample=resample,
         do_rescale=True,
