@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.utils import LinearSchedule
 
 from .common.options import Device, Fraction, Number, PositiveNumber, Sizes
 from .common.sb3 import OnPolicyLearner, rollout_bytes
@@ -22,7 +21,7 @@ __all__ = ["Defaults", "Learner", "create", "rollout_bytes"]
 Learner = OnPolicyLearner
 
 # Options that are used here; the others are arguments of `OnPolicyLearner.create`.
-OURS = ("learning_rate", "schedule", "head_sizes", "recurrent", "lstm_size")
+OURS = ("head_sizes", "recurrent", "lstm_size")
 
 
 def create(
@@ -43,7 +42,6 @@ def create(
             f" {options.batch_size} would be a single one: its advantages cannot be normalised; take other"
             " num_envs, algorithm_options.n_steps or algorithm_options.batch_size"
         )
-    rate = options.learning_rate
     policy_options: dict[str, Any] = {"net_arch": list(options.head_sizes)}
     if options.recurrent:
         policy_options["lstm_hidden_size"] = options.lstm_size
@@ -57,7 +55,6 @@ def create(
         seed=seed,
         policy="MultiInputLstmPolicy" if options.recurrent else "MultiInputPolicy",
         policy_options=policy_options,
-        learning_rate=LinearSchedule(rate, 0.0, 1.0) if options.schedule == "linear" else rate,
         **options.model_dump(exclude=set(OURS)),
     )
 

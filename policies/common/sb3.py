@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -38,13 +38,20 @@ class OnPolicyLearner:
     Args:
         model: Made with a `SpacesOnly` in place of its environments, which `learn` exchanges for real ones.
         table: Where tokens are kept whose handles the rollout buffer holds; None = the buffer holds the tokens.
+        schedule: The learning rate that `model` was made with, if it changes; None = it is constant.
         threads: torch threads of an update; 0 = as many as there are.
     """
 
     learns_from: ClassVar[LearnsFrom] = "rollouts"
 
-    def __init__(self, model: OnPolicyAlgorithm, table: TokenTable | None = None, threads: int = 0) -> None:
-        self.model, self.table, self.threads = model, table, threads
+    def __init__(
+        self,
+        model: OnPolicyAlgorithm,
+        table: TokenTable | None = None,
+        schedule: RolloutSchedule | None = None,
+        threads: int = 0,
+    ) -> None:
+        self.model, self.table, self.schedule, self.threads = model, table, schedule, threads
         self._restored: Observation = {}  # what the environments showed when a state was taken, until `learn`
         model.set_logger(Logger(folder=None, output_formats=[]))  # its own would make a temporary folder
 
@@ -64,6 +71,8 @@ class OnPolicyLearner:
         handles: bool = True,
         threads: int = 1,
         device: str = "auto",
+        learning_rate: float,
+        schedule: Literal["constant", "linear"] = "constant",
         **options: Any,
     ) -> OnPolicyLearner:
         """Create a fresh learner; the first arguments are those of `Algorithm.create`.
@@ -75,7 +84,9 @@ class OnPolicyLearner:
             handles: Keep the tokens of a rollout once, in a table (see tokens.py).
             threads: torch threads of an update; 0 = as many as there are.
             device: "auto" = a GPU if there is one.
-            options: Arguments of the algorithm's class; n_steps among them.
+            learning_rate: Of the first update.
+            schedule: linear = the rate falls with the steps before the update's rollout, to 0 at the last step.
+            options: Further arguments of the algorithm's class; n_steps among them.
 
         Raises:
             ValueError: Actions that these algorithms cannot choose.
@@ -91,10 +102,12 @@ class OnPolicyLearner:
         extractor = {"features_extractor_class": network, "features_extractor_kwargs": {"defaults": network_options}}
         env = SpacesOnly(num_envs, known, action_space)
         policy_kwargs = extractor | dict(policy_options or {})
+        falling = RolloutSchedule(learning_rate) if schedule == "linear" else None
+        options["learning_rate"] = falling or learning_rate
         model = algorithm(policy, env, policy_kwargs=policy_kwargs, seed=seed, device=device, **options)
         # A rollout may show the policy handles; evaluation, and the last observations of episodes, show it tokens.
         model.policy.observation_space = spaces.Dict({**observation_space.spaces, **known.spaces})
-        return cls(model, table, threads)
+        return cls(model, table, falling, threads)
 
     @property
     def num_timesteps(self) -> int:
@@ -160,6 +173,8 @@ class OnPolicyLearner:
         # With reset_num_timesteps=False SB3 adds what was already seen to the total, and goes on mid-episode.
         remaining = total_steps - model.num_timesteps if goes_on else total_steps
         callbacks: list[BaseCallback] = [UpdateThreads(self.threads), HooksCallback(self, hooks)]
+        if self.schedule is not None:
+            callbacks.insert(0, Progress(self.schedule, total_steps))
         # SB3 takes None for a log_interval, though its annotation does not say so.
         never: Any = None
         model.learn(remaining, callbacks, log_interval=never, reset_num_timesteps=not goes_on)
@@ -206,6 +221,33 @@ class OnPolicyLearner:
         if last is None:
             return self._restored
         return last if self.table is None else self.table.to_tokens(last)
+
+
+class RolloutSchedule:
+    """A learning rate that falls linearly, and is the same from a rollout's start to the end of its update.
+
+    Stable-Baselines3's own reads the progress after the rollout, so that the last update has the rate 0.
+    """
+
+    def __init__(self, initial: float) -> None:
+        self.initial, self.remaining = initial, 1.0
+
+    def __call__(self, progress_remaining: float) -> float:
+        return self.initial * self.remaining
+
+
+class Progress(BaseCallback):
+    """Tells a schedule, as a rollout starts, which share of the steps is left."""
+
+    def __init__(self, schedule: RolloutSchedule, total_steps: int) -> None:
+        super().__init__()
+        self.schedule, self.total_steps = schedule, total_steps
+
+    def _on_rollout_start(self) -> None:
+        self.schedule.remaining = 1 - self.model.num_timesteps / self.total_steps
+
+    def _on_step(self) -> bool:
+        return True
 
 
 class HooksCallback(BaseCallback):

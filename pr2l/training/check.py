@@ -29,6 +29,7 @@ from pr2l.rollout.workers import arrange
 from pr2l.training.checkpoints import KEEP
 from pr2l.training.metrics import check_tracking
 
+FEW_UPDATES = 3  # with fewer, a run can hardly learn
 TIMED_SECONDS = 20.0  # of a first rollout, which is cut there
 
 
@@ -57,6 +58,7 @@ def check(config: RunConfig) -> bool:
 def findings(config: RunConfig) -> Iterator[Finding]:
     """Cheap things first; ends at the first part that cannot be made, as all later ones need it."""
     yield _task(config)
+    yield from _updates(config)
     part = ""
     try:
         part = "prompt"
@@ -93,6 +95,17 @@ def findings(config: RunConfig) -> Iterator[Finding]:
 def _task(config: RunConfig) -> Finding:
     task = registry.load("environments", config.environment).TASKS[config.task]
     return Finding("task", f"success: {task.success}; at most {task.horizon} decisions an episode")
+
+
+def _updates(config: RunConfig) -> Iterator[Finding]:
+    """How many there will be, of an algorithm that says how long its rollouts or how large its batches are."""
+    options = config.options("algorithm")
+    batch = options.n_steps * config.num_envs if hasattr(options, "n_steps") else getattr(options, "batch", 0)
+    if not batch:
+        return
+    count = -(-config.steps // batch)
+    few = f"{config.steps:,} steps are few for {count} updates of {batch:,}: take at least {FEW_UPDATES * batch:,}"
+    yield Finding("updates", f"{count:,} of at least {batch:,} steps", few if count < FEW_UPDATES else "")
 
 
 def _prompt(config: RunConfig) -> Finding:

@@ -63,6 +63,7 @@ def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs
         UserError: Parts of the config that do not fit together, or a folder that cannot be resumed.
     """
     check_tracking(config)
+    earlier_steps = Run.load(resume).config.steps if resume else config.steps
     run = Run.reopen(resume, config) if resume else None
     checkpoint = run.latest(remove_damaged=True) if run else None
     encoder = build.encoder(config)
@@ -84,6 +85,12 @@ def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs
             encoder.load_state_dict(checkpoint.below("encoder"))
         learner = build.learner(config, encoder, spaces)
         run = run or Run.create(config, root)
+        if config.steps != earlier_steps and getattr(config.options("algorithm"), "schedule", "") == "linear":
+            Console().print(
+                f"steps was {earlier_steps:,} and is now {config.steps:,}: the linear schedule is restated, so the"
+                f" learning rate reaches 0 at {config.steps:,} steps",
+                highlight=False,
+            )
         _learn(run, learner, encoder, source, checkpoint)
     draw_curves(run.path)
     report(run, encoder, learner, learner.num_timesteps)

@@ -108,6 +108,31 @@ def test_a_restored_model_goes_on_bit_for_bit(recurrent):
     assert rest.metrics == whole.metrics[2:] and rest.metrics[-1]["train/n_updates"] == 20
 
 
+@pytest.mark.parametrize(
+    ("schedule", "total", "rates"),
+    [
+        ("linear", 512, [1, 0.75, 0.5, 0.25]),
+        ("linear", 100, [1]),
+        ("linear", 200, [1, 0.36]),
+        ("constant", 256, [1, 1]),
+    ],
+)
+def test_the_learning_rate_of_an_update_is_that_of_its_own_rollout(schedule, total, rates):
+    """128 steps a rollout; none is spent at rate 0, however few there are."""
+    venv, recorder = token_worlds(), Recorder()
+    model(venv, schedule=schedule).learn(venv, total, recorder)
+    assert [row["train/learning_rate"] for row in recorder.metrics] == pytest.approx([3e-3 * rate for rate in rates])
+
+
+def test_a_schedule_is_stated_anew_for_more_steps():
+    """Finished after 256 steps; with 512 the next update is at half of the rate, where it is half way."""
+    venv, recorder = token_worlds(), Recorder()
+    learner = model(venv, schedule="linear")
+    learner.learn(venv, 256, Hooks())
+    learner.learn(venv, 512, recorder)
+    assert [row["train/learning_rate"] for row in recorder.metrics] == pytest.approx([1.5e-3, 0.75e-3])
+
+
 @pytest.mark.parametrize("forgotten", ["optimizer/", "random/torch", "observation/tokens", "lstm/"])
 def test_every_part_of_the_state_matters(forgotten):
     """The same comparison fails when any one part is left as it is in a fresh model."""

@@ -1,3 +1,5 @@
+from itertools import islice
+
 import pytest
 
 from pr2l.core import registry
@@ -70,6 +72,14 @@ def test_each_part_that_cannot_be_made_fails_with_its_lesson(
     found = report(*overrides)
     assert [what for what, finding in found.items() if not finding.good] == [part]
     assert message in found[part].problem
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(1024, True), (2048, True), (2049, False), (8192, False)])
+def test_few_updates_are_something_to_keep_in_mind(examples, steps: int, warned: bool) -> None:
+    """256 steps in each of 4 environments are an update."""
+    [finding] = [one for one in islice(findings(load_config(NAME, [f"steps={steps}"])), 2) if one.what == "updates"]
+    assert finding.good and bool(finding.problem) == warned
+    assert not warned or "take at least 3,072" in finding.problem
 
 
 def test_the_verdict_is_the_worst_finding(examples, capsys) -> None:

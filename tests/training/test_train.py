@@ -283,6 +283,14 @@ def test_only_two_checkpoints_are_kept(toy, tmp_path):
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["000000512", "000000640"]
 
 
+def test_a_prolonged_linear_schedule_is_restated_and_said_so(toy, tmp_path, capsys):
+    run = train(toy("steps=128", "evaluation_episodes=1"), root=tmp_path / "runs")
+    train(load_config(run / "config.yaml", ["steps=256"]), resume=run)
+    assert "steps was 128 and is now 256: the linear schedule is restated" in capsys.readouterr().out.replace("\n", " ")
+    rates = [float(row["train/learning_rate"]) for row in metrics(run)]
+    assert rates == pytest.approx([0.01, 0.005, 0.005, 0.0025])
+
+
 @pytest.mark.parametrize("recurrent", ["false", "true"])
 def test_a_finished_run_can_be_prolonged(toy, tmp_path, recurrent):
     words = ["algorithm_options.schedule=constant", f"algorithm_options.recurrent={recurrent}"]
