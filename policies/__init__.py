@@ -1,1 +1,1 @@
-"""Algorithms, one file each; they see tokens and actions, never a VLM or a simulator."""
+"""Learning algorithms, one file each; they read tokens and choose actions, and import no VLM and no simulator."""

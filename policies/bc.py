@@ -193,13 +193,13 @@ class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     learning_rate: PositiveNumber = 1e-4  # the paper's
-    schedule: Literal["constant", "linear"] = "linear"  # falls to 0 at the last step, as the paper's
+    schedule: Literal["constant", "linear"] = "linear"  # linear falls to 0 at the last step, as the paper's
     weight_decay: Number = 1e-6  # the paper's, of AdamW
-    batch: PositiveInt = 16384  # transitions of a gradient step at least; trajectories stay whole; the paper's
-    forward: PositiveInt = 8  # trajectories that go through the network at once: memory against speed
+    batch: PositiveInt = 16384  # transitions of a gradient step, at least, as trajectories stay whole; the paper's
+    forward: PositiveInt = 8  # trajectories in one forward pass: more take more memory and are faster
     max_grad_norm: PositiveNumber = 0.2  # PIRLNav's
-    inflection: PositiveNumber = 3.48  # PIRLNav's: Habitat-Web's transitions per inflection; 1 = no such weighting
-    action_weights: tuple[Number, ...] = ()  # one for each action, of its label; the paper: 1.5 for stop and turns
+    inflection: PositiveNumber = 3.48  # weight where the action changes; PIRLNav's
+    action_weights: tuple[Number, ...] = ()  # of each expert action; () = 1; paper: 1.5 for stop, turns
     lstm_layers: NonNegativeInt = 2  # PIRLNav's; 0 = a policy without memory
     lstm_size: PositiveInt = 2048  # units of each, PIRLNav's
     device: Device = "auto"  # auto = a GPU if there is one

@@ -1,6 +1,6 @@
-"""Proximal policy optimisation (Schulman et al. 2017) over tokens; losses and loop are Stable-Baselines3's.
+"""Proximal policy optimisation (Schulman et al. 2017) on tokens, with Stable-Baselines3's losses and loop.
 
-`recurrent` takes RecurrentPPO of sb3-contrib instead: the same update with an LSTM after the network.
+With `recurrent` it is RecurrentPPO of sb3-contrib: the same update with an LSTM after the network.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ class Defaults(BaseModel):
     ent_coef: Number = 5e-3  # of the notebook
     vf_coef: Number = 0.5  # weight of the value loss; the paper gives none, SB3's
     max_grad_norm: PositiveNumber = 0.5  # the paper gives none, SB3's
-    target_kl: PositiveNumber | None = None  # ends an update early when the policy moved further; None = never, as SB3
-    head_sizes: Sizes = (128,)  # hidden tanh units of the action and of the value head, of the notebook
-    recurrent: bool = False  # an LSTM after the network, for tasks that need memory; slower by several times
-    lstm_size: PositiveInt = 256  # its units, SB3's
+    target_kl: PositiveNumber | None = None  # KL divergence at which an update ends early; None = never, as SB3
+    head_sizes: Sizes = (128,)  # hidden tanh units of the action head and of the value head, of the notebook
+    recurrent: bool = False  # an LSTM after the network, for tasks that need memory; several times slower
+    lstm_size: PositiveInt = 256  # units of the LSTM, SB3's
     device: Device = "auto"  # of the policy; auto = a GPU if there is one
     threads: NonNegativeInt = 1  # torch threads of an update; two are slower at these sizes; 0 = torch's choice
-    handles: bool = True  # the buffer holds numbers of tokens that are kept once, with the policy; learns the same
+    handles: bool = True  # store each token once, on the policy's device; same results

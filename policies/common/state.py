@@ -1,4 +1,4 @@
-"""Learning state as flat dicts of tensors, which safetensors can hold, and back."""
+"""Optimizer and model state as flat dicts of tensors, which safetensors can hold."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ Tensors = dict[str, torch.Tensor]
 
 
 def optimizer_tensors(optimizer: Optimizer) -> Tensors:
-    """Its moments and counts by "optimizer/<parameter>/<name>"; its settings are `state_dict()["param_groups"]`."""
-    state = optimizer.state_dict()["state"]
-    entries = ((f"optimizer/{index}/{name}", each[name]) for index, each in state.items() for name in each)
-    return {name: torch.as_tensor(entry) for name, entry in entries}
+    """Moments and step counts by "optimizer/<parameter>/<name>", without the settings (`param_groups`)."""
+    return {
+        f"optimizer/{index}/{name}": torch.as_tensor(entry)
+        for index, entries in optimizer.state_dict()["state"].items()
+        for name, entry in entries.items()
+    }
 
 
 def restore_optimizer(optimizer: Optimizer, tensors: Tensors, param_groups: list[dict[str, object]]) -> None:
-    """Puts back what `optimizer_tensors` took, and the settings."""
+    """Put back what `optimizer_tensors` returned, and the settings."""
     state: dict[int, Tensors] = {}
     for name, tensor in below(tensors, "optimizer").items():
         index, entry = name.split("/")
@@ -31,5 +33,5 @@ def below(tensors: Tensors, folder: str) -> Tensors:
 
 
 def copies(tensors: Tensors) -> Tensors:
-    """On the CPU; what happens to the originals does not change them."""
+    """Copies on the CPU, contiguous and detached."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""How many threads torch computes with."""
+"""The number of torch threads in a block of code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """`count` of them in the block (0 = as many as before), then as many as before again."""
+    """Use `count` torch threads in the block (0 = leave as is); restore the number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

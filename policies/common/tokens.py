@@ -1,18 +1,18 @@
-"""Tokens kept once, which Stable-Baselines3 knows by their handles.
+"""Token table: a rollout's tokens are stored once, and Stable-Baselines3's buffer holds 8-byte handles to them.
 
-Its rollout buffer copies what it is given: every observation into the buffer, the whole buffer once more for an
-update, every minibatch of every epoch to the policy's device. So it is given handles, of 8 bytes; the tokens lie
-in a table on that device, where the network looks them up. With N environments and rollouts of n steps:
+SB3's rollout buffer copies every observation into the buffer, the whole buffer once more for an update, and every
+minibatch of every epoch to the policy's device. With handles it copies row numbers of a table on that device, from
+which the network reads the tokens. With N environments and rollouts of n steps:
 
     row     0         1 .. N   N + 1 .. 2N   ...   (n - 1)N + 1 .. nN   nN + 1 .. (n + 1)N
     holds   padding   step 0   step 1        ...   step n - 1           step n
 
-An update reads the steps 0 .. n - 1, and the next rollout begins with what step n shows: n + 1 steps, for which there
-is room. Step n + 1 takes the place of step 0, which only that update could ask for, and the update is over.
-Row 0 stays as it is: RecurrentPPO fills its shorter sequences up with zeros.
+An update reads the steps 0 .. n - 1, and the next rollout begins with the observations of step n, so there is room for
+n + 1 steps. Step n + 1 overwrites step 0, which only the update before it could read. Row 0 stays zero: RecurrentPPO
+pads its shorter sequences with zeros.
 
-Nothing but a rollout goes through the table. Last observations of truncated episodes, which SB3 reads at once, and
-what `act` is asked about reach the network as tokens; so evaluation, in any number of environments, needs no room.
+Only rollouts use the table. Last observations of truncated episodes, which SB3 reads at once, and the observations
+given to `act` reach the network as tokens; so evaluation, in any number of environments, needs no room.
 """
 
 from __future__ import annotations
@@ -25,16 +25,26 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-HANDLES = 2**24  # SB3 hands every observation to the network as float32, which counts no further
+HANDLES = 2**24  # SB3 passes observations to the network as float32, which holds integers exactly up to here
 
 Observation = dict[str, np.ndarray]
 
 
 class TokenTable:
-    """The newest `steps` vector steps of `num_envs` token observations, and row 0, which is padding.
+    """The newest vector steps of token observations, and row 0, which is padding.
 
-    shape: (T, D). A copy is the same table and a pickle is an empty one, so that a copied policy sees the same
-    rows, and a saved one does not hold a rollout. Raises ValueError if there are more rows than handles.
+    A copy is the same table, so that a copied policy reads the same rows; a pickle is an empty table, so that a saved
+    policy holds no rollout.
+
+    Args:
+        steps: Vector steps that there is room for.
+        num_envs: Observations of a vector step.
+        shape: (T, D) of the tokens.
+        dtype: Of the tokens.
+        device: Where they are stored.
+
+    Raises:
+        ValueError: More rows than handles.
     """
 
     def __init__(
@@ -64,7 +74,15 @@ class TokenTable:
         return self._tokens.nbytes + self._mask.nbytes
 
     def put(self, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Ids int64 [N] of one vector step's tokens [N, T, D] and mask [N, T], good for `steps` - 1 more puts."""
+        """Store a vector step.
+
+        Args:
+            tokens: [N, T, D].
+            mask: [N, T].
+
+        Returns:
+            Handles int64 [N], valid until `steps` more vector steps were stored.
+        """
         steps, num_envs, *_ = self._made_from
         first = 1 + self._next * num_envs
         self._tokens[first : first + num_envs] = torch.from_numpy(tokens)
@@ -73,11 +91,11 @@ class TokenTable:
         return np.arange(first, first + num_envs)
 
     def gather(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens [B, T, D] and mask uint8 [B, T] from ids int64 [B]."""
+        """Tokens [B, T, D] and mask uint8 [B, T] of handles int64 [B]."""
         return self._tokens[ids], self._mask[ids]
 
     def to_tokens(self, observation: Observation) -> Observation:
-        """What was given to `TokenHandles.to_handles`; tokens and mask are copies."""
+        """The inverse of `TokenHandles.to_handles`; tokens and mask are copies."""
         others = dict(observation)
         tokens, mask = self.gather(torch.from_numpy(others.pop("handle")[:, 0]))
         return {"tokens": tokens.cpu().numpy(), "mask": mask.cpu().numpy(), **others}
@@ -90,7 +108,7 @@ class TokenTable:
 
 
 class Handles(spaces.Box):
-    """The space of one id of a table's, int64 [1]. Through it a network finds the table."""
+    """The space of one handle, int64 [1]; a network finds the table in it."""
 
     def __init__(self, table: TokenTable) -> None:
         super().__init__(0, HANDLES - 1, (1,), np.int64)
@@ -133,13 +151,13 @@ def handle_space(observation_space: spaces.Dict, table: TokenTable) -> spaces.Di
 
 
 def token_shape(observation_space: spaces.Dict) -> tuple[int, int]:
-    """(T, D) of the tokens. Raises ValueError when the space is not a token observation."""
+    """(T, D) of the tokens of an observation space; ValueError if it has none."""
     tokens, mask, handles = (observation_space.spaces.get(key) for key in ("tokens", "mask", "handle"))
     if isinstance(handles, Handles):
         return handles.table.shape
     if tokens is None or mask is None or tokens.shape is None or len(tokens.shape) != 2:
         raise ValueError(
             f"a network needs a Dict observation with tokens [T, D] and mask [T], not {observation_space}; "
-            "wrap the environment so that an encoder makes its tokens"
+            "wrap the environments in VecEmbed, whose encoder makes tokens"
         )
     return tokens.shape[0], tokens.shape[1]

@@ -1,1 +1,1 @@
-"""Policy networks, one file each: tokens, mask and proprio in, features out."""
+"""Policy networks, one file each: features from tokens, mask and proprio."""

@@ -1,4 +1,4 @@
-"""What every network shares: read the observation's parts, and append proprio after the summary."""
+"""Base class of policy networks: reads tokens, mask and proprio from the observation."""
 
 import torch
 from gymnasium import spaces
@@ -8,12 +8,15 @@ from ..common.tokens import Handles, token_shape
 
 
 class TokenNetwork(BaseFeaturesExtractor):
-    """A features extractor over token observations; a network file fills in `summarise`.
+    """Features extractor over token observations; a subclass implements `summarise`.
 
-    The observation is a Dict of `tokens` [T, D], `mask` [T] (1 = real token, 0 = padding) and, if the
-    environment has it, `proprio` [P]. Where the space has `handle` [1], a handle may stand for tokens and mask.
-    The features are `[summary, proprio]`, [B, summary_size + P]: proprio does not pass through the network, so
-    it weighs the same whatever the number of tokens.
+    The features are `[summary, proprio]`, [B, summary_size + P]. Proprio does not pass through the network, so it
+    weighs the same whatever the number of tokens.
+
+    Args:
+        observation_space: Dict of `tokens` [T, D], `mask` [T] (1 = real token, 0 = padding) and, if the environment
+            has it, `proprio` [P]. With `handle` [1], a handle may stand for tokens and mask (see common/tokens.py).
+        summary_size: Width of what `summarise` returns.
     """
 
     def __init__(self, observation_space: spaces.Dict, summary_size: int):
@@ -25,7 +28,15 @@ class TokenNetwork(BaseFeaturesExtractor):
         self.table = handles.table if isinstance(handles, Handles) else None
 
     def summarise(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """[B, summary_size] from float32 tokens [B, T, D], which are zero where the mask [B, T] is False."""
+        """Summarise the tokens of each observation.
+
+        Args:
+            tokens: float32 [B, T, D], zero where masked.
+            mask: bool [B, T], True = real token.
+
+        Returns:
+            float32 [B, summary_size].
+        """
         raise NotImplementedError
 
     def forward(self, observation: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A small convolutional network that reads pixel-row tokens as the image that they are."""
+"""Convolutional network over tokens that are the pixel rows of an image."""
 
 import torch
 from gymnasium import spaces
@@ -12,12 +12,12 @@ from .base import TokenNetwork
 class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    channels: SomeSizes = (32, 64, 64)  # NatureCNN's (Mnih et al. 2015); every layer halves the side
-    summary: PositiveInt = 128  # as the token transformer's, so that the heads see equally wide features
+    channels: SomeSizes = (32, 64, 64)  # NatureCNN's (Mnih et al. 2015); each layer halves height and width
+    summary: PositiveInt = 128  # as the token transformer's, so that the policy's heads read equally wide features
 
 
 class Network(TokenNetwork):
-    """Tokens [H, 3 W], one per pixel row with values in 0..1, as the `pixels` encoder gives them."""
+    """Reads tokens [H, 3 W] in 0..1, one per pixel row, as the `pixels` encoder makes them."""
 
     def __init__(self, observation_space: spaces.Dict, defaults: Defaults):
         super().__init__(observation_space, summary_size=defaults.summary)
@@ -27,8 +27,8 @@ class Network(TokenNetwork):
                 "multiple of 3; use encoder pixels, or network token_transformer"
             )
         layers: list[nn.Module] = []
-        for before, after in zip((3, *defaults.channels), defaults.channels, strict=False):
-            layers += [nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1), nn.ReLU()]
+        for inputs, outputs in zip((3, *defaults.channels), defaults.channels, strict=False):
+            layers += [nn.Conv2d(inputs, outputs, kernel_size=3, stride=2, padding=1), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers, nn.Flatten())
         with torch.no_grad():
             flat = self.convolutions(torch.zeros(1, 3, self.token_count, self.token_size // 3)).shape[1]

@@ -1,4 +1,4 @@
-"""Mean over the real tokens, then a multi-layer perceptron: the simplest thing that reads tokens."""
+"""Mean over the real tokens, then a multi-layer perceptron."""
 
 import torch
 from gymnasium import spaces
@@ -12,15 +12,15 @@ from .base import TokenNetwork
 class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hidden: SomeSizes = (128,)  # units per layer; the last one is the width of the summary
+    hidden: SomeSizes = (128,)  # units of each layer; the last one is the width of the summary
 
 
 class Network(TokenNetwork):
     def __init__(self, observation_space: spaces.Dict, defaults: Defaults):
         super().__init__(observation_space, summary_size=defaults.hidden[-1])
         layers: list[nn.Module] = []
-        for before, after in zip((self.token_size, *defaults.hidden), defaults.hidden, strict=False):
-            layers += [nn.Linear(before, after), nn.ReLU()]
+        for inputs, outputs in zip((self.token_size, *defaults.hidden), defaults.hidden, strict=False):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
 
     def summarise(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,10 @@
-"""PR2L's policy network: one learned query reads the tokens through a one-layer transformer.
+"""PR2L's policy network: a one-layer transformer in which one learned query attends to the tokens.
 
 tokens [B, T, D] -> Linear -> encoder layer -> memory [B, T, W]
 query  [1, 1, W] ----------> decoder layer (cross-attends to memory) -> summary [B, W]
 
-Options vary how the memory is read: by several queries, whose outputs stand side by side (as in Perceiver IO, Jaegle et
-al. 2022), or by none, with the mean of the memory's real tokens in the decoder's place.
+With several queries their outputs are concatenated (as in Perceiver IO, Jaegle et al. 2022). With none, the mean of
+the memory's real tokens takes the decoder's place.
 """
 
 import torch
@@ -20,12 +20,12 @@ class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     width: PositiveInt = 512  # d_model of the paper's notebook; 64 learns as well on small embeddings, far faster
-    heads: PositiveInt = 2  # of the notebook
+    heads: PositiveInt = 2  # attention heads, of the notebook
     feedforward: PositiveInt = 512  # hidden units of both layers' MLPs, of the notebook
-    queries: NonNegativeInt = 1  # learned ones that read the tokens (paper: 1, as a CLS token); 0 = the tokens' mean
+    queries: NonNegativeInt = 1  # learned queries (paper: 1, as a CLS token); 0 = the tokens' mean
     summary: PositiveInt = 128  # the notebook maps the decoder's output to 128 before proprio joins
     input_norm: bool = False  # LayerNorm on raw tokens: for VLMs whose states reach thousands (paper: none)
-    positions: bool = False  # a learned embedding per slot, if tokens do not know their place (paper: none)
+    positions: bool = False  # a learned position embedding, for tokens that have none (paper: none)
 
     @model_validator(mode="after")
     def check_width(self) -> Self:
@@ -38,12 +38,12 @@ class Defaults(BaseModel):
 class Network(TokenNetwork):
     def __init__(self, observation_space: spaces.Dict, defaults: Defaults):
         super().__init__(observation_space, summary_size=defaults.summary)
-        # torch's default dropout would make PPO compare two different policies: 0.
+        # No dropout: PPO's probability ratios would compare two different policies.
         sizes = (defaults.width, defaults.heads, defaults.feedforward, 0.0)
         self.norm = nn.LayerNorm(self.token_size) if defaults.input_norm else nn.Identity()
         self.project = nn.Linear(self.token_size, defaults.width)
-        places = torch.zeros(self.token_count, defaults.width)
-        self.positions = nn.Parameter(places) if defaults.positions else None
+        zeros = torch.zeros(self.token_count, defaults.width)
+        self.positions = nn.Parameter(zeros) if defaults.positions else None
         self.encoder = nn.TransformerEncoderLayer(*sizes, batch_first=True)
         if defaults.queries:
             self.decoder = nn.TransformerDecoderLayer(*sizes, batch_first=True)
@@ -63,15 +63,15 @@ class Network(TokenNetwork):
             return self.to_summary(memory.masked_fill(~real, 0.0).sum(dim=1) / real.sum(dim=1))
         query = self.query.expand(len(tokens), -1, -1)
         # Without the second mask the query would read the encoder's output at padded slots.
-        read = self.decoder(query, memory, memory_key_padding_mask=padding)
-        return self.to_summary(read.flatten(1))
+        outputs = self.decoder(query, memory, memory_key_padding_mask=padding)
+        return self.to_summary(outputs.flatten(1))
 
 
 def attendable(mask: torch.Tensor) -> torch.Tensor:
-    """The mask [B, T], with slot 0 opened in rows without a real token: attention over nothing is NaN.
+    """The mask bool [B, T] with token 0 unmasked in rows without a real token, as attention over nothing is NaN.
 
-    Slot 0 of such a row is padding, hence zero, so the row's summary is the same constant every time.
+    Token 0 of such a row is zero, so the row's summary is the same constant every time.
     """
-    nothing = ~mask.any(dim=1, keepdim=True)
+    empty = ~mask.any(dim=1, keepdim=True)
     first = torch.arange(mask.shape[1], device=mask.device) == 0
-    return mask | (nothing & first)
+    return mask | (empty & first)

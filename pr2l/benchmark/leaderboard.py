@@ -27,7 +27,7 @@ from pr2l.benchmark.suites import load_suite
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.statistics import bootstrap, success_rate
-from pr2l.training.evaluate import FILMED
+from pr2l.training.evaluate import VIDEO_EPISODES
 
 FILES = Path(__file__).parent / "site"
 ASSETS = ("style.css", "script.js")
@@ -146,7 +146,7 @@ def _clip(row: Row, video: Path) -> Clip:
         poster = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
         ratio = frame.shape[0] / frame.shape[1]
     played = row.results["played"]
-    count = min(FILMED, row.config["num_envs"], len(played["success"]))
+    count = min(VIDEO_EPISODES, row.config["num_envs"], len(played["success"]))
     contexts = played.get("context") or [""] * count
     episodes = tuple(
         f"{context or 'episode'}: {'success' if success else 'failure'}, return {returned:.2f}"

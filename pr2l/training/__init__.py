@@ -1,1 +1,1 @@
-"""The training loop, run folders, checkpoints, metrics, evaluation and collection of episodes."""
+"""Training, run folders, checkpoints, metrics, evaluation and collection of episodes."""

@@ -1,4 +1,4 @@
-"""`pr2l check`: what can be found out about a run before it is started, by making each of its parts once."""
+"""`pr2l check`: make each part of a run once, before it is started, and report problems, memory and time."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ TIMED_SECONDS = 20.0  # of a first rollout, which is cut there
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `problem` says what to do where `good` is False, else what to keep in mind."""
+    """One line of the report."""
 
-    what: str
+    what: str  # the part of the run
     found: str
-    problem: str = ""
-    good: bool = True
+    problem: str = ""  # what to do if not good, otherwise what to keep in mind
+    good: bool = True  # whether the run can start
 
 
 def check(config: RunConfig) -> bool:
-    """Prints a table of findings; True if nothing stands in the way of the run."""
+    """Print a table of findings; return True if the run can start."""
     table = Table("", "checked", "found", title=f"{config.environment}/{config.task}: {config.why}")
     good = True
     for finding in findings(config):
@@ -56,7 +56,7 @@ def check(config: RunConfig) -> bool:
 
 
 def findings(config: RunConfig) -> Iterator[Finding]:
-    """Cheap things first; ends at the first part that cannot be made, as all later ones need it."""
+    """Findings, the cheapest first, up to the first part that cannot be made."""
     yield _task(config)
     yield from _updates(config)
     part = ""
@@ -136,7 +136,7 @@ def _workers(config: RunConfig) -> str:
 
 
 def _data(config: RunConfig, frames: build.Spaces) -> Finding:
-    """How often the run will see the whole of its data set."""
+    """The size of the data set, and how often the run will learn from it."""
     found = recording(config, frames)
     episodes = len(found.contexts)
     transitions = len(found) - episodes
@@ -157,7 +157,7 @@ def rollout_memory(config: RunConfig, encoder: Encoder, frames: build.Spaces) ->
 
 
 def _free_memory(device: str) -> int:
-    """In bytes; device: "cpu" or "cuda"."""
+    """Free memory of "cpu" or "cuda" in bytes."""
     return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
@@ -218,7 +218,7 @@ class _Timer(Hooks):
 
 
 def _duration(seconds: float) -> str:
-    """As a person reads it."""
+    """Seconds, minutes or hours."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
@@ -234,7 +234,7 @@ def _tracking(config: RunConfig) -> Finding:
 
 
 def _size(count: float) -> str:
-    """Bytes as a person reads them."""
+    """Bytes with a unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""How good is a trained agent on episodes that no run has trained on?"""
+"""Evaluate a trained agent on episodes that no run has trained on."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from pr2l.policies.base import Learner
 from pr2l.rollout import build
 from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.training.runs import Run
-from pr2l.training.video import Film, write_video
+from pr2l.training.video import EpisodeVideo, write_video
 
 # (observations, which environments begin an episode) -> actions
 Actor = Callable[[Any, np.ndarray], np.ndarray]
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "results"  # absent from an installed package
-FILMED = 3  # episodes in the video
+VIDEO_EPISODES = 3  # that the video shows
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Score:
     success: Estimate
     returned: Estimate
     length: float
-    cut: int = 0  # of the episodes, those that a failing simulator ended, twice; they count with what they had
-    measures: dict[str, Estimate] = field(default_factory=dict)  # the task's own, at the end of an episode
+    cut: int = 0  # episodes that the simulator aborted on both attempts; their partial return is counted
+    measures: dict[str, Estimate] = field(default_factory=dict)  # the task's own, of the last step of an episode
 
     @classmethod
     def of(cls, played: Sequence[dict[str, Any]]) -> Score:
-        """played: "episode" infos of SeededEpisodes, at least one."""
+        """The statistics of `played`, "episode" infos of SeededEpisodes, at least one."""
         return cls(
             episodes=len(played),
             success=success_rate([[float(one["success"]) for one in played]]),
@@ -71,7 +71,7 @@ class Score:
 
 
 def by_context(played: Sequence[dict[str, Any]]) -> dict[str, Score]:
-    """The score of each context, such as a target; its name is what fills the slots."""
+    """The score of the episodes of each context, by the text that fills the prompt's slots."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one in played:
         groups[_about(one)].append(one)
@@ -79,9 +79,17 @@ def by_context(played: Sequence[dict[str, Any]]) -> dict[str, Score]:
 
 
 def evaluate(path: Path, episodes: int | None = None) -> dict[str, Any]:
-    """Evaluates the newest checkpoint of a run folder: a table, a video and results.json, which it returns.
+    """Evaluate the newest checkpoint of a run: print a table, write a video and results.json.
 
-    episodes: None = as in the run's config. Raises UserError if the folder holds no run or no checkpoint.
+    Args:
+        path: The run folder.
+        episodes: How many; None = as in the run's config.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        UserError: The folder holds no run or no checkpoint.
     """
     run = Run.load(path)
     return report(run, *trained(run), episodes)
@@ -99,16 +107,26 @@ def trained(run: Run) -> tuple[Encoder, Learner, int]:
 
 
 def report(run: Run, encoder: Encoder, learner: Learner, step: int, episodes: int | None = None) -> dict[str, Any]:
-    """Plays a model and a random policy on the same episodes, writes the results into the run and prints them.
+    """Play a learner and the random policy on the same episodes, write the results into the run and print them.
 
-    step: environment steps that the model has been trained for. Seeds torch's generator.
+    Seeds torch's generator.
+
+    Args:
+        run: The run.
+        encoder: Of the learner's tokens; its cache is cleared.
+        learner: With the weights of the run.
+        step: Steps that it was trained for.
+        episodes: How many; None = as in the run's config.
+
+    Returns:
+        What results.json holds.
     """
     config, console = run.config, Console()
     encoder.clear_cache()  # so that the numbers are the same after training and by `pr2l evaluate`
     count = episodes or config.evaluation_episodes
     at_once = min(config.num_envs, count)
     with closing(build.environments(config, "evaluation", labels=encoder.needs_labels, count=at_once)) as frames:
-        played = _play_and_film(run, encoder, learner, frames, count)
+        played = _play_and_record(run, encoder, learner, frames, count)
         frames.env_method("rewind")  # the same simulators: starting as many again may take minutes
         by_chance = play(frames, random_actor(frames.action_space, at_once), count)
     chance, agent = Score.of(by_chance), Score.of(played)
@@ -134,7 +152,7 @@ def report(run: Run, encoder: Encoder, learner: Learner, step: int, episodes: in
 
 
 def columns(played: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Every episode's numbers, in the order of the episodes, for comparisons over several runs."""
+    """One list per quantity over the episodes, for comparisons over several runs."""
     return {
         "success": [float(one["success"]) for one in played],
         "return": [one["r"] for one in played],
@@ -175,37 +193,51 @@ def undefined_measures(played: Sequence[dict[str, Any]]) -> list[str]:
     return sentences
 
 
-def _play_and_film(run: Run, encoder: Encoder, learner: Learner, frames: VecEnv, episodes: int) -> list[dict[str, Any]]:
-    """The "episode" infos of the model on evaluation episodes, the first of which are filmed."""
-    film = Film(min(FILMED, frames.num_envs))
+def _play_and_record(
+    run: Run, encoder: Encoder, learner: Learner, frames: VecEnv, episodes: int
+) -> list[dict[str, Any]]:
+    """The "episode" infos of the learner's evaluation episodes; the first of them become the run's video."""
+    video = EpisodeVideo(min(VIDEO_EPISODES, frames.num_envs))
     torch.manual_seed(run.config.seed)
     act = learner_actor(learner, greedy=run.config.evaluation_greedy)
-    played = play(VecEmbed(frames, encoder), act, episodes, film)
+    played = play(VecEmbed(frames, encoder), act, episodes, video)
     fps = float(frames.get_attr("metadata", 0)[0].get("render_fps", 10))
-    write_video(run.path / "video", film.pictures(), fps)
+    write_video(run.path / "video", video.pictures(), fps)
     return played
 
 
-def play(venv: VecEnv, act: Actor, episodes: int, film: Film | None = None) -> list[dict[str, Any]]:
-    """Plays evaluation episodes 0 .. episodes - 1; their "episode" infos, in that order, with "number" so set.
+def play(venv: VecEnv, act: Actor, episodes: int, video: EpisodeVideo | None = None) -> list[dict[str, Any]]:
+    """Play evaluation episodes 0 .. episodes - 1.
 
-    Environment i plays numbers i, i + N, ..., whatever comes first: taking the first to end instead would
-    favour short episodes. An episode that a failing simulator has cut is played again, once; if it is cut again, its
-    info has "cut". film: shows what a VecEmbed embedded.
+    Environment i plays numbers i, i + N, ..., however long they are: taking the first episodes to end instead would
+    favour short ones. An episode that a failing simulator has cut is played once more; if it is cut again, its info has
+    "cut".
+
+    Args:
+        venv: N environments whose infos are those of SeededEpisodes.
+        act: Chooses the actions.
+        episodes: How many.
+        video: Collects what a VecEmbed shows; None = no video.
+
+    Returns:
+        The "episode" infos by number, with "number" set.
     """
     played: dict[int, dict[str, Any]] = {}
     observation = venv.reset()
     starts = np.ones(venv.num_envs, dtype=bool)
     while len(played) < episodes:
-        if film is not None and isinstance(venv, VecEmbed):
-            film.show(venv.frames, venv.contexts, venv.answers)
-        observation, _, starts, infos = venv.step(act(observation, starts))
+        if video is not None and isinstance(venv, VecEmbed):
+            video.show(venv.frames, venv.contexts, venv.answers)
+        actions = act(observation, starts)
+        observation, rewards, starts, infos = venv.step(actions)
+        if video is not None:
+            video.step(actions, rewards)
         for row in map(int, np.flatnonzero(starts)):
             info = infos[row]
             if "again" in info["episode"]:
                 continue
-            if film is not None:
-                film.end(row, info["terminal_frame"], info["context"], info["episode"]["success"])
+            if video is not None:
+                video.end(row, info["terminal_frame"], info["context"], info["episode"]["success"])
             number = row + venv.num_envs * info["episode"]["number"]
             if number < episodes:
                 played[number] = {**info["episode"], "number": number}
@@ -213,7 +245,7 @@ def play(venv: VecEnv, act: Actor, episodes: int, film: Film | None = None) -> l
 
 
 def learner_actor(learner: Learner, *, greedy: bool = False) -> Actor:
-    """What a learner does, with its memory; greedy: the most probable actions, otherwise drawn as in training."""
+    """An actor that keeps the learner's memory; greedy: most probable actions, otherwise drawn as in training."""
     memory: Any = None
 
     def act(observation: Any, starts: np.ndarray) -> np.ndarray:
@@ -231,7 +263,7 @@ def random_actor(space: spaces.Space[Any], count: int, seed: int = 0) -> Actor:
 
 
 def committed(config: RunConfig) -> dict[str, Score]:
-    """Results of image_only on the same task that ship with the repository, by the name of their row."""
+    """Results of image_only on the same task in the repository's docs/results, by the name of their row."""
     rows = {}
     for path in sorted(COMMITTED.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -244,7 +276,13 @@ def committed(config: RunConfig) -> dict[str, Score]:
 
 
 def table(title: str, rows: dict[str, Score], of: str = "policy") -> Table:
-    """One row per score, with the first of its measures alone, as a terminal is narrow; of: what the rows are."""
+    """A table of scores.
+
+    Args:
+        title: Above it.
+        rows: Name -> score; of the measures only the first is shown, as a terminal is narrow.
+        of: What the rows are.
+    """
     drawn = Table(title=title, caption="95 % intervals over evaluation episodes, which no run trains on")
     drawn.add_column(of)
     measures = list(dict.fromkeys(name for score in rows.values() for name in score.measures))[:1]

@@ -1,4 +1,4 @@
-"""One row of numbers per rollout: to metrics.csv, to TensorBoard and, if asked, to Weights & Biases."""
+"""Metrics: one row per update, to metrics.csv, TensorBoard and, if asked, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ Row = Mapping[str, float | None]
 
 
 class Metrics:
-    """Appends rows, each with a "step". None stands for "nothing to say", e.g. a rollout in which no episode ended.
+    """Writes rows of metrics.
 
-    after: a resumed run's step: what an earlier process wrote beyond it is dropped, since it will come again.
+    Args:
+        folder: The run folder.
+        config: Its `wandb` is used.
+        after: Step that a resumed run goes on from: later rows of earlier processes are dropped, as they will be
+            written again; None = a new run.
     """
 
     def __init__(self, folder: Path, config: RunConfig, after: int | None = None) -> None:
@@ -32,6 +36,7 @@ class Metrics:
         self._wandb = _start_wandb(folder, config) if config.wandb != "off" else None
 
     def write(self, row: Row) -> None:
+        """Append a row. It has a "step"; None = no value, such as the return of a rollout in which no episode ended."""
         self._table.append(row)
         numbers = {key: value for key, value in row.items() if value is not None and key != "step"}
         step = int(row["step"] or 0)
@@ -48,7 +53,7 @@ class Metrics:
 
 
 class Table:
-    """A CSV file whose columns may grow: a column that comes late is added to the head, and blank before."""
+    """A CSV file to which columns can be added later; they are blank in earlier rows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -56,7 +61,7 @@ class Table:
         self.columns = list(rows[0]) if rows else []
 
     def rows(self) -> list[dict[str, str]]:
-        """All rows, every one with every column; blank = nothing."""
+        """All rows, each with every column; "" = no value."""
         if not self.path.exists():
             return []
         with self.path.open(newline="", encoding="utf-8") as file:

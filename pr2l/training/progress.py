@@ -1,4 +1,4 @@
-"""How far training is: a bar on a terminal, a line every half minute in a log."""
+"""Progress of a training: a bar on a terminal, a line every half minute in a log."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from typing_extensions import Self
 
 from pr2l.core.console import Console
 
-EVERY = 30  # seconds between lines in a log
+INTERVAL = 30  # seconds between lines in a log
 
 
 class TrainingProgress:
-    """A context manager. total: environment steps of the whole run; done: those behind it already."""
+    """A context manager that shows progress.
+
+    Args:
+        console: Where.
+        total: Steps of the whole run.
+        done: Steps before this process.
+    """
 
     def __init__(self, console: Console, total: int, done: int) -> None:
         self._console, self._total = console, total
@@ -30,7 +36,7 @@ class TrainingProgress:
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=total, completed=done, numbers="")
-        self._said = time.monotonic()
+        self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -42,8 +48,8 @@ class TrainingProgress:
         self._bar.stop()
 
     def update(self, step: int, numbers: str) -> None:
-        """step: environment steps so far; numbers: how it goes, in words."""
+        """Show the step and a text of numbers, such as the success rate."""
         self._bar.update(self._task, completed=min(step, self._total), numbers=numbers)
-        if not self._console.is_terminal and time.monotonic() - self._said >= EVERY:
-            self._said = time.monotonic()
+        if not self._console.is_terminal and time.monotonic() - self._last_line >= INTERVAL:
+            self._last_line = time.monotonic()
             self._console.print(f"{step:,} of {self._total:,} steps, {numbers}")

@@ -1,8 +1,8 @@
-"""The run folder: everything that made a run and everything that it made.
+"""The run folder: what is needed to repeat a run, and its results.
 
-config.yaml    the resolved config          metrics.csv, tensorboard/   one row per rollout
+config.yaml    the resolved config          metrics.csv, tensorboard/   one row per update
 run.json       commit, packages, machine    curves.png                  return and success over steps
-checkpoints/   see checkpoints.py           results.json, video.mp4     on evaluation episodes
+checkpoints/   see checkpoints.py           results.json, video.mp4     of evaluation episodes
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from pr2l.core.machine import machine
 from pr2l.training import checkpoints
 from pr2l.training.checkpoints import Checkpoint
 
-# What a resumed run may have otherwise than the run that it goes on with.
+# Keys that may change when a run is resumed.
 MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "evaluation_greedy"}
 MAY_CHANGE |= {"wandb", "workers", "step_groups", "isolated", "timeouts", "on_bad_value"}
-PARTS = (":/pr2l", ":/environments", ":/policies", ":/prompts", ":/configs")  # where a new file is a plug-in
+PARTS = (":/pr2l", ":/environments", ":/policies", ":/prompts", ":/configs")  # folders where a new file is a plug-in
 
 
 class Run:
-    """A run folder that exists. Make one with `create`, `reopen` or `load`."""
+    """An existing run folder; made by `create`, `load` or `reopen`."""
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path, self.config = path, config
 
     @classmethod
     def create(cls, config: RunConfig, root: Path) -> Run:
-        """A new folder in `root`, named after the config and the time."""
+        """Make a new folder in `root`, named after the config and the time, with config.yaml and run.json."""
         started = datetime.now()
         prompt = config.prompt.rpartition("/")[2] if config.prompt else "no_prompt"
         method = f"{config.encoder}-{prompt}" if config.encoder == "prompted" else config.encoder
@@ -53,18 +53,26 @@ class Run:
 
     @classmethod
     def load(cls, path: Path | str) -> Run:
-        """An existing run; UserError if the folder is none."""
+        """Open an existing run; UserError if the folder is not one."""
         return cls(Path(path), load_config(run_config_file(path)))
 
     @classmethod
     def reopen(cls, path: Path, config: RunConfig) -> Run:
-        """An existing run, to go on with under `config`; UserError if that would be another experiment."""
+        """Open an existing run to resume it.
+
+        Args:
+            path: The run folder.
+            config: Its own config, but for the keys of MAY_CHANGE; replaces config.yaml.
+
+        Raises:
+            UserError: The folder is no run, or other keys differ.
+        """
         old, new = cls.load(path).config.model_dump(mode="json"), config.model_dump(mode="json")
         changed = [key for key in new if new[key] != old[key] and key not in MAY_CHANGE]
         if changed:
             details = "; ".join(f"{key} was {old[key]!r} and is now {new[key]!r}" for key in changed)
             raise UserError(
-                f"{path} cannot go on as another experiment: {details}. Resume it with its own config "
+                f"{path} cannot be resumed with a different config: {details}. Resume it with its own config "
                 f"(`pr2l train --resume {path}`), where only {', '.join(sorted(MAY_CHANGE))} may change, "
                 "or start a new run."
             )
@@ -85,7 +93,7 @@ class Run:
 
 
 def _new_folder(path: Path) -> Path:
-    """Makes the folder, with a number after its name where that is taken."""
+    """Make the folder, with a number after its name where that is taken."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, 1000):
         place = path if attempt == 1 else path.with_name(f"{path.name}-{attempt}")
@@ -94,11 +102,11 @@ def _new_folder(path: Path) -> Path:
             return place
         except FileExistsError:
             continue
-    raise UserError(f"{path} and 998 more of its name exist already; clear {path.parent}")
+    raise UserError(f"{path} and 998 folders of that name with numbers exist already; clear {path.parent}")
 
 
 def _origin() -> dict[str, Any]:
-    """What somebody needs to know to make the run again."""
+    """What is needed to repeat the run, beside its config."""
     return {
         "command": sys.argv,
         **_code(),
@@ -115,14 +123,14 @@ def _packages() -> dict[str, str]:
 
 
 def _code() -> dict[str, Any]:
-    """The commit, and whether files differ from it or a plug-in is missing in it."""
+    """The commit, and whether files differ from it or plug-ins are not in it."""
     changed = _git("status", "--porcelain", "--untracked-files=no")
     added = _git("status", "--porcelain", "--untracked-files=all", "--", *PARTS)
     return {"commit": _git("rev-parse", "HEAD"), "uncommitted": bool(changed or added)}
 
 
 def _note_code(path: Path) -> None:
-    """Says in run.json that a run goes on with other code than it began with, so that no one commit makes it again."""
+    """Record in run.json that a run is resumed with other code, so that no single commit can repeat it."""
     facts, now = json.loads(path.read_text(encoding="utf-8")), _code()
     if any(facts[key] != value for key, value in now.items()):
         write_json(path, facts | {"uncommitted": True, "went_on_at": now["commit"]})

@@ -1,9 +1,10 @@
-"""Films of episodes: enlarged frames with what the VLM was asked and what it said written below."""
+"""Videos of episodes: enlarged frames above the prompt's context, the VLM's answer, the action and the reward."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import imageio.v2 as imageio
@@ -11,14 +12,22 @@ import numpy as np
 
 from pr2l.core.types import Context
 
-WIDTH = 480  # of the picture in pixels; frames are enlarged by a whole factor up to it
+WIDTH = 480  # of the picture in pixels; frames are enlarged by the largest whole factor that fits
 LINE = 22  # pixels per line of text
-SMALL = ("-crf", "35", "-preset", "veryfast")  # of x264: 2 kB a picture, a tenth of what imageio chooses
-HOLD = 8  # times that the last picture of an episode is repeated, so that one can see how it ended
+ENCODING = ("-crf", "35", "-preset", "veryfast")  # of x264: 2 kB a picture, a tenth of imageio's default
+REPEATS = 8  # times that the last picture of an episode is shown, so that its end can be seen
 
 
 def picture(frame: np.ndarray, lines: Sequence[str]) -> np.ndarray:
-    """A uint8 [H, W, 3] frame, enlarged, over a strip with the lines of text; both sides even, as codecs want."""
+    """A frame above lines of text.
+
+    Args:
+        frame: uint8 [H, W, 3].
+        lines: The text.
+
+    Returns:
+        uint8 [H', W', 3], both sides even, as codecs require.
+    """
     scale = max(1, WIDTH // frame.shape[1])
     large = frame.repeat(scale, axis=0).repeat(scale, axis=1)
     strip = np.zeros((LINE * len(lines) + LINE // 2, large.shape[1], 3), np.uint8)
@@ -29,43 +38,69 @@ def picture(frame: np.ndarray, lines: Sequence[str]) -> np.ndarray:
 
 
 def write_video(path: Path, pictures: Sequence[np.ndarray], fps: float) -> Path:
-    """Writes <path>.mp4, or <path>.gif where no encoder for mp4 works; pictures are uint8 [H, W, 3], all alike."""
+    """Write <path>.mp4, or <path>.gif where no encoder for mp4 works.
+
+    Args:
+        path: Without a suffix.
+        pictures: uint8 [H, W, 3], all of one shape.
+        fps: Pictures per second.
+
+    Returns:
+        The file.
+    """
+    video = path.with_suffix(".mp4")
     try:
-        film = path.with_suffix(".mp4")
-        imageio.mimwrite(film, list(pictures), fps=fps, macro_block_size=2, quality=None, output_params=list(SMALL))
+        imageio.mimwrite(video, list(pictures), fps=fps, macro_block_size=2, quality=None, output_params=list(ENCODING))
     except (ImportError, OSError, RuntimeError, ValueError):  # whatever is wrong with ffmpeg here
-        film.unlink(missing_ok=True)
-        film = path.with_suffix(".gif")
-        imageio.mimwrite(film, list(pictures), duration=1000 / fps, loop=0)
-    return film
+        video.unlink(missing_ok=True)
+        video = path.with_suffix(".gif")
+        imageio.mimwrite(video, list(pictures), duration=1000 / fps, loop=0)
+    return video
 
 
-class Film:
-    """Collects the first episode of each of the first `episodes` environments while they are being played."""
+class EpisodeVideo:
+    """Collects pictures of the first episode of each of the first environments while they are played.
+
+    Args:
+        episodes: How many environments.
+    """
 
     def __init__(self, episodes: int) -> None:
-        self._scenes: list[list[np.ndarray]] = [[] for _ in range(episodes)]
-        self._said = [""] * episodes
-        self._over = [False] * episodes
+        self._episodes: list[list[np.ndarray]] = [[] for _ in range(episodes)]
+        self._ended = [False] * episodes
+        self._last_step = [""] * episodes  # action and reward that led to the current frame
 
     def show(self, frames: np.ndarray, contexts: Sequence[Context], answers: Sequence[str]) -> None:
-        """What the environments show now; answers: the VLM's, empty where it was not asked."""
-        for row, scene in enumerate(self._scenes):
-            if self._over[row]:
-                continue
-            self._said[row] = f"VLM: {answers[row]}" if answers else ""
-            scene.append(picture(frames[row], [_describe(contexts[row]), self._said[row]]))
+        """Add what the environments show now.
+
+        Args:
+            frames: uint8 [N, H, W, 3].
+            contexts: N of them, which the prompt was about.
+            answers: Of the VLM to the prompt, "" or [] where it was not asked to generate.
+        """
+        for row, pictures in enumerate(self._episodes):
+            if not self._ended[row]:
+                answer = f"VLM: {answers[row]}" if answers and answers[row] else ""
+                pictures.append(picture(frames[row], [describe(contexts[row]), answer, self._last_step[row]]))
+
+    def step(self, actions: Sequence[Any] | np.ndarray, rewards: np.ndarray) -> None:
+        """Note N actions and their rewards, float32 [N], for the next pictures."""
+        for row in range(len(self._episodes)):
+            action = np.array2string(np.asarray(actions[row]), precision=2)
+            self._last_step[row] = f"action {action}, reward {float(rewards[row]):.2f}"
 
     def end(self, row: int, frame: np.ndarray, context: Context, success: bool) -> None:
-        """Environment `row` has ended its episode with this frame."""
-        if row < len(self._scenes) and not self._over[row]:
-            end = picture(frame, [_describe(context), "success" if success else "failure"])
-            self._scenes[row] += [end] * HOLD
-            self._over[row] = True
+        """Add the last frame of the episode that environment `row` has ended."""
+        if row < len(self._episodes) and not self._ended[row]:
+            lines = [describe(context), "success" if success else "failure", self._last_step[row]]
+            self._episodes[row] += [picture(frame, lines)] * REPEATS
+            self._ended[row] = True
 
     def pictures(self) -> list[np.ndarray]:
-        return [one for scene in self._scenes for one in scene]
+        """All pictures, one episode after the other."""
+        return [frame for pictures in self._episodes for frame in pictures]
 
 
-def _describe(context: Context) -> str:
+def describe(context: Context) -> str:
+    """A context in one line, such as "target: red armor"."""
     return ", ".join(f"{slot}: {value}" for slot, value in context.items())

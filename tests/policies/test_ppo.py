@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from token_world import created_for, token_space, token_worlds
+from stable_baselines3.common.vec_env import DummyVecEnv
+from token_world import TokenWorld, created_for, token_space, token_worlds
 
 from pr2l.policies import ppo
 from pr2l.policies.base import Hooks
@@ -106,6 +107,30 @@ def test_a_restored_model_goes_on_bit_for_bit(recurrent):
     assert rest.trace == whole.trace[2:]
     assert fingerprint(second) == fingerprint(first)
     assert rest.metrics == whole.metrics[2:] and rest.metrics[-1]["train/n_updates"] == 20
+
+
+class SteeringWorld(TokenWorld):
+    """Actions in Box(-1, 1): worth more the nearer the first number is to where the token points."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        observation, _, terminated, truncated, info = super().step(self.answer)
+        return observation, -abs(float(action[0]) - 0.5 * self.answer), terminated, truncated, info
+
+
+def test_a_restored_learner_of_box_actions_goes_on_bit_for_bit():
+    worlds = DummyVecEnv([lambda: SteeringWorld(horizon=5)] * 4)
+    whole, first = Recorder(take_at=256, world=worlds), model(worlds, schedule="linear")
+    first.learn(worlds, 512, whole)
+    tensors, values, world = whole.taken
+    second, rest = model(world, seed=99, schedule="linear"), Recorder()
+    second.load_state_dict(tensors, json.loads(json.dumps(values)))
+    second.learn(world, 512, rest)
+    assert rest.trace == whole.trace[2:] and fingerprint(second) == fingerprint(first)
 
 
 @pytest.mark.parametrize(

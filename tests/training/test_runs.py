@@ -1,4 +1,4 @@
-"""What a run leaves on disk: checkpoints that are whole, metrics that lose no column, films, curves."""
+"""What a run leaves on disk: checkpoints that are whole, metrics that lose no column, videos, curves."""
 
 import json
 import math
@@ -250,19 +250,20 @@ def test_smoothing_averages_over_the_last_episodes():
     assert smooth(values, episodes, 99).tolist() == pytest.approx([0, 0.5, 1.25, 3])
 
 
-def test_a_film_shows_the_first_episode_of_each_environment():
-    film = video.Film(2)
+def test_a_video_shows_the_first_episode_of_each_environment():
+    recorder = video.EpisodeVideo(2)
     black, white = np.zeros((2, 4, 4, 3), np.uint8), np.full((2, 4, 4, 3), 255, np.uint8)
     contexts = [{"target": "imp"}, {"target": "armor"}]
-    film.show(black, contexts, ["left", "right"])
-    film.end(0, white[0], contexts[0], True)
-    film.show(white, contexts, [])
-    film.end(2, white[0], contexts[0], True)  # of an environment that is not filmed
-    pictures = film.pictures()
-    assert len(pictures) == (1 + video.HOLD) + 2
+    recorder.show(black, contexts, ["left", "right"])
+    recorder.step([0, np.array([0.5, -1])], np.array([1, -0.25], np.float32))
+    recorder.end(0, white[0], contexts[0], True)
+    recorder.show(white, contexts, [])
+    recorder.end(2, white[0], contexts[0], True)  # of an environment that is not recorded
+    pictures = recorder.pictures()
+    assert len(pictures) == (1 + video.REPEATS) + 2
     height = 4 * (video.WIDTH // 4)
     bright = [one[:height].mean() for one in pictures]
-    assert bright == [0] + [255] * video.HOLD + [0, 255]
+    assert bright == [0] + [255] * video.REPEATS + [0, 255]
     assert all(one.shape[0] % 2 == one.shape[1] % 2 == 0 for one in pictures)
     assert pictures[0][height:].max() == 255  # something is written below
 
@@ -271,18 +272,18 @@ PICTURES = [np.full((32, 48, 3), shade, np.uint8) for shade in (0, 128, 255)]
 
 
 @pytest.mark.pictures
-def test_a_film_on_disk(tmp_path):
-    path = video.write_video(tmp_path / "film", PICTURES, fps=5)
-    assert path.name == "film.mp4"
+def test_a_video_on_disk(tmp_path):
+    path = video.write_video(tmp_path / "video", PICTURES, fps=5)
+    assert path.name == "video.mp4"
     shades = [frame.mean() for frame in imageio.get_reader(path)]
     assert shades == pytest.approx([0, 128, 255], abs=4)
 
 
 @pytest.mark.pictures
-def test_without_a_codec_a_film_is_a_gif(tmp_path, monkeypatch):
+def test_without_a_codec_a_video_is_a_gif(tmp_path, monkeypatch):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "no-ffmpeg"))
-    path = video.write_video(tmp_path / "film", PICTURES, fps=5)
-    assert path.name == "film.gif" and [file.name for file in tmp_path.iterdir()] == ["film.gif"]
+    path = video.write_video(tmp_path / "video", PICTURES, fps=5)
+    assert path.name == "video.gif" and [file.name for file in tmp_path.iterdir()] == ["video.gif"]
     assert math.isclose(np.mean([frame.mean() for frame in imageio.mimread(path)]), 127.7, abs_tol=2)
 
 
