@@ -191,7 +191,7 @@ def test_a_run_that_goes_on_with_other_code_is_of_no_one_commit(checkout, tmp_pa
 
 
 def test_a_folder_that_is_no_run(tmp_path):
-    with pytest.raises(UserError, match="is no run folder: it has no config.yaml"):
+    with pytest.raises(UserError, match="it has no config.yaml"):
         Run.load(tmp_path)
 
 
