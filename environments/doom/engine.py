@@ -30,6 +30,7 @@ except ImportError as error:
 
 ON_LINUX = sys.platform == "linux"
 FOLDER_PREFIX = "pr2l-doom-"
+SHARED_MEMORY = Path("/dev/shm")
 SCENARIOS = Path(vizdoom.scenarios_path)
 
 
@@ -153,12 +154,40 @@ class Engine:
 
 
 def temporary_folder() -> Path:
-    """Make a folder for an engine, and remove old ones whose program was killed while its engine started."""
+    """Make a folder for an engine, and remove what programs left that were killed while their engines started."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*") if ON_LINUX else ():
         with suppress(OSError):  # another program may be removing it too
-            if time.time() - folder.stat().st_mtime > 3600:
+            if _is_old(folder):
                 shutil.rmtree(folder)
+    if ON_LINUX:
+        _remove_old_memory()
     return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+
+
+def _remove_old_memory() -> None:
+    """Remove the shared memory that a program left when it was killed while its engine started."""
+    old = []
+    for memory in SHARED_MEMORY.glob("ViZDoom*"):
+        with suppress(OSError):
+            if _is_old(memory) and memory.stat().st_uid == os.getuid():
+                old.append(memory)
+    maps = _memory_maps() if old else ""
+    for memory in old:
+        if str(memory) not in maps:
+            memory.unlink(missing_ok=True)
+
+
+def _memory_maps() -> str:
+    """The files that the processes of this user have mapped."""
+    texts = []
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):  # the process has ended, or is somebody else's
+            texts.append(maps.read_text())
+    return "\n".join(texts)
+
+
+def _is_old(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > 3600
 
 
 def _configure(settings: Settings, folder: Path) -> vizdoom.DoomGame:
@@ -198,7 +227,7 @@ def _launch_script(folder: Path) -> Path:
 def _unlink(folder: Path, instance: str) -> None:
     """Remove the names of files and shared memory that both processes hold open; the kernel frees them at their end."""
     shutil.rmtree(folder)
-    for memory in Path("/dev/shm").glob(f"ViZDoom*{instance}"):
+    for memory in SHARED_MEMORY.glob(f"ViZDoom*{instance}"):
         memory.unlink()
 
 

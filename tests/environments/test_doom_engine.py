@@ -1,5 +1,6 @@
 """Doom engine processes: none survives its program, none leaves files, and several live side by side."""
 
+import mmap
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from processes import PATIENCE
 
+from pr2l.environments.doom import engine as doom_engine
 from pr2l.environments.doom import environment as doom
 from pr2l.environments.doom import launcher
 from pr2l.environments.doom.engine import FOLDER_PREFIX, Engine, Settings, temporary_folder
@@ -160,6 +162,19 @@ def test_what_a_kill_during_a_start_leaves_is_swept_up_later(tmp_path, monkeypat
         os.utime(folder, (0, 0))
     new = temporary_folder()
     assert {*tmp_path.iterdir()} == {young, foreign, new}
+
+
+@linux_only
+def test_shared_memory_that_a_kill_leaves_is_removed_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(doom_engine, "SHARED_MEMORY", tmp_path)
+    stale, used, young, foreign = (tmp_path / name for name in ("ViZDoomMQ1", "ViZDoomSM2", "ViZDoomMQ3", "other"))
+    for memory in (stale, used, young, foreign):
+        memory.write_bytes(b"memory")
+    with used.open("r+b") as file, mmap.mmap(file.fileno(), 0):
+        for memory in (stale, used, foreign):
+            os.utime(memory, (0, 0))
+        temporary_folder().rmdir()
+        assert {*tmp_path.iterdir()} == {used, young, foreign}
 
 
 @linux_only
