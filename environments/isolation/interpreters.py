@@ -1,4 +1,4 @@
-"""Where the simulators' own Python interpreters are, and what they start with."""
+"""Where the simulators' own Python interpreters are, and their environment variables."""
 
 from __future__ import annotations
 
@@ -7,20 +7,28 @@ from pathlib import Path
 
 
 def folder(name: str) -> Path:
-    """Of the interpreter that `pr2l sim install NAME` makes: in $PR2L_SIMS, by default in ~/.local/share/pr2l/sims."""
+    """The folder of the interpreter that `pr2l sim install NAME` makes.
+
+    It is in $PR2L_SIMS, by default ~/.local/share/pr2l/sims.
+    """
     return Path(os.environ.get("PR2L_SIMS") or "~/.local/share/pr2l/sims").expanduser() / name
 
 
-def interpreter(name: str, given: str | None = None) -> Path:
-    """The Python that a simulator runs in. given: the user's own; None = the one of `pr2l sim install NAME`.
+def interpreter(name: str, own: str | None = None) -> Path:
+    """The Python interpreter that a simulator runs in.
 
-    Raises ValueError, with the next step, where there is none.
+    Args:
+        name: The simulator.
+        own: The user's own interpreter; None = the one of `pr2l sim install NAME`.
+
+    Raises:
+        ValueError: There is none; the text says how to get one.
     """
-    python = Path(given).expanduser() if given else folder(name) / "bin" / "python"
+    python = Path(own).expanduser() if own else folder(name) / "bin" / "python"
     if os.access(python, os.X_OK) and python.is_file():
         return python
-    if given:
-        raise ValueError(f"{given} is no Python interpreter; name one, such as /opt/conda/envs/{name}/bin/python")
+    if own:
+        raise ValueError(f"{own} is no Python interpreter; name one, such as /opt/conda/envs/{name}/bin/python")
     raise ValueError(
         f"the simulator {name} is not installed (there is no {python}): run `pr2l sim install {name}`, or name an "
         "interpreter that has it with environment_options.python=PATH"
@@ -28,6 +36,6 @@ def interpreter(name: str, given: str | None = None) -> Path:
 
 
 def variables(more: dict[str, str]) -> dict[str, str]:
-    """The environment variables for a simulator: ours without those that name our packages, and some more."""
+    """Environment variables for a simulator: this process's, without those that name its packages, and `more`."""
     ours = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     return {**ours, **more}

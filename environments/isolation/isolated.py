@@ -1,8 +1,8 @@
-"""A simulator in its own Python interpreter, behind the Gymnasium interface, and replaced when it fails.
+"""A Gymnasium environment whose simulator runs in its own Python interpreter and is replaced when it fails.
 
-The far side, worker.py, is a process that leads a group of its own. A socket to it carries messages (_wire.py), and
-memory that both sides have mapped carries the frame. A worker that dies, hangs, grows or errs is killed with all that
-it has started; its episode ends there, as truncated, and the next reset starts a fresh worker.
+The worker (worker.py) is a process in a process group of its own. Messages go through a socket (wire.py), the frame
+through shared memory. A worker that dies, hangs, exceeds its memory limit or raises is killed with all processes that
+it has started. Its episode ends there, as truncated, and the next reset starts a new worker.
 """
 
 from __future__ import annotations
@@ -39,38 +39,52 @@ Result = TypeVar("Result")
 
 WORKER = Path(__file__).with_name("worker.py")
 MEGABYTE = 1 << 20
-LOG_LIMIT = 32 * MEGABYTE  # what a simulator prints between two resets beyond that is thrown away
-LAST_LINES = 20  # of its log, in an error
-LOOK = 5.0  # seconds at least between two looks at a worker's memory in an episode: each takes milliseconds
-GUARD_PATIENCE = 5.0  # seconds for the guard to end once its worker is dead
+LOG_LIMIT = 32 * MEGABYTE  # a log that has grown longer is emptied
+LAST_LINES = 20  # of the log, in an error
+MEMORY_INTERVAL = 5.0  # seconds at least between two checks of a worker's memory in an episode; one takes milliseconds
+GUARD_TIME = 5.0  # seconds for the guard to end once its worker is dead
 
 
 class Timeouts(BaseModel):
-    """How much of what to bear from a worker; times in seconds, fit for Minecraft."""
+    """Timeouts and restart limits of a worker; times in seconds, with defaults that suit Minecraft."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     start: PositiveFloat = 600.0  # the interpreter, its imports and make()
     reset: PositiveFloat = 600.0  # Minecraft starts at the first one
     step: PositiveFloat = 60.0  # and a call of anything else
-    close: PositiveFloat = 10.0  # after which its processes are killed
-    silence: PositiveFloat = 120.0  # without a heartbeat in a call; loading a scene may hold the interpreter that long
-    memory: PositiveInt | None = None  # MB resident, of the worker and all its processes; None = any
-    restarts: NonNegativeInt = 3  # in a row without one whole step
+    close: PositiveFloat = 10.0  # then its processes are killed
+    silence: PositiveFloat = 120.0  # without a heartbeat during a call; loading a scene can block for that long
+    memory: PositiveInt | None = None  # resident MB of the worker and all its processes; None = no limit
+    restarts: NonNegativeInt = 3  # in a row, without a successful step between them
 
 
 class Isolated(gym.Env[Observation, Any]):
-    """An environment in another interpreter, with the far environment's spaces, frames, rewards and infos.
+    """An environment in a worker process, with that environment's spaces, observations, rewards and infos.
 
-    module: a far module, or a Gymnasium environment module of ours: its dotted name, or its file.
-    options: JSON values for its make(). python: an interpreter >= 3.9 that has the simulator and NumPy.
-    env: environment variables besides our own. name: of the simulator, for messages.
-    spaces: what the far side will show and take; the worker then starts at the first reset; None = now, to ask it.
-    log: a file that gets what the worker prints; None = one without a name, which errors quote.
+    A worker that fails ends its episode: `step` returns the last observation, reward 0, truncated, and an info with
+    `success` False and the reason as "cut".
 
-    A worker that fails ends its episode: the step returns the last observation, reward 0, truncated, and in info
-    success False and "cut", the reason. `restarts` counts the workers that were given up. Raises ValueError for what
-    the far make() refuses, RuntimeError for `timeouts.restarts` + 1 failures in a row.
+    Args:
+        module: The remote module, or an environment module of ours: its dotted name, or its file.
+        task: What its `make` makes.
+        options: JSON values for its `make`.
+        split: "train" or "evaluation".
+        labels: Whether infos hold the simulator's ground truth.
+        name: Of the simulator, for messages.
+        python: An interpreter, Python >= 3.9, that has the simulator and NumPy.
+        env: Environment variables besides this process's own.
+        timeouts: None = the defaults.
+        spaces: The environment's observation and action space, if they are known: the worker then starts at the first
+            reset. None = it starts now, to tell them.
+        log: A file for what the worker prints; None = a temporary one, whose last lines errors quote.
+
+    Attributes:
+        restarts: How many workers have failed.
+
+    Raises:
+        ValueError: From the constructor or the first reset: what the module's `make` refuses.
+        RuntimeError: After `timeouts.restarts` + 1 failures in a row.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}
@@ -93,30 +107,30 @@ class Isolated(gym.Env[Observation, Any]):
     ) -> None:
         self.name, self.timeouts = name, timeouts or Timeouts()
         self.restarts = 0
-        self._failures = 0  # since the last whole step
+        self._failures = 0  # since the last successful step
         self._process = (str(python), env or {}, log)
-        # Another interpreter has its own packages; the same one sees all that we see.
+        # Another interpreter has packages of its own; the same one gets the import path of this process.
         path = sys.path if str(python) == sys.executable else []
         self._make = [path, module, task, options, {"split": split, "labels": labels}]
         self._worker: WorkerProcess | None = None
-        self._running = False  # an episode
+        self._running = False  # whether an episode is under way
         if spaces is not None:
             self.observation_space, self.action_space = spaces
             return
         self.observation_space, self.action_space = gymnasium_spaces(self._retry(self._start))
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observation, Info]:
-        """Begins the episode of a seed, 0 or more; None = a seed drawn from the last one's."""
+        """Begin the episode that a seed determines (0 or more); None = a seed drawn from the previous one."""
         seed = int(self.np_random.integers(2**63)) if seed is None else seed
         super().reset(seed=seed)
         return self._retry(lambda: self._begin(seed))
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         if not self._running:
-            raise RuntimeError("no episode is under way: call reset() first")
+            raise RuntimeError("no episode is running: call reset() first")
         plain = int(action) if isinstance(self.action_space, spaces.Discrete) else np.asarray(action)
         try:
-            if self._worker is not None and time.monotonic() - self._worker.looked >= LOOK:
+            if self._worker is not None and time.monotonic() - self._worker.memory_checked >= MEMORY_INTERVAL:
                 self._check_memory(self._worker)
             in_memory, result = self._ask(self.timeouts.step, "step", plain)
         except WorkerLost as lost:
@@ -125,22 +139,28 @@ class Isolated(gym.Env[Observation, Any]):
         return self._remember(in_memory, result)
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Anything else of the far environment, such as "oracle_action"; JSON values and arrays.
+        """Call a method of the environment in the worker, such as "oracle_action".
 
-        Raises ValueError as the far side does; RuntimeError where the worker fails (the next step is then cut).
+        Args:
+            name: The method.
+            arguments: JSON values and arrays; so is the result.
+
+        Raises:
+            ValueError: Raised by the method.
+            RuntimeError: The worker failed; the next step then ends the episode.
         """
         try:
             return self._ask(self.timeouts.step, "call", name, list(arguments))
         except WorkerLost as lost:
             self._give_up(lost)
-            raise RuntimeError(f"{self.name}: {name} came to nothing: {lost}") from lost
+            raise RuntimeError(f"{self.name}: {name} failed: {lost}") from lost
 
     def render(self) -> np.ndarray:
-        """The frame that was shown last, uint8 [H, W, 3]."""
+        """The current frame, uint8 [H, W, 3]."""
         return self._observation["frame"].copy()
 
     def close(self) -> None:
-        """Ends the worker; may be called again. A later reset starts a new one."""
+        """End the worker; may be called again. A later reset starts a new one."""
         self._running = False
         if self._worker is not None:
             self._worker.end(self.timeouts.close)
@@ -156,18 +176,18 @@ class Isolated(gym.Env[Observation, Any]):
         return self._remember(in_memory, result)
 
     def _start(self) -> dict[str, Any]:
-        """Starts a worker; what its make() answers."""
+        """Start a worker; return what its make answered."""
         self._worker = WorkerProcess(*self._process)
         made: dict[str, Any] = self._ask(self.timeouts.start, "make", *self._make)
         known = getattr(self, "observation_space", None), getattr(self, "action_space", None)
         if known[0] is not None and known != gymnasium_spaces(made):
-            raise WorkerLost(f"it shows and takes {gymnasium_spaces(made)}, not {known}")
+            raise WorkerLost(f"its spaces are {gymnasium_spaces(made)}, not {known}")
         self.metadata = {**type(self).metadata, **made["metadata"]}
         self._worker.map(made["observation"]["frame"]["shape"])
         return made
 
     def _retry(self, attempt: Callable[[], Result]) -> Result:
-        """The result of an attempt, with a fresh worker after each failure."""
+        """The result of an attempt, repeated with a new worker after each failure."""
         while True:
             try:
                 return attempt()
@@ -207,41 +227,47 @@ class Isolated(gym.Env[Observation, Any]):
         return self._last_observation(), 0.0, False, True, {**self._info, "success": False, "cut": str(lost)}
 
     def _give_up(self, lost: WorkerLost) -> None:
-        """Ends the worker, if that has not been done; raises RuntimeError where too many failed in a row."""
+        """End the worker, if there is one; raise RuntimeError if too many have failed in a row."""
         if self._worker is None:
             return
         self.restarts += 1
         self._failures += 1
-        said = f"\nThe last lines of its log:\n{self._worker.last_lines()}"
+        log = f"\nThe last lines of its log:\n{self._worker.last_lines()}"
         self._worker.end(0)
         self._worker = None
         if self._failures > self.timeouts.restarts:
-            raise RuntimeError(f"{self.name} failed {self._failures} times in a row, now so: {lost}{said}") from lost
-        warnings.warn(f"{self.name} is replaced: {lost}{said}", stacklevel=3)
+            raise RuntimeError(f"{self.name} failed {self._failures} times in a row, at last: {lost}{log}") from lost
+        warnings.warn(f"{self.name} is replaced: {lost}{log}", stacklevel=3)
 
-    def _check_memory(self, far: WorkerProcess) -> None:
+    def _check_memory(self, worker: WorkerProcess) -> None:
         limit = self.timeouts.memory
-        if limit is not None and (size := far.memory()) > limit:
-            raise WorkerLost(f"it takes {size} of {limit} MB")
+        if limit is not None and (size := worker.memory()) > limit:
+            raise WorkerLost(f"it uses {size} MB, more than timeouts.memory={limit}")
 
 
 class WorkerLost(Exception):
-    """Why a worker is of no more use."""
+    """Why a worker has to be given up."""
 
 
 class WorkerProcess:
-    """One worker, with its guard, the process that we start. Both end with this object at the latest."""
+    """One worker and its guard, the process that is started here. Both end with this object at the latest.
+
+    Args:
+        python: The interpreter.
+        env: Environment variables besides this process's own.
+        log: As of `Isolated`.
+    """
 
     def __init__(self, python: str, env: dict[str, str], log: Path | None) -> None:
         if os.name != "posix":
             raise ValueError("a simulator in an interpreter of its own needs Linux or macOS")
         self._log = _log(log)
         self._memory = _memory()
-        self._talk, theirs = socket.socketpair()
-        self._lifeline, guard = socket.socketpair()  # closes when we end, however that happens
+        self._socket, theirs = socket.socketpair()
+        self._lifeline, guard = socket.socketpair()  # closes when this process ends, however that happens
         self._number = 0  # of the last call
-        self.looked = -math.inf  # at its memory: when, in seconds of time.monotonic()
-        self._ours = (self._talk, self._lifeline, self._memory, self._log)
+        self.memory_checked = -math.inf  # when, in seconds of time.monotonic()
+        self._ours = (self._socket, self._lifeline, self._memory, self._log)
         inherited = [theirs.fileno(), self._memory.fileno(), guard.fileno()]
         with theirs, guard:
             try:
@@ -252,30 +278,40 @@ class WorkerProcess:
                     stdout=self._log,
                     stderr=self._log,
                     pass_fds=inherited,
-                    start_new_session=True,  # Ctrl-C goes to us alone, and all of it can be killed at once
+                    start_new_session=True,  # Ctrl-C reaches this process alone, and the group can be killed at once
                 )
             except OSError as error:
-                for each in self._ours:
-                    each.close()
+                for resource in self._ours:
+                    resource.close()
                 raise ValueError(f"{python} cannot be started: {error}") from error
         self._finalizer = weakref.finalize(self, _end, self.process, self._ours)
 
     def end(self, seconds: float) -> None:
-        """Lets the worker close its simulator, for so many seconds, and kills what is left of it."""
+        """Give the worker some seconds to close its simulator, and kill what is left of it."""
         if self._finalizer.detach():
             _end(self.process, self._ours, seconds)
 
     def map(self, shape: list[int]) -> None:
-        """Maps the memory of the frame [H, W, 3], which the worker has made large enough."""
+        """Map the shared memory of the frame, uint8 [H, W, 3], which the worker has made large enough."""
         self.frame: np.ndarray = np.ndarray(shape, np.uint8, mmap.mmap(self._memory.fileno(), 0))
 
     def ask(self, seconds: float, silence: float, command: str, arguments: Any) -> tuple[str, Any]:
-        """The kind and the value of the answer to a call; WorkerLost if none came in so many seconds."""
+        """The kind and the value of the answer to a call.
+
+        Args:
+            seconds: Its time limit.
+            silence: How long the heartbeat may be missing.
+            command: A method `do_...` of worker.Worker.
+            arguments: Of that method.
+
+        Raises:
+            WorkerLost: There is no answer, or it makes no sense.
+        """
         self._trim_log()
         self._number += 1
         try:
-            self._talk.settimeout(seconds)
-            send(self._talk, [self._number, command, list(arguments)])
+            self._socket.settimeout(seconds)
+            send(self._socket, [self._number, command, list(arguments)])
             return self._answer(seconds, silence, command)
         except (EOFError, ConnectionError):
             raise WorkerLost(f"its process has died: {self._death()}") from None
@@ -285,30 +321,30 @@ class WorkerProcess:
             raise WorkerLost(f"it answered nonsense: {error}") from error
 
     def _answer(self, seconds: float, silence: float, command: str) -> tuple[str, Any]:
-        begun = heard = time.monotonic()
+        began = heard = time.monotonic()
         with suppress(TimeoutError):
             while True:
-                left = min(begun + seconds, heard + silence) - time.monotonic()
-                # What has come is read even if it is late: it may be we who were stopped meanwhile.
-                self._talk.settimeout(max(left, 0.01))
-                number, kind, value = receive(self._talk)
+                left = min(began + seconds, heard + silence) - time.monotonic()
+                # A message that is there is read even if it is late: this process may have been stopped meanwhile.
+                self._socket.settimeout(max(left, 0.01))
+                number, kind, value = receive(self._socket)
                 heard = time.monotonic()
-                if number == self._number and kind != "beat":  # a call that Ctrl-C broke off may still be answered
+                if number == self._number and kind != "beat":  # not of a call that Ctrl-C interrupted
                     return kind, value
         quiet = time.monotonic() - heard
         beating = quiet < min(silence, 3 * BEAT)
-        heart = "its heart went on beating" if beating else f"there was no heartbeat for the last {quiet:.0f} s"
-        raise WorkerLost(f"{command} gave no answer in {time.monotonic() - begun:.0f} s; {heart}")
+        heart = "its heartbeat went on" if beating else f"there was no heartbeat for the last {quiet:.0f} s"
+        raise WorkerLost(f"{command} gave no answer in {time.monotonic() - began:.0f} s; {heart}")
 
     def memory(self) -> int:
-        """MB that the worker and its processes hold."""
-        self.looked = time.monotonic()
-        whole = 0
+        """Resident MB of the worker and its processes."""
+        self.memory_checked = time.monotonic()
+        total = 0
         with suppress(psutil.NoSuchProcess):
             for process in _family(self.process.pid):
                 with suppress(psutil.NoSuchProcess):
-                    whole += process.memory_info().rss
-        return whole // MEGABYTE
+                    total += process.memory_info().rss
+        return total // MEGABYTE
 
     def last_lines(self) -> str:
         size = os.fstat(self._log.fileno()).st_size
@@ -317,13 +353,13 @@ class WorkerProcess:
 
     def _death(self) -> str:
         try:
-            code = self.process.wait(GUARD_PATIENCE)
+            code = self.process.wait(GUARD_TIME)
         except subprocess.TimeoutExpired:
             return "it closed its socket"
-        number = -code if code < 0 else code - 128  # of the guard, or of the worker, as the guard says it
+        number = -code if code < 0 else code - 128  # its own signal, or 128 + the worker's
         if number <= 0:
             return f"exit code {code}"
-        why = " (for want of memory?)" if number == signal.SIGKILL else ""
+        why = " (out of memory?)" if number == signal.SIGKILL else ""
         return f"killed by {signal.Signals(number).name}{why}"
 
     def _trim_log(self) -> None:
@@ -332,7 +368,7 @@ class WorkerProcess:
 
 
 def _end(process: subprocess.Popen[bytes], ours: Sequence[Any], seconds: float = 10.0) -> None:
-    """ours: what we hold open, first the socket whose end tells the worker to close."""
+    """End a worker; ours: what this process holds open, first the socket, whose end tells the worker to close."""
     ours[0].close()
     try:
         if seconds:
@@ -342,23 +378,23 @@ def _end(process: subprocess.Popen[bytes], ours: Sequence[Any], seconds: float =
     finally:
         if process.poll() is None:
             _kill(process)
-        elif process.returncode < 0:  # the guard itself was killed, and what it guarded may hang
+        elif process.returncode < 0:  # the guard itself was killed, and its worker may hang
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-        for each in ours[1:]:
-            each.close()
+        for resource in ours[1:]:
+            resource.close()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kills all but the guard, which kills what these have just started and then ends."""
+    """Kill all processes but the guard, which kills what these have just started and then ends."""
     with suppress(psutil.NoSuchProcess):
         guard, *others = _family(process.pid)
-        for each in others:
+        for process_of_worker in others:
             with suppress(psutil.NoSuchProcess):
-                each.kill()
+                process_of_worker.kill()
         guard.resume()  # it may have been stopped with its group
     try:
-        process.wait(GUARD_PATIENCE)
+        process.wait(GUARD_TIME)
     except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -371,7 +407,7 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _log(path: Path | None) -> IO[bytes]:
-    """A file to append to, so that writing goes on at its end after it was cut; None = one without a name."""
+    """Open a log for appending, so that writing goes on after it was emptied; None = a file without a name."""
     if path is not None:
         return path.open("a+b")
     handle, name = tempfile.mkstemp(prefix="pr2l-")
@@ -382,19 +418,19 @@ def _log(path: Path | None) -> IO[bytes]:
 
 
 def _memory() -> IO[bytes]:
-    """A file without a name, in memory where the system has such."""
+    """Open a file without a name, in memory if the system can do that."""
     if hasattr(os, "memfd_create"):
         return open(os.memfd_create("pr2l-frame"), "r+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)
 
 
 def gymnasium_spaces(made: dict[str, Any]) -> tuple[spaces.Dict, spaces.Space[Any]]:
-    """The spaces of a far environment's plain descriptions, {"observation": {key: ...}, "action": ...}."""
-    return spaces.Dict({key: _space(each) for key, each in made["observation"].items()}), _space(made["action"])
+    """Gymnasium spaces of a worker's descriptions, {"observation": {key: ...}, "action": ...}; see worker.plain."""
+    observation = spaces.Dict({key: _space(described) for key, described in made["observation"].items()})
+    return observation, _space(made["action"])
 
 
 def _space(described: dict[str, Any]) -> spaces.Space[Any]:
-    """The Gymnasium space of a plain description; see worker.plain."""
     if described["type"] == "Discrete":
         return spaces.Discrete(described["n"], start=described.get("start", 0))
     if described["type"] == "MultiDiscrete":

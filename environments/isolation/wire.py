@@ -1,9 +1,9 @@
-"""Messages between a simulator's interpreter and ours: JSON, with arrays beside it as raw bytes. Python >= 3.9.
+"""Messages between a worker's interpreter and its parent: JSON, followed by arrays as raw bytes. Python >= 3.9.
 
     magic 4s | version H | bytes of JSON I | bytes of arrays I | JSON | arrays        (big-endian)
 
 In the JSON, {"__array__": [dtype, shape, offset]} stands for an array, and {"__tuple__": [...]} for a tuple. Nothing
-that is read can run code: there is no pickle, and only numbers have arrays.
+that is read can run code: there is no pickle, and arrays hold numbers only.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy as np
 
 MAGIC, VERSION = b"pr2l", 1
 HEADER = struct.Struct("!4sHII")
-LIMIT = 1 << 28  # bytes of JSON, and of arrays, in a message; no simulator says as much, so more is a broken stream
+LIMIT = 1 << 28  # bytes of JSON, and of arrays, in a message; no simulator sends as much, so more is a broken stream
 ARRAY, TUPLE = "__array__", "__tuple__"
-KINDS = "biufc"  # of the dtypes that may cross: bool, integers, floats, complex numbers
+KINDS = "biufc"  # of the dtypes that can be sent: bool, integers, floats, complex numbers
 
 
 class WireError(Exception):
-    """Bytes that are no message, or a value that cannot be one."""
+    """Bytes that are no message, or a value that cannot be sent."""
 
 
 def send(connection: socket.socket, value: Any) -> None:
@@ -32,43 +32,52 @@ def send(connection: socket.socket, value: Any) -> None:
 
 
 def receive(connection: socket.socket) -> Any:
-    """The next message. Raises EOFError where the stream ends before one begins, WireError where it ends in one or
-    holds something else, and TimeoutError as the socket is set to.
+    """Receive the next message.
+
+    Raises:
+        EOFError: The stream ends before a message begins.
+        WireError: It ends within a message, or holds something else.
+        TimeoutError: After the socket's own timeout.
     """
-    json_size, array_size = sizes(_read(connection, HEADER.size, begun=False))
+    json_size, array_size = sizes(_read(connection, HEADER.size, within_message=False))
     return decode(_read(connection, json_size), _read(connection, array_size))
 
 
 def encode(value: Any) -> bytes:
-    """A value of None, bool, int, float, str, list, tuple, dict with str keys, NumPy scalars and arrays as a message.
+    """Encode a value as a message.
 
-    Raises WireError for anything else.
+    Args:
+        value: None, bool, int, float, str, NumPy scalars and arrays of numbers, and lists, tuples and dicts (with str
+            keys) of these.
+
+    Raises:
+        WireError: Anything else.
     """
     arrays: list[bytes] = []
     try:
         text = json.dumps(_lower(value, arrays)).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise WireError(f"a message holds what JSON and arrays cannot: {error}") from error
-    beside = b"".join(arrays)
-    _check_sizes(len(text), len(beside))
-    return HEADER.pack(MAGIC, VERSION, len(text), len(beside)) + text + beside
+    data = b"".join(arrays)
+    _check_sizes(len(text), len(data))
+    return HEADER.pack(MAGIC, VERSION, len(text), len(data)) + text + data
 
 
 def sizes(header: bytes) -> tuple[int, int]:
-    """The bytes of JSON and of arrays that follow a header."""
+    """The numbers of bytes of JSON and of arrays that follow a header."""
     magic, version, json_size, array_size = HEADER.unpack(header)
     if magic != MAGIC:
         raise WireError(f"the stream holds {magic!r} where a message should begin")
     if version != VERSION:
-        raise WireError(f"the other side speaks version {version}, this one {VERSION}: start both anew")
+        raise WireError(f"the other process speaks version {version}, this one {VERSION}: restart both")
     _check_sizes(json_size, array_size)
     return json_size, array_size
 
 
-def decode(text: bytes, beside: bytes) -> Any:
-    """The value of a message's two parts; its arrays can be written to."""
+def decode(text: bytes, data: bytes) -> Any:
+    """Decode the two parts of a message, JSON and arrays; the arrays are writable."""
     try:
-        return _lift(json.loads(text), beside)
+        return _lift(json.loads(text), data)
     except (ValueError, TypeError, RecursionError) as error:
         raise WireError(f"a message makes no sense: {error}") from error
 
@@ -82,48 +91,47 @@ def _lower(value: Any, arrays: list[bytes]) -> Any:
     """The value in JSON's terms; appends the bytes of its arrays."""
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in KINDS:
-            raise WireError(f"arrays of {value.dtype} do not cross, only numbers")
+            raise WireError(f"arrays of {value.dtype} cannot be sent, only those of numbers")
         offset = sum(map(len, arrays))
         arrays.append(value.tobytes())
         return {ARRAY: [value.dtype.str, list(value.shape), offset]}
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value) or ARRAY in value or TUPLE in value:
             raise WireError(f"keys of a dict must be strings other than {ARRAY} and {TUPLE}: {list(value)}")
-        return {key: _lower(each, arrays) for key, each in value.items()}
+        return {key: _lower(part, arrays) for key, part in value.items()}
     if isinstance(value, tuple):
-        return {TUPLE: [_lower(each, arrays) for each in value]}
+        return {TUPLE: [_lower(part, arrays) for part in value]}
     if isinstance(value, list):
-        return [_lower(each, arrays) for each in value]
+        return [_lower(part, arrays) for part in value]
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _lift(value: Any, beside: bytes) -> Any:
+def _lift(value: Any, data: bytes) -> Any:
     if isinstance(value, dict):
         if ARRAY in value:
-            return _array(beside, *value[ARRAY])
+            return _array(data, *value[ARRAY])
         if TUPLE in value:
-            return tuple(_lift(each, beside) for each in value[TUPLE])
-        return {key: _lift(each, beside) for key, each in value.items()}
-    return [_lift(each, beside) for each in value] if isinstance(value, list) else value
+            return tuple(_lift(part, data) for part in value[TUPLE])
+        return {key: _lift(part, data) for key, part in value.items()}
+    return [_lift(part, data) for part in value] if isinstance(value, list) else value
 
 
-def _array(beside: bytes, name: str, shape: list[int], offset: int) -> np.ndarray:
+def _array(data: bytes, name: str, shape: list[int], offset: int) -> np.ndarray:
     dtype = np.dtype(name)
     if dtype.kind not in KINDS or not all(isinstance(side, int) and side >= 0 for side in (*shape, offset)):
         raise WireError(f"{name!r} {shape!r} at {offset!r} describes no array")
     end = offset + math.prod(shape) * dtype.itemsize
-    if end > len(beside):
-        raise WireError(f"an array ends at byte {end} of {len(beside)}")
-    return np.frombuffer(beside[offset:end], dtype).reshape(shape).copy()
+    if end > len(data):
+        raise WireError(f"an array ends at byte {end} of {len(data)}")
+    return np.frombuffer(data[offset:end], dtype).reshape(shape).copy()
 
 
-def _read(connection: socket.socket, size: int, begun: bool = True) -> bytes:
-    """So many bytes of a stream; begun: whether they are the rest of a message."""
+def _read(connection: socket.socket, size: int, within_message: bool = True) -> bytes:
     read = bytearray(size)
     done = 0
     while done < size:
         count = connection.recv_into(memoryview(read)[done:])
-        if not count and not begun and not done:
+        if not count and not within_message and not done:
             raise EOFError
         if not count:
             raise WireError("the stream ended in the middle of a message")

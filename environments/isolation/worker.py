@@ -1,16 +1,16 @@
-"""The far side of `Isolated`: one simulator in its own interpreter, Python >= 3.9 with NumPy and the simulator only.
+"""The worker process of `Isolated`: one simulator in its own interpreter, Python >= 3.9 with NumPy and the simulator.
 
-    worker.py TALK MEMORY LIFELINE      file descriptors that it inherits from isolated.py
-    worker.py --check MODULE [OPTIONS]  the links of a far module's checks(), a JSON list on each line of stdout
+    worker.py SOCKET MEMORY LIFELINE    file descriptors that it inherits from isolated.py
+    worker.py --check MODULE [OPTIONS]  the results of a remote module's checks(), a JSON list on each line of stdout
 
-A far module is a name (environments.minecraft.remote) or a file; it has make(task, options, *, split, labels), which
-gives the environment contract without gymnasium, and checks(options). A Gymnasium environment of ours, a module with
-Defaults and make(), is served as well.
+A remote module is a name (environments.minecraft.remote) or a file. It has make(task, options, *, split, labels), which
+returns an environment of our contract without gymnasium, and checks(options). A Gymnasium environment module of ours,
+with Defaults and make(), can be served too.
 
-The end: a closed socket says it, between two calls. The process that is started stays as a guard and forks the worker.
-It waits for the death of either side, however that comes and whatever a call hangs in, and then kills all that the
-simulator has started: on Linux those too that have left the process group (MineDojo's Minecraft does), since the guard
-adopts them. Should the guard be killed, the worker does that, and ends.
+Ending: between two calls, a closed socket ends the worker. During a call, the guard does: it is the process that was
+started, which forks the worker and waits until the worker or the parent has ended, for whatever reason. Then it kills
+all processes that the simulator has started, on Linux even those that have left the process group (as MineDojo's
+Minecraft does), since the guard adopts them. If the guard itself is killed, the worker does the same and ends.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ENVIRONMENTS = os.path.dirname(HERE)
-BEAT = 1.0  # seconds between two signs of life during a call
+BEAT = 1.0  # seconds between two heartbeats during a call
 PR_SET_CHILD_SUBREAPER = 36
-PATIENCE = 10.0  # seconds for the simulator to close after the near side has died
+CLOSING_TIME = 10.0  # seconds for the simulator to close after the parent has died
 
 
 def main(arguments: list[str]) -> None:
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
 
 
 def make_packages(module: str) -> None:
-    """Makes the packages that hold a module of `environments` importable, without running their __init__.py.
+    """Make the packages of a module of `environments` importable without running their __init__.py.
 
     Those import gymnasium and pydantic, which a simulator's interpreter need not have.
     """
@@ -67,7 +67,7 @@ def make_packages(module: str) -> None:
 
 
 def load(module: str) -> Any:
-    """A far module by its name or its file."""
+    """Import a remote module by its name or its file."""
     if not module.endswith(".py"):
         make_packages(module)
         return import_module(module)
@@ -79,21 +79,22 @@ def load(module: str) -> Any:
 
 
 def check(module: str, options: str = "{}") -> None:
+    """Print the results of a remote module's checks."""
     lines = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what simulators print is not for the reader of the lines
+    os.dup2(2, 1)  # what simulators print goes to stderr
     for link in load(module).checks(json.loads(options)):
         print(json.dumps(link), file=lines, flush=True)
 
 
 def serve(talk: int, memory: int, lifeline: int) -> None:
-    """The life of a worker and its guard."""
+    """Run a worker and its guard."""
     guard(lifeline)
-    for each in (talk, memory):
-        os.set_inheritable(each, False)  # the simulator's own processes would keep them open beyond our death
+    for descriptor in (talk, memory):
+        os.set_inheritable(descriptor, False)  # the simulator's own processes would keep them open beyond our death
     worker = Worker(socket.socket(fileno=talk), memory)
     try:
         worker.run()
-    except BaseException:  # SystemExit too: whatever a simulator raises, the near side must see the end of the socket
+    except BaseException:  # SystemExit too: whatever a simulator raises, the parent must see the socket close
         traceback.print_exc()
         os._exit(1)
     sys.stdout.flush()
@@ -101,12 +102,13 @@ def serve(talk: int, memory: int, lifeline: int) -> None:
 
 
 def guard(lifeline: int) -> None:
-    """Forks, while we are small, and returns in the child. The parent ends with it, or PATIENCE after the lifeline.
+    """Fork before anything is loaded, and return in the child, the worker.
 
-    It holds the socket too, so the near side sees the worker's end once all is cleared away.
+    The guard ends with the worker, or CLOSING_TIME after the lifeline was closed. It holds the socket open too, so the
+    parent process sees the worker's end only after all its processes are gone.
     """
     adopt()
-    life, held = os.pipe()  # of the guard, which alone holds that end
+    life, held = os.pipe()  # closes when the guard ends, which alone holds its other end
     worker = os.fork()
     if not worker:
         os.close(lifeline)
@@ -117,7 +119,7 @@ def guard(lifeline: int) -> None:
     while status is None and time.monotonic() < deadline:
         ended, _, _ = select.select([lifeline] if deadline == math.inf else [], [], [], 0.05)
         if ended:
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + CLOSING_TIME
         status = reap(worker)
     kill_children()
     code = os.WTERMSIG(status) + 128 if status and os.WIFSIGNALED(status) else (status or 0) >> 8
@@ -125,7 +127,7 @@ def guard(lifeline: int) -> None:
 
 
 def end_after_guard(life: int) -> None:
-    """In the worker: does what the guard was there for, should somebody kill the guard."""
+    """In the worker: kill all child processes if the guard is killed."""
     os.read(life, 1)
     adopt()
     kill_children()
@@ -133,13 +135,13 @@ def end_after_guard(life: int) -> None:
 
 
 def adopt() -> None:
-    """Makes the processes that descend from us our children once their parents have died."""
+    """Become the parent of descendants whose parents have died."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def reap(worker: int) -> int | None:
-    """The worker's wait status once it has ended; lets go of every other child that has."""
+    """The worker's wait status once it has ended, else None; collects other children that have ended."""
     with suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -149,7 +151,7 @@ def reap(worker: int) -> int | None:
 
 
 def kill_children() -> None:
-    """Until there are none: the children of those that die become ours."""
+    """Kill children until there are none: the children of those that die become ours."""
     if sys.platform != "linux":
         os.killpg(0, signal.SIGKILL)
     with suppress(ChildProcessError):
@@ -160,28 +162,30 @@ def kill_children() -> None:
 
 
 def children() -> list[int]:
-    """Our own, the dead that are not waited for among them."""
-    found = []
+    """The process ids of this process's children, with those that have ended but were not collected."""
+    pids = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError), open(f"/proc/{name}/stat") as file:
             if int(file.read().rpartition(")")[2].split()[1]) == os.getpid():
-                found.append(int(name))
-    return found
+                pids.append(int(name))
+    return pids
 
 
 class Worker:
-    """Answers [number, command, arguments] with [number, "answer", value], [number, "mistake", text] where the user
-    must mend something, or [number, "error", text]; while it is busy it sends [number, "beat", None].
+    """Answers the calls of the parent process.
+
+    A call is [number, command, arguments]. Its answer is [number, "answer", value]; [number, "mistake", text] for what
+    the user has to change; or [number, "error", text]. Until then heartbeats are sent, [number, "beat", None].
     """
 
     def __init__(self, connection: socket.socket, memory: int) -> None:
         self._connection, self._memory = connection, memory
-        self._number = 0  # of the call under way, 0 between calls
+        self._number = 0  # of the current call, 0 between calls
         self._sending = threading.Lock()
         self._env: Any = None
 
     def run(self) -> None:
-        """Until the near side closes the socket; then closes the environment."""
+        """Answer calls until the parent closes the socket, then close the environment."""
         from environments.isolation import wire
 
         self._wire = wire
@@ -198,7 +202,7 @@ class Worker:
             self._env.close()
 
     def _beat(self) -> None:
-        with suppress(OSError):  # the near side has gone
+        with suppress(OSError):  # the parent has ended
             while True:
                 time.sleep(BEAT)
                 with self._sending:
@@ -206,7 +210,7 @@ class Worker:
                         self._wire.send(self._connection, [self._number, "beat", None])
 
     def _answer(self, command: str, arguments: list[Any]) -> bytes:
-        """The message that answers a call."""
+        """The message that answers the current call."""
         number = self._number
         try:
             return self._wire.encode([number, "answer", getattr(self, "do_" + command)(*arguments)])
@@ -221,15 +225,15 @@ class Worker:
             return self._wire.encode([number, "mistake" if missing else "error", text])
 
     def do_make(self, path: list[str], module: str, task: str, options: dict[str, Any], named: dict[str, Any]) -> Any:
-        """Makes the environment; answers what it shows and takes. path: for sys.path, after what is there."""
+        """Make the environment; answer its spaces and metadata. path: to append to sys.path."""
         import numpy as np
 
-        sys.path += [each for each in path if each not in sys.path]
-        far = load(module)
-        if hasattr(far, "Defaults"):
-            self._env = Gymnasium(far, task, far.make(task, far.Defaults(**options), **named))
+        sys.path += [folder for folder in path if folder not in sys.path]
+        remote = load(module)
+        if hasattr(remote, "Defaults"):
+            self._env = Gymnasium(remote, task, remote.make(task, remote.Defaults(**options), **named))
         else:
-            self._env = far.make(task, options, **named)
+            self._env = remote.make(task, options, **named)
         space = self._env.observation_space
         shape = space["frame"]["shape"]
         size = int(np.prod(shape))
@@ -265,7 +269,7 @@ class Worker:
 
 
 class Gymnasium:
-    """A Gymnasium environment module of ours as a far environment."""
+    """A Gymnasium environment module of ours, as a remote module's environment."""
 
     def __init__(self, module: Any, task: str, env: Any) -> None:
         self._module, self._task, self._env = module, task, env
@@ -280,7 +284,7 @@ class Gymnasium:
         return self._env.step(action)
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """A method of the environment, or "oracle_action", what the task's oracle would do now."""
+        """Call a method of the environment; "oracle_action" is the action of the task's oracle."""
         if name == "oracle_action":
             return self._module.oracle(self._task)(self._env)
         return getattr(self._env, name)(*arguments)
@@ -290,7 +294,7 @@ class Gymnasium:
 
 
 def plain(space: Any) -> dict[str, Any]:
-    """A Gymnasium space in JSON values and arrays."""
+    """Describe a Gymnasium space in JSON values and arrays."""
     kind = type(space).__name__
     if kind == "Box":
         bounds = {"low": space.low, "high": space.high}

@@ -1,4 +1,4 @@
-"""A simulator in its own interpreter shows what it shows in ours, and whatever it does, the near side goes on."""
+"""A simulator in its own interpreter shows what it shows in ours, and whatever it does, this process goes on."""
 
 import ast
 import itertools
@@ -71,7 +71,7 @@ def plain(value):
     return type(value)(map(plain, value)) if isinstance(value, list | tuple) else (type(value), value)
 
 
-def test_what_the_far_side_shows_arrives(world):
+def test_what_the_worker_shows_arrives(world):
     env = world(labels=True)
     box = spaces.Box(0, 255, (8, 8, 3), np.uint8)
     assert env.observation_space == spaces.Dict(frame=box, proprio=spaces.Box(0, 1, (2,), np.float32))
@@ -116,7 +116,7 @@ def test_known_spaces_leave_the_start_to_the_first_reset(world):
     assert env._worker is None
     env.reset(seed=0)
     wrong = world(spaces=(shown[0], spaces.Discrete(5)), timeouts=Timeouts(restarts=0))
-    with pytest.raises(RuntimeError, match=r"it shows and takes .*Discrete\(4\).*not .*Discrete\(5\)"):
+    with pytest.raises(RuntimeError, match=r"its spaces are .*Discrete\(4\).*not .*Discrete\(5\)"):
         wrong.reset(seed=0)
 
 
@@ -143,7 +143,7 @@ def test_doom_is_doom_bit_for_bit(task):
     theirs.close()
 
 
-def test_what_the_user_must_mend_is_said_as_the_far_side_says_it(world):
+def test_what_the_user_must_mend_is_said_as_the_module_says_it(world):
     with pytest.raises(ValueError, match="far: 'cuont' is not a task of remote_world: count"):
         world("cuont")
     with pytest.raises(ValueError, match="far: ImportError: No module named 'simulator'"):
@@ -168,8 +168,8 @@ FAILURES = {
     "kill": "its process has died: killed by SIGKILL",
     "error": "RuntimeError: the engine has failed",
     "nonsense": "it answered nonsense: the stream holds b'Segm' where a message should begin",
-    "loop": "step gave no answer in [0-9]+ s; its heart went on beating",
-    "sleep": "step gave no answer in [0-9]+ s; its heart went on beating",
+    "loop": "step gave no answer in [0-9]+ s; its heartbeat went on",
+    "sleep": "step gave no answer in [0-9]+ s; its heartbeat went on",
     "stop": "step gave no answer in [0-9]+ s; there was no heartbeat for the last [0-9]+ s",
 }
 
@@ -227,7 +227,7 @@ def test_a_failure_quotes_the_last_lines_of_the_log(world):
 def test_a_call_that_fails_costs_the_episode_only(world):
     env = world()
     env.reset(seed=0)
-    with pytest.warns(UserWarning), pytest.raises(RuntimeError, match="far: fail came to nothing: its process has"):
+    with pytest.warns(UserWarning), pytest.raises(RuntimeError, match="far: fail failed: its process has"):
         env.call("fail", "kill")
     assert env.step(0)[3] and env.restarts == 1
     env.reset(seed=1)
@@ -260,11 +260,11 @@ def test_failures_without_a_whole_step_between_are_borne_a_few_times_only(world)
         env.reset(seed=0)
         assert env.step(0)[3]
     env.reset(seed=0)
-    with pytest.raises(RuntimeError, match="far failed 3 times in a row, now so: RuntimeError: .*\n(.*\n)*the engine"):
+    with pytest.raises(RuntimeError, match="far failed 3 times in a row, at last: RuntimeError: .*\n(.*\n)*the engine"):
         env.step(0)
-    with pytest.raises(RuntimeError, match="far failed 2 times in a row, now so: its process has died: exit code 3"):
+    with pytest.raises(RuntimeError, match="far failed 2 times in a row, at last: its process has died: exit code 3"):
         world(fail="reset", timeouts=Timeouts(restarts=1)).reset(seed=0)
-    with pytest.raises(RuntimeError, match="far failed 1 times in a row, now so: RuntimeError: no engine"):
+    with pytest.raises(RuntimeError, match="far failed 1 times in a row, at last: RuntimeError: no engine"):
         world(fail="make", timeouts=Timeouts(restarts=0))
 
 
@@ -275,7 +275,7 @@ def test_a_worker_that_has_grown_is_replaced_between_two_episodes(world):
     [before, _] = env.call("pids")
     assert env._worker.memory() < limit
     assert [env.step(0)[2:4] for _ in range(5)] == [(False, False)] * 4 + [(True, False)]
-    with pytest.warns(UserWarning, match=f"far is replaced: it takes [0-9]+ of {limit} MB"):
+    with pytest.warns(UserWarning, match=f"far is replaced: it uses [0-9]+ MB, more than timeouts.memory={limit}"):
         env.reset(seed=1)
     assert env.call("pids")[0] != before and env.restarts == 1
     env.reset(seed=2)
@@ -285,17 +285,17 @@ def test_a_worker_that_has_grown_is_replaced_between_two_episodes(world):
 def test_a_worker_that_grows_in_an_episode_without_end_is_cut_there(world, monkeypatch):
     looks = []
     memory = isolated.WorkerProcess.memory
-    monkeypatch.setattr(isolated, "LOOK", 1000)
+    monkeypatch.setattr(isolated, "MEMORY_INTERVAL", 1000)
     monkeypatch.setattr(isolated.WorkerProcess, "memory", lambda far: looks.append(far) or memory(far))
     env = world(fail="grow", on=0, horizon=10**9, timeouts=PATIENT.model_copy(update={"memory": 180}))
     env.reset(seed=0)
     assert not any(env.step(0)[3] for _ in range(20))  # it grows in the third, but in the first it was looked at
     assert len(looks) == 1
-    monkeypatch.setattr(isolated, "LOOK", 0)
-    with pytest.warns(UserWarning, match="far is replaced: it takes [0-9]+ of 180 MB"):
+    monkeypatch.setattr(isolated, "MEMORY_INTERVAL", 0)
+    with pytest.warns(UserWarning, match="far is replaced: it uses [0-9]+ MB, more than timeouts.memory=180"):
         _, reward, terminated, truncated, info = env.step(0)
     assert (reward, terminated, truncated, info["success"]) == (0, False, True, False)
-    assert info["cut"].endswith("of 180 MB") and env.restarts == 1
+    assert info["cut"].endswith("memory=180") and env.restarts == 1
     env.reset(seed=1)
     assert not any(env.step(0)[3] for _ in range(5))
 
@@ -321,7 +321,7 @@ def test_a_guard_that_is_killed_counts_as_its_worker(world, hangs):
 
 def test_sides_of_two_versions_do_not_talk(world, monkeypatch):
     monkeypatch.setattr(wire, "VERSION", 2)
-    with pytest.raises(RuntimeError, match="the other side speaks version 2, this one 1"):
+    with pytest.raises(RuntimeError, match="the other process speaks version 2, this one 1"):
         world(timeouts=Timeouts(restarts=0))
 
 
