@@ -308,6 +308,7 @@ def test_a_guard_that_is_killed_counts_as_its_worker(world, hangs):
     child = None if hangs else env.call("spawn")  # which nobody is left to find where the worker hangs
     if hangs:
         os.kill(worker, signal.SIGSTOP)
+        assert wait_until(lambda: psutil.Process(worker).status() == psutil.STATUS_STOPPED)
     os.kill(guard, signal.SIGKILL)
     assert hangs or gone([worker, child])
     env.timeouts = HANGING
