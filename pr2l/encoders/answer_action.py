@@ -1,8 +1,8 @@
-"""The action that the VLM's answer names, as one token: with `algorithm: follow` the VLM acts itself, as RT-2 does.
+"""The action that the VLM's answer names, as one token; with `algorithm: follow` the VLM acts directly, as in RT-2.
 
-    "turn left, then walk" --the first word of a table--> left --one-hot of its action--> [1, 0, 0]
+    "turn left, then walk" --first word that the table has--> left --one-hot--> [1, 0, 0]
 
-Nothing is learned. An answer that names no action is padding. No weights of its own.
+Nothing is learned. An answer that names no action becomes padding. The encoder has no weights of its own.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pr2l.encoders.base import EncoderSource
 from pr2l.encoders.common.answers import AnswerEncoder
 from pr2l.encoders.common.prompts import PromptOptions
 
-Words = tuple[Annotated[str, Field(min_length=1)], ...]  # none for an action that no word names
+Words = tuple[Annotated[str, Field(min_length=1)], ...]  # empty for an action without words
 
 
 class Defaults(PromptOptions):
-    # for each action of the environment, in its order, the words that name it; these are tiny's for turning and walking
+    # for each action of the environment, in its order, the words that name it; these are of tiny's vocabulary
     actions: tuple[Words, ...] = Field((("left",), ("right",), ("ahead",)), min_length=1)
 
 
 class AnswerActionEncoder(AnswerEncoder):
-    """Tokens [B, 1, actions], one-hot; masked, and zero, where the answer names none."""
+    """Tokens [B, 1, actions], one-hot; masked and zero where the answer names no action."""
 
     tokens = 1
 
@@ -38,27 +38,27 @@ class AnswerActionEncoder(AnswerEncoder):
     def key(self) -> dict[str, Any]:
         return super().key() | {"options": self.options.model_dump(mode="json", exclude=self.options.unused())}
 
-    def read(self, answers: list[str]) -> Tokens:
+    def embed_answers(self, answers: list[str]) -> Tokens:
         values = torch.zeros(len(answers), 1, self.width)
         for row, answer in enumerate(answers):
-            action = named(answer, self.options.actions)
+            action = find_action(answer, self.options.actions)
             if action is not None:
                 values[row, 0, action] = 1
         return Tokens(values, values.any(dim=2))
 
 
-def named(answer: str, actions: tuple[Words, ...]) -> int | None:
-    """The number of the action whose word comes first in the answer; None = it names none. Case does not matter.
+def find_action(answer: str, actions: tuple[Words, ...]) -> int | None:
+    """Return the index of the action whose word comes first in the answer; None = it names none. Case is ignored.
 
-    Of two that begin at the same place, "look" and "look up", the longer one counts.
+    Of two that begin at the same position, such as "look" and "look up", the longer one counts.
     """
-    found = (
+    matches = (
         (match.start(), -match.end(), action)
         for action, words in enumerate(actions)
         for word in words
         if (match := re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE))
     )
-    return min(found, default=(0, 0, None))[2]
+    return min(matches, default=(0, 0, None))[2]
 
 
 def create(source: EncoderSource, options: Defaults) -> AnswerActionEncoder:

@@ -1,10 +1,10 @@
-"""What the VLM answers, read as text: its decoded answer through a sentence embedder, in place of its hidden states.
+"""The text of the VLM's answer, embedded by a sentence encoder, instead of the VLM's hidden states.
 
-It asks whether the words alone would do, or whether the states hold more than is said. One token of width 384 and norm
+It measures whether the words of the answer are enough, or the hidden states hold more. One token of width 384 and norm
 1, of an answer of at most 256 word pieces. Apache 2.0 licence. Source: sentence-transformers/all-MiniLM-L6-v2 on the
-Hugging Face Hub (Reimers & Gurevych 2019, Wang et al. 2020), used as its card says, without the package: the mean of
-the last states at real tokens, divided by its norm. Other such models (BERT-like, mean pooling) are read as well; one
-whose modules.json says that it is made otherwise is refused.
+Hugging Face Hub (Reimers & Gurevych 2019, Wang et al. 2020), computed as its model card says, without the package: the
+mean of the last hidden states at real tokens, divided by its norm. Other BERT-like models with mean pooling can be used
+as well; one whose modules.json describes another pooling or further layers is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pr2l.encoders.common.prompts import PromptOptions
 from pr2l.encoders.common.vision import load_pretrained, read_pretrained
 from pr2l.vlms import checkpoint
 
-LONGEST = 256  # word pieces, as the model was trained; answers are far shorter
+MAX_LENGTH = 256  # word pieces, as the model was trained; answers are far shorter
 
 
 class Defaults(PromptOptions):
@@ -45,44 +45,50 @@ class AnswerTextEncoder(AnswerEncoder):
         bounded = {} if bound is None else {"max_prompt_tokens": bound}
         return super().key() | {"weights": checkpoint.source(self.options.weights), **bounded}
 
-    def read(self, answers: list[str]) -> Tokens:
+    def embed_answers(self, answers: list[str]) -> Tokens:
         values = self.embedder(answers)[:, None]
         return Tokens(values, torch.ones(values.shape[:2], dtype=torch.bool, device=values.device))
 
 
 class SentenceEmbedder:
-    """A transformer of sentences with mean pooling: texts -> float32 [B, width], each of norm 1."""
+    """A sentence encoder with mean pooling.
+
+    Args:
+        weights: A Hub id or a folder.
+        device: As of `vlm_options.device`.
+    """
 
     def __init__(self, weights: str, device: str) -> None:
-        self.words = read_pretrained(weights, lambda: AutoTokenizer.from_pretrained(weights))
+        self.tokenizer = read_pretrained(weights, lambda: AutoTokenizer.from_pretrained(weights))
         _check_parts(weights)
-        # In float32 always: it is small, and a text's embedding then hardly depends on its neighbours.
+        # Always in float32: it is small, and a text's embedding then hardly depends on the others of its batch.
         self.model = checkpoint.read_model(weights, device, "float32", partial(load_pretrained, AutoModel))
         self.width = int(self.model.config.hidden_size)
 
     @torch.no_grad()
     def __call__(self, texts: list[str]) -> Tensor:
-        given = self.words(texts, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
-        given = given.to(self.model.device)
-        states = self.model(**given).last_hidden_state
-        real = given["attention_mask"][..., None].to(states)
-        mean = (states * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)  # of an empty text nothing is real
+        """Return one embedding per text, float32 [B, width], each of norm 1."""
+        inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+        inputs = inputs.to(self.model.device)
+        states = self.model(**inputs).last_hidden_state
+        mask = inputs["attention_mask"][..., None].to(states)
+        mean = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)  # an empty text may have no token
         return torch.nn.functional.normalize(mean, dim=1)
 
 
 def _check_parts(weights: str) -> None:
-    """Raises UserError for a model that its own files say to be read otherwise than here."""
-    listed = checkpoint.read_json(weights, "modules.json") or ()
-    parts = [(part["type"].rpartition(".")[2], part["path"]) for part in listed]
-    places = [f"{path}/config.json" for kind, path in parts if kind == "Pooling"]
-    pooling = (checkpoint.read_json(weights, places[0]) if places else None) or {}
+    """Raise UserError for a model whose files describe another computation than this module's."""
+    modules = checkpoint.read_json(weights, "modules.json") or ()
+    layers = [(module["type"].rpartition(".")[2], module["path"]) for module in modules]
+    files = [f"{path}/config.json" for kind, path in layers if kind == "Pooling"]
+    pooling = (checkpoint.read_json(weights, files[0]) if files else None) or {}
     modes = [key.removeprefix("pooling_mode_") for key, on in pooling.items() if key.startswith("pooling_mode_") and on]
     modes += [pooling["pooling_mode"]] if "pooling_mode" in pooling else []  # as newer versions write it
-    wrong = [f"a layer of type {kind}" for kind, _ in parts if kind not in ("Transformer", "Pooling", "Normalize")]
+    wrong = [f"a layer of type {kind}" for kind, _ in layers if kind not in ("Transformer", "Pooling", "Normalize")]
     wrong += [f"pooling by {mode}" for mode in modes if mode not in ("mean", "mean_tokens")]
     if wrong:
         raise UserError(
-            f"encoder_options: weights={weights!r} has {' and '.join(wrong)}, and answer_text reads models of mean"
+            f"encoder_options: weights={weights!r} has {' and '.join(wrong)}; answer_text takes models with mean"
             f" pooling and no further layer, such as {Defaults().weights}"
         )
 

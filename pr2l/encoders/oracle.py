@@ -1,6 +1,6 @@
-"""The simulator's own labels as tokens, one per object: what perfect perception of the frame would be worth.
+"""The simulator's labels as tokens, one per object, to measure what perfect perception of the frame would bring.
 
-A bound for comparison, the only encoder that may look behind the pixels.
+For comparison only: no other encoder gets anything but pixels.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     objects: int = 16  # tokens; the nearest objects are kept
-    named: bool = True  # a number says whether the context names the object's kind, as a perfect answer would
-    distance_unit: float = 500.0  # distances are divided by it, so that numbers stay near 1; in map units
+    named: bool = True  # add a number: whether the context names the object's kind, as a perfect answer would say
+    distance_unit: float = 500.0  # distances are divided by it, so that they are near 1; in map units
 
 
 class OracleEncoder(Encoder):
-    """A token is [kind one-hot (K), box centre x, y, box width, height (all 0..1 of the frame), distance, named].
+    """Tokens [B, objects, K + 5 + named], the nearest objects first, padded.
 
-    named: 1 if the kind is a value of the frame's context, else 0; absent without the option.
+    A token is a one-hot of the kind (K), the centre of the box (x, y) and its size (width, height), all in 0..1 of the
+    frame, the distance, and with the option `named` whether the kind is a value of the frame's context (1 or 0).
     """
 
     needs_labels = True
@@ -43,22 +44,22 @@ class OracleEncoder(Encoder):
 
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
         if labels is None:
-            raise ValueError("the oracle reads labels; make the environment with labels=True")
+            raise ValueError("the oracle needs labels; make the environment with labels=True")
         values = torch.zeros(len(frames), self.tokens, self.width)
         mask = torch.zeros(len(frames), self.tokens, dtype=torch.bool)
         for row, objects in enumerate(labels):
-            known = [one for one in objects if one["name"] in self.kinds]  # blood, puffs and the like are not
-            nearest = sorted(known, key=lambda one: one["distance"])[: self.tokens]
-            for slot, one in enumerate(nearest):
-                values[row, slot, self.kinds[one["name"]]] = 1
-                place = self._place(one["box"], one["distance"])
-                values[row, slot, len(self.kinds) : len(self.kinds) + 5] = place
+            known = [label for label in objects if label["name"] in self.kinds]  # not blood, puffs and the like
+            nearest = sorted(known, key=lambda label: label["distance"])[: self.tokens]
+            for token, label in enumerate(nearest):
+                values[row, token, self.kinds[label["name"]]] = 1
+                position = self._position(label["box"], label["distance"])
+                values[row, token, len(self.kinds) : len(self.kinds) + 5] = position
                 if self.options.named:
-                    values[row, slot, -1] = one["name"] in contexts[row].values()
-                mask[row, slot] = True
+                    values[row, token, -1] = label["name"] in contexts[row].values()
+                mask[row, token] = True
         return Tokens(values, mask)
 
-    def _place(self, box: tuple[float, float, float, float], distance: float) -> torch.Tensor:
+    def _position(self, box: tuple[float, float, float, float], distance: float) -> torch.Tensor:
         left, top, right, bottom = box
         centre = [(left + right) / 2 / self.frame_width, (top + bottom) / 2 / self.height]
         size = [(right - left) / self.frame_width, (bottom - top) / self.height]

@@ -282,7 +282,7 @@ def test_oracle_without_labels_says_how_to_get_them():
 )
 def test_an_answer_names_the_action_whose_word_comes_first(answer, action):
     actions = (("left",), ("right",), ("ahead", "forward"), ("go up",), ("go up the stairs",), ())
-    assert answer_action.named(answer, actions) == action
+    assert answer_action.find_action(answer, actions) == action
 
 
 def test_an_empty_word_names_nothing():

@@ -312,7 +312,7 @@ def test_an_answers_embedding_is_the_mean_of_its_own_tokens_divided_by_its_norm(
     assert encoder.answers() == ["IS IT NEAR ?", "WHERE IS THE MEDIKIT , LEFT OF YOU ?", ""]
     model = AutoModel.from_pretrained(weights("answer_text")).eval()
     for text, ours in zip(encoder.answers(), tokens.values[:, 0], strict=True):
-        alone = model(**encoder.embedder.words([text], return_tensors="pt")).last_hidden_state[0].mean(0)
+        alone = model(**encoder.embedder.tokenizer([text], return_tensors="pt")).last_hidden_state[0].mean(0)
         close(ours, alone / alone.norm())
 
 
@@ -338,7 +338,7 @@ def test_a_sentence_embedder_that_is_made_otherwise_is_refused(kinds, pooling, w
     if wrong is None:
         assert answer_text.SentenceEmbedder(str(folder), "cpu")(["yes"]).shape[0] == 1
         return
-    with pytest.raises(UserError, match=f"it' has {wrong}, and answer_text reads models of mean pooling"):
+    with pytest.raises(UserError, match=f"it' has {wrong}; answer_text takes models with mean pooling"):
         answer_text.SentenceEmbedder(str(folder), "cpu")
 
 

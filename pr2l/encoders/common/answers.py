@@ -1,4 +1,4 @@
-"""What encoders of the VLM's answer share: to ask, and to remember what was said."""
+"""Base of encoders of the VLM's answer."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from pr2l.encoders.common.prompts import PromptOptions, PromptRenderer
 
 
 class AnswerEncoder(Encoder):
-    """An encoder file fills in `read`, and adds its options to the key."""
+    """Ask the VLM about each frame; a subclass turns the answers into tokens, and adds its options to the key.
+
+    Raises:
+        UserError: The VLM is not to generate anything (vlm_options.generation=none).
+    """
 
     costly = True
 
     def __init__(self, source: EncoderSource, options: PromptOptions) -> None:
         if source.vlm_options.generation == "none":
             raise UserError(
-                f"encoder {type(self).__module__.rpartition('.')[2]} reads the VLM's answer, and with generation=none"
-                " there is none; use vlm_options.generation=greedy"
+                f"the encoder {type(self).__module__.rpartition('.')[2]!r} uses the VLM's answer, and with"
+                " vlm_options.generation=none there is none; use vlm_options.generation=greedy"
             )
         self.source = source
         self.vlm = source.load_vlm()
@@ -29,8 +33,8 @@ class AnswerEncoder(Encoder):
         self._answers: list[str] = []
 
     @abstractmethod
-    def read(self, answers: list[str]) -> Tokens:
-        """Tokens of B answers."""
+    def embed_answers(self, answers: list[str]) -> Tokens:
+        """Return the tokens of B answers."""
 
     def key(self) -> dict[str, Any]:
         return {"encoder": type(self).__module__, "vlm": self.vlm.key(), **self.prompts.key()}
@@ -38,7 +42,7 @@ class AnswerEncoder(Encoder):
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
         hidden = self.prompts.hidden(frames, contexts)
         self._answers = hidden.answers
-        return self.read(self._answers)
+        return self.embed_answers(self._answers)
 
     def answers(self) -> list[str]:
         return self._answers
