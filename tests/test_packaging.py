@@ -2,7 +2,10 @@
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
+import tarfile
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
@@ -142,3 +145,20 @@ def tops(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.split(".")[0])
     return found - set(sys.stdlib_module_names) - set(PACKAGES)
+
+
+def test_a_source_distribution_has_the_tests_and_everything_that_they_import(tmp_path: Path) -> None:
+    own = {path.name for path in ROOT.iterdir()} - {*PACKAGES, "tests", *(path.name for path in ROOT.glob("*.*"))}
+
+    def unneeded(folder: str, names: list[str]) -> set[str]:
+        outside = {"docs", "runs", "data", "site"} & own if Path(folder) == ROOT else set()
+        return outside | {name for name in names if name.startswith(".") or name in ("__pycache__", "weights")}
+
+    shutil.copytree(ROOT, tmp_path / "source", symlinks=True, ignore=unneeded)
+    build = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path / "source", check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    needed = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")}
+    assert needed - names == set()
+    assert {"Makefile", "requirements.lock", "tests/conftest.py", "pr2l/configs/smoke.yaml"} <= names

@@ -1,7 +1,7 @@
-"""Experiments: one flat YAML file and key=value overrides become one frozen, wholly validated RunConfig.
+"""Configs of runs: a flat YAML file with key=value overrides becomes one frozen, validated RunConfig.
 
-An option's default lives beside the code that uses it (each plug-in's `Defaults`); the resolved config holds
-its value all the same, so a run folder says everything that made the run.
+The default of an option is beside the code that uses it, in the `Defaults` of each plug-in. A resolved config contains
+the values of all options, so that a run folder records everything that defines the run.
 """
 
 from __future__ import annotations
@@ -49,43 +49,43 @@ OTHER_SCHEMAS: dict[str, OtherSchema] = {
 
 
 class RunConfig(BaseModel):
-    """Everything that defines one training run."""
+    """Everything that defines a training run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     # Names that keys had in the version before -> their names now. A plug-in's Defaults may have such a table, too.
     RENAMED: ClassVar[dict[str, str]] = {"patience": "timeouts", "remember": "cache_frames", "groups": "step_groups"}
 
-    why: str  # what this experiment is to show
-    environment: str  # a file of environments/
-    environment_options: dict[str, Any] = Field(default_factory=dict)  # its Defaults
-    task: str  # a key of that environment's TASKS
-    vlm: str = "tiny"  # "tiny" (ships with pr2l), a local folder, or a Hub id
+    why: str  # what this experiment is for
+    environment: str  # a name from `pr2l list environments`, or module:Class of a Gymnasium environment
+    environment_options: dict[str, Any] = Field(default_factory=dict)  # options of the environment
+    task: str  # a task of the environment; "default" for module:Class
+    vlm: str = "tiny"  # "tiny" (comes with pr2l), a folder with a checkpoint, or a Hugging Face Hub id
     vlm_options: dict[str, Any] = Field(default_factory=dict)
     # a variant in prompts/<environment>/<task>/, a full name, or the path of a YAML file; null = no prompt
     prompt: str | None = None
-    encoder: str  # a file of pr2l/encoders/
+    encoder: str  # a name from `pr2l list encoders`
     encoder_options: dict[str, Any] = Field(default_factory=dict)
-    algorithm: str = "ppo"  # a file of policies/
+    algorithm: str = "ppo"  # a name from `pr2l list algorithms`
     algorithm_options: dict[str, Any] = Field(default_factory=dict)
-    network: str  # a file of policies/networks/
+    network: str  # a name from `pr2l list networks`
     network_options: dict[str, Any] = Field(default_factory=dict)
-    data: Path | None = None  # a folder of `pr2l collect`, for an algorithm that learns from recorded episodes
-    num_envs: Annotated[int, Field(gt=0, le=4096)] = 8  # simulators side by side; their frames are one VLM batch
-    workers: NonNegativeInt = 0  # processes for the simulators; 0 = in this one: fast ones (Doom) need no more
-    isolated: bool = False  # each simulator in an interpreter of its own, replaced if it fails (docs/simulators.md)
+    data: Path | None = None  # a data set of `pr2l collect`, for an algorithm that learns from recorded episodes
+    num_envs: Annotated[int, Field(gt=0, le=4096)] = 8  # parallel environments; their frames are one VLM batch
+    workers: NonNegativeInt = 0  # worker processes for the environments; 0 = none, best for fast ones such as Doom
+    isolated: bool = False  # run each simulator in a process of its own and restart it if it fails (docs/simulators.md)
     timeouts: dict[str, Any] = Field(default_factory=dict)  # of isolated simulators, in seconds
     # NaN or infinity in a reward or proprio: stop the run, or end that episode and count it as cut
     on_bad_value: Literal["stop", "truncate"] = "stop"
     step_groups: PositiveInt = 2  # with workers: VLM batches per step, simulation and VLM overlap; 1 = one batch
-    # environment steps of the whole run, summed over the simulators; from data: transitions, summed over the epochs
+    # environment steps of the whole run, over all environments; with `data`, transitions over all epochs
     steps: PositiveInt
     seed: NonNegativeInt = 0
-    # the last frames whose embeddings are kept should they come again (in training within a rollout); 0 = none.
-    # One takes 4 bytes per number of its tokens: 29 kB in doom/fetch/prompted, 3 MB at 90 tokens of a 7B VLM
+    # how many embeddings of recent frames to keep, in case a frame repeats (in training within a rollout); 0 = none.
+    # Each takes 4 bytes per number of its tokens: 29 kB in doom/fetch/prompted, 3 MB for 90 tokens of a 7B VLM
     cache_frames: NonNegativeInt = 1024
     checkpoint_every: PositiveInt = 10_000  # environment steps
-    evaluation_episodes: PositiveInt = 50  # on evaluation seeds, after training
-    evaluation_greedy: bool = False  # there, take the most probable action; false = draw one, as in training
+    evaluation_episodes: PositiveInt = 50  # after training, on held-out seeds
+    evaluation_greedy: bool = False  # in evaluation, take the most probable action; false = draw one, as in training
     wandb: Literal["off", "offline", "online"] = "off"
 
     @property
@@ -96,20 +96,26 @@ class RunConfig(BaseModel):
         return f"{self.environment}/{self.task}/{self.prompt}"
 
     def options(self, kind: OptionKind) -> Any:
-        """The plug-in's frozen `Defaults` with this run's values; UserError for a key or value it refuses."""
+        """Return the options of a plug-in; UserError for a key or a value that it does not allow."""
         return _options(self, kind, warn=True)
 
     def save(self, path: Path) -> None:
-        """Writes, whole or not at all, the YAML that load_config reads back as an equal config."""
+        """Write the config atomically as YAML that `load_config` reads back as an equal config."""
         partial = path.with_name(f".partial-{path.name}")
         partial.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
         os.replace(partial, path)
 
 
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The config of a run, with every plug-in option filled in; imports the plug-ins that it names.
+    """Load the config of a run, with the options of its plug-ins filled in; imports these plug-ins.
 
-    Arguments as of read_config. Raises UserError (UnknownName where a plug-in, task or prompt does not exist).
+    Args:
+        name_or_path: A name such as "doom/fetch/prompted", or the path of a YAML file.
+        overrides: "key=value" or "encoder_options.key=value", with values in YAML; later ones win.
+
+    Raises:
+        UserError: An unknown key, or a value that is not allowed.
+        UnknownName: A plug-in, task or prompt that does not exist.
     """
     name = Path(name_or_path).with_suffix("").as_posix().removeprefix("configs/")
     if (schema := other_schema(name)) and name in registry.names("configs"):
@@ -136,11 +142,15 @@ def run_config_file(run: str | Path) -> Path:
 
 
 def read_config(model: type[Model], name_or_path: str | Path, overrides: Sequence[str] = ()) -> Model:
-    """A YAML file with overrides as an instance of `model`; for runs use load_config, which asks the plug-ins.
+    """Read a YAML file with overrides into a model. For the config of a run use `load_config`.
 
-    name_or_path: a name such as "doom/fetch/prompted", or the path of a file that ends in .yaml.
-    overrides: "key=value" or "key_options.option=value", values in YAML, applied in order.
-    Raises UserError for a file that is not there, or a key or value that the model refuses.
+    Args:
+        model: The pydantic model.
+        name_or_path: As of `load_config`.
+        overrides: As of `load_config`.
+
+    Raises:
+        UserError: The file does not exist, or a key or a value is not allowed.
     """
     path = _find(str(name_or_path))
     values = renamed_keys(model, read_mapping(path), str(path), warn=not _of_a_run(name_or_path))
@@ -153,7 +163,7 @@ def read_config(model: type[Model], name_or_path: str | Path, overrides: Sequenc
 
 
 def read_values(name_or_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What a YAML file with overrides says, not validated; arguments as of read_config."""
+    """Read a YAML file with overrides without validating it; arguments as of `load_config`."""
     values = read_mapping(_find(str(name_or_path)))
     for override in overrides:
         apply_override(values, override)
@@ -179,11 +189,11 @@ def parse_options(model: type[Model], values: Mapping[str, Any], where: str, *, 
 
 
 def renamed_keys(model: type[BaseModel], values: Mapping[str, Any], where: str, *, warn: bool = True) -> dict[str, Any]:
-    """Replace the keys of a table that were renamed in this version, also in the tables inside it.
+    """Replace the keys of a table that were renamed in this version, also in nested tables.
 
     Args:
-        model: What the table is to fit; `model.RENAMED` maps old names to new ones.
-        values: Key -> value. Where both names are there, the one that comes last wins.
+        model: The model of the table; its `RENAMED` maps old names to new ones.
+        values: Key -> value. If both names are present, the later one wins.
         where: How the warning calls the table.
         warn: Whether an old name gives a FutureWarning.
     """
@@ -200,7 +210,7 @@ def renamed_keys(model: type[BaseModel], values: Mapping[str, Any], where: str, 
 
 
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved config that an earlier version stored, under today's keys; values stay as they are.
+    """Convert a resolved config that an earlier version stored to the keys of this version; values stay the same.
 
     Args:
         config: `RunConfig.model_dump(mode="json")` of that version, as benchmark rows hold it.
@@ -214,14 +224,14 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The model of a nested table, or None where the key holds no table."""
+    """The model of a nested table, or None if the key does not hold a table."""
     annotation = model.model_fields[key].annotation if key in model.model_fields else None
     models = [part for part in (annotation, *get_args(annotation)) if hasattr(part, "model_fields")]
     return models[0] if models else None
 
 
 def _renamed_override(model: type[BaseModel], override: str) -> str:
-    """The override with today's name of its key, so that `old.option=value` adds to the table of the new name."""
+    """The override under the new name of its key, so that `old.option=value` adds to the table of the new name."""
     key, mark, rest = override.partition("=")
     first, dot, below = key.partition(".")
     [first] = renamed_keys(model, {first: None}, f"the override {override!r}") if first else [first]
@@ -229,16 +239,16 @@ def _renamed_override(model: type[BaseModel], override: str) -> str:
 
 
 def _of_a_run(path: str | Path) -> bool:
-    """Whether a config is that of a run folder: what an earlier version wrote there needs no warning."""
+    """Whether a config is in a run folder: an earlier version may have written it, so old keys need no warning."""
     return Path(path).with_name("run.json").is_file()
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Sets "a=value" or "a.b=value" in a nested dict, in place; the model says later whether a key exists."""
+    """Set "a=value" or "a.b=value" in a nested dict, in place; the model checks later whether the key exists."""
     key, equals, text = override.partition("=")
     parts = key.split(".")
     if not equals or not all(part.isidentifier() for part in parts):
-        raise UserError(f"{override!r} is no override; write key=value, e.g. seed=1 or vlm_options.new_tokens=0")
+        raise UserError(f"{override!r} is not an override; write key=value, e.g. seed=1 or vlm_options.new_tokens=0")
     if not text:
         raise UserError(f"{override!r} has no value; write {key}=null for none, {key}='\"\"' for empty text")
     for part in parts[:-1]:
@@ -251,7 +261,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _find(name_or_path: str) -> Path:
-    """A path that ends in .yaml is taken from the working folder first, then as a name in configs/."""
+    """The file of a config. A path that ends in .yaml is looked up in the working folder first, then in configs/."""
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         return registry.load("configs", name_or_path)
@@ -264,7 +274,7 @@ def _find(name_or_path: str) -> Path:
 
 
 def _resolve(config: RunConfig, *, warn: bool) -> RunConfig:
-    """The config with each plug-in's defaults written out, once its names are known to exist."""
+    """Check that all names exist, and fill in the defaults of the plug-ins."""
     for kind, plugins in _PLUGINS.items():  # first what needs no import of torch, which takes seconds
         _check_keys(config, kind, plugins)
     tasks = registry.load("environments", config.environment).TASKS
@@ -292,7 +302,7 @@ def _hint(kind: OptionKind, name: str) -> str:
 
 
 def _options(config: RunConfig, kind: OptionKind, *, warn: bool) -> Any:
-    """The plug-in's `Defaults` with the config's values."""
+    """The options of a plug-in, validated."""
     model, values = _plugin(config, kind).Defaults, getattr(config, f"{kind}_options")
     try:
         return parse_options(model, values, f"{kind}_options of {getattr(config, kind)!r}", warn=warn)
@@ -310,7 +320,7 @@ def _check_timeouts(timeouts: dict[str, Any]) -> None:
 
 
 def _plugin(config: RunConfig, kind: OptionKind) -> Any:
-    # A VLM is named by its weights; all families share one set of options: that of tiny's family will do.
+    # A VLM is named by its checkpoint, and all families share one set of options.
     name = "florence2" if kind == "vlm" else getattr(config, kind)
     return registry.load(_PLUGINS[kind], name)
 

@@ -1,4 +1,4 @@
-"""Digests, short names of contents: equal contents have equal ones, others (but for a chance of 1 in 2^64) do not."""
+"""Digests: 16 hexadecimal digits of a SHA-256; different contents have the same one with a chance of 1 in 2^64."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ BLOCK = 1 << 20  # bytes read at a time
 
 
 def of_json(value: Any) -> str:
-    """Of JSON values; the order of a dict's keys does not matter."""
+    """Return the digest of JSON values; the order of a dict's keys does not matter."""
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
 def of_tensors(tensors: dict[str, torch.Tensor]) -> str:
-    """Of their names, types, shapes and entries."""
+    """Return the digest of tensors: their names, dtypes, shapes and entries."""
     from safetensors.torch import save  # imports torch, which takes seconds
 
     return sha256(save({name: tensor.contiguous() for name, tensor in tensors.items()})).hexdigest()[:DIGITS]
 
 
 def of_files(folder: Path, files: Iterable[Path]) -> str:
-    """Of what files hold and of their paths below `folder`, whatever the order; about a second per gigabyte."""
+    """Return the digest of the contents of files and of their paths below `folder`; a second per gigabyte."""
     return of_json({file.relative_to(folder).as_posix(): _of_file(file) for file in files})
 
 

@@ -1,4 +1,4 @@
-"""What a run is made on, as far as its speed and the last bits of its numbers depend on it."""
+"""Describes the machine: the parts that affect the speed of a run and the rounding of its numbers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ CPUINFO = Path("/proc/cpuinfo")  # on Linux
 
 
 def machine() -> str:
-    """System, cores, processor, and the GPU where torch sees one."""
+    """Return operating system, number of cores, processor, and the GPU if torch has one."""
     parts = [platform.platform(), f"{os.cpu_count()} cores", processor()]
     return ", ".join([*parts, device()] if torch.cuda.is_available() else parts)
 
 
 def device() -> str:
-    """The GPU where torch sees one, else the processor."""
+    """Return the GPU if torch has one, otherwise the processor."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 
 def processor() -> str:
-    """The processor's model, and the widest instructions that torch takes it to have: "AMD EPYC 9R14 (AVX512)"."""
+    """Return the processor and the widest vector instructions that torch uses, e.g. "AMD EPYC 9R14 (AVX512)"."""
     lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = models[0] if models else platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""The arrays that pass between modules; every shape is written once, here.
+"""Arrays that are passed between modules, with their shapes.
 
 Letters used in all docstrings: B rows of a batch (one per environment), T tokens, D width of a token,
 L chosen VLM layers, H x W pixels, P proprioceptive numbers.
@@ -20,7 +20,7 @@ Frames: TypeAlias = npt.NDArray[np.uint8]
 """uint8 [B, H, W, 3], RGB, 0..255."""
 
 Context: TypeAlias = dict[str, str]
-"""What a task says about the current episode, e.g. {"target": "red armor"}; fills the slots of a prompt."""
+"""The task's description of the current episode, e.g. {"target": "red armor"}; fills the slots of a prompt."""
 
 Contexts: TypeAlias = list[Context]
 """One context per row of a batch of frames."""
@@ -29,22 +29,23 @@ Labels: TypeAlias = list[dict[str, Any]]
 """A frame's ground truth, per object {"name": str, "box": (x0, y0, x1, y1) in pixels, "distance": float}."""
 
 Scene: TypeAlias = Mapping[str, Any]
-"""What a frame shows as a whole: {"room": its type, "kept": {name: whether people keep it in such rooms}}, or {}."""
+"""Ground truth about a whole frame: {"room": its type, "kept": {name: whether people keep it there}}, or {}."""
 
 
 Segment: TypeAlias = Literal["image", "prompt", "generated"]
-"""What a token of a VLM's states belongs to."""
+"""The part of a VLM's sequence that a token belongs to."""
 
 
 @dataclass(frozen=True, eq=False)
 class Hidden:
     """Hidden states of a VLM for one batch of frames and texts.
 
-    states: float [B, L, T, D], layers in the order asked for.
-    mask: bool [B, T], True where the token is real (padding is False).
-    spans: where "image", "prompt" and "generated" lie along T; the same for all rows, an absent segment is an
-        empty slice.
-    answers: the generated text of each row, "" where nothing was generated.
+    Attributes:
+        states: Float [B, L, T, D], layers in the order of the option `layers`.
+        mask: Bool [B, T], True for real tokens, False for padding.
+        spans: Slices of "image", "prompt" and "generated" tokens along T, the same for all rows; a segment that is
+            absent has an empty slice.
+        answers: The generated text of each row, "" if nothing was generated.
     """
 
     states: torch.Tensor
@@ -61,10 +62,11 @@ class Hidden:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """What an encoder makes of a batch of frames.
+    """The output of an encoder for a batch of frames.
 
-    values: float16 or float32 [B, T, D]; entries where the mask is False carry no meaning.
-    mask: bool [B, T], True where the token is real (torch.nn.Transformer wants the opposite: pass ~mask).
+    Attributes:
+        values: Float16 or float32 [B, T, D]; entries where the mask is False are arbitrary.
+        mask: Bool [B, T], True for real tokens (torch.nn.Transformer expects the opposite: pass ~mask).
     """
 
     values: torch.Tensor

@@ -1,7 +1,7 @@
-"""`pr2l sim`: builds the interpreters of simulators that cannot share ours, and says what of them works.
+"""`pr2l sim`: installs simulators into Python environments of their own, and checks them.
 
-A recipe, configs/sims/NAME.yaml, becomes the folder $PR2L_SIMS/NAME with the log NAME.log beside it. A stamp with the
-recipe's digest is written last, so an installation that was broken off is made anew.
+A recipe, configs/sims/NAME.yaml, is installed into the folder $PR2L_SIMS/NAME, with a log in NAME.log beside it. A
+stamp with the recipe's digest is written last, so an interrupted installation is started again.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from pr2l.environments.isolation.interpreters import folder, interpreter, variab
 from pr2l.environments.isolation.isolated import WORKER, Isolated
 
 STAMP = "pr2l-recipe.json"
-CONDA = ("conda", "mamba", "micromamba")  # any of them makes the same
+CONDA = ("conda", "mamba", "micromamba")  # any of them will do
 CHECKS = 600  # seconds for all checks of a simulator
 LAST_LINES = 20  # of a log, in an error
 
 
 class Recipe(BaseModel):
-    """How to build a simulator's interpreter, and how to see that it works."""
+    """How to install a simulator, and how to check the installation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     why: str
-    module: str  # its far module, as environments.isolated.Isolated takes it
-    task: str | None = None  # of which `pr2l sim check` shows a frame; null = none
-    options: dict[str, Any] = Field(default_factory=dict)  # of the far module, for the checks and that frame
-    python: tuple[str, ...]  # versions that work, such as "3.9", the best first
-    conda: tuple[str, ...] = ()  # arguments of `conda create`, which then makes the interpreter; none = a venv
-    steps: tuple[tuple[str, ...], ...]  # arguments of `pip install`, one call after the other
-    environment: dict[str, str] = Field(default_factory=dict)  # variables while it is built and checked
-    needs: tuple[str, ...] = ()  # what the machine must have besides
+    module: str  # its module in the worker, as Isolated takes it
+    task: str | None = None  # the task of the example frame; null = none
+    options: dict[str, Any] = Field(default_factory=dict)  # options of the module for the checks and that frame
+    python: tuple[str, ...]  # versions that work, e.g. "3.9"; the preferred one first
+    conda: tuple[str, ...] = ()  # arguments of `conda create`; empty = use a venv
+    steps: tuple[tuple[str, ...], ...]  # arguments of `pip install`, one tuple per call
+    environment: dict[str, str] = Field(default_factory=dict)  # environment variables for installation and checks
+    needs: tuple[str, ...] = ()  # what else the machine must have
 
     @property
     def digest(self) -> str:
@@ -59,7 +59,7 @@ class Recipe(BaseModel):
 
 @dataclass(frozen=True)
 class Link:
-    """One thing that must work; step: what to do where it does not."""
+    """A part of an installation. found: what was found; step: what to do if it does not work."""
 
     name: str
     works: bool
@@ -72,14 +72,14 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Recipe:
-    """Raises UnknownName where there is no such recipe."""
+    """Read the recipe of a simulator; UnknownName if there is none."""
     if name not in (known := names()):
-        raise UnknownName("simulators", name, known, hint="`pr2l sim list` shows them.")
+        raise UnknownName("simulators", name, known, hint="`pr2l sim list` shows all of them.")
     return read_config(Recipe, f"sims/{name}")
 
 
 def show() -> None:
-    """Prints all recipes, and which are installed."""
+    """Print all simulators, and which ones are installed."""
     table = Table("simulator", "installed", "", box=None, pad_edge=False)
     for name in names():
         recipe = load(name)
@@ -89,14 +89,18 @@ def show() -> None:
 
 
 def install(name: str, python: Path | None = None) -> Path:
-    """Builds the interpreter of a recipe and returns it; where the recipe is built already, it only does the latter.
+    """Install a simulator, unless it is installed already, and return its Python interpreter.
 
-    python: to build on; None = the first of the recipe's versions that is found. Raises UserError where a step fails,
-    with the last lines of what it said.
+    Args:
+        name: The simulator.
+        python: The interpreter to build on; None = the first of the recipe's versions on the PATH.
+
+    Raises:
+        UserError: A step failed; the message has the last lines of its output.
     """
     recipe, place, console = load(name), folder(name), Console()
     if _state(name, recipe) == "yes":
-        console.print(f"{name} is installed in {place}; delete that folder to build it anew")
+        console.print(f"{name} is installed in {place}; delete that folder to install it again")
         return interpreter(name)
     _check_place(place)
     commands = [_creation(name, recipe, place, python)]
@@ -117,11 +121,17 @@ def install(name: str, python: Path | None = None) -> Path:
 
 
 def check(name: str, python: Path | None = None, frame: Path | None = None) -> bool:
-    """Prints what works, link by link, and ends with the next step where something does not; True if all works.
+    """Check each part of an installation and print the results, with the next step if a part does not work.
 
-    python: an interpreter of the user's own; None = the installed one. frame: the PNG to write, None = runs/NAME.png.
+    Args:
+        name: The simulator.
+        python: The interpreter to check; None = the installed one.
+        frame: The PNG file for an example frame; None = runs/NAME.png.
+
+    Returns:
+        Whether all parts work.
     """
-    console, table = Console(), Table("link", "found", "ok?", title=name)
+    console, table = Console(), Table("part", "found", "works", title=name)
     links = list(_links(name, load(name), python, frame or Path("runs") / f"{name}.png"))
     for link in links:
         table.add_row(escape(link.name), escape(link.found), "[green]yes[/]" if link.works else "[bold red]no[/]")
@@ -153,16 +163,17 @@ def _far_links(recipe: Recipe, far: Path) -> Iterator[Link]:
             command, env=variables(recipe.environment), stdin=subprocess.DEVNULL, capture_output=True, timeout=CHECKS
         )
     except subprocess.TimeoutExpired:
-        yield Link("checks", False, f"no end in {CHECKS} s", f"see where they stay: {shlex.join(command)}")
+        step = f"run this to see where it hangs: {shlex.join(command)}"
+        yield Link("checks", False, f"not finished after {CHECKS} s", step)
         return
     yield from (Link(*json.loads(line)) for line in done.stdout.splitlines())
     if done.returncode:
         said = f"ended with {done.returncode}\n{_last_lines(done.stderr)}"
-        yield Link("checks", False, said, f"mend what the interpreter says, and see it by: {shlex.join(command)}")
+        yield Link("checks", False, said, f"fix this error; to see it again, run {shlex.join(command)}")
 
 
 def _frame(name: str, recipe: Recipe, far: Path, picture: Path) -> Link:
-    """A frame of a first episode, written to `picture`."""
+    """Write a frame of an episode to a file."""
     try:
         env = Isolated(
             recipe.module,
@@ -177,7 +188,7 @@ def _frame(name: str, recipe: Recipe, far: Path, picture: Path) -> Link:
         with closing(env):
             observation, _ = env.reset(seed=0)
     except (ValueError, RuntimeError) as error:
-        return Link("frame", False, str(error), f"mend what its log says, then `pr2l sim check {name}` once more")
+        return Link("frame", False, str(error), f"fix the error in its log, then run `pr2l sim check {name}` again")
     picture.parent.mkdir(parents=True, exist_ok=True)
     imageio.imwrite(picture, observation["frame"])
     return Link("frame", True, str(picture))
@@ -187,30 +198,30 @@ def _state(name: str, recipe: Recipe) -> str:
     stamp = folder(name) / STAMP
     if not stamp.is_file():
         return "no"
-    return "yes" if json.loads(stamp.read_text())["digest"] == recipe.digest else "by an older recipe"
+    return "yes" if json.loads(stamp.read_text())["digest"] == recipe.digest else "outdated"
 
 
 def _check_place(place: Path) -> None:
     ours = (place / "pyvenv.cfg", place / "conda-meta")
     if place.exists() and any(place.iterdir()) and not any(each.exists() for each in ours):
-        raise UserError(f"{place} holds something else than an interpreter: move it away, or set PR2L_SIMS")
+        raise UserError(f"{place} exists and is not a Python environment: move it away, or set PR2L_SIMS")
 
 
 def _creation(name: str, recipe: Recipe, place: Path, python: Path | None) -> list[str]:
-    """The command that makes the interpreter, without packages."""
+    """The command that creates the Python environment, without packages."""
     if not recipe.conda:
         return [str(_base(name, recipe, python)), "-m", "venv", "--clear", str(place)]
     conda = next((found for each in CONDA if (found := shutil.which(each))), None)
     if conda is None:
         raise UserError(
-            f"{name} needs conda, and there is none on the PATH: install Miniforge (https://conda-forge.org/download), "
+            f"{name} needs conda, which is not on the PATH: install Miniforge (https://conda-forge.org/download), "
             "open a new shell, and try again"
         )
     return [conda, "create", "--yes", "--prefix", str(place), f"python={recipe.python[0]}", *recipe.conda]
 
 
 def _base(name: str, recipe: Recipe, given: Path | None) -> Path:
-    """A Python of a version that the recipe allows."""
+    """A Python interpreter of a version that the recipe allows."""
     wanted = " or ".join(recipe.python)
     if given is not None:
         if _version(given) not in recipe.python:
@@ -220,11 +231,11 @@ def _base(name: str, recipe: Recipe, given: Path | None) -> Path:
         for each in (sys.executable, shutil.which(f"python{version}")):
             if each and _version(Path(each)) == version:
                 return Path(each)
-    raise UserError(f"{name} needs Python {wanted}, and none is on the PATH: install it, or name it with --python PATH")
+    raise UserError(f"{name} needs Python {wanted}, which is not on the PATH: install it, or use --python PATH")
 
 
 def _version(python: Path) -> str | None:
-    """Such as "3.11"; None where it does not run."""
+    """The version of an interpreter, e.g. "3.11"; None if it does not run."""
     try:
         command = [str(python), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -233,7 +244,7 @@ def _version(python: Path) -> str | None:
 
 
 def _run(command: Sequence[str], log: Path, environment: dict[str, str], again: str) -> float:
-    """Runs a step of an installation; its seconds."""
+    """Run a step of an installation, and return how many seconds it took."""
     begun = time.monotonic()
     with log.open("ab") as file:
         file.write(f"$ {' '.join(command)}\n".encode())
@@ -244,13 +255,13 @@ def _run(command: Sequence[str], log: Path, environment: dict[str, str], again: 
     if done.returncode:
         raise UserError(
             f"`{' '.join(command)}` failed with {done.returncode}; its last lines:\n{_last_lines(log.read_bytes())}\n"
-            f"The whole log is {log}. When that is mended, run {again} once more."
+            f"The whole log is {log}. Fix the problem, then run {again} again."
         )
     return time.monotonic() - begun
 
 
 def _short(command: Sequence[str]) -> str:
-    """A command as a person reads it."""
+    """A command without its paths, for display."""
     if "pip" in command:
         return "pip install " + " ".join(command[command.index("--no-input") + 1 :])
     return os.path.basename(command[0]) + " " + " ".join(command[1:])
