@@ -18,6 +18,7 @@ class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     hang_at: int = 0  # the engine's lifetime in steps, after which it dies; 0 = for ever
+    nan_at: int = 0  # the step whose reward is NaN; 0 = none
     killed_every: int = 0  # steps between two kills of its whole process, on average; 0 = never
 
 
@@ -74,6 +75,7 @@ class Colours(gym.Env):
         reward = float(action == self.colour)
         self.faultless &= bool(reward)
         self.time += 1
+        reward = float("nan") if self.steps == self.options.nan_at else reward
         return self._look(), reward, False, self.time == self.horizon, self._info()
 
     def close(self):

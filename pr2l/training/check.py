@@ -94,7 +94,8 @@ def findings(config: RunConfig) -> Iterator[Finding]:
 
 def _task(config: RunConfig) -> Finding:
     task = registry.load("environments", config.environment).TASKS[config.task]
-    return Finding("task", f"success: {task.success}; at most {task.horizon} decisions an episode")
+    length = f"at most {task.horizon} decisions an episode" if task.horizon else "episodes of any length"
+    return Finding("task", f"success: {task.success}; {length}")
 
 
 def _updates(config: RunConfig) -> Iterator[Finding]:

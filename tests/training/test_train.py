@@ -242,6 +242,21 @@ def test_a_crash_saves_and_leaves_no_engine(toy, tmp_path):
     assert weights(run)[0] == "000000192"  # three rollouts of 16 steps in 4 environments
 
 
+@pytest.mark.parametrize("place", [[], ["workers=2"], ["isolated=true"]], ids=str)
+def test_a_reward_that_is_nan_stops_a_run_which_is_saved(toy, tmp_path, place):
+    with pytest.raises(UserError, match=r"toy/colours, episode seed \d+, step \d: the reward is nan"):
+        train(toy("environment_options.nan_at=20", *place), root=tmp_path)
+    (run,) = tmp_path.glob("toy-colours-*")
+    assert weights(run)[0] == "000000064"
+
+
+@pytest.mark.filterwarnings("ignore:the episode is cut")
+def test_a_reward_that_is_nan_may_end_its_episode_only(toy, tmp_path):
+    words = ["environment_options.nan_at=20", "on_bad_value=truncate", "steps=256", "evaluation_episodes=2"]
+    run = train(toy(*words), root=tmp_path)
+    assert metrics(run)[-1]["restarts"] == "4"  # one in each environment
+
+
 def test_an_isolated_run_is_the_same(toy, tmp_path):
     words = ["steps=256", "evaluation_episodes=2"]
     runs = [train(toy(*words, *more), root=tmp_path / "runs") for more in ([], ["isolated=true"])]
