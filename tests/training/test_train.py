@@ -1,6 +1,7 @@
 """Whole runs in a toy world: learned, killed, gone on with, and compared."""
 
 import csv
+import itertools
 import json
 import os
 import signal
@@ -314,6 +315,25 @@ def test_a_finished_run_can_be_prolonged(toy, tmp_path, recurrent):
     longer = load_config(run / "config.yaml", ["steps=256"])
     whole = train(toy("steps=256", *words), root=tmp_path / "whole")
     assert_same_run(train(longer, resume=run), whole)
+
+
+def test_an_interrupt_in_the_middle_of_an_update_saves_no_half_of_it(toy, tmp_path, monkeypatch):
+    """Four epochs of two batches: the 13th step of the optimizer lies in the second update."""
+    whole = train(toy("steps=256"), root=tmp_path / "whole")
+    step, count = torch.optim.Adam.step, itertools.count(1)
+
+    def interrupted(optimizer, *given, **named):
+        if next(count) == 13:
+            optimizer.param_groups[0]["params"][0].data += 1  # half of a step
+            raise KeyboardInterrupt
+        return step(optimizer, *given, **named)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(toy("steps=256"), root=tmp_path / "runs")
+    [run] = (tmp_path / "runs").iterdir()
+    assert weights(run)[0] == "000000064"
+    assert_same_run(train(load_config(run / "config.yaml"), resume=run), whole)
 
 
 def test_a_damaged_newest_checkpoint_is_told_and_made_again(toy, tmp_path):
