@@ -72,6 +72,8 @@ class VLM:
         self._eos = _take_over_decoding(self.model) or _own_end(self.tokenizer)
         self.hidden_size = int(self.config.get_text_config().hidden_size)
         self.vision_length, self.vision_size = self._probe_vision()
+        if self.is_encoder_decoder:
+            self._check_length(self.new_tokens + 1, f"new_tokens={options.new_tokens}")
         self.buckets = Buckets(options.compile)
         self.token_ids = lru_cache(maxsize=4096)(self._checked_layout)
         self._image_places = lru_cache(maxsize=4096)(self._find_images)
@@ -333,6 +335,8 @@ class VLM:
         """
         self.check_complete()
         frames, prompts = self.batch(frames, prompts)
+        longest = 0 if self.is_encoder_decoder else max(len(self.token_ids(prompt)) for prompt in prompts)
+        self._check_length(longest + new_tokens, f"an answer of {new_tokens} tokens")
         draws = samples if temperature else 1
         repeated = [row for row in range(len(prompts)) for _ in range(draws)]
         numbers = uniforms(seed, self._split(frames, prompts), prompts, new_tokens, draws) if temperature else None
@@ -394,6 +398,8 @@ class VLM:
             else list(answer)
             for answer in answers
         ]
+        longest = 0 if self.is_encoder_decoder else inputs["input_ids"].shape[1]
+        self._check_length(longest + max(map(len, answer_ids)), "an answer to learn from")
         if self.is_encoder_decoder:
             targets = _padded(answer_ids, IGNORE_INDEX).to(self.model.device)
             return inputs | {"labels": targets}, targets
@@ -623,7 +629,7 @@ class VLM:
         try:
             with torch.no_grad():
                 features = self.image_features(np.zeros((1, *self.picture_size, 3), dtype=np.uint8))
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, IndexError) as error:
             raise UserError(
                 f"the vision tower of {self.config.model_type} does not take image_size={self.image_size} ({error});"
                 f" it was made for image_size={self.default_image_size()}."
@@ -639,7 +645,27 @@ class VLM:
                 f"the prompt {str(prompt)!r} gives {count} image tokens, and its images take {expected};"
                 f" leave {token!r} out of the prompt, images are put in for you."
             )
+        answer = 0 if self.is_encoder_decoder else self.new_tokens
+        self._check_length(len(ids) + answer, f"the prompt {str(prompt)[:60]!r}")
         return ids
+
+    @cached_property
+    def _positions(self) -> int | None:
+        """The longest sequence where positions are learned; None = they are computed, and any length is possible."""
+        model = self.language_model
+        stacks = [model.get_encoder(), model.get_decoder()] if self.is_encoder_decoder else [model.get_decoder()]
+        for stack in stacks:
+            for name, module in stack.named_modules():
+                if name.rpartition(".")[2] == "embed_positions" and isinstance(module, torch.nn.Embedding):
+                    return int(self.config.get_text_config().max_position_embeddings)
+        return None
+
+    def _check_length(self, tokens: int, what: str) -> None:
+        if self._positions is not None and tokens > self._positions:
+            raise UserError(
+                f"{what} is too long: {tokens} tokens of image, text and answer, and this {self.config.model_type} has"
+                f" positions for {self._positions}. Use a shorter prompt or fewer new tokens."
+            )
 
     def _find_images(self, prompt: Prompt) -> tuple[int, ...]:
         """Positions of the image tokens in the input."""

@@ -81,7 +81,9 @@ def read_values(path: str) -> dict[str, Any]:
         raise UserError(f"the folder {path!r} holds no VLM: it has no config.json.")
     if not Path(path).is_dir():
         _check_hub(path)
-    values: dict[str, Any] = _read(path, "config", lambda: PreTrainedConfig.get_config_dict(path)[0])
+    values: Any = _read(path, "config", lambda: PreTrainedConfig.get_config_dict(path)[0])
+    if not isinstance(values, dict):
+        raise UserError(f"config.json of {path!r} is not an object of keys and values; fetch it anew.")
     return values
 
 
@@ -221,7 +223,10 @@ def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
         raise UserError(f"the {part} of {path!r} is no whole .safetensors file ({error}); fetch it anew") from error
     except OSError as error:
         raise UserError(_absent(path, part, _first_line(error))) from error
-    except (ImportError, ValueError) as error:
+    except Exception as error:
+        # Damaged files give all kinds of errors, of Rust too; an error while a model is built is one of its code.
+        if part == "model" and not isinstance(error, ImportError | ValueError):
+            raise
         raise UserError(
             f"transformers {transformers.__version__} cannot read the {part} of {path!r}: {_first_line(error)}"
         ) from error
@@ -255,7 +260,7 @@ def _absent(path: str, part: str, reason: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _device(name: str) -> str:
@@ -263,6 +268,11 @@ def _device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device={name!r}: torch sees no GPU here; use device=auto or device=cpu.")
+    try:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        reason = _first_line(error)
+        raise UserError(f"device={name!r} cannot be used here ({reason}); use auto, cpu or cuda.") from error
     return name
 
 

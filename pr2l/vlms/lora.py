@@ -105,8 +105,9 @@ def read_lora(model: nn.Module, folder: Path) -> Any:
 
 @contextmanager
 def _without_peft_warning() -> Iterator[None]:
-    """Silence a FutureWarning of transformers about an attribute that peft 0.21 reads, and no user can change."""
+    """Silence a FutureWarning about an attribute that peft 0.21 reads, and one that `read_lora` says in an error."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield
 

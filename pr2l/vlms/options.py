@@ -44,7 +44,7 @@ class Defaults(BaseModel):
     compile: bool = False
     # seed for weights initialised as the architecture's training would begin with them, to measure what pre-training
     # brings. Sizes, tokenizer and image processor stay the checkpoint's; None = its weights too
-    random_weights: NonNegativeInt | None = None
+    random_weights: NonNegativeInt | None = Field(default=None, lt=2**63)
     # optimizations of pr2l/vlms/backends/local.py to switch off, to measure what each one brings
     disable: tuple[Optimization, ...] = ()
     # auto = float32 on a CPU, half precision on a GPU; fastest = on a CPU that multiplies bfloat16 itself, bfloat16;

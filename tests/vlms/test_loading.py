@@ -272,3 +272,47 @@ def test_without_a_network_a_wrong_name_is_refused_at_once(name, reason, monkeyp
     monkeypatch.setattr(PreTrainedConfig, "get_config_dict", lambda *_: pytest.fail("the Hub's client was asked"))
     with pytest.raises(UserError, match=reason):
         load_vlm(name)
+
+
+@pytest.mark.parametrize("name", ["florence2", "blip2-opt"])
+def test_what_is_longer_than_the_positions_of_a_model_is_refused(name):
+    """As torch would say "index out of range in self"; these two models have 128 learned positions."""
+    model, frame = vlm(CASE[name]), pictures(CASE[name])[:1]
+    with pytest.raises(UserError, match="is too long.*positions for 128.*shorter prompt"):
+        model.hidden(frame, ["is it near ? " * 60])
+    with pytest.raises(UserError, match="an answer of 129 tokens is too long"):
+        model.answer(frame, TEXTS[:1], 129)
+    with pytest.raises(UserError, match="an answer to learn from is too long"):
+        model.training_inputs(frame, TEXTS[:1], ["is it near ? " * 60])
+    most = 127 if name == "florence2" else 128 - len(model.token_ids(TEXTS[0]))
+    longest = load_vlm(str(folder(CASE[name])), Defaults(new_tokens=most, min_new_tokens=most))
+    assert longest.hidden(frame, TEXTS[:1]).mask.all()
+    with pytest.raises(UserError, match="is too long: 129 tokens"):
+        load_vlm(str(folder(CASE[name])), Defaults(new_tokens=most + 1)).hidden(frame, TEXTS[:1])
+
+
+def test_positions_that_are_computed_have_no_end():
+    assert vlm(LLAVA)._positions is None
+    assert vlm(LLAVA).hidden(pictures(LLAVA)[:1], ["is it near ? " * 100]).spans["prompt"].stop > 256
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", "mps", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(UserError, match=f"device='{device}'"):
+        load_vlm("tiny", Defaults(device=device))
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("config.json", "[]"),
+        ("config.json", "{"),
+        ("tokenizer.json", "{}"),
+        ("preprocessor_config.json", "[1]"),
+        ("model.safetensors", "version https://git-lfs.github.com/spec/v1"),
+    ],
+)
+def test_a_damaged_file_of_a_checkpoint_is_named(file, text, llava):
+    (llava / file).write_text(text)
+    with pytest.raises(UserError, match="llava"):
+        load_vlm(str(llava))

@@ -198,6 +198,7 @@ class Served(VLM):
     """What changes in a family; its states are, but for rounding, those that it has here."""
 
     has_engine = False
+    _positions = None  # the server has the weights, and a limit of its own
 
     def read_model(self, path: str) -> Any:
         """No more than what is asked of a model beside its passes; states arrive on the CPU."""
