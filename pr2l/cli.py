@@ -85,7 +85,9 @@ def train(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    episodes: Annotated[int | None, typer.Option(min=1, help="Number of episodes. [default: the run's config]")] = None,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, help="Number of episodes.", show_default="the run's config")
+    ] = None,
 ) -> None:
     """Evaluate the newest checkpoint of a run on held-out episodes: success rate, return, intervals, a video."""
     load_config(run_config_file(run))
@@ -98,7 +100,8 @@ def evaluate(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of one task.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the figure, the table and the numbers. [default: runs/compare-TASK]")
+        Path | None,
+        typer.Option(help="Folder for the figure, the table and the numbers.", show_default="runs/compare-TASK"),
     ] = None,
 ) -> None:
     """Compare runs of one task: learning curves, and a table with confidence intervals over seeds and episodes."""
@@ -119,14 +122,14 @@ def collect(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "--out", help="Folder of the new data set. [default: data/ENVIRONMENT-TASK]"),
+        typer.Option("--output", "--out", help="Folder of the new data set.", show_default="data/ENVIRONMENT-TASK"),
     ] = None,
     policy: Annotated[str, typer.Option(help="Who acts: random, oracle, or a run folder.")] = "random",
     demonstrations: Annotated[
         Path | None, typer.Option("--from", help="Play the actions of this file instead, see docs/imitation.md.")
     ] = None,
     episodes: Annotated[
-        int | None, typer.Option(min=1, help="Number of episodes. [default: 100; with --from, all]")
+        int | None, typer.Option(min=1, help="Number of episodes.", show_default="100; with --from, all")
     ] = None,
     split: Annotated[Literal["train", "evaluation"], typer.Option(help="Which maps and seeds to use.")] = "train",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode; each next episode adds 1.")] = 0,
@@ -160,7 +163,7 @@ def embed(
     config: Annotated[str, typer.Option(help="Config with the encoder: from `pr2l list configs`, or a YAML file.")],
     overrides: Overrides = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the embeddings. [default: DATASET/embeddings/...]")
+        Path | None, typer.Option(help="Folder for the embeddings.", show_default="DATASET/embeddings/...")
     ] = None,
 ) -> None:
     """Compute the embeddings of every frame of a data set once, and store them; run again to resume."""
@@ -174,7 +177,7 @@ def embed(
 def pretrain(
     config: Annotated[str, CONFIG] = "pretrain/tiny",
     overrides: Overrides = None,
-    output: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/NAME]")] = None,
+    output: Annotated[Path | None, typer.Option(help="Output folder.", show_default="runs/NAME")] = None,
 ) -> None:
     """Train a small VLM from scratch on simulator labels, or fine-tune an existing one; run again to resume."""
     if not config.endswith((".yaml", ".yml")):
@@ -274,7 +277,9 @@ def sim_list() -> None:
 @sim.command(name="install")
 def sim_install(
     name: Annotated[str, SIMULATOR],
-    python: Annotated[Path | None, typer.Option(help="Python interpreter to use. [default: from the PATH]")] = None,
+    python: Annotated[
+        Path | None, typer.Option(help="Python interpreter to use.", show_default="from the PATH")
+    ] = None,
 ) -> None:
     """Install a simulator into its own Python environment below $PR2L_SIMS, unless it is installed already."""
     from pr2l.rollout.simulators import install
@@ -286,9 +291,9 @@ def sim_install(
 def sim_check(
     name: Annotated[str, SIMULATOR],
     python: Annotated[
-        Path | None, typer.Option(help="Python interpreter to check. [default: the installed one]")
+        Path | None, typer.Option(help="Python interpreter to check.", show_default="the installed one")
     ] = None,
-    frame: Annotated[Path | None, typer.Option(help="File for an example frame. [default: runs/NAME.png]")] = None,
+    frame: Annotated[Path | None, typer.Option(help="File for an example frame.", show_default="runs/NAME.png")] = None,
 ) -> None:
     """Check each part of a simulator's installation, and save an example frame if all parts work."""
     from pr2l.rollout.simulators import check as run
@@ -306,7 +311,7 @@ def bench_run(
     suite: Annotated[str, SUITE],
     plan: Annotated[bool, typer.Option("--plan", help="Print the expected time and memory, and run nothing.")] = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Parallel processes. [default: one per core; with a GPU, one]")
+        int | None, typer.Option(min=1, help="Parallel processes.", show_default="one per core; with a GPU, one")
     ] = None,
     out: Annotated[Path, typer.Option(help="Output folder for result rows and run folders.")] = Path("runs/bench"),
 ) -> None:
@@ -321,7 +326,7 @@ def bench_run(
 def bench_report(
     suite: Annotated[str, SUITE],
     results: Annotated[Path, typer.Option(help="Folder with the result rows.")] = Path("runs/bench"),
-    out: Annotated[Path | None, typer.Option(help="Output folder. [default: RESULTS/SUITE/report]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="RESULTS/SUITE/report")] = None,
 ) -> None:
     """Report on a suite: aggregate scores with intervals, performance profiles, curves and costs."""
     _check_suite(suite)
@@ -333,7 +338,9 @@ def bench_report(
 @bench.command(name="submit")
 def bench_submit(
     runs: Annotated[list[Path], typer.Argument(help="Finished run folders.")],
-    suite: Annotated[str | None, typer.Option(help="The suite. [default: the first one that has such a run]")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="The suite.", show_default="the first one that has such a run")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="Name of the method, if the suite does not list it.")] = None,
     video: Annotated[bool, typer.Option("--video", help="Also copy each run's video, for the task's page.")] = False,
     out: Annotated[Path, typer.Option(help="Output folder.")] = ROWS,
@@ -349,7 +356,9 @@ def bench_submit(
 def bench_site(
     results: Annotated[Path, typer.Option(help="Folder of the committed rows.")] = ROWS,
     out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("runs/site"),
-    repository: Annotated[str | None, typer.Option(help="URL for links. [default: the git remote `origin`]")] = None,
+    repository: Annotated[
+        str | None, typer.Option(help="URL for links.", show_default="the git remote `origin`")
+    ] = None,
 ) -> None:
     """Build the leaderboard, a static web site, from committed result rows."""
     from pr2l.benchmark.leaderboard import site
@@ -368,8 +377,10 @@ Scored = Annotated[
 def prompts_score(
     task: Annotated[str, TASK],
     options: Scored = None,
-    prompts: Annotated[str, typer.Option(help="Prompt names or YAML files, separated by commas. [default: all]")] = "",
-    out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/prompts/TASK]")] = None,
+    prompts: Annotated[
+        str, typer.Option(help="Prompt names or YAML files, separated by commas.", show_default="all")
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="runs/prompts/TASK")] = None,
 ) -> None:
     """Rank prompts by the accuracy of the VLM's answers and of linear probes on its hidden states."""
     scoring = _scoring(task, options, prompts=_words(prompts))
@@ -383,10 +394,10 @@ def prompts_search(
     task: Annotated[str, TASK],
     options: Scored = None,
     space: Annotated[
-        str | None, typer.Option(help="Search space: a config or a YAML file. [default: search/ENVIRONMENT]")
+        str | None, typer.Option(help="Search space: a config or a YAML file.", show_default="search/ENVIRONMENT")
     ] = None,
     budget: Annotated[int, typer.Option(min=1, help="Total number of frames, over all candidates.")] = 4800,
-    out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/search/TASK]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="runs/search/TASK")] = None,
 ) -> None:
     """Search for a good prompt among many by successive halving; run again to resume."""
     scoring = _scoring(task, options)
@@ -401,10 +412,10 @@ def prompts_correlate(
     suite: Annotated[str, SUITE],
     results: Annotated[Path, typer.Option(help="Folder with the result rows.")] = Path("runs/bench"),
     frames: Annotated[
-        int | None, typer.Option(min=1, help="Number of frames. [default: as in `pr2l prompts score`]")
+        int | None, typer.Option(min=1, help="Number of frames.", show_default="as in `pr2l prompts score`")
     ] = None,
-    methods: Annotated[str, typer.Option(help="Methods of the suite, separated by commas. [default: all]")] = "",
-    out: Annotated[Path | None, typer.Option(help="Output folder. [default: runs/prompts/SUITE]")] = None,
+    methods: Annotated[str, typer.Option(help="Methods of the suite, separated by commas.", show_default="all")] = "",
+    out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="runs/prompts/SUITE")] = None,
 ) -> None:
     """Compute rank correlations between prompt scores and success after training, over a suite of prompts."""
     _check_suite(suite)

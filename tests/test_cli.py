@@ -262,6 +262,13 @@ def test_every_program_prints_with_the_console_that_does_not_wrap(file: Path) ->
     assert file.name == "console.py" or "rich.console import Console" not in file.read_text(encoding="utf-8")
 
 
+def test_help_shows_the_defaults_that_are_computed(pr2l) -> None:
+    """rich takes "[default: ...]" inside a help text for a style, and drops it."""
+    assert "the run's config" in pr2l("evaluate", "--help").out
+    assert "one per core" in pr2l("bench", "run", "--help").out
+    assert "[default:" not in (ROOT / "pr2l" / "cli.py").read_text(encoding="utf-8")
+
+
 def test_version_and_help(pr2l) -> None:
     assert pr2l("--version").out.strip() == "0.1.0"
     shown = pr2l("--help").out

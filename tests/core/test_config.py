@@ -137,6 +137,26 @@ def test_an_unknown_config_names_the_nearest(examples, tmp_path) -> None:
             load_config(name)
 
 
+CLASS = """
+import gymnasium as gym
+import numpy as np
+
+class Dark(gym.Env):
+    observation_space, action_space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8), gym.spaces.Discrete(2)
+"""
+
+
+def test_an_environment_may_be_a_class_of_a_module_in_the_working_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("dark_world.py").write_text(CLASS)
+    values = {**SMALLEST, "environment": "dark_world:Dark", "task": "default", "encoder": "pixels", "network": "cnn"}
+    Path("dark.yaml").write_text(yaml.safe_dump({**values, "steps": 1}))
+    assert load_config("dark.yaml").environment == "dark_world:Dark"
+    with pytest.raises(UserError, match="Did you mean 'Dark'"):
+        load_config("dark.yaml", ["environment=dark_world:Drak"])
+
+
 def test_a_config_can_be_named_as_the_file_that_it_is(examples) -> None:
     assert load_config(f"configs/{NAME}.yaml") == load_config(NAME)
 
