@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,16 @@ def of_tensors(tensors: dict[str, torch.Tensor]) -> str:
     return sha256(save({name: tensor.contiguous() for name, tensor in tensors.items()})).hexdigest()[:DIGITS]
 
 
-def of_files(folder: Path, files: Iterable[Path]) -> str:
-    """Return the digest of the contents of files and of their paths below `folder`; a second per gigabyte."""
-    return of_json({file.relative_to(folder).as_posix(): _of_file(file) for file in files})
+def of_files(folder: Path, files: Iterable[Path], names: Mapping[str, str] | None = None) -> str:
+    """Return the digest of the contents of files and of their paths below `folder`; a second per gigabyte.
+
+    Args:
+        folder: Folder that the files are in.
+        files: The files.
+        names: Path below the folder -> the path to use instead, for files that an earlier version called so.
+    """
+    paths = {file: file.relative_to(folder).as_posix() for file in files}
+    return of_json({(names or {}).get(path, path): _of_file(file) for file, path in paths.items()})
 
 
 def _of_file(path: Path) -> str:

@@ -39,6 +39,8 @@ from pr2l.vlms.allocator import keep_freed_memory
 
 WEIGHTS = Path(__file__).parent / "weights"
 READ = {".safetensors", ".bin", ".pt", ".json", ".jinja", ".model", ".txt"}  # files that states may depend on
+# Reports of pretraining that an earlier version called otherwise: embeddings stored under its digest are still found.
+EARLIER_NAMES = {"evaluation.json": "exam.json", "evaluation_before.json": "exam_before.json"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CONNECT_SECONDS = 5
 
@@ -61,7 +63,7 @@ def source(path: str) -> dict[str, str]:
     folder = Path(path).resolve()
     if folder.is_dir():
         inside = [file for file in folder.rglob("*") if file.suffix in READ and file.is_file()]
-        return {"name": folder.name, "revision": f"sha256 {digest.of_files(folder, inside)}"}
+        return {"name": folder.name, "revision": f"sha256 {digest.of_files(folder, inside, EARLIER_NAMES)}"}
     config = cached_file(path, "config.json", local_files_only=True)  # .../snapshots/<commit>/config.json
     return {"name": path, "revision": f"commit {Path(config).parent.name}"}
 
