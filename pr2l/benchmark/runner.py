@@ -33,7 +33,7 @@ from pr2l.core.config import RunConfig
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.io import write_json
-from pr2l.data.recorded import batch_source, learns_from_data
+from pr2l.data.recorded import batch_source, learns_from_data, recording
 from pr2l.policies.base import Hooks, Learner
 from pr2l.profiling.timing import flops, highest_memory
 from pr2l.rollout import build
@@ -266,7 +266,7 @@ def _probe(config: RunConfig, threads: int, path: Path) -> None:
     with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
         source: Any
         if learns_from_data(config):
-            source = batch_source(config, encoder, build.spaces_of(frames))
+            source = batch_source(config, encoder, recording(config))
         else:
             fit(encoder, frames, config.seed)
             source = VecEmbed(frames, encoder)

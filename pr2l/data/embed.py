@@ -19,7 +19,7 @@ from pr2l.core.config import RunConfig
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.prompt import task_contexts
-from pr2l.data.recording import Recording as Recording
+from pr2l.data.recording import Recording
 from pr2l.data.store import Store, exists
 from pr2l.encoders.base import Encoder
 from pr2l.rollout import build
@@ -45,7 +45,7 @@ def embed(dataset: Path, config: RunConfig, folder: Path | None = None) -> Store
         UserError: If data set and config do not fit together, or the folder holds other embeddings.
     """
     recording = Recording(dataset)
-    return embed_with(build.encoder(config), recording, config, folder)
+    return embed_with(build.encoder(config, recording.frame_shape), recording, config, folder)
 
 
 def embed_with(encoder: Encoder, recording: Recording, config: RunConfig, folder: Path | None = None) -> Store:

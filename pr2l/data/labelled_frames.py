@@ -1,8 +1,12 @@
-"""Frames with the simulator's labels: what a VLM is taught and tested on.
+"""Frames with simulator labels, for training and evaluating VLMs and prompts.
 
-A set is a folder: frames.npy (uint8 [N, H, W, 3]), episodes.npy (int [N]), labels.jsonl and scenes.jsonl (a frame's a
-line), set.json (what it was made from). Distances are in units of what the environment calls NEAR, so that simulators
-can be mixed. A set is written once and found again by that key, so an interrupted `pretrain` does not play twice.
+A set is a folder with
+
+    frames.npy      uint8 [N, H, W, 3]          labels.jsonl, scenes.jsonl   one line per frame
+    episodes.npy    int [N]                     set.json                     the Source
+
+Distances are in units of the environment's NEAR, so that frames of several simulators can be mixed. The folder's name
+contains a digest of the Source, so an interrupted `pretrain` reuses the set.
 """
 
 from __future__ import annotations
@@ -26,33 +30,38 @@ from pr2l.core import registry
 from pr2l.core.types import Frames, Labels, Scene
 from pr2l.data.questions import DISTANCES, distance
 
-BLANK_SHARE = 0.3  # share kept of the frames that show nothing: most frames of a random walk face a bare wall
-KEEP_SHARE = 0.5  # share kept of the others: neighbouring frames are nearly the same
-LONGEST_HOLD = 5  # a random action is held for 1 to this many decisions, so that play gets somewhere
+BLANK_SHARE = 0.3  # keep frames without labels less often by this factor: most of a random walk shows bare walls
+KEEP_SHARE = 0.5  # probability of keeping a frame: consecutive frames are nearly the same
+LONGEST_HOLD = 5  # a random action is repeated 1 to 5 times, so that the agent covers some distance
 
-Info: TypeAlias = dict[str, Any]  # of an environment that was made with labels
-Progress = Callable[[int], None]  # called with the number of frames gathered so far
+Info: TypeAlias = dict[str, Any]  # of an environment made with labels=True
+Progress = Callable[[int], None]  # called with the number of frames so far
 
 
 class Source(BaseModel):
-    """What a set is made from; equal sources give equal sets."""
+    """The parameters of a set; equal sources give equal sets."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    environment: str  # a file of environments/
-    tasks: tuple[str, ...]  # played in turn
-    options: dict[str, Any] = Field(default_factory=dict)  # the environment's Defaults, where they differ
+    environment: str  # a name of `pr2l list environments`
+    tasks: tuple[str, ...]  # an equal share of the frames is of each task
+    options: dict[str, Any] = Field(default_factory=dict)  # values for the environment's Defaults
     frames: PositiveInt  # over all tasks
-    episode_frames: PositiveInt | None = None  # the most that are kept of one episode, which then ends; None = all
-    split: str = "train"  # "train" or "evaluation": their rooms are disjoint
+    episode_frames: PositiveInt | None = None  # kept of one episode at most, which then ends; None = no limit
+    split: str = "train"  # "train" or "evaluation", which have no rooms in common
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class LabelledFrames:
-    """frames: uint8 [N, H, W, 3]; labels: N lists; names: every name a label can have, sorted; scenes: N, or none.
+    """Frames with the simulator's ground truth.
 
-    episodes: of each frame, N or none; they are counted from 0 in each task.
+    Args:
+        frames: uint8 [N, H, W, 3].
+        labels: N lists of labels.
+        names: Every name that a label can have, sorted.
+        scenes: N scenes, or none.
+        episodes: The number of each frame's episode, from 0 in each task; N, or none.
     """
 
     frames: Frames
@@ -62,7 +71,7 @@ class LabelledFrames:
     episodes: Sequence[int] = ()
 
     def scene(self, row: int) -> Scene:
-        """What the simulator said about a frame as a whole; {} where it said nothing."""
+        """The scene of a frame; {} where the simulator gives none."""
         return self.scenes[row] if self.scenes else {}
 
     def __len__(self) -> int:
@@ -70,9 +79,14 @@ class LabelledFrames:
 
 
 def load_or_play(source: Source, folder: Path, progress: Progress = lambda count: None) -> LabelledFrames:
-    """The set of `source` below `folder`, played first if it is not there.
+    """Load the set of `source` from a subfolder of `folder`; play and save it first if it is not there.
 
-    Half of the episodes are played by the task's oracle, where it has one, and half at random.
+    Half of the episodes are played by the task's oracle, if it has one, and half at random.
+
+    Args:
+        source: What to play.
+        folder: Of all sets.
+        progress: Called after each frame that is kept.
     """
     key = hashlib.sha256(source.model_dump_json(exclude_none=True).encode()).hexdigest()[:8]
     path = folder / f"{'-'.join((source.environment, *source.tasks, source.split))}-{key}"
@@ -101,7 +115,7 @@ def _read_lines(path: Path) -> list[Any]:
 
 
 def _play(source: Source, path: Path, progress: Progress) -> None:
-    """Writes set.json last, so that a set cut short is never taken for a whole one."""
+    """Play and save a set; set.json is written last and so marks a complete one."""
     path.mkdir(parents=True, exist_ok=True)
     (path / "set.json").unlink(missing_ok=True)
     world = registry.load("environments", source.environment)
@@ -126,7 +140,7 @@ def _play(source: Source, path: Path, progress: Progress) -> None:
 
 
 def _frames(world: ModuleType, source: Source) -> Iterator[tuple[Frames, Info]]:
-    """As many as the source has, with infos; the tasks in turn."""
+    """The frames of a source with their infos, task by task."""
     rng = np.random.default_rng(source.seed)
     never = getattr(world, "ENDING_ACTIONS", ())
     for task, share in zip(source.tasks, _shares(source.frames, len(source.tasks)), strict=True):
@@ -136,7 +150,7 @@ def _frames(world: ModuleType, source: Source) -> Iterator[tuple[Frames, Info]]:
 
 
 def _oracle(world: ModuleType, task: str) -> Callable[[gym.Env[Any, Any]], Any] | None:
-    """None where nobody has scripted the task."""
+    """The oracle of a task, or None if it has none."""
     try:
         oracle: Callable[[gym.Env[Any, Any]], Any] = world.oracle(task)
     except ValueError:
@@ -145,8 +159,8 @@ def _oracle(world: ModuleType, task: str) -> Callable[[gym.Env[Any, Any]], Any] 
 
 
 def measured(labels: Labels, world: ModuleType) -> Labels:
-    """The labels with distances in units of what the environment's module calls NEAR (1 where it says nothing)."""
-    near = getattr(world, "NEAR", 1.0)  # as ENDING_ACTIONS, one of the things that an environment may leave out
+    """The labels with distances divided by NEAR of the environment's module (1 if it has none)."""
+    near = getattr(world, "NEAR", 1.0)  # optional, as is ENDING_ACTIONS
     return [{**label, "distance": label["distance"] / near} for label in labels]
 
 
@@ -161,10 +175,17 @@ def play(
     never: Sequence[int] = (),
     most: int | None = None,
 ) -> Iterator[tuple[Frames, Info]]:
-    """Endless thinned-out (frame [H, W, 3], info) of alternating oracle and random episodes.
+    """Play oracle and random episodes in turn without end, and yield a random half of the frames with their infos.
 
-    info["episode"] is the episode's number, from 0.
-    never: actions that chance does not take, as they would end the episode. most: frames of one episode; None = all.
+    Args:
+        env: Made with labels=True.
+        oracle: Returns the next action; None = random episodes only.
+        rng: Everything random is drawn from it.
+        never: Actions that are not drawn at random, since they end the episode.
+        most: Frames of one episode at most; None = no limit.
+
+    Yields:
+        A frame uint8 [H, W, 3] and its info, with the number of the episode, from 0, as info["episode"].
     """
     sample = _sampler(env.action_space, rng, never)
     for episode in range(1 << 30):
@@ -194,14 +215,21 @@ def _sampler(space: gym.Space[Any], rng: np.random.Generator, never: Sequence[in
 
 
 def cells(labels: Sequence[Labels], names: Sequence[str], size: tuple[int, int], grid: int) -> np.ndarray:
-    """bool [N, 2 * len(names) + 3, grid, grid]: what each cell of the frame shows, for dense supervision.
+    """What each cell of a grid over the frame shows: targets of a dense auxiliary loss.
 
-        0 .. names             which names it shows
-        names .. 2 * names     of which names it holds a thing's centre: a count is their sum
-        the last three         whether the nearest thing that it shows is near, middle or far
+    A cell shows an object if it contains the centre of the object's box, or the box covers at least 30 % of the cell.
 
-    size: (height, width) of the frames in pixels. A cell shows a thing if it holds the centre of the thing's box
-    or if the box covers at least 30 % of the cell.
+    Args:
+        labels: Of N frames.
+        names: Of the objects.
+        size: Height and width of the frames, in pixels.
+        grid: Cells per side.
+
+    Returns:
+        bool [N, 2 * len(names) + 3, grid, grid], of which the channels are
+            0 .. names          which names the cell shows
+            names .. 2 * names  of which names it contains the centre of an object; their sum over the grid is a count
+            the last three      whether the nearest object that it shows is near, middle or far
     """
     height, width = size
     index = {name: position for position, name in enumerate(names)}

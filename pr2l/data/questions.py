@@ -1,8 +1,8 @@
-"""Question-answer pairs about one frame, made from the simulator's labels: what `pr2l pretrain` teaches.
+"""Question-answer pairs about a frame from the simulator's labels: the training data of `pr2l pretrain`.
 
-Only what a person could read off the frame is asked: presence, direction, distance, count, what is seen, what is at
-the left; where the simulator says which room a frame shows, also that, and whether a thing would be found there. Never
-a reward, never an action.
+The questions are about what a person can see in the frame: presence, direction, distance and number of objects, all
+objects in view, the object at the left; and, if the simulator names the room in view, which room it is and whether an
+object would be found there. No question is about rewards or actions.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pr2l.core.types import Scene
 KINDS = ("presence", "direction", "distance", "count", "seen", "left", "room", "found")
 DIRECTIONS = ("far left", "left", "ahead", "right", "far right")  # five equal columns of the frame
 DISTANCES = ("near", "middle", "far")
-NEAR, FAR = 1.0, 2.0  # in units of what the environment calls NEAR: below NEAR is near, above FAR is far
+NEAR, FAR = 1.0, 2.0  # in units of the environment's NEAR: below NEAR is near, above FAR is far
 COUNTS = ("zero", "one", "two", "three", "many")
-# A thing whose visible box covers less than this share of the frame (20 pixels of 160x120) is too small for a person
-# to name; nothing that depends on it is asked.
+# An object whose visible box covers less than this fraction of the frame (20 pixels of 160x120) is too small for a
+# person to name; questions whose answer depends on it are left out.
 SMALLEST = 20 / (160 * 120)
 
 Label = Mapping[str, Any]  # {"name": str, "box": (x0, y0, x1, y1) in pixels, "distance": float, see NEAR}
@@ -28,7 +28,14 @@ Label = Mapping[str, Any]  # {"name": str, "box": (x0, y0, x1, y1) in pixels, "d
 
 @dataclass(frozen=True)
 class Question:
-    """One question of `kind` about `target` (empty for questions about the whole frame), with its answer."""
+    """A question with its answer.
+
+    Args:
+        kind: One of KINDS.
+        target: Name of the object that is asked about; "" for questions about the whole frame.
+        text: The question.
+        answer: The answer, in lower case.
+    """
 
     kind: str
     target: str
@@ -38,7 +45,14 @@ class Question:
 
 @dataclass(frozen=True)
 class View:
-    """The things that a frame of width x height pixels shows clearly, and the names it shows too small to ask about."""
+    """What a frame shows.
+
+    Args:
+        things: Labels of the objects large enough to ask about, from left to right.
+        unclear: Names of the objects that are too small.
+        width: Of the frame, in pixels.
+        scene: The room in view, as `pr2l.core.types.Scene`; {} where the simulator names none.
+    """
 
     things: Sequence[Label]
     unclear: frozenset[str]
@@ -47,49 +61,50 @@ class View:
 
     @classmethod
     def of(cls, labels: Sequence[Label], width: int, height: int, scene: Scene | None = None) -> View:
-        """Split labels into clear and unclear ones, the clear ones from left to right."""
+        """Make a view from the labels of a frame of width x height pixels."""
         clear = [label for label in labels if _area(label) >= SMALLEST * width * height]
         unclear = frozenset(label["name"] for label in labels if _area(label) < SMALLEST * width * height)
         return cls(sorted(clear, key=_centre), unclear, width, scene or {})
 
     def of_name(self, name: str) -> list[Label]:
+        """The labels of the objects of that name, from left to right."""
         return [label for label in self.things if label["name"] == name]
 
 
 def about(view: View, name: str) -> list[Question]:
-    """The four questions about one name; none where an instance is too small to tell."""
+    """The four questions about the objects of one name; none if one of them is too small."""
     if name in view.unclear:
         return []
-    seen = view.of_name(name)
-    nearest = min(seen, key=lambda label: label["distance"], default=None)
+    instances = view.of_name(name)
+    nearest = min(instances, key=lambda label: label["distance"], default=None)
     return [
-        Question("presence", name, f"is there a {name} ?", "yes" if seen else "no"),
+        Question("presence", name, f"is there a {name} ?", "yes" if instances else "no"),
         Question("direction", name, f"where is the {name} ?", direction(nearest, view.width) if nearest else "nowhere"),
         Question("distance", name, f"how far is the {name} ?", distance(nearest) if nearest else "nowhere"),
-        Question("count", name, f"how many {name} are there ?", COUNTS[min(len(seen), len(COUNTS) - 1)]),
+        Question("count", name, f"how many {name} are there ?", COUNTS[min(len(instances), len(COUNTS) - 1)]),
     ]
 
 
 def found(view: View, name: str) -> list[Question]:
-    """Whether people keep a thing in the room that the frame shows, bare and with the reasons; none without a room.
+    """Whether an object would be found in the room in view, without and with reasons; no questions without a room.
 
-    The reasons are the room, and where the thing is if it is seen: the steps of PR2L's chain of thought.
+    The reasons are the type of the room and the position of the object if it is in view: PR2L's chain of thought.
     """
     if name not in view.scene.get("kept", {}):
         return []
     answer = "yes" if view.scene["kept"][name] else "no"
     reasons = f"{answer} this is a {view.scene['room']}"
-    if name not in view.unclear and (seen := view.of_name(name)):
-        nearest = min(seen, key=lambda label: label["distance"])
+    if name not in view.unclear and (instances := view.of_name(name)):
+        nearest = min(instances, key=lambda label: label["distance"])
         reasons += f" and a {name} is {direction(nearest, view.width)} and {distance(nearest)}"
     text = f"Would a {name} be found here?"
     return [Question("found", name, text, answer), Question("found", name, f"{text} Why or why not?", reasons)]
 
 
 def overall(view: View) -> list[Question]:
-    """The questions about the whole frame; none where anything in it is too small to tell.
+    """The questions about the whole frame; only the one about the room if an object in it is too small.
 
-    An empty prompt asks the same as "what do you see ?", so that a run without a prompt asks for a plain description.
+    The empty question has the answer of "what do you see ?", so a run without a prompt gets a description of the frame.
     """
     room = [Question("room", "", "What room is this?", view.scene["room"])] if "room" in view.scene else []
     if view.unclear:
@@ -106,24 +121,26 @@ def overall(view: View) -> list[Question]:
 
 
 def direction(label: Label, width: int) -> str:
-    """The column of the frame, of five, in which the thing's centre lies."""
+    """The column of the frame, one of DIRECTIONS, in which the centre of the box lies."""
     return DIRECTIONS[min(int(5 * _centre(label) / width), 4)]
 
 
 def distance(label: Label) -> str:
-    """near, middle or far, by the distance in units of what the environment calls NEAR."""
+    """One of DISTANCES; label: its distance is in units of the environment's NEAR."""
     return DISTANCES[int(label["distance"] >= NEAR) + int(label["distance"] > FAR)]
 
 
 def vocabulary(names: Sequence[str], rooms: Sequence[str] = ()) -> list[str]:
-    """Every word that a question or an answer about these names and rooms can hold, sorted, in small letters.
+    """Every word that a question or an answer can contain, sorted, in lower case.
 
-    rooms: the types of room that scenes name; none = no questions about rooms.
+    Args:
+        names: The objects that labels can name.
+        rooms: The types of room that scenes can name; none = no questions about rooms.
     """
     scene: Scene = {"room": " ".join(rooms), "kept": dict.fromkeys(names, True)} if rooms else {}
     view = View([], frozenset(), 1, scene)
-    asked = [question for name in names for question in (*about(view, name), *found(view, name))] + overall(view)
-    texts = [text for question in asked for text in (question.text, question.answer)]
+    questions = [question for name in names for question in (*about(view, name), *found(view, name))] + overall(view)
+    texts = [text for question in questions for text in (question.text, question.answer)]
     texts += [*names, *DIRECTIONS, *DISTANCES, *COUNTS, "nowhere nothing yes no and"]
     return sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower())})
 

@@ -1,10 +1,11 @@
-"""Embeddings on disk: what an encoder made of N frames, in a folder that is checked whenever it is opened.
+"""A store of embeddings: the tokens of N frames in a folder, memory-mapped, and checked whenever it is opened.
 
-    values.npy    float16 [N, T, D], memory-mapped     mask.npy    uint8 [N, T], 1 = real token
-    store.json    the key: what the embeddings were made from and with; the shape; how many rows are done
+    values.npy    float16 [N, T, D]
+    mask.npy      uint8 [N, T], 1 = real token
+    store.json    the key (data set, encoder and VLM of the embeddings), the shape, and the number of finished rows
 
-store.json is replaced last, after the rows that it counts have reached the disk. So whatever kills the process, the
-rows that it counts are whole, and the work goes on behind them.
+store.json is replaced only after the rows that it counts are on the disk. If the process is killed, these rows are
+complete, and the next process continues after them.
 """
 
 from __future__ import annotations
@@ -31,26 +32,39 @@ INDEX = "store.json"
 
 
 class Store:
-    """Made with `create`, `resume` (both to append to) or `open` (to read); its length is N.
+    """Tokens of N frames; its length is N. Use `create` or `resume` to append rows, and `open` to read.
 
-    shape: (N, T, D). done: the rows there are; `flush` makes them last.
+    Attributes:
+        path: The folder.
+        key: What identifies the embeddings, JSON values.
+        shape: (N, T, D).
+        done: The number of finished rows; `flush` writes them to the disk.
     """
 
     def __init__(self, path: Path, key: dict[str, Any], shape: Shape, done: int, mode: Mode) -> None:
         self.path, self.key, self.shape, self.done = path, key, shape, done
-        self.clipped = 0  # entries that `append` has clipped to the range of float16
+        self.clipped = 0  # entries that `append` clipped to the range of float16
         self.values = _array(path / "values.npy", mode, np.float16, shape)
         self.mask = _array(path / "mask.npy", mode, np.uint8, shape[:2])
 
     @classmethod
     def create(cls, path: Path, key: dict[str, Any], shape: Shape) -> Self:
-        """A new store without rows; UserError if there is one, or the disk has no room for it."""
+        """Create a store without rows.
+
+        Args:
+            path: The folder to make.
+            key: JSON values; `resume` and `open` must be called with equal ones.
+            shape: (N, T, D).
+
+        Raises:
+            UserError: If the folder has a store, or the disk has too little space for all rows.
+        """
         if exists(path):
             raise UserError(f"{path} is a store already; go on with Store.resume, or name another folder")
         path.mkdir(parents=True, exist_ok=True)
         rows, tokens, width = shape
         needed, free = rows * tokens * (2 * width + 1), shutil.disk_usage(path).free
-        if needed > free:  # a map that outgrows its disk would end the process without a word
+        if needed > free:  # writing to a memory map on a full disk kills the process without a message
             raise UserError(
                 f"{rows:,} frames of {tokens} x {width} numbers take {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB"
                 f" are free at {path}; name a folder on another disk, or take fewer tokens (encoder_options)"
@@ -61,12 +75,12 @@ class Store:
 
     @classmethod
     def resume(cls, path: Path, key: dict[str, Any]) -> Self:
-        """A store to go on with. Raises UserError if it is damaged, or was made under another key."""
+        """Open an unfinished store to append to; UserError if it is damaged or its key differs."""
         return cls(path, *_read(path, key), mode="r+")
 
     @classmethod
     def open(cls, path: Path, key: dict[str, Any]) -> Self:
-        """A finished store. Raises UserError as `resume` does, and for one that is not finished."""
+        """Open a finished store to read; UserError as of `resume`, and if rows are missing."""
         store = cls(path, *_read(path, key), mode="r")
         if store.done < len(store):
             raise UserError(
@@ -78,19 +92,26 @@ class Store:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | Sequence[int] | npt.NDArray[np.int_]) -> Tokens:
-        """Tokens of so many rows, float16, in memory; IndexError for a row that is not there (yet)."""
-        values, mask = (np.array(part[: self.done][rows]) for part in (self.values, self.mask))
+        """Read rows into memory.
+
+        Returns:
+            Tokens with values float16 [B, T, D] and mask bool [B, T], in the order asked for.
+
+        Raises:
+            IndexError: If a row is not finished.
+        """
+        values, mask = (np.array(array[: self.done][rows]) for array in (self.values, self.mask))
         return Tokens(torch.from_numpy(values), torch.from_numpy(mask).bool())
 
     def append(self, tokens: Tokens) -> None:
-        """Puts them behind the rows there are, rounded to float16 as policies see them."""
+        """Append rows, rounded to float16, the precision of the observations of policies."""
         rows = slice(self.done, self.done + len(tokens.mask))
         self.values[rows], self.mask[rows], clipped = in_half(tokens)
         self.clipped += clipped
         self.done = rows.stop
 
     def flush(self) -> None:
-        """From here on the rows there are survive anything."""
+        """Write the finished rows to the disk."""
         self.values.flush()
         self.mask.flush()
         write_json(self.path / INDEX, {"key": self.key, "shape": self.shape, "done": self.done})
@@ -102,21 +123,21 @@ def exists(path: Path) -> bool:
 
 
 def _array(path: Path, mode: Mode, dtype: type, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    """The memory map of a file; UserError if it is not what store.json says."""
+    """Open a memory map; UserError if its dtype or shape is not that of store.json."""
     if mode == "w+":
         return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
     try:
-        array = np.lib.format.open_memmap(path, mode="r")  # in mode r+ a file cut short would be filled up with zeros
+        array = np.lib.format.open_memmap(path, mode="r")  # mode r+ would fill a truncated file up with zeros
     except (OSError, ValueError) as error:
         raise _damaged(path, str(error)) from error
     if array.dtype != dtype or array.shape != shape:
-        wanted = f"{np.dtype(dtype)} {list(shape)}"
-        raise _damaged(path, f"it holds {array.dtype} {list(array.shape)}, and {INDEX} says {wanted}")
+        expected = f"{np.dtype(dtype)} {list(shape)}"
+        raise _damaged(path, f"it holds {array.dtype} {list(array.shape)}, but {INDEX} says {expected}")
     return array if mode == "r" else np.lib.format.open_memmap(path, mode=mode)
 
 
 def _read(path: Path, key: dict[str, Any]) -> tuple[dict[str, Any], Shape, int]:
-    """Key, shape and number of rows of a store that was made under `key`."""
+    """Key, shape and number of finished rows; UserError if the key is not `key`."""
     if not exists(path):
         raise UserError(f"{path} is no store: it has no {INDEX}; `pr2l embed DATASET --config CONFIG` makes one")
     try:
@@ -126,19 +147,19 @@ def _read(path: Path, key: dict[str, Any]) -> tuple[dict[str, Any], Shape, int]:
         raise _damaged(path / INDEX, f"{type(error).__name__}: {error}") from error
     if changed := _differences(stored, _as_json(key)):
         raise UserError(
-            f"the embeddings in {path} are not those asked for: {'; '.join(changed)}. Make others in another folder"
-            " with `pr2l embed --output FOLDER`, or ask under the config and for the data set that made these."
+            f"the embeddings in {path} are of another data set or config: {'; '.join(changed)}. Write the others to"
+            " another folder with `pr2l embed --output FOLDER`, or use the config and the data set of these."
         )
     return stored, (rows, tokens, width), done
 
 
 def _differences(stored: dict[str, Any], asked: dict[str, Any]) -> list[str]:
-    """Each entry of two keys that is not the same, with both values."""
-    there, here = _flat(stored), _flat(asked)
+    """Each entry in which two keys differ, with both values."""
+    stored_entries, asked_entries = _flat(stored), _flat(asked)
     return [
-        f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
-        for name in {**there, **here}
-        if there.get(name) != here.get(name)
+        f"{name} is {stored_entries.get(name, 'absent')} there and {asked_entries.get(name, 'absent')} here"
+        for name in {**stored_entries, **asked_entries}
+        if stored_entries.get(name) != asked_entries.get(name)
     ]
 
 
@@ -152,7 +173,7 @@ def _flat(key: dict[str, Any], start: str = "") -> dict[str, str]:
 
 
 def _as_json(key: dict[str, Any]) -> dict[str, Any]:
-    """As it comes back from a file: tuples are lists."""
+    """The key as it is read from a file: with lists in place of tuples."""
     values: dict[str, Any] = json.loads(json.dumps(key))
     return values
 

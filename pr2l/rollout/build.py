@@ -62,21 +62,25 @@ def environments(config: RunConfig, split: Split, *, labels: bool = False, count
     return InProcessVecEnv(factories, timeouts)
 
 
-def encoder(config: RunConfig) -> Encoder:
-    """The config's encoder, with a memory if it is costly.
+def encoder(config: RunConfig, frame_shape: tuple[int, int, int] | None = None) -> Encoder:
+    """Make the config's encoder, with a cache if it is costly; loads the VLM if it has one.
 
-    Loads the VLM if the encoder has one, and makes an environment to ask for its space.
+    Args:
+        config: Its encoder, VLM, prompt and their options are used.
+        frame_shape: Height and width of the frames, and 3. None = as the environment says, which is made for it.
     """
     module = registry.load("environments", config.environment)
-    with closing(module.make(config.task, config.options("environment"))) as env:
-        check_spaces(env, f"{config.environment}/{config.task}")
-        height, width, _ = env.observation_space["frame"].shape
+    if frame_shape is None:
+        with closing(module.make(config.task, config.options("environment"))) as env:
+            check_spaces(env, f"{config.environment}/{config.task}")
+            height, width, _ = env.observation_space["frame"].shape
+        frame_shape = (height, width, 3)
     source = EncoderSource(
         vlm=config.vlm,
         vlm_options=config.options("vlm"),
         prompt=prompt.load(config.prompt_name) if config.prompt_name else None,
         contexts=prompt.task_contexts(module.TASKS[config.task]),
-        frame_shape=(height, width, 3),
+        frame_shape=frame_shape,
         kinds=module.kinds(config.task),
     )
     made: Encoder = registry.load("encoders", config.encoder).create(source, config.options("encoder"))

@@ -71,7 +71,7 @@ def findings(config: RunConfig) -> Iterator[Finding]:
         yield _environment(config, spaces)
         part = "data"
         if learns_from_data(config):
-            yield _data(config, spaces)
+            yield _data(config)
             part = "policy"
             yield from _policy(config, encoder, spaces)
         else:
@@ -136,13 +136,12 @@ def _workers(config: RunConfig) -> str:
     return f"{len(groups[0])} worker processes, VLM batches of {sizes} frames a step"
 
 
-def _data(config: RunConfig, frames: build.Spaces) -> Finding:
+def _data(config: RunConfig) -> Finding:
     """The size of the data set, and how often the run will learn from it."""
-    found = recording(config, frames)
-    episodes = len(found.contexts)
-    transitions = len(found) - episodes
+    data = recording(config)
+    transitions = len(data) - data.episodes
     epochs = f"{config.steps:,} steps see each {config.steps / transitions:.3g} times"
-    return Finding("data", f"{episodes:,} episodes of {transitions:,} transitions in {config.data}; {epochs}")
+    return Finding("data", f"{data.episodes:,} episodes of {transitions:,} transitions in {config.data}; {epochs}")
 
 
 def rollout_memory(config: RunConfig, encoder: Encoder, frames: build.Spaces) -> Finding:

@@ -42,6 +42,7 @@ from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.types import Labels
 from pr2l.data.labelled_frames import measured
 from pr2l.data.space_arrays import as_element, check_supported, stack
+from pr2l.rollout.contract import ContractCheck
 from pr2l.rollout.episodes import NOISE, SeededEpisodes
 from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.training.evaluate import learner_actor, play, trained
@@ -113,8 +114,9 @@ def collect(
     episodes = 100 if episodes is None and demonstrations is None else episodes
     values = {**(run.config.environment_options if run else {}), **(options or {})}
     defaults = parse_options(module.Defaults, values, f"options of {environment!r}")
-    env = module.make(task, defaults, split=split, labels=labels or policy != "random")
-    title = f"{policy} {'play' if demonstrations else 'plays'} {environment}/{task}"
+    name, with_labels = f"{environment}/{task}", labels or policy != "random"
+    env = ContractCheck(module.make(task, defaults, split=split, labels=with_labels), name, labels=labels)
+    title = f"{policy} {'play' if demonstrations else 'plays'} {name}"
     with closing(env), Progress() as progress:
         bar = progress.add_task(title, total=episodes)
         metadata = {
@@ -182,8 +184,8 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
     Observations and actions are copied in the dtypes of their spaces, so an environment may reuse its arrays.
 
     Args:
-        env: The environment; its infos have "success", and may have "context", "labels" and "cut". Episodes that end
-            with "cut" (the simulator failed) are left out.
+        env: The environment; its infos have "context" and "success", as those of ContractCheck, and may have "labels"
+            and "cut". Episodes that end with "cut" (the simulator failed) are left out.
         write: Called with the episode, its metadata, and the labels of its n + 1 frames.
         noise: Probability of a random action, 0 to 1. The episode's seed determines when it comes and which it is.
         never: Actions that noise does not draw.
@@ -237,7 +239,7 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
 
     def _observe(self, observation: Observation, info: dict[str, Any]) -> None:
         self._observations.append(as_element(self.observation_space, observation, "observation"))
-        self._contexts.append(dict(info.get("context", {})))
+        self._contexts.append(dict(info["context"]))
         self._labels.append(deepcopy(info.get("labels", [])))
         self._infos.append({key: deepcopy(info.get(key)) for key in self._keys})
         if len(self._infos) == 2:  # some entries come with the first step only
@@ -311,7 +313,7 @@ def _play(env: Recorder, module: Any, task: str, run: Run | None, policy: str, e
         play(VecEmbed(venv, encoder), learner_actor(learner, greedy=run.config.evaluation_greedy), episodes)
     elif policy == "oracle":
         decide = module.oracle(task)
-        play(venv, _one(lambda: decide(env)), episodes)
+        play(venv, _one(lambda: as_element(env.action_space, decide(env), "action of the oracle")), episodes)
     else:
         env.action_space.seed(seed)
         play(venv, _one(env.action_space.sample), episodes)

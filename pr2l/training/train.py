@@ -28,7 +28,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from pr2l.core.config import RunConfig
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
-from pr2l.data.recorded import batch_source, learns_from_data
+from pr2l.data.recorded import batch_source, learns_from_data, recorded_spaces, recording
 from pr2l.encoders.base import Encoder
 from pr2l.policies.base import Hooks, Learner
 from pr2l.rollout import build
@@ -66,12 +66,13 @@ def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs
     earlier_steps = Run.load(resume).config.steps if resume else config.steps
     run = Run.reopen(resume, config) if resume else None
     checkpoint = run.latest(remove_damaged=True) if run else None
-    encoder = build.encoder(config)
+    data = recording(config) if learns_from_data(config) else None
+    encoder = build.encoder(config, data.frame_shape if data else None)
     with _sigterm_exits(), ExitStack() as stack:
         source: Any
-        if learns_from_data(config):
-            spaces = build.frame_spaces(config)
-            source = batch_source(config, encoder, spaces)
+        if data is not None:
+            spaces = recorded_spaces(data)
+            source = batch_source(config, encoder, data)
         else:
             memory = rollout_memory(config, encoder, build.frame_spaces(config))
             if not memory.good:

@@ -225,6 +225,16 @@ def test_the_vlms_embeddings_are_those_of_a_run(toy, dataset):
     assert Store.open(store.path, store_key(Recording(dataset), encoder)).key["vlm"]["name"] == "tiny"
 
 
+def test_a_task_that_does_not_list_its_contexts_can_be_embedded(toy, dataset, frames, monkeypatch):
+    """Its prompts are open, so any context may come; the same data set is refused where others are listed."""
+    monkeypatch.setattr(registry.load("environments", "toy").Task, "contexts", None)
+    config = toy()
+    assert_holds(embed.embed(dataset, config), build.encoder(config).encode(*frames))
+    monkeypatch.setattr(registry.load("environments", "toy").Task, "contexts", ({"target": "up"},))
+    with pytest.raises(UserError, match="has an episode with the context .* which toy/colours never gives"):
+        embed.embed(dataset, config)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

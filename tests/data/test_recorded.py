@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from test_train import assert_same_run, metrics, wait_for_step, weights
 from pr2l.core import registry
 from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
-from pr2l.data.embed import Recording, embed
-from pr2l.data.recorded import Episodes, batch_source
+from pr2l.data.embed import embed
+from pr2l.data.recorded import batch_source, recording
+from pr2l.data.recording import Recording
+from pr2l.data.sources import Episodes, TransitionSource
 from pr2l.rollout import build
 from pr2l.training.check import findings
 from pr2l.training.collect import collect
@@ -42,11 +45,17 @@ TOY = {
 }
 
 
+COLLECTED = {}  # the folder of the one data set that all tests copy
+
+
 @pytest.fixture
-def toy(write_plugin, tmp_path):
+def toy(write_plugin, tmp_path, tmp_path_factory):
     """toy(key=value, ...) -> config of a run on 20 episodes of the toy world's oracle, a third of its actions noise."""
     write_plugin("environments", "toy", (Path(__file__).parents[1] / "toy_world.py").read_text())
-    collect("toy", "colours", tmp_path / "episodes", policy="oracle", episodes=20, noise=0.33)
+    if not COLLECTED:
+        COLLECTED["toy"] = tmp_path_factory.mktemp("data") / "episodes"
+        collect("toy", "colours", COLLECTED["toy"], policy="oracle", episodes=20, noise=0.33)
+    shutil.copytree(COLLECTED["toy"], tmp_path / "episodes")
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump({**TOY, "data": str(tmp_path / "episodes")}))
     return lambda *overrides: load_config(tmp_path / "toy.yaml", overrides)
 
@@ -131,7 +140,7 @@ def test_the_encoder_is_not_asked_in_training(toy, tmp_path, monkeypatch):
     encoder = build.encoder(config)
     monkeypatch.setattr(type(encoder), "encode", lambda *given: pytest.fail("was asked"))
     monkeypatch.setattr(registry.load("environments", "toy").Colours, "reset", lambda *a, **b: pytest.fail("played"))
-    assert len(batch_source(config, encoder, build.frame_spaces(config))) == 20
+    assert len(batch_source(config, encoder, recording(config))) == 20
     with pytest.raises(pytest.fail.Exception, match="played"):
         train(config, root=tmp_path / "runs")
     (run,) = (tmp_path / "runs").iterdir()
@@ -189,10 +198,10 @@ def test_what_is_fitted_on_the_data_set_comes_with_the_run(toy, tmp_path, write_
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data=null"], "bc learns from recorded episodes, and the config names none: .*data=FOLDER"),
-        (["algorithm=ppo", "algorithm_options={}"], "ppo plays its own episodes; .*data=null"),
+        (["data=null"], "bc learns from recorded episodes, .* none: .*data=FOLDER"),
+        (["algorithm=ppo", "algorithm_options={}"], "ppo plays its own episodes .*data=null"),
         (["data=absent"], "absent is no data set: .*pr2l collect"),
-        (["environment=doors", "task=choose"], "observation_space of the data set .* is Dict.*environment_options"),
+        (["environment=doors", "task=choose"], "was recorded in toy/colours, .* doors/choose"),
         (["encoder=oracle", "encoder_options={}"], "'oracle' reads labels"),
     ],
 )
@@ -200,6 +209,56 @@ def test_what_does_not_fit_together_is_refused_before_there_is_a_run(examples, t
     with pytest.raises(UserError, match=message):
         train(toy(*overrides), root=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_spaces_that_differ_are_refused_where_nothing_says_what_was_recorded(examples, toy, tmp_path):
+    metadata = tmp_path / "episodes" / "data" / "metadata.json"
+    values = json.loads(metadata.read_text())
+    del values["environment"], values["task"], values["description"]
+    metadata.write_text(json.dumps(values))
+    with pytest.raises(UserError, match="observation_space of the data set .* is Dict.*environment_options"):
+        train(toy("environment=doors", "task=choose"), root=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_learning_needs_no_simulator_until_the_evaluation(toy, tmp_path, monkeypatch):
+    """The encoder's frames and the learner's spaces are those of the data set."""
+
+    def absent(*arguments, **options):
+        raise ImportError("the toy simulator is not installed")
+
+    monkeypatch.setattr(registry.load("environments", "toy"), "make", absent)
+    with pytest.raises(ImportError, match="not installed"):
+        train(toy("steps=64"), root=tmp_path / "runs")
+    (run,) = (tmp_path / "runs").iterdir()
+    assert metrics(run) and weights(run)[0] and not (run / "results.json").exists()
+
+
+TRANSITIONS = """
+from typing import ClassVar
+from pydantic import BaseModel
+class Defaults(BaseModel):
+    gamma: float = 0.5
+    n_step: int = 2
+class Learner:
+    learns_from: ClassVar = "transitions"
+"""
+
+
+def test_an_algorithm_that_learns_from_transitions_gets_them(toy, tmp_path, write_plugin):
+    """With the discount and the n-step rewards of its options."""
+    write_plugin("algorithms", "offline", TRANSITIONS)
+    config = toy("algorithm=offline", "algorithm_options={}")
+    encoder = build.encoder(config)
+    source = batch_source(config, encoder, recording(config))
+    episodes = list(minari.MinariDataset(tmp_path / "episodes" / "data"))
+    assert isinstance(source, TransitionSource) and len(source) == sum(len(episode.actions) for episode in episodes)
+    batch = source.episodes.transitions(np.arange(len(episodes[0].actions)), source.n_step)
+    rewards = [*episodes[0].rewards, 0.0]
+    assert batch.rewards.tolist() == [rewards[i] + 0.5 * rewards[i + 1] for i in range(len(rewards) - 1)]
+    assert batch.discounts.tolist() == [0.25] * (len(rewards) - 2) + [0.5] and batch.truncated[-1]
+    assert torch.equal(batch.next_observations["tokens"][:-1], source.episodes[0].observations["tokens"][2:])
+    assert batch.expert_actions.tolist() == episodes[0].infos["choice"].tolist()
 
 
 def test_check_says_how_often_the_data_will_be_seen(toy, tmp_path):

@@ -145,9 +145,9 @@ def test_a_store_that_was_being_made_is_none(tmp_path):
 
 def test_another_key_is_refused_with_what_differs(finished):
     other = {"encoder": "known", "vlm": {"name": "tiny", "layers": [-1], "dtype": "float16"}, "prompt": "where"}
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as refusal:
         Store.open(finished, other)
-    differences = str(told.value).partition(": ")[2].partition(". Make")[0].split("; ")
+    differences = str(refusal.value).partition(": ")[2].partition(". Write")[0].split("; ")
     assert differences == [
         "vlm.layers is [-2, -1] there and [-1] here",
         'prompt is null there and "where" here',

@@ -213,6 +213,13 @@ def test_what_is_not_in_the_space_is_refused_rather_than_rounded(space, action) 
         as_element(space, action, "action")
 
 
+def test_an_oracles_action_outside_the_space_is_refused(reusing, tmp_path) -> None:
+    options = {"space": "Discrete(2)", "actions": [0.5, 1]}
+    with pytest.raises(UserError, match="action of the oracle is 0.5"):
+        collect("reusing", "count", tmp_path / "a", policy="oracle", options=options)
+    assert not (tmp_path / "a").exists()  # nothing was recorded
+
+
 def test_infos_that_are_not_there_are_named(reusing, tmp_path) -> None:
     options = {"space": "Discrete(2)"}
     with pytest.raises(UserError, match="no 'measure'; it has context, measures, place, success"):
