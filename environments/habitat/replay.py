@@ -1,14 +1,14 @@
-"""Human demonstrations of ObjectNav, as Habitat-Web and PIRLNav publish them: episodes with a `reference_replay`.
+"""Read human demonstrations of ObjectNav in the format of Habitat-Web and PIRLNav: episodes with a `reference_replay`.
 
-A file is one JSON object, gzipped, hundreds of megabytes once unpacked; among its keys are
+A file is one gzipped JSON object of hundreds of megabytes; among its keys are
 
     "episodes": [{"episode_id": "7", "scene_id": "hm3d/train/00800-.../TEEsavR23oF.basis.glb",
                   "start_position": [x, y, z], "start_rotation": [x, y, z, w], "object_category": "chair",
                   "reference_replay": [{"action": "STOP"}, {"action": "TURN_LEFT", "agent_state": {...}}, ...]}, ...]
 
 (Ram81/pirlnav at 8235b0e: pirlnav/dataset/dataset.py and task/object_nav_task.py). The first entry of a replay is the
-state before anything was done, so its action stands for nothing. Everything else in the file is passed over: episodes
-are decoded one at a time. Imports nothing but the standard library, and runs on Python 3.9.
+state at the start, and its action was not taken. Episodes are decoded one at a time, and everything else in the file is
+skipped. Only the standard library is imported, and Python 3.9 will do.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-# As written in a replay -> as habitat-lab's ObjectNav task calls it.
+# Action in a replay -> action of habitat-lab's ObjectNav task.
 ACTIONS = {
     "STOP": "stop",
     "MOVE_FORWARD": "move_forward",
@@ -32,19 +32,24 @@ ACTIONS = {
     "LOOK_UP": "look_up",
     "LOOK_DOWN": "look_down",
 }
-BLOCK = 1 << 20  # characters read at a time
+BLOCK = 1 << 20  # characters per read
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-# What opens or closes, or a string, which may go on after the text: then without the group.
+# A bracket, or a string; the group is missing where the string is not closed within the text.
 _TOKEN = re.compile(r'[\[\]{}]|"[^"\\]*(?:\\.[^"\\]*)*(")?', re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Replay:
-    """One demonstration.
+    """A demonstration.
 
-    scene_id: as in the file, a path below the scene data sets' folder. goal: the object's category. position: x, y, z
-    in metres; rotation: a quaternion x, y, z, w; both of the start. actions: values of ACTIONS, each of which was done.
+    Args:
+        episode_id: As in the file.
+        scene_id: As in the file, a path below the folder of the scene data sets.
+        goal: The object's category.
+        position: x, y, z of the start, in metres.
+        rotation: Quaternion x, y, z, w of the start.
+        actions: The actions that were taken, values of ACTIONS.
     """
 
     episode_id: str
@@ -56,16 +61,18 @@ class Replay:
 
 
 def read_replays(path: Path) -> Iterator[Replay]:
-    """The demonstrations of a .json.gz file, in their order, one in memory at a time.
+    """Read the demonstrations of a .json.gz file in their order, one in memory at a time.
 
-    Raises FileNotFoundError, and ValueError with the number of the episode where the file is not as described above.
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not in the format above; names the episode.
     """
     number = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             for number, episode in enumerate(_episodes(_Json(file))):
                 yield _replay(episode)
-                number += 1  # what fails from here on is the next one
+                number += 1  # an error from here on is of the next one
     except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
         raise ValueError(
             f"{path}, episode {number}: {error}. An ObjectNav data set with human demonstrations is needed, "
@@ -120,7 +127,7 @@ def _short(value: Any) -> str:
 
 
 def _episodes(text: _Json) -> Iterator[Any]:
-    """The elements of the list "episodes" of the object that the text is."""
+    """Decode the elements of the list "episodes" one by one."""
     text.expect("{")
     while text.next() == '"':
         key = text.value()
@@ -135,27 +142,27 @@ def _episodes(text: _Json) -> Iterator[Any]:
 
 
 class _Json:
-    """A place in a JSON text that is read a block at a time."""
+    """A position in a JSON text that is read in blocks."""
 
     def __init__(self, file: TextIO) -> None:
         self._file, self._text, self._at = file, "", 0
         self._decode = json.JSONDecoder().raw_decode
 
     def next(self) -> str:
-        """The next character that is not white space, "" at the end; it stays the next."""
+        """The next character that is not white space, or "" at the end; the position stays before it."""
         while True:
             self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # matches everywhere
             if self._at < len(self._text) or not self._more():
                 return self._text[self._at : self._at + 1]
 
     def expect(self, character: str) -> None:
-        """Passes a character."""
-        if (found := self.next()) != character:
-            raise ValueError(f"expected {character!r} and found {found!r}" if found else "the file ends too early")
+        """Move past a character; ValueError if it is another one."""
+        if (actual := self.next()) != character:
+            raise ValueError(f"expected {character!r} and found {actual!r}" if actual else "the file ends too early")
         self._at += 1
 
     def value(self) -> Any:
-        """Passes a value, and decodes it."""
+        """Decode the next value and move past it."""
         self.next()
         while True:
             try:
@@ -170,7 +177,7 @@ class _Json:
             return value
 
     def elements(self) -> Iterator[Any]:
-        """Passes a list, and decodes its elements one by one."""
+        """Decode the elements of a list one by one, and move past it."""
         self.expect("[")
         while self.next() != "]":
             yield self.value()
@@ -179,7 +186,7 @@ class _Json:
         self.expect("]")
 
     def skip(self) -> None:
-        """Passes a value without keeping or checking what is in it."""
+        """Move past a value without decoding it."""
         if self.next() not in ("[", "{"):
             self.value()
             return
@@ -198,7 +205,10 @@ class _Json:
                 raise ValueError("the file ends too early")
 
     def _more(self) -> bool:
-        """Reads on, dropping what is passed; at least as much as is kept, so a long value is not tried too often."""
+        """Read a block and drop the text before the position; False at the end of the file.
+
+        A block is at least as long as the kept text, so that the number of attempts to decode a long value is small.
+        """
         kept = self._text[self._at :]
         block = self._file.read(max(BLOCK, len(kept)))
         self._text, self._at = kept + block, 0

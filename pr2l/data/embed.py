@@ -92,10 +92,10 @@ def _check(recording: Recording, encoder: Encoder, config: RunConfig) -> None:
             f"the prompt takes the last {encoder.frame_history} frames, and embeddings of a data set are of single"
             " frames; use a prompt with one image"
         )
-    known = task_contexts(registry.load("environments", config.environment).TASKS[config.task])
-    if known is None:  # the task has open prompts: any context may come
+    contexts = task_contexts(registry.load("environments", config.environment).TASKS[config.task])
+    if contexts is None:  # the task has open prompts: any context may come
         return
-    if unknown := [context for context in recording.all_contexts() if context not in known]:
+    if unknown := [context for context in recording.all_contexts() if context not in contexts]:
         raise UserError(
             f"the data set {recording.key['name']!r} has an episode with the context {unknown[0]}, which "
             f"{config.environment}/{config.task} never gives; use a config of the task that was collected"

@@ -97,9 +97,10 @@ def load_or_play(source: Source, folder: Path, progress: Progress = lambda count
 
 def _is_complete(path: Path, source: Source) -> bool:
     card = path / "set.json"
-    parts = (card, path / "scenes.jsonl", path / "episodes.npy")  # sets of earlier versions lack one or two
-    whole = all(part.exists() for part in parts)
-    return whole and json.loads(card.read_text())["source"] == source.model_dump(mode="json")
+    files = (card, path / "scenes.jsonl", path / "episodes.npy")  # sets of earlier versions lack one or two
+    if not all(file.exists() for file in files):
+        return False
+    return bool(json.loads(card.read_text())["source"] == source.model_dump(mode="json"))
 
 
 def _read(path: Path) -> LabelledFrames:
@@ -164,8 +165,9 @@ def measured(labels: Labels, world: ModuleType) -> Labels:
     return [{**label, "distance": label["distance"] / near} for label in labels]
 
 
-def _shares(total: int, parts: int) -> list[int]:
-    return [total // parts + (part < total % parts) for part in range(parts)]
+def _shares(total: int, count: int) -> list[int]:
+    """Split a total into `count` nearly equal integers."""
+    return [total // count + (index < total % count) for index in range(count)]
 
 
 def play(
@@ -234,7 +236,7 @@ def cells(labels: Sequence[Labels], names: Sequence[str], size: tuple[int, int],
     height, width = size
     index = {name: position for position, name in enumerate(names)}
     content = np.zeros((len(labels), 2 * len(names) + len(DISTANCES), grid, grid), bool)
-    shown, centred, ranges = np.split(content, [len(names), 2 * len(names)], axis=1)  # views
+    visible, centred, ranges = np.split(content, [len(names), 2 * len(names)], axis=1)  # views
     edges = np.arange(grid)
     cell_h, cell_w = height / grid, width / grid
     for row, frame_labels in enumerate(labels):
@@ -246,7 +248,7 @@ def cells(labels: Sequence[Labels], names: Sequence[str], size: tuple[int, int],
             centre = int(min((y0 + y1) / 2 / cell_h, grid - 1)), int(min((x0 + x1) / 2 / cell_w, grid - 1))
             covered[centre] = True
             name = index[label["name"]]
-            shown[row, name] |= covered
+            visible[row, name] |= covered
             centred[row, name][centre] = True
             ranges[row][:, covered] = np.array([[word == distance(label)] for word in DISTANCES])
     return content

@@ -50,8 +50,8 @@ def recording(config: RunConfig) -> Recording:
     """
     assert config.data is not None
     data = Recording(config.data)
-    recorded, wanted = (data.environment, data.task), (config.environment, config.task)
-    if data.environment is not None and recorded != wanted:
+    recorded, configured = (data.environment, data.task), (config.environment, config.task)
+    if data.environment is not None and recorded != configured:
         raise UserError(
             f"the data set {config.data} was recorded in {data.environment}/{data.task}, but the config is for "
             f"{config.environment}/{config.task}; use a config of the recorded task, or collect another data set"

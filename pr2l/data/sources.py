@@ -212,20 +212,20 @@ def _expert_actions(episode: Episode) -> Any:
 def _concatenate(parts: Sequence[Any]) -> Any:
     """Actions of several episodes, in the layout of `space_arrays`, as those of one."""
     if isinstance(parts[0], dict):
-        return {key: _concatenate([part[key] for part in parts]) for key in parts[0]}
+        return {key: _concatenate([actions[key] for actions in parts]) for key in parts[0]}
     if isinstance(parts[0], tuple):
         return tuple(_concatenate(column) for column in zip(*parts, strict=True))
     if isinstance(parts[0], list):
-        return [text for part in parts for text in part]
+        return [text for texts in parts for text in texts]
     return np.concatenate(parts)
 
 
 def _take(actions: Any, steps: Rows) -> ActionBatch:
     """The actions of some steps, as tensors or texts."""
     if isinstance(actions, dict):
-        return {key: _take(part, steps) for key, part in actions.items()}
+        return {key: _take(column, steps) for key, column in actions.items()}
     if isinstance(actions, tuple):
-        return tuple(_take(part, steps) for part in actions)
+        return tuple(_take(column, steps) for column in actions)
     if isinstance(actions, list):
         return [actions[step] for step in steps]
     return torch.from_numpy(actions[steps])

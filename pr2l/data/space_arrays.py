@@ -32,8 +32,8 @@ def check_supported(space: spaces.Space[Any], name: str) -> None:
         kinds = ", ".join(kind.__name__ for kind in SUPPORTED)
         raise UserError(f"the {name} is {space}, which cannot be recorded; recorded episodes hold {kinds}")
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        for part in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
-            check_supported(part, name)
+        for subspace in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
+            check_supported(subspace, name)
 
 
 def as_element(space: spaces.Space[Any], value: Any, name: str) -> Any:
@@ -56,12 +56,12 @@ def as_element(space: spaces.Space[Any], value: Any, name: str) -> Any:
     if isinstance(space, spaces.Dict):
         if not isinstance(value, dict) or value.keys() != space.spaces.keys():
             raise _not_an_element(space, value, name)
-        return {key: as_element(part, value[key], f"{name}[{key!r}]") for key, part in space.spaces.items()}
+        return {key: as_element(subspace, value[key], f"{name}[{key!r}]") for key, subspace in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         if len(value) != len(space.spaces):
             raise _not_an_element(space, value, name)
         return tuple(
-            as_element(part, value[index], f"{name}[{index}]") for index, part in enumerate(space.spaces)
+            as_element(subspace, value[index], f"{name}[{index}]") for index, subspace in enumerate(space.spaces)
         )
     if isinstance(space, spaces.Text):
         if not isinstance(value, str):
@@ -82,10 +82,10 @@ def as_element(space: spaces.Space[Any], value: Any, name: str) -> Any:
 def stack(space: spaces.Space[Any], elements: Sequence[Any]) -> Any:
     """Stack elements over time: arrays [n, ...] in the space's dtype, in the layout above."""
     if isinstance(space, spaces.Dict):
-        return {key: stack(part, [element[key] for element in elements]) for key, part in space.spaces.items()}
+        return {key: stack(subspace, [element[key] for element in elements]) for key, subspace in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         return tuple(
-            stack(part, [element[index] for element in elements]) for index, part in enumerate(space.spaces)
+            stack(subspace, [element[index] for element in elements]) for index, subspace in enumerate(space.spaces)
         )
     if isinstance(space, spaces.Text):
         return list(elements)
@@ -102,10 +102,10 @@ def read(space: spaces.Space[Any], stored: Any, name: str) -> Any:
     if isinstance(space, spaces.Dict):
         if missing := [key for key in space.spaces if key not in stored]:
             raise UserError(f"the stored {name} has no {missing[0]!r}, which its space {space} names")
-        return {key: read(part, stored[key], f"{name}[{key!r}]") for key, part in space.spaces.items()}
+        return {key: read(subspace, stored[key], f"{name}[{key!r}]") for key, subspace in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        parts = enumerate(space.spaces)
-        return tuple(read(part, stored[f"_index_{index}"], f"{name}[{index}]") for index, part in parts)
+        subspaces = enumerate(space.spaces)
+        return tuple(read(subspace, stored[f"_index_{index}"], f"{name}[{index}]") for index, subspace in subspaces)
     if isinstance(space, spaces.Text):
         return [text.decode("utf-8") for text in stored[()]]
     assert isinstance(stored, h5py.Dataset)

@@ -153,13 +153,13 @@ def _read(path: Path, key: dict[str, Any]) -> tuple[dict[str, Any], Shape, int]:
     return stored, (rows, tokens, width), done
 
 
-def _differences(stored: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+def _differences(stored: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     """Each entry in which two keys differ, with both values."""
-    stored_entries, asked_entries = _flat(stored), _flat(asked)
+    stored_entries, expected_entries = _flat(stored), _flat(expected)
     return [
-        f"{name} is {stored_entries.get(name, 'absent')} there and {asked_entries.get(name, 'absent')} here"
-        for name in {**stored_entries, **asked_entries}
-        if stored_entries.get(name) != asked_entries.get(name)
+        f"{name} is {stored_entries.get(name, 'absent')} there and {expected_entries.get(name, 'absent')} here"
+        for name in {**stored_entries, **expected_entries}
+        if stored_entries.get(name) != expected_entries.get(name)
     ]
 
 
