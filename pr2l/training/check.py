@@ -116,6 +116,9 @@ def _prompt(config: RunConfig) -> Finding:
     asked = prompt.load(config.prompt_name)
     if contexts is None:
         return Finding("prompt", f"filled with free text: {asked.template!r}")
+    if asked.messages:
+        prompts = [str(asked.render_messages(context)) for context in contexts]
+        return Finding("prompt", f"{len(set(prompts))} conversations over {asked.images} frames, such as {prompts[0]}")
     texts = prompt.check(asked, contexts)
     return Finding("prompt", f"{len(set(texts))} texts, such as {texts[0]!r}")
 

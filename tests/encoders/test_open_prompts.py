@@ -279,3 +279,29 @@ def test_a_run_in_a_task_with_open_contexts_logs_how_many_prompts_were_truncated
     values = dict(zip(header, row, strict=True))
     assert 0 < float(values["prompt/truncated"]) < 1 and float(values["prompt/longest"]) > 20
     assert registry.load("environments", "open_world").TASKS
+
+
+def test_a_run_with_conversations_over_several_frames_trains(write_plugin, tmp_path):
+    from pathlib import Path
+
+    from pr2l.core.config import load_config
+    from pr2l.training.check import check
+    from pr2l.training.train import train
+
+    llava = next(case for case in CASES if case.name == "llava")
+    write_plugin("environments", "toy", (Path(__file__).parents[1] / "toy_world.py").read_text())
+    (tmp_path / "chat.yaml").write_text(
+        "messages: [{role: user, content: [{type: image, frames: 2}, {type: text, text: 'is it {target} ?'}]}]\n"
+        "slots: [target]\nwhy: a test\nsource: this file\n"
+    )
+    (tmp_path / "run.yaml").write_text(
+        f"why: a test\nenvironment: toy\ntask: colours\nvlm: {folder(llava)}\nencoder: prompted\n"
+        "network: token_transformer\nsteps: 32\nnum_envs: 2\nevaluation_episodes: 2\n"
+        f"encoder_options: {{image_tokens: 1}}\nvlm_options: {{generation: none}}\nprompt: {tmp_path / 'chat.yaml'}\n"
+        "algorithm_options: {n_steps: 16, batch_size: 16, n_epochs: 1}\n"
+    )
+    config = load_config(tmp_path / "run.yaml")
+    assert check(config)
+    run = train(config, root=tmp_path)
+    assert (run / "results.json").is_file()
+    assert len((run / "metrics.csv").read_text().splitlines()) == 2
