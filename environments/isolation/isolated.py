@@ -435,6 +435,8 @@ def _space(described: dict[str, Any]) -> spaces.Space[Any]:
         return spaces.Discrete(described["n"], start=described.get("start", 0))
     if described["type"] == "MultiDiscrete":
         return spaces.MultiDiscrete(described["nvec"])
+    if described["type"] == "MultiBinary":
+        return spaces.MultiBinary(described["n"] if len(described["n"]) > 1 else described["n"][0])
     dtype, shape = np.dtype(described["dtype"]), described["shape"]
     low, high = (np.broadcast_to(np.asarray(described[bound], dtype), shape) for bound in ("low", "high"))
     return spaces.Box(low, high, dtype=dtype.type)

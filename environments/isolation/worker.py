@@ -303,7 +303,9 @@ def plain(space: Any) -> dict[str, Any]:
         return {"type": kind, "n": int(space.n), "start": int(space.start)}
     if kind == "MultiDiscrete":
         return {"type": kind, "nvec": space.nvec.tolist()}
-    raise ValueError(f"a space of the kind {kind} cannot be isolated: Box, Discrete and MultiDiscrete can")
+    if kind == "MultiBinary":
+        return {"type": kind, "n": list(space.shape)}
+    raise ValueError(f"a space of the kind {kind} cannot be isolated: Box, Discrete, MultiDiscrete and MultiBinary can")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from gymnasium.utils.env_checker import check_env
 from processes import PATIENCE
 
 from pr2l.environments.doom import environment as doom
-from pr2l.environments.isolation import isolated, wire
+from pr2l.environments.isolation import isolated, wire, worker
 from pr2l.environments.isolation.interpreters import interpreter
 from pr2l.environments.isolation.isolated import Isolated, Timeouts
 
@@ -91,6 +92,25 @@ def test_what_the_worker_shows_arrives(world):
         assert (reward, terminated, truncated, info["success"]) == (2 + step / 10, step == 5, False, step == 5)
     assert (env.render() == 45).all()
     assert env.restarts == 0
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(4),
+        spaces.MultiDiscrete([3, 4]),
+        spaces.MultiBinary(3),
+        spaces.MultiBinary([2, 3]),
+        spaces.Box(-1, 1, (2,), np.float32),
+        spaces.Box(np.array([0, -5]), np.array([1, 5]), dtype=np.int64),
+    ],
+    ids=str,
+)
+def test_a_space_that_is_described_comes_back(space):
+    described = json.loads(json.dumps(worker.plain(space), default=lambda array: array.tolist()))
+    frame = spaces.Box(0, 255, (2, 2, 3), np.uint8)
+    made = {"observation": {"frame": worker.plain(frame)}, "action": described}
+    assert isolated.gymnasium_spaces(made) == (spaces.Dict(frame=frame), space)
 
 
 def test_actions_of_several_parts_cross(world):
