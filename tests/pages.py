@@ -3,7 +3,7 @@
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,20 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch, more: Sequence[str] = ())
     with pytest.raises(SystemExit) as done:
         main()
     assert not done.value.code, command
+
+
+def follow(
+    commands: Sequence[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: Callable[[str], Sequence[str]] = lambda command: (),
+) -> dict[str, str]:
+    """Runs commands one after the other, each with `more` words; what each printed."""
+    printed = {}
+    for command in commands:
+        run(command, monkeypatch, more(command))
+        printed[command] = capsys.readouterr().out
+    return printed
 
 
 def python_blocks(page: Path) -> list[str]:

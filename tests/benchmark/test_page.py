@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pages import DOCS, commands, run
+from pages import DOCS, commands, follow
 
 QUICK = [
     command
@@ -14,11 +14,8 @@ QUICK = [
 def test_the_page_can_be_followed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert [command.split()[2] for command in QUICK] == ["run", "run", "report", "site"]
-    said = {}
-    for command in QUICK:
-        run(command, monkeypatch)
-        said[command] = capsys.readouterr().out
-    assert "runs: 4; core-hours" in said["pr2l bench run smoke --plan"]
+    printed = follow(QUICK, monkeypatch, capsys)
+    assert "runs: 4; core-hours" in printed["pr2l bench run smoke --plan"]
     assert len(list(Path("runs/bench/smoke").glob("*.json"))) == 4
     assert "| oracle |" in Path("runs/bench/smoke/report/report.md").read_text()
     page = Path("runs/site/smoke-doom-basic.html").read_text()
