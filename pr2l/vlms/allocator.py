@@ -1,4 +1,4 @@
-"""Memory of passes on a CPU: kept by the process instead of given back after each one.
+"""Keeps the memory of forward passes on a CPU in the process, instead of returning it after each one.
 
 glibc maps every block above 32 MB anew and unmaps it when it is freed. The activations of a batch are such blocks, and
 the kernel clears their pages again in every pass: 300,000 page faults for 16 frames of SmolVLM at 256 pixels, which
@@ -11,11 +11,11 @@ import ctypes
 
 # of malloc.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT = 2**31 - 1  # bytes, as many as an int of C can say
+KEPT = 2**31 - 1  # bytes, the largest int of C
 
 
 def keep_freed_memory() -> bool:
-    """For this process from now on; returns whether the C library could be told (glibc can)."""
+    """Apply to this process from now on. Returns whether the C library supports it (glibc does)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

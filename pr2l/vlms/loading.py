@@ -9,15 +9,20 @@ from pr2l.vlms.backends.vllm import served
 from pr2l.vlms.base import VLM, Defaults
 from pr2l.vlms.checkpoint import locate, model_type
 
-GENERIC = "generic"  # takes what no family claims
+GENERIC = "generic"  # for every model_type that no family lists
 
 
 def load_vlm(name: str, options: Defaults | None = None) -> VLM:
-    """The VLM of a name: "tiny" (ships with pr2l), a local folder, or a Hugging Face Hub id.
+    """Load a VLM with the family that its config.json names.
 
-    Its config.json says which family reads it; a model that no family claims goes to `generic`, which checks
-    itself against the unmodified model. Raises UserError where there is no such model or the options do not
-    fit it.
+    A model of no known family is loaded by `generic`, which compares itself with the unmodified model.
+
+    Args:
+        name: "tiny" or another VLM that ships with pr2l, a local folder, or a Hugging Face Hub id (OWNER/NAME).
+        options: None = the defaults.
+
+    Raises:
+        UserError: There is no such model, or the options do not fit it.
     """
     path = locate(name)
     load = family(model_type(path)).load
@@ -28,7 +33,7 @@ def load_vlm(name: str, options: Defaults | None = None) -> VLM:
 
 
 def family(kind: str | None) -> ModuleType:
-    """The module of pr2l/vlms/ that reads checkpoints of a model_type; None = unknown."""
+    """Return the module of pr2l/vlms/families/ for a model_type; None = unknown, which `generic` reads."""
     modules = [registry.load("vlms", name) for name in registry.names("vlms")]
     claims = {known: module for module in modules for known in module.MODEL_TYPES}
     return claims.get(kind or "") or registry.load("vlms", GENERIC)

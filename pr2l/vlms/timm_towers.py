@@ -1,4 +1,4 @@
-"""timm's vision transformers as transformers knows them: config and weights of DINOv2 and SigLIP towers.
+"""Config and weights of timm's DINOv2 and SigLIP vision transformers, converted to transformers' classes.
 
 Read from timm 0.9.10 (models/vision_transformer.py, layers/pos_embed.py), which Prismatic pins. A tower ends before its
 last block: Prismatic reads what goes into that, so the block, the final norm and the pooling stay out.
@@ -18,7 +18,7 @@ from transformers import Dinov2WithRegistersConfig, SiglipVisionConfig
 
 HEADS = 16  # of attention, in ViT-L and in SigLIP's so400m; all other sizes are those of the weights
 
-# timm's names, and what transformers calls them; the first that fits counts.
+# timm's names -> transformers' names; the first that matches is used.
 DINO = {
     "patch_embed.proj": "embeddings.patch_embeddings.projection",
     "cls_token": "embeddings.cls_token",
@@ -62,7 +62,7 @@ def siglip_weights(weights: Mapping[str, Tensor], size: int) -> dict[str, Tensor
 
 
 def renamed(name: str, names: Mapping[str, str]) -> str:
-    """With every part that is among the names replaced by what it stands for."""
+    """Replace every part of a weight's name that is among the names."""
     return re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], name)
 
 
@@ -78,18 +78,18 @@ def _last_block(weights: Mapping[str, Tensor]) -> int:
 
 
 def _blocks(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """All that is read but the positions; queries, keys and values are one matrix in timm."""
-    last, made = f"blocks.{_last_block(weights)}.", dict[str, Tensor]()
+    """All weights but the positions; queries, keys and values are one matrix in timm."""
+    last, converted = f"blocks.{_last_block(weights)}.", dict[str, Tensor]()
     for name, weight in weights.items():
         if name.startswith(last) or not name.startswith(("patch_embed.", "cls_token", "reg_token", "blocks.")):
             continue
         parts = zip("qkv", weight.chunk(3), strict=True) if ".qkv." in name else [("", weight)]
-        made |= {renamed(name, names).replace("qkv", f"{letter}_proj"): part for letter, part in parts}
-    return made
+        converted |= {renamed(name, names).replace("qkv", f"{letter}_proj"): part for letter, part in parts}
+    return converted
 
 
 def _positions(weights: Mapping[str, Tensor], size: int) -> Tensor:
-    """[1, N, D], scaled where they were made for another size, as DINOv2's for 518 pixels."""
+    """Position embeddings [1, N, D], resized where they are for another size, such as DINOv2's for 518 pixels."""
     known, side = weights["pos_embed"], size // weights["patch_embed.proj.weight"].shape[-1]
     if known.shape[1] == side**2:
         return known

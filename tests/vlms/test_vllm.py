@@ -255,5 +255,5 @@ def test_the_tower_and_the_weights_are_out_of_reach(serve):
     with pytest.raises(UserError, match="vision tower's tokens; leave out server"):
         there.vision(pictures(LLAVA))
     settings = {"why": "a test", "vlm": str(folder(LLAVA)), "train": [], "test": [], "steps": 1}
-    with pytest.raises(UserError, match="no weights here that could learn; leave out vlm_options.server"):
+    with pytest.raises(UserError, match="no weights here.*leave out vlm_options.server"):
         load_for_training(FinetuneConfig(**settings, vlm_options=there.options))

@@ -1,4 +1,4 @@
-"""A VLM whose weights and passes are in vLLM, which runs in an interpreter of its own (docs/vllm.md).
+"""A VLM whose weights and forward passes are in a vLLM server, in an interpreter of its own (docs/vllm.md).
 
     frames --squares--> PNG ---------\\                                  /--> ids of the answer
                                       POST /inference/v1/generate ------+
@@ -54,7 +54,7 @@ TIMEOUT = 600  # seconds to wait for an answer
 
 
 def serve_command(path: str, options: Defaults) -> str:
-    """The line that starts a server for a checkpoint with these options, in the environment that has vLLM."""
+    """Return the line that starts a server for a checkpoint with these options, in the environment that has vLLM."""
     text = checkpoint.read_config(path).get_text_config()
     layers, address = _layer_ids(options, text.num_hidden_layers), urlsplit(options.server or "http://127.0.0.1:8000")
     states = {"hf_config": {"eagle_aux_hidden_state_layer_ids": layers}}
@@ -67,7 +67,7 @@ def serve_command(path: str, options: Defaults) -> str:
     words = ["vllm", "serve", _absolute(path), "--served-model-name", _served_name(path, layers)]
     words += ["--host", str(address.hostname), "--port", str(address.port or 8000), "--dtype", options.dtype]
     words += ["--max-model-len", str(min(LONGEST, text.max_position_embeddings)), "--enable-scale-out"]
-    # States of tokens in a cache would be missing; of chunks, vLLM's documentation says that they must be off.
+    # Cached tokens would have no states; vLLM's documentation says that chunks must be off.
     words += ["--no-enable-prefix-caching", "--no-enable-chunked-prefill"]
     words += ["--speculative-config", json.dumps(method), "--kv-transfer-config", json.dumps(transfer)]
     return shlex.join(words)
@@ -78,7 +78,7 @@ def _layer_ids(options: Defaults, depth: int) -> list[int]:
 
 
 def _served_name(path: str, layers: list[int]) -> str:
-    """Names the layers too: the server does not say which it gives, but it refuses a name that is not its own."""
+    """Name the layers too: the server does not report which it returns, but it refuses a name other than its own."""
     return f"{_absolute(path)}@{','.join(map(str, layers))}"
 
 
@@ -91,8 +91,13 @@ def _absolute(path: str) -> str:
 
 @dataclass(frozen=True)
 class Reply:
-    """chosen: ids of the answer. ids: those that have states, the input and all of the answer but its last.
-    states: [len(ids), layers, D], as the model computed them."""
+    """A server's reply.
+
+    Args:
+        chosen: Ids of the answer.
+        ids: Those that have states: the input and all of the answer but its last.
+        states: [len(ids), layers, D], as the model computed them.
+    """
 
     chosen: list[int]
     ids: list[int]
@@ -101,9 +106,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class Server:
-    """A running `vllm serve`; every way in which it may fail to answer is a UserError with the next step.
+    """A running `vllm serve`. Each of its failures is a UserError with the next step.
 
-    model: the name that it was given; command: the line that would start it rightly.
+    Args:
+        url: Its address.
+        model: The name that it serves.
+        command: The line that starts it rightly.
     """
 
     url: str
@@ -111,7 +119,13 @@ class Server:
     command: str
 
     def ask(self, ids: list[int], square: Frames, **sampling: Any) -> Reply:
-        """ids: the input with one image placeholder; square: uint8 [S, S, 3]."""
+        """Generate an answer.
+
+        Args:
+            ids: The input with one image placeholder.
+            square: uint8 [S, S, 3].
+            sampling: Further sampling parameters of vLLM.
+        """
         answer = self._post(
             "/inference/v1/generate",
             {
@@ -160,7 +174,7 @@ class Server:
         return ids, states
 
     def wrong(self, what: str) -> UserError:
-        """The error of a server that was started for something else. what: what it does."""
+        """Return the error of a server that was started for something else; `what` it does."""
         return UserError(f"the vLLM server at {self.url} {what}. For this VLM and these layers start:\n{self.command}")
 
 
@@ -179,7 +193,7 @@ def _message(error: HTTPError) -> str:
 
 
 def _wait_until_written(file: str) -> None:
-    """The server answers before it has written; until then it holds the lock."""
+    """Wait for the lock that the server holds until it has written; it answers before."""
     import fcntl  # not on Windows, where vLLM does not run either
 
     with open(f"{file}.lock") as lock:
@@ -190,18 +204,18 @@ def _wait_until_written(file: str) -> None:
 
 
 def served(family: type[VLM]) -> type[VLM]:
-    """A family whose passes are done by the server that its options name."""
+    """Return a family whose passes run in the server that its options name."""
     return type(family.__name__, (Served, family), {})
 
 
 class Served(VLM):
-    """What changes in a family; its states are, but for rounding, those that it has here."""
+    """Overrides of a family whose passes run in a server; states differ from local ones by rounding only."""
 
     has_engine = False
     _positions = None  # the server has the weights, and a limit of its own
 
     def read_model(self, path: str) -> Any:
-        """No more than what is asked of a model beside its passes; states arrive on the CPU."""
+        """Read only what is needed of a model beside its passes; states arrive on the CPU."""
         self._layers = _layer_ids(self.options, self.depth)
         command = serve_command(path, self.options)
         self._server = Server(str(self.options.server), _served_name(path, self._layers), command)
@@ -287,7 +301,7 @@ class Served(VLM):
         return reply.ids.count(self.image_token_id), 0
 
     def _check_pixels(self) -> None:
-        """The checkpoint's image processor, which is what vLLM uses, has to leave a square as it is."""
+        """Check that the checkpoint's image processor, which vLLM uses, leaves a square as it is."""
         noise = np.random.default_rng(0).integers(0, 256, (1, self.image_size, self.image_size, 3), dtype=np.uint8)
         theirs = self.image_processor(images=list(noise), return_tensors="pt")["pixel_values"]
         ours = self.pixels(noise)["pixel_values"]

@@ -1,6 +1,6 @@
 """BLIP-2: a ViT, a Q-Former that makes 32 tokens of the picture and knows no prompt, then OPT or Flan-T5.
 
-With OPT (causal) image tokens cannot see the prompt; the encoder of Flan-T5 lets them.
+With OPT (causal) image tokens cannot attend to the prompt; in the encoder of Flan-T5 they can.
 """
 
 from __future__ import annotations

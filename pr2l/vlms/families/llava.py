@@ -11,7 +11,7 @@ MODEL_TYPES = ("llava",)
 
 
 class Llava(ChatVLM):
-    """Nothing is particular: every placeholder stands for one patch."""
+    """Every placeholder stands for one patch; nothing else differs from ChatVLM."""
 
 
 load = Llava.load

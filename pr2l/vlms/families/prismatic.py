@@ -53,7 +53,7 @@ TOWERS = {  # vision_backbone_id: side of the picture in pixels, the tower besid
     "dinosiglip-vit-so-384px": (384, "timm/vit_so400m_patch14_siglip_384.webli"),
 }
 LLAMAS = {"llama2-7b-pure": "meta-llama/Llama-2-7b-hf", "llama2-13b-pure": "meta-llama/Llama-2-13b-hf"}
-TRAINED = {  # names of what learned, and what transformers calls them
+TRAINED = {  # prefixes of trained weights -> transformers' names
     "projector": "model.multi_modal_projector",
     "llm.model": "model.language_model",
     "llm.lm_head": "lm_head",
@@ -73,7 +73,7 @@ class PrismaticConfig(LlavaConfig):
 
 
 class PrismaticModel(LlavaModel):
-    """LLaVA with another way to see. The towers end before their last block, as only what goes into that is read."""
+    """LLaVA with two vision towers, which end before their last block: only its input is used."""
 
     def __init__(self, config: PrismaticConfig) -> None:
         super().__init__(config)
@@ -90,7 +90,7 @@ class PrismaticModel(LlavaModel):
         )
 
     def get_image_features(self, pixel_values: Tensor, **ignored: Any) -> BaseModelOutputWithPooling:
-        """pixel_values: [B, 6, S, S], what DINOv2 reads and what SigLIP reads."""
+        """pixel_values: [B, 6, S, S], three channels for DINOv2 and three for SigLIP."""
         for_dino, for_siglip = pixel_values.split(3, dim=1)
         first_patch = 1 + self.config.dino_config.num_register_tokens
         dino = self.dino_tower(for_dino).last_hidden_state[:, first_patch:]
@@ -134,7 +134,7 @@ class Prismatic(VLM):
         self.tokenizer = checkpoint.read_tokenizer(_place(path, self.config.words))
 
     def key(self) -> dict[str, Any]:
-        """Names also the commits of the parts that are the Hub's."""
+        """Name also the commits of the parts that come from the Hub."""
         path = self.config.name_or_path
         return super().key() | {"parts": [_file(path, part, name).parent.name for part, name in self._parts]}
 
@@ -172,12 +172,12 @@ class Prismatic(VLM):
 
 
 def _run(path: str) -> dict[str, Any] | None:
-    """What the trainer's config.json says of the model; None = not a run, but as save_pretrained writes a model."""
+    """The trainer's description of the model in config.json; None = the checkpoint was written by save_pretrained."""
     return checkpoint.read_values(path).get("model")
 
 
 def run_config(path: str, run: Mapping[str, Any]) -> PrismaticConfig:
-    """Sizes are read off the weights."""
+    """Config of a trainer's run, with sizes taken from the weights."""
     (size, siglip_id), llama = _known(run, "vision_backbone_id", TOWERS), _known(run, "llm_backbone_id", LLAMAS)
     dino, siglip = _towers(path, siglip_id)
     text = checkpoint.read_config(str(_file(path, llama, "config.json").parent))
@@ -210,16 +210,16 @@ def _towers(path: str, siglip_id: str) -> list[dict[str, Tensor]]:
 
 
 def _trained(path: str) -> dict[str, dict[str, Tensor]]:
-    """Tensors only: whatever else a pickle may hold is refused, and never run."""
+    """Read tensors only: a pickle that holds anything else is refused, and never executed."""
     try:
         file = cached_file(path, CHECKPOINT)
-        found: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True).get("model", {})
+        weights: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True).get("model", {})
     except OSError as error:
         raise UserError(f"{path!r} is the run of a trainer, but has no {CHECKPOINT}, its weights.") from error
     except UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{CHECKPOINT} of {path!r} holds more than tensors, and is not read: {reason}") from error
-    return found
+    return weights
 
 
 # Where things are.
@@ -232,7 +232,7 @@ def _known(run: Mapping[str, Any], key: str, table: Mapping[str, Any]) -> Any:
 
 
 def _place(path: str, hub_id: str) -> str:
-    """Of a part of the model: the folder of its name in the checkpoint's own, or else the Hub."""
+    """Where a part of the model is: the folder of its name inside the checkpoint, or else its Hub id."""
     beside = Path(path) / hub_id.split("/")[1]
     return str(beside) if beside.is_dir() else hub_id
 

@@ -1,4 +1,4 @@
-"""Qwen3-VL: image_size is a multiple of 32, and (image_size / 32)² tokens see the frame; default 512."""
+"""Qwen3-VL: image_size is a multiple of 32, and (image_size / 32)² tokens per frame; default 512."""
 
 from __future__ import annotations
 
