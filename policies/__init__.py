@@ -1,1 +1,1 @@
-"""Learning algorithms, one file each; they read tokens and choose actions, and import no VLM and no simulator."""
+"""Learning algorithms, one file each; they map tokens to actions and import no VLM and no simulator."""

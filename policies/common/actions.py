@@ -8,7 +8,15 @@ from gymnasium import spaces
 
 
 def discrete_count(space: spaces.Space[Any], algorithm: str) -> int:
-    """The number of actions of a Discrete space that begins at 0; ValueError for another space."""
+    """Return the number of actions of a Discrete space.
+
+    Args:
+        space: Action space.
+        algorithm: Name of the algorithm, for the error message.
+
+    Raises:
+        ValueError: The space is not Discrete, or its first action is not 0.
+    """
     if not isinstance(space, spaces.Discrete):
         raise ValueError(f"{algorithm} takes discrete actions only, not {space}")
     check_start(space, algorithm)
@@ -16,7 +24,15 @@ def discrete_count(space: spaces.Space[Any], algorithm: str) -> int:
 
 
 def check_start(space: spaces.Space[Any], algorithm: str) -> None:
-    """Raise ValueError for discrete actions that are not numbered from 0, as policies number them."""
+    """Check that discrete actions begin at 0, because policies number actions from 0.
+
+    Args:
+        space: Action space; spaces other than Discrete pass.
+        algorithm: Name of the algorithm, for the error message.
+
+    Raises:
+        ValueError: The first action is not 0.
+    """
     if isinstance(space, spaces.Discrete) and space.start != 0:
         raise ValueError(
             f"{algorithm} numbers its actions from 0, but the environment's are {space}; "

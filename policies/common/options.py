@@ -1,4 +1,4 @@
-"""Types of options, with the bounds that reading a config enforces."""
+"""Types of options, with the bounds that pydantic enforces when it reads a config."""
 
 from __future__ import annotations
 

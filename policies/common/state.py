@@ -1,4 +1,4 @@
-"""Optimizer and model state as flat dicts of tensors, which safetensors can hold."""
+"""Conversion of optimizer and model state to flat dicts of tensors, which safetensors can store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ Tensors = dict[str, torch.Tensor]
 
 
 def optimizer_tensors(optimizer: Optimizer) -> Tensors:
-    """Moments and step counts by "optimizer/<parameter>/<name>", without the settings (`param_groups`)."""
+    """Return moments and step counts of an optimizer, without its settings (`param_groups`).
+
+    Returns:
+        Tensors by "optimizer/<number of the parameter>/<name>".
+    """
     return {
         f"optimizer/{index}/{name}": torch.as_tensor(entry)
         for index, entries in optimizer.state_dict()["state"].items()
@@ -18,7 +22,13 @@ def optimizer_tensors(optimizer: Optimizer) -> Tensors:
 
 
 def restore_optimizer(optimizer: Optimizer, tensors: Tensors, param_groups: list[dict[str, object]]) -> None:
-    """Put back what `optimizer_tensors` returned, and the settings."""
+    """Load the state of an optimizer.
+
+    Args:
+        optimizer: Optimizer over parameters of the same shapes.
+        tensors: The result of `optimizer_tensors`; other names are ignored.
+        param_groups: Settings, from the optimizer's `state_dict()["param_groups"]`.
+    """
     state: dict[int, Tensors] = {}
     for name, tensor in below(tensors, "optimizer").items():
         index, entry = name.split("/")
@@ -27,11 +37,11 @@ def restore_optimizer(optimizer: Optimizer, tensors: Tensors, param_groups: list
 
 
 def below(tensors: Tensors, folder: str) -> Tensors:
-    """The tensors whose names begin with "<folder>/", without that."""
+    """Return the tensors whose names begin with "<folder>/", under the rest of their names."""
     start = f"{folder}/"
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def copies(tensors: Tensors) -> Tensors:
-    """Copies on the CPU, contiguous and detached."""
+    """Return detached, contiguous copies of tensors on the CPU."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""The number of torch threads in a block of code."""
+"""Context manager for the number of torch threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Use `count` torch threads in the block (0 = leave as is); restore the number afterwards."""
+    """Use `count` torch threads in a `with` block (0 = no change) and restore the number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -1,18 +1,19 @@
-"""Token table: a rollout's tokens are stored once, and Stable-Baselines3's buffer holds 8-byte handles to them.
+"""Table that stores the tokens of a rollout once; Stable-Baselines3's rollout buffer holds 8-byte handles to them.
 
-SB3's rollout buffer copies every observation into the buffer, the whole buffer once more for an update, and every
-minibatch of every epoch to the policy's device. With handles it copies row numbers of a table on that device, from
-which the network reads the tokens. With N environments and rollouts of n steps:
+SB3 copies every observation into the rollout buffer, the whole buffer once more for an update, and every minibatch of
+every epoch to the policy's device. With handles, SB3 copies row numbers of a table on that device instead, and the
+network reads the tokens from the table. With N environments and rollouts of n steps:
 
     row     0         1 .. N   N + 1 .. 2N   ...   (n - 1)N + 1 .. nN   nN + 1 .. (n + 1)N
     holds   padding   step 0   step 1        ...   step n - 1           step n
 
-An update reads the steps 0 .. n - 1, and the next rollout begins with the observations of step n, so there is room for
-n + 1 steps. Step n + 1 overwrites step 0, which only the update before it could read. Row 0 stays zero: RecurrentPPO
-pads its shorter sequences with zeros.
+An update reads the steps 0 .. n - 1, and the next rollout begins with the observations of step n, so the table has
+room for n + 1 steps. Step n + 1 overwrites step 0, which only the previous update reads. Row 0 stays zero, because
+RecurrentPPO pads shorter sequences with zeros.
 
-Only rollouts use the table. Last observations of truncated episodes, which SB3 reads at once, and the observations
-given to `act` reach the network as tokens; so evaluation, in any number of environments, needs no room.
+Only rollouts use the table. The network receives tokens, not handles, for the observations passed to `act` and for the
+last observations of truncated episodes, which SB3 reads at once. So evaluation needs no room in the table, for any
+number of environments.
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-HANDLES = 2**24  # SB3 passes observations to the network as float32, which holds integers exactly up to here
+HANDLES = 2**24  # SB3 passes observations to the network as float32, which represents integers exactly up to 2**24
 
 Observation = dict[str, np.ndarray]
 
 
 class TokenTable:
-    """The newest vector steps of token observations, and row 0, which is padding.
+    """Ring buffer of token observations, with a row 0 of padding.
 
-    A copy is the same table, so that a copied policy reads the same rows; a pickle is an empty table, so that a saved
-    policy holds no rollout.
+    `copy.deepcopy` returns the same table, so that a copied policy reads the same rows. Unpickling returns an empty
+    table, so that a saved policy contains no rollout.
 
     Args:
-        steps: Vector steps that there is room for.
-        num_envs: Observations of a vector step.
-        shape: (T, D) of the tokens.
-        dtype: Of the tokens.
-        device: Where they are stored.
+        steps: Capacity in vector steps (one step of all environments).
+        num_envs: Number of environments, that is, observations per vector step.
+        shape: Shape (T, D) of the tokens of one observation.
+        dtype: Data type of the tokens.
+        device: Device that stores the tokens.
 
     Raises:
-        ValueError: More rows than handles.
+        ValueError: The table needs more than HANDLES rows.
     """
 
     def __init__(
@@ -64,24 +65,35 @@ class TokenTable:
 
     @classmethod
     def of(cls, observation_space: spaces.Dict, steps: int, num_envs: int, device: torch.device) -> TokenTable:
-        """A table for the tokens of an observation space; ValueError if it has none."""
+        """Create a table for the tokens of an observation space.
+
+        Args:
+            observation_space: Dict with `tokens` [T, D] and `mask` [T].
+            steps: Capacity in vector steps.
+            num_envs: Number of environments.
+            device: Device that stores the tokens.
+
+        Raises:
+            ValueError: The space has no tokens, or the table needs more than HANDLES rows.
+        """
         shape = token_shape(observation_space)
         dtype = torch.from_numpy(np.empty(0, observation_space["tokens"].dtype)).dtype
         return cls(steps, num_envs, shape, dtype, device)
 
     @property
     def nbytes(self) -> int:
+        """Memory of tokens and mask in bytes."""
         return self._tokens.nbytes + self._mask.nbytes
 
     def put(self, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Store a vector step.
+        """Store the observations of one vector step.
 
         Args:
-            tokens: [N, T, D].
-            mask: [N, T].
+            tokens: [N, T, D], one row per environment.
+            mask: [N, T], 1 = real token.
 
         Returns:
-            Handles int64 [N], valid until `steps` more vector steps were stored.
+            Handles int64 [N], valid until `steps` more vector steps are stored.
         """
         steps, num_envs, *_ = self._made_from
         first = 1 + self._next * num_envs
@@ -91,11 +103,18 @@ class TokenTable:
         return np.arange(first, first + num_envs)
 
     def gather(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens [B, T, D] and mask uint8 [B, T] of handles int64 [B]."""
+        """Return the tokens [B, T, D] and the mask uint8 [B, T] of handles int64 [B]."""
         return self._tokens[ids], self._mask[ids]
 
     def to_tokens(self, observation: Observation) -> Observation:
-        """The inverse of `TokenHandles.to_handles`; tokens and mask are copies."""
+        """Replace the handles in an observation by copies of tokens and mask.
+
+        Args:
+            observation: Arrays [B, ...] with "handle" int64 [B, 1].
+
+        Returns:
+            The observation with "tokens" [B, T, D] and "mask" uint8 [B, T] in place of "handle".
+        """
         others = dict(observation)
         tokens, mask = self.gather(torch.from_numpy(others.pop("handle")[:, 0]))
         return {"tokens": tokens.cpu().numpy(), "mask": mask.cpu().numpy(), **others}
@@ -108,7 +127,7 @@ class TokenTable:
 
 
 class Handles(spaces.Box):
-    """The space of one handle, int64 [1]; a network finds the table in it."""
+    """Space of one handle, int64 [1], with the table that the handle refers to."""
 
     def __init__(self, table: TokenTable) -> None:
         super().__init__(0, HANDLES - 1, (1,), np.int64)
@@ -116,13 +135,13 @@ class Handles(spaces.Box):
 
 
 class TokenHandles(VecEnvWrapper):
-    """Observations Dict(handle int64 [1], and what else there is) in place of Dict(tokens, mask, ...).
+    """Wrapper that stores tokens and mask in a table and returns `handle` int64 [1] in their place.
 
-    A "terminal_observation" in an info stays as it is.
+    It leaves the other keys, and "terminal_observation" in an info, unchanged.
 
     Args:
-        venv: Shows tokens and mask.
-        table: Where they are kept; its rows are for as many environments.
+        venv: Vector environment with `tokens` and `mask` in its observations.
+        table: Table for the same number of environments.
     """
 
     def __init__(self, venv: VecEnv, table: TokenTable) -> None:
@@ -139,19 +158,38 @@ class TokenHandles(VecEnvWrapper):
         return self.to_handles(observation), rewards, dones, infos
 
     def to_handles(self, observation: Any) -> Observation:
-        """Put a vector step's tokens into the table."""
+        """Store the tokens of a vector step in the table and replace them by handles.
+
+        Args:
+            observation: Arrays [N, ...] with "tokens" and "mask", one row per environment.
+
+        Returns:
+            The observation with "handle" int64 [N, 1] in place of "tokens" and "mask".
+        """
         others = dict(observation)
         return {"handle": self.table.put(others.pop("tokens"), others.pop("mask"))[:, None], **others}
 
 
 def handle_space(observation_space: spaces.Dict, table: TokenTable) -> spaces.Dict:
-    """The observation space with handles of the table in place of tokens and mask."""
+    """Return an observation space with a handle in place of tokens and mask.
+
+    Args:
+        observation_space: Dict with `tokens` and `mask`.
+        table: Table that the handles refer to.
+    """
     others = {key: space for key, space in observation_space.items() if key not in ("tokens", "mask")}
     return spaces.Dict({"handle": Handles(table), **others})
 
 
 def token_shape(observation_space: spaces.Dict) -> tuple[int, int]:
-    """(T, D) of the tokens of an observation space; ValueError if it has none."""
+    """Return the shape (T, D) of the tokens of an observation space, or of its table of handles.
+
+    Args:
+        observation_space: Dict with `tokens` [T, D] and `mask` [T], or with a `handle`.
+
+    Raises:
+        ValueError: The space has no tokens.
+    """
     tokens, mask, handles = (observation_space.spaces.get(key) for key in ("tokens", "mask", "handle"))
     if isinstance(handles, Handles):
         return handles.table.shape

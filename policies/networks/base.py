@@ -1,4 +1,4 @@
-"""Base class of policy networks: reads tokens, mask and proprio from the observation."""
+"""Base class of policy networks, which read tokens, mask and proprio from the observation."""
 
 import torch
 from gymnasium import spaces
@@ -10,13 +10,14 @@ from ..common.tokens import Handles, token_shape
 class TokenNetwork(BaseFeaturesExtractor):
     """Features extractor over token observations; a subclass implements `summarise`.
 
-    The features are `[summary, proprio]`, [B, summary_size + P]. Proprio does not pass through the network, so it
-    weighs the same whatever the number of tokens.
+    The features are `[summary, proprio]`, float32 [B, summary_size + P]. Proprio does not pass through `summarise`, so
+    its scale does not depend on the number of tokens.
 
     Args:
         observation_space: Dict of `tokens` [T, D], `mask` [T] (1 = real token, 0 = padding) and, if the environment
-            has it, `proprio` [P]. With `handle` [1], a handle may stand for tokens and mask (see common/tokens.py).
-        summary_size: Width of what `summarise` returns.
+            has it, `proprio` [P]. If it has `handle` [1], an observation may contain a handle in place of tokens and
+            mask (see common/tokens.py).
+        summary_size: Width of the summary.
     """
 
     def __init__(self, observation_space: spaces.Dict, summary_size: int):
@@ -31,7 +32,7 @@ class TokenNetwork(BaseFeaturesExtractor):
         """Summarise the tokens of each observation.
 
         Args:
-            tokens: float32 [B, T, D], zero where masked.
+            tokens: float32 [B, T, D], zero at padded slots.
             mask: bool [B, T], True = real token.
 
         Returns:
@@ -45,7 +46,7 @@ class TokenNetwork(BaseFeaturesExtractor):
         else:
             tokens, mask = observation["tokens"], observation["mask"]
         mask = mask > 0.5
-        # A padded slot may hold anything, even NaN: masked_fill, because NaN * 0 is NaN.
+        # A padded slot may hold any number, even NaN. This needs masked_fill, because NaN * 0 is NaN.
         summary = self.summarise(tokens.float().masked_fill(~mask[..., None], 0.0), mask)
         if "proprio" not in observation:
             return summary

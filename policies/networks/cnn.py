@@ -10,14 +10,24 @@ from .base import TokenNetwork
 
 
 class Defaults(BaseModel):
+    """Options of the convolutional network."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    channels: SomeSizes = (32, 64, 64)  # NatureCNN's (Mnih et al. 2015); each layer halves height and width
-    summary: PositiveInt = 128  # as the token transformer's, so that the policy's heads read equally wide features
+    channels: SomeSizes = (32, 64, 64)  # output channels of each layer, as in NatureCNN; a layer halves both sides
+    summary: PositiveInt = 128  # width of the summary, in units; the same as the default of token_transformer
 
 
 class Network(TokenNetwork):
-    """Reads tokens [H, 3 W] in 0..1, one per pixel row, as the `pixels` encoder makes them."""
+    """Convolutional network over tokens [H, 3 W] in 0..1: one token per pixel row, from the encoder `pixels`.
+
+    Args:
+        observation_space: Dict with `tokens` [H, 3 W], `mask` [H] and perhaps `proprio` [P].
+        defaults: Options of the network.
+
+    Raises:
+        ValueError: The width of a token is not a multiple of 3.
+    """
 
     def __init__(self, observation_space: spaces.Dict, defaults: Defaults):
         super().__init__(observation_space, summary_size=defaults.summary)

@@ -1,4 +1,4 @@
-"""Mean over the real tokens, then a multi-layer perceptron."""
+"""Multi-layer perceptron over the mean of the real tokens."""
 
 import torch
 from gymnasium import spaces
@@ -10,12 +10,21 @@ from .base import TokenNetwork
 
 
 class Defaults(BaseModel):
+    """Options of the multi-layer perceptron."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hidden: SomeSizes = (128,)  # units of each layer; the last one is the width of the summary
+    hidden: SomeSizes = (128,)  # units of each layer; the last number is the width of the summary
 
 
 class Network(TokenNetwork):
+    """Multi-layer perceptron over the mean of the real tokens.
+
+    Args:
+        observation_space: Dict with `tokens` [T, D], `mask` [T] and perhaps `proprio` [P].
+        defaults: Options of the network.
+    """
+
     def __init__(self, observation_space: spaces.Dict, defaults: Defaults):
         super().__init__(observation_space, summary_size=defaults.hidden[-1])
         layers: list[nn.Module] = []

@@ -3,8 +3,8 @@
 tokens [B, T, D] -> Linear -> encoder layer -> memory [B, T, W]
 query  [1, 1, W] ----------> decoder layer (cross-attends to memory) -> summary [B, W]
 
-With several queries their outputs are concatenated (as in Perceiver IO, Jaegle et al. 2022). With none, the mean of
-the memory's real tokens takes the decoder's place.
+With several queries, the network concatenates their outputs (as in Perceiver IO, Jaegle et al. 2022). With none, it has
+no decoder and takes the mean of the memory over the real tokens.
 """
 
 import torch
@@ -17,18 +17,21 @@ from .base import TokenNetwork
 
 
 class Defaults(BaseModel):
+    """Options of the token transformer."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: PositiveInt = 512  # d_model of the paper's notebook; 64 learns as well on small embeddings, far faster
-    heads: PositiveInt = 2  # attention heads, of the notebook
-    feedforward: PositiveInt = 512  # hidden units of both layers' MLPs, of the notebook
-    queries: NonNegativeInt = 1  # learned queries (paper: 1, as a CLS token); 0 = the tokens' mean
-    summary: PositiveInt = 128  # the notebook maps the decoder's output to 128 before proprio joins
-    input_norm: bool = False  # LayerNorm on raw tokens: for VLMs whose states reach thousands (paper: none)
-    positions: bool = False  # a learned position embedding, for tokens that have none (paper: none)
+    width: PositiveInt = 512  # width of both layers (d_model); from the paper's notebook; small embeddings need only 64
+    heads: PositiveInt = 2  # attention heads per layer; from the paper's notebook
+    feedforward: PositiveInt = 512  # hidden units of the MLP in each layer; from the paper's notebook
+    queries: NonNegativeInt = 1  # learned queries; the paper has 1, like a CLS token; 0 = mean of the tokens
+    summary: PositiveInt = 128  # width of the summary, in units; from the paper's notebook
+    input_norm: bool = False  # apply LayerNorm to the tokens, for VLMs with states in the thousands; the paper has none
+    positions: bool = False  # add a learned position embedding to each token; the paper has none
 
     @model_validator(mode="after")
     def check_width(self) -> Self:
+        """Raise ValueError if the width is not a multiple of the number of heads."""
         if self.width % self.heads:
             nearest = max(1, self.width // self.heads) * self.heads
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}; try width={nearest}")
@@ -36,6 +39,13 @@ class Defaults(BaseModel):
 
 
 class Network(TokenNetwork):
+    """Transformer in which learned queries attend to the tokens.
+
+    Args:
+        observation_space: Dict with `tokens` [T, D], `mask` [T] and perhaps `proprio` [P].
+        defaults: Options of the network.
+    """
+
     def __init__(self, observation_space: spaces.Dict, defaults: Defaults):
         super().__init__(observation_space, summary_size=defaults.summary)
         # No dropout: PPO's probability ratios would compare two different policies.
@@ -68,9 +78,15 @@ class Network(TokenNetwork):
 
 
 def attendable(mask: torch.Tensor) -> torch.Tensor:
-    """The mask bool [B, T] with token 0 unmasked in rows without a real token, as attention over nothing is NaN.
+    """Unmask token 0 in rows without a real token, because attention over no token is NaN.
 
-    Token 0 of such a row is zero, so the row's summary is the same constant every time.
+    Token 0 of such a row is zero, so the summary of such a row is always the same constant.
+
+    Args:
+        mask: bool [B, T], True = real token.
+
+    Returns:
+        bool [B, T], at least one True per row.
     """
     empty = ~mask.any(dim=1, keepdim=True)
     first = torch.arange(mask.shape[1], device=mask.device) == 0
