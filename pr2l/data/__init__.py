@@ -1,6 +1,6 @@
 """Recorded episodes and batches of them, stores of embeddings, and frames with simulator labels.
 
-What is imported from here is loaded on first use, so that a part that needs no torch does not wait for it.
+The names in `__all__` are imported on first use, so that code that needs no torch does not wait for its import.
 """
 
 from __future__ import annotations

@@ -25,34 +25,46 @@ from pr2l.encoders.base import Encoder
 from pr2l.rollout import build
 
 FLUSH_EVERY = 10  # seconds between flushes: the most work that is lost when the process is killed
-FITTED = "fitted.safetensors"  # in the store's folder: what the encoder fitted on the data set, such as a PCA
+FITTED = "fitted.safetensors"  # in the store's folder: the state of an encoder fitted on the data set, such as a PCA
 
 
 def embed(dataset: Path, config: RunConfig, folder: Path | None = None) -> Store:
-    """Embed the frames of a data set, or continue where that was stopped.
+    """Embed all frames of a data set, or the remaining frames if the store exists.
 
-    Ctrl-C keeps what is done, then raises KeyboardInterrupt.
+    Ctrl-C keeps the finished rows, then raises KeyboardInterrupt.
 
     Args:
-        dataset: A folder of `pr2l collect`, or another Minari data set with frames.
-        config: Its encoder is used; frames go through it in batches of `num_envs`, as in a run.
-        folder: Of the store. None = <dataset>/embeddings/<encoder>-<digest of what determines the embeddings>.
+        dataset: A folder from `pr2l collect`, or another Minari data set with frames.
+        config: The config with the encoder. The encoder gets batches of `num_envs` frames, as in a run.
+        folder: The folder of the store. None = <dataset>/embeddings/<encoder>-<digest of the store's key>.
 
     Returns:
-        The store, complete.
+        The complete store, open for reading.
 
     Raises:
-        UserError: If data set and config do not fit together, or the folder holds other embeddings.
+        UserError: If the config does not fit the data set, or the folder holds other embeddings.
     """
     recording = Recording(dataset)
     return embed_with(build.encoder(config, recording.frame_shape), recording, config, folder)
 
 
 def embed_with(encoder: Encoder, recording: Recording, config: RunConfig, folder: Path | None = None) -> Store:
-    """As `embed`, with the config's encoder made before.
+    """Embed all frames of a recording with an existing encoder.
 
-    An encoder with something to fit is fitted on frames spread over the data set, or loads what was fitted for the
-    store.
+    An encoder with a positive `fit_frames` is fitted on frames spread over the data set. If the store's folder has the
+    state of an earlier fit, the encoder loads that state instead.
+
+    Args:
+        encoder: The encoder of `config`.
+        recording: The data set.
+        config: The config of the encoder; batches have `num_envs` frames.
+        folder: The folder of the store. None = <dataset>/embeddings/<encoder>-<digest of the store's key>.
+
+    Returns:
+        The complete store, open for reading.
+
+    Raises:
+        UserError: If the config does not fit the data set, or the folder holds other embeddings.
     """
     console = Console()
     _check(recording, encoder, config)
@@ -79,12 +91,12 @@ def embed_with(encoder: Encoder, recording: Recording, config: RunConfig, folder
 
 
 def store_key(recording: Recording, encoder: Encoder) -> dict[str, Any]:
-    """The key of a store of a data set's embeddings."""
+    """Return the key of a store: the key of the data set, and the entries of the encoder's key."""
     return {"data": recording.key, **encoder.key()}
 
 
 def _check(recording: Recording, encoder: Encoder, config: RunConfig) -> None:
-    """Raise UserError where the encoder or the task of the config does not fit the data set."""
+    """Raise UserError if the encoder or the task of the config does not fit the data set."""
     if encoder.needs_labels:
         raise UserError(f"the encoder {config.encoder!r} reads labels, which recorded episodes lack; use another")
     if encoder.frame_history > 1:
@@ -93,7 +105,7 @@ def _check(recording: Recording, encoder: Encoder, config: RunConfig) -> None:
             " frames; use a prompt with one image"
         )
     contexts = task_contexts(registry.load("environments", config.environment).TASKS[config.task])
-    if contexts is None:  # the task has open prompts: any context may come
+    if contexts is None:  # the task does not list its contexts: any context may occur
         return
     if unknown := [context for context in recording.all_contexts() if context not in contexts]:
         raise UserError(
@@ -103,7 +115,7 @@ def _check(recording: Recording, encoder: Encoder, config: RunConfig) -> None:
 
 
 def _fit(encoder: Encoder, recording: Recording, folder: Path) -> None:
-    """Fit the encoder, or load what was fitted when the store was made."""
+    """Fit the encoder and save its state, or load the state from an earlier fit."""
     if not (folder / FITTED).is_file():
         encoder.fit(*recording.sample(encoder.fit_frames))
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +126,7 @@ def _fit(encoder: Encoder, recording: Recording, folder: Path) -> None:
 
 
 def _fill(store: Store, recording: Recording, encoder: Encoder, size: int, console: Console) -> tuple[int, float]:
-    """Embed the rows that the store lacks; returns how many they were, and the seconds they took."""
+    """Embed the missing rows of the store, and return the number of these rows and the duration in seconds."""
     before, start = store.done, time.monotonic()
     last_flush = start
     with Progress(console=console) as progress:

@@ -1,12 +1,12 @@
 """Frames with simulator labels, for training and evaluating VLMs and prompts.
 
-A set is a folder with
+A set of labelled frames is a folder with
 
     frames.npy      uint8 [N, H, W, 3]          labels.jsonl, scenes.jsonl   one line per frame
     episodes.npy    int [N]                     set.json                     the Source
 
 Distances are in units of the environment's NEAR, so that frames of several simulators can be mixed. The folder's name
-contains a digest of the Source, so an interrupted `pretrain` reuses the set.
+contains a digest of the Source, so an interrupted `pretrain` uses the same set again.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ BLANK_SHARE = 0.3  # keep frames without labels less often by this factor: most 
 KEEP_SHARE = 0.5  # probability of keeping a frame: consecutive frames are nearly the same
 LONGEST_HOLD = 5  # a random action is repeated 1 to 5 times, so that the agent covers some distance
 
-Info: TypeAlias = dict[str, Any]  # of an environment made with labels=True
+Info: TypeAlias = dict[str, Any]  # the info of an environment made with labels=True
 Progress = Callable[[int], None]  # called with the number of frames so far
 
 
 class Source(BaseModel):
-    """The parameters of a set; equal sources give equal sets."""
+    """Parameters of a set of labelled frames; equal sources give equal sets."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     environment: str  # a name of `pr2l list environments`
-    tasks: tuple[str, ...]  # an equal share of the frames is of each task
+    tasks: tuple[str, ...]  # each task has an equal number of frames
     options: dict[str, Any] = Field(default_factory=dict)  # values for the environment's Defaults
-    frames: PositiveInt  # over all tasks
-    episode_frames: PositiveInt | None = None  # kept of one episode at most, which then ends; None = no limit
-    split: str = "train"  # "train" or "evaluation", which have no rooms in common
+    frames: PositiveInt  # total over all tasks
+    episode_frames: PositiveInt | None = None  # most frames of an episode, which then ends; None = no limit
+    split: str = "train"  # "train" or "evaluation"; the two have no rooms in common
     seed: int = 0
 
 
@@ -58,10 +58,10 @@ class LabelledFrames:
 
     Args:
         frames: uint8 [N, H, W, 3].
-        labels: N lists of labels.
-        names: Every name that a label can have, sorted.
-        scenes: N scenes, or none.
-        episodes: The number of each frame's episode, from 0 in each task; N, or none.
+        labels: The labels of each frame, N lists.
+        names: All object names that can occur in labels, sorted.
+        scenes: The scene of each frame, N; empty if the scenes are not known.
+        episodes: The episode number of each frame, N, from 0 in each task; empty if the episodes are not known.
     """
 
     frames: Frames
@@ -71,7 +71,7 @@ class LabelledFrames:
     episodes: Sequence[int] = ()
 
     def scene(self, row: int) -> Scene:
-        """The scene of a frame; {} where the simulator gives none."""
+        """Return the scene of a frame, {} if the simulator gives none."""
         return self.scenes[row] if self.scenes else {}
 
     def __len__(self) -> int:
@@ -79,14 +79,14 @@ class LabelledFrames:
 
 
 def load_or_play(source: Source, folder: Path, progress: Progress = lambda count: None) -> LabelledFrames:
-    """Load the set of `source` from a subfolder of `folder`; play and save it first if it is not there.
+    """Load a set of labelled frames, and play episodes to make it if it does not exist.
 
-    Half of the episodes are played by the task's oracle, if it has one, and half at random.
+    If the task has an oracle, the oracle and random actions play every other episode; otherwise all are random.
 
     Args:
-        source: What to play.
-        folder: Of all sets.
-        progress: Called after each frame that is kept.
+        source: The parameters of the set.
+        folder: The folder of all sets; each set is a subfolder.
+        progress: Function that is called with the number of frames so far, after each stored frame.
     """
     key = hashlib.sha256(source.model_dump_json(exclude_none=True).encode()).hexdigest()[:8]
     path = folder / f"{'-'.join((source.environment, *source.tasks, source.split))}-{key}"
@@ -106,7 +106,7 @@ def _is_complete(path: Path, source: Source) -> bool:
 def _read(path: Path) -> LabelledFrames:
     labels, scenes = (_read_lines(path / name) for name in ("labels.jsonl", "scenes.jsonl"))
     names = json.loads((path / "set.json").read_text())["names"]
-    # Into memory, not a map: batches jump about, and on a slow disk each frame would cost a seek.
+    # Read into memory, not as a memory map: batches draw random frames, and each would need a seek on a slow disk.
     frames, episodes = (np.load(path / name, allow_pickle=False) for name in ("frames.npy", "episodes.npy"))
     return LabelledFrames(frames, labels, tuple(names), scenes, episodes.tolist())
 
@@ -116,7 +116,7 @@ def _read_lines(path: Path) -> list[Any]:
 
 
 def _play(source: Source, path: Path, progress: Progress) -> None:
-    """Play and save a set; set.json is written last and so marks a complete one."""
+    """Play and save a set; set.json is written last, so its presence marks a complete set."""
     path.mkdir(parents=True, exist_ok=True)
     (path / "set.json").unlink(missing_ok=True)
     world = registry.load("environments", source.environment)
@@ -141,7 +141,7 @@ def _play(source: Source, path: Path, progress: Progress) -> None:
 
 
 def _frames(world: ModuleType, source: Source) -> Iterator[tuple[Frames, Info]]:
-    """The frames of a source with their infos, task by task."""
+    """Yield the frames of a source with their infos, task by task."""
     rng = np.random.default_rng(source.seed)
     never = getattr(world, "ENDING_ACTIONS", ())
     for task, share in zip(source.tasks, _shares(source.frames, len(source.tasks)), strict=True):
@@ -151,7 +151,7 @@ def _frames(world: ModuleType, source: Source) -> Iterator[tuple[Frames, Info]]:
 
 
 def _oracle(world: ModuleType, task: str) -> Callable[[gym.Env[Any, Any]], Any] | None:
-    """The oracle of a task, or None if it has none."""
+    """Return the oracle of a task, None if it has none."""
     try:
         oracle: Callable[[gym.Env[Any, Any]], Any] = world.oracle(task)
     except ValueError:
@@ -160,8 +160,13 @@ def _oracle(world: ModuleType, task: str) -> Callable[[gym.Env[Any, Any]], Any] 
 
 
 def measured(labels: Labels, world: ModuleType) -> Labels:
-    """The labels with distances divided by NEAR of the environment's module (1 if it has none)."""
-    near = getattr(world, "NEAR", 1.0)  # optional, as is ENDING_ACTIONS
+    """Return labels with their distances in units of the environment's NEAR.
+
+    Args:
+        labels: The labels of a frame, with the simulator's distances.
+        world: The environment's module; NEAR = 1 if the module does not define it.
+    """
+    near = getattr(world, "NEAR", 1.0)  # optional, like ENDING_ACTIONS
     return [{**label, "distance": label["distance"] / near} for label in labels]
 
 
@@ -177,17 +182,19 @@ def play(
     never: Sequence[int] = (),
     most: int | None = None,
 ) -> Iterator[tuple[Frames, Info]]:
-    """Play oracle and random episodes in turn without end, and yield a random half of the frames with their infos.
+    """Play oracle and random episodes in turn without end, and yield some of the frames with their infos.
+
+    A frame with labels is kept with probability KEEP_SHARE, a frame without labels with KEEP_SHARE * BLANK_SHARE.
 
     Args:
-        env: Made with labels=True.
-        oracle: Returns the next action; None = random episodes only.
-        rng: Everything random is drawn from it.
-        never: Actions that are not drawn at random, since they end the episode.
-        most: Frames of one episode at most; None = no limit.
+        env: An environment made with labels=True.
+        oracle: Function from the environment to the next action; None = random episodes only.
+        rng: Generator for the seeds, the random actions and the choice of frames.
+        never: Actions of a Discrete space that are not drawn at random, such as actions that end the episode.
+        most: Maximum number of frames of an episode, which then ends; None = no limit.
 
     Yields:
-        A frame uint8 [H, W, 3] and its info, with the number of the episode, from 0, as info["episode"].
+        A frame, uint8 [H, W, 3], and its info; info["episode"] is the number of the episode, from 0.
     """
     sample = _sampler(env.action_space, rng, never)
     for episode in range(1 << 30):
@@ -198,7 +205,7 @@ def play(
             if rng.random() < (KEEP_SHARE if info["labels"] else KEEP_SHARE * BLANK_SHARE):
                 kept += 1
                 yield observation["frame"], {**info, "episode": episode}
-            if scripted and oracle is not None and rng.random() < 0.8:  # the rest: stray from the straight way
+            if scripted and oracle is not None and rng.random() < 0.8:  # otherwise leave the oracle's path
                 action, hold = oracle(env), 0
             elif hold <= 0:
                 action, hold = sample(), int(rng.integers(1, LONGEST_HOLD + 1))
@@ -208,7 +215,7 @@ def play(
 
 
 def _sampler(space: gym.Space[Any], rng: np.random.Generator, never: Sequence[int]) -> Callable[[], Any]:
-    """Draws uniformly random actions of a space; of a Discrete one without those in `never`."""
+    """Return a function that draws random actions of a space; a Discrete space loses the actions in `never`."""
     if isinstance(space, gym.spaces.Discrete):
         actions = [action for action in range(int(space.start), int(space.start + space.n)) if action not in never]
         return lambda: actions[rng.integers(len(actions))]
@@ -217,21 +224,22 @@ def _sampler(space: gym.Space[Any], rng: np.random.Generator, never: Sequence[in
 
 
 def cells(labels: Sequence[Labels], names: Sequence[str], size: tuple[int, int], grid: int) -> np.ndarray:
-    """What each cell of a grid over the frame shows: targets of a dense auxiliary loss.
+    """Return the objects in each cell of a grid over the frame, the targets of a dense auxiliary loss.
 
-    A cell shows an object if it contains the centre of the object's box, or the box covers at least 30 % of the cell.
+    A cell shows an object if it contains the centre of the object's bounding box, or if the bounding box covers at
+    least 30 % of the cell.
 
     Args:
-        labels: Of N frames.
-        names: Of the objects.
+        labels: The labels of N frames.
+        names: The K object names, in the order of the channels.
         size: Height and width of the frames, in pixels.
-        grid: Cells per side.
+        grid: Number of cells per side.
 
     Returns:
-        bool [N, 2 * len(names) + 3, grid, grid], of which the channels are
-            0 .. names          which names the cell shows
-            names .. 2 * names  of which names it contains the centre of an object; their sum over the grid is a count
-            the last three      whether the nearest object that it shows is near, middle or far
+        bool [N, 2 * K + 3, grid, grid] with the channels
+            0 .. K - 1       the cell shows an object of this name
+            K .. 2 * K - 1   the cell contains the centre of an object of this name
+            the last three   the nearest object that the cell shows is near, middle or far
     """
     height, width = size
     index = {name: position for position, name in enumerate(names)}

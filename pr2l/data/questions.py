@@ -1,8 +1,8 @@
 """Question-answer pairs about a frame from the simulator's labels: the training data of `pr2l pretrain`.
 
-The questions are about what a person can see in the frame: presence, direction, distance and number of objects, all
-objects in view, the object at the left; and, if the simulator names the room in view, which room it is and whether an
-object would be found there. No question is about rewards or actions.
+The questions are about things that a person can see in the frame: presence, direction, distance and number of objects,
+all objects in view, and the object at the left. If the simulator names the room in view, there are also questions about
+the room and about objects that people keep there. No question is about rewards or actions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Question:
 
     Args:
         kind: One of KINDS.
-        target: Name of the object that is asked about; "" for questions about the whole frame.
+        target: The object's name; "" for questions about the whole frame.
         text: The question.
         answer: The answer, in lower case.
     """
@@ -45,13 +45,13 @@ class Question:
 
 @dataclass(frozen=True)
 class View:
-    """What a frame shows.
+    """The objects and the room in a frame.
 
     Args:
-        things: Labels of the objects large enough to ask about, from left to right.
+        things: Labels of the objects that are large enough for questions, from left to right.
         unclear: Names of the objects that are too small.
-        width: Of the frame, in pixels.
-        scene: The room in view, as `pr2l.core.types.Scene`; {} where the simulator names none.
+        width: Width of the frame, in pixels.
+        scene: The room in view, see `pr2l.core.types.Scene`; {} if the simulator names none.
     """
 
     things: Sequence[Label]
@@ -61,18 +61,25 @@ class View:
 
     @classmethod
     def of(cls, labels: Sequence[Label], width: int, height: int, scene: Scene | None = None) -> View:
-        """Make a view from the labels of a frame of width x height pixels."""
+        """Make a view from the labels of a frame.
+
+        Args:
+            labels: The labels of the frame.
+            width: Width of the frame, in pixels.
+            height: Height of the frame, in pixels.
+            scene: The room in view; None = unknown.
+        """
         clear = [label for label in labels if _area(label) >= SMALLEST * width * height]
         unclear = frozenset(label["name"] for label in labels if _area(label) < SMALLEST * width * height)
         return cls(sorted(clear, key=_centre), unclear, width, scene or {})
 
     def of_name(self, name: str) -> list[Label]:
-        """The labels of the objects of that name, from left to right."""
+        """Return the labels of the objects with a name, from left to right."""
         return [label for label in self.things if label["name"] == name]
 
 
 def about(view: View, name: str) -> list[Question]:
-    """The four questions about the objects of one name; none if one of them is too small."""
+    """Return the four questions about the objects with a name; none if one of these objects is too small."""
     if name in view.unclear:
         return []
     instances = view.of_name(name)
@@ -86,9 +93,17 @@ def about(view: View, name: str) -> list[Question]:
 
 
 def found(view: View, name: str) -> list[Question]:
-    """Whether an object would be found in the room in view, without and with reasons; no questions without a room.
+    """Return two questions: would an object be found in the room in view, without and with reasons?
 
-    The reasons are the type of the room and the position of the object if it is in view: PR2L's chain of thought.
+    The reasons are the type of the room and, if the object is in view, its position: the chain of thought of the PR2L
+    paper.
+
+    Args:
+        view: The frame.
+        name: The object's name.
+
+    Returns:
+        Two questions, or none if the scene does not say whether people keep such an object in the room.
     """
     if name not in view.scene.get("kept", {}):
         return []
@@ -102,9 +117,9 @@ def found(view: View, name: str) -> list[Question]:
 
 
 def overall(view: View) -> list[Question]:
-    """The questions about the whole frame; only the one about the room if an object in it is too small.
+    """Return the questions about the whole frame; only the question about the room if any object is too small.
 
-    The empty question has the answer of "what do you see ?", so a run without a prompt gets a description of the frame.
+    The empty question has the same answer as "what do you see ?", so a VLM without a prompt describes the frame.
     """
     room = [Question("room", "", "What room is this?", view.scene["room"])] if "room" in view.scene else []
     if view.unclear:
@@ -121,21 +136,36 @@ def overall(view: View) -> list[Question]:
 
 
 def direction(label: Label, width: int) -> str:
-    """The column of the frame, one of DIRECTIONS, in which the centre of the box lies."""
+    """Return the column of the frame that contains the centre of the bounding box.
+
+    Args:
+        label: The object's label.
+        width: Width of the frame, in pixels.
+
+    Returns:
+        One of DIRECTIONS.
+    """
     return DIRECTIONS[min(int(5 * _centre(label) / width), 4)]
 
 
 def distance(label: Label) -> str:
-    """One of DISTANCES; label: its distance is in units of the environment's NEAR."""
+    """Return the word for an object's distance.
+
+    Args:
+        label: The object's label, with its distance in units of the environment's NEAR.
+
+    Returns:
+        One of DISTANCES.
+    """
     return DISTANCES[int(label["distance"] >= NEAR) + int(label["distance"] > FAR)]
 
 
 def vocabulary(names: Sequence[str], rooms: Sequence[str] = ()) -> list[str]:
-    """Every word that a question or an answer can contain, sorted, in lower case.
+    """Return all words and punctuation marks of the questions and answers, sorted, in lower case.
 
     Args:
-        names: The objects that labels can name.
-        rooms: The types of room that scenes can name; none = no questions about rooms.
+        names: The object names that can occur in labels.
+        rooms: The room types that can occur in scenes; empty = no questions about rooms.
     """
     scene: Scene = {"room": " ".join(rooms), "kept": dict.fromkeys(names, True)} if rooms else {}
     view = View([], frozenset(), 1, scene)

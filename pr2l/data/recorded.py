@@ -1,6 +1,6 @@
-"""What the algorithm of a config learns from, where that is recorded episodes: their spaces, and batches of them.
+"""Data sets and batches for the algorithms that learn from recorded episodes.
 
-No simulator is started for it: the spaces are those of the data set, and the tokens are read from its store.
+These algorithms need no simulator: the spaces come from the data set, and the tokens from its store.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ GAMMA = 0.99  # discount of an algorithm without an option `gamma`
 
 
 def learns_from(config: RunConfig) -> LearnsFrom:
-    """What the config's algorithm declares as `Learner.learns_from`."""
+    """Return the `Learner.learns_from` of the config's algorithm, such as "rollouts" or "transitions"."""
     declared: LearnsFrom = registry.load("algorithms", config.algorithm).Learner.learns_from
     return declared
 
 
 def learns_from_data(config: RunConfig) -> bool:
-    """Whether the config's algorithm learns from recorded episodes.
+    """Return whether the config's algorithm learns from recorded episodes.
 
     Raises:
-        UserError: If the config names no data set for such an algorithm, or one for another.
+        UserError: If such an algorithm has no `data` in the config, or another algorithm has `data`.
     """
     from_data = learns_from(config) != "rollouts"
     if from_data and config.data is None:
@@ -45,8 +45,9 @@ def recording(config: RunConfig) -> Recording:
     """Open the config's data set.
 
     Raises:
-        UserError: If it is of another environment or task, or its spaces differ from those of the environment. The
-            spaces are not compared where the environment cannot be made, since its simulator is not installed.
+        UserError: If the data set was recorded in another environment or task, or its spaces differ from the
+            environment's. The spaces are not compared if the environment cannot be made, for example because its
+            simulator is not installed.
     """
     assert config.data is not None
     data = Recording(config.data)
@@ -71,19 +72,24 @@ def recording(config: RunConfig) -> Recording:
 
 
 def recorded_spaces(data: Recording) -> Spaces:
-    """The spaces of the environment in which the data set was recorded."""
+    """Return the observation and action space of a data set."""
     return Spaces(data.observation_space, data.action_space)
 
 
 def batch_source(config: RunConfig, encoder: Encoder, data: Recording) -> TransitionSource | TrajectorySource:
-    """The batches that the config's algorithm learns from; frames that are not embedded yet are embedded first.
+    """Return a source of batches for the config's algorithm; frames without embeddings are embedded first.
 
-    Returns, discounts and n-step rewards follow from the algorithm's options `gamma` (0.99 if it has none) and
-    `n_step` (1 if it has none). An encoder with something to fit is fitted on the data set.
+    The algorithm's options `gamma` (default 0.99) and `n_step` (default 1) determine returns, discounts and n-step
+    rewards.
+
+    Args:
+        config: The config of the run.
+        encoder: The encoder of `config`. It is fitted on the data set if it has a positive `fit_frames`.
+        data: The data set.
 
     Raises:
-        UserError: If the data set does not fit the config, or the algorithm learns from preferences, which recorded
-            episodes do not have.
+        UserError: If the data set does not fit the config, or the algorithm learns from other data, such as
+            preferences.
     """
     kind, options = learns_from(config), config.options("algorithm")
     if kind not in ("transitions", "trajectories"):

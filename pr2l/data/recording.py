@@ -1,4 +1,4 @@
-"""Read the episodes of a Minari data set: one that `pr2l collect` made, or any other whose frames are uint8."""
+"""Reads the episodes of a Minari data set, from `pr2l collect` or any other data set with uint8 frames."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ class Episode:
     """A recorded episode of n steps, without its frames.
 
     Args:
-        actions: n actions that were taken, in the layout of `space_arrays`.
-        expert_actions: n actions that the policy chose before noise; None where there was no noise.
+        actions: The n executed actions, in the layout of `space_arrays`.
+        expert_actions: The n actions that the policy chose before noise, in the same layout; None = recorded without
+            noise.
         rewards: float64 [n].
-        terminated: bool [n], True in the last row if the episode ended because of the task.
-        truncated: bool [n], True in the last row if it was cut off, such as by its horizon.
-        proprio: float32 [n + 1, P], or None where the environment has none.
-        contexts: n + 1, one for each observation.
+        terminated: bool [n], True in the last row if the environment terminated the episode.
+        truncated: bool [n], True in the last row if the episode was truncated, such as by a time limit.
+        proprio: float32 [n + 1, P]; None = the environment has no proprio.
+        contexts: The contexts of the n + 1 observations.
     """
 
     actions: Any
@@ -48,7 +49,7 @@ class Episode:
 
 
 class Recording:
-    """The episodes of a data set. Its length is the number of their frames, which are numbered as rows:
+    """Reader of the episodes of a data set. Its length is the number of frames; rows are the numbers of the frames:
 
         row            0    1    2    3  |  4    5    6  |        an episode of n actions has n + 1 frames
         observation   o0   o1   o2   o3  | o0   o1   o2  |
@@ -58,12 +59,12 @@ class Recording:
         folder: The folder that contains Minari's folder `data`.
 
     Attributes:
-        observation_space: Dict of `frame` and perhaps `proprio`; a space of bare frames becomes Dict(frame).
-        action_space: Of the environment.
-        starts: int64 [episodes + 1], the first row of each episode, and the number of all rows.
-        contexts: The context at the start of each episode; {} where none was recorded.
-        environment, task: What was played, or None where the data set does not say.
-        key: What identifies the data set in the key of a store.
+        observation_space: Dict with `frame` and perhaps `proprio`; a Box space of frames becomes Dict(frame).
+        action_space: The environment's action space.
+        starts: int64 [episodes + 1], the first row of each episode, then the number of all rows.
+        contexts: The context at the start of each episode; {} if none was recorded.
+        environment, task: The names of environment and task; None if the metadata lack them.
+        key: JSON values that identify the data set in the key of a store.
 
     Raises:
         UserError: If the folder has no data set with a complete episode, or its frames are not uint8 [H, W, 3].
@@ -93,27 +94,30 @@ class Recording:
         name = self.storage.metadata.get("dataset_id", folder.name)
         contents = digest.of_files(folder, (folder / "data").glob("*.hdf5"))
         self.key = {"name": name, "episodes": len(metadata), "frames": len(self), "sha256": contents}
-        next(self.batches(0, 1))  # a wrong dtype of the frames is found now rather than during a training
+        next(self.batches(0, 1))  # check the dtype of the frames now rather than during training
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     @property
     def episodes(self) -> int:
-        """How many there are."""
+        """Number of episodes."""
         return len(self.starts) - 1
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
-        """Height and width in pixels, and 3."""
+        """Shape of a frame: height and width in pixels, and 3 channels."""
         height, width, channels = self.observation_space["frame"].shape or (0, 0, 0)
         return height, width, channels
 
     def episode(self, number: int) -> Episode:
-        """Everything of an episode but its frames.
+        """Read an episode without its frames.
+
+        Args:
+            number: Number of the episode, from 0.
 
         Raises:
-            UserError: If an array does not fit its space, or has another length than the others.
+            UserError: If an array does not fit its space, or the arrays differ in length.
         """
         with h5py.File(self.folder / "data" / FILE) as file:
             group = file[f"episode_{number}"]
@@ -137,17 +141,17 @@ class Recording:
         return Episode(actions, expert_actions, rewards, terminated, truncated, proprio, self.contexts_of(number))
 
     def contexts_of(self, number: int) -> Contexts:
-        """The n + 1 contexts of an episode, one for each observation."""
+        """Read the contexts of the n + 1 observations of an episode."""
         count = int(self.starts[number + 1] - self.starts[number])
         with h5py.File(self.folder / "data" / FILE) as file:
             stored = file.get(f"episode_{number}/infos/context")
-            # Other recorders may keep something else under that name; ours are texts.
+            # Other programs may store other data under this name; `pr2l collect` stores JSON texts.
             if not isinstance(stored, h5py.Dataset) or h5py.check_string_dtype(stored.dtype) is None:
                 return [self.contexts[number]] * count
             return [json.loads(text) for text in stored[()]]
 
     def all_contexts(self) -> list[Context]:
-        """Every different context of the data set, in the order of their first use."""
+        """Return all distinct contexts of the data set, in the order of their first use."""
         different: dict[str, Context] = {}
         for number in range(self.episodes):
             for context in self.contexts_of(number):
@@ -155,7 +159,18 @@ class Recording:
         return list(different.values())
 
     def infos(self, number: int, key: str) -> Any:
-        """An entry of the infos that `collect(infos=...)` kept: an array [n + 1, ...], or a list of n + 1 values."""
+        """Read an entry of the infos that `collect(infos=...)` stored.
+
+        Args:
+            number: Number of the episode, from 0.
+            key: Key of the entry.
+
+        Returns:
+            An array [n + 1, ...], or a list of n + 1 JSON values.
+
+        Raises:
+            UserError: If the episode has no such entry.
+        """
         with h5py.File(self.folder / "data" / FILE) as file:
             stored = file.get(f"episode_{number}/infos/{key}")
             if stored is None:
@@ -165,7 +180,15 @@ class Recording:
             return [json.loads(text) for text in values] if h5py.check_string_dtype(stored.dtype) else values
 
     def batches(self, start: int, size: int) -> Iterator[tuple[Frames, Contexts]]:
-        """The frames from row `start` on, `size` at a time, with their contexts; the last batch may be smaller."""
+        """Yield the frames from a row to the end in batches, with their contexts.
+
+        Args:
+            start: The first row.
+            size: Number of frames of a batch; the last batch may be smaller.
+
+        Yields:
+            Frames, uint8 [B, H, W, 3], and their B contexts.
+        """
         frames: list[Frames] = []
         contexts: Contexts = []
         first = self.episode_of(start)
@@ -181,7 +204,11 @@ class Recording:
             yield np.stack(frames), contexts
 
     def sample(self, count: int) -> tuple[Frames, Contexts]:
-        """The frames of the rows of `spread`, with their contexts."""
+        """Read frames that are evenly spread over the data set, with their contexts.
+
+        Args:
+            count: Number of frames; a smaller data set returns all of its frames.
+        """
         frames: list[Frames] = []
         contexts: Contexts = []
         for number, rows in groupby(map(int, self.spread(count)), key=self.episode_of):
@@ -192,15 +219,15 @@ class Recording:
         return np.stack(frames), contexts
 
     def spread(self, count: int) -> npt.NDArray[np.int_]:
-        """`count` rows (or all, if there are fewer), evenly spread over the data set."""
+        """Return `count` rows that are evenly spread over the data set, or all rows if there are fewer."""
         return np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
 
     def episode_of(self, row: int) -> int:
-        """The number of the episode that a row belongs to."""
+        """Return the number of the episode that contains a row."""
         return int(np.searchsorted(self.starts, row, side="right")) - 1
 
     def _frames(self, number: int) -> Frames:
-        """The n + 1 frames of an episode, uint8 [n + 1, H, W, 3]."""
+        """Read the frames of an episode, uint8 [n + 1, H, W, 3]."""
         (episode,) = self.storage.get_episodes([number])
         observations = episode["observations"]
         frames = np.asarray(observations if self._bare_frames else observations["frame"])
@@ -215,7 +242,7 @@ class Recording:
 
 
 def _with_frame(space: spaces.Space[Any], folder: Path) -> spaces.Dict:
-    """The observation space with a `frame`; UserError where there is none, or it is not uint8 [H, W, 3]."""
+    """Return the observation space as a Dict with `frame`; UserError if the frames are not uint8 [H, W, 3]."""
     if isinstance(space, spaces.Box):
         space = spaces.Dict(frame=space)
     if not isinstance(space, spaces.Dict) or "frame" not in space.spaces:
@@ -234,7 +261,7 @@ def _with_frame(space: spaces.Space[Any], folder: Path) -> spaces.Dict:
 
 
 def _played(metadata: dict[str, Any]) -> tuple[str | None, str | None]:
-    """Environment and task of a data set of `collect`, whose earlier versions say so in the description alone."""
+    """Return environment and task of a data set; earlier versions of `collect` name them only in the description."""
     if "environment" in metadata:
         return metadata["environment"], metadata["task"]
     described = re.search(r" plays ([\w-]+)/([\w-]+), \w+ episodes from seed ", metadata.get("description", ""))

@@ -1,7 +1,8 @@
-"""Batches of transitions and of trajectories from recorded episodes whose frames are embedded.
+"""Batches of transitions and trajectories from recorded episodes with embedded frames.
 
-Actions, rewards, ends, proprio and contexts are held in memory; tokens are read from the memory-mapped store when a
-batch is drawn. Frames are numbered as rows, and actions as steps; an episode of n steps has n + 1 rows:
+Actions, rewards, terminations, truncations, proprio and contexts are held in memory; tokens are read from the
+memory-mapped store when a batch is drawn. Rows are the numbers of the frames, and steps the numbers of the actions. An
+episode of n steps has n + 1 rows:
 
     row              0    1    2    3  |  4    5    6  |
     observation     o0   o1   o2   o3  | o0   o1   o2  |
@@ -9,9 +10,9 @@ batch is drawn. Frames are numbered as rows, and actions as steps; an episode of
     action          a0   a1   a2       | a0   a1       |
     next row         1    2    3       |  5    6       |
 
-Row 3 has no step: nothing was done after the last observation of an episode, and the pair (row 3, row 4) would lead
-from the end of one episode to the start of another. With n_step = 2, step 0 leads to row 2, but step 2 to row 3 only:
-no sum of rewards goes beyond the end of an episode.
+Row 3 has no step, because no action follows the last observation of an episode: the pair (row 3, row 4) would lead
+from the end of one episode to the start of the next. With n_step = 2, step 0 leads to row 2, but step 2 only to row 3,
+because a sum of rewards stops at the end of the episode.
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ Rows = npt.NDArray[np.int_]
 
 
 class Episodes:
-    """All steps of a data set: a sequence of trajectories, and transitions by their numbers.
+    """Sequence of the trajectories of a data set, which also returns transitions by their step numbers.
 
     Args:
         recording: The data set.
-        store: Embeddings of its frames, a row for each.
-        gamma: Discount per step, 0 to 1.
+        store: The embeddings of all frames of the data set, in the same order.
+        gamma: Discount factor per step, 0 to 1.
     """
 
     def __init__(self, recording: Recording, store: Store, gamma: float = 0.99) -> None:
         self.recording, self.gamma, self._store = recording, gamma, store
         episodes = [recording.episode(number) for number in range(recording.episodes)]
         counts = np.array([len(episode.rewards) for episode in episodes])
-        self._ends = np.cumsum(counts)  # of each episode, one past its last step
-        self._step_ends = np.repeat(self._ends, counts)  # of each step, the same
+        self._ends = np.cumsum(counts)  # for each episode, one past its last step
+        self._step_ends = np.repeat(self._ends, counts)  # for each step, the end of its episode
         self._rows = np.delete(np.arange(len(recording)), recording.starts[1:] - 1)  # the row of each step
         self._rewards = np.concatenate([episode.rewards for episode in episodes])
         self._terminated = np.concatenate([episode.terminated for episode in episodes])
@@ -63,16 +64,16 @@ class Episodes:
         self._proprio = np.concatenate(proprio) if proprio else None
 
     def __len__(self) -> int:
-        """The number of episodes."""
+        """Return the number of episodes."""
         return len(self._ends)
 
     @property
     def steps(self) -> int:
-        """The number of steps of all episodes."""
+        """Total number of steps of all episodes."""
         return len(self._rewards)
 
     def __getitem__(self, number: int) -> Trajectory:
-        """An episode of n steps, with all its n + 1 observations."""
+        """Return an episode of n steps with its n + 1 observations."""
         first, end = self._ends[number] - self._length(number), self._ends[number]
         steps = np.arange(first, end)
         start, stop = self.recording.starts[number], self.recording.starts[number + 1]
@@ -90,12 +91,12 @@ class Episodes:
         )
 
     def transitions(self, steps: Rows, n_step: int = 1) -> Transitions:
-        """A batch of transitions.
+        """Return a batch of transitions.
 
         Args:
-            steps: int [B], numbers of steps, 0 to `self.steps` - 1.
-            n_step: How many rewards are summed, and how many steps away the next observation is; fewer where the
-                episode ends before. `terminated`, `truncated` and `discounts` are of the last of these steps.
+            steps: int [B], step numbers, 0 to `self.steps` - 1.
+            n_step: Number of steps between an observation and the next observation, and number of summed rewards;
+                fewer if the episode ends earlier. `terminated` and `truncated` belong to the last of these steps.
         """
         steps = np.asarray(steps)
         lengths = np.minimum(n_step, self._step_ends[steps] - steps)  # rewards that each row sums
@@ -135,7 +136,12 @@ class Episodes:
 
 
 class TrajectorySource(ShuffledSource[Trajectory]):
-    """Whole episodes, each once an epoch, in an order that seed and epoch determine; a `BatchSource`."""
+    """Source of batches of whole episodes; each episode occurs once per epoch.
+
+    Args:
+        episodes: The data.
+        seed: Seed of the order, which differs in each epoch.
+    """
 
     def __init__(self, episodes: Episodes, seed: int) -> None:
         super().__init__(episodes, seed)
@@ -145,20 +151,20 @@ class TrajectorySource(ShuffledSource[Trajectory]):
         return {**super().state_dict(), "data": self._recording.key["sha256"]}
 
     def load_state_dict(self, values: Values) -> None:
-        """Raises UserError if `values` are of another data set."""
+        """Restore the position; raise UserError if `values` belong to another data set."""
         check_same_data(self._recording, values)
         super().load_state_dict(values)
 
 
 class TransitionSource:
-    """Batches of transitions; each step comes once an epoch, in an order that seed and epoch determine.
+    """Source of batches of transitions; each step occurs once per epoch.
 
-    A batch at the end of an epoch is filled up with steps of the next one.
+    The last batch of an epoch is filled up with steps of the next epoch.
 
     Args:
         episodes: The data.
-        seed: Determines the order.
-        n_step: As of `Episodes.transitions`.
+        seed: Seed of the order, which differs in each epoch.
+        n_step: Number of steps between an observation and the next observation, see `Episodes.transitions`.
     """
 
     def __init__(self, episodes: Episodes, seed: int, n_step: int = 1) -> None:
@@ -170,7 +176,7 @@ class TransitionSource:
 
     @property
     def epoch(self) -> float:
-        """Passes over the data so far."""
+        """Number of passes over the data so far, a fraction."""
         return self._numbers.taken / len(self)
 
     def next_batch(self, count: int) -> Transitions:
@@ -180,13 +186,18 @@ class TransitionSource:
         return {**self._numbers.state_dict(), "data": self.episodes.recording.key["sha256"]}
 
     def load_state_dict(self, values: Values) -> None:
-        """Raises UserError if `values` are of another data set."""
+        """Restore the position; raise UserError if `values` belong to another data set."""
         check_same_data(self.episodes.recording, values)
         self._numbers.load_state_dict(values)
 
 
 def check_same_data(recording: Recording, values: Values) -> None:
-    """Raise UserError if the state of a source, unless it is of an earlier version, names another data set."""
+    """Raise UserError if the state of a source belongs to another data set.
+
+    Args:
+        recording: The data set of the source.
+        values: A `state_dict()`. States of earlier versions do not name their data set and pass the check.
+    """
     if values.get("data", recording.key["sha256"]) != recording.key["sha256"]:
         raise UserError(
             f"{recording.folder} holds other episodes than when the run was stopped; put those back, or start a new run"
@@ -194,9 +205,16 @@ def check_same_data(recording: Recording, values: Values) -> None:
 
 
 def discounted_returns(rewards: npt.NDArray[np.float64], gamma: float) -> npt.NDArray[np.float64]:
-    """Monte-Carlo returns of an episode: the discounted sum of the rewards from each step to the end, [n] from [n].
+    """Compute the discounted sum of rewards from each step to the end of the episode.
 
-    Where the episode was truncated, what would have followed is left out.
+    The sum has no estimate of the rewards after a truncation.
+
+    Args:
+        rewards: float64 [n].
+        gamma: Discount factor per step, 0 to 1.
+
+    Returns:
+        The Monte Carlo returns, float64 [n].
     """
     returns = np.array(rewards, np.float64)
     for step in range(len(returns) - 2, -1, -1):
@@ -205,12 +223,12 @@ def discounted_returns(rewards: npt.NDArray[np.float64], gamma: float) -> npt.ND
 
 
 def _expert_actions(episode: Episode) -> Any:
-    """Where there was no noise, the expert acted alone."""
+    """Return the expert's actions: the executed actions if there was no noise."""
     return episode.actions if episode.expert_actions is None else episode.expert_actions
 
 
 def _concatenate(parts: Sequence[Any]) -> Any:
-    """Actions of several episodes, in the layout of `space_arrays`, as those of one."""
+    """Concatenate the actions of several episodes, in the layout of `space_arrays`."""
     if isinstance(parts[0], dict):
         return {key: _concatenate([actions[key] for actions in parts]) for key in parts[0]}
     if isinstance(parts[0], tuple):
@@ -221,7 +239,7 @@ def _concatenate(parts: Sequence[Any]) -> Any:
 
 
 def _take(actions: Any, steps: Rows) -> ActionBatch:
-    """The actions of some steps, as tensors or texts."""
+    """Return the actions of some steps, as tensors or texts."""
     if isinstance(actions, dict):
         return {key: _take(column, steps) for key, column in actions.items()}
     if isinstance(actions, tuple):

@@ -1,4 +1,4 @@
-"""Elements of Gymnasium spaces as arrays: copied in the space's dtype, stacked over time, read from HDF5.
+"""Arrays for elements of Gymnasium spaces: copied in the space's dtype, stacked over time, read from HDF5.
 
 The layout is Minari's: a Dict space is a dict of arrays, a Tuple space a tuple of arrays, a Text space a list of
 strings, and every other space one array [n, ...].
@@ -27,7 +27,12 @@ SUPPORTED = (
 
 
 def check_supported(space: spaces.Space[Any], name: str) -> None:
-    """Raise UserError for a space that recorded episodes cannot hold, such as Graph or Sequence."""
+    """Raise UserError for a space that recorded episodes cannot hold, such as Graph or Sequence.
+
+    Args:
+        space: The space; subspaces of Dict and Tuple are checked too.
+        name: Name of the space in the error message, e.g. "action space".
+    """
     if not isinstance(space, SUPPORTED):
         kinds = ", ".join(kind.__name__ for kind in SUPPORTED)
         raise UserError(f"the {name} is {space}, which cannot be recorded; recorded episodes hold {kinds}")
@@ -41,17 +46,17 @@ def as_element(space: spaces.Space[Any], value: Any, name: str) -> Any:
 
     Args:
         space: One of SUPPORTED.
-        value: What an environment or a policy returned, e.g. a list, or an array of another dtype.
-        name: What the value is, for the error, e.g. "action".
+        value: An observation or action, e.g. a list, or an array of another dtype.
+        name: Name of the value in the error message, e.g. "action".
 
     Returns:
-        A NumPy array or, for Discrete, a NumPy scalar of the space's dtype; a string for Text; a dict or a tuple of
-        elements for Dict and Tuple. Later changes of `value` do not change it.
+        A copy: a NumPy array or, for Discrete, a NumPy scalar of the space's dtype; a string for Text; a dict or a
+        tuple of elements for Dict and Tuple.
 
     Raises:
-        UserError: If the shape is not the space's, or a number would change in the space's dtype (a fraction in an
-            integer space), or a discrete value is out of range. Box values may lie outside the bounds, and texts
-            outside the charset.
+        UserError: If the shape differs from the space's, if the conversion to an integer dtype would change a number,
+            or if a discrete value is out of range. Box values may lie outside the bounds, and texts outside the
+            charset.
     """
     if isinstance(space, spaces.Dict):
         if not isinstance(value, dict) or value.keys() != space.spaces.keys():
@@ -80,7 +85,15 @@ def as_element(space: spaces.Space[Any], value: Any, name: str) -> Any:
 
 
 def stack(space: spaces.Space[Any], elements: Sequence[Any]) -> Any:
-    """Stack elements over time: arrays [n, ...] in the space's dtype, in the layout above."""
+    """Stack n elements of a space over time.
+
+    Args:
+        space: One of SUPPORTED.
+        elements: n elements, as returned by `as_element`.
+
+    Returns:
+        Arrays [n, ...] in the space's dtype, or lists of n strings, in the layout above.
+    """
     if isinstance(space, spaces.Dict):
         return {key: stack(subspace, [element[key] for element in elements]) for key, subspace in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
@@ -93,11 +106,19 @@ def stack(space: spaces.Space[Any], elements: Sequence[Any]) -> Any:
 
 
 def read(space: spaces.Space[Any], stored: Any, name: str) -> Any:
-    """Read what `stack` wrote from an HDF5 group or data set.
+    """Read stacked elements from an HDF5 group or data set.
+
+    Args:
+        space: One of SUPPORTED.
+        stored: The HDF5 group (for Dict and Tuple) or data set.
+        name: Name of the values in the error message, e.g. "action".
+
+    Returns:
+        The elements in the layout above.
 
     Raises:
-        UserError: If integers are stored for a space of floats (earlier versions rounded Box actions), or the
-            shape or the names are not those of the space.
+        UserError: If integers are stored for a space of floats (earlier versions rounded Box actions), or shapes or
+            keys differ from the space's.
     """
     if isinstance(space, spaces.Dict):
         if missing := [key for key in space.spaces if key not in stored]:

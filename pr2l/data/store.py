@@ -1,10 +1,10 @@
-"""A store of embeddings: the tokens of N frames in a folder, memory-mapped, and checked whenever it is opened.
+"""Stores of embeddings: the tokens of N frames in a folder, memory-mapped, and checked whenever a store is opened.
 
     values.npy    float16 [N, T, D]
     mask.npy      uint8 [N, T], 1 = real token
     store.json    the key (data set, encoder and VLM of the embeddings), the shape, and the number of finished rows
 
-store.json is replaced only after the rows that it counts are on the disk. If the process is killed, these rows are
+`flush` writes the rows to the disk before store.json, which counts them. If the process is killed, the counted rows are
 complete, and the next process continues after them.
 """
 
@@ -32,13 +32,15 @@ INDEX = "store.json"
 
 
 class Store:
-    """Tokens of N frames; its length is N. Use `create` or `resume` to append rows, and `open` to read.
+    """Tokens of N frames on the disk; the length of a store is N.
+
+    Use `create` or `resume` to append rows, and `open` to read.
 
     Attributes:
         path: The folder.
-        key: What identifies the embeddings, JSON values.
+        key: JSON values that identify the embeddings.
         shape: (N, T, D).
-        done: The number of finished rows; `flush` writes them to the disk.
+        done: Number of finished rows; `flush` writes them to the disk.
     """
 
     def __init__(self, path: Path, key: dict[str, Any], shape: Shape, done: int, mode: Mode) -> None:
@@ -53,7 +55,7 @@ class Store:
 
         Args:
             path: The folder to make.
-            key: JSON values; `resume` and `open` must be called with equal ones.
+            key: JSON values that identify the embeddings; `resume` and `open` require equal values.
             shape: (N, T, D).
 
         Raises:
@@ -75,12 +77,28 @@ class Store:
 
     @classmethod
     def resume(cls, path: Path, key: dict[str, Any]) -> Self:
-        """Open an unfinished store to append to; UserError if it is damaged or its key differs."""
+        """Open a store to append rows.
+
+        Args:
+            path: The folder.
+            key: The expected key.
+
+        Raises:
+            UserError: If there is no store, the store is damaged, or its key differs.
+        """
         return cls(path, *_read(path, key), mode="r+")
 
     @classmethod
     def open(cls, path: Path, key: dict[str, Any]) -> Self:
-        """Open a finished store to read; UserError as of `resume`, and if rows are missing."""
+        """Open a finished store to read.
+
+        Args:
+            path: The folder.
+            key: The expected key.
+
+        Raises:
+            UserError: If there is no store, the store is damaged, its key differs, or rows are missing.
+        """
         store = cls(path, *_read(path, key), mode="r")
         if store.done < len(store):
             raise UserError(
@@ -95,7 +113,7 @@ class Store:
         """Read rows into memory.
 
         Returns:
-            Tokens with values float16 [B, T, D] and mask bool [B, T], in the order asked for.
+            Tokens with values float16 [B, T, D] and mask bool [B, T], in the order of `rows`.
 
         Raises:
             IndexError: If a row is not finished.
@@ -104,7 +122,11 @@ class Store:
         return Tokens(torch.from_numpy(values), torch.from_numpy(mask).bool())
 
     def append(self, tokens: Tokens) -> None:
-        """Append rows, rounded to float16, the precision of the observations of policies."""
+        """Append rows, rounded to float16, the precision of policy observations.
+
+        Args:
+            tokens: The tokens of the next B frames, [B, T, D].
+        """
         rows = slice(self.done, self.done + len(tokens.mask))
         self.values[rows], self.mask[rows], clipped = in_half(tokens)
         self.clipped += clipped
@@ -118,12 +140,12 @@ class Store:
 
 
 def exists(path: Path) -> bool:
-    """Whether the folder holds a store, finished or not."""
+    """Return whether a folder holds a store, finished or not."""
     return (path / INDEX).is_file()
 
 
 def _array(path: Path, mode: Mode, dtype: type, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    """Open a memory map; UserError if its dtype or shape is not that of store.json."""
+    """Open a memory map; UserError if its dtype or shape differs from store.json."""
     if mode == "w+":
         return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
     try:
@@ -137,7 +159,7 @@ def _array(path: Path, mode: Mode, dtype: type, shape: tuple[int, ...]) -> np.me
 
 
 def _read(path: Path, key: dict[str, Any]) -> tuple[dict[str, Any], Shape, int]:
-    """Key, shape and number of finished rows; UserError if the key is not `key`."""
+    """Return the key, the shape and the number of finished rows; UserError if the stored key is not `key`."""
     if not exists(path):
         raise UserError(f"{path} is no store: it has no {INDEX}; `pr2l embed DATASET --config CONFIG` makes one")
     try:
@@ -154,7 +176,7 @@ def _read(path: Path, key: dict[str, Any]) -> tuple[dict[str, Any], Shape, int]:
 
 
 def _differences(stored: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    """Each entry in which two keys differ, with both values."""
+    """Return the entries that differ between two keys, with both values."""
     stored_entries, expected_entries = _flat(stored), _flat(expected)
     return [
         f"{name} is {stored_entries.get(name, 'absent')} there and {expected_entries.get(name, 'absent')} here"
@@ -173,7 +195,7 @@ def _flat(key: dict[str, Any], start: str = "") -> dict[str, str]:
 
 
 def _as_json(key: dict[str, Any]) -> dict[str, Any]:
-    """The key as it is read from a file: with lists in place of tuples."""
+    """Convert a key to the values that are read from a file: lists in place of tuples."""
     values: dict[str, Any] = json.loads(json.dumps(key))
     return values
 
