@@ -1,6 +1,6 @@
 """Vectorized environments for learning: seeded episodes, worker processes, and the wrapper that embeds frames.
 
-What is imported from here is loaded on first use: worker processes import this package without torch.
+The names below are loaded on first use, because worker processes import this package without torch.
 """
 
 from __future__ import annotations

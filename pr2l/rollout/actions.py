@@ -1,4 +1,4 @@
-"""Actions of any space: as the environment takes them, and as JSON that gives them back bit for bit."""
+"""Conversion of actions of any space to the types of the space, and to JSON and back without loss."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from gymnasium import spaces
 
 
 def as_action(space: spaces.Space[Any], action: Any) -> Any:
-    """Convert an action to its space's types: a copy that the environment may keep or change.
+    """Convert an action to the types of its space.
 
     Args:
-        space: The action space. Spaces other than those of `action_to_json` are left alone.
-        action: Such as an algorithm's row of a batch, or what `action_to_json` made.
+        space: The action space. An action of a space that `action_to_json` does not support is returned unchanged.
+        action: The action, such as one row of an algorithm's batch or a result of `action_to_json`.
 
     Returns:
         np.int64 for Discrete, an array of the space's dtype for Box, MultiDiscrete and MultiBinary, a str for Text, and
-        a dict or a tuple of these for Dict and Tuple.
+        a dict or a tuple of these for Dict and Tuple. Arrays are copies, which the environment may keep or change.
     """
     if isinstance(space, spaces.Dict):
         return {key: as_action(part, action[key]) for key, part in space.spaces.items()}
@@ -31,11 +31,14 @@ def as_action(space: spaces.Space[Any], action: Any) -> Any:
 
 
 def action_to_json(space: spaces.Space[Any], action: Any) -> Any:
-    """Convert an action that `as_action` made to JSON values, from which `as_action` makes it again.
+    """Convert an action to JSON values, which `as_action` converts back.
 
     Args:
         space: The action space: Discrete, Box, MultiDiscrete, MultiBinary, Text, or a Dict or Tuple of these.
-        action: An action of that space.
+        action: An action of that space, as returned by `as_action`.
+
+    Returns:
+        Numbers, strings, and nested lists and dicts of them.
     """
     if isinstance(space, spaces.Dict):
         return {key: action_to_json(part, action[key]) for key, part in space.spaces.items()}

@@ -1,4 +1,4 @@
-"""From a config to the live parts of a run: environments, encoder, learner."""
+"""Construction of the parts of a run from its config: environments, encoder and learner."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ Split = Literal["train", "evaluation"]
 
 
 def environments(config: RunConfig, split: Split, *, labels: bool = False, count: int | None = None) -> VecEnv:
-    """Make the environments of a config; the caller closes them.
+    """Make the environments of a config.
 
     In training, environment i plays its own endless list of episodes. In evaluation the environments take turns: the
-    n-th episode of environment i is number i + n * count of a list that is the same for every run.
+    n-th episode of environment i is number i + n * count of a list that is the same for every run. The caller closes
+    the environments.
 
     Args:
-        config: The run. With `config.workers` the environments run in so many processes, else in this one.
-        split: Whose episodes.
-        labels: Whether infos hold the simulator's ground truth.
-        count: How many environments; None = `config.num_envs`.
+        config: The config of the run. `config.workers` is the number of worker processes; 0 = run in this process.
+        split: The split whose episodes are played.
+        labels: Whether infos contain the simulator's ground truth.
+        count: The number of environments; None = `config.num_envs`.
 
     Returns:
         A VecEnv with observations Dict(frame uint8 [N, H, W, 3], proprio float32 [N, P] if there is any).
@@ -63,11 +64,13 @@ def environments(config: RunConfig, split: Split, *, labels: bool = False, count
 
 
 def encoder(config: RunConfig, frame_shape: tuple[int, int, int] | None = None) -> Encoder:
-    """Make the config's encoder, with a cache if it is costly; loads the VLM if it has one.
+    """Make the encoder of a config, with a cache if encoding is costly.
+
+    This loads the VLM if the encoder uses one.
 
     Args:
-        config: Its encoder, VLM, prompt and their options are used.
-        frame_shape: Height and width of the frames, and 3. None = as the environment says, which is made for it.
+        config: The config of the run; the encoder, the VLM, the prompt and their options are used.
+        frame_shape: The shape of a frame, (H, W, 3). None = read it from the environment, which is made and closed.
     """
     module = registry.load("environments", config.environment)
     if frame_shape is None:
@@ -84,37 +87,39 @@ def encoder(config: RunConfig, frame_shape: tuple[int, int, int] | None = None) 
         kinds=module.kinds(config.task),
     )
     made: Encoder = registry.load("encoders", config.encoder).create(source, config.options("encoder"))
-    wanted = config.cache_frames and made.costly and not made.needs_labels  # a row's labels are not what it goes by
+    wanted = config.cache_frames and made.costly and not made.needs_labels  # the cache key has no labels
     return CachedEncoder(made, config.cache_frames) if wanted else made
 
 
 class Spaces(NamedTuple):
-    """Of one environment, which shows frames."""
+    """The spaces of one environment, whose observations contain frames."""
 
     observation_space: spaces.Dict
     action_space: spaces.Space[Any]
 
 
 def frame_spaces(config: RunConfig) -> Spaces:
-    """The spaces of the config's environments, whose simulators are not started for it."""
+    """Return the spaces of the config's environments without starting their simulators."""
     module = registry.load("environments", config.environment)
     with closing(module.make(config.task, config.options("environment"))) as env:
         return Spaces(env.observation_space, env.action_space)
 
 
 def spaces_of(frames: VecEnv) -> Spaces:
-    """The spaces of environments that are there."""
+    """Return the spaces of existing environments."""
     assert isinstance(frames.observation_space, spaces.Dict)
     return Spaces(frames.observation_space, frames.action_space)
 
 
 def learner(config: RunConfig, encoder: Encoder, frames: Spaces) -> Learner:
-    """Create a fresh learner of the config's algorithm and network; seeds torch, NumPy and Python.
+    """Create an untrained learner with the config's algorithm and network.
+
+    This seeds torch, NumPy and Python's random module.
 
     Args:
-        config: Its algorithm, network and their options, number of environments and seed are used.
-        encoder: Of the tokens that the learner will see.
-        frames: The spaces of the environments.
+        config: The config of the run; algorithm, network, their options, number of environments and seed are used.
+        encoder: The encoder that makes the learner's tokens.
+        frames: The spaces of the environments, before encoding.
     """
     algorithm = registry.load("algorithms", config.algorithm)
     made: Learner = algorithm.create(

@@ -3,10 +3,10 @@
     observation   Dict(frame uint8 [H, W, 3], proprio float32 [P] (optional), ...), of the space's shapes, finite
     step          observation, reward (a finite real number), terminated, truncated (bools), info
     info          "success" (a bool, after every step), "context" (dict of str to str, optional where no prompt slot
-                  needs it), "measures" (dict of numbers, optional), "labels" (a list, where they were asked for)
+                  needs it), "measures" (dict of numbers, optional), "labels" (a list, if they were requested)
 
-The checks cost a few microseconds a step, so they run at every step. What passes is copied: an environment may reuse
-its arrays and its info, and nobody outside sees that.
+The checks take a few microseconds, so they run at every step. Observations and infos are copied after the checks, so
+that an environment may reuse its arrays and its info.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NUMBERS = (int, float, np.integer, np.floating, np.bool_)
 
 
 class Spaces(Protocol):
-    """Whatever has an environment's spaces."""
+    """Object with the spaces of an environment: an environment or a VecEnv."""
 
     @property
     def observation_space(self) -> spaces.Space[Any]: ...
@@ -43,33 +43,39 @@ class Spaces(Protocol):
 
 
 class ContractError(UserError):
-    """An environment broke the contract; says which, where in the episode, what came, and what to return instead."""
+    """Violation of the contract by an environment.
+
+    The message names the environment, the episode's seed, the step, the wrong value and the required one.
+    """
 
 
 class BadValueError(ContractError):
-    """A reward or a proprio that is NaN or infinite."""
+    """Violation by a NaN or an infinity in the reward or in a float part of the observation."""
 
 
 class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
-    """Check everything that an environment returns, and hand out copies with plain Python numbers.
+    """Wrapper that checks all values that an environment returns, and returns copies with plain Python numbers.
 
-    Exceptions that the environment itself raises pass unchanged.
+    Exceptions that the environment raises are not caught.
 
     Args:
-        env: The environment. Its spaces are checked at once.
-        name: How errors call it; None = the name of its class.
+        env: The environment. The constructor checks its spaces.
+        name: The environment's name in error messages; None = the name of its class.
         slots: Keys that `info["context"]` must have, such as the slots of a prompt.
         labels: Whether `info["labels"]` must be a list.
-        success: Whether `info["success"]` must be there after every step.
-        on_bad_value: What a NaN or an infinity in a reward or in `proprio` does. "stop" raises; "truncate" ends the
-            episode there: last good observation, reward 0, truncated, `success` False and the reason in `info["cut"]`.
+        success: Whether every step must return `info["success"]`.
+        on_bad_value: How to handle a NaN or an infinity in the reward or the observation. "stop" raises BadValueError;
+            "truncate" ends the episode with the last valid observation, reward 0, truncated = True, `success` = False
+            and the reason in `info["cut"]`.
 
     Attributes:
-        cuts: How many episodes "truncate" has ended.
-        calls: Records the calls of the environment, unless it is isolated and so has time limits of its own.
+        cuts: The number of episodes that were ended by "truncate".
+        calls: The record of the running call, for time limits. It is unused if the environment is `Isolated`, which
+            has its own time limits.
 
     Raises:
-        ContractError: From the constructor, `reset` or `step`, for what the contract does not allow.
+        ContractError: If spaces, observation, reward or info violate the contract; from the constructor, `reset` or
+            `step`.
     """
 
     def __init__(
@@ -86,11 +92,11 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         self.name = name or type(env.unwrapped).__name__
         self.cuts = 0
         self.calls = CallRecord()
-        self._timed = not isinstance(env.unwrapped, Isolated)  # which has time limits of its own
+        self._timed = not isinstance(env.unwrapped, Isolated)  # Isolated has its own time limits
         self._slots, self._labels, self._success, self._on_bad_value = tuple(slots), labels, success, on_bad_value
         self._seed: int | None = None
         self._step = 0  # of the episode; 0 = its reset
-        self._frames: deque[np.ndarray] = deque(maxlen=1)  # the episode's last ones
+        self._frames: deque[np.ndarray] = deque(maxlen=1)  # the last frames of the episode
         check_spaces(env, self.name)
         assert isinstance(env.observation_space, spaces.Dict)
         self._kinds: dict[str, tuple[Any, Any]] = {
@@ -104,7 +110,7 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         if not _is_sequence_of(2, result):
             self._fail(f"reset returned {_of_length(result)}", "two values, (observation, info)")
         self._observation, info = self._check_observation(result[0]), self._check_info(result[1])
-        self._info = dict(info)  # as callers add keys to theirs
+        self._info = dict(info)  # a copy, because callers add keys to theirs
         self._frames.clear()
         self._add_history(self._observation, info)
         return self._observation, info
@@ -134,10 +140,13 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         return observation, reward, bool(terminated), bool(truncated), info
 
     def keep_frames(self, count: int) -> None:
-        """Add the last `count` frames of the episode to each info, for an encoder that sees several.
+        """Add the last frames of the episode to each info, for encoders of several frames.
 
-        They are `info["frame_history"]`, uint8 [count, H, W, 3], the oldest first. An episode that has had fewer frames
-        repeats its first one. It holds from the next reset on.
+        From the next reset on, `info["frame_history"]` is uint8 [count, H, W, 3], the oldest frame first. At the start
+        of an episode the first frame is repeated.
+
+        Args:
+            count: The number of frames; 1 = add no history.
         """
         self._frames = deque(maxlen=count)
 
@@ -149,7 +158,7 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
             info["frame_history"] = np.stack(self._frames)
 
     def _check_observation(self, observation: Any) -> Observation:
-        """The observation's own copy."""
+        """Return a copy of a valid observation."""
         if not isinstance(observation, Mapping) or observation.keys() != self._kinds.keys():
             came = f"a dict of {sorted(observation)}" if isinstance(observation, Mapping) else describe(observation)
             self._fail(f"the observation is {came}", f"a dict with the keys {sorted(self._kinds)}")
@@ -171,7 +180,7 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         return float(number)
 
     def _check_info(self, info: Any) -> Info:
-        """The info's own copy, with a context, and with `success` and measures as plain Python values."""
+        """Return a copy of a valid info, with a context, and with `success` and measures as plain Python values."""
         if not isinstance(info, Mapping):
             self._fail(f"info is {describe(info)}", "a dict")
         copied = {key: _copied(value) for key, value in info.items()}
@@ -223,15 +232,15 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
 
 
 def check_spaces(env: Spaces, name: str) -> None:
-    """Check that an environment declares spaces of the contract.
+    """Check that the spaces of an environment satisfy the contract.
 
     Args:
-        env: The environment, or a vector of them.
-        name: How errors call it.
+        env: The environment, or a VecEnv.
+        name: The environment's name in error messages.
 
     Raises:
-        ContractError: For a frame that is not uint8 [H, W, 3], a proprio that is not float32 [P], or an action space
-            whose numbers do not begin with 0.
+        ContractError: If the frame is not uint8 [H, W, 3], the proprio is not float32 [P], or a part of the action
+            space has a nonzero `start`.
     """
     space = env.observation_space
     if not isinstance(space, spaces.Dict) or "frame" not in space.spaces:
@@ -277,7 +286,11 @@ def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
 
 
 def describe(value: Any) -> str:
-    """A value in a few words: its dtype, shape and range for an array, itself where it is short."""
+    """Describe a value for an error message.
+
+    Returns:
+        The dtype, shape and range of an array; the `repr` of any other value, or its type if that is too long.
+    """
     if not isinstance(value, np.ndarray):
         text = repr(value)
         return text if len(text) <= 60 else f"a {type(value).__name__}"
@@ -290,7 +303,7 @@ def describe(value: Any) -> str:
 
 
 def _mismatch(key: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[str, str, str]:
-    """What came, what is needed and how to convert it, for a part of an observation."""
+    """Return the actual value, the required value and the conversion, for an error about a part of an observation."""
     need = f"{dtype} {list(shape)}, as observation_space[{key!r}] says"
     if not isinstance(value, np.ndarray):
         convert = f"np.asarray({key}, np.{dtype})" if isinstance(value, list | tuple) or hasattr(value, "numpy") else ""
@@ -302,9 +315,13 @@ def _mismatch(key: str, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]
 
 
 def _conversion(dtype: Any, shape: tuple[int, ...], size: tuple[int, ...], value: np.ndarray | None = None) -> str:
-    """A NumPy expression that makes uint8 [H, W, 3] of a frame; "" where none is known.
+    """Return a NumPy expression that converts a frame to uint8 [H, W, 3]; "" = no conversion is known.
 
-    size: the height and width that are needed.
+    Args:
+        dtype: The dtype of the frame.
+        shape: The shape of the frame.
+        size: The required height and width.
+        value: The frame; None = only its dtype and shape are known.
     """
     kind, expression = np.dtype(dtype).kind, "frame"
     if len(shape) == 2:
@@ -346,7 +363,7 @@ def _of_length(value: Any) -> str:
 
 
 def _copied(value: Any) -> Any:
-    """A copy as deep as the values of an info go: arrays, and lists and dicts of plain values."""
+    """Copy a value of an info: arrays, and lists and dicts recursively."""
     if isinstance(value, np.ndarray):
         return value.copy()
     if isinstance(value, dict):

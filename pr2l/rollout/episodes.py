@@ -1,7 +1,7 @@
 """Numbered, seeded episodes that can be replayed.
 
-A simulator's state cannot be saved, but an episode is determined by its seed and its actions. So a run that was killed
-resumes in the middle of its episodes: reset with the same seed, repeat the actions.
+The state of a simulator cannot be saved, but the seed and the actions determine an episode. So a run that was killed
+resumes in the middle of its episodes: it resets each environment with the same seed and repeats the actions.
 """
 
 from __future__ import annotations
@@ -21,25 +21,46 @@ from pr2l.rollout import external
 from pr2l.rollout.actions import action_to_json, as_action
 from pr2l.rollout.contract import BadValue, ContractCheck, Info, Observation, check_spaces
 
-# The first number of a spawn key says what a seed is for, so that no two purposes share a seed.
+# The first number of a spawn key is the purpose of the seed, so that seeds of two purposes differ.
 TRAINING, EVALUATION, EXPLORATION, NOISE = 0, 1, 2, 3
 
-ISOLATED_ONLY = ("silence", "memory", "restarts")  # fields of Timeouts that mean nothing for other environments
-REPLAYS = 3  # attempts to replay an episode whose simulator fails meanwhile
+ISOLATED_ONLY = ("silence", "memory", "restarts")  # fields of Timeouts that apply to isolated environments only
+REPLAYS = 3  # attempts to replay an episode if its simulator fails during the replay
 
 
 def training_seed(run_seed: int, env: int, episode: int) -> int:
-    """The seed of a training episode of environment number `env`; 32 bits, as simulators take no more."""
+    """Return the seed of a training episode.
+
+    Args:
+        run_seed: The seed of the run.
+        env: The index of the environment.
+        episode: The number of the episode in that environment, from 0.
+
+    Returns:
+        A seed of 32 bits, the most that simulators accept.
+    """
     return _seed(run_seed, TRAINING, env, episode)
 
 
 def evaluation_seed(number: int) -> int:
-    """The seed of an evaluation episode: the same for every run and method, and never a training seed."""
+    """Return the seed of an evaluation episode.
+
+    The seeds are the same for every run and method. They are derived separately from training seeds.
+
+    Args:
+        number: The number of the episode, from 0.
+    """
     return _seed(0, EVALUATION, number)
 
 
 def interleaved_seed(env: int, count: int, episode: int) -> int:
-    """The evaluation seed of an episode of environment number `env` of `count`, which take the episodes in turn."""
+    """Return the seed of an evaluation episode if several environments take the episodes in turn.
+
+    Args:
+        env: The index of the environment.
+        count: The number of environments.
+        episode: The number of the episode in that environment, from 0.
+    """
     return evaluation_seed(env + count * episode)
 
 
@@ -48,18 +69,21 @@ def _seed(entropy: int, *key: int) -> int:
 
 
 class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
-    """Number and seed the episodes of one environment, check its contract, and replay episodes on request.
+    """Wrapper that numbers and seeds the episodes of an environment, checks its contract, and can replay an episode.
 
-    The last step's info has "episode": {"r": return, "l": length, "number": n, and the last step's "success", "context"
-    and "measures"}, with the short keys that Stable-Baselines3 reads. An episode that was cut because its simulator
-    failed is repeated from its seed, once: the next reset begins the same one, and its "episode" has "again": True. If
-    that is cut too, "cut" is the reason.
+    The info of an episode's last step has "episode": {"r": return, "l": length, "number": n, and the last step's
+    "success", "context" and "measures"}. "r" and "l" are the keys that Stable-Baselines3 reads.
+
+    If a simulator fails, its episode is cut and repeated once from its seed. The "episode" of the cut attempt has
+    "again": True. If the second attempt is cut too, its "episode" has the reason as "cut".
 
     Args:
-        env: The environment; `ContractCheck` checks and copies what it returns.
-        seed_of: The seed of this environment's n-th episode, n = 0, 1, ...; a seed given to reset is ignored.
-        name: How errors call the environment; None = the name of its class.
-        slots, labels, on_bad_value: As of `ContractCheck`.
+        env: The environment. `ContractCheck` checks and copies all values that it returns.
+        seed_of: Returns the seed of the n-th episode of this environment, n = 0, 1, ...; `reset` ignores its own seed.
+        name: The environment's name in error messages; None = the name of its class.
+        slots: Keys that every `info["context"]` must have.
+        labels: Whether `info["labels"]` must be a list.
+        on_bad_value: How to handle a NaN or an infinity, see `ContractCheck`.
     """
 
     env: ContractCheck
@@ -97,7 +121,7 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
         return self._observation, reward, terminated, truncated, info
 
     def _summary(self, info: Info) -> Info:
-        """The "episode" of the episode that has just ended."""
+        """Return the "episode" of the info for the episode that has just ended."""
         number = self._next - 1
         cut: Info = {}
         if "cut" in info:
@@ -114,11 +138,11 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
 
     @property
     def restarts(self) -> int:
-        """How often an isolated simulator was replaced, plus the episodes that `on_bad_value` has ended."""
+        """The number of replaced simulators, if isolated, plus the number of episodes that `on_bad_value` has cut."""
         return int(getattr(self.unwrapped, "restarts", 0)) + self.env.cuts
 
     def state(self) -> dict[str, Any]:
-        """The running episode as JSON values, for `restore`."""
+        """Return the running episode as JSON values, for `restore`."""
         return {
             "episode": self._next - 1,
             "actions": list(self._actions),
@@ -127,16 +151,17 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
         }
 
     def restore(self, state: dict[str, Any]) -> tuple[Observation, Info]:
-        """Replay the running episode that `state` described.
+        """Replay an episode up to the saved step.
 
-        A simulator that fails during the replay is replayed anew, `REPLAYS` times in all. Where the episode does not
-        come back as it was, this warns, and begins the next episode if this one has ended.
+        If the simulator fails during the replay, the replay starts again, with at most `REPLAYS` attempts. If the
+        result differs from the saved episode, this warns. If the replayed episode ends too early, this also begins the
+        next one.
 
         Args:
-            state: Of `state`; one that an earlier version wrote has no "again".
+            state: The result of `state`. A state of an earlier version has no "again".
 
         Returns:
-            What the episode's last step (or its reset) returned.
+            The observation and the info of the last replayed step or reset.
         """
         for _ in range(REPLAYS):
             self._next, self._again = state["episode"], state.get("again", False)
@@ -151,7 +176,7 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
         return observation, info
 
     def _replay(self, actions: list[Any]) -> tuple[Observation, Info, bool]:
-        """What the last of these actions, or the reset before them, returned; and whether the episode has ended."""
+        """Return the observation and info after these actions, and whether the episode has ended."""
         observation, info = self.reset()
         for action in actions:
             observation, _, terminated, truncated, info = self.step(action)
@@ -173,23 +198,24 @@ def make_episodes(
     slots: Collection[str] = (),
     on_bad_value: BadValue = "stop",
 ) -> SeededEpisodes:
-    """Make SeededEpisodes of an environment of the registry.
+    """Make the seeded episodes of one environment.
 
     Args:
-        environment: Its name in the registry, or "module:Class" of a Gymnasium environment.
-        task: A key of its TASKS.
-        options: Its Defaults.
+        environment: The environment's name in the registry, or "module:Class" of a Gymnasium environment.
+        task: A key of the environment's TASKS.
+        options: An instance of the environment's Defaults.
         split: "train" or "evaluation".
-        labels: Whether infos hold the simulator's ground truth.
-        seed_of: The seed of the n-th episode.
-        isolated: Whether to run it in a process of its own; what is isolated by itself stays as it is.
-        timeouts: Values over those of an isolated environment's own Timeouts; others are timed by what steps them.
+        labels: Whether infos contain the simulator's ground truth.
+        seed_of: Returns the seed of the n-th episode.
+        isolated: Whether to run the environment in its own process. An environment that always does so is unchanged.
+        timeouts: Fields of `Timeouts` that replace an isolated environment's own; None = keep all. For other
+            environments the VecEnv applies the time limits.
         slots: Keys that every context must have.
-        on_bad_value: As of `ContractCheck`.
+        on_bad_value: How to handle a NaN or an infinity, see `ContractCheck`.
 
     Raises:
-        UserError: One of `timeouts` makes sense for an isolated environment only, and this one is not.
-        ContractError: Its spaces break the contract.
+        UserError: If a key of `timeouts` is for isolated environments only and this environment is not isolated.
+        ContractError: If the environment's spaces violate the contract.
     """
     module = registry.load("environments", environment)
     name = f"{environment}/{task}"

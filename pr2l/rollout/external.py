@@ -1,10 +1,10 @@
-"""Gymnasium environments that are no plug-ins, arranged as the environment contract asks.
+"""Adapter from any Gymnasium environment to the environment contract, for environments outside the registry.
 
     environment=my_module:MyEnv      in a config: a class, or a function that makes an environment
     environment_options={...}        its keyword arguments, and the options of `Defaults`
 
-Such an environment has one task, "default". Its class may say `contexts`, a list of every context that it can give;
-without it they are open.
+Such an environment has one task, "default". Its class may have an attribute `contexts`, the list of all contexts that
+can occur; without it the contexts are unknown in advance.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ TASK = "default"
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Where the parts of the contract are in an environment's own observations and infos.
+    """Mapping from an environment's own observations and infos to those of the contract.
 
     Args:
-        space: The environment's observation space: a Box, or a Dict.
-        frame: The key of the frame, None = "frame" or the only image; "" = the observation is the frame.
-        proprio: The key of a vector of numbers, None = "proprio" if there is one.
-        context: The context of every episode, or a function of the environment's own observation and info that returns
-            it; None = `info["context"]`, and without that an empty one.
+        space: The environment's observation space, a Box or a Dict.
+        frame: The key of the frame in a Dict; None = "frame", or else the only image.
+        proprio: The key of a vector of numbers; None = "proprio" if there is one.
+        context: The context of every episode, or a function that returns it from the environment's own observation and
+            info; None = `info["context"]` if there is one, else an empty context.
     """
 
     space: spaces.Space[Any]
@@ -50,7 +50,11 @@ class Arrangement:
     context: Context | ContextOf | None = None
 
     def frame_key(self) -> str:
-        """The key of the frame; "" where the observation is the frame."""
+        """Return the key of the frame; "" if the observation itself is the frame.
+
+        Raises:
+            UserError: If the observations have no such key, or several images and no `frame` to choose one.
+        """
         if not isinstance(self.space, spaces.Dict):
             if self.frame:
                 raise UserError(f"frame={self.frame!r} needs observations that are a Dict; these are {self.space}")
@@ -63,7 +67,11 @@ class Arrangement:
         return images[0]
 
     def proprio_key(self) -> str | None:
-        """The key of the vector; None = there is none."""
+        """Return the key of the vector; None if there is none.
+
+        Raises:
+            UserError: If the observations have no such key, or it is not a Box or a MultiBinary.
+        """
         parts = self.space.spaces if isinstance(self.space, spaces.Dict) else {}
         if self.proprio is None:
             return "proprio" if "proprio" in parts else None
@@ -73,7 +81,7 @@ class Arrangement:
         return key
 
     def observation_space(self) -> spaces.Dict:
-        """Dict(frame, proprio float32 [P])."""
+        """Return the observation space of the contract, Dict(frame, proprio float32 [P] if there is a vector)."""
         frame, proprio = self.frame_key(), self.proprio_key()
         parts: dict[str, spaces.Space[Any]] = {"frame": self.space[frame] if frame else self.space}  # type: ignore[index]
         if proprio is not None:
@@ -85,7 +93,12 @@ class Arrangement:
         return spaces.Dict(parts)
 
     def observation(self, observation: Any, batch: tuple[int, ...] = ()) -> Observation:
-        """The contract's observation. batch: the leading axes, (N,) for those of N environments."""
+        """Return the observation of the contract.
+
+        Args:
+            observation: The environment's own observation.
+            batch: The leading axes; () = one environment, (N,) = a batch of N environments.
+        """
         frame, proprio = self.frame_key(), self.proprio_key()
         parts = {"frame": observation[frame] if frame else observation}
         if proprio is not None:
@@ -93,7 +106,14 @@ class Arrangement:
         return parts
 
     def info(self, observation: Any, info: Info) -> Info:
-        """The contract's info: with a context, and with `success`, by default Stable-Baselines3's `is_success`."""
+        """Return the info of the contract, with "context" and "success".
+
+        "success" defaults to Stable-Baselines3's "is_success", and without that to False.
+
+        Args:
+            observation: The environment's own observation, for a `context` that is a function.
+            info: The environment's own info.
+        """
         context: Any = info.get("context", {}) if self.context is None else self.context
         context = context(observation, info) if callable(context) else context
         return {"success": info.get("is_success", False), **info, "context": context}
@@ -108,11 +128,13 @@ class Arrangement:
 
 
 class Arranged(gym.Wrapper[Observation, Any, Any, Any]):
-    """An environment with the observations and infos of the contract.
+    """Wrapper that converts observations and infos of an environment to those of the contract.
 
     Args:
-        env: Any Gymnasium environment with a frame in its observations.
-        frame, proprio, context: As of `Arrangement`.
+        env: A Gymnasium environment with a frame in its observations.
+        frame: The key of the frame, see `Arrangement`.
+        proprio: The key of a vector of numbers, see `Arrangement`.
+        context: The context of every episode, or a function that returns it, see `Arrangement`.
     """
 
     def __init__(
@@ -135,7 +157,7 @@ class Arranged(gym.Wrapper[Observation, Any, Any, Any]):
         return self._arrange(result) if isinstance(result, tuple | list) and len(result) == 5 else result
 
     def _arrange(self, result: Any) -> Any:
-        """What reset or step returned; parts that cannot be arranged stay as they are, for the contract check."""
+        """Convert the result of reset or step; an invalid result is unchanged, and the contract check reports it."""
         observation, *between, info = result
         arrangement, space = self._arrangement, self._arrangement.space
         incomplete = isinstance(space, spaces.Dict) and not (
@@ -147,7 +169,7 @@ class Arranged(gym.Wrapper[Observation, Any, Any, Any]):
 
 
 class Defaults(BaseModel):
-    """Options of "module:Class"; all others are keyword arguments of the class."""
+    """Options of "module:Class" environments; all other options are keyword arguments of the class."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -157,18 +179,18 @@ class Defaults(BaseModel):
 
 @dataclass(frozen=True)
 class Task:
-    """The row of TASKS of a "module:Class"."""
+    """Row of TASKS for a "module:Class" environment."""
 
     contexts: tuple[Context, ...] | None
     id: str = TASK
     prompt: str | None = None
-    horizon: int | None = None  # the environment's own matter
+    horizon: int | None = None  # unknown: the environment sets it
     reward: str = "the environment's own"
     success: str = "info['success'] or info['is_success'] of the environment"
 
 
 class ExternalModule(ModuleType):
-    """An environment module of a class, as the registry gives them.
+    """Environment module for one class, with the interface of the modules in the registry.
 
     Args:
         name: "module:Class".
@@ -188,16 +210,22 @@ class ExternalModule(ModuleType):
         return load, (self.__name__,)  # for worker processes
 
     def kinds(self, task: str) -> tuple[str, ...]:
-        """No labels."""
+        """Return no object names, since such environments have no labels."""
         return ()
 
     def make(
         self, task: str = TASK, options: Defaults | None = None, *, split: str = "train", labels: bool = False
     ) -> Arranged:
-        """Make the environment; it plays both splits alike, and gives no labels.
+        """Make the environment.
+
+        Args:
+            task: Not used; there is one task.
+            options: Keyword arguments of the class, and `Defaults`; None = no arguments.
+            split: Not used; both splits are the same.
+            labels: Not used; such environments have no labels.
 
         Raises:
-            UserError: For an option that it refuses, or for what is no Gymnasium environment.
+            UserError: If the class rejects the arguments, or the result is not a Gymnasium environment.
         """
         options = options or Defaults()
         arguments = dict(options.model_extra or {})
@@ -213,13 +241,13 @@ class ExternalModule(ModuleType):
 
 @cache
 def load(name: str) -> ExternalModule:
-    """An environment module for a class, or for a function that makes an environment.
+    """Return the environment module for a class, or for a function that makes an environment.
 
     Args:
-        name: "module:Class"; the module is looked for in the working folder too.
+        name: "module:Class". The module may also be in the working folder.
 
     Raises:
-        UserError: There is no such module or class. An error inside the module's own import passes through unchanged.
+        UserError: If there is no such module or class. Errors that the module itself raises on import are not caught.
     """
     module_name, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:
@@ -240,5 +268,12 @@ def load(name: str) -> ExternalModule:
 
 
 def make(task: str, options: Defaults, *, split: str, labels: bool) -> Arranged:
-    """What the worker of an isolated "module:Class", which is given here as the task, makes."""
+    """Make an isolated "module:Class" environment; the worker process calls this.
+
+    Args:
+        task: "module:Class".
+        options: Keyword arguments of the class, and `Defaults`.
+        split: Not used; both splits are the same.
+        labels: Not used; such environments have no labels.
+    """
     return load(task).make(options=options, split=split, labels=labels)

@@ -1,8 +1,8 @@
 """Gymnasium ids for every task of every environment: gymnasium.make("pr2l/doom-fetch-v0").
 
-`import pr2l` is enough to use them; Gymnasium 1 has no entry points for that. An environment's module, and with it its
-simulator, is imported when one of its ids is asked for, so importing pr2l stays cheap and there is no list of tasks to
-keep.
+`import pr2l` makes them available, because Gymnasium 1 has no entry points for plug-ins. The module of an environment,
+which may import a simulator, is imported on the first use of one of its ids. So `import pr2l` stays fast, and no list
+of tasks is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NAMESPACE = "pr2l"
 
 
 class LazyRegistry(dict[str, registration.EnvSpec]):
-    """Gymnasium's registry, which registers the tasks of an environment when the first of them is looked up."""
+    """Registry of Gymnasium ids that registers the tasks of an environment at the first lookup of one of them."""
 
     def get(self, key: str, default: Any = None) -> Any:
         if key not in self and key.startswith(f"{NAMESPACE}/"):
@@ -27,16 +27,16 @@ class LazyRegistry(dict[str, registration.EnvSpec]):
 
 
 def install() -> None:
-    """Let Gymnasium find the ids of pr2l; doing it again changes nothing."""
+    """Add the ids of pr2l to Gymnasium; a second call has no effect."""
     if not isinstance(registration.registry, LazyRegistry):
         registration.registry = gym.registry = gym.envs.registry = LazyRegistry(registration.registry)
 
 
 def register(name: str) -> None:
-    """Register all tasks of the environment that an id belongs to.
+    """Register all tasks of one environment.
 
     Args:
-        name: An id without its namespace, "ENVIRONMENT-TASK-v0".
+        name: An id of the environment without the namespace, "ENVIRONMENT-TASK-v0". An unknown one is ignored.
     """
     environments = [known for known in registry.names("environments") if name.startswith(f"{known}-")]
     if not environments:
@@ -57,17 +57,18 @@ def make(
     render_mode: str | None = None,
     **options: Any,
 ) -> gym.Env[Any, Any]:
-    """Make the environment of an id.
+    """Make the environment of a Gymnasium id.
 
     Args:
-        environment, task: Filled in by the id.
+        environment: The environment's name; the id sets it.
+        task: A key of the environment's TASKS; the id sets it.
         split: "train" or "evaluation".
-        labels: Whether infos hold the simulator's ground truth.
-        render_mode: None or "rgb_array"; `render` gives the current frame with both.
+        labels: Whether infos contain the simulator's ground truth.
+        render_mode: None or "rgb_array"; with both, `render` returns the current frame.
         options: Fields of the environment's Defaults, such as frame_skip=8.
 
     Raises:
-        ValueError: Another render mode, or an option that the environment refuses.
+        ValueError: If the render mode or an option is invalid.
     """
     module = registry.load("environments", environment)
     if render_mode not in (None, "rgb_array"):

@@ -1,4 +1,4 @@
-"""Environments in this process, stepped one after the other, with a watchdog."""
+"""Vectorized environments in this process, stepped one after the other, with a watchdog."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pr2l.rollout.worker_process import EnvFactory
 
 
 class InProcessVecEnv(DummyVecEnv):
-    """A DummyVecEnv that closes what it has made if a later environment cannot be made.
+    """DummyVecEnv with a watchdog, which closes all environments if one of them cannot be made.
 
     Args:
-        factories: One for each environment.
-        timeouts: When a reset or a step counts as hanging; a message on stderr then says where, once. Environments that
-            are no SeededEpisodes are not watched.
+        factories: One function per environment that makes it.
+        timeouts: Time limits of a reset and a step; None = the defaults. If a call exceeds its limit, the watchdog
+            prints once to stderr where it hangs. Only environments that are SeededEpisodes are watched.
     """
 
     def __init__(self, factories: Sequence[EnvFactory], timeouts: Timeouts | None = None) -> None:

@@ -1,4 +1,4 @@
-"""`pr2l sim`: installs simulators into Python environments of their own, and checks them.
+"""Installation and checks of simulators in their own Python environments, for `pr2l sim`.
 
 A recipe, configs/sims/NAME.yaml, is installed into the folder $PR2L_SIMS/NAME, with a log in NAME.log beside it. A
 stamp with the recipe's digest is written last, so an interrupted installation is started again.
@@ -38,7 +38,7 @@ LAST_LINES = 20  # of a log, in an error
 
 
 class Recipe(BaseModel):
-    """How to install a simulator, and how to check the installation."""
+    """Recipe for installing a simulator and checking the installation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,12 +54,20 @@ class Recipe(BaseModel):
 
     @property
     def digest(self) -> str:
+        """The digest of the fields that determine the installation."""
         return digest.of_json([self.python, self.conda, self.steps])
 
 
 @dataclass(frozen=True)
 class Link:
-    """A part of an installation. found: what was found; step: what to do if it does not work."""
+    """Result of the check of one part of an installation.
+
+    Args:
+        name: The part, such as "Java 8".
+        works: Whether it works.
+        found: The version, the file or the error that the check found.
+        step: What the user has to do next if the part does not work.
+    """
 
     name: str
     works: bool
@@ -68,18 +76,23 @@ class Link:
 
 
 def names() -> list[str]:
+    """Return the names of all simulators that have a recipe."""
     return [name.removeprefix("sims/") for name in registry.names("configs") if name.startswith("sims/")]
 
 
 def load(name: str) -> Recipe:
-    """Read the recipe of a simulator; UnknownName if there is none."""
+    """Read the recipe of a simulator.
+
+    Raises:
+        UnknownName: If there is none.
+    """
     if name not in (known := names()):
         raise UnknownName("simulators", name, known, hint="`pr2l sim list` shows all of them.")
     return read_config(Recipe, f"sims/{name}")
 
 
 def show() -> None:
-    """Print all simulators, and which ones are installed."""
+    """Print all simulators and whether each is installed."""
     table = Table("simulator", "installed", "", box=None, pad_edge=False)
     for name in names():
         recipe = load(name)
@@ -89,14 +102,18 @@ def show() -> None:
 
 
 def install(name: str, python: Path | None = None) -> Path:
-    """Install a simulator, unless it is installed already, and return its Python interpreter.
+    """Install a simulator, unless it is installed already.
 
     Args:
         name: The simulator.
-        python: The interpreter to build on; None = the first of the recipe's versions on the PATH.
+        python: The interpreter that creates the virtual environment, not used with conda; None = the first of the
+            recipe's versions that is on the PATH.
+
+    Returns:
+        The simulator's Python interpreter.
 
     Raises:
-        UserError: A step failed; the message has the last lines of its output.
+        UserError: If a step fails; the message has the last lines of its output.
     """
     recipe, place, console = load(name), folder(name), Console()
     if _state(name, recipe) == "yes":
@@ -156,7 +173,7 @@ def _links(name: str, recipe: Recipe, python: Path | None, frame: Path) -> Itera
 
 
 def _far_links(recipe: Recipe, far: Path) -> Iterator[Link]:
-    """What the far module's checks() say in the interpreter `far`."""
+    """Yield the results of the remote module's checks() in the interpreter `far`."""
     command = [str(far), "-s", str(WORKER), "--check", recipe.module, json.dumps(recipe.options)]
     try:
         done = subprocess.run(
@@ -208,7 +225,7 @@ def _check_place(place: Path) -> None:
 
 
 def _creation(name: str, recipe: Recipe, place: Path, python: Path | None) -> list[str]:
-    """The command that creates the Python environment, without packages."""
+    """Return the command that creates the Python environment, without packages."""
     if not recipe.conda:
         return [str(_base(name, recipe, python)), "-m", "venv", "--clear", str(place)]
     conda = next((found for each in CONDA if (found := shutil.which(each))), None)
@@ -221,7 +238,7 @@ def _creation(name: str, recipe: Recipe, place: Path, python: Path | None) -> li
 
 
 def _base(name: str, recipe: Recipe, given: Path | None) -> Path:
-    """A Python interpreter of a version that the recipe allows."""
+    """Return a Python interpreter of a version that the recipe allows."""
     wanted = " or ".join(recipe.python)
     if given is not None:
         if _version(given) not in recipe.python:
@@ -235,7 +252,7 @@ def _base(name: str, recipe: Recipe, given: Path | None) -> Path:
 
 
 def _version(python: Path) -> str | None:
-    """The version of an interpreter, e.g. "3.11"; None if it does not run."""
+    """Return the version of an interpreter, e.g. "3.11"; None if it does not run."""
     try:
         command = [str(python), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -244,7 +261,7 @@ def _version(python: Path) -> str | None:
 
 
 def _run(command: Sequence[str], log: Path, environment: dict[str, str], again: str) -> float:
-    """Run a step of an installation, and return how many seconds it took."""
+    """Run a step of an installation and return its duration in seconds."""
     begun = time.monotonic()
     with log.open("ab") as file:
         file.write(f"$ {' '.join(command)}\n".encode())
@@ -261,7 +278,7 @@ def _run(command: Sequence[str], log: Path, environment: dict[str, str], again: 
 
 
 def _short(command: Sequence[str]) -> str:
-    """A command without its paths, for display."""
+    """Return a command without its paths, for display."""
     if "pip" in command:
         return "pip install " + " ".join(command[command.index("--no-input") + 1 :])
     return os.path.basename(command[0]) + " " + " ".join(command[1:])

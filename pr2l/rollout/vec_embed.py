@@ -1,4 +1,4 @@
-"""Embed the frames of vectorized environments: the VLM is a part of the environment.
+"""Wrapper that encodes the frames of vectorized environments, so that the VLM is a part of the environment.
 
 In a policy's features extractor the VLM would run again for every minibatch of every epoch. Here it runs once per
 vector step, on one batch:
@@ -6,8 +6,8 @@ vector step, on one batch:
     rows 0 .. N-1   the current frames of the N environments, under their current contexts
     rows N ..       the last frames of the episodes that just ended, under the contexts of those episodes
 
-Environments in worker processes come in groups (`Workers.step_groups`), and each group is such a batch: while the VLM
-embeds it, the next group is simulated.
+`Workers.step_groups` steps environments in worker processes in groups, and each group is one batch: the VLM encodes it
+while the next group is simulated.
 """
 
 from __future__ import annotations
@@ -43,22 +43,23 @@ def embed_env(
     proprio: str | None = None,
     context: Context | ContextOf | None = None,
 ) -> VecEmbed:
-    """Turn any Gymnasium environment, or a VecEnv of several, into token observations.
+    """Wrap a Gymnasium environment or a VecEnv so that its observations are tokens.
 
     Args:
-        env: The environment. Its observation is an image, uint8 [H, W, 3], or a Dict that has one.
-        encoder: Makes the tokens, such as a prompted VLM.
-        frame: The key of the image in a Dict; None = "frame", or the only image.
+        env: The environment. Its observation is an image, uint8 [H, W, 3], or a Dict with an image.
+        encoder: The encoder of the image, such as a prompted VLM.
+        frame: The key of the image in a Dict; None = "frame", or else the only image.
         proprio: The key of a vector that policies get beside the tokens; None = "proprio" if there is one.
-        context: What fills the prompt's slots: a dict for every episode, or a function of the environment's own
-            observation and info that returns it; None = `info["context"]`, and without that an empty one.
+        context: The texts for the prompt's slots: a dict that holds for every episode, or a function that returns it
+            from the environment's own observation and info; None = `info["context"]` if there is one, else an empty
+            context.
 
     Returns:
         A VecEnv for any algorithm of Stable-Baselines3 with a policy for Dict observations.
 
     Raises:
-        ContractError: The image is no uint8 [H, W, 3]; the text says how to convert it.
-        UserError: A key that the observations do not have.
+        ContractError: If the image is not uint8 [H, W, 3]; the message says how to convert it.
+        UserError: If the observations lack one of the keys.
     """
     if isinstance(env, VecEnv):
         return VecEmbed(VecArranged(env, Arrangement(env.observation_space, frame, proprio, context)), encoder)
@@ -69,14 +70,14 @@ def embed_env(
 
 
 class VecArranged(VecEnvWrapper):
-    """Vectorized environments with the observations and infos of the environment contract.
+    """Wrapper that converts observations and infos of a VecEnv to those of the environment contract.
 
     Args:
         venv: Any VecEnv.
-        arrangement: Where the frame, the proprio and the context are.
+        arrangement: The mapping from its observations and infos to those of the contract.
 
     Raises:
-        ContractError: The spaces break the contract.
+        ContractError: If the spaces violate the contract.
     """
 
     def __init__(self, venv: VecEnv, arrangement: Arrangement) -> None:
@@ -107,22 +108,22 @@ class VecArranged(VecEnvWrapper):
 
 
 class VecEmbed(VecEnvWrapper):
-    """Replace frames by the tokens of an encoder.
+    """Wrapper that replaces frames by the tokens of an encoder.
 
     Observations are Dict(tokens float16 [N, T, D], mask uint8 [N, T] (1 = real, 0 = padding), and proprio float32
-    [N, P] if the environments have one). The info of an ended episode has its last frame as "terminal_frame", and
-    tokens in its "terminal_observation".
+    [N, P] if the environments have one). When an episode ends, its info has the last frame as "terminal_frame", and
+    "terminal_observation" has tokens too.
 
     Args:
-        venv: Environments with observations Dict(frame uint8 [H, W, 3], proprio), and with "context" in their infos, at
-            the reset too ("labels" as well, if the encoder needs them).
-        encoder: Makes the tokens.
+        venv: Environments with observations Dict(frame uint8 [H, W, 3], proprio). Every info, also that of a reset, has
+            "context", and "labels" if the encoder needs them.
+        encoder: The encoder of the frames.
 
     Attributes:
         frames: The frames of the last step, uint8 [N, H, W, 3].
-        contexts: Their contexts.
-        answers: What the VLM generated for them; empty where it generates nothing.
-        clipped: Number of entries of tokens that were clipped to the range of float16, since it was last set to 0.
+        contexts: The contexts of these frames.
+        answers: The texts that the VLM generated for these frames; empty if it generates none.
+        clipped: The number of entries of tokens that were clipped to the range of float16; a caller may set it to 0.
     """
 
     def __init__(self, venv: VecEnv, encoder: Encoder) -> None:
@@ -150,7 +151,7 @@ class VecEmbed(VecEnvWrapper):
 
     def step_wait(self) -> VecEnvStepReturn:
         venv: Any = self.venv
-        in_groups = hasattr(type(venv), "step_groups")  # the type's own, as a wrapper would lend that of what it wraps
+        in_groups = hasattr(type(venv), "step_groups")  # of the type, because a wrapper forwards attributes
         steps, embedded = [], []
         for rows, step in venv.step_groups() if in_groups else [(range(self.num_envs), venv.step_wait())]:
             steps.append(self._embed_step(rows, *step))
@@ -160,7 +161,7 @@ class VecEmbed(VecEnvWrapper):
         return observation, rewards, dones, infos
 
     def _embed_step(self, rows: range, observations: Any, rewards: Any, dones: Any, infos: Any) -> VecEnvStepReturn:
-        """The step of some consecutive rows, with tokens instead of frames."""
+        """Return the step of some consecutive rows, with tokens instead of frames."""
         ended = np.flatnonzero(dones)
         # After the automatic reset the observation is the new episode's, but the info is still the old one's.
         resets = reset_infos(self.venv)[rows.start : rows.stop]
@@ -174,21 +175,27 @@ class VecEmbed(VecEnvWrapper):
         return {key: part[: len(rows)] for key, part in embedded.items()}, rewards, dones, infos
 
     def states(self) -> list[dict[str, Any]]:
-        """The running episodes as JSON values, for `restore`."""
+        """Return the running episodes as JSON values, for `restore`."""
         return self.venv.env_method("state")
 
     def restore(self, states: list[dict[str, Any]]) -> None:
-        """Replay every environment's running episode up to where `states` found it; call no reset after it."""
+        """Replay the running episode of every environment up to the saved step.
+
+        The caller continues with `step`, not with `reset`.
+
+        Args:
+            states: The result of `states`, one per environment.
+        """
         restored = [self.venv.env_method("restore", state, indices=row)[0] for row, state in enumerate(states)]
         self.frames = np.stack([observation["frame"] for observation, _ in restored])
         self.contexts = [info["context"] for _, info in restored]
 
     def metrics(self) -> dict[str, float]:
-        """The encoder's metrics and, if any entry was clipped, "tokens/clipped"."""
+        """Return the encoder's metrics and, if any entry was clipped, "tokens/clipped"."""
         return self.encoder.metrics() | ({"tokens/clipped": self.clipped} if self.clipped else {})
 
     def _embed(self, observations: Any, infos: list[dict[str, Any]], count: int) -> dict[str, np.ndarray]:
-        """Embed a batch whose first `count` rows are the environments' current observations."""
+        """Encode a batch whose first `count` rows are the environments' current observations."""
         contexts = [info["context"] for info in infos]
         labels = [info["labels"] for info in infos] if self.encoder.needs_labels else None
         frames = observations["frame"]
@@ -205,9 +212,10 @@ class VecEmbed(VecEnvWrapper):
 
 
 def reset_infos(venv: VecEnv) -> list[dict[str, Any]]:
-    """The infos of each environment's last reset.
+    """Return the infos of each environment's last reset.
 
-    Every VecEnvWrapper has an empty `reset_infos` of its own, which hides that of what it wraps.
+    Every VecEnvWrapper has its own empty `reset_infos`, which hides the one of the wrapped VecEnv. So this takes the
+    outermost one that is not empty.
     """
     while isinstance(venv, VecEnvWrapper) and not any(venv.reset_infos):
         venv = venv.venv
@@ -219,8 +227,8 @@ class HalfTokens(NamedTuple):
 
     Attributes:
         values: float16 [B, T, D], 0 where masked.
-        mask: uint8 [B, T], 1 = real.
-        clipped: Number of entries that were beyond the range of float16, 65504, infinite ones included.
+        mask: uint8 [B, T], 1 = real, 0 = padding.
+        clipped: The number of entries that were clipped, because they were infinite or their magnitude exceeded 65504.
     """
 
     values: np.ndarray
@@ -229,10 +237,15 @@ class HalfTokens(NamedTuple):
 
 
 def in_half(tokens: Tokens) -> HalfTokens:
-    """Convert tokens to what policies get and stores keep; entries beyond the range of float16 are clipped.
+    """Convert tokens to half precision, the format of policies and stored data.
+
+    Entries beyond the range of float16 are clipped.
+
+    Args:
+        tokens: Values [B, T, D] and mask [B, T] of any device and dtype.
 
     Raises:
-        FloatingPointError: A token is NaN.
+        FloatingPointError: If an entry is NaN.
     """
     values = tokens.values.float().masked_fill(~tokens.mask[..., None], 0.0).cpu().numpy()
     if np.isnan(values).any():
@@ -249,7 +262,7 @@ def _row(observations: Any, row: int) -> Any:
 
 
 def _concatenate(parts: Sequence[Any]) -> Any:
-    """Arrays, lists or dicts of arrays of some rows each, as one of all rows."""
+    """Concatenate arrays, lists or dicts of arrays along their rows."""
     if len(parts) == 1:
         return parts[0]
     if isinstance(parts[0], dict):
@@ -258,7 +271,15 @@ def _concatenate(parts: Sequence[Any]) -> Any:
 
 
 def observation_space(frames: spaces.Space[Any], encoder: Encoder) -> spaces.Dict:
-    """The observation space of VecEmbed for one environment whose space is `frames`."""
+    """Return the observation space of VecEmbed for one environment.
+
+    Args:
+        frames: The environment's own space, Dict(frame, proprio if there is one).
+        encoder: The encoder of the frames.
+
+    Raises:
+        ContractError: If the environment's space has no "frame".
+    """
     if not isinstance(frames, spaces.Dict) or "frame" not in frames.spaces:
         raise ContractError(f"VecEmbed needs observations Dict(frame, proprio), not {frames}; see embed_env")
     shape = (encoder.tokens, encoder.width)

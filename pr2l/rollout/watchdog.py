@@ -1,7 +1,7 @@
-"""Notice that a simulator's call hangs, from another thread or another process.
+"""Detection of hanging simulator calls, from another thread or another process.
 
-Waiting is measured by the watcher, in the intervals in which it looked. So a program that was stopped as a whole
-(Ctrl-Z, a suspended laptop) is not taken for one that hangs.
+The observer adds up the intervals between its own checks. So a program that was stopped as a whole (Ctrl-Z, a suspended
+laptop) does not count as hanging.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pr2l.environments.isolation.isolated import Timeouts
 
 Call = Literal["start", "reset", "step"]
 CALLS: tuple[Call, ...] = ("start", "reset", "step")
-INTERVAL = 1.0  # seconds between two looks
+INTERVAL = 1.0  # seconds between two checks
 
 
 class CallRecord:
-    """The call of a simulator that is under way, in memory that another thread or process may read.
+    """Record of a simulator's running call, in memory that another thread or process may read.
 
     Args:
-        memory: Of 4 integers: the number of calls so far; 1 + the index of the current one in CALLS, 0 = none; its
-            episode's seed; its step in the episode. None = a list of this object's own.
+        memory: 4 integers: the number of calls so far; 1 + the index of the running call in CALLS, or 0 if none runs;
+            the seed of the episode; the step in the episode. None = a new list.
 
     Attributes:
         thread: The identifier of the thread that made the last call.
@@ -39,7 +39,13 @@ class CallRecord:
 
     @contextmanager
     def during(self, call: Call, seed: int = 0, step: int = 0) -> Iterator[None]:
-        """Record that a call is under way."""
+        """Record that a call runs, for the duration of a `with` block.
+
+        Args:
+            call: The kind of the call.
+            seed: The seed of the episode.
+            step: The step in the episode, 0 = none yet.
+        """
         self.thread = threading.get_ident()
         self.memory[0] += 1
         self.memory[2], self.memory[3] = seed, step
@@ -51,11 +57,11 @@ class CallRecord:
 
 
 class HangDetector:
-    """Add up how long the same call has been under way.
+    """Timer of the running call, which reports a call that exceeds its time limit.
 
     Args:
-        record: Where the calls are recorded.
-        timeouts: The limits, in seconds.
+        record: The record of the running call.
+        timeouts: The time limits, in seconds.
     """
 
     def __init__(self, record: CallRecord, timeouts: Timeouts) -> None:
@@ -63,10 +69,13 @@ class HangDetector:
         self._number, self._seconds = 0, 0.0
 
     def after(self, seconds: float) -> str | None:
-        """What hangs, in words, once a call has taken longer than its limit, and each time after that.
+        """Add a waiting time to the running call and describe the call if it has exceeded its time limit.
 
         Args:
-            seconds: How long the caller has waited since it last asked.
+            seconds: The time since the previous call of this method, in seconds.
+
+        Returns:
+            A description for an error message; None if no call exceeds its limit.
         """
         number, code, seed, step = self.record.memory
         if not code or number != self._number:
@@ -84,12 +93,12 @@ class HangDetector:
 
 
 class Watchdog:
-    """A thread that says once where a simulator's call hangs; it can do nothing about it.
+    """Thread that reports once where a simulator's call hangs, without interrupting it.
 
     Args:
-        records: Of the environments that are stepped in this process.
-        timeouts: When a call counts as hanging.
-        stream: Where it says that; None = stderr.
+        records: The records of the environments in this process.
+        timeouts: The time limits of the calls, in seconds.
+        stream: The output for reports; None = stderr.
     """
 
     def __init__(self, records: Sequence[CallRecord], timeouts: Timeouts, stream: TextIO | None = None) -> None:
@@ -99,10 +108,11 @@ class Watchdog:
         threading.Thread(target=self._watch, daemon=True, name="pr2l-watchdog").start()
 
     def close(self) -> None:
+        """End the thread."""
         self._closed.set()
 
     def _watch(self) -> None:
-        reported: set[int] = set()  # environments of which the current call was reported
+        reported: set[int] = set()  # environments whose running call was reported
         while not self._closed.wait(INTERVAL):
             for row, detector in enumerate(self._detectors):
                 hang = detector.after(INTERVAL)
