@@ -1,1 +1,1 @@
-"""Benchmark suites, their rows, reports and the leaderboard."""
+"""Benchmark suites, the rows of their runs, reports and the leaderboard."""

@@ -35,15 +35,15 @@ from pr2l.training.metrics import Table as MetricsTable
 from pr2l.training.runs import Run
 
 COST = "cost.json"  # in the folder of a run that `pr2l bench run` made
-POINTS = 60  # of a row's curve
-RECENT = 20  # episodes that it averages over; short runs play few
+POINTS = 60  # number of points of a training curve
+RECENT = 20  # episodes that a training curve averages over; short runs play few
 VIDEOS = (".mp4", ".gif")
-PACKAGES = ("torch", "transformers", "stable_baselines3", "gymnasium", "vizdoom", "numpy")  # whose version a row has
+PACKAGES = ("torch", "transformers", "stable_baselines3", "gymnasium", "vizdoom", "numpy")  # a row has their versions
 UNREPRODUCIBLE = "A row needs the commit and the command of its run, so that others can reproduce it."
 
 
 class Cost(BaseModel):
-    """Resources that a run took. None = not measured, for example because the run was resumed."""
+    """Resources that a run took; None = not measured, for example because the run was resumed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,7 +56,8 @@ class Cost(BaseModel):
 class Curve(BaseModel):
     """Training curve, averaged over the last RECENT episodes.
 
-    None until RECENT episodes have ended: where success ends an episode, the first to end are the successes.
+    Values are None until RECENT episodes have ended. If success ends an episode, the first episodes to end are the
+    successful ones, and an average over fewer episodes would be too high.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,7 +68,7 @@ class Curve(BaseModel):
 
 
 class Row(BaseModel):
-    """One run of a suite."""
+    """One run of a suite, as its JSON file stores it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -91,29 +92,30 @@ class Row(BaseModel):
 
     @property
     def name(self) -> str:
+        """The name of the row's file, without suffix."""
         return row_name(self.task, self.method, self.seed)
 
     def played(self, key: str) -> list[float]:
-        """The "success" or "return" of each evaluation episode."""
+        """Return the values of all evaluation episodes for a key, "success" or "return"."""
         values: list[float] = self.results["played"][key]
         return values
 
     @property
     def success(self) -> float:
-        """The success rate."""
+        """The success rate over the evaluation episodes, from 0 to 1."""
         return float(np.mean(self.played("success")))
 
 
 def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
-    """Make the row of a finished run.
+    """Return the row of a finished run.
 
     Args:
         run: A run that has been evaluated.
-        suite: The suite that it is a run of.
-        method: A name for it; None = the suite's method with this config.
+        suite: The suite that the run belongs to.
+        method: Name of the run's method; None = the suite's method with the same config.
 
     Raises:
-        UserError: If the run is not one of the suite's, has not been evaluated, or has no commit.
+        UserError: If the run does not belong to the suite, has not been evaluated, or has no commit.
     """
     config = run.config.model_dump(mode="json")
     task = f"{run.config.environment}/{run.config.task}"
@@ -143,18 +145,18 @@ def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
 
 
 def check(row: Row, suite: Suite, where: str) -> Row:
-    """Check that a row is of the suite's current version, has its config, and is consistent.
+    """Check that a row has the suite's current version and config, and is consistent.
 
     Args:
         row: The row.
-        suite: Its suite.
-        where: The file or folder that it comes from, for error messages.
+        suite: The suite of the row.
+        where: The file or folder that the row comes from, for error messages.
 
     Returns:
-        The row.
+        The row, unchanged.
 
     Raises:
-        UserError: If it is not.
+        UserError: If one of these checks fails.
     """
     if (row.suite, row.version) != (suite.name, suite.definition.version):
         current = f"{suite.name} is at version {suite.definition.version}"
@@ -174,7 +176,7 @@ def check(row: Row, suite: Suite, where: str) -> Row:
 
 
 def _check_whole(row: Row, where: str) -> None:
-    """Check the parts of results and curve that reports and pages read."""
+    """Check the parts of results and curve that the report and the leaderboard read."""
     try:
         played = np.array([row.played(key) for key in ("success", "return")], dtype=np.float64)
         numbers = [row.results[part]["success"]["value"] for part in ("random", "evaluation")]
@@ -195,10 +197,14 @@ def _check_config(suite: Suite, task: str, method: str, config: dict[str, Any], 
 
 
 def validated(values: Any, where: str) -> Row:
-    """Parse a row.
+    """Return a row from the values of its JSON file.
+
+    Args:
+        values: Parsed JSON.
+        where: The file or folder that the values come from, for error messages.
 
     Raises:
-        UserError: For unknown or missing keys, or invalid values.
+        UserError: If keys are unknown or missing, or values are invalid.
     """
     try:
         return Row.model_validate(values)
@@ -208,10 +214,10 @@ def validated(values: Any, where: str) -> Row:
 
 
 def read_row(path: Path) -> Row:
-    """Read a row.
+    """Read a row from its file.
 
     Raises:
-        UserError: If the file is not a row, or does not have the name of its row.
+        UserError: If the content is not a valid row, or the file is not named `<suite>/<row name>.json`.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -224,11 +230,14 @@ def read_row(path: Path) -> Row:
 
 
 def read_rows(folder: Path, suite: Suite) -> list[Row]:
-    """Read and check all rows of a suite, ordered by task, method and seed; other methods after the suite's.
+    """Read and check all rows of a suite.
 
     Args:
-        folder: Contains a folder named after the suite.
+        folder: Folder with a sub-folder for each suite.
         suite: The suite.
+
+    Returns:
+        Rows ordered by task, method and seed. Methods that the suite does not define come last.
 
     Raises:
         UserError: If a row is not valid.
@@ -239,37 +248,44 @@ def read_rows(folder: Path, suite: Suite) -> list[Row]:
 
 
 def write_row(path: Path, row: Row) -> None:
-    """Write a row, one line per key for readable diffs."""
+    """Write a row as JSON, with one line per key for readable diffs."""
     write_json(path, row.model_dump(mode="json"), lines=True)
 
 
 def video_of(row: Path) -> Path | None:
-    """The video beside the file of a row, or of a run's results; None if there is none."""
+    """Return the video of a row.
+
+    Args:
+        row: Path of the row's file, or any path whose suffix is replaced by that of a video.
+
+    Returns:
+        The existing video with the same path except for the suffix; None if there is none.
+    """
     return next((row.with_suffix(suffix) for suffix in VIDEOS if row.with_suffix(suffix).exists()), None)
 
 
 def submit(
     paths: Sequence[Path], out: Path, suite: str | None = None, method: str | None = None, *, video: bool = False
 ) -> list[Path]:
-    """Write the rows of run folders, as files for a pull request.
+    """Write the rows of finished runs as files for a pull request.
 
     Args:
-        paths: Finished run folders.
-        out: Folder of the rows.
-        suite: Their suite; None = for each run the first suite that has its config.
-        method: A name for a method that the suite does not have; needs `suite`.
-        video: Also copy each run's video.
+        paths: Folders of finished runs.
+        out: Folder to write to; each suite gets a sub-folder.
+        suite: The suite of all runs; None = for each run, the first suite that has its config.
+        method: Name for a method that the suite does not define; requires `suite`.
+        video: Whether to copy each run's video too.
 
     Returns:
-        The files of the rows.
+        The files of the rows, in the order of `paths`.
 
     Raises:
-        UserError: If a run is not one of the suite's, or another run's row exists.
+        UserError: If a run does not belong to the suite, or the row of another run has the same name.
     """
     if method and not suite:
         raise UserError(f"--method {method} needs --suite, one of {', '.join(names())}")
     chosen = load_suite(suite) if suite else None
-    suites = cache(load_suite)  # a suite resolves all of its configs: once for all runs
+    suites = cache(load_suite)  # loading a suite resolves all of its configs, so load it once for all runs
     return [_submit(Run.load(path), out, chosen, suites, method, video) for path in paths]
 
 
@@ -313,7 +329,7 @@ def _method(run: Run, suite: Suite, config: dict[str, Any]) -> str:
 
 
 def _typed(words: Sequence[str]) -> str:
-    """The command line without this machine's folders; UserError if it works on this machine only."""
+    """Return the command line without this machine's folders; UserError if it works on this machine only."""
     program = Path(words[0])
     console = program.name == "pr2l" or program.match("pr2l/cli.py")
     config = words[2].removeprefix("configs/").removesuffix(".yaml") if len(words) > 2 else None

@@ -2,7 +2,7 @@
 
     configs/benchmarks/doom-mini.yaml -> load_suite("doom-mini").planned(): one run per task, method and seed
 
-A suite has a version. A change that affects its numbers needs a new version, and rows of older versions are refused.
+A suite has a version. Every change that affects the results needs a new version; rows of older versions are rejected.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]  # it becom
 
 
 class Entry(BaseModel):
-    """A task of a suite."""
+    """Settings of one task of a suite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base: str | None = None  # configs/<base>/ has the methods' configs; null = configs/<environment>/<task>/
     steps: PositiveInt | None = None  # of each run on this task; null = the suite's steps
-    overrides: tuple[str, ...] = ()  # of all runs on this task
+    overrides: tuple[str, ...] = ()  # config overrides for all runs on this task
 
 
 class Method(BaseModel):
-    """A method of a suite: a config that each task has, and overrides."""
+    """A method of a suite: a config that exists for each task, and overrides."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    config: str  # the last part of its name, such as "prompted"
+    config: str  # last part of the config's name, such as "prompted"
     overrides: tuple[str, ...] = ()
     about: str = ""  # what the method is, for the leaderboard
 
 
 class Definition(BaseModel):
-    """The schema of a suite's file."""
+    """Content of a suite's YAML file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,20 +58,23 @@ class Definition(BaseModel):
     methods: dict[Name, Method] = Field(min_length=1)
     baseline: str  # the method that P(better) compares with
     algorithm: str  # of all runs
-    steps: PositiveInt  # environment steps of each run, or transitions where it learns from recorded episodes
+    steps: PositiveInt  # environment steps of each run, or transitions if it learns from recorded episodes
     seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
     evaluation_episodes: PositiveInt  # of each run
     threshold: float = Field(gt=0, le=1)  # training success rate for "steps to threshold"
-    overrides: tuple[str, ...] = ()  # of all runs
+    overrides: tuple[str, ...] = ()  # config overrides for all runs
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a suite.
+    """One run that a suite defines.
 
     Attributes:
-        words: The arguments of `pr2l train`.
-        config: The config that they resolve to.
+        suite: Name of the suite.
+        task: "<environment>/<task>".
+        method: Name of the method.
+        words: Arguments of `pr2l train`: the config and its overrides.
+        config: The resolved config.
     """
 
     suite: str
@@ -82,6 +85,7 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
+        """The name of the run's row."""
         return row_name(self.task, self.method, self.config.seed)
 
     @property
@@ -92,7 +96,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite's definition with all configs resolved."""
+    """A suite with all configs resolved."""
 
     name: str
     definition: Definition
@@ -100,30 +104,36 @@ class Suite:
 
     @property
     def tasks(self) -> tuple[str, ...]:
+        """The tasks, as "<environment>/<task>"."""
         return tuple(self.definition.tasks)
 
     @property
     def methods(self) -> tuple[str, ...]:
+        """The names of the methods that the suite defines."""
         return tuple(self.definition.methods)
 
     def planned(self) -> list[PlannedRun]:
-        """Every run of the suite: all tasks and methods with the first seed, then with the next."""
+        """Return every run of the suite: all tasks and methods with the first seed, then with the next seed."""
         return [self.plan(task, method, seed) for seed in self.definition.seeds for task, method in self._first]
 
     def plan(self, task: str, method: str, seed: int) -> PlannedRun:
-        """The run of a task, method and seed."""
+        """Return the run of a task, method and seed."""
         first = self._first[task, method]
         words = (*first.words[:-1], f"seed={seed}")
         return PlannedRun(self.name, task, method, words, first.config.model_copy(update={"seed": seed}))
 
     def differences(self, task: str, method: str, config: dict[str, Any]) -> list[str]:
-        """Differences that keep a run from being one of this suite, in words; empty if there are none.
+        """Return the differences between a run's config and the suite, as text for an error message.
 
         Args:
             task: The run's "<environment>/<task>".
-            method: One of the suite's, whose config the run must have, or another name: then only the protocol counts,
-                that is task, algorithm, steps, evaluation episodes and seed.
-            config: The run's, as of `RunConfig.model_dump(mode="json")`.
+            method: The run's method. If the suite defines it, the run must have the method's config. Otherwise only
+                the protocol is compared: environment and its options, task, algorithm, steps, evaluation episodes
+                and seed.
+            config: The run's config, from `RunConfig.model_dump(mode="json")`.
+
+        Returns:
+            One text per difference; empty if the run belongs to the suite.
         """
         if task not in self.definition.tasks:
             return [f"task is {task!r}, and the suite has {', '.join(self.tasks)}"]
@@ -136,23 +146,23 @@ class Suite:
         return [f"{key} is {config.get(key)!r}, and the suite has {expected[key]!r}" for key in differing]
 
     def method_of(self, config: dict[str, Any]) -> str | None:
-        """The method that has a run's config; None if the suite has no such method."""
+        """Return the name of the method that has a run's config; None if the suite has no such method."""
         task = f"{config['environment']}/{config['task']}"
         return next((method for method in self.methods if not self.differences(task, method, config)), None)
 
 
 def row_name(task: str, method: str, seed: int) -> str:
-    """The name of a run's row, without suffix."""
+    """Return the name of a run's row, without suffix."""
     return f"{task.replace('/', '-')}-{method}-seed{seed}"
 
 
 def names() -> list[str]:
-    """The suites in configs/benchmarks/."""
+    """Return the names of the suites in configs/benchmarks/."""
     return [name.removeprefix(f"{FOLDER}/") for name in registry.names("configs") if name.startswith(f"{FOLDER}/")]
 
 
 def names_with(task: str) -> list[str]:
-    """The suites in configs/benchmarks/ that have a task, "<environment>/<task>"."""
+    """Return the names of the suites in configs/benchmarks/ that contain a task "<environment>/<task>"."""
     return [name for name in names() if task in read_config(Definition, f"{FOLDER}/{name}").tasks]
 
 
@@ -163,7 +173,7 @@ def load_suite(name: str) -> Suite:
         name: A name in configs/benchmarks/, or the path of a .yaml file.
 
     Raises:
-        UserError: For an unknown suite, key, task, config or override, with the nearest known name.
+        UserError: If a suite, key, task, config or override is unknown. The message has the most similar known name.
     """
     if not name.endswith((".yaml", ".yml")) and name not in (known := names()):
         raise UnknownName("suites", name, known, hint=f"`pr2l list configs` shows them as {FOLDER}/NAME.")
@@ -172,10 +182,14 @@ def load_suite(name: str) -> Suite:
 
 
 def define(name: str, definition: Definition) -> Suite:
-    """Resolve the configs of a definition.
+    """Return a suite from its definition, with all configs resolved.
+
+    Args:
+        name: Name of the suite.
+        definition: Content of its file.
 
     Raises:
-        UserError: As load_suite does.
+        UserError: If the baseline, a task, a config or an override is unknown, or a seed occurs twice.
     """
     if definition.baseline not in definition.methods:
         hint = "`baseline` names one of the suite's methods."
@@ -224,7 +238,7 @@ def _resolve(suite: str, words: Sequence[str]) -> RunConfig:
 
 
 def _with_defaults(config: dict[str, Any], like: RunConfig) -> dict[str, Any]:
-    """A run's config with today's names of keys, and the defaults of options that were added after the run was made."""
+    """Return a run's config with current key names, and with defaults for options that are newer than the run."""
     filled = upgrade(config)
     for kind in get_args(OptionKind):
         key = f"{kind}_options"
