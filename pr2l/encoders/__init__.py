@@ -1,7 +1,11 @@
-"""Frozen encoders, one file each: frames and contexts in, tokens out.
+"""Frozen encoders, one file each, which turn frames and contexts into tokens.
 
-An encoder's file has a pydantic model `Defaults` of its options and a function `create(source, options)`; its file name
-is its name in configs. Code that several encoders share is in `common`.
+The name of an encoder in configs is the name of its file, which contains
+
+    Defaults                   a pydantic model of its options, in addition to those of the VLM
+    create(source, options)    returns the `Encoder`; source: an `EncoderSource`, options: a `Defaults`
+
+Code that several encoders share is in `common`. `Encoder` documents the methods that an encoder overrides.
 """
 
 from pr2l.encoders.base import Encoder, EncoderSource

@@ -1,8 +1,8 @@
 """The action that the VLM's answer names, as one token; with `algorithm: follow` the VLM acts directly, as in RT-2.
 
-    "turn left, then walk" --first word that the table has--> left --one-hot--> [1, 0, 0]
+    "turn left, then walk" --first word in the table--> left --one-hot--> [1, 0, 0]
 
-Nothing is learned. An answer that names no action becomes padding. The encoder has no weights of its own.
+Nothing is learned, and the encoder has no weights. An answer that names no action gives a padding token.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ Words = tuple[Annotated[str, Field(min_length=1)], ...]  # empty for an action w
 
 
 class Defaults(PromptOptions):
+    """Options of the encoder `answer_action`."""
+
     # for each action of the environment, in its order, the words that name it; these are of tiny's vocabulary
     actions: tuple[Words, ...] = Field((("left",), ("right",), ("ahead",)), min_length=1)
 
 
 class AnswerActionEncoder(AnswerEncoder):
-    """Tokens [B, 1, actions], one-hot; masked and zero where the answer names no action."""
+    """Encoder of the action in the VLM's answer: tokens [B, 1, actions], one-hot; zero and masked without an action."""
 
     tokens = 1
 
@@ -48,9 +50,16 @@ class AnswerActionEncoder(AnswerEncoder):
 
 
 def find_action(answer: str, actions: tuple[Words, ...]) -> int | None:
-    """Return the index of the action whose word comes first in the answer; None = it names none. Case is ignored.
+    """Return the action whose word comes first in an answer.
 
-    Of two that begin at the same position, such as "look" and "look up", the longer one counts.
+    If two words begin at the same position, such as "look" and "look up", the longer one counts.
+
+    Args:
+        answer: Text; case is ignored.
+        actions: For each action the words that name it.
+
+    Returns:
+        Index of the action; None if the answer contains none of the words.
     """
     matches = (
         (match.start(), -match.end(), action)

@@ -1,10 +1,11 @@
 """The text of the VLM's answer, embedded by a sentence encoder, instead of the VLM's hidden states.
 
-It measures whether the words of the answer are enough, or the hidden states hold more. One token of width 384 and norm
-1, of an answer of at most 256 word pieces. Apache 2.0 licence. Source: sentence-transformers/all-MiniLM-L6-v2 on the
-Hugging Face Hub (Reimers & Gurevych 2019, Wang et al. 2020), computed as its model card says, without the package: the
-mean of the last hidden states at real tokens, divided by its norm. Other BERT-like models with mean pooling can be used
-as well; one whose modules.json describes another pooling or further layers is refused.
+This ablation measures whether the words of the answer suffice, or the hidden states contain more. It gives one token of
+width 384 and norm 1, for an answer of at most 256 word pieces. Apache 2.0 licence. Source:
+sentence-transformers/all-MiniLM-L6-v2 on the Hugging Face Hub (Reimers & Gurevych 2019, Wang et al. 2020), computed as
+its model card describes, without the package sentence-transformers: the mean of the last hidden states of real tokens,
+divided by its norm. Other BERT-like models with mean pooling work as well. A model whose modules.json lists another
+pooling or further layers is refused.
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ MAX_LENGTH = 256  # word pieces, as the model was trained; answers are far short
 
 
 class Defaults(PromptOptions):
+    """Options of the encoder `answer_text`."""
+
     weights: str = "sentence-transformers/all-MiniLM-L6-v2"  # a Hub id or a folder
 
 
 class AnswerTextEncoder(AnswerEncoder):
+    """Encoder of the VLM's answer as one sentence embedding: tokens [B, 1, width]."""
+
     tokens = 1
 
     def __init__(self, source: EncoderSource, options: Defaults) -> None:
@@ -51,11 +56,11 @@ class AnswerTextEncoder(AnswerEncoder):
 
 
 class SentenceEmbedder:
-    """A sentence encoder with mean pooling.
+    """Sentence encoder with mean pooling.
 
     Args:
         weights: A Hub id or a folder.
-        device: As of `vlm_options.device`.
+        device: Torch device, or "auto" for the GPU if there is one.
     """
 
     def __init__(self, weights: str, device: str) -> None:

@@ -1,4 +1,4 @@
-"""Interface of an encoder, and what one is made from."""
+"""Interface of an encoder, and the environment and VLM from which an encoder is created."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ if TYPE_CHECKING:  # torch takes a second to import, transformers several
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """What an encoder is made from. An encoder that needs no VLM never loads it.
+    """Everything that a new encoder may need: the VLM's name, the prompt, and facts about the environment.
+
+    The VLM is loaded by `load_vlm` only, so an encoder that does not use a VLM does not load it.
 
     Args:
         vlm: Name of the VLM: "tiny", a folder or a Hub id.
-        vlm_options: Its options.
-        prompt: Prompt that the VLM is given beside each frame; None = none.
-        contexts: Every context that the task can give; None = they are open, such as free-form instructions.
+        vlm_options: Options of the VLM; encoders of other vision models use its device and dtype.
+        prompt: Prompt for the VLM; None = no prompt.
+        contexts: All contexts of the task; None = they cannot be listed, such as free-form instructions.
         frame_shape: (H, W, 3) of the environment's frames.
-        kinds: Names of the things that the environment's labels can have.
+        kinds: All names of objects in the environment's labels.
     """
 
     vlm: str
@@ -37,7 +39,7 @@ class EncoderSource:
     kinds: tuple[str, ...]
 
     def load_vlm(self) -> VLM:
-        """Load the VLM. With aspect=native it is told the size of the environment's frames."""
+        """Load the VLM; with aspect=native and without frame_size, for frames of the environment's size."""
         from pr2l.vlms.loading import load_vlm
 
         options = self.vlm_options
@@ -47,16 +49,16 @@ class EncoderSource:
 
 
 class Encoder(ABC):
-    """A frozen encoder: frames and contexts in, `tokens` tokens of `width` numbers out.
+    """A frozen encoder: it turns a batch of frames and contexts into `tokens` tokens of width `width` per row.
 
     Attributes:
-        tokens: T, known before the first frame.
-        width: D, known before the first frame.
-        frame_history: K, the number of frames that a row holds: the current one and those before it.
-        needs_labels: Whether it reads the simulator's ground truth.
-        fit_frames: Number of frames to fit it on before it can encode; 0 = nothing to fit.
-        costly: Whether encoding takes so long that frames that come again are looked up (see common/cache.py). The
-            tokens of such an encoder may depend on nothing but a row's frames and context.
+        tokens: T, number of tokens per row, known before the first frame.
+        width: D, width of a token, known before the first frame.
+        frame_history: K, number of frames per row: the current frame and the K - 1 frames before it.
+        needs_labels: Whether `encode` needs the simulator's ground truth.
+        fit_frames: Number of frames that `fit` needs before the first call of `encode`; 0 = nothing to fit.
+        costly: Whether encoding is slow enough to cache the tokens (common/cache.py). The tokens of such an encoder
+            must depend on nothing but a row's frames and context.
     """
 
     tokens: int
@@ -68,49 +70,53 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
-        """Encode a batch.
+        """Encode a batch of frames.
 
         Args:
             frames: uint8 [B, H, W, 3]; [B, K, H, W, 3], the oldest frame first, for an encoder with frame_history > 1.
-            contexts: One per row.
-            labels: One list of objects per row, for an encoder that `needs_labels`.
+            contexts: One context per row.
+            labels: One list of labels per row, for an encoder with `needs_labels`; None for all others.
 
         Returns:
-            Tokens with values [B, tokens, width].
+            Tokens with values [B, tokens, width] and mask [B, tokens].
         """
 
     def answers(self) -> list[str]:
-        """Return the VLM's answer for each row of the last batch; empty for an encoder that asks nothing."""
+        """Return the VLM's answer for each row of the last batch; an empty list if the encoder generates no text."""
         return []
 
     def key(self) -> dict[str, Any]:
-        """Return everything beside frame and context that the tokens depend on, in JSON values.
+        """Return everything that the tokens depend on beside frame and context, as JSON values.
 
-        Stored embeddings are found by it, so two encoders whose tokens could differ must have different keys: name
-        every option, the VLM's key, the prompt, and a digest of what was fitted.
+        Stored embeddings are looked up by this key, so two encoders whose tokens could differ must have different keys.
+        A key contains all options, the VLM's key, the prompt, and a digest of what `fit` computed.
         """
         raise NotImplementedError(f"{type(self).__module__} has no key(), and without it embeddings cannot be stored")
 
     def clear_cache(self) -> None:  # noqa: B027  # most encoders keep nothing
-        """Drop what is kept of earlier batches, and restart the counts of `metrics`."""
+        """Drop cached tokens, and reset the counts behind `metrics`."""
 
     def metrics(self) -> dict[str, float]:
-        """Return numbers for the run's metrics, counted since `clear_cache`; empty if there are none."""
+        """Return numbers for the run's metrics, counted since `clear_cache`; an empty dict if there are none."""
         return {}
 
     def fit(self, frames: Frames, contexts: Contexts) -> None:
-        """Fit the encoder on `fit_frames` rows; only for fit_frames > 0.
+        """Fit the encoder, such as its PCA; called only if fit_frames > 0.
+
+        Args:
+            frames: uint8 [N, H, W, 3]; N is fit_frames, or less if a data set has fewer frames.
+            contexts: One context per frame.
 
         Raises:
-            UserError: The frames cannot be fitted, such as too few of them.
+            UserError: The encoder cannot be fitted on these frames, for example because they are too few.
         """
         raise NotImplementedError(f"{type(self).__module__} has nothing to fit")
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return what `fit` computed, to store with the run; empty if there is nothing to fit."""
+        """Return the tensors that `fit` computed, which are saved with the run; empty if there is nothing to fit."""
         return {}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Load what `state_dict` returned."""
+        """Load the tensors that `state_dict` returned."""
         if state:
             raise ValueError(f"{type(self).__module__} has nothing to load, but was given {sorted(state)}")

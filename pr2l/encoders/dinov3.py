@@ -1,6 +1,6 @@
 """DINOv3 (Simeoni et al. 2025), the successor of DINOv2, with rotary position embeddings.
 
-ViT-B/16: 224 x 224 pixels, 1 + 196 tokens, width 768; its four register tokens are left out: they belong to no patch.
+ViT-B/16: 224 x 224 pixels, 1 + 196 tokens, width 768; its four register tokens are dropped, as they belong to no patch.
 DINOv3 licence, to be accepted on the model's page. Source: facebook/dinov3-vitb16-pretrain-lvd1689m on the Hugging Face
 Hub.
 """
@@ -25,15 +25,22 @@ from pr2l.encoders.common.vision import HubEncoder, SquareDefaults, read_pretrai
 
 
 class Defaults(SquareDefaults):
+    """Options of the encoder `dinov3`."""
+
     weights: str = "facebook/dinov3-vitb16-pretrain-lvd1689m"  # a Hub id or a folder
 
 
 class Dinov3Encoder(HubEncoder):
+    """Encoder of frames by DINOv3's vision transformer."""
+
     model_class, model_types = DINOv3ViTModel, ("dinov3_vit",)
     advice = "The convolutional DINOv3 models are not supported."
 
     def preprocessing(self) -> Callable[[Frames], Tensor]:
-        """Preprocess as transformers' DINOv3ViTImageProcessor, which needs torchvision: scale first, resize floats."""
+        """Return a function that equals transformers' DINOv3ViTImageProcessor, which needs torchvision.
+
+        Unlike the other processors it scales the pixels first and resizes floating-point numbers.
+        """
         weights = self.options.weights
         file = read_pretrained(weights, lambda: cached_file(weights, "preprocessor_config.json"))
         values = json.loads(Path(file).read_text(encoding="utf-8"))

@@ -13,6 +13,8 @@ from pr2l.encoders.common.states import StatesEncoder, check_pooling, pool_grid,
 
 
 class Defaults(BaseModel):
+    """Options of the encoder `image_only`."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image_tokens: int | None = None  # average the image grid to so many (a square number); None = keep all
@@ -21,6 +23,8 @@ class Defaults(BaseModel):
 
 
 class ImageOnlyEncoder(StatesEncoder):
+    """Encoder of frames by the vision tower of a VLM, without its language model."""
+
     def __init__(self, source: EncoderSource, options: Defaults) -> None:
         self.vlm, self.options = source.load_vlm(), options
         check_pooling(self.vlm, options.image_tokens)

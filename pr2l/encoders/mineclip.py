@@ -1,15 +1,15 @@
 """MineCLIP (Fan et al. 2022), a CLIP trained on videos of Minecraft with the players' commentary.
 
 ViT-B/16: 160 x 256 pixels. tokens=cls, the default, is one token of width 512, the image feature that MineDojo's agents
-read frame by frame; tokens=all is 1 + 160 tokens of width 768 after the last layer. MIT licence. Source: the `attn` or
+use for each frame; tokens=all is 1 + 160 tokens of width 768 after the last layer. MIT licence. Source: the `attn` or
 `avg` checkpoint that the README of MineDojo/MineCLIP links to on Google Drive, loaded without its package.
 
-MineCLIP pools 16 frames in time to score a video against a text. This encoder gets one frame (the cache and stored
-embeddings are looked up by the frame), so a policy gets the feature of that frame alone, as MineAgent does; a policy
-that needs the past can have an LSTM. With `video` the temporal pooling gets the frame 16 times, a still video, and
-gives what forward_video_features gives, before the adapter that MineCLIP compares with texts. For the `avg` checkpoint
-that equals the image feature.
-Frames of another size are stretched; the package leaves that to its caller.
+MineCLIP pools 16 frames in time to score a video against a text. This encoder gets one frame, because the cache and
+stored embeddings are looked up by frame, and returns the feature of that frame, as in MineAgent. A policy that needs
+the past can use an LSTM. With `video`, the temporal pooling gets the frame 16 times, and the result equals that of
+forward_video_features for a still video, before the adapter that MineCLIP compares with texts. For the `avg` checkpoint
+it equals the image feature.
+Frames of another size are stretched; MineCLIP's package leaves resizing to its caller.
 Written from MineCLIP @ e6c06a0, mineclip/mineclip (mineclip.py, base.py, clip.py, pooling.py, transformer.py), and from
 x-transformers 0.27.1, on which transformer.py is based.
 """
@@ -39,12 +39,16 @@ NEEDED = ("conv1.weight", "cls_token", "pos_embed", "projection", "blocks.0.ln_1
 
 
 class Defaults(VisionDefaults):
+    """Options of the encoder `mineclip`."""
+
     weights: str = "weights/mineclip_attn.pth"  # the file as published, or its "state_dict" as .safetensors
     tokens: Literal["all", "cls", "mean"] = "cls"  # MineCLIP's feature; class token and patches; the patches' mean
     video: bool = False  # with tokens=cls: after the temporal pooling of the frame repeated 16 times
 
 
 class MineClipEncoder(FileEncoder):
+    """Encoder of frames by MineCLIP's image tower and, with `video`, its temporal pooling."""
+
     options: Defaults
     published = "https://github.com/MineDojo/MineCLIP, whose README links to `attn` and `avg` on Google Drive,"
     entry = "state_dict"
@@ -78,7 +82,7 @@ class MineClipEncoder(FileEncoder):
 
 
 class Block(nn.Module):
-    """A layer of CLIP's vision transformer, with CLIP's names."""
+    """Layer of CLIP's vision transformer, with CLIP's weight names."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -94,15 +98,19 @@ class Block(nn.Module):
 
 
 class QuickGELU(nn.Module):
+    """CLIP's approximation of GELU: x * sigmoid(1.702 x)."""
+
     def forward(self, values: Tensor) -> Tensor:
         return values * torch.sigmoid(1.702 * values)
 
 
 class ImageTower(nn.Module):
-    """Images [B, 3, 160, 256] -> their features [B, F] and the last layer's states [B, 1 + patches, D].
+    """Image tower of MineCLIP: images [B, 3, 160, 256] to features [B, F] and states [B, 1 + patches, D].
+
+    The states are those after the last layer, the class token first.
 
     Args:
-        weights: Weights that it will load; their shapes give the sizes.
+        weights: Weights to load later; their shapes give the sizes of the layers.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -124,12 +132,12 @@ class ImageTower(nn.Module):
 
 
 class VideoTower(nn.Module):
-    """Features of L frames [B, L, F] -> their pooled feature [B, F]: a pre-norm transformer and the mean over frames.
+    """Temporal pooling of MineCLIP: features of L frames [B, L, F] to one feature [B, F].
 
-    Names are those of x-transformers.
+    It is a pre-norm transformer followed by the mean over frames. Weight names are those of x-transformers.
 
     Args:
-        weights: Weights that it will load; their shapes give the sizes.
+        weights: Weights to load later; their shapes give the sizes of the layers.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -155,6 +163,8 @@ class VideoTower(nn.Module):
 
 
 class Attention(nn.Module):
+    """Multi-head self-attention of x-transformers, with heads of width 64."""
+
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, inner, bias=False) for _ in range(3))
@@ -167,6 +177,8 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """Feed-forward layer of x-transformers; the identities keep the numbers in its weight names."""
+
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
         self.net = nn.Sequential(Gated(width, inner), nn.Identity(), nn.Identity(), nn.Linear(inner, width))
@@ -176,7 +188,7 @@ class FeedForward(nn.Module):
 
 
 class Gated(nn.Module):
-    """A gated linear unit with SiLU as its gate."""
+    """Gated linear unit with SiLU as its gate."""
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
@@ -188,7 +200,12 @@ class Gated(nn.Module):
 
 
 def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the weights whose name begins with a prefix, under their names without it."""
+    """Return the weights whose names begin with a prefix.
+
+    Args:
+        weights: Name -> weight.
+        prefix: Beginning of a name, such as "model.image_encoder."; removed from the names in the result.
+    """
     return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
 
 

@@ -1,6 +1,6 @@
-"""The simulator's labels as tokens, one per object, to measure what perfect perception of the frame would bring.
+"""The simulator's labels as tokens, one per object, to measure the benefit of perfect perception.
 
-For comparison only: no other encoder gets anything but pixels.
+For comparison only: all other encoders get pixels alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pr2l.encoders.base import Encoder, EncoderSource
 
 
 class Defaults(BaseModel):
+    """Options of the encoder `oracle`."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     objects: int = 16  # tokens; the nearest objects are kept
@@ -23,10 +25,11 @@ class Defaults(BaseModel):
 
 
 class OracleEncoder(Encoder):
-    """Tokens [B, objects, K + 5 + named], the nearest objects first, padded.
+    """Encoder of the simulator's labels: tokens [B, objects, K + 5 + named], the nearest objects first, padded.
 
-    A token is a one-hot of the kind (K), the centre of the box (x, y) and its size (width, height), all in 0..1 of the
-    frame, the distance, and with the option `named` whether the kind is a value of the frame's context (1 or 0).
+    A token contains the kind as a one-hot vector of length K, the centre (x, y) and the size (width, height) of the
+    bounding box as fractions of the frame, the distance divided by distance_unit, and with the option `named` 1 if the
+    kind is one of the values of the row's context, else 0.
     """
 
     needs_labels = True

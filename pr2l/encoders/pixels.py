@@ -15,13 +15,18 @@ from pr2l.encoders.base import Encoder, EncoderSource
 
 
 class Defaults(BaseModel):
+    """Options of the encoder `pixels`."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: int = 64  # side of the square that frames are resized to, in pixels; 84 is Atari's, 64 trains faster
 
 
 class PixelsEncoder(Encoder):
-    """Tokens [B, size, 3 * size] in 0..1; pixel x of row y is entries 3x to 3x + 2 (RGB) of token y."""
+    """Encoder that returns the frame itself: tokens [B, size, 3 * size] in 0..1.
+
+    Pixel x of row y is entries 3x to 3x + 2 (RGB) of token y.
+    """
 
     def __init__(self, options: Defaults) -> None:
         self.tokens, self.width = options.size, 3 * options.size

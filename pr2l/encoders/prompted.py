@@ -1,7 +1,7 @@
 """Promptable representations: a VLM's hidden states at the image, the prompt and its generated answer.
 
-Ablations of the paper are options: no prompt (`prompt=null`), no generation (`vlm_options.generation=none`), another
-auxiliary text (`prompt=<variant>`), and `segments`.
+Options give the ablations of the paper: no prompt (`prompt=null`), no generation (`vlm_options.generation=none`),
+another auxiliary text (`prompt=<variant>`), and fewer `segments`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pr2l.encoders.common.states import StatesEncoder, check_pooling, pool_grid,
 
 
 class Defaults(PromptOptions):
+    """Options of the encoder `prompted`."""
+
     segments: tuple[Segment, ...] = ("image", "prompt", "generated")  # tokens to use, in this order; the paper's
     image_tokens: int | None = None  # average each image's grid to so many (a square number); None = keep all tokens
     pca: int | None = None  # components per layer and token (paper's Habitat: 1024 of 4096); None = no PCA
@@ -27,7 +29,11 @@ class Defaults(PromptOptions):
 
 
 class PromptedEncoder(StatesEncoder):
-    """Tokens of the segments in their order; with a prompt of several images, image tokens frame by frame."""
+    """Encoder of a VLM's hidden states under a prompt.
+
+    Tokens come in the order of the option `segments`. For a prompt of several images, the image tokens come frame by
+    frame, the oldest frame first.
+    """
 
     def __init__(self, source: EncoderSource, options: Defaults) -> None:
         self.vlm = source.load_vlm()

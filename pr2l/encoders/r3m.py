@@ -1,7 +1,7 @@
-"""R3M (Nair et al. 2022), a ResNet trained on Ego4D's videos of people with descriptions of what they do.
+"""R3M (Nair et al. 2022), a ResNet trained on Ego4D's videos of people with descriptions of their actions.
 
 ResNet-50: 224 x 224 pixels, 49 tokens (the 7 x 7 positions of the last stage), width 2048; tokens=cls is the published
-representation, their mean. ResNet-18 and -34 (width 512) can be used as well. MIT licence. Source: model.pt, which
+representation, their mean. ResNet-18 and -34 (width 512) work as well. MIT licence. Source: model.pt, which
 load_r3m("resnet50") of facebookresearch/r3m downloads from Google Drive to ~/.r3m/r3m_50; loaded without that package.
 Written from r3m @ b2334e7, r3m/__init__.py and r3m/models/models_r3m.py; the network is torchvision's.
 """
@@ -36,10 +36,14 @@ NEEDED = ("conv1.weight", *(f"layer{stage}.0.conv2.weight" for stage in range(1,
 
 
 class Defaults(SquareDefaults):
+    """Options of the encoder `r3m`."""
+
     weights: str = "weights/r3m_50.pt"  # model.pt as published, or its "r3m" as .safetensors
 
 
 class R3mEncoder(FileEncoder):
+    """Encoder of frames by R3M's ResNet."""
+
     published = "https://drive.google.com/uc?id=1Xu0ssuG0N1zjZS54wmWzJ7-nb0-7XzbA (ResNet-50, model.pt of r3m)"
     entry = "r3m"
 
@@ -58,7 +62,10 @@ class R3mEncoder(FileEncoder):
 
 
 def resnet_config(tensors: Mapping[str, Tensor]) -> Any:
-    """Return the config that fits the weights' shapes. ResNet-50's blocks have three convolutions, smaller ones two."""
+    """Return the config that fits the weights' shapes.
+
+    Blocks have three convolutions in ResNet-50, and two in ResNet-18 and -34. Names are torchvision's.
+    """
     last = "conv3" if "layer1.0.conv3.weight" in tensors else "conv2"
     stages = range(1, STAGES + 1)
     return ResNetConfig(

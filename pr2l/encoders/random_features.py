@@ -1,8 +1,8 @@
 """Random features (Burda et al. 2018): a convolutional network with random weights that are never trained.
 
-A baseline with the structure of a vision encoder and without its knowledge; for a VLM the same is
-`vlm_options.random_weights`. 64 x 64 pixels, 64 tokens (8 x 8 positions), width 64. The weights follow from the seed,
-so there is nothing to download.
+A baseline with the structure of a vision encoder but without training; the same baseline for a VLM is
+`vlm_options.random_weights`. 64 x 64 pixels, 64 tokens (8 x 8 positions), width 64. The seed determines the weights, so
+there is nothing to download.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pr2l.vlms.resize import resize
 
 
 class Defaults(BaseModel):
+    """Options of the encoder `random_features`."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: NonNegativeInt = 0  # of the weights
@@ -31,7 +33,10 @@ class Defaults(BaseModel):
 
 
 class RandomFeaturesEncoder(Encoder):
-    """Tokens [B, positions, channels[-1]], row by row; weights are scaled so that layers keep the scale (He 2015)."""
+    """Encoder of frames by a random convolutional network: tokens [B, positions, channels[-1]], row by row.
+
+    The weights' standard deviation keeps the scale of the activations from layer to layer (He et al. 2015).
+    """
 
     costly = True
 

@@ -14,10 +14,14 @@ from pr2l.encoders.common.vision import HubEncoder, SquareDefaults
 
 
 class Defaults(SquareDefaults):
+    """Options of the encoder `siglip`."""
+
     weights: str = "google/siglip2-base-patch16-224"  # a Hub id or a folder
 
 
 class SiglipEncoder(HubEncoder):
+    """Encoder of frames by SigLIP's vision transformer."""
+
     model_class, model_types = SiglipVisionModel, ("siglip", "siglip_vision_model")
     advice = "For SigLIP 2 use a checkpoint of one image size, such as google/siglip2-base-patch16-224, not NaFlex."
 

@@ -1,8 +1,8 @@
 """VC-1, the "visual cortex" (Majumdar et al. 2023), a masked autoencoder of egocentric video and ImageNet.
 
-ViT-B/16: 224 x 224 pixels, 1 + 196 tokens, width 768 (ViT-L/16, the one called VC-1 for short: width 1024), after the
-final norm. CC BY-NC licence. Source: https://dl.fbaipublicfiles.com/eai-vc/vc1_vitb.pth (or vc1_vitl.pth), loaded
-without its package. tokens=cls is what vc_models gives (use_cls).
+ViT-B/16: 224 x 224 pixels, 1 + 196 tokens, width 768, after the final norm. The paper's VC-1 without a size in its name
+is the ViT-L/16 (width 1024). CC BY-NC licence. Source: https://dl.fbaipublicfiles.com/eai-vc/vc1_vitb.pth (or
+vc1_vitl.pth), loaded without its package. tokens=cls equals the output of vc_models (use_cls).
 Written from facebookresearch/eai-vc @ e782c35, vc_models/src/vc_models/models/vit/vit.py and transforms/__init__.py.
 """
 
@@ -38,10 +38,14 @@ NAMES = {  # timm's names -> transformers'
 
 
 class Defaults(SquareDefaults):
+    """Options of the encoder `vc1`."""
+
     weights: str = "weights/vc1_vitb.pth"  # the file as published, or its "model" as .safetensors
 
 
 class Vc1Encoder(FileEncoder):
+    """Encoder of frames by VC-1's vision transformer."""
+
     published = "https://dl.fbaipublicfiles.com/eai-vc/vc1_vitb.pth (ViT-B) or vc1_vitl.pth there (ViT-L)"
     entry = "model"
 
@@ -62,7 +66,7 @@ class Vc1Encoder(FileEncoder):
 
 
 def vit_config(tensors: Mapping[str, Tensor]) -> Any:
-    """Return the config that fits the weights' shapes."""
+    """Return the config that fits the weights' shapes; names are timm's."""
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
     return ViTConfig(
         hidden_size=width,
@@ -76,7 +80,10 @@ def vit_config(tensors: Mapping[str, Tensor]) -> Any:
 
 
 def as_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert weights from timm's format, where queries, keys and values are one matrix; the decoder is left out."""
+    """Convert weights from timm's format to transformers' format.
+
+    timm stores queries, keys and values as one matrix. The weights of the decoder are dropped.
+    """
     converted = dict[str, Tensor]()
     for name, weight in tensors.items():
         if "decoder" in name or "mask_token" in name:

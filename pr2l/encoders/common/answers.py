@@ -1,4 +1,4 @@
-"""Base of encoders of the VLM's answer."""
+"""Base class of encoders that use the VLM's answer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from pr2l.encoders.common.prompts import PromptOptions, PromptRenderer
 
 
 class AnswerEncoder(Encoder):
-    """Ask the VLM about each frame; a subclass turns the answers into tokens, and adds its options to the key.
+    """Base class of encoders that ask the VLM about each frame and turn its answer into tokens.
+
+    A subclass implements `embed_answers`, and adds its options to `key`.
+
+    Args:
+        source: VLM, prompt and environment.
+        options: Options with the bound of the prompt's length.
 
     Raises:
-        UserError: The VLM is not to generate anything (vlm_options.generation=none).
+        UserError: The VLM generates no text (vlm_options.generation=none).
     """
 
     costly = True
@@ -34,7 +40,14 @@ class AnswerEncoder(Encoder):
 
     @abstractmethod
     def embed_answers(self, answers: list[str]) -> Tokens:
-        """Return the tokens of B answers."""
+        """Turn answers into tokens.
+
+        Args:
+            answers: B texts, as the VLM generated them.
+
+        Returns:
+            Tokens with values [B, tokens, width].
+        """
 
     def key(self) -> dict[str, Any]:
         return {"encoder": type(self).__module__, "vlm": self.vlm.key(), **self.prompts.key()}

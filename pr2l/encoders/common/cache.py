@@ -1,4 +1,4 @@
-"""Cache of a costly encoder's tokens: a frame that comes again is looked up instead of encoded."""
+"""Cache of a costly encoder's tokens, so that a repeated frame is not encoded again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pr2l.encoders.base import Encoder
 
 
 class CachedRow(NamedTuple):
-    """Tokens [T, D] and mask [T] of one frame. The answer is None for an encoder that asks nothing."""
+    """Tokens [T, D] and mask [T] of one row. The answer is None for an encoder that generates no text."""
 
     values: torch.Tensor
     mask: torch.Tensor
@@ -26,11 +26,12 @@ class CachedRow(NamedTuple):
 class CachedEncoder(Encoder):
     """Least-recently-used cache around an encoder. Tokens are returned on the CPU.
 
-    A row is a frame and its context. Rows that are not in the cache are encoded as one batch, equal ones once. A cached
-    row is returned as it was first computed; computed in a batch of another size, its last bits could differ.
+    A row is a frame (or frame history) and its context. Rows that are not in the cache are encoded as one batch; equal
+    rows are encoded once. A cached row keeps its first value, although encoding it in a batch of another size could
+    change its last bits.
 
     Args:
-        encoder: Encoder whose tokens depend on nothing but a row's frame and context.
+        encoder: Encoder whose tokens depend on nothing but a row's frames and context.
         capacity: Number of different rows to keep.
     """
 
@@ -44,7 +45,7 @@ class CachedEncoder(Encoder):
 
     @property
     def bytes(self) -> int:
-        """Size of a full cache, with float32 tokens and their mask."""
+        """Size of a full cache in bytes, with float32 tokens and their mask."""
         return self.capacity * self.tokens * (4 * self.width + 1)
 
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
@@ -73,7 +74,7 @@ class CachedEncoder(Encoder):
         self.encoder.clear_cache()
 
     def metrics(self) -> dict[str, float]:
-        """The encoder's metrics, and the share of rows that were found in the cache."""
+        """Return the encoder's metrics, and the fraction of rows that were found in the cache."""
         hit_rate = {"cache/hit_rate": self._hits / self._count} if self._count else {}
         return self.encoder.metrics() | hit_rate
 

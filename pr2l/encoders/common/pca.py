@@ -1,4 +1,4 @@
-"""Principal components of tokens, exact, from one pass over any number of batches."""
+"""Exact principal component analysis of tokens, in one pass over any number of batches."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from pr2l.core.errors import UserError
 class PCA:
     """Principal component analysis with one basis per VLM layer.
 
-    Layers differ in scale by orders of magnitude; in a basis for all of them one layer would take every component.
+    Layers differ in scale by orders of magnitude. In a common basis, one layer would take up all components.
 
     Args:
         components: C, number of components.
-        layers: L.
+        layers: L, number of layers.
         width: D, width of a token in one layer.
 
     Attributes:
         mean: float32 [L, D], the mean of the fitted tokens.
         basis: float32 [L, C, D], components in order of falling variance.
+
+    Raises:
+        UserError: components is not in 1 to width.
     """
 
     def __init__(self, components: int, layers: int, width: int) -> None:
@@ -33,11 +36,11 @@ class PCA:
         self._products = torch.zeros(layers, width, width, dtype=torch.float64)
 
     def update(self, states: torch.Tensor, mask: torch.Tensor) -> None:
-        """Add a batch's tokens to those that `finish` fits.
+        """Add a batch of tokens to the statistics.
 
         Args:
-            states: [B, L, T, D].
-            mask: bool [B, T]; tokens where it is False are left out.
+            states: [B, L, T, D], on any device.
+            mask: bool [B, T]; tokens with False are left out.
 
         Raises:
             UserError: A token is infinite or NaN.
@@ -57,7 +60,7 @@ class PCA:
         self._products += tokens.transpose(1, 2) @ tokens
 
     def finish(self) -> None:
-        """Compute mean and basis of all tokens given to `update`.
+        """Compute the mean and the basis from all batches of `update`.
 
         Raises:
             UserError: There were fewer tokens than components.
@@ -74,6 +77,13 @@ class PCA:
         self.mean, self.basis = mean.float(), (basis * largest.sign()).float()
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
-        """Project states [..., L, T, D] on the basis: [..., L, T, C]. The mean becomes zero."""
+        """Project states onto the basis.
+
+        Args:
+            states: [..., L, T, D].
+
+        Returns:
+            float32 [..., L, T, C], on the device of the states; the mean of the fitted tokens becomes zero.
+        """
         mean, basis = self.mean.to(states.device), self.basis.to(states.device)
         return (states.float() - mean[:, None]) @ basis.transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Prompts of a batch, of bounded length: what encoders of a prompted VLM share."""
+"""Prompts of a batch with a bounded number of tokens, for encoders of a prompted VLM."""
 
 from __future__ import annotations
 
@@ -33,20 +33,32 @@ class PromptOptions(BaseModel):
     max_prompt_tokens: PositiveInt | None = None
 
     def unused(self) -> set[str]:
-        """Names of options that a key leaves out, so that embeddings from before the option existed are found."""
+        """Return names of options to leave out of a key.
+
+        An option without effect is left out, so that embeddings stored before the option existed are found.
+        """
         return {"max_prompt_tokens"} if self.max_prompt_tokens is None else set()
 
 
 class PromptRenderer:
-    """Prompts of contexts, texts or conversations, each of at most `tokens` tokens.
+    """Renders one prompt per context, a text or a conversation, with at most `tokens` tokens.
 
-    A prompt that is too long loses words of its longest slot values, at their end, or at their beginning for the
-    prompt's `keep_end` slots; its own text stays. Values are literal text: the VLM's special tokens in them are broken
-    up by a space, "<image>" becomes "< image>".
+    A prompt that is too long loses words of its longest slot values, at the end of a value, or at its beginning if the
+    slot is one of the prompt's `keep_end` slots. The prompt's own text stays. Values are literal text: a space breaks
+    up the VLM's special tokens in them, "<image>" becomes "< image>".
+
+    Args:
+        source: Prompt, and the contexts of the task.
+        vlm: VLM that counts the tokens and computes the hidden states.
+        max_prompt_tokens: The bound; None = the longest prompt of the task's contexts.
 
     Attributes:
         tokens: P, the fixed number of prompt tokens, padding included.
-        images: K, the number of frames that each prompt takes.
+        images: K, the number of frames per prompt.
+
+    Raises:
+        UserError: max_prompt_tokens is None and the task's contexts cannot be listed, or the prompt's own text is too
+            long.
     """
 
     def __init__(self, source: EncoderSource, vlm: VLM, max_prompt_tokens: int | None) -> None:
@@ -59,7 +71,11 @@ class PromptRenderer:
             self._check_bound(max_prompt_tokens)
 
     def __call__(self, contexts: Contexts) -> list[Rendered]:
-        """Return one prompt per context; raise UserError if a context lacks a slot."""
+        """Return one prompt per context.
+
+        Raises:
+            UserError: A context lacks a slot of the prompt.
+        """
         return [self._render(context) for context in contexts]
 
     def hidden(self, frames: Frames, contexts: Contexts) -> Hidden:
@@ -67,7 +83,13 @@ class PromptRenderer:
 
         Args:
             frames: uint8 [B, H, W, 3], or [B, K, H, W, 3], the oldest first, for a prompt with K > 1 images.
-            contexts: One per row.
+            contexts: One context per row.
+
+        Returns:
+            Hidden states with P = `tokens` prompt tokens.
+
+        Raises:
+            ValueError: The shape of the frames does not match the prompt's number of images.
         """
         shape = ["B", *frames.shape[1:-3], "H", "W", 3]
         expected = ["B", "H", "W", 3] if self.images == 1 else ["B", self.images, "H", "W", 3]
@@ -78,21 +100,27 @@ class PromptRenderer:
         return self._vlm.hidden(images, prompts, prompt_tokens=self.tokens)
 
     def key(self) -> dict[str, Any]:
-        """What texts depend on beside the context and the option: the prompt, and how its values are cut, if at all."""
+        """Return everything that prompts depend on beside the context and the option max_prompt_tokens.
+
+        It contains the prompt's template and, if prompts are truncated, the slots whose end is kept.
+        """
         prompt = self._source.prompt
         key: dict[str, Any] = {"prompt": prompt.template if prompt else None}
         return key | ({"keep_end": sorted(self._prompt.keep_end)} if self._bound and self._prompt.keep_end else {})
 
     def metrics(self) -> dict[str, float]:
-        """Of the prompts since `clear_counts`: the share that was truncated, and the longest before truncation.
+        """Return two numbers about the prompts since `clear_counts`.
 
-        Empty without max_prompt_tokens, where nothing is ever truncated.
+        They are the fraction of prompts that were truncated, and the number of tokens of the longest prompt before
+        truncation. The dict is empty without max_prompt_tokens, because then no prompt is truncated, and before the
+        first prompt.
         """
         if self._bound is None or not self._count:
             return {}
         return {"prompt/truncated": self._truncated / self._count, "prompt/longest": self._longest_seen}
 
     def clear_counts(self) -> None:
+        """Reset the counts behind `metrics`."""
         self._count, self._truncated, self._longest_seen = 0, 0, 0
 
     def _longest(self) -> int:
@@ -132,7 +160,7 @@ class PromptRenderer:
         return self._truncate(context)
 
     def _truncate(self, context: Context) -> Rendered:
-        """The prompt with every slot value cut to the largest number of characters at which the prompt fits."""
+        """Return the prompt with every slot value cut to the largest number of characters at which the prompt fits."""
         values = {slot: context[slot] for slot in self._prompt.slots}
         fits, too_long = 0, max(map(len, values.values()))  # empty values fit, as was checked
         while too_long - fits > 1:
@@ -161,7 +189,13 @@ _EMPTY = Prompt(name="none", why="a run without a prompt", source="pr2l")
 
 
 def cut(value: str, characters: int, *, keep_end: bool = False) -> str:
-    """Return the first or last words of a text within so many characters; part of a word if none fits."""
+    """Return the first or last words of a text, within a number of characters.
+
+    Args:
+        value: Text.
+        characters: Largest length of the result; if no whole word fits, the result is a part of a word.
+        keep_end: Whether to keep the last words, not the first ones.
+    """
     if len(value) <= characters:
         return value
     if keep_end:

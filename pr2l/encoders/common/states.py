@@ -1,4 +1,4 @@
-"""Encoders of a VLM's hidden states: pooling of the image grid, PCA, and joining of layers."""
+"""Encoders of a VLM's hidden states: pooling of the image grid, PCA, and concatenation of layers."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ FIT_BATCH = 16  # frames per VLM call while the PCA is fitted
 
 
 class StatesEncoder(Encoder):
-    """Base of encoders of hidden states; a subclass implements `states`.
+    """Base class of encoders of hidden states; a subclass implements `states`.
 
         states [B, L, T, D] -> PCA [B, L, T, C] -> joined: by width [B, T, L * C], or by tokens [B, L * T, C]
 
     Args:
-        layers: L.
-        length: T.
-        size: D.
+        layers: L, number of layers.
+        length: T, number of tokens of a layer.
+        size: D, width of a state.
         pca: C, components per layer and token; None = no PCA, C = D.
         pca_frames: Number of frames that the PCA is fitted on.
-        join: Whether layers lie side by side in a token ("width") or are tokens of their own ("tokens").
+        join: Whether layers are concatenated along the width of a token ("width") or become separate tokens ("tokens").
+
+    Raises:
+        UserError: length is 0, or pca is not in 1 to size.
     """
 
     costly = True
@@ -62,10 +65,21 @@ class StatesEncoder(Encoder):
 
     @abstractmethod
     def states(self, frames: Frames, contexts: Contexts) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return chosen, pooled states [B, L, T, D] and their mask, bool [B, T]."""
+        """Return the chosen and pooled states of a batch.
+
+        Args:
+            frames: As in `encode`.
+            contexts: One context per row.
+
+        Returns:
+            States [B, L, T, D] and their mask, bool [B, T].
+        """
 
     def key(self) -> dict[str, Any]:
-        """Return the part of the key that all have; a subclass adds its options, its VLM's key, and its prompt."""
+        """Return the part of the key that all these encoders share.
+
+        A subclass adds its options, its VLM's key, and its prompt.
+        """
         fitted = digest.of_tensors(self.state_dict()) if self.pca is not None else None
         return {"encoder": type(self).__module__, "tokens": self.tokens, "width": self.width, "fitted": fitted}
 
@@ -107,8 +121,8 @@ def pool_grid(states: torch.Tensor, count: int | None) -> torch.Tensor:
     """Average neighbouring tokens of a square image grid.
 
     Args:
-        states: [B, L, T, D], the grid row by row. A token before the grid (Florence-2's mean, a CLS) stays.
-        count: Number of tokens to pool the grid to, a square number; None = no pooling.
+        states: [B, L, T, D], the grid row by row. A token before the grid (Florence-2's mean, a class token) is kept.
+        count: Number of tokens after pooling, a square number; None = no pooling.
 
     Returns:
         [B, L, pooled_length(T, count), D].
@@ -125,11 +139,11 @@ def pooled_length(length: int, count: int | None) -> int:
     """Return the number of image tokens after `pool_grid`.
 
     Args:
-        length: Number of image tokens before.
-        count: As of `pool_grid`.
+        length: Number of image tokens before pooling, a token before the grid included.
+        count: Number of grid tokens after pooling; None = no pooling.
 
     Raises:
-        UserError: The tokens cannot be pooled to so many.
+        UserError: The tokens do not form a square grid, or count is not a square number of at most its size.
     """
     if count is None:
         return length
@@ -146,7 +160,12 @@ def pooled_length(length: int, count: int | None) -> int:
 
 
 def check_pooling(vlm: VLM, count: int | None) -> None:
-    """Raise UserError if image tokens are to be pooled whose grid need not be square."""
+    """Raise UserError if the image grid is to be pooled but may not be square (aspect=native).
+
+    Args:
+        vlm: VLM of the encoder.
+        count: The option image_tokens; None = no pooling.
+    """
     if count is not None and vlm.options.aspect == "native":
         raise UserError(
             f"encoder_options: image_tokens={count} pools a square grid of image tokens, and with vlm_options.aspect="

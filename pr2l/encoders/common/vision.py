@@ -2,9 +2,9 @@
 
     frames --stretched, normalised--> the model's square --model--> VisionOutput --option `tokens`--> Tokens
 
-As everywhere here a frame is stretched to the square, not cropped: the processors of CLIP, DINOv2, ResNet, VC-1 and R3M
-would cut off the left and the right of what the agent sees. Apart from that the pixels are the processor's own. The
-precision and the device are those of `vlm_options`.
+A frame is stretched to the square, not cropped: the processors of CLIP, DINOv2, ResNet, VC-1 and R3M would cut off the
+left and the right of the agent's view. Otherwise the pixels equal those of the model's own processor. The precision and
+the device are those of `vlm_options`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from pr2l.vlms.pixels import Pixels
 
 Value = TypeVar("Value")
 
-# What damaged or foreign weights and descriptions of a model lead to in torch and transformers.
+# Errors that torch and transformers raise on damaged or foreign weights and configs.
 UNREADABLE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class VisionDefaults(BaseModel):
-    """Options of all encoders of a vision model; an encoder file gives `weights` its default."""
+    """Options of all encoders of a vision model; each encoder sets the default of `weights`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,7 +53,7 @@ class VisionDefaults(BaseModel):
 
 
 class SquareDefaults(VisionDefaults):
-    """Options of those whose patches form a square."""
+    """Options of encoders whose patches form a square grid."""
 
     # with tokens=all: average the patches to so many (a square number); None = keep all
     image_tokens: PositiveInt | None = None
@@ -74,13 +74,24 @@ class VisionOutput(NamedTuple):
 
 
 def from_feature_map(output: Any) -> VisionOutput:
-    """Return the positions of a ResNet's last feature map [B, D, H, W] as patches, and their mean as the summary."""
+    """Convert the output of a transformers ResNet.
+
+    The positions of the last feature map [B, D, H, W] become patches; their mean is the summary.
+    """
     patches = rearrange(output.last_hidden_state, "b d h w -> b (h w) d")
     return VisionOutput(rearrange(output.pooler_output, "b d 1 1 -> b d"), patches[:, :0], patches)
 
 
 class VisionEncoder(Encoder):
-    """Base of encoders of a vision model; a subclass implements `load_model`, `preprocessing` and `forward`."""
+    """Base class of encoders of a vision model; a subclass implements `load_model`, `preprocessing` and `forward`.
+
+    Args:
+        source: Frame shape of the environment, and device and dtype (vlm_options).
+        options: Weights, and the choice of tokens.
+
+    Raises:
+        UserError: The weights cannot be loaded, or the options do not fit the model.
+    """
 
     costly = True
 
@@ -108,7 +119,11 @@ class VisionEncoder(Encoder):
 
     @abstractmethod
     def load_model(self, weights: str, dtype: torch.dtype) -> nn.Module:
-        """Load the frozen model, on the CPU.
+        """Load the frozen model on the CPU.
+
+        Args:
+            weights: The option `weights`: a Hub id, a folder or a file.
+            dtype: Type of the loaded weights.
 
         Raises:
             UserError: The weights are missing, damaged or of another model; the error names the next step.
@@ -120,10 +135,10 @@ class VisionEncoder(Encoder):
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> VisionOutput:
-        """Run the model on preprocessed frames."""
+        """Run the model on preprocessed frames [B, 3, S, S]."""
 
     def source(self) -> dict[str, str]:
-        """Return name and revision of the weights."""
+        """Return the name and the revision of the weights."""
         return checkpoint.source(self.options.weights)
 
     @cached_property
@@ -132,10 +147,12 @@ class VisionEncoder(Encoder):
 
     @property
     def device(self) -> torch.device:
+        """Device of the model."""
         return next(self.model.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Type of the model's weights."""
         return next(self.model.parameters()).dtype
 
     def key(self) -> dict[str, Any]:
@@ -163,7 +180,7 @@ class VisionEncoder(Encoder):
 
 
 class HubEncoder(VisionEncoder):
-    """Base of encoders of a transformers class, whose checkpoint is a Hub id or a folder."""
+    """Base class of encoders of a transformers class, whose checkpoint is a Hub id or a folder."""
 
     model_class: ClassVar[Any]
     model_types: ClassVar[tuple[str, ...]]  # of config.json, that the class can load
@@ -186,7 +203,10 @@ class HubEncoder(VisionEncoder):
         return Pixels(processor, int(side.height or side.shortest_edge), self.device, self.dtype)
 
     def forward(self, pixels: Tensor) -> VisionOutput:
-        """Run a vision transformer: the class token, if any, comes first, then registers, then patches."""
+        """Run a vision transformer.
+
+        Its states are in the order class token (if any), registers, patches; registers are dropped.
+        """
         output = self.model(pixels)
         states, patch = output.last_hidden_state, self.model.config.patch_size
         first = states.shape[1] - (pixels.shape[2] // patch) * (pixels.shape[3] // patch)
@@ -194,10 +214,15 @@ class HubEncoder(VisionEncoder):
 
 
 def load_pretrained(model_class: Any, weights: str, dtype: torch.dtype) -> Any:
-    """Load a model of transformers.
+    """Load a model with a class of transformers.
+
+    Args:
+        model_class: A class with `from_pretrained`.
+        weights: A Hub id or a folder.
+        dtype: Type of the loaded weights.
 
     Raises:
-        UserError: The checkpoint lacks weights, for which transformers would take random numbers, or cannot be read.
+        UserError: The checkpoint cannot be read, or lacks weights, which transformers would fill with random numbers.
     """
 
     def read() -> Any:
@@ -214,10 +239,17 @@ def load_pretrained(model_class: Any, weights: str, dtype: torch.dtype) -> Any:
 
 
 def read_pretrained(weights: str, read: Callable[[], Value]) -> Value:
-    """Return what `read` reads from a Hub id or a folder.
+    """Call a function that reads from a Hub id or a folder, and explain its errors.
+
+    Args:
+        weights: The Hub id or the folder, for error messages.
+        read: Function that reads it.
+
+    Returns:
+        The result of `read`.
 
     Raises:
-        UserError: It cannot be read; the error names the reason and the next step.
+        UserError: `read` failed; the error names the reason and the next step.
     """
     try:
         return read()
@@ -237,18 +269,18 @@ def read_pretrained(weights: str, read: Callable[[], Value]) -> Value:
 
 
 class FileEncoder(VisionEncoder):
-    """Base of encoders of a model that is published as one file of weights; a subclass implements `build_model`."""
+    """Base class of encoders of a model that is published as one file; a subclass implements `build_model`."""
 
     published: ClassVar[str]  # where the file can be downloaded
     entry: ClassVar[str]  # the entry of the file's dict that holds the weights
 
     @abstractmethod
     def build_model(self, tensors: Mapping[str, Tensor], path: str) -> nn.Module:
-        """Return the model with these weights; their shapes give its sizes.
+        """Return the model with these weights; their shapes give the model's sizes.
 
         Args:
             tensors: Name -> weight, as published.
-            path: The file, for errors.
+            path: Path of the file, for error messages.
         """
 
     def load_model(self, weights: str, dtype: torch.dtype) -> nn.Module:
@@ -262,10 +294,16 @@ class FileEncoder(VisionEncoder):
             ) from error
 
     def read_tensors(self, weights: str) -> dict[str, Tensor]:
-        """Return name -> weight, in the dtype of the file, on the CPU.
+        """Read a file of weights.
+
+        Args:
+            weights: Path of a .safetensors file or of the published file.
+
+        Returns:
+            Name -> weight, in the dtype of the file, on the CPU.
 
         Raises:
-            UserError: There is no such file, or it is damaged or holds something else.
+            UserError: There is no such file, it is damaged, or it contains something else.
         """
         path = Path(weights).expanduser()
         if not path.is_file():
@@ -286,12 +324,19 @@ class FileEncoder(VisionEncoder):
 
 
 def read_torch_file(path: Path, entry: str) -> dict[str, Tensor]:
-    """Return the tensors in one entry of a file that torch.save wrote.
+    """Read the tensors in one entry of a file that torch.save wrote.
 
-    Only tensors are read: other pickled objects are refused, and their code is never run.
+    Only tensors are read. A file with other pickled objects is refused, and their code is never executed.
+
+    Args:
+        path: The file, which holds a dict.
+        entry: Key of the dict whose value is a dict of weights.
+
+    Returns:
+        Name -> weight, on the CPU.
 
     Raises:
-        UserError: The file is damaged, holds other objects, or has no such entry.
+        UserError: The file is damaged, contains other objects, or has no such entry.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -312,10 +357,15 @@ def read_torch_file(path: Path, entry: str) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> nn.Module:
-    """Load weights into a model and return it.
+    """Load weights into a model and return the model.
+
+    Args:
+        model: Model to load into.
+        weights: Name -> weight, for all weights of the model.
+        path: Path of the file, for error messages.
 
     Raises:
-        UserError: A name or a shape does not fit.
+        UserError: A name or a shape does not match the model.
     """
     try:
         model.load_state_dict(weights)
@@ -331,7 +381,7 @@ def imagenet_processor(resample: int) -> Any:
     """Return an image processor that divides by 255 and normalises with ImageNet's mean and standard deviation.
 
     Args:
-        resample: One of PIL's filters.
+        resample: Number of one of PIL's resampling filters.
     """
     return SimpleNamespace(
         resample=resample,
