@@ -1,10 +1,10 @@
-"""The learner contract: what training, evaluation, collection and benchmarks use of an algorithm, and nothing else.
+"""Interface of learners: training, evaluation, collection and benchmarks use nothing else of an algorithm.
 
 An algorithm is one file of this folder with
 
-    Defaults      its options, a frozen pydantic model
-    Learner       the class of its learners, whose `learns_from` is read before anything is created
-    create(...)   a fresh learner from spaces and options: see `Algorithm`
+    Defaults      options, a frozen pydantic model
+    Learner       class of the learners; pr2l reads its `learns_from` before it creates anything
+    create(...)   creates a learner from spaces and options: see `Algorithm`
 """
 
 from __future__ import annotations
@@ -35,32 +35,39 @@ Batch_co = TypeVar("Batch_co", covariant=True)
 
 
 class Actions(NamedTuple):
-    """What `Learner.act` returns for a batch of B observations."""
+    """Result of `Learner.act` for a batch of B observations.
 
-    actions: np.ndarray  # [B, ...], as the action space has them
-    memory: Any = None  # to be given to the next call; None without memory
-    log_probabilities: np.ndarray | None = None  # float32 [B] of these actions; None where there are none
+    Args:
+        actions: [B, ...], in the shape of the action space.
+        memory: Memory to pass to the next call; None if the policy has no memory.
+        log_probabilities: float32 [B], log-probabilities of the actions; None if the policy has none.
+    """
+
+    actions: np.ndarray
+    memory: Any = None
+    log_probabilities: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Transitions:
-    """A batch of B steps, each as (observation, action, reward, next observation).
+    """Batch of B steps, each as (observation, action, reward, next observation).
 
     Args:
         observations: Tensors [B, ...] by the keys of the observation space.
-        actions: B actions that were taken.
-        rewards: float32 [B]; over n steps, their discounted sum.
-        next_observations: As observations; of a step that ended its episode, the episode's last observation.
-        terminated: bool [B], True where the episode ended because of the task.
-        truncated: bool [B], True where it was cut off, such as by its horizon.
-        monte_carlo_returns: float32 [B], discounted sum of the rewards from this step to the episode's end.
-        discounts: float32 [B], factor of the next observation's value in a bootstrapped target: gamma ** n after n
-            steps, 0 where terminated.
-        contexts: One per row, what the task says at that step; empty where nothing was recorded.
-        expert_actions: B actions that the expert would have taken; None where nothing but the actions was recorded.
+        actions: B actions that the agent took.
+        rewards: float32 [B], rewards; for n-step transitions, the discounted sum of n rewards.
+        next_observations: Tensors [B, ...] by the same keys; for the last step of an episode, the episode's last
+            observation.
+        terminated: bool [B], True if the task ended the episode.
+        truncated: bool [B], True if a time limit or a failure cut the episode off.
+        monte_carlo_returns: float32 [B], discounted sum of the rewards from this step to the end of the episode.
+        discounts: float32 [B], factor of the value of the next observation in a bootstrapped target: gamma ** n after
+            n steps, 0 if terminated.
+        contexts: Context of the task at each step, B of them; empty if no contexts were recorded.
+        expert_actions: B actions that the expert would have taken; None if only the agent's actions were recorded.
         return_discounts: float32 [B], factor of the value of the episode's last observation, which
             `monte_carlo_returns` leaves out: gamma ** (steps to the end) if the episode was truncated, 0 if it
-            terminated; None where nobody computed it.
+            terminated; None if not computed.
     """
 
     observations: Tensors
@@ -81,21 +88,21 @@ class Transitions:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """A whole episode of n steps.
+    """One whole episode of n steps.
 
     Args:
         observations: Tensors [n + 1, ...] by the keys of the observation space: tokens float16 [n + 1, T, D], mask
-            bool [n + 1, T] (True = real), proprio float32 [n + 1, P] if there is any. The last one is what the last
-            action led to.
-        actions: n actions that were taken.
-        rewards: float32 [n].
-        terminated: bool [n], True in the last row of an episode that ended because of the task.
-        truncated: bool [n], True in the last row of an episode that was cut off, such as by its horizon.
-        monte_carlo_returns: float32 [n], discounted sum of the rewards from each step to the end.
-        discounts: float32 [n], factor of the next observation's value: gamma, 0 where terminated.
-        contexts: One per observation, n + 1; empty where nothing was recorded.
-        expert_actions: n actions that the expert would have taken; where it acted alone, the actions.
-        return_discounts: float32 [n], as of `Transitions`.
+            bool [n + 1, T] (True = real), and proprio float32 [n + 1, P] if the environment has it. The last row is
+            the observation after the last action.
+        actions: n actions that the agent took.
+        rewards: float32 [n], rewards.
+        terminated: bool [n], True in the last row if the task ended the episode.
+        truncated: bool [n], True in the last row if a time limit or a failure cut the episode off.
+        monte_carlo_returns: float32 [n], discounted sum of the rewards from each step to the end of the episode.
+        discounts: float32 [n], factor of the value of the next observation: gamma, 0 if terminated.
+        expert_actions: n actions that the expert would have taken; equal to `actions` if the expert acted alone.
+        contexts: Context of the task at each observation, n + 1 of them; empty if no contexts were recorded.
+        return_discounts: float32 [n], factor of the value of the episode's last observation; see `Transitions`.
     """
 
     observations: Tensors
@@ -110,13 +117,18 @@ class Trajectory:
     return_discounts: torch.Tensor | None = None
 
     def __len__(self) -> int:
-        """The number of steps, one less than there are observations."""
+        """Return the number of steps, one less than the number of observations."""
         return len(self.rewards)
 
 
 @dataclass(frozen=True, eq=False)
 class PreferencePairs:
-    """A batch of B pairs of trajectories (segments of episodes will do), of which one each was preferred."""
+    """Batch of B pairs of trajectories or segments of episodes, with a preference in each pair.
+
+    Args:
+        chosen: The preferred trajectory of each pair.
+        rejected: The other trajectory of each pair.
+    """
 
     chosen: Sequence[Trajectory]
     rejected: Sequence[Trajectory]
@@ -126,68 +138,92 @@ class PreferencePairs:
 
 
 class BatchSource(Protocol[Batch_co]):
-    """Data without end, which goes on after a resume where it stopped.
+    """Endless, resumable stream of batches from a data set.
 
-    `Batch` is Transitions (of `count` rows), a list of `count` Trajectory, or PreferencePairs (of `count` pairs).
+    A batch is Transitions (of `count` rows), a list of `count` Trajectory, or PreferencePairs (of `count` pairs).
     """
 
     def __len__(self) -> int:
-        """Rows, trajectories or pairs in one pass over the data."""
+        """Return the number of rows, trajectories or pairs in one pass over the data."""
         ...
 
     @property
     def epoch(self) -> float:
-        """Passes over the data so far."""
+        """Number of passes over the data so far."""
         ...
 
-    def next_batch(self, count: int) -> Batch_co: ...
+    def next_batch(self, count: int) -> Batch_co:
+        """Return the next `count` rows, trajectories or pairs."""
+        ...
 
     def state_dict(self) -> Values:
-        """Where the source is, as JSON values."""
+        """Return the position in the data as JSON values."""
         ...
 
-    def load_state_dict(self, values: Values) -> None: ...
+    def load_state_dict(self, values: Values) -> None:
+        """Go back to the position that `state_dict` returned."""
+        ...
 
 
 class Hooks:
-    """What a learner calls while it learns; every method does nothing until it is overridden.
+    """Callbacks of `Learner.learn`; the methods of this base class do nothing.
 
-    An exception that a hook raises ends the training and passes through.
+    An exception in a hook ends the training, and `learn` does not catch it.
     """
 
     def on_update_start(self, learner: Learner) -> None:
-        """Called before the first update, and between two updates: the moment at which to take `state_dict`.
+        """Run before each update; a learner of rollouts collects its rollout after this call.
 
-        A learner of rollouts begins its rollout after this.
+        Call `learner.state_dict` here to save a checkpoint.
+
+        Args:
+            learner: The learner that is training.
         """
 
     def on_step(self, infos: Sequence[Mapping[str, Any]]) -> None:
-        """Called after each step of the vector environment, with one info per environment."""
+        """Run after each step of the vector environment.
+
+        Args:
+            infos: One info per environment.
+        """
 
     def on_update(self, metrics: Mapping[str, float]) -> None:
-        """Called after each update, with the names and values to log."""
+        """Run after each update.
+
+        Args:
+            metrics: Names and values to log.
+        """
 
     def on_end(self, learner: Learner) -> None:
-        """Called after the last update, unless an exception ended the training."""
+        """Run after the last update, unless an exception ended the training.
+
+        Args:
+            learner: The learner that was training.
+        """
 
 
 class Learner(Protocol):
-    """A policy that acts and learns."""
+    """Policy that acts and learns."""
 
     learns_from: ClassVar[LearnsFrom]
 
     @property
     def num_timesteps(self) -> int:
-        """Environment steps (rollouts), transitions or pairs that it has learned from, also before a resume."""
+        """Number of environment steps, transitions or pairs used for learning so far, including those before a resume.
+
+        The unit is environment steps for `learns_from = "rollouts"`.
+        """
         ...
 
     @property
     def parameter_count(self) -> int:
-        """Numbers that learn."""
+        """Number of trained parameters."""
         ...
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Device of the policy."""
+        ...
 
     def act(
         self,
@@ -197,39 +233,56 @@ class Learner(Protocol):
         *,
         greedy: bool = False,
     ) -> Actions:
-        """Choose an action for each of B observations; B need not be the number of environments.
+        """Choose an action for each of B observations; B may differ from the number of environments.
 
         Args:
-            observation: Arrays [B, ...].
-            memory: What the call before returned; None = empty.
-            episode_starts: bool [B], True where a new episode begins, so that its memory is empty; None = nowhere.
-            greedy: Take the most probable action; otherwise draw one from torch's generator.
+            observation: Arrays [B, ...] by the keys of the observation space.
+            memory: Memory that the previous call returned; None = empty.
+            episode_starts: bool [B], True if a new episode begins, which clears the memory of that row; None = no
+                episode begins.
+            greedy: Choose the most probable action; otherwise sample one with torch's random generator.
         """
         ...
 
     def learn(self, source: Any, total_steps: int, hooks: Hooks) -> None:
-        """Learn until `num_timesteps` is at least `total_steps`, which counts what came before a resume too.
+        """Learn until `num_timesteps` is at least `total_steps`.
 
         Args:
-            source: What `learns_from` declares: a VecEnv whose observations are tokens, or a BatchSource.
-            total_steps: In the unit of `num_timesteps`.
-            hooks: Called as training goes on.
+            source: Source of the kind that `learns_from` declares: a VecEnv of token observations, or a BatchSource.
+            total_steps: Total of the whole training, including the steps before a resume; in the unit of
+                `num_timesteps`.
+            hooks: Callbacks.
         """
         ...
 
     def state_dict(self) -> tuple[Tensors, Values]:
-        """Copies of all that a resumed training needs; to be called between updates (`Hooks.on_update_start`)."""
+        """Return copies of the whole training state; call it between updates (`Hooks.on_update_start`).
+
+        Returns:
+            Tensors by name, and JSON values.
+        """
         ...
 
     def load_state_dict(self, tensors: Tensors, values: Values) -> None:
-        """Put back what `state_dict` took from a learner of the same spaces and options; learning goes on exactly.
+        """Restore the training state, so that training continues exactly where it stopped.
 
-        Process-wide random generators may change too. Raises RuntimeError for weights of other shapes.
+        This may change the process-wide random generators too.
+
+        Args:
+            tensors: Tensors from `state_dict` of a learner with the same spaces and options.
+            values: JSON values from the same call.
+
+        Raises:
+            RuntimeError: The weights have other shapes.
         """
         ...
 
     def load_policy(self, tensors: Tensors) -> None:
-        """Put back the weights alone, for acting; tensors: as of `state_dict`."""
+        """Restore the weights of the policy only, for acting.
+
+        Args:
+            tensors: Tensors from `state_dict`.
+        """
         ...
 
 
@@ -237,7 +290,7 @@ AnyLearner: TypeAlias = Learner
 
 
 class Algorithm(Protocol):
-    """The module of an algorithm."""
+    """Module of an algorithm."""
 
     Defaults: type[BaseModel]
     Learner: type[AnyLearner]
@@ -253,18 +306,18 @@ class Algorithm(Protocol):
         *,
         seed: int,
     ) -> AnyLearner:
-        """Create a fresh learner, seeding torch, NumPy and Python.
+        """Create a learner with random weights, and seed torch, NumPy and Python.
 
         Args:
             observation_space: Dict of tokens [T, D], mask [T] and perhaps proprio [P].
-            action_space: Of one environment.
-            num_envs: Environments of a rollout.
-            network: The class of a file of policies/networks/.
-            network_options: Its Defaults.
-            options: The algorithm's Defaults.
-            seed: Of everything random.
+            action_space: Action space of one environment.
+            num_envs: Number of environments in a rollout.
+            network: Class `Network` of a file in policies/networks/.
+            network_options: Options of the network, an instance of that file's `Defaults`.
+            options: Options of the algorithm, an instance of its `Defaults`.
+            seed: Seed of all random generators.
 
         Raises:
-            ValueError: Spaces or options that do not fit together.
+            ValueError: Spaces or options do not fit together.
         """
         ...
