@@ -1,4 +1,4 @@
-"""Behaviour cloning with a recurrent policy, as PR2L's in Habitat after PIRLNav (Ramrakhya et al. 2023).
+"""Behaviour cloning with a recurrent policy, the method of PR2L in Habitat, from PIRLNav (Ramrakhya et al. 2023).
 
 tokens -> network -> [summary, proprio] -> LSTM -> action logits
 """
@@ -29,10 +29,19 @@ Memory: TypeAlias = tuple[torch.Tensor, torch.Tensor] | None
 
 
 def transition_weights(trajectory: Trajectory, options: Defaults) -> torch.Tensor:
-    """float32 [n]: `inflection` where the expert's action is not the one taken before, else 1; times its own weight.
+    """Compute the weight of each transition in the loss.
 
-    The first transition counts 1. So weighted, repeating the last action is no longer a good guess (Wijmans et al.
-    2019). PIRLNav's released sensor compares the two actions before that one, a step late; this is as its paper says.
+    The weight is `options.inflection` if the expert's action differs from the previous action, and 1 otherwise, as for
+    the first transition; it is multiplied by the expert action's entry of `options.action_weights`. Without inflection
+    weights, a policy that repeats the last action has a low loss (Wijmans et al. 2019). This follows PIRLNav's paper;
+    PIRLNav's released sensor compares the two preceding actions instead, one step late.
+
+    Args:
+        trajectory: Episode of n transitions with discrete actions.
+        options: Options of the algorithm.
+
+    Returns:
+        float32 [n].
     """
     actions, expert_actions = _discrete(trajectory.actions), _discrete(trajectory.expert_actions)
     weights = torch.ones(len(trajectory))
@@ -43,12 +52,23 @@ def transition_weights(trajectory: Trajectory, options: Defaults) -> torch.Tenso
 
 
 def weighted_loss(logits: torch.Tensor, expert_actions: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The sum over n transitions of weight times cross-entropy; logits [n, A], actions int64 [n], weights [n]."""
+    """Compute the weighted cross-entropy, summed over n transitions.
+
+    Args:
+        logits: Logits [n, A] of A actions.
+        expert_actions: int64 [n], target actions.
+        weights: float32 [n], weight of each transition.
+    """
     return (weights * cross_entropy(logits, expert_actions, reduction="none")).sum()
 
 
 class BCLearner(LoopLearner):
-    """A policy that learns to do what the expert would have done."""
+    """Learner that imitates the expert's actions by behaviour cloning.
+
+    Args:
+        policy: Policy to train.
+        options: Options of the algorithm.
+    """
 
     learns_from: ClassVar[LearnsFrom] = "trajectories"
     policy: RecurrentPolicy
@@ -61,13 +81,25 @@ class BCLearner(LoopLearner):
         super().__init__(policy, Loop({"policy": policy}, optimizer, self.update, self.rate, options.threads))
 
     def rate(self, step: int, total_steps: int) -> float:
+        """Return the learning rate of an update.
+
+        Args:
+            step: Transitions before the update.
+            total_steps: Transitions of the whole training.
+        """
         left = 1 - step / total_steps if self.options.schedule == "linear" else 1.0
         return self.options.learning_rate * left
 
     def update(self, source: BatchSource[Sequence[Trajectory]]) -> Update:
-        """One gradient step, on the weighted mean loss of as many trajectories as hold `batch` transitions.
+        """Make one gradient step on the weighted mean loss over at least `options.batch` transitions.
 
-        They are read and go through the network `forward` at a time, so no more than these are in memory at once.
+        The update reads `options.forward` trajectories at a time and accumulates gradients, which limits the memory.
+
+        Args:
+            source: Trajectories with expert actions.
+
+        Returns:
+            The number of transitions, and the metrics loss, accuracy (0..1) and epoch.
         """
         policy, optimizer = self.policy, self.loop.optimizer
         transitions, weight, loss, right = 0, 0.0, 0.0, 0
@@ -100,7 +132,10 @@ class BCLearner(LoopLearner):
         *,
         greedy: bool = False,
     ) -> Actions:
-        """As `Learner.act`; memory: the LSTM's, two tensors [layers, B, lstm_size]; None without one."""
+        """Choose actions; see `Learner.act`.
+
+        The memory is the state of the LSTM, two tensors [layers, B, lstm_size], or None without an LSTM.
+        """
         tensors = {key: torch.as_tensor(value, device=self.device) for key, value in observation.items()}
         if memory is not None and episode_starts is not None:
             goes_on = torch.as_tensor(~episode_starts.astype(bool), device=self.device)[None, :, None]
@@ -111,7 +146,7 @@ class BCLearner(LoopLearner):
         return Actions(actions.cpu().numpy(), memory, distribution.log_prob(actions).cpu().numpy())
 
     def load_state_dict(self, tensors: Tensors, values: Values) -> None:
-        if "counters" in values:  # of a run folder from before there was a common loop
+        if "counters" in values:  # a checkpoint from before policies/common/loop.py existed
             counters = values["counters"]
             values = {
                 "num_timesteps": counters["num_timesteps"],
@@ -125,7 +160,13 @@ Learner = BCLearner
 
 
 class RecurrentPolicy(nn.Module):
-    """A network's features through an LSTM (none with lstm_layers = 0) to the logits of `actions` actions."""
+    """Policy that maps the features of a network through an LSTM to action logits.
+
+    Args:
+        network: Features extractor over token observations.
+        actions: Number of discrete actions.
+        options: Options of the algorithm; with `lstm_layers = 0` the policy has no LSTM.
+    """
 
     def __init__(self, network: BaseFeaturesExtractor, actions: int, options: Defaults) -> None:
         super().__init__()
@@ -136,10 +177,19 @@ class RecurrentPolicy(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         return self.head.weight.device
 
     def forward(self, observations: dict[str, torch.Tensor], lengths: list[int]) -> torch.Tensor:
-        """Logits [N, A] for whole trajectories of so many transitions, which lie one after the other in N rows."""
+        """Compute the action logits of whole trajectories.
+
+        Args:
+            observations: Tensors [N, ...], the trajectories one after the other.
+            lengths: Number of transitions of each trajectory; the sum is N.
+
+        Returns:
+            Logits [N, A].
+        """
         features = self.network(observations)
         if self.lstm is not None:
             packed = pack_sequence(features.split(lengths), enforce_sorted=False)
@@ -147,7 +197,15 @@ class RecurrentPolicy(nn.Module):
         return self.head(features)
 
     def step(self, observation: dict[str, torch.Tensor], memory: Memory) -> tuple[torch.Tensor, Memory]:
-        """Logits [B, A] for one observation of each of B episodes, and their next memory; None = empty."""
+        """Compute the action logits of one observation from each of B episodes.
+
+        Args:
+            observation: Tensors [B, ...].
+            memory: State of the LSTM, two tensors [layers, B, lstm_size]; None = empty.
+
+        Returns:
+            Logits [B, A] and the next memory.
+        """
         features = self.network(observation)
         if self.lstm is not None:
             recalled, memory = self.lstm(features[None], memory)
@@ -165,7 +223,11 @@ def create(
     *,
     seed: int,
 ) -> BCLearner:
-    """As `Algorithm.create`; ValueError for actions that are not discrete, or that `action_weights` does not fit."""
+    """Create a learner; see `Algorithm.create` for the arguments.
+
+    Raises:
+        ValueError: The action space is not Discrete from 0, or `options.action_weights` has another length.
+    """
     actions = discrete_count(action_space, "bc")
     if options.action_weights and len(options.action_weights) != actions:
         raise ValueError(
@@ -179,28 +241,30 @@ def create(
 
 
 def _observations(chunk: Sequence[Trajectory], device: torch.device) -> Tensors:
-    """The observations at the steps of all trajectories, one after the other."""
+    """Concatenate the observations of all trajectories, without each episode's last observation."""
     keys = chunk[0].observations
     return {key: torch.cat([part.observations[key][: len(part)] for part in chunk]).to(device) for key in keys}
 
 
 def _discrete(actions: Any) -> torch.Tensor:
-    """Discrete actions int64 [n], whatever integer type they were stored in."""
+    """Convert discrete actions of any integer type to int64 [n]."""
     return actions.long()
 
 
 class Defaults(BaseModel):
+    """Options of behaviour cloning."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    learning_rate: PositiveNumber = 1e-4  # the paper's
-    schedule: Literal["constant", "linear"] = "linear"  # linear falls to 0 at the last step, as the paper's
-    weight_decay: Number = 1e-6  # the paper's, of AdamW
-    batch: PositiveInt = 16384  # transitions of a gradient step, at least, as trajectories stay whole; the paper's
-    forward: PositiveInt = 8  # trajectories in one forward pass: more take more memory and are faster
-    max_grad_norm: PositiveNumber = 0.2  # PIRLNav's
-    inflection: PositiveNumber = 3.48  # weight where the action changes; PIRLNav's
-    action_weights: tuple[Number, ...] = ()  # of each expert action; () = 1; paper: 1.5 for stop, turns
-    lstm_layers: NonNegativeInt = 2  # PIRLNav's; 0 = a policy without memory
-    lstm_size: PositiveInt = 2048  # units of each, PIRLNav's
-    device: Device = "auto"  # auto = a GPU if there is one
-    threads: NonNegativeInt = 1  # torch threads of an update: with more, sums may be rounded otherwise; 0 = torch's
+    learning_rate: PositiveNumber = 1e-4  # learning rate of the first update; from the paper
+    schedule: Literal["constant", "linear"] = "linear"  # linear: the rate falls to 0 at the last step, as in the paper
+    weight_decay: Number = 1e-6  # weight decay of AdamW; from the paper
+    batch: PositiveInt = 16384  # minimum number of transitions per gradient step, in whole trajectories; from the paper
+    forward: PositiveInt = 8  # trajectories per forward pass; more are faster and need more memory
+    max_grad_norm: PositiveNumber = 0.2  # maximum norm of the gradient; from PIRLNav
+    inflection: PositiveNumber = 3.48  # weight of a transition at which the action changes; from PIRLNav
+    action_weights: tuple[Number, ...] = ()  # weight of each expert action; () = all 1; paper: 1.5 for stop and turns
+    lstm_layers: NonNegativeInt = 2  # layers of the LSTM; from PIRLNav; 0 = policy without memory
+    lstm_size: PositiveInt = 2048  # units per LSTM layer; from PIRLNav
+    device: Device = "auto"  # device of the policy; auto = a GPU if there is one
+    threads: NonNegativeInt = 1  # torch threads during an update; more may change rounding; 0 = no change

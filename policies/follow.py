@@ -1,7 +1,7 @@
-"""Greedy controller: the action is the argmax of an action token. Nothing is learned.
+"""Controller without learning, whose action is the argmax of an action token.
 
-With encoder `answer_action` this is RT-2-style control: the VLM's answer is the action. `learn` only plays, so that
-such an agent has the curves and the results of any other.
+With encoder `answer_action` this is RT-2-style control: the VLM's answer is the action. `learn` only plays, so that the
+run folder has the same learning curves and results as other runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ __all__ = ["Defaults", "FollowLearner", "Learner", "create", "rollout_bytes"]
 
 
 class FollowLearner:
-    """A controller without weights."""
+    """Controller without weights that follows the action token.
+
+    Args:
+        options: Options of the controller.
+    """
 
     learns_from: ClassVar[LearnsFrom] = "rollouts"
     parameter_count = 0
@@ -34,7 +38,7 @@ class FollowLearner:
     def __init__(self, options: Defaults) -> None:
         self.options = options
         self.num_timesteps = 0
-        self._observation: Observation = {}  # what the environments show; empty before the first reset
+        self._observation: Observation = {}  # current observation of the environments; empty before the first reset
 
     def act(
         self,
@@ -44,12 +48,12 @@ class FollowLearner:
         *,
         greedy: bool = False,
     ) -> Actions:
-        """As `Learner.act`; `default_action` where the token is padding."""
+        """Choose actions, `options.default_action` if the token is padding; see `Learner.act`."""
         chosen = observation["tokens"][:, 0].argmax(axis=1)
         return Actions(np.where(observation["mask"][:, 0] > 0, chosen, self.options.default_action))
 
     def learn(self, source: VecEnv, total_steps: int, hooks: Hooks) -> None:
-        """Play; an "update" is `n_steps` steps of each environment."""
+        """Play; an "update" is `options.n_steps` steps of each environment. See `Learner.learn`."""
         if not self._observation:
             self._observation = _tokens(source.reset())
         while self.num_timesteps < total_steps:
@@ -71,7 +75,7 @@ class FollowLearner:
         self.num_timesteps = values["num_timesteps"]
 
     def load_policy(self, tensors: Tensors) -> None:
-        """There are no weights."""
+        """Do nothing, because the controller has no weights."""
 
 
 Learner = FollowLearner
@@ -91,7 +95,12 @@ def create(
     *,
     seed: int,
 ) -> FollowLearner:
-    """As `Algorithm.create`; the network is not used. ValueError unless one token has a number for each action."""
+    """Create a controller; see `Algorithm.create` for the arguments. The network and the seed are not used.
+
+    Raises:
+        ValueError: The action space is not Discrete from 0, the observation is not one token with one number per
+            action, or `options.default_action` is not an action.
+    """
     count, shape = discrete_count(action_space, "follow"), token_shape(observation_space)
     if shape != (1, count):
         raise ValueError(
@@ -104,14 +113,22 @@ def create(
 
 
 def rollout_bytes(observation_space: spaces.Dict, num_envs: int, options: Defaults) -> dict[str, int]:
-    """Memory of the current observations, which is all that is kept."""
+    """Return the memory of the current observations in bytes by device type; the controller stores no rollout.
+
+    Args:
+        observation_space: Observation space of one environment.
+        num_envs: Number of environments.
+        options: Options of the controller, not used.
+    """
     return {"cpu": num_envs * sum(observation_bytes(observation_space).values())}
 
 
 class Defaults(BaseModel):
+    """Options of the controller."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     RENAMED: ClassVar[dict[str, str]] = {"otherwise": "default_action"}
 
-    default_action: NonNegativeInt = 0  # the action where the answer names none
-    n_steps: PositiveInt = 64  # steps of each environment between two rows of metrics
+    default_action: NonNegativeInt = 0  # action if the VLM's answer names none
+    n_steps: PositiveInt = 64  # steps per environment between two rows of metrics

@@ -1,6 +1,6 @@
 """Proximal policy optimisation (Schulman et al. 2017) on tokens, with Stable-Baselines3's losses and loop.
 
-With `recurrent` it is RecurrentPPO of sb3-contrib: the same update with an LSTM after the network.
+With option `recurrent` it is RecurrentPPO of sb3-contrib: the same update, with an LSTM after the network.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Defaults", "Learner", "create", "rollout_bytes"]
 
 Learner = OnPolicyLearner
 
-# Options that are used here; the others are arguments of `OnPolicyLearner.create`.
+# Options that `create` uses itself; the others are arguments of `OnPolicyLearner.create`.
 OURS = ("head_sizes", "recurrent", "lstm_size")
 
 
@@ -34,7 +34,12 @@ def create(
     *,
     seed: int,
 ) -> OnPolicyLearner:
-    """As `Algorithm.create`; ValueError where a batch would be one row, whose advantages cannot be normalised."""
+    """Create a learner; see `Algorithm.create` for the arguments.
+
+    Raises:
+        ValueError: A minibatch would have a single row, whose advantage cannot be normalised, or the action space is
+            not supported.
+    """
     rows = num_envs * options.n_steps
     if rows == 1 or (options.recurrent and rows % options.batch_size == 1):
         raise ValueError(
@@ -60,25 +65,27 @@ def create(
 
 
 class Defaults(BaseModel):
+    """Options of PPO."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     RENAMED: ClassVar[dict[str, str]] = {"heads": "head_sizes"}
 
-    learning_rate: PositiveNumber = 1e-4  # of the paper's notebook
-    schedule: Literal["constant", "linear"] = "constant"  # linear falls to 0 at the last step
-    n_steps: PositiveInt = 64  # rollout length per environment, in steps; of the notebook
-    batch_size: Annotated[int, Field(gt=1)] = 64  # rows per gradient step; the paper gives none, SB3's
-    n_epochs: PositiveInt = 10  # passes over a rollout; the paper gives none, SB3's
-    gamma: Fraction = 0.99  # discount per step; the paper gives none, SB3's
-    gae_lambda: Fraction = 0.95  # the paper gives none, SB3's
-    clip_range: PositiveNumber = 0.2  # the paper gives none, SB3's
-    ent_coef: Number = 5e-3  # of the notebook
-    vf_coef: Number = 0.5  # weight of the value loss; the paper gives none, SB3's
-    max_grad_norm: PositiveNumber = 0.5  # the paper gives none, SB3's
-    target_kl: PositiveNumber | None = None  # KL divergence at which an update ends early; None = never, as SB3
-    head_sizes: Sizes = (128,)  # hidden tanh units of the action head and of the value head, of the notebook
-    recurrent: bool = False  # an LSTM after the network, for tasks that need memory; several times slower
-    lstm_size: PositiveInt = 256  # units of the LSTM, SB3's
-    device: Device = "auto"  # of the policy; auto = a GPU if there is one
-    threads: NonNegativeInt = 1  # torch threads of an update; two are slower at these sizes; 0 = torch's choice
-    handles: bool = True  # store each token once, on the policy's device; same results
+    learning_rate: PositiveNumber = 1e-4  # learning rate of the first update; from the paper's notebook
+    schedule: Literal["constant", "linear"] = "constant"  # linear: the learning rate falls to 0 at the last step
+    n_steps: PositiveInt = 64  # rollout length in steps per environment; from the paper's notebook
+    batch_size: Annotated[int, Field(gt=1)] = 64  # rows per gradient step; SB3's default, the paper gives none
+    n_epochs: PositiveInt = 10  # passes over a rollout per update; SB3's default, the paper gives none
+    gamma: Fraction = 0.99  # discount factor per step; SB3's default, the paper gives none
+    gae_lambda: Fraction = 0.95  # lambda of the GAE advantage estimator; SB3's default, the paper gives none
+    clip_range: PositiveNumber = 0.2  # clip range of the probability ratio; SB3's default, the paper gives none
+    ent_coef: Number = 5e-3  # weight of the entropy in the loss; from the paper's notebook
+    vf_coef: Number = 0.5  # weight of the value loss; SB3's default, the paper gives none
+    max_grad_norm: PositiveNumber = 0.5  # maximum norm of the gradient; SB3's default, the paper gives none
+    target_kl: PositiveNumber | None = None  # KL divergence that ends an update early; None = no limit, as in SB3
+    head_sizes: Sizes = (128,)  # hidden tanh units per layer of the action and value heads; from the paper's notebook
+    recurrent: bool = False  # add an LSTM after the network, for tasks that need memory; several times slower
+    lstm_size: PositiveInt = 256  # units of the LSTM; sb3-contrib's default
+    device: Device = "auto"  # device of the policy; auto = a GPU if there is one
+    threads: NonNegativeInt = 1  # torch threads during an update; 2 are slower at these sizes; 0 = no change
+    handles: bool = True  # store each token once, on the policy's device; the results do not change
