@@ -1,9 +1,9 @@
-"""The training loop of everything that is not Stable-Baselines3: updates from a resumable source, hooks, state.
+"""Resumable training loop of all algorithms that do not use Stable-Baselines3's, and of VLM training.
 
     on_update_start -> update(source) -> on_update -> on_update_start -> ... -> on_end
 
-Ctrl-C and SIGTERM wait for the update under way, so weights, optimizer, source and counters belong together wherever
-the loop is left; a second one does not wait.
+Ctrl-C and SIGTERM take effect after the current update, so that weights, optimizer, source and counters are always of
+the same step. A second signal takes effect at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Values = dict[str, Any]
 
 
 class Resumable(Protocol):
-    """A source of data: all that the loop itself asks of it; the update draws from it what it needs."""
+    """Source of data with a position that can be saved and restored."""
 
     def state_dict(self) -> Values: ...
 
@@ -38,7 +38,7 @@ class Resumable(Protocol):
 
 
 class Items(Protocol[Item_co]):
-    """A sequence of which each item is read when it is asked for."""
+    """Sequence that may read each item on access."""
 
     def __len__(self) -> int: ...
 
@@ -46,7 +46,7 @@ class Items(Protocol[Item_co]):
 
 
 class LoopHooks(Protocol):
-    """What the loop calls. `learner` is what was given to `Loop.run`."""
+    """Callbacks of the loop; `learner` is the argument of `Loop.run`."""
 
     def on_update_start(self, learner: Any) -> None: ...
 
@@ -57,7 +57,12 @@ class LoopHooks(Protocol):
 
 @dataclass(frozen=True)
 class Update:
-    """What one update did: how far `num_timesteps` moves, and metrics to log."""
+    """Result of one update.
+
+    Args:
+        steps: Steps to add to `num_timesteps`.
+        metrics: Names and values to log.
+    """
 
     steps: int
     metrics: Mapping[str, float]
@@ -67,15 +72,15 @@ Rate = Callable[[int, int], float]  # (num_timesteps before the update, total_st
 
 
 class Loop:
-    """Updates one set of weights until a number of steps, and gives its whole state as tensors and JSON values.
+    """Training loop over one set of weights.
 
     Args:
-        modules: What learns, or belongs to it, by the name that its tensors have in the state: a module, or named
-            parameters of one.
-        optimizer: Over parameters of these.
-        update: Draws from the source, makes one gradient step, and says what it did.
-        rate: The learning rate of an update; None = as the optimizer has it.
-        threads: torch threads of an update; 0 = as many as there are.
+        modules: Modules, or named parameters of a module, whose weights the state contains; by the prefix of their
+            tensors in the state.
+        optimizer: Optimizer over parameters of these modules.
+        update: Function that draws data from the source and makes one gradient step.
+        rate: Function that returns the learning rate of an update; None = the optimizer's own.
+        threads: torch threads during an update; 0 = no change.
     """
 
     def __init__(
@@ -89,18 +94,18 @@ class Loop:
         self.modules, self.optimizer, self.update = modules, optimizer, update
         self.rate, self.threads = rate, threads
         self.num_timesteps = 0
-        self.updating = False  # True where an exception came out of an update: the state is then of no step
+        self.updating = False  # stays True if an update raises: weights and counters then belong to different steps
         self._source: Resumable | None = None
-        self._source_values: Values | None = None  # to be given to the source, once there is one
+        self._source_values: Values | None = None  # loaded position, for the source of the next `run`
 
     def run(self, source: Resumable, total_steps: int, hooks: LoopHooks, learner: Any = None) -> None:
         """Make updates until `num_timesteps` is at least `total_steps`.
 
         Args:
-            source: What `update` draws from; brought to where a loaded state was.
-            total_steps: In the unit of `Update.steps`.
-            hooks: on_update_start is called before each update and on_end after the last.
-            learner: What the hooks are given; None = this loop.
+            source: Argument of `update`; after `load_state_dict`, `run` restores its position.
+            total_steps: Total including the steps before a resume, in the unit of `Update.steps`.
+            hooks: Callbacks: on_update_start before and on_update after each update, on_end after the last.
+            learner: Argument of the hooks; None = this loop.
         """
         learner = self if learner is None else learner
         self._source = source
@@ -124,7 +129,14 @@ class Loop:
             raise_pending()
 
     def state_dict(self) -> tuple[Tensors, Values]:
-        """Copies of weights and optimizer, and where counter and source are; RuntimeError within an update."""
+        """Return copies of the whole training state.
+
+        Returns:
+            Tensors of weights and optimizer, and JSON values of the counter, the optimizer's settings and the source.
+
+        Raises:
+            RuntimeError: An update is running or has failed.
+        """
         if self.updating:
             raise RuntimeError("an update was left half done: weights and counters do not belong together")
         tensors = {f"{name}/{key}": value for name, part in self.modules.items() for key, value in _named(part).items()}
@@ -137,7 +149,15 @@ class Loop:
         return copies(tensors | optimizer_tensors(self.optimizer)), values
 
     def load_state_dict(self, tensors: Tensors, values: Values) -> None:
-        """Put back what `state_dict` took; RuntimeError for weights of other shapes."""
+        """Restore the training state; the position of the source is restored in `run`.
+
+        Args:
+            tensors: Tensors from `state_dict`.
+            values: JSON values from `state_dict`.
+
+        Raises:
+            RuntimeError: The weights have other names or shapes.
+        """
         self.load_weights(tensors)
         restore_optimizer(self.optimizer, tensors, values["param_groups"])
         self.num_timesteps = values["num_timesteps"]
@@ -145,7 +165,14 @@ class Loop:
 
     @torch.no_grad()
     def load_weights(self, tensors: Tensors) -> None:
-        """Put back the weights alone."""
+        """Restore the weights only.
+
+        Args:
+            tensors: Tensors from `state_dict`.
+
+        Raises:
+            RuntimeError: The weights have other names or shapes.
+        """
         for name, part in self.modules.items():
             if isinstance(part, nn.Module):
                 part.load_state_dict(below(tensors, name))
@@ -162,11 +189,11 @@ def _named(part: nn.Module | Mapping[str, torch.Tensor]) -> Mapping[str, torch.T
 
 
 class LoopLearner:
-    """What learners on this loop share; a subclass declares `learns_from` and acts.
+    """Base class of learners on this loop; a subclass declares `learns_from` and implements `act`.
 
     Args:
-        policy: What acts; its tensors are "policy/..." in the state.
-        loop: Over it.
+        policy: Policy; its tensors are "policy/..." in the state.
+        loop: Loop that trains the policy.
     """
 
     def __init__(self, policy: nn.Module, loop: Loop) -> None:
@@ -198,11 +225,11 @@ class LoopLearner:
 
 
 class ShuffledSource(Generic[Item]):
-    """The items of a sequence without end, each once an epoch, every epoch in an order of its own.
+    """Endless source that draws the items of a sequence once per epoch, each epoch in a new random order.
 
     Args:
-        items: Each is read when it is drawn.
-        seed: Determines the order.
+        items: Sequence; an item is read when it is drawn.
+        seed: Seed of the order.
     """
 
     def __init__(self, items: Items[Item], seed: int) -> None:
@@ -215,10 +242,11 @@ class ShuffledSource(Generic[Item]):
 
     @property
     def epoch(self) -> float:
-        """How often the items were drawn, on average."""
+        """Number of passes over the items so far."""
         return self.taken / len(self.items)
 
     def next_batch(self, count: int) -> list[Item]:
+        """Return the next `count` items."""
         return [self.items[self._next()] for _ in range(count)]
 
     def state_dict(self) -> Values:
@@ -238,10 +266,12 @@ class ShuffledSource(Generic[Item]):
 
 @contextmanager
 def deferred_signals() -> Iterator[Callable[[], None]]:
-    """Hold SIGINT and SIGTERM back in the block; the function that it gives does what they would have done.
+    """Defer SIGINT and SIGTERM in a `with` block.
 
-    A second signal while one is held back acts at once. Outside the main thread, which alone may handle signals,
-    nothing is held back.
+    A second signal takes effect at once. Outside the main thread, which alone may handle signals, this does nothing.
+
+    Yields:
+        A function that lets a pending signal take effect. The end of the block does so too.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None

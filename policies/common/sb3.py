@@ -1,7 +1,7 @@
-"""On-policy algorithms of Stable-Baselines3 and sb3-contrib behind the learner contract, without pickle.
+"""Learner around the on-policy algorithms of Stable-Baselines3 and sb3-contrib, with checkpoints without pickle.
 
-The state is taken between an update and the next rollout, when the rollout buffer holds nothing that is still needed.
-This file alone reaches into Stable-Baselines3's models; pyproject.toml pins the versions that it was tested with.
+A checkpoint is the state between an update and the next rollout, when the contents of the rollout buffer are no longer
+needed. Only this file uses private attributes of Stable-Baselines3's models; pyproject.toml pins the tested versions.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from .actions import check_start
 from .state import below, copies, optimizer_tensors, restore_optimizer
 from .tokens import TokenHandles, TokenTable, handle_space
 
-# Plain attributes that learn(reset_num_timesteps=False) goes on from.
+# Attributes of a model from which learn(reset_num_timesteps=False) continues.
 COUNTERS = ("num_timesteps", "_n_updates", "_episode_num", "_current_progress_remaining")
 ACTION_SPACES = (spaces.Discrete, spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 class OnPolicyLearner:
-    """A learner around PPO, RecurrentPPO, A2C or the like.
+    """Learner around an on-policy algorithm such as PPO, RecurrentPPO or A2C.
 
     Args:
-        model: Made with a `SpacesOnly` in place of its environments, which `learn` exchanges for real ones.
-        table: Where tokens are kept whose handles the rollout buffer holds; None = the buffer holds the tokens.
-        schedule: The learning rate that `model` was made with, if it changes; None = it is constant.
-        threads: torch threads of an update; 0 = as many as there are.
+        model: Model of Stable-Baselines3, created with `SpacesOnly` as its environments; `learn` sets the real ones.
+        table: Table of the tokens of a rollout, if the rollout buffer holds handles; None = the buffer holds tokens.
+        schedule: Learning rate schedule of the model; None = constant learning rate.
+        threads: torch threads during an update; 0 = no change.
     """
 
     learns_from: ClassVar[LearnsFrom] = "rollouts"
@@ -52,8 +52,8 @@ class OnPolicyLearner:
         threads: int = 0,
     ) -> None:
         self.model, self.table, self.schedule, self.threads = model, table, schedule, threads
-        self._restored: Observation = {}  # what the environments showed when a state was taken, until `learn`
-        model.set_logger(Logger(folder=None, output_formats=[]))  # its own would make a temporary folder
+        self._restored: Observation = {}  # last observation of a loaded state, until `learn` uses it
+        model.set_logger(Logger(folder=None, output_formats=[]))  # SB3's default creates a temporary folder
 
     @classmethod
     def create(
@@ -75,21 +75,28 @@ class OnPolicyLearner:
         schedule: Literal["constant", "linear"] = "constant",
         **options: Any,
     ) -> OnPolicyLearner:
-        """Create a fresh learner; the first arguments are those of `Algorithm.create`.
+        """Create a learner with random weights; see `Algorithm.create` for the arguments not described here.
 
         Args:
-            algorithm: The class of Stable-Baselines3 or sb3-contrib.
-            policy: Its name for the kind of policy.
+            algorithm: Class of the algorithm in Stable-Baselines3 or sb3-contrib.
+            observation_space: See `Algorithm.create`.
+            action_space: Discrete from 0, Box, MultiDiscrete or MultiBinary.
+            num_envs: Number of environments.
+            network: Class of the policy network.
+            network_options: Options of the network.
+            seed: Seed of all random generators.
+            policy: Name of the policy class in the algorithm's `policy_aliases`.
             policy_options: Further `policy_kwargs`.
-            handles: Keep the tokens of a rollout once, in a table (see tokens.py).
-            threads: torch threads of an update; 0 = as many as there are.
-            device: "auto" = a GPU if there is one.
-            learning_rate: Of the first update.
-            schedule: linear = the rate falls with the steps before the update's rollout, to 0 at the last step.
-            options: Further arguments of the algorithm's class; n_steps among them.
+            handles: Store the tokens of a rollout once, in a table (see tokens.py).
+            threads: torch threads during an update; 0 = no change.
+            device: Device of the policy; "auto" = a GPU if there is one.
+            learning_rate: Learning rate of the first update.
+            schedule: "linear" = the learning rate falls to 0 at the last step and is constant during a rollout and its
+                update.
+            options: Further arguments of the algorithm's class, including n_steps.
 
         Raises:
-            ValueError: Actions that these algorithms cannot choose.
+            ValueError: The algorithm does not support the action space.
         """
         if not isinstance(action_space, ACTION_SPACES):
             kinds = ", ".join(kind.__name__ for kind in ACTION_SPACES)
@@ -105,7 +112,7 @@ class OnPolicyLearner:
         falling = RolloutSchedule(learning_rate) if schedule == "linear" else None
         options["learning_rate"] = falling or learning_rate
         model = algorithm(policy, env, policy_kwargs=policy_kwargs, seed=seed, device=device, **options)
-        # A rollout may show the policy handles; evaluation, and the last observations of episodes, show it tokens.
+        # The policy receives handles in a rollout, and tokens in evaluation and for the last observations of episodes.
         model.policy.observation_space = spaces.Dict({**observation_space.spaces, **known.spaces})
         return cls(model, table, falling, threads)
 
@@ -130,7 +137,10 @@ class OnPolicyLearner:
         *,
         greedy: bool = False,
     ) -> Actions:
-        """As `Learner.act`; memory: the LSTM's state, float32 [layers, B, lstm_size] twice."""
+        """Choose actions; see `Learner.act`.
+
+        The memory is the state of the LSTM, two arrays float32 [layers, B, lstm_size], or None without an LSTM.
+        """
         policy: Any = self.model.policy
         policy.set_training_mode(False)
         tensors, _ = policy.obs_to_tensor(observation)
@@ -158,9 +168,14 @@ class OnPolicyLearner:
         return Actions(actions, memory, log_probabilities)
 
     def learn(self, source: VecEnv, total_steps: int, hooks: Hooks) -> None:
-        """As `Learner.learn`; source: as many environments as the learner was created for.
+        """Learn from rollouts; see `Learner.learn`.
 
-        Rollouts are whole, so it ends at the next multiple of n_steps x environments.
+        Rollouts are whole, so training ends at the next multiple of n_steps x environments.
+
+        Args:
+            source: Vector environment with the number of environments that `create` received.
+            total_steps: Environment steps of the whole training, including those before a resume.
+            hooks: Callbacks.
         """
         model = self.model
         env = source if self.table is None else TokenHandles(source, self.table)
@@ -170,17 +185,17 @@ class OnPolicyLearner:
             model._last_obs = env.to_handles(self._restored) if isinstance(env, TokenHandles) else self._restored
             self._restored = {}
         goes_on = model._last_obs is not None
-        # With reset_num_timesteps=False SB3 adds what was already seen to the total, and goes on mid-episode.
+        # With reset_num_timesteps=False SB3 adds the steps so far to the total, and continues in mid-episode.
         remaining = total_steps - model.num_timesteps if goes_on else total_steps
         callbacks: list[BaseCallback] = [UpdateThreads(self.threads), HooksCallback(self, hooks)]
         if self.schedule is not None:
             callbacks.insert(0, Progress(self.schedule, total_steps))
-        # SB3 takes None for a log_interval, though its annotation does not say so.
+        # SB3 accepts log_interval=None, but its annotation does not.
         never: Any = None
         model.learn(remaining, callbacks, log_interval=never, reset_num_timesteps=not goes_on)
 
     def state_dict(self) -> tuple[Tensors, Values]:
-        """As `Learner.state_dict`; the simulators' state is not here."""
+        """Return the training state without the state of the simulators; see `Learner.state_dict`."""
         model = self.model
         tensors = {f"policy/{name}": tensor for name, tensor in model.policy.state_dict().items()}
         tensors |= optimizer_tensors(model.policy.optimizer)
@@ -196,10 +211,14 @@ class OnPolicyLearner:
         return copies(tensors), values
 
     def load_state_dict(self, tensors: Tensors, values: Values) -> None:
-        """As `Learner.load_state_dict`, from as many environments.
+        """Restore the training state; see `Learner.load_state_dict`.
 
-        The random generators of torch, NumPy and Python are process-wide and change with it, so nothing random may
-        happen between this and `learn`.
+        This restores the process-wide random generators of torch, NumPy and Python, so the caller must not draw random
+        numbers between this call and `learn`.
+
+        Args:
+            tensors: Tensors from `state_dict` of a learner with the same number of environments.
+            values: JSON values from the same call.
         """
         model = self.model
         self.load_policy(tensors)
@@ -216,7 +235,7 @@ class OnPolicyLearner:
         self.model.policy.load_state_dict(below(tensors, "policy"))
 
     def _observation(self) -> Observation:
-        """What the environments show, tokens rather than handles; empty before the first reset."""
+        """Return the current observation of the environments with tokens, not handles; empty before the first reset."""
         last: Any = self.model._last_obs
         if last is None:
             return self._restored
@@ -224,9 +243,12 @@ class OnPolicyLearner:
 
 
 class RolloutSchedule:
-    """A learning rate that falls linearly, and is the same from a rollout's start to the end of its update.
+    """Learning rate that falls linearly and is constant from the start of a rollout to the end of its update.
 
-    Stable-Baselines3's own reads the progress after the rollout, so that the last update has the rate 0.
+    Stable-Baselines3's own schedule reads the progress after the rollout, so its last update has the learning rate 0.
+
+    Args:
+        initial: Learning rate of the first update.
     """
 
     def __init__(self, initial: float) -> None:
@@ -237,7 +259,12 @@ class RolloutSchedule:
 
 
 class Progress(BaseCallback):
-    """Tells a schedule, as a rollout starts, which share of the steps is left."""
+    """Callback that updates a schedule at the start of each rollout with the fraction of steps that remain.
+
+    Args:
+        schedule: Schedule to update.
+        total_steps: Environment steps of the whole training.
+    """
 
     def __init__(self, schedule: RolloutSchedule, total_steps: int) -> None:
         super().__init__()
@@ -251,7 +278,12 @@ class Progress(BaseCallback):
 
 
 class HooksCallback(BaseCallback):
-    """Tells our hooks what Stable-Baselines3 tells its callbacks."""
+    """Callback of Stable-Baselines3 that calls the hooks of pr2l.
+
+    Args:
+        learner: Argument of the hooks.
+        hooks: Hooks to call.
+    """
 
     def __init__(self, learner: OnPolicyLearner, hooks: Hooks) -> None:
         super().__init__()
@@ -267,7 +299,7 @@ class HooksCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        self._updated = True  # the update follows, and nothing is called before the next rollout or the end
+        self._updated = True  # SB3 updates now; its next callback is the next rollout's start or the training's end
 
     def _on_training_end(self) -> None:
         self._report_update()
@@ -282,7 +314,11 @@ class HooksCallback(BaseCallback):
 
 
 class UpdateThreads(BaseCallback):
-    """Holds torch to `count` threads (0 = as it is) while the policy is updated; the encoder keeps them all."""
+    """Callback that limits the torch threads during updates of the policy; the encoder uses all threads.
+
+    Args:
+        count: torch threads during an update; 0 = no change.
+    """
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -302,7 +338,7 @@ class UpdateThreads(BaseCallback):
 
 
 class SpacesOnly(VecEnv):
-    """Stands for environments of these spaces until there are some; it cannot be reset or stepped."""
+    """Placeholder for a vector environment, with its spaces only; it cannot be reset or stepped."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         return [None] * self.num_envs
@@ -335,7 +371,7 @@ def _restore_lstm(model: OnPolicyAlgorithm, tensors: Tensors) -> None:
 
 
 def _random_tensors() -> Tensors:
-    """torch's process-wide generators, one per device."""
+    """Return the states of torch's process-wide random generators, one per device."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     devices = {f"random/cuda/{index}": generator for index, generator in enumerate(cuda)}
     return {"random/torch": torch.get_rng_state()} | devices
@@ -354,7 +390,7 @@ def _random_values() -> Values:
 def _restore_random(tensors: Tensors, values: Values) -> None:
     torch.set_rng_state(tensors["random/torch"])
     devices = {int(name): tensor for name, tensor in below(tensors, "random/cuda").items()}
-    if devices and len(devices) == torch.cuda.device_count():  # elsewhere the run goes on, but not bit for bit
+    if devices and len(devices) == torch.cuda.device_count():  # with other GPUs the run continues, but not bit for bit
         torch.cuda.set_rng_state_all([devices[index] for index in sorted(devices)])
     np.random.set_state(values["numpy"])
     version, words, gauss = values["python"]
@@ -362,10 +398,18 @@ def _restore_random(tensors: Tensors, values: Values) -> None:
 
 
 def rollout_bytes(observation_space: spaces.Dict, num_envs: int, options: Any) -> dict[str, int]:
-    """Peak memory of a rollout's observations by device type ("cpu" or "cuda"), of an `OnPolicyLearner`.
+    """Compute the peak memory of a rollout's observations in an `OnPolicyLearner`.
 
-    options: Has n_steps, and may have `handles` (default True) and `device` (default "auto"). The buffer's part
-    counts twice, as Stable-Baselines3 flattens a copy.
+    The rollout buffer counts twice, because Stable-Baselines3 flattens a copy of it.
+
+    Args:
+        observation_space: Observation space of one environment, with tokens and mask.
+        num_envs: Number of environments.
+        options: Options of the algorithm with `n_steps`, and perhaps `handles` (default True) and `device` (default
+            "auto").
+
+    Returns:
+        Bytes by device type ("cpu" or "cuda").
     """
     sizes, rows = observation_bytes(observation_space), num_envs * options.n_steps
     if not getattr(options, "handles", True):
@@ -377,7 +421,7 @@ def rollout_bytes(observation_space: spaces.Dict, num_envs: int, options: Any) -
 
 
 def observation_bytes(observation_space: spaces.Dict) -> dict[str, int]:
-    """Memory of one observation by key."""
+    """Return the memory of one observation in bytes by key of the observation space."""
     return {
         key: int(np.prod(space.shape or ())) * np.dtype(space.dtype).itemsize
         for key, space in observation_space.spaces.items()
