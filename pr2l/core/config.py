@@ -1,7 +1,7 @@
 """Configs of runs: a flat YAML file with key=value overrides becomes one frozen, validated RunConfig.
 
-The default of an option is beside the code that uses it, in the `Defaults` of each plug-in. A resolved config contains
-the values of all options, so that a run folder records everything that defines the run.
+Each plug-in defines the defaults of its options in its `Defaults`, beside the code that uses them. A resolved config
+contains the values of all options, so that a run folder records everything that defines the run.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _PLUGINS: dict[OptionKind, registry.ModuleKind] = {
 
 
 class OtherSchema(NamedTuple):
-    """A kind of file in configs/ that is not the config of a run."""
+    """Kind of file in configs/ that is not the config of a run."""
 
     what: str
-    command: str  # that takes it
-    short: bool = False  # whether the command wants the name without its folder
+    command: str  # command that reads such a file
+    short: bool = False  # whether the command takes the name without its folder
 
 
 OTHER_SCHEMAS: dict[str, OtherSchema] = {
@@ -49,7 +49,7 @@ OTHER_SCHEMAS: dict[str, OtherSchema] = {
 
 
 class RunConfig(BaseModel):
-    """Everything that defines a training run."""
+    """Config of a training run: everything that defines the run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     # Names that keys had in the version before -> their names now. A plug-in's Defaults may have such a table, too.
@@ -90,28 +90,43 @@ class RunConfig(BaseModel):
 
     @property
     def prompt_name(self) -> str | None:
-        """The prompt's full name or the path of its file; None where the run has no prompt."""
+        """Full name of the prompt, or the path of its file; None = no prompt."""
         if self.prompt is None or "/" in self.prompt or prompts.is_path(self.prompt):
             return self.prompt
         return f"{self.environment}/{self.task}/{self.prompt}"
 
     def options(self, kind: OptionKind) -> Any:
-        """Return the options of a plug-in; UserError for a key or a value that it does not allow."""
+        """Return the validated options of a plug-in.
+
+        Args:
+            kind: The kind of plug-in; the config names the plug-in.
+
+        Returns:
+            The plug-in's `Defaults`, with the values of `<kind>_options`.
+
+        Raises:
+            UserError: An unknown key, or a value that is not allowed.
+        """
         return _options(self, kind, warn=True)
 
     def save(self, path: Path) -> None:
-        """Write the config atomically as YAML that `load_config` reads back as an equal config."""
+        """Write the config atomically as YAML; `load_config` reads an equal config from it."""
         partial = path.with_name(f".partial-{path.name}")
         partial.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
         os.replace(partial, path)
 
 
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Load the config of a run, with the options of its plug-ins filled in; imports these plug-ins.
+    """Load the config of a run, and fill in the options of its plug-ins.
+
+    The function imports these plug-ins.
 
     Args:
         name_or_path: A name such as "doom/fetch/prompted", or the path of a YAML file.
-        overrides: "key=value" or "encoder_options.key=value", with values in YAML; later ones win.
+        overrides: "key=value" or "encoder_options.key=value", with values in YAML; later overrides win.
+
+    Returns:
+        The resolved config, with the values of all options.
 
     Raises:
         UserError: An unknown key, or a value that is not allowed.
@@ -125,7 +140,7 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunC
 
 
 def other_schema(name: str) -> OtherSchema | None:
-    """What a config is for, if it is not that of a run."""
+    """Return the kind of a config by its name; None for the config of a run."""
     return next((schema for prefix, schema in OTHER_SCHEMAS.items() if name.startswith(prefix)), None)
 
 
@@ -142,12 +157,14 @@ def run_config_file(run: str | Path) -> Path:
 
 
 def read_config(model: type[Model], name_or_path: str | Path, overrides: Sequence[str] = ()) -> Model:
-    """Read a YAML file with overrides into a model. For the config of a run use `load_config`.
+    """Read a YAML file with overrides into a pydantic model.
+
+    For the config of a run use `load_config`.
 
     Args:
         model: The pydantic model.
-        name_or_path: As of `load_config`.
-        overrides: As of `load_config`.
+        name_or_path: A name from `pr2l list configs`, or the path of a YAML file.
+        overrides: "key=value" or "key.inner=value", with values in YAML; later overrides win.
 
     Raises:
         UserError: The file does not exist, or a key or a value is not allowed.
@@ -163,7 +180,12 @@ def read_config(model: type[Model], name_or_path: str | Path, overrides: Sequenc
 
 
 def read_values(name_or_path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a YAML file with overrides without validating it; arguments as of `load_config`."""
+    """Read a YAML file with overrides, without validation.
+
+    Args:
+        name_or_path: A name from `pr2l list configs`, or the path of a YAML file.
+        overrides: "key=value" or "key.inner=value", with values in YAML; later overrides win.
+    """
     values = read_mapping(_find(str(name_or_path)))
     for override in overrides:
         apply_override(values, override)
@@ -174,13 +196,13 @@ def parse_options(model: type[Model], values: Mapping[str, Any], where: str, *, 
     """Validate a table of options, such as the `Defaults` of a plug-in.
 
     Args:
-        model: The options' model. Its `RENAMED`, if it has one, maps old names of keys to those of today.
-        values: Key -> value; keys that are missing take the model's defaults.
-        where: How an error or a warning calls the table, e.g. "algorithm_options of 'ppo'".
+        model: The model of the options. Its optional `RENAMED` maps old names of keys to new names.
+        values: Key -> value; missing keys take the model's defaults.
+        where: Name of the table in errors and warnings, e.g. "algorithm_options of 'ppo'".
         warn: Whether an old name gives a FutureWarning.
 
     Raises:
-        UserError: An unknown key, or a value that the model refuses.
+        UserError: An unknown key, or a value that is not allowed.
     """
     try:
         return model.model_validate(renamed_keys(model, values, where, warn=warn))
@@ -189,12 +211,12 @@ def parse_options(model: type[Model], values: Mapping[str, Any], where: str, *, 
 
 
 def renamed_keys(model: type[BaseModel], values: Mapping[str, Any], where: str, *, warn: bool = True) -> dict[str, Any]:
-    """Replace the keys of a table that were renamed in this version, also in nested tables.
+    """Return a table with new names in place of old names of keys, also in nested tables.
 
     Args:
-        model: The model of the table; its `RENAMED` maps old names to new ones.
-        values: Key -> value. If both names are present, the later one wins.
-        where: How the warning calls the table.
+        model: The model of the table; its optional `RENAMED` maps old names to new names.
+        values: Key -> value. If a key occurs under both names, the later one wins.
+        where: Name of the table in the warning.
         warn: Whether an old name gives a FutureWarning.
     """
     table: dict[str, str] = getattr(model, "RENAMED", {})
@@ -210,10 +232,10 @@ def renamed_keys(model: type[BaseModel], values: Mapping[str, Any], where: str, 
 
 
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert a resolved config that an earlier version stored to the keys of this version; values stay the same.
+    """Convert a resolved config of an earlier version to the keys of this version, with the same values.
 
     Args:
-        config: `RunConfig.model_dump(mode="json")` of that version, as benchmark rows hold it.
+        config: `RunConfig.model_dump(mode="json")` of the earlier version, as stored in benchmark rows.
     """
     values = renamed_keys(RunConfig, config, "", warn=False)
     for kind, plugins in _PLUGINS.items():
@@ -224,14 +246,14 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The model of a nested table, or None if the key does not hold a table."""
+    """Return the model of a nested table, None if the key does not hold a table."""
     annotation = model.model_fields[key].annotation if key in model.model_fields else None
     models = [part for part in (annotation, *get_args(annotation)) if hasattr(part, "model_fields")]
     return models[0] if models else None
 
 
 def _renamed_override(model: type[BaseModel], override: str) -> str:
-    """The override under the new name of its key, so that `old.option=value` adds to the table of the new name."""
+    """Return an override with the new name of its key, so that `old.option=value` adds to the renamed table."""
     key, mark, rest = override.partition("=")
     first, dot, below = key.partition(".")
     [first] = renamed_keys(model, {first: None}, f"the override {override!r}") if first else [first]
@@ -239,12 +261,20 @@ def _renamed_override(model: type[BaseModel], override: str) -> str:
 
 
 def _of_a_run(path: str | Path) -> bool:
-    """Whether a config is in a run folder: an earlier version may have written it, so old keys need no warning."""
+    """Return whether a config is in a run folder; an earlier version may have written it, so old keys do not warn."""
     return Path(path).with_name("run.json").is_file()
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set "a=value" or "a.b=value" in a nested dict, in place; the model checks later whether the key exists."""
+    """Set one override in a nested dict, in place.
+
+    Args:
+        values: The dict. The function does not check whether the key exists; the model checks that later.
+        override: "a=value" or "a.b=value", with the value in YAML.
+
+    Raises:
+        UserError: The override is not of this form, or `a` in "a.b=value" holds a single value.
+    """
     key, equals, text = override.partition("=")
     parts = key.split(".")
     if not equals or not all(part.isidentifier() for part in parts):
@@ -256,12 +286,12 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise UserError(f"{override!r}: {part!r} is the single value {values!r}, it has no keys below it")
     value = parse(text, f"the value in {override!r}")
-    values.pop(parts[-1], None)  # so that the key that was set last is the last one, see renamed_keys
+    values.pop(parts[-1], None)  # the key that is set last must be the last in the dict, see renamed_keys
     values[parts[-1]] = value
 
 
 def _find(name_or_path: str) -> Path:
-    """The file of a config. A path that ends in .yaml is looked up in the working folder first, then in configs/."""
+    """Return the file of a config; a path that ends in .yaml may be in the working folder or in configs/."""
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         return registry.load("configs", name_or_path)
@@ -275,7 +305,7 @@ def _find(name_or_path: str) -> Path:
 
 def _resolve(config: RunConfig, *, warn: bool) -> RunConfig:
     """Check that all names exist, and fill in the defaults of the plug-ins."""
-    for kind, plugins in _PLUGINS.items():  # first what needs no import of torch, which takes seconds
+    for kind, plugins in _PLUGINS.items():  # checks that do not import torch first: its import takes seconds
         _check_keys(config, kind, plugins)
     tasks = registry.load("environments", config.environment).TASKS
     if config.task not in tasks:
@@ -290,7 +320,7 @@ def _resolve(config: RunConfig, *, warn: bool) -> RunConfig:
 
 
 def _check_keys(config: RunConfig, kind: OptionKind, plugins: registry.ModuleKind) -> None:
-    """Check from the source alone that a plug-in exists and has the options that the config sets."""
+    """Check that a plug-in exists and has the options in the config, without importing the plug-in."""
     name, values = getattr(config, kind), getattr(config, f"{kind}_options")
     if unknown := plugin_options.unknown_keys(plugins, name, values, f"{kind}_options of {name!r}"):
         raise UserError(unknown + _hint(kind, name))
@@ -302,7 +332,7 @@ def _hint(kind: OptionKind, name: str) -> str:
 
 
 def _options(config: RunConfig, kind: OptionKind, *, warn: bool) -> Any:
-    """The options of a plug-in, validated."""
+    """Return the validated options of a plug-in."""
     model, values = _plugin(config, kind).Defaults, getattr(config, f"{kind}_options")
     try:
         return parse_options(model, values, f"{kind}_options of {getattr(config, kind)!r}", warn=warn)
@@ -313,14 +343,14 @@ def _options(config: RunConfig, kind: OptionKind, *, warn: bool) -> Any:
 
 
 def _check_timeouts(timeouts: dict[str, Any]) -> None:
-    # Imports gymnasium, and reading a config should be quick.
+    # Imported here because it imports gymnasium, and other reads of configs stay quick.
     from pr2l.environments.isolation.isolated import Timeouts
 
     parse_options(Timeouts, timeouts, "timeouts")
 
 
 def _plugin(config: RunConfig, kind: OptionKind) -> Any:
-    # A VLM is named by its checkpoint, and all families share one set of options.
+    # The config names a checkpoint, not a family, and all families share one set of options.
     name = "florence2" if kind == "vlm" else getattr(config, kind)
     return registry.load(_PLUGINS[kind], name)
 

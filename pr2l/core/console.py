@@ -1,4 +1,4 @@
-"""A rich console for messages that people copy from the terminal."""
+"""A rich console that does not wrap lines."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import rich.console
 
 
 class Console(rich.console.Console):
-    """A console that does not wrap its lines, so that a command or a path can be pasted from them.
+    """Console that does not wrap lines, so that users can copy a command or a path.
 
     Args:
-        options: As of rich's Console. Numbers and paths are not coloured unless `highlight` is True.
+        options: Arguments of `rich.console.Console`. The default of `highlight` is False: numbers and paths have no
+            colours.
     """
 
     def __init__(self, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Digests: 16 hexadecimal digits of a SHA-256; different contents have the same one with a chance of 1 in 2^64."""
+"""Digests: 16 hexadecimal digits of SHA-256; two different contents have equal digests with probability 1 in 2^64."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-DIGITS = 16  # of 64 hexadecimal ones
+DIGITS = 16  # of the 64 hexadecimal digits of SHA-256
 BLOCK = 1 << 20  # bytes read at a time
 
 
@@ -28,12 +28,15 @@ def of_tensors(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def of_files(folder: Path, files: Iterable[Path], names: Mapping[str, str] | None = None) -> str:
-    """Return the digest of the contents of files and of their paths below `folder`; a second per gigabyte.
+    """Return the digest of the contents of files and of their paths below `folder`.
+
+    The function takes about a second per gigabyte.
 
     Args:
-        folder: Folder that the files are in.
+        folder: Folder that contains the files.
         files: The files.
-        names: Path below the folder -> the path to use instead, for files that an earlier version called so.
+        names: Path below the folder -> path in an earlier version, so that a renamed file keeps its digest. None = no
+            renamed files.
     """
     paths = {file: file.relative_to(folder).as_posix() for file in files}
     return of_json({(names or {}).get(path, path): _of_file(file) for file, path in paths.items()})

@@ -1,4 +1,4 @@
-"""Errors that tell the user what to do: what was given, what is allowed, the nearest name, and the next step."""
+"""Errors for users' mistakes, with the wrong value, the allowed values, the nearest name, and the next step."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from typing import TYPE_CHECKING, Any, get_args
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
-LISTED = 12  # names that an error lists in full
-NEAREST = 5  # names that it lists of more
+LISTED = 12  # an error lists up to this number of names in full
+NEAREST = 5  # of more names, it lists this number of the nearest
 
 
 class UserError(Exception):
-    """A mistake that the user can correct. The command line prints it without a traceback and exits with code 2."""
+    """Mistake that the user can correct.
+
+    The command line prints the error without a traceback and exits with code 2.
+    """
 
 
 class UnknownName(UserError):
-    """A name that does not exist.
+    """Name that does not exist.
 
     Args:
-        kind: What was looked up, in the plural, e.g. "encoders".
-        given: The name that was asked for.
-        allowed: The names that exist.
-        hint: The next step, "" for none.
+        kind: Kind of the name, in the plural, e.g. "encoders".
+        given: The unknown name.
+        allowed: The existing names.
+        hint: The next step for the user, "" for none.
     """
 
     def __init__(self, kind: str, given: str, allowed: Iterable[str], hint: str = "") -> None:
@@ -35,7 +38,7 @@ class UnknownName(UserError):
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" with the most similar allowed name, or "" if none is similar."""
+    """Return " Did you mean 'x'?" with the most similar allowed name, or "" if no name is similar."""
     close = _nearest(given, allowed, count=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
@@ -44,20 +47,20 @@ def explain(error: ValidationError, where: str, model: type[BaseModel]) -> str:
     """Describe a pydantic error, one line for each wrong key.
 
     Args:
-        error: What pydantic raised.
-        where: The file or table that the values came from.
-        model: The model that the values should fit.
+        error: The error from pydantic.
+        where: Name of the file or table with the values.
+        model: The model that refused the values.
     """
     return "\n".join(_explain_one(problem, where, model) for problem in error.errors())
 
 
 def unknown_key(where: str, key: str, allowed: Iterable[str]) -> str:
-    """Say that a table has a key that it may not have.
+    """Return the error message for an unknown key.
 
     Args:
-        where: The file or table with the key.
-        key: The key, with dots where it is in a nested table.
-        allowed: The keys of that table.
+        where: Name of the file or table with the key.
+        key: The key, with dots if it is in a nested table.
+        allowed: The allowed keys of that table.
     """
     allowed, last = sorted(allowed), key.rpartition(".")[2]
     listed = _listed("Allowed keys", last, allowed)
@@ -65,14 +68,14 @@ def unknown_key(where: str, key: str, allowed: Iterable[str]) -> str:
 
 
 def _listed(what: str, given: str, allowed: list[str]) -> str:
-    """A sentence with the allowed names, or with the nearest ones where there are many."""
+    """Return a sentence with the allowed names, or with the nearest names if there are many."""
     if len(allowed) <= LISTED:
         return f"{what}: {', '.join(allowed) or 'none'}."
     return f"{what}, the nearest of {len(allowed)}: {', '.join(_nearest(given, allowed, NEAREST, cutoff=0))}."
 
 
 def _nearest(given: str, allowed: Iterable[str], count: int, cutoff: float) -> list[str]:
-    """The most similar names, the best first, whatever their case; cutoff: the least similarity, 0 to 1."""
+    """Return the most similar names, the best first, ignoring case; `cutoff` is the minimum similarity, 0 to 1."""
     spellings = {name.lower(): name for name in allowed}
     return [spellings[name] for name in get_close_matches(given.lower(), spellings, n=count, cutoff=cutoff)]
 
@@ -88,7 +91,7 @@ def _explain_one(problem: Mapping[str, Any], where: str, model: type[BaseModel])
 
 
 def _nested(model: type[BaseModel], parents: Iterable[str | int]) -> type[BaseModel]:
-    """The model of a nested table. Indices of a list of tables and names in a dict of tables are passed over."""
+    """Return the model of a nested table; indices of lists and names in dicts of tables are skipped."""
     for key in parents:
         if key in model.model_fields:
             annotation = model.model_fields[str(key)].annotation

@@ -1,4 +1,4 @@
-"""Reads image files as frames."""
+"""Reading of image files as frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from pr2l.core.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-DEEP = ("I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes of more than 8 bits per channel
+DEEP = ("I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes with more than 8 bits per channel
 MAX_PIXELS = 64_000_000
 
 
@@ -25,7 +25,8 @@ def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
         uint8 [H, W, 3], RGB, upright according to the file's EXIF orientation.
 
     Raises:
-        UserError: The file is missing, is not such an image, is damaged, or has more than 8 bits per channel.
+        UserError: The file is missing, has another format, is damaged, is too large, or has more than 8 bits per
+            channel.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:

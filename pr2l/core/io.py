@@ -9,12 +9,12 @@ from typing import Any
 
 
 def write_json(path: Path, values: dict[str, Any], *, lines: bool = False) -> None:
-    """Write a dict as JSON, atomically: the old file stays until the new one is on the disk.
+    """Write a dict as a JSON file atomically: the new file replaces the old file when it is complete on the disk.
 
     Args:
         path: The file; its folder must exist.
         values: JSON values.
-        lines: Write each key on one line, however long, so that diffs stay small; otherwise indent.
+        lines: Write each key with its value on one line, so that diffs stay small; False = indented JSON.
     """
     text = json.dumps(values, indent=2)
     if lines:
@@ -26,7 +26,7 @@ def write_json(path: Path, values: dict[str, Any], *, lines: bool = False) -> No
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the directory entries of a folder, are on the disk."""
+    """Wait until a file, or the entries of a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Describes the machine: the parts that affect the speed of a run and the rounding of its numbers."""
+"""Description of the machine: the parts that affect the speed of a run and the rounding of its numbers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch
 
-CPUINFO = Path("/proc/cpuinfo")  # on Linux
+CPUINFO = Path("/proc/cpuinfo")  # only on Linux
 
 
 def machine() -> str:
-    """Return operating system, number of cores, processor, and the GPU if torch has one."""
+    """Return the operating system, the number of cores, the processor, and the GPU if torch finds one."""
     parts = [platform.platform(), f"{os.cpu_count()} cores", processor()]
     return ", ".join([*parts, device()] if torch.cuda.is_available() else parts)
 
 
 def device() -> str:
-    """Return the GPU if torch has one, otherwise the processor."""
+    """Return the name of the GPU if torch finds one, otherwise the name of the processor."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 

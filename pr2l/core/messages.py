@@ -1,9 +1,9 @@
-"""Chat messages in transformers' format, as `apply_chat_template` takes them.
+"""Chat messages in the format of transformers' `apply_chat_template`.
 
     [{"role": "system", "content": [{"type": "text", "text": "answer in one word"}]},
      {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "where is the door ?"}]}]
 
-An image part marks a place. The pictures are passed beside the messages, in the order of their places.
+An image part marks the place of an image. The images themselves are separate arguments, in the order of their places.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class TextPart(TypedDict):
+    """Part of a message's content that holds text."""
+
     type: Literal["text"]
     text: str
 
 
 class ImagePart(TypedDict):
+    """Part of a message's content that stands for one image."""
+
     type: Literal["image"]
 
 
@@ -32,6 +36,8 @@ Part: TypeAlias = TextPart | ImagePart
 
 
 class Message(TypedDict):
+    """Message of a conversation."""
+
     role: Role
     content: list[Part]
 
@@ -50,9 +56,9 @@ def from_text(text: str, *, images: int = 1, text_first: bool = False) -> list[M
     """Return a conversation of one user message with a text and images.
 
     Args:
-        text: Prompt. An empty one adds no text part.
+        text: The text; an empty text adds no text part.
         images: Number of images.
-        text_first: Put the text before the images instead of after them.
+        text_first: Put the text before the images; False = after the images.
     """
     texts: list[Part] = [text_part(text)] if text else []
     places: list[Part] = [image_part() for _ in range(images)]
@@ -60,12 +66,12 @@ def from_text(text: str, *, images: int = 1, text_first: bool = False) -> list[M
 
 
 def count_images(messages: Iterable[Message]) -> int:
-    """Return the number of images that the messages have places for."""
+    """Return the number of image parts in the messages."""
     return sum(part["type"] == "image" for message in messages for part in message["content"])
 
 
 def check_messages(value: object, where: str = "messages") -> list[Message]:
-    """Validate messages and return them as new objects in one form.
+    """Validate messages and return a copy in which every content is a list of parts.
 
     Args:
         value: Sequence of mappings with the keys `role` and `content`. The content is a list of text and image parts,
@@ -74,7 +80,7 @@ def check_messages(value: object, where: str = "messages") -> list[Message]:
 
     Raises:
         UserError: A message has an unknown role, key or type of part, no content, or the wrong type; a system message
-            is not the first one; an image is not in a user's message.
+            is not the first message; an image is not in a user message.
     """
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
         raise UserError(f"{where}: expected a list of at least one message, got {_shorten(value)}. {_EXAMPLE}")

@@ -1,7 +1,7 @@
-"""Options of plug-ins, read from their source: names, types, defaults, and the comments that give the reasons.
+"""Options of plug-ins, read from their source files: names, types, defaults, and comments with units and reasons.
 
-Nothing is imported, so a misspelled option is found before torch loads (which takes seconds), and an option of a
-plug-in whose simulator or package is not installed can still be looked up.
+No plug-in is imported. So a misspelled option is found before the import of torch, which takes seconds, and the options
+of a plug-in are known even if its simulator or package is not installed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VLM_FAMILY = "florence2"  # the family of `tiny`; all families share one set of 
 
 
 class Option(NamedTuple):
-    """A row of a table of options."""
+    """Option of a plug-in."""
 
     name: str
     type: str  # as annotated, e.g. "int | None"
@@ -35,12 +35,12 @@ def read_options(kind: str, name: str) -> list[Option] | None:
     """Read the options of a plug-in.
 
     Args:
-        kind: As of `registry.names`, e.g. "encoders".
-        name: The plug-in's name. Checkpoints share the options of all VLMs, so any name will do for "vlms".
+        kind: The kind of plug-in, one of `registry.MODULE_PACKAGES`, e.g. "encoders".
+        name: The plug-in's name. For "vlms" the name is ignored, because all VLMs share one set of options.
 
     Returns:
-        The fields of its `Defaults` in their order, those of the classes it inherits from first; None where the source
-        does not show them, e.g. because `Defaults` is built by a function.
+        The fields of `Defaults` in their order, after the fields of its base classes; None if the source does not
+        contain the fields, e.g. because a function makes `Defaults`, or if `name` is "module:Class".
 
     Raises:
         UnknownName: There is no such plug-in.
@@ -52,7 +52,15 @@ def read_options(kind: str, name: str) -> list[Option] | None:
 
 
 def options_of_class(file: Path, name: str) -> list[Option] | None:
-    """List the annotated fields of a class in a Python file, base classes first; None if the class is not found."""
+    """List the annotated fields of a class in a Python file.
+
+    Args:
+        file: The file, which defines the class or imports it by name.
+        name: The name of the class.
+
+    Returns:
+        The fields in their order, after the fields of the base classes; None if the class or a base class is not found.
+    """
     found = _class(file, name)
     if found is None:
         return None
@@ -75,13 +83,16 @@ def options_of_class(file: Path, name: str) -> list[Option] | None:
 
 
 def unknown_keys(kind: str, name: str, keys: Iterable[str], where: str) -> str:
-    """Say which keys a plug-in does not have as options, one line each; "" if it has all, or if its source is unclear.
+    """Return an error message for keys that are not options of a plug-in.
 
     Args:
-        kind: As of `registry.names`.
+        kind: The kind of plug-in, one of `registry.MODULE_PACKAGES`.
         name: The plug-in's name.
-        keys: The keys to check; old names in the `RENAMED` table of the options are accepted.
-        where: How an error calls the table that the keys are in.
+        keys: The keys to check; old names in the `RENAMED` table of the options are allowed.
+        where: Name of the table with the keys in the message.
+
+    Returns:
+        One line for each unknown key; "" if all keys are options, or if `read_options` returns None.
     """
     options = read_options(kind, name)
     if options is None:
@@ -92,7 +103,7 @@ def unknown_keys(kind: str, name: str, keys: Iterable[str], where: str) -> str:
 
 
 def _class(file: Path, name: str) -> tuple[ast.ClassDef, Path] | None:
-    """A class that a file defines or imports by name, and the file that defines it."""
+    """Find a class that a file defines or imports by name, and the file that defines the class."""
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return node, file
@@ -105,14 +116,14 @@ def _class(file: Path, name: str) -> tuple[ast.ClassDef, Path] | None:
 
 
 def _annotated(node: ast.ClassDef) -> Iterator[tuple[ast.AnnAssign, str]]:
-    """The fields of a class, with their annotations."""
+    """Yield the fields of a class with their annotations."""
     for part in node.body:
         if isinstance(part, ast.AnnAssign) and not ast.unparse(part.annotation).startswith("ClassVar"):
             yield part, ast.unparse(part.annotation)
 
 
 def _old_names(file: Path) -> list[str]:
-    """The old names of options, from the `RENAMED` table of `Defaults`."""
+    """Return the old names of options, from the `RENAMED` table of `Defaults`."""
     found = _class(file, "Defaults")
     for part in found[0].body if found else []:
         if isinstance(part, ast.AnnAssign) and ast.unparse(part.target) == "RENAMED" and part.value is not None:
@@ -121,7 +132,7 @@ def _old_names(file: Path) -> list[str]:
 
 
 def _literals(tree: ast.Module) -> dict[str, str]:
-    """Name -> source of the module's constants: `Literal[...]` types, numbers and texts."""
+    """Return a dict from the names of a module's constants (`Literal[...]` types, numbers, texts) to their source."""
     found = {}
     for node in tree.body:
         target: ast.expr | None = node.target if isinstance(node, ast.AnnAssign) else None
@@ -136,7 +147,7 @@ def _literals(tree: ast.Module) -> dict[str, str]:
 
 
 def _default(value: ast.expr | None) -> str | None:
-    """The default as written; that of `Field(default, ...)` where a field has bounds."""
+    """Return the source of a default, also from `Field(default, ...)`."""
     if not (isinstance(value, ast.Call) and ast.unparse(value.func) == "Field"):
         return None if value is None else ast.unparse(value)
     keywords = {keyword.arg: keyword.value for keyword in value.keywords}
@@ -147,7 +158,7 @@ def _default(value: ast.expr | None) -> str | None:
 
 
 def _comment(field: ast.AnnAssign, lines: list[str]) -> str:
-    """The comment lines directly above a field, and the one that trails it."""
+    """Return the comment lines directly above a field and the trailing comment on its line."""
     above: list[str] = []
     for line in reversed(lines[: field.lineno - 1]):
         if not line.strip().startswith("#"):
@@ -159,7 +170,7 @@ def _comment(field: ast.AnnAssign, lines: list[str]) -> str:
 
 
 def _file_of(node: ast.ImportFrom, file: Path) -> Path | None:
-    """The file that a `from ... import` names; looked up without importing where it lies in pr2l."""
+    """Find the file of the module in a `from ... import`; modules of pr2l are found without any import."""
     parts = (node.module or "").split(".") if node.module else []
     if node.level:
         folder = file.parents[node.level - 1]
@@ -176,5 +187,5 @@ def _file_of(node: ast.ImportFrom, file: Path) -> Path | None:
 
 
 def first_line(source: Path) -> str:
-    """The first line of a Python file's docstring, "" if it has none; the file is not imported."""
+    """Return the first line of a Python file's docstring, "" if it has none, without importing the file."""
     return inspect.cleandoc(ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").partition("\n")[0]

@@ -1,13 +1,13 @@
-"""Prompts: YAML files with named slots that an episode's context fills.
+"""Prompts: YAML files with named slots, which the context of an episode fills.
 
-A prompt is one text beside the frame:
+A prompt is either one text for one frame:
 
     text: "where is the {target} ?"
     slots: [target]
     why: the VLM must look for the target, so its states say where it is
     source: written for this project
-    vlm_options: {new_tokens: 3}      # recommended, where the VLM's own defaults do not suit this prompt
-    segments: [prompt, generated]     # recommended: the tokens that tell most
+    vlm_options: {new_tokens: 3}      # recommended, if the defaults of the VLM do not suit this prompt
+    segments: [prompt, generated]     # recommended: the most informative tokens
 
 or a conversation in the chat format of transformers (pr2l/core/messages.py), with several images or messages:
 
@@ -18,9 +18,9 @@ or a conversation in the chat format of transformers (pr2l/core/messages.py), wi
           - {type: image, frames: 2}      # the last two frames, the older one first
           - {type: text, text: "do this : {instruction} . done so far : {history}"}
     slots: [instruction, history]
-    keep_end: [history]      # slots that lose the beginning of their value where a prompt is too long; others its end
+    keep_end: [history]      # if a prompt is too long, these slots lose the start of their value, others the end
 
-The value of a slot is inserted as it is: braces in it are not slots.
+The value of a slot is inserted unchanged: braces in the value are not slots.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ SUFFIXES = (".yaml", ".yml")
 
 
 class Prompt(BaseModel):
-    """One prompt file. An empty text is allowed: the VLM is then given the frame alone.
+    """Content of a prompt file. If the text is empty, the VLM gets only the frame.
 
-    `vlm_options` and `segments` are recommendations that `pr2l prompts` follows and a config does not: a config states
-    everything that its run uses.
+    `vlm_options` and `segments` are recommendations. `pr2l prompts` uses them; a run does not, because its config
+    contains all values that the run uses.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +54,7 @@ class Prompt(BaseModel):
     text: str = ""  # the VLM's prompt; {slot} is replaced by the context's value, {{ and }} are braces
     messages: tuple[Message, ...] = ()  # a conversation instead of a text, with slots in its texts
     slots: tuple[str, ...] = ()  # names of all slots, each once, in any order
-    keep_end: tuple[str, ...] = ()  # slots whose values lose their beginning where the prompt is too long
+    keep_end: tuple[str, ...] = ()  # slots whose values lose their start, not their end, if the prompt is too long
     why: str  # reason for this wording
     source: str  # where it comes from: a paper's table, or "written for this project"
     vlm_options: dict[str, Any] = Field(default_factory=dict)  # token order, generation and its length, as in a config
@@ -67,27 +67,30 @@ class Prompt(BaseModel):
 
     @property
     def template(self) -> str | list[Message]:
-        """Text or messages with their slots unfilled, in JSON values; keys of stored embeddings hold it."""
+        """Text or messages with unfilled slots, JSON values; part of the key of stored embeddings."""
         return list(self.messages) if self.messages else self.text
 
     @property
     def images(self) -> int:
-        """Number of frames that one prompt takes: the last ones of the episode, in order of time."""
+        """Number of frames K of one prompt: the last K frames of the episode, the oldest first."""
         return count_images(self.messages) if self.messages else 1
 
     @property
     def texts(self) -> list[str]:
-        """Every text of the prompt with its slots unfilled, in order."""
+        """All texts of the prompt with unfilled slots, in order."""
         if not self.messages:
             return [self.text]
         parts = [part for message in self.messages for part in message["content"]]
         return [part["text"] for part in parts if part["type"] == "text"]
 
     def render(self, context: Mapping[str, str]) -> str:
-        """Return the text with its slots filled.
+        """Return the text with filled slots.
+
+        Args:
+            context: Slot -> value; other keys are ignored.
 
         Raises:
-            UserError: The context lacks a slot (it may hold more than is used), or the prompt is a conversation.
+            UserError: The context lacks a slot, or the prompt is a conversation.
         """
         if self.messages:
             raise UserError(
@@ -98,10 +101,13 @@ class Prompt(BaseModel):
         return self.text.format_map(context)
 
     def render_messages(self, context: Mapping[str, str]) -> list[Message]:
-        """Return the conversation with its slots filled; a prompt with `text:` becomes one message after one image.
+        """Return the conversation with filled slots; a prompt with `text:` becomes one message of an image and a text.
+
+        Args:
+            context: Slot -> value; other keys are ignored.
 
         Raises:
-            UserError: The context lacks a slot (it may hold more than is used).
+            UserError: The context lacks a slot.
         """
         if not self.messages:
             return from_text(self.render(context))
@@ -125,11 +131,11 @@ def load(name: str) -> Prompt:
     """Read a prompt.
 
     Args:
-        name: Name in prompts/, such as "doom/fetch/where", or path of a YAML file.
+        name: A name in prompts/, such as "doom/fetch/where", or the path of a YAML file.
 
     Raises:
         UnknownName: There is no such prompt.
-        UserError: The file is not a valid prompt, or its slots and its texts disagree.
+        UserError: The file is not a valid prompt, or `slots` differs from the slots in the texts.
     """
     path = find(name)
     values = read_mapping(path)
@@ -153,10 +159,13 @@ def load(name: str) -> Prompt:
 
 
 def find(name: str) -> Path:
-    """Return the file of a prompt, given its path or its name in prompts/.
+    """Return the file of a prompt.
+
+    Args:
+        name: A name in prompts/, such as "doom/fetch/where", or the path of a YAML file.
 
     Raises:
-        UnknownName: There is neither; the error lists the nearest name.
+        UnknownName: There is no such prompt; the error lists the nearest names.
     """
     path = Path(name).expanduser()
     if path.suffix not in SUFFIXES:
@@ -170,23 +179,39 @@ def find(name: str) -> Path:
 
 
 def is_path(name: str) -> bool:
-    """Whether a prompt is given by the path of a YAML file, not by its name in prompts/."""
+    """Return whether a prompt's name is the path of a YAML file, not a name in prompts/."""
     return Path(name).suffix in SUFFIXES
 
 
 def check(prompt: Prompt, contexts: Iterable[Mapping[str, str]]) -> list[str]:
-    """Return the prompt's text for each context; raise UserError if a context lacks a slot."""
+    """Return the prompt's text for each context.
+
+    Args:
+        prompt: The prompt, with a `text`.
+        contexts: The contexts.
+
+    Raises:
+        UserError: A context lacks a slot, or the prompt is a conversation.
+    """
     return [prompt.render(context) for context in contexts]
 
 
 def task_contexts(task: Any) -> Contexts | None:
-    """Return every context that a row of TASKS can give; None where they are open, such as free-form instructions."""
+    """Return all contexts of a task, a value of TASKS; None if the task does not list them, as free instructions."""
     contexts = getattr(task, "contexts", None)
     return None if contexts is None else list(contexts)
 
 
 def slots(text: str, name: str) -> set[str]:
-    """Return the names between braces; raise UserError for anything but plain names, such as {} or {target.name}."""
+    """Return the names of the slots in a text.
+
+    Args:
+        text: The text, with slots in braces.
+        name: Name of the prompt in errors.
+
+    Raises:
+        UserError: A slot is not a plain name, such as {} or {target.name}, or the braces do not match.
+    """
     try:
         fields = [(field, form, conversion) for _, field, form, conversion in Formatter().parse(text)]
     except ValueError as error:
@@ -203,7 +228,7 @@ def _fill(part: Part, context: Mapping[str, str]) -> Part:
 
 
 def _expand_frames(value: Any) -> Any:
-    """Messages in which {type: image, frames: k} is replaced by k image parts; anything else is left to the check."""
+    """Replace {type: image, frames: k} in messages by k image parts; `check_messages` checks all other parts."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         return value
     expanded = []

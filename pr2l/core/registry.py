@@ -1,11 +1,11 @@
-"""Plug-ins are found by their file names, so no list of them has to be edited.
+"""Registry of plug-ins, which are found by their file names, so a new plug-in needs no entry in a list.
 
     pr2l/encoders/pixels.py            -> load("encoders", "pixels"), a module
     prompts/doom/fetch/where.yaml      -> load("prompts", "doom/fetch/where"), a path
     my_module:MyEnv                    -> load("environments", "my_module:MyEnv"), a Gymnasium environment's class
 
-Files whose names begin with an underscore, and those in NOT_PLUGINS, are not plug-ins. An installed package adds
-plug-ins as entry points in the group "pr2l.<kind>": the value is the plug-in's module or, for prompts and configs, a
+Files with a leading underscore in their names and the names in NOT_PLUGINS are not plug-ins. An installed package adds
+plug-ins with entry points in the group "pr2l.<kind>": the value is the plug-in's module or, for prompts and configs, a
 package that contains YAML files.
 """
 
@@ -32,17 +32,20 @@ MODULE_PACKAGES: dict[str, str] = {
     "algorithms": "pr2l.policies",
     "networks": "pr2l.policies.networks",
 }
-# Modules and packages that share a folder with plug-ins and are not plug-ins themselves.
+# Modules and packages in folders of plug-ins that are not plug-ins.
 NOT_PLUGINS = {"base", "common", "isolation", "browser", "networks", "losses"}
 DATA_PACKAGES: dict[str, str] = {"prompts": "pr2l.prompts", "configs": "pr2l.configs"}
 KINDS: tuple[str, ...] = (*MODULE_PACKAGES, *DATA_PACKAGES)
-CLASS_ADAPTER = "pr2l.rollout.external"  # makes an environment plug-in of a class; its `load` takes "module:Class"
+CLASS_ADAPTER = "pr2l.rollout.external"  # its `load("module:Class")` makes an environment plug-in from a class
 
 Value = TypeVar("Value")
 
 
 def names(kind: str) -> list[str]:
-    """List the names of all plug-ins of a kind, sorted; none of them is imported.
+    """List the names of all plug-ins of a kind, sorted, without importing them.
+
+    Args:
+        kind: One of KINDS.
 
     Raises:
         UnknownName: There is no such kind.
@@ -65,7 +68,7 @@ def load(kind: str, name: str) -> ModuleType | Path:
         The module of the plug-in; for prompts and configs the path of the file.
 
     Raises:
-        UnknownName: There is no such plug-in. Errors in the plug-in's own imports are not caught.
+        UnknownName: There is no such plug-in. Errors from the imports of the plug-in are not caught.
     """
     if kind in DATA_PACKAGES:
         return source(kind, name)
@@ -76,10 +79,15 @@ def load(kind: str, name: str) -> ModuleType | Path:
 
 
 def source(kind: str, name: str) -> Path:
-    """Find the file of a plug-in without importing it.
+    """Find the file of a plug-in without importing the plug-in.
+
+    Args:
+        kind: One of KINDS.
+        name: The plug-in's name.
 
     Raises:
         UnknownName: There is no such plug-in.
+        ModuleNotFoundError: An entry point names a module that does not exist.
     """
     if kind in DATA_PACKAGES:
         return _find(kind, name, _files(kind))
@@ -90,7 +98,7 @@ def source(kind: str, name: str) -> Path:
 
 
 def is_class_path(name: str) -> bool:
-    """Whether a name is of the form "module:Class", for an environment that is not registered."""
+    """Return whether a name has the form "module:Class", for an environment that is not registered."""
     return ":" in name
 
 
@@ -101,7 +109,7 @@ def _find(kind: str, name: str, known: dict[str, Value]) -> Value:
 
 
 def _modules(kind: str) -> dict[str, str]:
-    """Name -> dotted module. A plug-in of this repository hides one of the same name in another package."""
+    """Return a dict from names to dotted modules; a plug-in of pr2l hides a plug-in of another package."""
     if kind not in MODULE_PACKAGES:
         raise UnknownName("kinds of plug-in", kind, KINDS)
     package = MODULE_PACKAGES[kind]
@@ -111,20 +119,23 @@ def _modules(kind: str) -> dict[str, str]:
 
 
 def _files(kind: str) -> dict[str, Path]:
-    """Name -> YAML file. A file of this repository hides one of the same name in another package."""
+    """Return a dict from names to YAML files; a file of pr2l hides a file of another package."""
     roots = [_folder(package) for package in (*_installed(kind).values(), DATA_PACKAGES[kind])]
     files = [(root, file) for root in roots for file in root.rglob("*.yaml")]
     return {file.relative_to(root).with_suffix("").as_posix(): file for root, file in files}
 
 
 def _installed(kind: str) -> dict[str, str]:
-    """Name -> module of the plug-ins that other installed packages provide."""
+    """Return a dict from names to modules of the plug-ins of other installed packages."""
     return _entry_points(kind, tuple((folder, _modified(folder)) for folder in sys.path))
 
 
 @lru_cache(maxsize=len(KINDS))  # reading the metadata of all packages takes 10 ms, and one config needs it many times
 def _entry_points(kind: str, folders: tuple[tuple[str, int], ...]) -> dict[str, str]:
-    """Name -> module of the entry points of a kind; folders: those of sys.path with their modification times."""
+    """Return a dict from names to modules of the entry points of a kind.
+
+    `folders`, the folders of sys.path with their modification times, is only part of the cache's key.
+    """
     return {point.name: point.module for point in entry_points(group=f"pr2l.{kind}")}
 
 

@@ -1,11 +1,11 @@
 """Point estimates with confidence intervals, and the aggregates that summarise a benchmark of several tasks.
 
-A success rate of one run has Wilson's score interval (Wilson 1927). A success rate over several runs has an interval
-from a bootstrap with two levels, runs and episodes, as has every other mean over runs. No interval of a success rate
+The success rate of one run has Wilson's score interval (Wilson 1927). The success rate over several runs, and every
+other mean over runs, has an interval from a bootstrap with two levels, runs and episodes. No interval of a success rate
 has width zero: 20 successes in 20 episodes are 1.00 [0.84, 1.00].
 
-The aggregates over tasks are those of Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice". They
-read scores of shape [..., tasks, runs], with the same number of runs for each task.
+The aggregates over tasks follow Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice". They take
+scores of shape [..., tasks, runs], with the same number of runs for each task.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from scipy.stats import norm, rankdata
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
-CONFIDENCE = 0.95  # of every interval
+CONFIDENCE = 0.95  # default confidence level of all intervals
 RESAMPLES = 2000
 FEW_SEEDS = 5  # with fewer runs of a method, intervals over runs are too narrow; docs/benchmarks.md has the coverage
 
 
 class Estimate(NamedTuple):
-    """A statistic of a sample and the ends of its confidence interval."""
+    """Statistic of a sample with the bounds of its confidence interval."""
 
     value: float
     low: float
@@ -36,7 +36,7 @@ class Estimate(NamedTuple):
 
 
 class Band(NamedTuple):
-    """A statistic that is an array, such as a curve, and the ends of its confidence interval at each place."""
+    """Array of statistics, such as a curve, with the bounds of the confidence interval of each element."""
 
     value: NDArray[np.float64]
     low: NDArray[np.float64]
@@ -44,23 +44,26 @@ class Band(NamedTuple):
 
 
 def mean(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean along the last axis: [..., n] -> [...]."""
+    """Compute the mean along the last axis: [..., n] -> [...]."""
     return np.asarray(samples.mean(axis=-1))
 
 
 def iqm(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Interquartile mean along the last axis: the mean without the lowest and the highest quarter (n // 4 each)."""
+    """Compute the interquartile mean along the last axis: [..., n] -> [...].
+
+    The interquartile mean leaves out the n // 4 lowest and the n // 4 highest values.
+    """
     cut = samples.shape[-1] // 4
     return mean(np.sort(samples, axis=-1)[..., cut : samples.shape[-1] - cut])
 
 
 def wilson(rate: float, trials: float, *, confidence: float = CONFIDENCE) -> Estimate:
-    """Wilson's score interval of a success rate.
+    """Compute Wilson's score interval of a success rate.
 
     Args:
-        rate: The share of successes, from 0 to 1.
-        trials: The number of independent trials, more than 0; a fraction where trials are correlated.
-        confidence: The coverage that the interval is made for.
+        rate: Fraction of successes, from 0 to 1.
+        trials: Number of independent trials, more than 0; not necessarily an integer, for correlated trials.
+        confidence: Nominal coverage of the interval, between 0 and 1.
     """
     z = float(norm.ppf((1 + confidence) / 2))
     centre = rate + z**2 / (2 * trials)
@@ -77,14 +80,14 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
-    """The statistic of independent values, with its percentile bootstrap interval.
+    """Compute a statistic of independent values with its percentile bootstrap interval.
 
     Args:
-        sample: [n] values, n >= 1. One value, or n equal values, give an interval of width zero.
-        statistic: Maps [..., n] to [...].
-        confidence: The coverage that the interval is made for.
+        sample: n values, n >= 1. One value, or n equal values, give an interval of width zero.
+        statistic: Function from values [..., n] to statistics [...].
+        confidence: Nominal coverage of the interval, between 0 and 1.
         resamples: Number of bootstrap samples.
-        seed: Of the bootstrap; the same sample and seed give the same interval.
+        seed: Seed of the bootstrap; equal samples and seeds give equal intervals.
 
     Raises:
         ValueError: If the sample is empty or has more than one dimension.
@@ -99,16 +102,16 @@ def bootstrap(
 def bootstrap_runs(
     runs: Sequence[Sequence[float]], *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """The mean over runs of each run's mean over its episodes, with a two-level percentile bootstrap interval.
+    """Compute the mean over runs of the means over episodes, with a two-level percentile bootstrap interval.
 
-    A bootstrap sample draws k - 1 of k runs with replacement, as k draws would make the interval too narrow (Rao and
-    Wu 1988), and for each drawn run its episodes with replacement.
+    A bootstrap sample draws k - 1 of k runs with replacement, because k draws would make the interval too narrow (Rao
+    and Wu 1988). For each drawn run it then draws the episodes with replacement.
 
     Args:
-        runs: One sequence of episode values for each run, each of any length >= 1.
-        confidence: The coverage that the interval is made for.
+        runs: For each run the values of its episodes, at least one.
+        confidence: Nominal coverage of the interval, between 0 and 1.
         resamples: Number of bootstrap samples.
-        seed: Of the bootstrap; the same values and seed give the same interval.
+        seed: Seed of the bootstrap; equal values and seeds give equal intervals.
 
     Raises:
         ValueError: If there is no run, or a run has no episode.
@@ -116,7 +119,7 @@ def bootstrap_runs(
     samples = _checked(runs)
     rng = np.random.default_rng(seed)
     slots = max(1, len(samples) - 1)
-    # [run, resample, slot]: a run that is drawn into two slots has other episodes in each
+    # [run, resample, slot]: a run that is drawn into two slots has different episodes in each slot
     means = np.stack([rng.choice(episodes, (resamples, slots, len(episodes))).mean(-1) for episodes in samples])
     chosen = rng.integers(len(samples), size=(resamples, slots))
     draws = means[chosen, np.arange(resamples)[:, None], np.arange(slots)].mean(-1)
@@ -127,15 +130,15 @@ def bootstrap_runs(
 def success_rate(
     runs: Sequence[Sequence[float]], *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """The mean over runs of each run's success rate, with an interval that has a width at 0 and 1 too.
+    """Compute the mean success rate over runs, with an interval that has a width even for the rates 0 and 1.
 
-    Of one run the interval is Wilson's. Of several it is that of `stratified_rates`.
+    One run has Wilson's interval; several runs have the interval of `stratified_rates`.
 
     Args:
-        runs: One sequence of outcomes, 0 or 1, for each run, each of any length >= 1.
-        confidence: The coverage that the interval is made for.
+        runs: For each run the outcomes of its episodes, 0 or 1, at least one.
+        confidence: Nominal coverage of the interval, between 0 and 1.
         resamples: Number of bootstrap samples.
-        seed: Of the bootstrap; the same values and seed give the same interval.
+        seed: Seed of the bootstrap; equal values and seeds give equal intervals.
 
     Raises:
         ValueError: If there is no run, or a run has no episode.
@@ -150,10 +153,12 @@ def success_rate(
 
 
 def episode_mean(runs: Sequence[Sequence[float]]) -> Estimate:
-    """The mean over runs of a measure of their episodes: a success rate where every value is 0 or 1.
+    """Compute the mean over runs of episode values with its confidence interval.
+
+    If all values are 0 or 1, the interval is that of `success_rate`, otherwise that of `bootstrap_runs`.
 
     Args:
-        runs: One sequence of episode values for each run, each of any length >= 1.
+        runs: For each run the values of its episodes, at least one.
     """
     outcomes = all(value in (0, 1) for run in runs for value in run)
     return success_rate(runs) if outcomes else bootstrap_runs(runs)
@@ -167,38 +172,54 @@ def _checked(runs: Sequence[Sequence[float]]) -> list[NDArray[np.float64]]:
 
 
 def _percentiles(value: Any, draws: NDArray[np.float64], confidence: float) -> tuple[Any, Any, Any]:
-    """The value and the percentiles of the draws along their first axis."""
+    """Return the value and the two percentiles of the draws along their first axis."""
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return value, low, high
 
 
 def over_tasks(statistic: Statistic) -> Statistic:
-    """The statistic of all runs of all tasks together: [..., tasks, runs] -> [...]."""
+    """Return a statistic of all runs of all tasks together.
+
+    Args:
+        statistic: Function from values [..., n] to statistics [...].
+
+    Returns:
+        Function from scores [..., tasks, runs] to statistics [...].
+    """
     return lambda scores: statistic(scores.reshape(*scores.shape[:-2], -1))
 
 
 def median(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Median over the tasks of each task's mean: [..., tasks, runs] -> [...]."""
+    """Compute the median over tasks of the mean over runs: [..., tasks, runs] -> [...]."""
     return np.asarray(np.median(scores.mean(axis=-1), axis=-1))
 
 
 def improvement(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probability that a run of ours is better than one of theirs on the same task: the mean over the tasks.
+    """Compute the probability that a run of one method has a higher score than a run of another method.
 
-    A tie counts one half, so for one task this is Mann and Whitney's U divided by n m.
+    The result is the mean over tasks. A tie counts one half, so for one task the result is the Mann-Whitney U statistic
+    divided by n m.
 
     Args:
-        ours: Scores [..., tasks, n].
-        theirs: Scores [..., tasks, m].
+        ours: Scores of the first method, [..., tasks, n].
+        theirs: Scores of the second method, [..., tasks, m].
+
+    Returns:
+        Probabilities [...].
     """
     difference = ours[..., :, None] - theirs[..., None, :]
     return np.asarray(((difference > 0) + 0.5 * (difference == 0)).mean(axis=(-3, -2, -1)))
 
 
 def spearman(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Spearman's rank correlation along the last axis: [..., n], [..., n] -> [...]; ties share their mean rank.
+    """Compute Spearman's rank correlation along the last axis; tied values share their mean rank.
 
-    0 where one side is constant.
+    Args:
+        ours: The first values, [..., n].
+        theirs: The second values, [..., n].
+
+    Returns:
+        Correlations [...], from -1 to 1; 0 if the first or the second values are constant.
     """
     ranks = [rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2 for values in (ours, theirs)]
     spread = np.sqrt((ranks[0] ** 2).sum(-1) * (ranks[1] ** 2).sum(-1))
@@ -206,7 +227,15 @@ def spearman(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[
 
 
 def performance_profile(scores: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of the runs whose score is above each threshold: [..., tasks, runs], [t] -> [..., t]."""
+    """Compute the fraction of runs with a score above each threshold.
+
+    Args:
+        scores: Scores [..., tasks, runs].
+        thresholds: Thresholds [t].
+
+    Returns:
+        Fractions [..., t].
+    """
     return np.asarray((scores[..., None] > thresholds).mean(axis=(-3, -2)))
 
 
@@ -217,17 +246,17 @@ def stratified(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Band:
-    """A statistic of one or several methods' scores, with its stratified bootstrap interval over runs.
+    """Compute a statistic of the scores of one or several methods, with its stratified bootstrap interval over runs.
 
-    A bootstrap sample draws runs with replacement within each task and each method. It never draws tasks, because
-    these are fixed.
+    A bootstrap sample draws runs with replacement within each task and each method. It does not draw tasks, because
+    the tasks of a benchmark are fixed.
 
     Args:
-        statistic: Of one array [..., tasks, runs, *rest] for each method.
-        *scores: Of each method an array [tasks, runs, *rest].
-        confidence: The coverage that the interval is made for.
+        statistic: Function of one array [..., tasks, runs, *rest] per method.
+        *scores: One array [tasks, runs, *rest] per method.
+        confidence: Nominal coverage of the interval, between 0 and 1.
         resamples: Number of bootstrap samples.
-        seed: Of the bootstrap; the same scores and seed give the same interval.
+        seed: Seed of the bootstrap; equal scores and seeds give equal intervals.
     """
     rng = np.random.default_rng(seed)
     draws = [_drawn(values, values.shape[1], resamples, rng) for values in scores]
@@ -243,22 +272,22 @@ def stratified_rates(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Band:
-    """A statistic of methods' success rates, with an interval over runs and over the episodes of each run.
+    """Compute a statistic of success rates, with an interval over runs and over the episodes of each run.
 
     A bootstrap sample draws k - 1 of the k runs of each task with replacement (Rao and Wu 1988). For each drawn run
-    with s successes in n episodes it then draws a rate from Beta(s + a, n - s + a): the posterior of Jeffreys' prior,
-    whose a = 1/2 is shared out over the runs of a task, a = 1 / (2 k), as k times 1/2 would bias their mean.
-    Where the statistic is 0 or 1, the interval is at least as wide as Wilson's of `trials` equal outcomes, and
-    everywhere it contains the statistic.
+    with s successes in n episodes it then draws a rate from Beta(s + a, n - s + a). This is the posterior under
+    Jeffreys' prior (a = 1/2), with a = 1 / (2 k) to divide the prior among the k runs of a task, because a = 1/2 for
+    each run would bias their mean. The interval always contains the statistic. If the statistic is 0 or 1, the interval
+    is at least as wide as Wilson's interval of `trials` equal outcomes.
 
     Args:
-        statistic: Of one array [..., tasks, runs] for each method, with values from 0 to 1.
-        *rates: Of each method the success rates [tasks, runs].
-        episodes: Of each run: a number, or an array that broadcasts to [tasks, runs].
-        trials: How many independent outcomes the statistic stands for.
-        confidence: The coverage that the interval is made for.
+        statistic: Function of one array [..., tasks, runs] per method, with values from 0 to 1.
+        *rates: The success rates [tasks, runs] of each method.
+        episodes: Number of episodes of each run: an integer, or an array that broadcasts to [tasks, runs].
+        trials: Number of independent outcomes behind the statistic.
+        confidence: Nominal coverage of the interval, between 0 and 1.
         resamples: Number of bootstrap samples.
-        seed: Of the bootstrap; the same rates and seed give the same interval.
+        seed: Seed of the bootstrap; equal rates and seeds give equal intervals.
     """
     rng = np.random.default_rng(seed)
     draws = []
@@ -278,18 +307,21 @@ def stratified_rates(
 def _drawn(
     scores: NDArray[np.float64], count: int, resamples: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """[resamples, tasks, count, *rest] of scores [tasks, runs, *rest]: runs drawn with replacement within each task."""
+    """Draw runs with replacement within each task: [tasks, runs, *rest] -> [resamples, tasks, count, *rest]."""
     tasks, runs = scores.shape[:2]
     return scores[np.arange(tasks)[:, None], rng.integers(runs, size=(resamples, tasks, count))]
 
 
 def first_reached(steps: Sequence[float], values: Sequence[float | None], threshold: float) -> float | None:
-    """The first step at which a curve is at or above a threshold; None if it never is.
+    """Return the first step at which a curve reaches a threshold.
 
     Args:
-        steps: Of the curve's points.
-        values: One for each step; None where the curve has no value yet.
-        threshold: The value to reach.
+        steps: The environment steps of the points of the curve.
+        values: The values of the points; None = no value at this step yet.
+        threshold: The threshold.
+
+    Returns:
+        The first step with a value of at least `threshold`; None if there is none.
     """
     reached = (step for step, value in zip(steps, values, strict=True) if value is not None and value >= threshold)
     return next(reached, None)

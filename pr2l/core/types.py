@@ -1,7 +1,7 @@
 """Arrays that are passed between modules, with their shapes.
 
-Letters used in all docstrings: B rows of a batch (one per environment), T tokens, D width of a token,
-L chosen VLM layers, H x W pixels, P proprioceptive numbers.
+Letters in all docstrings: B rows of a batch (one per environment), T tokens, D width of a token, L selected VLM layers,
+H x W pixels, P proprioceptive numbers.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Hidden:
     Attributes:
         states: Float [B, L, T, D], layers in the order of the option `layers`.
         mask: Bool [B, T], True for real tokens, False for padding.
-        spans: Slices of "image", "prompt" and "generated" tokens along T, the same for all rows; a segment that is
-            absent has an empty slice.
-        answers: The generated text of each row, "" if nothing was generated.
+        spans: Slices of the "image", "prompt" and "generated" tokens along T, the same for all rows; an absent segment
+            has an empty slice.
+        answers: The generated text of each row, "" if the VLM generated no text.
     """
 
     states: torch.Tensor
@@ -62,7 +62,7 @@ class Hidden:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The output of an encoder for a batch of frames.
+    """Output of an encoder for a batch of frames.
 
     Attributes:
         values: Float16 or float32 [B, T, D]; entries where the mask is False are arbitrary.

@@ -1,4 +1,4 @@
-"""Reads YAML files with the scalars of YAML 1.2: 1e-4 is a number and off is a text. Duplicate keys are errors."""
+"""Reading of YAML files with the scalars of YAML 1.2: 1e-4 is a number and off is a text. Duplicate keys are errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BOOL, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML implements YAML 1.1, where `off` is False and `1e-4` is a text; this reads both as YAML 1.2 does."""
+    """Loader for YAML 1.2; PyYAML implements YAML 1.1, in which `off` is False and `1e-4` is a text."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != BOOL]
@@ -36,7 +36,15 @@ _Loader.add_implicit_resolver(FLOAT, _EXPONENT, list("-+.0123456789"))
 
 
 def parse(text: str, where: str) -> Any:
-    """Parse a YAML text; `where` says in an error what the text is. Raises UserError if it is not valid YAML."""
+    """Parse a YAML text.
+
+    Args:
+        text: The text.
+        where: Name of the text in errors, such as a file.
+
+    Raises:
+        UserError: The text is not valid YAML, or a key occurs twice.
+    """
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain data only
     except yaml.YAMLError as error:
@@ -44,7 +52,11 @@ def parse(text: str, where: str) -> Any:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a YAML file of keys and values. Raises UserError if it cannot be read or holds anything else."""
+    """Read a YAML file of keys and values.
+
+    Raises:
+        UserError: The file cannot be read, is not valid YAML, or contains anything but a mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
