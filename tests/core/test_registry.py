@@ -34,7 +34,7 @@ def silent_fields(model: type[BaseModel]) -> list[str]:
     lines = source.splitlines()
     silent = []
     for before, node, after in zip([None, *body], body, [*body[1:], None], strict=False):
-        if isinstance(node, ast.AnnAssign):
+        if isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.dump(node.annotation):
             start = before.end_lineno if before else 1
             described = re.search(r"#\s*\w", "\n".join(lines[start : node.end_lineno]))
             if not described and not isinstance(after, ast.Expr):
