@@ -2,8 +2,8 @@
 
     pr2l compare runs/doom-fetch-*
 
-Runs whose configs differ only in the seed, or in how the simulators run, belong to one method. Intervals are those of
-pr2l.core.statistics, over the runs of a method and over the evaluation episodes of each run.
+Runs belong to one method if their configs differ only in the seed or in options of the simulator processes. Confidence
+intervals cover the runs of a method and the evaluation episodes of each run (pr2l.core.statistics).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from pr2l.training.evaluate import Score
 from pr2l.training.metrics import Table as MetricsTable
 from pr2l.training.runs import Run
 
-POINTS = 60  # of a curve
-UPDATES = 20  # that a curve averages over where no episodes are played
+POINTS = 60  # number of points of a curve
+UPDATES = 20  # number of updates that the curve of a run from recorded episodes averages over
 NOT_COMPARED = {"seed", "why", "workers", "step_groups", "isolated", "timeouts", "on_bad_value"}
 ROOT = Path("runs")
 Metrics = Sequence[Mapping[str, str]]  # rows of a metrics.csv
@@ -40,27 +40,32 @@ Metrics = Sequence[Mapping[str, str]]  # rows of a metrics.csv
 
 @dataclass(frozen=True)
 class Method:
-    """Runs whose configs differ only in the seed, in the order of their seeds."""
+    """Runs of one method, in the order of their seeds.
+
+    Attributes:
+        name: Name in tables and figures.
+        runs: Runs whose configs differ only in the keys NOT_COMPARED, such as the seed.
+    """
 
     name: str
     runs: tuple[Run, ...]
 
     @cached_property
     def results(self) -> list[dict[str, Any]]:
-        """Each run's results.json. Raises UserError for a run that has not been evaluated."""
+        """Content of each run's results.json; UserError if a run has not been evaluated."""
         return [_results(run) for run in self.runs]
 
     @cached_property
     def metrics(self) -> list[Metrics]:
-        """Each run's metrics.csv."""
+        """Rows of each run's metrics.csv."""
         return [MetricsTable(run.path / "metrics.csv").rows() for run in self.runs]
 
     def estimate(self, key: str, context: str | None = None) -> Estimate:
-        """The mean over runs and episodes, with its interval.
+        """Return the mean over runs and episodes, with its 95 % confidence interval.
 
         Args:
-            key: "success", "return" or a measure of the evaluation episodes.
-            context: Only episodes with this context; None = all episodes.
+            key: "success", "return" or a measure of the task.
+            context: Use only episodes with this context; None = all episodes.
         """
         columns = [results["played"] for results in self.results]
         values = [
@@ -73,12 +78,12 @@ class Method:
 
     @property
     def measures(self) -> list[str]:
-        """Names of the task's own measures, beside success and return."""
+        """Names of the task's additional measures, besides success and return."""
         return list(self.results[0]["evaluation"].get("measures", {}))
 
     @property
     def contexts(self) -> list[str]:
-        """Contexts of the evaluation episodes, sorted; empty if all episodes have the same."""
+        """Contexts of the evaluation episodes, sorted; empty if all episodes have the same context."""
         return sorted(self.results[0].get("by_context", {}))
 
 
@@ -87,16 +92,19 @@ def _where(values: Sequence[float], contexts: Sequence[str], wanted: str) -> lis
 
 
 def compare(paths: Sequence[Path], out: Path | None = None) -> list[Method]:
-    """Print the table, and write <environment>-<task>.png, .md and one JSON file for each method.
+    """Print a table of methods, and write <environment>-<task>.png, .md and one JSON file for each method.
 
-    Where the episodes have several contexts, such as targets, the .md has a table by context too.
+    If the episodes have several contexts, such as targets, the .md also has a table by context.
 
     Args:
-        paths: Run folders of one task, evaluated after the same steps on the same number of episodes.
-        out: Folder of the files; None = runs/compare-<environment>-<task>.
+        paths: Folders of runs of one task, evaluated on the same number of episodes with the same contexts.
+        out: Folder to write to; None = runs/compare-<environment>-<task>.
+
+    Returns:
+        The methods, in the order of their first run.
 
     Raises:
-        UserError: If the runs are of several tasks, one has not been evaluated, or they were evaluated differently.
+        UserError: If the runs have different tasks or evaluations, or a run has not been evaluated.
     """
     runs = [Run.load(path) for path in paths]
     task = _task(runs)
@@ -115,10 +123,10 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> list[Method]:
 
 
 def group(runs: Sequence[Run]) -> list[Method]:
-    """Methods in the order of their first run.
+    """Return the methods of runs, in the order of their first run.
 
     Raises:
-        UserError: If two methods have the same name; it names the config keys in which they differ.
+        UserError: If two methods get the same name. The message lists the config keys in which they differ.
     """
     by_config: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -137,12 +145,12 @@ def group(runs: Sequence[Run]) -> list[Method]:
 
 
 def _compared(run: Run) -> dict[str, Any]:
-    """The part of a run's config that makes it another method."""
+    """Return the part of a run's config that distinguishes methods."""
     return run.config.model_dump(mode="json", exclude=NOT_COMPARED)
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Keys whose values differ, as "key (value / other value)"; nested keys with dots."""
+    """Return the keys whose values differ, as "key (value / other value)"; nested keys with dots."""
     differences = []
     for key in dict.fromkeys([*one, *other]):
         left, right = one.get(key), other.get(key)
@@ -178,7 +186,7 @@ def _results(run: Run) -> dict[str, Any]:
 
 
 def _check_evaluations(methods: Sequence[Method]) -> None:
-    """All on as many episodes with the same contexts; the runs of a method after as many steps."""
+    """Check that episodes and contexts are the same for all runs, and steps for the runs of a method."""
     for method in methods:
         steps = [results["steps"] for results in method.results]
         problem = f"the runs of {method.name} were evaluated after different numbers of steps"
@@ -200,7 +208,7 @@ def _check_equal(runs: Sequence[Run], values: Sequence[object], problem: str, hi
 
 
 def _as_json(method: Method) -> dict[str, Any]:
-    """Scores over all runs, in the format of results.json, with the success rate of each run."""
+    """Return the scores over all runs in the format of results.json, with the success rate of each run."""
     results = method.results
     keys = ("environment", "task", "algorithm", "encoder", "vlm", "prompt", "network", "steps")
     config = {key: results[0][key] for key in keys if key in results[0]}
@@ -219,7 +227,7 @@ def _as_json(method: Method) -> dict[str, Any]:
 
 
 def markdown(methods: Sequence[Method]) -> str:
-    """The tables as Markdown, with a warning if a method has few runs."""
+    """Return the tables as Markdown, with a warning if a method has fewer than FEW_SEEDS runs."""
     measures = methods[0].measures
     tables = [_markdown(_header(measures), _rows(methods, measures))]
     for key in ("success", *measures) if len(methods[0].contexts) > 1 else ():
@@ -245,7 +253,7 @@ def _header(measures: Sequence[str]) -> tuple[str, ...]:
 
 
 def _table(methods: Sequence[Method]) -> Table:
-    """The first measure only, to fit a terminal."""
+    """Return the table for the terminal, with the first measure only so that it fits."""
     first = methods[0].measures[:1]
     table = Table(*_header(first), title=_task(methods[0].runs), caption=_caption(methods))
     for row in _rows(methods, first):
@@ -254,7 +262,7 @@ def _table(methods: Sequence[Method]) -> Table:
 
 
 def _rows(methods: Sequence[Method], measures: Sequence[str]) -> list[tuple[str, ...]]:
-    """A row for each method, and one for random actions, whose results every run has."""
+    """Return a row for each method, and one for random actions; every run has their results."""
     rows: list[tuple[str, ...]] = []
     for method in methods:
         results = method.results
@@ -267,7 +275,13 @@ def _rows(methods: Sequence[Method], measures: Sequence[str]) -> list[tuple[str,
 
 
 def random_score(results: Mapping[str, Any]) -> Score:
-    """The score of random actions in a run's results.json, whose interval may be of an earlier version."""
+    """Return the score of random actions in a run's results.json.
+
+    Intervals of success rates are computed again, because files of earlier versions have other intervals.
+
+    Args:
+        results: Content of results.json.
+    """
     score = Score.from_json(results["random"])
     rates = {
         name: wilson(estimate.value, score.episodes) if estimate.value in (0, 1) else estimate
@@ -277,10 +291,14 @@ def random_score(results: Mapping[str, Any]) -> Score:
 
 
 def draw(methods: Sequence[Method], path: Path) -> None:
-    """Write training curves as PNG: each seed a thin line, their mean a thick one, random actions dashed.
+    """Write training curves as PNG: thin lines are seeds, thick lines their mean, dashed lines random actions.
 
     Runs that play episodes have curves of success rate and return. Runs that learn from recorded episodes have a curve
-    of their accuracy, and beside it the success rate in the evaluation by context.
+    of the accuracy, and next to it the evaluation's success rate by context.
+
+    Args:
+        methods: Methods to draw, from group.
+        path: File to write.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
@@ -312,7 +330,7 @@ def _draw_curves(axis: Axes, methods: Sequence[Method], column: str, label: str)
 
 
 def _draw_contexts(axis: Axes, methods: Sequence[Method]) -> None:
-    """Success rates with their intervals, over all episodes and for each context."""
+    """Draw success rates with their intervals, over all episodes and for each context."""
     names = [None, *methods[0].contexts]
     for number, method in enumerate(methods):
         estimates = np.array([method.estimate("success", name) for name in names])  # [names, (value, low, high)]
@@ -326,13 +344,13 @@ def _draw_contexts(axis: Axes, methods: Sequence[Method]) -> None:
 
 
 def curve(metrics: Metrics, column: str, steps: NDArray[np.float64], window: int = WINDOW) -> NDArray[np.float64]:
-    """A column of a run's metrics, averaged over the last episodes and interpolated.
+    """Return the curve of a column of metrics.csv, averaged over the last episodes and interpolated.
 
     Args:
-        metrics: The rows of metrics.csv.
-        column: Its name.
-        steps: [n] environment steps to evaluate the curve at.
-        window: Number of episodes to average over.
+        metrics: Rows of metrics.csv.
+        column: Name of the column.
+        steps: [n] environment steps at which to evaluate the curve.
+        window: Number of episodes to average over. Runs from recorded episodes use the last UPDATES updates instead.
 
     Returns:
         [n] values; NaN before the column's first value.

@@ -1,4 +1,4 @@
-"""Run jobs in parallel processes, within the machine's memory; they end when the calling process ends."""
+"""Run jobs in parallel processes that fit into memory and end when the calling process ends."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ class Job:
     """A function to run in a process.
 
     Attributes:
-        run: Picklable function.
-        log: File to which its output is appended.
-        memory: Expected peak memory in bytes.
+        name: Name of the job and of its process.
+        run: Picklable function without arguments.
+        log: File to which the output of the process is appended.
+        memory: Expected peak memory of the process in bytes.
     """
 
     name: str
@@ -46,11 +47,11 @@ def side_by_side(
     """Run jobs in parallel and yield each as it ends, with its exit code (0 = success).
 
     Ctrl-C, or closing the generator, sends SIGTERM to all processes and waits for them. If the calling process is
-    killed, they send it to themselves. Processes are spawned, as in pr2l.rollout.workers and for the same reasons.
+    killed, each process sends SIGTERM to itself. Processes are spawned, for the reasons in pr2l.rollout.workers.
 
     Args:
-        jobs: The jobs, started in this order.
-        at_once: The most that run at a time; fewer where memory is short.
+        jobs: Jobs in the order in which to start them.
+        at_once: Maximum number of parallel jobs. Fewer run if the free memory is too small.
         threads: Number of torch threads of each process.
         watch: Called about once per second with the running jobs.
     """
@@ -74,14 +75,14 @@ def side_by_side(
 
 @contextmanager
 def alone(folder: Path, *, patient: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on a folder; the lock is released when the process ends, however it ends.
+    """Hold an exclusive lock on a folder; the system releases it when the process ends, even after a kill.
 
     Args:
-        folder: Created if it does not exist.
-        patient: Whether to wait for another process that holds the lock.
+        folder: Folder to lock. It is created if it does not exist.
+        patient: Whether to wait if another process holds the lock.
 
     Raises:
-        UserError: If another process holds it and `patient` is False.
+        UserError: If another process holds the lock and `patient` is False.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:

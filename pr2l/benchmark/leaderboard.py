@@ -1,4 +1,4 @@
-"""`pr2l bench site`: the leaderboard, static pages built from committed rows alone.
+"""`pr2l bench site`: the leaderboard, as static pages built only from committed rows.
 
     <out>/index.html                     for each suite the table over its tasks, its methods and charts; how to submit
           <suite>-<task>.html            a task: its table, curves, videos, and every run with its command and commit
@@ -32,8 +32,8 @@ from pr2l.training.evaluate import VIDEO_EPISODES
 FILES = Path(__file__).parent / "site"
 ASSETS = ("style.css", "script.js")
 MARK = ".pr2l-leaderboard"  # marks a folder whose files this program may delete
-COLOURS = 8  # in style.css, with a dash each; further lines get a colour and a dash of their own
-WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 480, 300, 46, 44, 12  # of a chart in SVG units; margins
+COLOURS = 8  # colours in style.css, each with a dash pattern; further lines get an inline colour and dash pattern
+WIDTH, HEIGHT, LEFT, BOTTOM, EDGE = 480, 300, 46, 44, 12  # size and margins of a chart in SVG units
 RUN_HEAD = ("method", "seed", "success rate", "return", "frames/s", "date", "commit", "how it was made")
 
 
@@ -42,11 +42,11 @@ class Line:
     """A line of a chart.
 
     Attributes:
-        name: Its name in the legend.
-        style: Class of style.css.
-        css: Inline style of a line that has no class of its own.
-        line: SVG points.
-        band: SVG points around its interval; "" without one.
+        name: Name in the legend.
+        style: Class in style.css; "" if the line has an inline style.
+        css: Inline style; "" if the line has a class.
+        line: SVG points of the line.
+        band: SVG points around the confidence interval; "" = no interval.
     """
 
     name: str
@@ -58,7 +58,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over 0..end on the x axis and 0..1 on the y axis. Ticks are (position, label)."""
+    """A line chart with a y axis from 0 to 1.
+
+    Attributes:
+        title: Title of the chart.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        lines: Lines in drawing order.
+        x_ticks: (position in SVG units, label) of each tick of the x axis.
+        y_ticks: The same for the y axis.
+    """
 
     title: str
     x_label: str
@@ -70,7 +79,14 @@ class Chart:
 
 @dataclass(frozen=True)
 class Clip:
-    """A row's video: its file, height / width, a poster as JPEG, and what happens in it, one line per episode."""
+    """Video of a row.
+
+    Attributes:
+        file: The video's file.
+        ratio: Height divided by width.
+        poster: JPEG of the middle frame; None if the video is not an mp4 or cannot be read.
+        episodes: Context, outcome and return of each episode in the video.
+    """
 
     file: Path
     ratio: float
@@ -79,18 +95,19 @@ class Clip:
 
 
 def site(results: Path, out: Path, repository: str | None = None) -> Path:
-    """Build the site from all rows below a folder, in place of an earlier one.
+    """Build the site from all rows below a folder.
 
     Args:
-        results: Folder of the rows.
-        out: Folder of the site: a new or empty one, or an earlier site.
-        repository: Address that commits link to; None = the git remote `origin`, if it is a web address.
+        results: Folder with a sub-folder of rows for each suite.
+        out: Folder of the site. It must be new, empty or an earlier site, which is replaced.
+        repository: Web address for links to commits; None = the git remote `origin`, if it is a web address.
 
     Returns:
-        The first page.
+        Path of index.html.
 
     Raises:
-        UserError: If there are no rows, or one is not a run of its suite or has no commit or command.
+        UserError: If there are no rows, a row is invalid (for example without commit or command), or `out` has other
+            files or contains the rows.
     """
     folders = sorted({path.parent for path in results.glob("*/*.json")})
     if not folders:
@@ -129,7 +146,7 @@ def _file(results: Path, row: Row) -> Path:
 
 
 def _origin() -> str:
-    """The web address of the git remote `origin`; "" if there is none."""
+    """Return the web address of the git remote `origin`; "" if there is none."""
     command = ["git", "-C", str(FILES), "config", "--get", "remote.origin.url"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
@@ -156,14 +173,14 @@ def _clip(row: Row, video: Path) -> Clip:
 
 
 def _middle_frame(video: Path) -> np.ndarray | None:
-    """BGR uint8 [H, W, 3]; the first frames of two runs may be the same."""
+    """Return the middle frame, BGR uint8 [H, W, 3]; the first frames of two runs may be the same."""
     reader = cv2.VideoCapture(str(video))
     reader.set(cv2.CAP_PROP_POS_FRAMES, reader.get(cv2.CAP_PROP_FRAME_COUNT) // 2)
     return reader.read()[1]
 
 
 def _captions(clip: Clip) -> str:
-    """WebVTT: the episodes that the video shows, above the picture's centre, for the whole of it."""
+    """Return WebVTT captions that list the episodes at the top of the picture during the whole video."""
     lines = "\n".join(f"{number}. {text}" for number, text in enumerate(clip.episodes, start=1))
     safe = lines.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return f"WEBVTT\n\n00:00:00.000 --> 00:59:59.000 line:0\n{safe}\n"
@@ -189,7 +206,7 @@ def _clear(out: Path) -> None:
 def _pages(
     summaries: list[Values], rows: Mapping[str, list[Row]], clips: Mapping[tuple[str, str], Clip], repository: str
 ) -> dict[str, str]:
-    """Every page by the name of its file."""
+    """Return the HTML of every page by file name."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FILES),
         autoescape=True,
@@ -220,7 +237,7 @@ def _pages(
 
 
 def _links(summary: Values) -> dict[str, str]:
-    """The page of each task that has rows."""
+    """Return the file name of the page of each task that has rows."""
     tasks = [task for task, methods in summary["tasks"].items() if methods]
     return {task: f"{summary['suite']}-{task.replace('/', '-')}.html" for task in tasks}
 
@@ -257,15 +274,15 @@ def _chart(
     methods: Mapping[str, Any],
     chance: float | None = None,
 ) -> Chart:
-    """A chart.
+    """Return a chart.
 
     Args:
-        title: Its title.
+        title: Title of the chart.
         x_label: Label of the x axis.
         y_label: Label of the y axis.
-        bands: A curve for each method; None = the method has none.
+        bands: Curve of each method; None = the method has none.
         methods: All methods of the suite, so that a method has the same colour on every page.
-        chance: Value of a horizontal line for random actions.
+        chance: Value of a horizontal line for random actions; None = no line.
     """
     shown = {name: band for name, band in bands.items() if band}
     end = max((max(band["at"]) for band in shown.values()), default=1.0)
@@ -288,7 +305,10 @@ def _chart(
 
 
 def _style(number: int) -> tuple[str, str]:
-    """The class of style.css, and an inline style beyond its COLOURS classes; no two methods have the same."""
+    """Return the class in style.css and the inline style of a line; one of them is "".
+
+    The first COLOURS lines use a class. No two lines have the same style.
+    """
     if number < COLOURS:
         return f"c{number}", ""
     hue, extra = round(number * 137.508) % 360, number - COLOURS  # the golden angle keeps hues apart

@@ -1,8 +1,8 @@
 """`pr2l bench report`: statistics of a suite's rows with confidence intervals, as Markdown, CSV, JSON and figures.
 
-Aggregates over tasks are of success rates, which need no normalisation: interquartile mean (IQM), mean, median,
-performance profile and probability of improvement over the baseline. Their intervals are over runs and over the
-episodes of each run (pr2l.core.statistics). All generators are seeded: the same rows give the same report.
+Statistics over all tasks use success rates, because these need no normalisation: interquartile mean (IQM), mean,
+median, performance profile and probability of improvement over the baseline. Confidence intervals cover the runs and
+the episodes of each run (pr2l.core.statistics). All random generators are seeded: the same rows give the same report.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from pr2l.core.statistics import (
     success_rate,
 )
 
-RANDOM = "random"  # the row of random actions
+RANDOM = "random"  # name of random actions in tables and figures
 BELOW = "(below random)"  # mark of a method that is worse than random actions
 THRESHOLDS = np.linspace(0, 1, 51)  # of the performance profile
 AGGREGATES = {"iqm": over_tasks(iqm), "mean": over_tasks(mean), "median": median}
@@ -52,18 +52,18 @@ Values = dict[str, Any]
 
 
 def report(name: str, results: Path, out: Path | None = None) -> Values:
-    """Print the table of a suite, and write report.md, .csv, .json and figures.
+    """Print the table of a suite, and write report.md, report.csv, report.json and figures.
 
     Args:
-        name: The suite, as for load_suite.
-        results: Folder of its rows.
+        name: Name or file of the suite, as for load_suite.
+        results: Folder with a sub-folder of rows for each suite.
         out: Folder of the report; None = <results>/<suite>/report.
 
     Returns:
-        The summary, see summarise.
+        The statistics, as from summarise.
 
     Raises:
-        UserError: If there are no rows, or one is not of the suite.
+        UserError: If there are no rows, or a row does not belong to the suite.
     """
     suite = load_suite(name)
     summary = summarise(suite, read_rows(results, suite))
@@ -84,16 +84,16 @@ def report(name: str, results: Path, out: Path | None = None) -> Values:
 
 
 def summarise(suite: Suite, rows: Sequence[Row]) -> Values:
-    """All statistics of a suite, as JSON values.
+    """Return all statistics of a suite as JSON values.
 
     Args:
         suite: The suite.
-        rows: Its checked rows.
+        rows: Checked rows of the suite.
 
     Returns:
-        "methods": for each method statistics over all tasks, and None where it lacks a task; over the seeds that every
-        task has. "tasks": for each task and method its statistics. "random": random actions, on each task and over all
-        tasks. An estimate is [value, low, high].
+        "methods": statistics of each method over all tasks, from the seeds that all its tasks share; None if it has no
+        such seed. "tasks": statistics of each method on each task. "random": statistics of random actions on each task
+        and over all tasks. Other keys describe the suite. An estimate is [value, low, high].
 
     Raises:
         UserError: If there are no rows.
@@ -140,7 +140,7 @@ def summarise(suite: Suite, rows: Sequence[Row]) -> Values:
 
 
 def _random(suite: Suite, rows: Sequence[Row], reference: list[list[Row]] | None) -> Values:
-    """Statistics of random actions, which every row has on the same episodes."""
+    """Return statistics of random actions; every row has their results on the same episodes."""
     of_task = {row.task: random_score(row.results) for row in reversed(rows)}
     scores = {
         task: {"success": list(score.success), "return": list(score.returned)} for task, score in of_task.items()
@@ -153,16 +153,16 @@ def _random(suite: Suite, rows: Sequence[Row], reference: list[list[Row]] | None
 
 
 def _complete(tasks: Sequence[Sequence[Row]]) -> list[list[Row]] | None:
-    """For each task the rows with the seeds that every task has; None if there are none."""
+    """Return for each task the rows of the seeds that all tasks share; None if they share no seed."""
     shared = set.intersection(*({row.seed for row in rows} for rows in tasks))
     return [[row for row in rows if row.seed in shared] for rows in tasks] if shared else None
 
 
 def _over_tasks(tasks: list[list[Row]] | None, reference: list[list[Row]] | None) -> Values:
-    """Statistics of a method over all tasks, and P(better) against the rows of a reference."""
+    """Return statistics of a method over all tasks, and P(better) against the rows of a reference."""
     if tasks is None:
         return {"runs": 0, **dict.fromkeys((*AGGREGATES, "improvement", "profile", "curve"))}
-    scores, episodes = _success(tasks), len(tasks[0][0].played("success"))  # as many in every run of a suite
+    scores, episodes = _success(tasks), len(tasks[0][0].played("success"))  # the same number in every run of a suite
     profile = stratified_rates(
         lambda draws: performance_profile(draws, THRESHOLDS), scores, episodes=episodes, trials=scores.size
     )
@@ -175,7 +175,7 @@ def _over_tasks(tasks: list[list[Row]] | None, reference: list[list[Row]] | None
 
 
 def _aggregates(scores: NDArray[np.float64], episodes: int, reference: NDArray[np.float64] | None) -> Values:
-    """Aggregates of success rates [tasks, runs], and P(better) against a reference [tasks, runs]."""
+    """Return aggregates of success rates [tasks, runs], and P(better) against a reference [tasks, runs]."""
     trials = scores.size * episodes
     values: Values = {
         name: _estimate(stratified_rates(statistic, scores, episodes=episodes, trials=trials))
@@ -203,23 +203,23 @@ def _of_task(rows: Sequence[Row], threshold: float) -> Values:
 
 
 def _median(reached: Sequence[float | None]) -> float | None:
-    """Median over all seeds, with infinity for those that never reached the threshold; None if it is infinite."""
+    """Return the median over all seeds; None if it is infinite. A seed below the threshold counts as infinity."""
     middle = float(np.median([np.inf if step is None else step for step in reached]))
     return middle if np.isfinite(middle) else None
 
 
 def _success(tasks: Sequence[Sequence[Row]]) -> NDArray[np.float64]:
-    """Success rates [tasks, runs]."""
+    """Return success rates [tasks, runs]."""
     return np.array([[row.success for row in rows] for rows in tasks])
 
 
 def _curve(rows: Sequence[Row], tasks: int, relative: bool = False) -> Values | None:
-    """IQM of the training success rate, with a band over runs, at steps where every run has a value.
+    """Return the IQM of the training success rate, with a band over runs, at steps where every run has a value.
 
     Args:
-        rows: Of one task after the other, the same number for each.
+        rows: Rows grouped by task, with the same number of rows per task.
         tasks: Number of tasks.
-        relative: Whether to give steps as shares of each run's steps.
+        relative: Whether to give steps as fractions of each run's steps.
 
     Returns:
         None if the runs share no step.
@@ -256,7 +256,14 @@ def _band(band: Band) -> Values:
 
 
 def overall(summary: Values) -> list[tuple[str, ...]]:
-    """The table over all tasks: rows under HEAD, with random actions, the best IQM first."""
+    """Return the table over all tasks.
+
+    Args:
+        summary: From summarise.
+
+    Returns:
+        One tuple of cells per method, with the columns of HEAD, and one for random actions; the best IQM is first.
+    """
     chance = summary["random"]
     rows = {
         label(method, values["iqm"], chance["iqm"]): (
@@ -277,7 +284,16 @@ def overall(summary: Values) -> list[tuple[str, ...]]:
 
 
 def of_task(summary: Values, task: str) -> list[tuple[str, ...]]:
-    """The table of a task: rows under TASK_HEAD, with random actions, the best success rate first."""
+    """Return the table of one task.
+
+    Args:
+        summary: From summarise.
+        task: "<environment>/<task>".
+
+    Returns:
+        One tuple of cells per method, with the columns of TASK_HEAD, and one for random actions if the task has rows;
+        the best success rate is first.
+    """
     chance = summary["random"]["tasks"].get(task)
     rows = {
         label(method, values["success"], chance["success"]): (
@@ -296,18 +312,28 @@ def of_task(summary: Values, task: str) -> list[tuple[str, ...]]:
 
 
 def label(method: str, values: Sequence[float] | None, chance: Sequence[float] | None) -> str:
-    """The name of a method, marked if its value is below that of random actions."""
+    """Return the name of a method, marked with BELOW if it is worse than random actions.
+
+    Args:
+        method: Name of the method.
+        values: Its estimate, with the value first; None = unknown.
+        chance: The estimate of random actions, in the same form.
+    """
     return f"{method} {BELOW}" if values and chance and values[0] < chance[0] else method
 
 
 def few_seeds(summary: Values) -> str:
-    """A warning if a suite has few seeds, else ""."""
+    """Return a warning if the suite has fewer than FEW_SEEDS seeds, otherwise ""."""
     count = len(summary["seeds"])
     return f"Only {count} seeds: intervals over runs may be too narrow." if count < FEW_SEEDS else ""
 
 
 def to_threshold(values: Values) -> str:
-    """Steps to threshold: the median over all seeds, and the range over the seeds that reached it."""
+    """Return the steps to the threshold as text: median over all seeds, and range over the seeds that reached it.
+
+    Args:
+        values: Statistics of a method on a task, from summarise.
+    """
     of_seeds = values["steps_to_threshold"]["each_seed"]
     reached = [step for step in of_seeds if step is not None]
     count = f"{len(reached)} of {len(of_seeds)} seeds"
@@ -319,7 +345,12 @@ def to_threshold(values: Values) -> str:
 
 
 def interval(values: Sequence[float] | None, digits: int = 2) -> str:
-    """An estimate as text, such as "0.50 [0.40, 0.60]"; "-" for None."""
+    """Return an estimate as text, such as "0.50 [0.40, 0.60]"; "-" for None.
+
+    Args:
+        values: Value, low and high end of the interval.
+        digits: Number of decimal places.
+    """
     if values is None:
         return "-"
     value, low, high = (f"{number:,.{digits}f}" for number in values)
@@ -335,7 +366,7 @@ def _number(value: float | None) -> str:
 
 
 def markdown(summary: Values) -> str:
-    """The report, with the commands that make it."""
+    """Return the report as Markdown, with the commands that produce it."""
     parts = [f"# {summary['suite']}, version {summary['version']}", f"{summary['why']}."]
     parts.append(
         f"{summary['rows']} of {summary['wanted']} runs, {len(summary['seeds'])} seeds, "
@@ -357,12 +388,17 @@ def markdown(summary: Values) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; cells must not contain a vertical bar."""
+    """Return a Markdown table.
+
+    Args:
+        head: Column names.
+        rows: Cells of each row, as many as there are columns. They must not contain a vertical bar.
+    """
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def long_table(summary: Values) -> Iterator[tuple[str, str, str, float, float, float]]:
-    """Every estimate as (task, method, statistic, value, low, high); the task "all" stands for all tasks."""
+    """Yield every estimate as (task, method, statistic, value, low, high); the task "all" stands for all tasks."""
     chance = summary["random"]
     tables = {"all": summary["methods"] | {RANDOM: chance}}
     for task, methods in summary["tasks"].items():

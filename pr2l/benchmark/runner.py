@@ -1,8 +1,8 @@
-"""`pr2l bench run`: make the missing runs of a suite, several at a time, and write a row for each.
+"""`pr2l bench run`: train the missing runs of a suite, several in parallel, and write a row for each.
 
-    <out>/<suite>/<row>.json     the row (see rows.py); a run that has one is not made again
-                  <row>/         its run folder, from which a stopped run is resumed, and log.txt
-                  <row>/v2/      its run folder for version 2 of the suite, and so on
+    <out>/<suite>/<row>.json     the row (see rows.py); a run that has a row is not repeated
+                  <row>/         run folders, from which a stopped run is resumed, and log.txt
+                  <row>/v2/      run folders for version 2 of the suite, and so on
                   probes/        speeds measured for --plan
 """
 
@@ -53,8 +53,8 @@ class CostEstimate:
 
     Attributes:
         seconds: Wall-clock time.
-        memory: Peak memory of its process in bytes.
-        source: "measured" in earlier runs or "probed".
+        memory: Peak memory of the run's process in bytes.
+        source: "measured" = from earlier runs, "probed" = from a probe of the method.
     """
 
     seconds: float
@@ -63,17 +63,17 @@ class CostEstimate:
 
 
 def run(name: str, out: Path, at_once: int | None = None) -> None:
-    """Make every run of a suite that has no row yet.
+    """Train and evaluate every run of a suite that has no row yet.
 
-    Ctrl-C saves all runs and raises KeyboardInterrupt; another call resumes them.
+    Ctrl-C saves all runs and raises KeyboardInterrupt; the next call resumes them.
 
     Args:
-        name: The suite, as for load_suite.
+        name: Name or file of the suite, as for load_suite.
         out: Folder of rows and run folders.
-        at_once: Number of processes; None = one per CPU core, or one on a GPU.
+        at_once: Maximum number of parallel processes; None = one per CPU core, or one if there is a GPU.
 
     Raises:
-        UserError: If another process is running the suite in `out`, or, after all others have finished, if runs failed.
+        UserError: If another process is running the suite in `out`, or if runs failed (after the others have finished).
     """
     suite = load_suite(name)
     home = out / suite.name
@@ -85,7 +85,7 @@ def run(name: str, out: Path, at_once: int | None = None) -> None:
 
 
 def _run(name: str, suite: Suite, home: Path, at_once: int, threads: int) -> list[Job]:
-    """Make the missing runs; returns the jobs that failed."""
+    """Train the missing runs; return the jobs that failed."""
     planned, console = missing(suite, home), Console()
     console.print(f"{suite.name}: {len(planned)} of {len(suite.planned())} runs to do, {at_once} at a time; {home}")
     memory = {row.method: row.cost.peak_memory or DEFAULT_MEMORY for row in _rows(suite, home)}
@@ -107,12 +107,12 @@ def _run(name: str, suite: Suite, home: Path, at_once: int, threads: int) -> lis
 def plan(name: str, out: Path, at_once: int | None = None) -> None:
     """Print the missing runs of a suite and their estimated cost.
 
-    Costs come from earlier runs, or else from a probe of each method: the first rollout and update of a run.
+    Costs come from earlier runs. A method without earlier runs is probed: its first rollout and update are measured.
 
     Args:
-        name: The suite, as for load_suite.
-        out: Folder of rows and run folders; the probes' results are kept there.
-        at_once: Number of processes; None = one per CPU core, or one on a GPU.
+        name: Name or file of the suite, as for load_suite.
+        out: Folder of rows and run folders. Results of probes are stored there too.
+        at_once: Maximum number of parallel processes; None = one per CPU core, or one if there is a GPU.
 
     Raises:
         UserError: If a probe failed.
@@ -129,7 +129,12 @@ def plan(name: str, out: Path, at_once: int | None = None) -> None:
 
 
 def missing(suite: Suite, home: Path) -> list[PlannedRun]:
-    """The runs that have no row in `home`, or only one of another version of the suite."""
+    """Return the runs of a suite that have no row of the suite's current version.
+
+    Args:
+        suite: The suite.
+        home: Folder of the suite's rows.
+    """
     done = {row.name for row in _rows(suite, home)}
     return [run for run in suite.planned() if run.name not in done]
 
@@ -139,13 +144,13 @@ def _rows(suite: Suite, home: Path) -> list[Row]:
     for path in sorted(home.glob("*.json")):
         try:
             rows.append(check(read_row(path), suite, str(path)))
-        except UserError:  # of another version of the suite: the run is made again
+        except UserError:  # a row of another version of the suite: the run is repeated
             continue
     return rows
 
 
 def _share(at_once: int | None) -> tuple[int, int]:
-    """The number of processes, and of threads for each."""
+    """Return the number of processes, and the number of threads of each."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     at_once = at_once or (1 if torch.cuda.is_available() else cores)
     return at_once, max(1, cores // at_once)
@@ -156,19 +161,19 @@ def _job(name: str, work: Callable[[], None], place: Path, memory: int | None = 
 
 
 def _failure(job: Job) -> str:
-    """The last line of a job's log."""
+    """Return an error message with the last line of a job's log."""
     lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines() if job.log.exists() else []
     last = next((line for line in reversed(lines) if line.strip()), "no output")
     return f"{job.name} failed: {last} (log: {job.log})"
 
 
-# Runs in a process of its own.
+# Runs in separate processes.
 
 
 def _make(suite: Suite, planned: PlannedRun, home: Path, threads: int) -> None:
     """Start or resume a run, and write its row."""
     place, runs = home / planned.name, _runs(suite, home, planned.name)
-    with alone(place):  # a process that has outlived its parent may still be saving
+    with alone(place):  # a process of an earlier call, whose parent was killed, may still be saving
         start, previous = time.monotonic(), _resumable(planned, runs)
         if previous is None or not _evaluated(previous):
             run = Run.load(train(planned.config, previous.path if previous else None, runs))
@@ -182,13 +187,13 @@ def _make(suite: Suite, planned: PlannedRun, home: Path, threads: int) -> None:
 
 
 def _runs(suite: Suite, home: Path, name: str) -> Path:
-    """The folder of a planned run's run folders; versions are apart, as a config may be the same in two versions."""
+    """Return the folder of a planned run's run folders: one per version, as two versions may have the same config."""
     version = suite.definition.version
     return home / name if version == 1 else home / name / f"v{version}"
 
 
 def _resumable(planned: PlannedRun, runs: Path) -> Run | None:
-    """The newest run with the same config that has a checkpoint."""
+    """Return the newest run with the same config that has a checkpoint; None if there is none."""
     free = MAY_CHANGE - MEASURES
     for path in sorted((config.parent for config in runs.glob("*/config.yaml")), reverse=True):
         try:
@@ -202,7 +207,7 @@ def _resumable(planned: PlannedRun, runs: Path) -> Run | None:
 
 
 def _evaluated(run: Run) -> bool:
-    """Whether results.json is of all steps and all episodes; `pr2l evaluate` may write others."""
+    """Return whether results.json covers all steps and episodes; `pr2l evaluate` may write fewer."""
     path = run.path / "results.json"
     if not path.exists():
         return False
@@ -212,7 +217,7 @@ def _evaluated(run: Run) -> bool:
 
 
 def _gflop(run: Run) -> float:
-    """1e9 floating-point operations of the run's encoder for one frame."""
+    """Return 1e9 floating-point operations of the run's encoder for one frame."""
     encoder, _, _ = trained(run)
     with closing(build.environments(run.config, "train", labels=encoder.needs_labels, count=1)) as frames:
         return flops(VecEmbed(frames, encoder).reset) / 1e9
@@ -224,7 +229,7 @@ def _gflop(run: Run) -> float:
 def _probe_first(
     planned: Sequence[PlannedRun], home: Path, at_once: int, threads: int, console: Console
 ) -> None:
-    """Probe the first of these runs of each method."""
+    """Probe the first planned run of each method."""
     first = {run.method: run for run in reversed(planned)}
     jobs = [
         _job(method, partial(_probe, run.config, threads, _probe_file(method, home)), home / "probes")
@@ -242,7 +247,7 @@ def _probe_file(method: str, home: Path) -> Path:
 
 
 def _probes(suite: Suite, home: Path, threads: int) -> dict[str, dict[str, Any]]:
-    """Probes by method: those with as many threads, and of a config that the method still has on some task."""
+    """Return stored probes by method, without those of another number of threads or of a config that has changed."""
     probes = {}
     for method in suite.methods:
         path = _probe_file(method, home)
@@ -255,12 +260,12 @@ def _probes(suite: Suite, home: Path, threads: int) -> dict[str, dict[str, Any]]
 
 
 def _timed(config: RunConfig) -> dict[str, Any]:
-    """The part of a config that its speed depends on."""
+    """Return the part of a config that can change its speed."""
     return config.model_dump(mode="json", exclude={"why", "seed", "steps"})
 
 
 def _probe(config: RunConfig, threads: int, path: Path) -> None:
-    """Measure the start-up seconds, steps per second and memory of a config, and write them with the config."""
+    """Measure start-up seconds, steps per second and memory of a config; write them together with the config."""
     began, encoder = time.monotonic(), build.encoder(config)
     clock = _FirstUpdate()
     with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
@@ -283,7 +288,7 @@ class _Enough(Exception):
 
 
 class _FirstUpdate(Hooks):
-    """Stops the training after its first update; `seconds` and `steps` are what it took until then."""
+    """Hooks that stop training after the first update; `seconds` and `steps` are the cost until then."""
 
     seconds, steps = 0.0, 0
 
@@ -297,7 +302,7 @@ class _FirstUpdate(Hooks):
 
 
 def _estimate(planned: PlannedRun, rows: Sequence[Row], probes: dict[str, dict[str, Any]]) -> CostEstimate:
-    """From rows of the method on the task, or else of the method on any task, or else from the method's probe."""
+    """Estimate the cost from rows of the method on the task, else of the method on any task, else from its probe."""
     same = [row for row in rows if row.method == planned.method]
     same = [row for row in same if row.task == planned.task] or same
     if same:
@@ -312,7 +317,7 @@ def _estimate(planned: PlannedRun, rows: Sequence[Row], probes: dict[str, dict[s
 
 
 def _without_start(row: Row) -> float:
-    """Seconds of training and evaluation, from the speed alone."""
+    """Return the seconds of training and evaluation from the speed, without start-up."""
     length = row.results["evaluation"]["length"]
     return float(row.config["steps"] + row.config["evaluation_episodes"] * length) / row.frames_per_second
 
@@ -341,7 +346,7 @@ def _table(suite: Suite, estimates: Sequence[tuple[PlannedRun, CostEstimate]], a
 
 
 class _Display:
-    """Progress bars for all runs and for each active run; prints a line for each finished run."""
+    """Progress bars for all runs and for each active run, and a line for each finished run."""
 
     def __init__(self, console: Console, suite: Suite, home: Path, planned: Sequence[PlannedRun]) -> None:
         self._console, self._suite, self._home = console, suite, home
