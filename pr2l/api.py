@@ -1,8 +1,8 @@
-"""The Python API: what `import pr2l` offers to scripts.
+"""The Python API of `import pr2l`.
 
 load_vlm, embed, read_image     a VLM, and its hidden states for images and prompts
 wrap, policy_kwargs             any Gymnasium environment or VecEnv, with embeddings as observations
-train, evaluate, load_run       runs of pr2l's own configs, and a trained run as a policy
+train, evaluate, load_run       runs of pr2l's configs, and a trained run as a policy
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def load_vlm(name: str = "tiny", **options: Any) -> VLM:
     """Load a frozen vision-language model (VLM).
 
     Args:
-        name: "tiny" (comes with pr2l), a folder with a Hugging Face checkpoint, or a Hub id.
+        name: "tiny" (part of pr2l), a folder with a Hugging Face checkpoint, or a Hub id.
         options: VLM options, such as `generation="none"` or `new_tokens=3`; `pr2l options vlm` lists them.
 
     Raises:
-        UserError: There is no such model, or an option does not fit.
+        UserError: There is no such model, or an option is unknown or has a value that is not allowed.
     """
     return load_vlm_with(name, parse_options(Defaults, options, f"options of the VLM {name!r}"))
 
@@ -64,12 +64,15 @@ def embed(
 
     Args:
         vlm: The VLM, from `load_vlm`.
-        images: One image, uint8 [H, W, 3], or B of them: [B, H, W, 3] or a list.
-        prompts: One prompt, or B of them. One image is combined with every prompt, and one prompt with every image.
+        images: One image, uint8 [H, W, 3], or B images of one size: [B, H, W, 3] or a list.
+        prompts: One prompt or B prompts. One image is combined with every prompt, and one prompt with every image.
 
     Returns:
-        states, float [B, L, T, D], for the L layers in `vlm.options.layers`; mask, bool [B, T], True for real tokens;
-        spans, where "image", "prompt" and "generated" tokens are along T; and answers, the text that was generated.
+        Hidden states with the fields
+            states    float [B, L, T, D], for the L layers in `vlm.options.layers`
+            mask      bool [B, T], True for real tokens
+            spans     slices of the "image", "prompt" and "generated" tokens along T
+            answers   the B generated texts
 
     Raises:
         UserError: The images are not uint8 [H, W, 3] or differ in size, or the numbers of images and prompts differ.
@@ -108,26 +111,25 @@ def wrap(
     The VLM runs once per step of the vector environment, not in every gradient step.
 
     Args:
-        env: A Gymnasium environment, or a VecEnv of several. Its observation is an image, uint8 [H, W, 3], or a Dict
-            with one.
+        env: A Gymnasium environment or a VecEnv. Its observation is an image, uint8 [H, W, 3], or a Dict with an image.
         prompt: The prompt's text, such as "where is the {target} ?", or the path of a YAML file; None = no prompt.
-        vlm: As `name` of `load_vlm`.
-        vlm_options: VLM options; `pr2l options vlm` lists them.
+        vlm: "tiny", a folder with a Hugging Face checkpoint, or a Hub id, see `load_vlm`.
+        vlm_options: VLM options; `pr2l options vlm` lists them. None = defaults.
         encoder: A name from `pr2l list encoders`.
-        encoder_options: Its options; `pr2l options encoder NAME` lists them.
+        encoder_options: Options of the encoder; `pr2l options encoder NAME` lists them. None = defaults.
         frame: The key of the image in a Dict; None = "frame", or the only image.
-        proprio: The key of a vector that is passed on unchanged; None = "proprio" if there is one.
-        context: What fills the prompt's slots: a dict for every episode, or a function of the environment's own
-            observation and info that returns one; None = `info["context"]`.
-        contexts: Every context that can occur. None = those that `context` gives; if these are not known in advance,
-            the encoder needs the option `max_prompt_tokens`.
+        proprio: The key of a vector for the observation's `proprio`; None = "proprio" if the Dict has this key.
+        context: The values of the prompt's slots: a dict for all episodes, or a function from the observation and info
+            of `env` to a dict; None = `info["context"]`.
+        contexts: All contexts that can occur. None = the dict `context`, or {} for a prompt without slots; otherwise
+            the contexts are unknown, and the encoder needs the option `max_prompt_tokens`.
 
     Returns:
-        A VecEnv with observations Dict(tokens float16 [T, D], mask uint8 [T], proprio float32 [P] if there is one);
-        use it with "MultiInputPolicy".
+        A VecEnv with observations Dict(tokens float16 [T, D], mask uint8 [T]), and proprio float32 [P] if `env` has
+        such a vector; use it with "MultiInputPolicy".
 
     Raises:
-        UserError: The environment has no such image, or a name or an option does not exist.
+        UserError: The environment has no such image, a name or an option does not exist, or the encoder must be fitted.
     """
     known = list(contexts) if contexts is not None else None
     asked = _prompt(prompt)
@@ -154,11 +156,14 @@ def wrap(
 
 
 def policy_kwargs(network: str = "token_transformer", **options: Any) -> dict[str, Any]:
-    """Return `policy_kwargs` for Stable-Baselines3 that select one of pr2l's networks over tokens.
+    """Return the `policy_kwargs` of a Stable-Baselines3 policy with one of pr2l's networks as features extractor.
 
     Args:
         network: A name from `pr2l list networks`.
-        options: Its options; `pr2l options network NAME` lists them.
+        options: Options of the network; `pr2l options network NAME` lists them.
+
+    Raises:
+        UserError: There is no such network, or an option is unknown or has a value that is not allowed.
     """
     module = registry.load("networks", network)
     defaults = parse_options(module.Defaults, options, f"options of the network {network!r}")
@@ -169,12 +174,15 @@ def train(config: str | Path | RunConfig, overrides: Sequence[str] = (), *, root
     """Train an agent and evaluate it, as `pr2l train` does.
 
     Args:
-        config: A name from `pr2l list configs`, the path of a YAML file, or what `load_config` returns.
-        overrides: Values that replace the config's, e.g. ["seed=1", "steps=20000"].
-        root: The folder that the new run folder is made in.
+        config: A name from `pr2l list configs`, the path of a YAML file, or a config from `load_config`.
+        overrides: Values that replace values of the config, e.g. ["seed=1", "steps=20000"].
+        root: The parent folder of the new run folder.
 
     Returns:
         The run folder.
+
+    Raises:
+        UserError: The config is not valid, or there are overrides for a RunConfig.
     """
     if isinstance(config, RunConfig) and overrides:
         raise UserError("overrides need the name or the path of a config; this one is loaded already")
@@ -186,10 +194,10 @@ def evaluate(run: str | Path, episodes: int | None = None) -> dict[str, Any]:
 
     Args:
         run: The run folder.
-        episodes: Number of episodes; None = as in the run's config.
+        episodes: Number of episodes; None = `evaluation_episodes` of the run's config.
 
     Returns:
-        What is written to results.json; success rate and return are in its "evaluation".
+        The content of results.json; its "evaluation" contains success rate and return.
     """
     return evaluate_run(Path(run), episodes)
 
@@ -201,7 +209,7 @@ def load_run(run: str | Path) -> Agent:
         run: The run folder.
 
     Raises:
-        UserError: The folder is not a run folder, or has no checkpoint.
+        UserError: The folder is not a run folder or has no checkpoint.
     """
     loaded = Run.load(Path(run))
     encoder, learner, step = trained(loaded)
@@ -210,13 +218,13 @@ def load_run(run: str | Path) -> Agent:
 
 @dataclass(eq=False)
 class Agent:
-    """A trained policy with its encoder: frames in, actions out.
+    """Trained policy with its encoder, from frames to actions.
 
     Attributes:
         config: The run's config.
         encoder: The run's encoder.
         learner: The run's learner.
-        step: Number of environment steps that it was trained for.
+        step: Number of environment steps of the training.
     """
 
     config: RunConfig
@@ -231,7 +239,7 @@ class Agent:
         self._action_space = build.frame_spaces(self.config).action_space
 
     def reset(self) -> None:
-        """Start a new episode. Matters for recurrent policies and prompts of several images."""
+        """Start a new episode: clear the memory of a recurrent policy and the earlier frames of the prompt."""
         self._memory, self._frames = None, []
 
     @torch.no_grad()
@@ -243,15 +251,15 @@ class Agent:
         labels: Labels | None = None,
         greedy: bool | None = None,
     ) -> Any:
-        """Choose an action.
+        """Choose an action for one observation.
 
         Args:
             observation: The environment's observation: Dict(frame uint8 [H, W, 3], proprio float32 [P]), or the frame
                 alone if the policy was trained without `proprio`.
-            context: The environment's `info["context"]`, which fills the prompt's slots; None = empty.
-            labels: The environment's `info["labels"]`, only for an encoder that needs them, such as `oracle`.
-            greedy: Take the most probable action; False = draw one from torch's generator; None = the run's
-                `evaluation_greedy`.
+            context: The environment's `info["context"]`, the values of the prompt's slots; None = {}.
+            labels: The environment's `info["labels"]`, only for an encoder that needs labels, such as `oracle`.
+            greedy: True = the most probable action; False = an action drawn with torch's random generator; None = the
+                run's `evaluation_greedy`.
 
         Returns:
             An action of the environment's action space.
@@ -269,7 +277,7 @@ class Agent:
         return as_action(self._action_space, _first(chosen.actions))
 
     def _with_history(self, frame: Image) -> Image:
-        """The frame, or for a prompt of K images the last K frames, [K, H, W, 3], the first one repeated at first."""
+        """Return the frame, or for a prompt of K images the last K frames, [K, H, W, 3], padded with the first."""
         count = self.encoder.frame_history
         if count == 1:
             return frame
@@ -280,7 +288,7 @@ class Agent:
         """Make the environment that the policy was trained in.
 
         Args:
-            split: Whose maps and seeds it has; `env.reset(seed=...)` chooses the episode.
+            split: The split of maps and seeds; `env.reset(seed=...)` determines the episode.
         """
         module = registry.load("environments", self.config.environment)
         options, labels = self.config.options("environment"), self.encoder.needs_labels
@@ -289,12 +297,12 @@ class Agent:
 
 
 def _first(actions: Any) -> Any:
-    """The first action of a batch; that of a Dict space is a dict of batches."""
+    """Return the first action of a batch; a batch of a Dict space is a dict of batches."""
     return {key: _first(part) for key, part in actions.items()} if isinstance(actions, Mapping) else actions[0]
 
 
 def _prompt(text: str | None) -> Prompt | None:
-    """A prompt from its text, or from a YAML file."""
+    """Make a prompt from its text, or read it from a YAML file."""
     if text is None:
         return None
     if prompts.is_path(text):
