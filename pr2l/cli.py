@@ -1,9 +1,13 @@
 """The `pr2l` command line.
 
-Exit codes: 0 success; 1 a check failed, or pr2l itself has a bug (with a traceback); 2 a mistake in the command (with
-what to do about it); 130 interrupted by Ctrl-C, after the run was saved.
+Exit codes:
 
-Importing torch takes seconds, so a command checks names and folders first and imports its program afterwards.
+    0     success
+    1     a check failed, or pr2l has a bug (with a traceback)
+    2     the command has a mistake; the message says how to correct it
+    130   interrupted by Ctrl-C, after the run was saved
+
+The import of torch takes seconds, so a command checks names and folders before it imports its program.
 """
 
 from __future__ import annotations
@@ -55,7 +59,7 @@ OPTIONS_OF |= {"algorithm": "algorithms", "network": "networks"}
 
 
 def main() -> None:
-    """Run the command line; the entry point of the console script."""
+    """Run the command line, as entry point of the console script."""
     warnings.showwarning = _show_warning
     try:
         app()
@@ -89,7 +93,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Number of episodes.", show_default="the run's config")
     ] = None,
 ) -> None:
-    """Evaluate the newest checkpoint of a run on held-out episodes: success rate, return, intervals, a video."""
+    """Evaluate the newest checkpoint of a run on held-out episodes: success rate, return, intervals and a video."""
     load_config(run_config_file(run))
     from pr2l.training.evaluate import evaluate as run_evaluation
 
@@ -104,7 +108,7 @@ def compare(
         typer.Option(help="Folder for the figure, the table and the numbers.", show_default="runs/compare-TASK"),
     ] = None,
 ) -> None:
-    """Compare runs of one task: learning curves, and a table with confidence intervals over seeds and episodes."""
+    """Compare runs of one task: learning curves and a table with confidence intervals over seeds and episodes."""
     for run in runs:
         run_config_file(run)
     from pr2l.benchmark.compare import compare as run_comparison
@@ -143,7 +147,7 @@ def collect(
         list[str] | None, typer.Option(help="Store this entry of the environment's info, too. Can be repeated.")
     ] = None,
 ) -> None:
-    """Record episodes of a task as a Minari data set: observations, actions, rewards, ends and contexts."""
+    """Record episodes of a task as a Minari data set of observations, actions, rewards and contexts."""
     values: dict[str, Any] = {}
     for option in options or []:
         apply_override(values, option)
@@ -166,7 +170,7 @@ def embed(
         Path | None, typer.Option(help="Folder for the embeddings.", show_default="DATASET/embeddings/...")
     ] = None,
 ) -> None:
-    """Compute the embeddings of every frame of a data set once, and store them; run again to resume."""
+    """Compute and store the embeddings of all frames of a data set; run again to resume."""
     settings = load_config(config, overrides or [])
     from pr2l.data.embed import embed as run
 
@@ -179,7 +183,7 @@ def pretrain(
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option(help="Output folder.", show_default="runs/NAME")] = None,
 ) -> None:
-    """Train a small VLM from scratch on simulator labels, or fine-tune an existing one; run again to resume."""
+    """Train a small VLM on simulator labels from scratch, or fine-tune a checkpoint; run again to resume."""
     if not config.endswith((".yaml", ".yml")):
         registry.source("configs", config)
     from pr2l.pretraining.pretrain import pretrain as run
@@ -189,7 +193,7 @@ def pretrain(
 
 @app.command()
 def check(config: Annotated[str, CONFIG], overrides: Overrides = None) -> None:
-    """Check a config before a long run: names, options, prompts, spaces, memory, disk space, and expected duration."""
+    """Check a config before a long run: names, options, prompts, spaces, memory, disk space and expected duration."""
     settings = load_config(config, overrides or [])
     from pr2l.training.check import check as run_checks
 
@@ -226,7 +230,7 @@ def options(
         str | None, typer.Argument(help="e.g. prompted; see `pr2l list`. Not needed for run and vlm.")
     ] = None,
 ) -> None:
-    """List options with types, defaults and the reasons for them: of a run, environment, VLM, encoder, ..."""
+    """List the options of a run, VLM, encoder, environment, algorithm or network: defaults, types and meanings."""
     rows = _options_of(kind, name)
     table = Table(
         "option", "default", "type", "meaning", title=" ".join(filter(None, [kind, name])), title_justify="left"
@@ -239,7 +243,7 @@ def options(
 
 
 class _Speed(TyperCommand):
-    """Fills in the names of the shapes when help is printed, because importing them takes seconds."""
+    """Command that adds the names of the shapes only to a printed help text, because their import takes seconds."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         from pr2l.profiling.speed import SECTIONS
@@ -268,7 +272,7 @@ SIMULATOR = typer.Argument(metavar="NAME", help="A simulator from `pr2l sim list
 
 @sim.command(name="list")
 def sim_list() -> None:
-    """List the simulators that can be installed, and which ones are."""
+    """List the simulators that pr2l can install, and whether they are installed."""
     from pr2l.rollout.simulators import show
 
     show()
@@ -281,7 +285,7 @@ def sim_install(
         Path | None, typer.Option(help="Python interpreter to use.", show_default="from the PATH")
     ] = None,
 ) -> None:
-    """Install a simulator into its own Python environment below $PR2L_SIMS, unless it is installed already."""
+    """Install a simulator into its own Python environment below $PR2L_SIMS, if it is not installed yet."""
     from pr2l.rollout.simulators import install
 
     install(name, python)
@@ -295,7 +299,7 @@ def sim_check(
     ] = None,
     frame: Annotated[Path | None, typer.Option(help="File for an example frame.", show_default="runs/NAME.png")] = None,
 ) -> None:
-    """Check each part of a simulator's installation, and save an example frame if all parts work."""
+    """Check all parts of a simulator's installation, and save an example frame if they work."""
     from pr2l.rollout.simulators import check as run
 
     if not run(name, python, frame):
@@ -303,7 +307,7 @@ def sim_check(
 
 
 SUITE = typer.Argument(metavar="SUITE", help="A suite from `pr2l list configs`, or the path of a YAML file.")
-ROWS = Path("docs/results/bench")  # the committed ones
+ROWS = Path("docs/results/bench")  # the committed rows
 
 
 @bench.command(name="run")
@@ -315,7 +319,7 @@ def bench_run(
     ] = None,
     out: Annotated[Path, typer.Option(help="Output folder for result rows and run folders.")] = Path("runs/bench"),
 ) -> None:
-    """Run a suite: every run that is not finished yet, several in parallel; run again to resume."""
+    """Run all unfinished runs of a suite, several in parallel; run again to resume."""
     _check_suite(suite)
     from pr2l.benchmark import runner as program
 
@@ -328,7 +332,7 @@ def bench_report(
     results: Annotated[Path, typer.Option(help="Folder with the result rows.")] = Path("runs/bench"),
     out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="RESULTS/SUITE/report")] = None,
 ) -> None:
-    """Report on a suite: aggregate scores with intervals, performance profiles, curves and costs."""
+    """Write the report of a suite: aggregate scores with intervals, performance profiles, curves and costs."""
     _check_suite(suite)
     from pr2l.benchmark.report import report
 
@@ -360,7 +364,7 @@ def bench_site(
         str | None, typer.Option(help="URL for links.", show_default="the git remote `origin`")
     ] = None,
 ) -> None:
-    """Build the leaderboard, a static web site, from committed result rows."""
+    """Build the leaderboard, a static website, from committed result rows."""
     from pr2l.benchmark.leaderboard import site
 
     site(results, out, repository)
@@ -399,7 +403,7 @@ def prompts_search(
     budget: Annotated[int, typer.Option(min=1, help="Total number of frames, over all candidates.")] = 4800,
     out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="runs/search/TASK")] = None,
 ) -> None:
-    """Search for a good prompt among many by successive halving; run again to resume."""
+    """Search for a good prompt by successive halving; run again to resume."""
     scoring = _scoring(task, options)
     from pr2l.prompting.search import search
 
@@ -417,7 +421,7 @@ def prompts_correlate(
     methods: Annotated[str, typer.Option(help="Methods of the suite, separated by commas.", show_default="all")] = "",
     out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="runs/prompts/SUITE")] = None,
 ) -> None:
-    """Compute rank correlations between prompt scores and success after training, over a suite of prompts."""
+    """Compute rank correlations between prompt scores and success rates after training, over a suite of prompts."""
     _check_suite(suite)
     from pr2l.prompting.correlate import correlate
 
@@ -428,7 +432,7 @@ def prompts_correlate(
 def list_(
     kind: Annotated[str, typer.Argument(help=f"{', '.join([*registry.KINDS, 'tasks'])}.")],
 ) -> None:
-    """List the names that a config or a command can use."""
+    """List the names for configs and commands."""
     if kind not in (*registry.KINDS, "tasks"):
         raise UnknownName("kinds", kind, [*registry.KINDS, "tasks"])
     groups = {"tasks": _tasks, "vlms": _vlms, "configs": _configs}
@@ -455,7 +459,7 @@ def _scoring(task: str, options: list[str] | None, **values: Any) -> Any:
     values["task"] = task
     for option in options or []:
         apply_override(values, option)
-    if "data" not in values:  # frames of a folder may be of any task
+    if "data" not in values:  # a folder may contain frames of any task
         _check_task(*task.partition("/")[::2])
     from pr2l.prompting.score import scoring_of
 
@@ -463,7 +467,7 @@ def _scoring(task: str, options: list[str] | None, **values: Any) -> Any:
 
 
 def _config_of(config: str | None, overrides: list[str], resume: Path | None) -> RunConfig:
-    """The config that was named, or that of the resumed run (then the first word may be an override)."""
+    """Load the named config, or the config of the resumed run; then the first argument may be an override."""
     if config is not None and not (resume and "=" in config):
         return load_config(config, overrides)
     if resume is None:
@@ -487,7 +491,7 @@ Rows = list[tuple[str, str]]  # name, description
 
 
 def _tasks() -> Iterable[tuple[str, Rows]]:
-    """Every task of every environment that can be imported, with its success rule."""
+    """Yield a table of all tasks of the environments that can be imported, with their success rules."""
     rows = []
     for environment in registry.names("environments"):
         try:
@@ -500,7 +504,7 @@ def _tasks() -> Iterable[tuple[str, Rows]]:
 
 
 def _vlms() -> Iterable[tuple[str, Rows]]:
-    """The checkpoints that are part of pr2l, and the families that read others."""
+    """Yield a table of the checkpoints in pr2l, and a table of the families that read other checkpoints."""
     cards = sorted((plugin_options.ROOT / "vlms" / "weights").glob("*/README.md"))
     yield "checkpoint that comes with pr2l", [(card.parent.name, _title(card)) for card in cards]
     families = "family, for a Hugging Face Hub id or a folder with such a checkpoint"
@@ -508,7 +512,7 @@ def _vlms() -> Iterable[tuple[str, Rows]]:
 
 
 def _configs() -> Iterable[tuple[str, Rows]]:
-    """The configs by what they are for."""
+    """Yield a table of the configs of each command."""
     names = registry.names("configs")
     runs = [name for name in names if other_schema(name) is None]
     yield "run: `pr2l train NAME`", _summaries("configs", runs)
@@ -522,7 +526,7 @@ def _configs() -> Iterable[tuple[str, Rows]]:
 
 
 def _title(card: Path) -> str:
-    """The first sentence of a model card, after its heading."""
+    """Return the first sentence of a model card after its heading."""
     text = card.read_text(encoding="utf-8").partition("\n")[2]
     return re.split(r"(?<=\.)\s", " ".join(text.split()), maxsplit=1)[0]
 
@@ -532,7 +536,7 @@ def _summaries(kind: str, names: Iterable[str]) -> Rows:
 
 
 def _summary(kind: str, name: str) -> str:
-    """A plug-in's description, from its file; nothing is imported."""
+    """Return a plug-in's description from its file, without importing it."""
     source = registry.source(kind, name)
     if kind in registry.DATA_PACKAGES:
         values = read_mapping(source)
@@ -541,7 +545,7 @@ def _summary(kind: str, name: str) -> str:
 
 
 def _options_of(kind: str, name: str | None) -> list[plugin_options.Option]:
-    """The options of a kind such as "encoder" (or "encoders") and a plug-in; of RunConfig for "run"."""
+    """Return the options of a plug-in of a kind such as "encoder" or "encoders"; "run" is RunConfig."""
     if kind == "run":
         rows = plugin_options.options_of_class(Path(config_module.__file__), "RunConfig")
         return rows or []
@@ -566,7 +570,7 @@ def _singular(kind: str) -> str:
 
 
 def _as_yaml(default: str | None) -> str:
-    """A default as it is written in a config."""
+    """Return a default in the YAML form of configs."""
     if default is None:
         return "(required)"
     try:
@@ -585,13 +589,13 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Print a warning; one that a user should act on (a FutureWarning) without the line of code that raised it."""
+    """Print a warning; a FutureWarning, which is for users, appears without its line of code."""
     where = "" if issubclass(category, FutureWarning) else f"{filename}:{lineno}: {category.__name__}: "
     Console(stderr=True).print(f"[yellow]warning:[/] {escape(where + str(message))}")
 
 
 def _raised_in_plugin(error: BaseException) -> bool:
-    """Whether environments/ or policies/, which do not know UserError, raised a ValueError for a user's mistake."""
+    """Return whether environments/ or policies/ raised an error; they report users' mistakes as ValueError."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
