@@ -1,4 +1,4 @@
-"""`pr2l check`: make each part of a run once, before it is started, and report problems, memory and time."""
+"""`pr2l check`: create each part of a run once before the run starts, and report problems, memory and time."""
 
 from __future__ import annotations
 
@@ -29,22 +29,29 @@ from pr2l.rollout.workers import arrange
 from pr2l.training.checkpoints import KEEP
 from pr2l.training.metrics import check_tracking
 
-FEW_UPDATES = 3  # with fewer, a run can hardly learn
-TIMED_SECONDS = 20.0  # of a first rollout, which is cut there
+FEW_UPDATES = 3  # with fewer updates, a run hardly learns
+TIMED_SECONDS = 20.0  # seconds after which the timed first rollout stops
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report."""
+    """One line of the report.
 
-    what: str  # the part of the run
+    Args:
+        what: Part of the run.
+        found: Description of the part.
+        problem: Advice: how to solve the problem if not `good`, otherwise a warning; "" = none.
+        good: Whether the run can start.
+    """
+
+    what: str
     found: str
-    problem: str = ""  # what to do if not good, otherwise what to keep in mind
-    good: bool = True  # whether the run can start
+    problem: str = ""
+    good: bool = True
 
 
 def check(config: RunConfig) -> bool:
-    """Print a table of findings; return True if the run can start."""
+    """Print a table of findings and return whether the run can start."""
     table = Table("", "checked", "found", title=f"{config.environment}/{config.task}: {config.why}")
     good = True
     for finding in findings(config):
@@ -56,7 +63,7 @@ def check(config: RunConfig) -> bool:
 
 
 def findings(config: RunConfig) -> Iterator[Finding]:
-    """Findings, the cheapest first, up to the first part that cannot be made."""
+    """Yield the findings, the cheapest first, until a part of the run cannot be created."""
     yield _task(config)
     yield from _updates(config)
     part = ""
@@ -99,7 +106,7 @@ def _task(config: RunConfig) -> Finding:
 
 
 def _updates(config: RunConfig) -> Iterator[Finding]:
-    """How many there will be, of an algorithm that says how long its rollouts or how large its batches are."""
+    """Yield the number of updates, if the algorithm has an option `n_steps` or `batch`."""
     options = config.options("algorithm")
     batch = options.n_steps * config.num_envs if hasattr(options, "n_steps") else getattr(options, "batch", 0)
     if not batch:
@@ -140,7 +147,7 @@ def _workers(config: RunConfig) -> str:
 
 
 def _data(config: RunConfig) -> Finding:
-    """The size of the data set, and how often the run will learn from it."""
+    """Return the size of the data set and the number of passes over it."""
     data = recording(config)
     transitions = len(data) - data.episodes
     epochs = f"{config.steps:,} steps see each {config.steps / transitions:.3g} times"
@@ -148,7 +155,16 @@ def _data(config: RunConfig) -> Finding:
 
 
 def rollout_memory(config: RunConfig, encoder: Encoder, frames: build.Spaces) -> Finding:
-    """Whether the observations of a rollout fit into memory, wherever the algorithm keeps them."""
+    """Check whether the observations of a rollout fit into the memory of the devices that store them.
+
+    Args:
+        config: Config of the run; its algorithm has a function `rollout_bytes`.
+        encoder: Encoder of the run.
+        frames: Spaces of one environment before the encoder.
+
+    Returns:
+        The finding, `good` if the free memory is enough.
+    """
     algorithm = registry.load("algorithms", config.algorithm)
     space = observation_space(frames.observation_space, encoder)
     rollout = algorithm.rollout_bytes(space, config.num_envs, config.options("algorithm"))
@@ -160,7 +176,7 @@ def rollout_memory(config: RunConfig, encoder: Encoder, frames: build.Spaces) ->
 
 
 def _free_memory(device: str) -> int:
-    """Free memory of "cpu" or "cuda" in bytes."""
+    """Return the free memory of device "cpu" or "cuda" in bytes."""
     return torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
 
 
@@ -176,14 +192,14 @@ def _policy(config: RunConfig, encoder: Encoder, frames: build.Spaces) -> Iterat
     learner = build.learner(config, encoder, frames)
     count = learner.parameter_count
     yield Finding("policy", f"{config.network}: {count:,} parameters learn on {learner.device}")
-    # Weights and Adam's two moments, float32; one more than is kept, while it is being written.
+    # Weights and Adam's two moments in float32. One checkpoint more than KEEP is on the disk during writing.
     needed, free = 3 * 4 * count * (KEEP + 1), shutil.disk_usage(Path.cwd()).free
     problem = "free some space, or start the run from another disk" if needed > free else ""
     yield Finding("disk", f"checkpoints take up to {_size(needed)}; {_size(free)} are free", problem, needed <= free)
 
 
 def _first_steps(config: RunConfig, learner: Learner, venv: VecEmbed) -> Finding:
-    """Make the first rollout and update, or as much of it as fits into TIMED_SECONDS; shows NaN, crashes and speed."""
+    """Run the first rollout and update, at most TIMED_SECONDS of the rollout, to find NaN, crashes and the speed."""
     if venv.encoder.fit_frames:
         return Finding("first steps", "not taken: the encoder is fitted on the run's own first frames")
     timer = _Timer(learner)
@@ -201,7 +217,7 @@ class _Enough(Exception):
 
 
 class _Timer(Hooks):
-    """Stops after the first update, or after TIMED_SECONDS of the first rollout; measures both in seconds."""
+    """Hooks that time the first rollout and the first update, and stop then or after TIMED_SECONDS of the rollout."""
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
@@ -221,7 +237,7 @@ class _Timer(Hooks):
 
 
 def _duration(seconds: float) -> str:
-    """Seconds, minutes or hours."""
+    """Format a duration in seconds, minutes or hours."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
@@ -237,7 +253,7 @@ def _tracking(config: RunConfig) -> Finding:
 
 
 def _size(count: float) -> str:
-    """Bytes with a unit."""
+    """Format a number of bytes with a unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

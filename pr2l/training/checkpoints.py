@@ -1,9 +1,9 @@
-"""Checkpoints on disk: one folder each, tensors as safetensors and the rest as JSON. Nothing is ever unpickled.
+"""Checkpoints on disk: one folder each, with tensors as safetensors and other values as JSON, never as pickle.
 
     <checkpoints>/000012288/tensors.safetensors
                             values.json
 
-A checkpoint is written beside its place and renamed into it, so a folder with a step's name was whole when it was made.
+`write` fills a folder with a temporary name and renames it, so a folder with the name of a step is always complete.
 """
 
 from __future__ import annotations
@@ -22,23 +22,29 @@ from safetensors.torch import load_file, save_file
 from pr2l.core.errors import UserError
 from pr2l.core.io import sync
 
-KEEP = 2  # the last one, and one more should the last be damaged
+KEEP = 2  # checkpoints on disk: the last one, and the one before it in case the last is damaged
 
 
 class CheckpointNotWritten(UserError):
-    """The disk took no more; the checkpoints from before are untouched."""
+    """Error in writing a checkpoint, such as a full disk; earlier checkpoints are unchanged."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a run after `step` environment steps."""
+    """State of a training after `step` steps.
+
+    Args:
+        step: Steps so far, in the unit of the learner's `num_timesteps`.
+        tensors: Tensors by name.
+        values: JSON values by name.
+    """
 
     step: int
     tensors: dict[str, torch.Tensor]
     values: dict[str, Any]
 
     def below(self, folder: str) -> dict[str, torch.Tensor]:
-        """The tensors whose names begin with "<folder>/", without that."""
+        """Return the tensors whose names begin with "<folder>/", under the rest of their names."""
         start = f"{folder}/"
         return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
 
@@ -46,12 +52,14 @@ class Checkpoint:
 def write(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, then remove all but the newest KEEP.
 
+    If the folder already holds a readable checkpoint of the same step, that one stays and this one is not written.
+
     Args:
-        folder: Of the checkpoints of one run.
-        checkpoint: One of a step that is there already is left as it is, unless that cannot be read.
+        folder: Folder of the checkpoints of one run.
+        checkpoint: Checkpoint to write.
 
     Raises:
-        CheckpointNotWritten: Such as for a full disk.
+        CheckpointNotWritten: The checkpoint cannot be written, for example because the disk is full.
     """
     place = folder / f"{checkpoint.step:09d}"
     if not _readable(place):
@@ -61,7 +69,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
             partial.mkdir(parents=True)
             save_file(checkpoint.tensors, partial / "tensors.safetensors")
             (partial / "values.json").write_text(json.dumps(checkpoint.values), encoding="utf-8")
-            for path in (*partial.iterdir(), partial):  # on disk before it has its name, even if the power fails
+            for path in (*partial.iterdir(), partial):  # on disk before the rename, even if the power fails
                 sync(path)
             shutil.rmtree(place, ignore_errors=True)  # a damaged one
             partial.rename(place)
@@ -74,19 +82,19 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps that there are checkpoints of, in order."""
+    """Return the steps of all checkpoints in a folder, in increasing order."""
     return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.is_dir())
 
 
 def read_latest(folder: Path, *, remove_damaged: bool = False) -> Checkpoint:
-    """The newest checkpoint that can be read; a warning names newer ones that cannot.
+    """Read the newest readable checkpoint, and warn of newer ones that are damaged.
 
     Args:
-        folder: Of the checkpoints of one run.
-        remove_damaged: Remove these newer ones, as a run that goes on will write their steps again.
+        folder: Folder of the checkpoints of one run.
+        remove_damaged: Remove the damaged ones; a resumed run writes checkpoints of those steps again.
 
     Raises:
-        UserError: No checkpoint can be read.
+        UserError: The folder has no readable checkpoint.
     """
     damaged: list[tuple[int, Exception]] = []
     for step in reversed(steps(folder)):

@@ -1,4 +1,4 @@
-"""The learning curves of a run, drawn from its metrics.csv."""
+"""Learning curves of a run, drawn from metrics.csv."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from matplotlib.figure import Figure
 
 from pr2l.training.metrics import Table
 
-WINDOW = 100  # episodes that the thick line averages over
+WINDOW = 100  # number of episodes in the moving average
 
 
 def draw_curves(folder: Path) -> Path:
-    """Draw the curves of a run over its steps.
+    """Draw the learning curves of a run and write them to curves.png.
 
-    Return and success rate of a run that learns from rollouts, with those of the random policy once the run was
-    evaluated; loss and accuracy of one that learns from recorded data.
+    For a run that learns from rollouts, the curves are return and success rate, with the level of the random policy if
+    results.json exists. For a run that learns from recorded data, they are loss and accuracy.
 
     Args:
-        folder: A run folder with metrics.csv.
+        folder: Run folder with metrics.csv.
 
     Returns:
-        The picture, curves.png in the folder.
+        Path of the picture, curves.png in the folder.
     """
     figure = curves(Table(folder / "metrics.csv").rows(), _chance(folder / "results.json"))
     figure.suptitle(folder.name)
@@ -33,11 +33,11 @@ def draw_curves(folder: Path) -> Path:
 
 
 def curves(rows: list[dict[str, str]], chance: dict[str, float]) -> Figure:
-    """A figure of two panels.
+    """Draw the learning curves in a figure of two panels.
 
     Args:
-        rows: Of metrics.csv.
-        chance: Mean "return" and "success" of random play; {} = not known.
+        rows: Rows of metrics.csv, text by column.
+        chance: Mean "return" and "success" of the random policy; {} = unknown.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
@@ -64,9 +64,18 @@ def _chance(path: Path) -> dict[str, float]:
 
 
 def smooth(values: np.ndarray, weights: np.ndarray, window: float) -> np.ndarray:
-    """For each i the weighted mean of values[j..i], with j as far back as the weights add up to `window`.
+    """Compute a moving average over past values, with a window measured in weight.
 
-    values, weights: [n], weights > 0. The earliest of them counts in full, so a window may be exceeded.
+    The window of value i begins at the latest value j for which the weights of j .. i sum to at least `window`, or at
+    the first value. Value j counts with its full weight, so the sum may exceed `window`.
+
+    Args:
+        values: [n], values.
+        weights: [n], positive weights, such as the number of episodes behind each value.
+        window: Sum of weights in a window.
+
+    Returns:
+        [n], weighted means.
     """
     total = np.cumsum(weights)
     sums = np.concatenate([[0.0], np.cumsum(weights * values)])

@@ -1,4 +1,4 @@
-"""Metrics: one row per update, to metrics.csv, TensorBoard and, if asked, Weights & Biases."""
+"""Metrics of a run, one row per update, in metrics.csv, TensorBoard and optionally Weights & Biases."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Row = Mapping[str, float | None]
 
 
 class Metrics:
-    """Writes rows of metrics.
+    """Writer of metrics.
 
     Args:
-        folder: The run folder.
-        config: Its `wandb` is used.
-        after: Step that a resumed run goes on from: later rows of earlier processes are dropped, as they will be
-            written again; None = a new run.
+        folder: Run folder.
+        config: Config of the run; its key `wandb` turns on Weights & Biases.
+        after: Step of the checkpoint from which the run resumes. Later rows of earlier processes are removed, because
+            the run writes them again. None = a new run.
     """
 
     def __init__(self, folder: Path, config: RunConfig, after: int | None = None) -> None:
@@ -36,7 +36,11 @@ class Metrics:
         self._wandb = _start_wandb(folder, config) if config.wandb != "off" else None
 
     def write(self, row: Row) -> None:
-        """Append a row. It has a "step"; None = no value, such as the return of a rollout in which no episode ended."""
+        """Append a row.
+
+        Args:
+            row: Values by name, with "step"; None = no value, such as the return if no episode ended.
+        """
         self._table.append(row)
         numbers = {key: value for key, value in row.items() if value is not None and key != "step"}
         step = int(row["step"] or 0)
@@ -47,13 +51,18 @@ class Metrics:
             self._wandb.log(numbers, step=step)
 
     def close(self) -> None:
+        """Close TensorBoard and Weights & Biases."""
         self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
 
 
 class Table:
-    """A CSV file to which columns can be added later; they are blank in earlier rows."""
+    """CSV file to which rows can add columns, which are blank in earlier rows.
+
+    Args:
+        path: The file, which need not exist.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -61,13 +70,14 @@ class Table:
         self.columns = list(rows[0]) if rows else []
 
     def rows(self) -> list[dict[str, str]]:
-        """All rows, each with every column; "" = no value."""
+        """Return all rows, each with every column; "" = no value."""
         if not self.path.exists():
             return []
         with self.path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
     def append(self, row: Row) -> None:
+        """Append a row, and rewrite the file if the row has new columns."""
         text = {key: "" if value is None else str(value) for key, value in row.items()}
         if not set(text) <= set(self.columns):
             self.rewrite([*self.rows(), text])
@@ -76,6 +86,7 @@ class Table:
             csv.DictWriter(file, self.columns, restval="").writerow(text)
 
     def rewrite(self, rows: list[dict[str, str]]) -> None:
+        """Replace all rows; columns remain even if no row has them."""
         self.columns = list(dict.fromkeys([*self.columns, *(key for row in rows for key in row)]))
         partial = self.path.with_name(f".partial-{self.path.name}")
         with partial.open("w", newline="", encoding="utf-8") as file:
@@ -86,7 +97,7 @@ class Table:
 
 
 def check_tracking(config: RunConfig) -> None:
-    """Raise UserError if the config asks for Weights & Biases and that is not installed."""
+    """Raise UserError if the config turns on Weights & Biases but the package is not installed."""
     if config.wandb != "off" and find_spec("wandb") is None:
         raise UserError(
             f"wandb={config.wandb} needs a package that is not installed: pip install 'pr2l[wandb]', or wandb=off"

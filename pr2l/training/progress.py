@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, a line every half minute in a log."""
+"""Progress of a training: a bar on a terminal, or a line every 30 seconds in a log."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ INTERVAL = 30  # seconds between lines in a log
 
 
 class TrainingProgress:
-    """A context manager that shows progress.
+    """Context manager that shows the progress of a training.
 
     Args:
-        console: Where.
+        console: Console to print to.
         total: Steps of the whole run.
         done: Steps before this process.
     """
@@ -48,7 +48,12 @@ class TrainingProgress:
         self._bar.stop()
 
     def update(self, step: int, numbers: str) -> None:
-        """Show the step and a text of numbers, such as the success rate."""
+        """Show the current step.
+
+        Args:
+            step: Steps so far.
+            numbers: Text beside the step, such as the success rate.
+        """
         self._bar.update(self._task, completed=min(step, self._total), numbers=numbers)
         if not self._console.is_terminal and time.monotonic() - self._last_line >= INTERVAL:
             self._last_line = time.monotonic()
