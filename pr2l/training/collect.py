@@ -1,14 +1,16 @@
 """Record episodes of a task as a Minari data set.
 
-`minari.MinariDataset(folder / "data")` reads the data set, as does `minari.load_dataset(folder.name)` with
-MINARI_DATASETS_PATH set to the parent of the folder. Nothing is downloaded. An episode of n actions holds
+`minari.MinariDataset(folder / "data")` reads the data set without a download. So does
+`minari.load_dataset(folder.name)` if MINARI_DATASETS_PATH is the parent of the folder. An episode of n actions contains
 
-    observations   n + 1, the one after the last action included      rewards, terminations, truncations   n
-    actions        n, in the dtype of the action space                infos   see `collect`
+    observations   n + 1, including the observation after the last action
+    actions        n, in the dtype of the action space
+    rewards, terminations, truncations   n
+    infos          see `collect`
 
-Demonstrations of an expert that makes no mistakes do not show how to recover from one. `noise` therefore replaces a
-share of the actions by random ones and keeps the policy's own choice beside them as `infos["choice"]`: noise injection
-as in DART (Laskey et al. 2017).
+Demonstrations of a perfect expert do not show how to recover from mistakes. Therefore `noise` replaces a fraction of
+the actions by random actions and stores the policy's actions as `infos["choice"]`: noise injection as in DART (Laskey
+et al. 2017).
 """
 
 from __future__ import annotations
@@ -51,8 +53,8 @@ from pr2l.training.runs import Run
 Observation: TypeAlias = dict[str, np.ndarray]
 Write: TypeAlias = Callable[[EpisodeBuffer, dict[str, Any], list[Labels]], None]
 
-LABELS = "labels.jsonl"  # beside `data`: the simulator's labels, if they are kept
-RESERVED = ("choice", "context")  # entries of `infos` with a meaning of their own
+LABELS = "labels.jsonl"  # in the folder of the data set: the simulator's labels, if they are stored
+RESERVED = ("choice", "context")  # entries of `infos` that `collect` itself writes
 LONG_CONTEXT = 4096  # characters; HDF5 attributes hold at most 64 kB, so longer contexts are stored per step
 
 
@@ -71,30 +73,34 @@ def collect(
     labels: bool = False,
     infos: Sequence[str] = (),
 ) -> minari.MinariDataset:
-    """Record episodes with the seeds seed, seed + 1, ...; each is written when it ends, frames without loss.
+    """Record episodes of a task with the seeds seed, seed + 1, ...
 
-    The metadata of an episode has `context` (at its start), `success`, `return` and `seed`; that of the data set has
-    `environment`, `task`, `environment_options`, `policy`, `split` and `noise`. Ctrl-C keeps the complete episodes.
+    Each episode is written when it ends, with lossless frames. Ctrl-C keeps the complete episodes. The metadata of an
+    episode are `context` (at its start), `success`, `return` and `seed`. The metadata of the data set are
+    `environment`, `task`, `environment_options`, `policy`, `split` and `noise`. An episode whose context changes, or
+    whose context is long, also has `infos["context"]`: n + 1 JSON texts.
 
     Args:
-        environment: A name of `pr2l list environments`.
+        environment: A name from `pr2l list environments`.
         task: A key of the environment's TASKS.
         folder: The folder to make. None = data/<environment>-<task>.
         policy: "random", "oracle", or the folder of a run of this task.
-        demonstrations: A file of recorded episodes whose actions are played in place of a policy's, such as human
-            demonstrations; for environments that can read them. Those that cannot be played, or whose actions do not
-            end the episode, are left out and counted.
-        episodes: How many to record. None = 100, or all demonstrations.
-        options: Values for the environment's Defaults, over those of the run, if `policy` is one.
-        split: Which maps and seeds the environment uses.
+        demonstrations: A file of episodes, such as human demonstrations, whose actions are played in place of a
+            policy's; only for environments that can read such files. Demonstrations that cannot be played, or whose
+            actions do not end the episode, are left out and counted.
+        episodes: Number of episodes to record. None = 100, or all demonstrations.
+        options: Values for the environment's Defaults; they replace the values in the config of a run. None = {}.
+        split: The split of the environment's maps and seeds.
         seed: The seed of the first episode.
-        noise: Probability, 0 to 1, that a random action replaces the policy's, whose choice is then stored as
-            `infos["choice"]`. Actions in the environment's ENDING_ACTIONS are not drawn.
-        labels: Keep the simulator's labels: labels.jsonl has a line per episode, the list of its frames' labels, with
-            distances in units of the environment's NEAR.
-        infos: Entries of the environment's `info` to keep, as `infos[key]` with n + 1 rows: arrays where all rows are
-            numbers of one shape, otherwise JSON texts. `infos["context"]` is kept, as JSON texts, in each episode
-            whose context changes.
+        noise: Probability, 0 to 1, that a random action replaces the policy's action. If it is above 0, the policy's
+            actions are stored as `infos["choice"]`. Actions in the environment's ENDING_ACTIONS are not drawn.
+        labels: Whether to store the simulator's labels: each line of labels.jsonl is an episode, the list of the labels
+            of its frames, with distances in units of the environment's NEAR.
+        infos: Keys of the environment's `info` to store as `infos[key]` with n + 1 rows: arrays if all rows are
+            numbers of one shape, otherwise JSON texts.
+
+    Returns:
+        The data set, as Minari reads it.
 
     Raises:
         UserError: If the folder exists, a name or an option is wrong, or an observation or action is not in its space.
@@ -163,12 +169,19 @@ def collect(
 
 
 def default_folder(environment: str, task: str) -> Path:
-    """The folder of `collect` where none is named: data/<environment>-<task>."""
+    """Return the default folder of `collect`: data/<environment>-<task>."""
     return Path("data") / f"{environment}-{task}"
 
 
 def embed_command(folder: Path, environment: str, task: str, options: Mapping[str, Any]) -> str:
-    """The command that embeds the data set, with a config of its task and the options it was collected with."""
+    """Return the `pr2l embed` command for a data set, with a config of its task.
+
+    Args:
+        folder: The folder of the data set.
+        environment: The name of the environment.
+        task: The name of the task.
+        options: The environment options of the recording.
+    """
     configs = [name for name in registry.names("configs") if name.startswith(f"{environment}/{task}/")]
     prompted = f"{environment}/{task}/prompted"
     config = prompted if prompted in configs else configs[0] if configs else "CONFIG"
@@ -179,17 +192,18 @@ def embed_command(folder: Path, environment: str, task: str, options: Mapping[st
 
 
 class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
-    """Records episodes and hands each to `write` when it ends.
+    """Wrapper that records episodes and passes each episode to `write` when it ends.
 
-    Observations and actions are copied in the dtypes of their spaces, so an environment may reuse its arrays.
+    The wrapper copies observations and actions in the dtypes of their spaces, so an environment may reuse its arrays.
 
     Args:
-        env: The environment; its infos have "context" and "success", as those of ContractCheck, and may have "labels"
-            and "cut". Episodes that end with "cut" (the simulator failed) are left out.
-        write: Called with the episode, its metadata, and the labels of its n + 1 frames.
-        noise: Probability of a random action, 0 to 1. The episode's seed determines when it comes and which it is.
+        env: The environment. Its infos have "context" and "success", like the infos of ContractCheck, and may have
+            "labels" and "cut". Episodes that end with "cut" (the simulator failed) are left out.
+        write: Function of the episode, its metadata, and the labels of its n + 1 frames.
+        noise: Probability of a random action, 0 to 1. The seed of the episode determines the steps of the random
+            actions and the actions themselves.
         never: Actions that noise does not draw.
-        infos: Entries of the infos to record.
+        infos: Keys of the infos to record.
     """
 
     def __init__(
@@ -202,7 +216,7 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
     ) -> None:
         super().__init__(env)
         self._write, self._noise, self._never, self._keys = write, noise, never, tuple(infos)
-        self._noise_space = deepcopy(env.action_space)  # a copy that nobody else seeds or draws from
+        self._noise_space = deepcopy(env.action_space)  # a copy, so that no other code seeds it or draws from it
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -214,7 +228,12 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
         return observation, info
 
     def begin(self, observation: Observation, info: dict[str, Any]) -> None:
-        """Record a new episode from this observation on; `reset` does so, and only demonstrations start elsewhere."""
+        """Start a new recording; `reset` calls it, and demonstrations call it again after moving to their start.
+
+        Args:
+            observation: The first observation.
+            info: The info of the first observation.
+        """
         self._actions: list[Any] = []
         self._choices: list[Any] = []
         self._rewards: list[float] = []
@@ -242,7 +261,7 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
         self._contexts.append(dict(info["context"]))
         self._labels.append(deepcopy(info.get("labels", [])))
         self._infos.append({key: deepcopy(info.get(key)) for key in self._keys})
-        if len(self._infos) == 2:  # some entries come with the first step only
+        if len(self._infos) == 2:  # some entries are only in the infos of steps
             self._check_infos(info)
 
     def _check_infos(self, info: dict[str, Any]) -> None:
@@ -277,7 +296,14 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
 
 
 def info_column(values: Sequence[Any]) -> Any:
-    """One entry of the infos over time: an array [n, ...] of numbers of one shape, or a list of n JSON texts."""
+    """Stack an entry of the infos over time.
+
+    Args:
+        values: The n values of the entry.
+
+    Returns:
+        An array [n, ...] if all values are numbers or arrays of numbers of one shape, otherwise a list of n JSON texts.
+    """
     if all(isinstance(value, (bool, int, float, np.ndarray, np.generic)) for value in values):
         arrays = [np.asarray(value) for value in values]
         if all(array.dtype.kind in "biuf" and array.shape == arrays[0].shape for array in arrays):
@@ -286,12 +312,12 @@ def info_column(values: Sequence[Any]) -> Any:
 
 
 def _to_json(value: Any) -> Any:
-    """NumPy arrays and numbers as lists and plain numbers, anything else as its text."""
+    """Convert NumPy arrays and numbers to lists and Python numbers, and all other objects to `str`."""
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
 
 
 def _run(policy: str, environment: str, task: str) -> Run | None:
-    """The run that `policy` names, or None for "random" and "oracle"; UserError if it is of another task."""
+    """Load the run of a policy, None for "random" and "oracle"; UserError if the run has another task."""
     if policy in ("random", "oracle"):
         return None
     if not Path(policy).is_dir():
@@ -329,7 +355,7 @@ def _check_demonstrations(module: Any, environment: str, path: Path, policy: str
 
 
 def _play_demonstrations(env: Recorder, module: Any, path: Path, episodes: int | None, seed: int) -> Counter[str]:
-    """Play demonstrations until `episodes` are recorded; returns how many were left out, by the reason."""
+    """Play demonstrations until `episodes` are recorded, and count the omitted demonstrations by reason."""
     left_out: Counter[str] = Counter()
     recorded = 0
     for number, demonstration in enumerate(_read_demonstrations(module, path)):
@@ -352,7 +378,7 @@ def _read_demonstrations(module: Any, path: Path) -> Iterator[Any]:
 
 
 def _play_demonstration(env: Recorder, module: Any, demonstration: Any, seed: int) -> str:
-    """Play one demonstration; returns why it could not be recorded, or ""."""
+    """Play one demonstration; returns "", or the reason if the demonstration cannot be recorded."""
     env.reset(seed=seed)
     try:
         env.begin(*module.begin(env, demonstration.start))
@@ -368,12 +394,21 @@ def _play_demonstration(env: Recorder, module: Any, demonstration: Any, seed: in
 
 
 def _one(decide: Callable[[], Any]) -> Any:
-    """An actor for one environment: a list of one action, as an array cannot hold those of Dict or Text spaces."""
+    """Make an actor for one environment; it returns a list, because arrays cannot hold Dict or Text actions."""
     return lambda observation, starts: [decide()]
 
 
 def new_storage(folder: Path, env: gym.Env[Any, Any], metadata: dict[str, Any]) -> MinariStorage:
-    """An empty data set for the environment's spaces; UserError for spaces that it cannot hold."""
+    """Make an empty data set for the spaces of an environment.
+
+    Args:
+        folder: The folder of the data set; Minari's files are in its subfolder `data`.
+        env: The environment.
+        metadata: Metadata of the data set, besides the dataset id and the version of Minari.
+
+    Raises:
+        UserError: If the data set cannot hold elements of the spaces.
+    """
     check_supported(env.observation_space, "observation space")
     check_supported(env.action_space, "action space")
     (folder / "data").mkdir(parents=True)
@@ -384,7 +419,7 @@ def new_storage(folder: Path, env: gym.Env[Any, Any], metadata: dict[str, Any]) 
 
 @contextmanager
 def not_interrupted() -> Iterator[None]:
-    """Delay Ctrl-C until the block is done, so that no file is left half written."""
+    """Delay Ctrl-C until the end of the block, so that no file stays incomplete."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
         return
