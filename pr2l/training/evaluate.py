@@ -1,4 +1,4 @@
-"""Evaluate a trained agent on episodes that no run has trained on."""
+"""Evaluation of a trained agent on episodes that no run trains on."""
 
 from __future__ import annotations
 
@@ -28,27 +28,42 @@ from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.training.runs import Run
 from pr2l.training.video import EpisodeVideo, write_video
 
-# (observations, which environments begin an episode) -> actions
+# (observations of N environments, bool [N]: True if the environment begins an episode) -> N actions
 Actor = Callable[[Any, np.ndarray], np.ndarray]
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "results"  # absent from an installed package
-VIDEO_EPISODES = 3  # that the video shows
+VIDEO_EPISODES = 3  # maximum number of episodes in the video
 
 
 @dataclass(frozen=True)
 class Score:
-    """Statistics of evaluation episodes; 95 % intervals: Wilson for rates, bootstrap over episodes for other means."""
+    """Statistics of evaluation episodes, with 95 % confidence intervals.
+
+    The intervals are Wilson intervals for the success rate, and bootstraps over episodes for other means.
+
+    Args:
+        episodes: Number of episodes.
+        success: Success rate, 0..1.
+        returned: Mean return.
+        length: Mean number of decisions per episode.
+        cut: Episodes that the simulator aborted on both attempts; their partial return counts.
+        measures: Means of the task's own measures at the last step of an episode, by name.
+    """
 
     episodes: int
     success: Estimate
     returned: Estimate
     length: float
-    cut: int = 0  # episodes that the simulator aborted on both attempts; their partial return is counted
-    measures: dict[str, Estimate] = field(default_factory=dict)  # the task's own, of the last step of an episode
+    cut: int = 0
+    measures: dict[str, Estimate] = field(default_factory=dict)
 
     @classmethod
     def of(cls, played: Sequence[dict[str, Any]]) -> Score:
-        """The statistics of `played`, "episode" infos of SeededEpisodes, at least one."""
+        """Compute the statistics of at least one episode.
+
+        Args:
+            played: "episode" infos of SeededEpisodes.
+        """
         return cls(
             episodes=len(played),
             success=success_rate([[float(one["success"]) for one in played]]),
@@ -59,19 +74,28 @@ class Score:
         )
 
     def as_json(self) -> dict[str, Any]:
+        """Return the statistics as JSON values, for results.json."""
         estimates = {"success": self.success._asdict(), "return": self.returned._asdict()}
         measures = {name: estimate._asdict() for name, estimate in self.measures.items()}
         return {"episodes": self.episodes, **estimates, "length": self.length, "cut": self.cut, "measures": measures}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Score:
+        """Create the statistics from the JSON values of `as_json`."""
         success, returned = Estimate(**values["success"]), Estimate(**values["return"])
         measures = {name: Estimate(**each) for name, each in values.get("measures", {}).items()}
         return cls(values["episodes"], success, returned, values["length"], values.get("cut", 0), measures)
 
 
 def by_context(played: Sequence[dict[str, Any]]) -> dict[str, Score]:
-    """The score of the episodes of each context, by the text that fills the prompt's slots."""
+    """Compute the score of each context.
+
+    Args:
+        played: "episode" infos of SeededEpisodes.
+
+    Returns:
+        Scores by the values of the context, joined with ", ".
+    """
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one in played:
         groups[_about(one)].append(one)
@@ -79,14 +103,14 @@ def by_context(played: Sequence[dict[str, Any]]) -> dict[str, Score]:
 
 
 def evaluate(path: Path, episodes: int | None = None) -> dict[str, Any]:
-    """Evaluate the newest checkpoint of a run: print a table, write a video and results.json.
+    """Evaluate the newest checkpoint of a run: print a table, and write a video and results.json.
 
     Args:
-        path: The run folder.
-        episodes: How many; None = as in the run's config.
+        path: Run folder.
+        episodes: Number of episodes; None = `evaluation_episodes` of the run's config.
 
     Returns:
-        What results.json holds.
+        Contents of results.json.
 
     Raises:
         UserError: The folder holds no run or no checkpoint.
@@ -96,7 +120,17 @@ def evaluate(path: Path, episodes: int | None = None) -> dict[str, Any]:
 
 
 def trained(run: Run) -> tuple[Encoder, Learner, int]:
-    """The encoder and the learner of the run's newest checkpoint, and its step; UserError if there is none."""
+    """Load the encoder and the learner from the newest checkpoint of a run.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The encoder, the learner and the step of the checkpoint.
+
+    Raises:
+        UserError: The run has no readable checkpoint.
+    """
     checkpoint = run.latest()
     encoder = build.encoder(run.config)
     if encoder.fit_frames:
@@ -107,27 +141,27 @@ def trained(run: Run) -> tuple[Encoder, Learner, int]:
 
 
 def report(run: Run, encoder: Encoder, learner: Learner, step: int, episodes: int | None = None) -> dict[str, Any]:
-    """Play a learner and the random policy on the same episodes, write the results into the run and print them.
+    """Evaluate a learner and the random policy on the same episodes, and write and print the results.
 
-    Seeds torch's generator.
+    This seeds torch's random generator.
 
     Args:
-        run: The run.
-        encoder: Of the learner's tokens; its cache is cleared.
-        learner: With the weights of the run.
-        step: Steps that it was trained for.
-        episodes: How many; None = as in the run's config.
+        run: Run whose folder receives the results.
+        encoder: Encoder of the frames; this clears its cache.
+        learner: Learner with the weights of the run.
+        step: Steps of training so far.
+        episodes: Number of episodes; None = `evaluation_episodes` of the run's config.
 
     Returns:
-        What results.json holds.
+        Contents of results.json.
     """
     config, console = run.config, Console()
-    encoder.clear_cache()  # so that the numbers are the same after training and by `pr2l evaluate`
+    encoder.clear_cache()  # so that `pr2l evaluate` gives the same numbers as the evaluation after training
     count = episodes or config.evaluation_episodes
     at_once = min(config.num_envs, count)
     with closing(build.environments(config, "evaluation", labels=encoder.needs_labels, count=at_once)) as frames:
         played = _play_and_record(run, encoder, learner, frames, count)
-        frames.env_method("rewind")  # the same simulators: starting as many again may take minutes
+        frames.env_method("rewind")  # reuses the simulators, because starting new ones may take minutes
         by_chance = play(frames, random_actor(frames.action_space, at_once), count)
     chance, agent = Score.of(by_chance), Score.of(played)
     contexts = by_context(played)
@@ -152,7 +186,14 @@ def report(run: Run, encoder: Encoder, learner: Learner, step: int, episodes: in
 
 
 def columns(played: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """One list per quantity over the episodes, for comparisons over several runs."""
+    """Return one list over the episodes for each quantity, for comparisons between runs.
+
+    Args:
+        played: "episode" infos of SeededEpisodes.
+
+    Returns:
+        "success" (0.0 or 1.0), "return", "context", and the task's own measures by name (None = undefined).
+    """
     return {
         "success": [float(one["success"]) for one in played],
         "return": [one["r"] for one in played],
@@ -166,12 +207,12 @@ def _about(one: dict[str, Any]) -> str:
 
 
 def _names(played: Sequence[dict[str, Any]]) -> list[str]:
-    """The measures that any of the episodes has."""
+    """Return the names of all measures that occur in the episodes."""
     return list(dict.fromkeys(name for episode in played for name in episode.get("measures", {})))
 
 
 def _measure(episode: dict[str, Any], name: str) -> float | None:
-    """A measure of an episode; None where it is missing, NaN or infinite, which JSON cannot hold."""
+    """Return a measure of an episode; None if it is missing, NaN or infinite, because JSON has no such numbers."""
     value = float(episode.get("measures", {}).get(name, math.nan))
     return value if math.isfinite(value) else None
 
@@ -181,7 +222,11 @@ def _finite(played: Sequence[dict[str, Any]], name: str) -> list[float]:
 
 
 def undefined_measures(played: Sequence[dict[str, Any]]) -> list[str]:
-    """A sentence for each measure that some episodes do not define."""
+    """Return a sentence about each measure that is undefined in some episodes.
+
+    Args:
+        played: "episode" infos with "number".
+    """
     sentences = []
     for name in _names(played):
         numbers = [str(episode["number"]) for episode in played if _measure(episode, name) is None]
@@ -196,7 +241,7 @@ def undefined_measures(played: Sequence[dict[str, Any]]) -> list[str]:
 def _play_and_record(
     run: Run, encoder: Encoder, learner: Learner, frames: VecEnv, episodes: int
 ) -> list[dict[str, Any]]:
-    """The "episode" infos of the learner's evaluation episodes; the first of them become the run's video."""
+    """Play the learner's evaluation episodes, write a video of the first ones, and return the "episode" infos."""
     video = EpisodeVideo(min(VIDEO_EPISODES, frames.num_envs))
     torch.manual_seed(run.config.seed)
     act = learner_actor(learner, greedy=run.config.evaluation_greedy)
@@ -209,18 +254,18 @@ def _play_and_record(
 def play(venv: VecEnv, act: Actor, episodes: int, video: EpisodeVideo | None = None) -> list[dict[str, Any]]:
     """Play evaluation episodes 0 .. episodes - 1.
 
-    Environment i plays numbers i, i + N, ..., however long they are: taking the first episodes to end instead would
-    favour short ones. An episode that a failing simulator has cut is played once more; if it is cut again, its info has
-    "cut".
+    Environment i plays the episodes i, i + N, ..., regardless of their length; to take the first episodes that end
+    would favour short ones. If a simulator failure cuts an episode, the environment plays it once more; if the episode
+    is cut again, its info has "cut".
 
     Args:
-        venv: N environments whose infos are those of SeededEpisodes.
-        act: Chooses the actions.
-        episodes: How many.
-        video: Collects what a VecEmbed shows; None = no video.
+        venv: N environments with the infos of SeededEpisodes.
+        act: Function that chooses the actions.
+        episodes: Number of episodes.
+        video: Video to which to add the frames, if `venv` is a VecEmbed; None = no video.
 
     Returns:
-        The "episode" infos by number, with "number" set.
+        "episode" infos in the order of their numbers, each with "number".
     """
     played: dict[int, dict[str, Any]] = {}
     observation = venv.reset()
@@ -245,7 +290,12 @@ def play(venv: VecEnv, act: Actor, episodes: int, video: EpisodeVideo | None = N
 
 
 def learner_actor(learner: Learner, *, greedy: bool = False) -> Actor:
-    """An actor that keeps the learner's memory; greedy: most probable actions, otherwise drawn as in training."""
+    """Return an actor that plays with a learner and keeps its memory.
+
+    Args:
+        learner: The learner.
+        greedy: Choose the most probable actions; otherwise sample actions as in training.
+    """
     memory: Any = None
 
     def act(observation: Any, starts: np.ndarray) -> np.ndarray:
@@ -257,13 +307,26 @@ def learner_actor(learner: Learner, *, greedy: bool = False) -> Actor:
 
 
 def random_actor(space: spaces.Space[Any], count: int, seed: int = 0) -> Actor:
-    """Uniformly random actions for `count` environments."""
+    """Return an actor that chooses uniformly random actions.
+
+    Args:
+        space: Action space of one environment; this seeds its random generator.
+        count: Number of environments.
+        seed: Seed of the actions.
+    """
     space.seed(seed)
     return lambda observation, starts: np.stack([space.sample() for _ in range(count)])
 
 
 def committed(config: RunConfig) -> dict[str, Score]:
-    """Results of image_only on the same task in the repository's docs/results, by the name of their row."""
+    """Read the results of image_only on the task of a config from the repository's docs/results.
+
+    Args:
+        config: Config of a run; its environment, task and algorithm select the results.
+
+    Returns:
+        Scores by the name of their row in the table; {} in an installed package.
+    """
     rows = {}
     for path in sorted(COMMITTED.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -276,12 +339,12 @@ def committed(config: RunConfig) -> dict[str, Score]:
 
 
 def table(title: str, rows: dict[str, Score], of: str = "policy") -> Table:
-    """A table of scores.
+    """Draw a table of scores.
 
     Args:
-        title: Above it.
-        rows: Name -> score; of the measures only the first is shown, as a terminal is narrow.
-        of: What the rows are.
+        title: Title of the table.
+        rows: Scores by name; the table has only the first of the measures, because a terminal is narrow.
+        of: Heading of the column of names.
     """
     drawn = Table(title=title, caption="95 % intervals over evaluation episodes, which no run trains on")
     drawn.add_column(of)

@@ -1,8 +1,8 @@
-"""The run folder: what is needed to repeat a run, and its results.
+"""Run folder, with everything needed to repeat a run, and its results.
 
 config.yaml    the resolved config          metrics.csv, tensorboard/   one row per update
 run.json       commit, packages, machine    curves.png                  return and success over steps
-checkpoints/   see checkpoints.py           results.json, video.mp4     of evaluation episodes
+checkpoints/   see checkpoints.py           results.json, video.mp4     evaluation episodes
 """
 
 from __future__ import annotations
@@ -27,18 +27,28 @@ from pr2l.training.checkpoints import Checkpoint
 # Keys that may change when a run is resumed.
 MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "evaluation_greedy"}
 MAY_CHANGE |= {"wandb", "workers", "step_groups", "isolated", "timeouts", "on_bad_value"}
-PARTS = (":/pr2l", ":/environments", ":/policies", ":/prompts", ":/configs")  # folders where a new file is a plug-in
+PARTS = (":/pr2l", ":/environments", ":/policies", ":/prompts", ":/configs")  # folders in which pr2l finds plug-ins
 
 
 class Run:
-    """An existing run folder; made by `create`, `load` or `reopen`."""
+    """Run folder; use `create`, `load` or `reopen` to get one.
+
+    Args:
+        path: The folder.
+        config: Config of the run.
+    """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path, self.config = path, config
 
     @classmethod
     def create(cls, config: RunConfig, root: Path) -> Run:
-        """Make a new folder in `root`, named after the config and the time, with config.yaml and run.json."""
+        """Create a run folder, named after the config and the time, with config.yaml and run.json.
+
+        Args:
+            config: Config of the run.
+            root: Parent of the new folder.
+        """
         started = datetime.now()
         prompt = config.prompt.rpartition("/")[2] if config.prompt else "no_prompt"
         method = f"{config.encoder}-{prompt}" if config.encoder == "prompted" else config.encoder
@@ -61,11 +71,11 @@ class Run:
         """Open an existing run to resume it.
 
         Args:
-            path: The run folder.
-            config: Its own config, but for the keys of MAY_CHANGE; replaces config.yaml.
+            path: Run folder.
+            config: Config that replaces config.yaml; only the keys of MAY_CHANGE may differ from it.
 
         Raises:
-            UserError: The folder is no run, or other keys differ.
+            UserError: The folder is not a run folder, or other keys differ.
         """
         old, new = cls.load(path).config.model_dump(mode="json"), config.model_dump(mode="json")
         changed = [key for key in new if new[key] != old[key] and key not in MAY_CHANGE]
@@ -82,18 +92,27 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     def latest(self, *, remove_damaged: bool = False) -> Checkpoint:
-        """The newest checkpoint that can be read; arguments and errors as of `checkpoints.read_latest`."""
+        """Read the newest readable checkpoint; see `checkpoints.read_latest`.
+
+        Args:
+            remove_damaged: Remove newer checkpoints that are damaged.
+
+        Raises:
+            UserError: The run has no readable checkpoint.
+        """
         return checkpoints.read_latest(self.checkpoints, remove_damaged=remove_damaged)
 
     def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint; see `checkpoints.write`."""
         checkpoints.write(self.checkpoints, checkpoint)
 
 
 def _new_folder(path: Path) -> Path:
-    """Make the folder, with a number after its name where that is taken."""
+    """Create a folder, with a number after its name if the name is taken."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, 1000):
         place = path if attempt == 1 else path.with_name(f"{path.name}-{attempt}")
@@ -106,7 +125,7 @@ def _new_folder(path: Path) -> Path:
 
 
 def _origin() -> dict[str, Any]:
-    """What is needed to repeat the run, beside its config."""
+    """Return what is needed to repeat the run besides the config: command, code, Python, machine and packages."""
     return {
         "command": sys.argv,
         **_code(),
@@ -118,26 +137,26 @@ def _origin() -> dict[str, Any]:
 
 @cache
 def _packages() -> dict[str, str]:
-    """Name -> version of everything installed, read once: it takes half a second."""
+    """Return the versions of all installed packages by name; cached, because reading them takes half a second."""
     return dict(sorted((package.metadata["Name"], package.version) for package in distributions()))
 
 
 def _code() -> dict[str, Any]:
-    """The commit, and whether files differ from it or plug-ins are not in it."""
+    """Return the git commit, and whether files differ from it or plug-ins are not in it."""
     changed = _git("status", "--porcelain", "--untracked-files=no")
     added = _git("status", "--porcelain", "--untracked-files=all", "--", *PARTS)
     return {"commit": _git("rev-parse", "HEAD"), "uncommitted": bool(changed or added)}
 
 
 def _note_code(path: Path) -> None:
-    """Record in run.json that a run is resumed with other code, so that no single commit can repeat it."""
+    """Note in run.json if the run is resumed with other code, because then no single commit can repeat it."""
     facts, now = json.loads(path.read_text(encoding="utf-8")), _code()
     if any(facts[key] != value for key, value in now.items()):
         write_json(path, facts | {"uncommitted": True, "went_on_at": now["commit"]})
 
 
 def _git(*words: str) -> str | None:
-    """The output of git in this project's folder; None where it is not a checkout, or git is missing."""
+    """Return the output of git in this project's folder; None if that is not a checkout or git is missing."""
     try:
         output = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, check=True

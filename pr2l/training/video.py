@@ -1,4 +1,4 @@
-"""Videos of episodes: enlarged frames above the prompt's context, the VLM's answer, the action and the reward."""
+"""Videos of episodes: enlarged frames above the context of the prompt, the VLM's answer, the action and the reward."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 
 from pr2l.core.types import Context
 
-WIDTH = 480  # of the picture in pixels; frames are enlarged by the largest whole factor that fits
+WIDTH = 480  # maximum width in pixels of an enlarged frame; the factor is the largest integer that fits
 LINE = 22  # pixels per line of text
-ENCODING = ("-crf", "35", "-preset", "veryfast")  # of x264: 2 kB a picture, a tenth of imageio's default
-REPEATS = 8  # times that the last picture of an episode is shown, so that its end can be seen
+ENCODING = ("-crf", "35", "-preset", "veryfast")  # options of x264: 2 kB per picture, a tenth of imageio's default
+REPEATS = 8  # repetitions of the last picture of an episode, so that viewers see the end
 
 
 def picture(frame: np.ndarray, lines: Sequence[str]) -> np.ndarray:
-    """A frame above lines of text.
+    """Draw an enlarged frame above lines of text.
 
     Args:
         frame: uint8 [H, W, 3].
-        lines: The text.
+        lines: Lines of text.
 
     Returns:
-        uint8 [H', W', 3], both sides even, as codecs require.
+        uint8 [H', W', 3] with even sides, because video codecs need them.
     """
     scale = max(1, WIDTH // frame.shape[1])
     large = frame.repeat(scale, axis=0).repeat(scale, axis=1)
@@ -38,20 +38,20 @@ def picture(frame: np.ndarray, lines: Sequence[str]) -> np.ndarray:
 
 
 def write_video(path: Path, pictures: Sequence[np.ndarray], fps: float) -> Path:
-    """Write <path>.mp4, or <path>.gif where no encoder for mp4 works.
+    """Write <path>.mp4, or <path>.gif if no mp4 encoder works.
 
     Args:
-        path: Without a suffix.
-        pictures: uint8 [H, W, 3], all of one shape.
+        path: Path without a suffix.
+        pictures: Pictures uint8 [H, W, 3] of the same shape.
         fps: Pictures per second.
 
     Returns:
-        The file.
+        Path of the file.
     """
     video = path.with_suffix(".mp4")
     try:
         imageio.mimwrite(video, list(pictures), fps=fps, macro_block_size=2, quality=None, output_params=list(ENCODING))
-    except (ImportError, OSError, RuntimeError, ValueError):  # whatever is wrong with ffmpeg here
+    except (ImportError, OSError, RuntimeError, ValueError):  # any failure of ffmpeg
         video.unlink(missing_ok=True)
         video = path.with_suffix(".gif")
         imageio.mimwrite(video, list(pictures), duration=1000 / fps, loop=0)
@@ -59,10 +59,10 @@ def write_video(path: Path, pictures: Sequence[np.ndarray], fps: float) -> Path:
 
 
 class EpisodeVideo:
-    """Collects pictures of the first episode of each of the first environments while they are played.
+    """Recorder of the first episode of each of the first environments.
 
     Args:
-        episodes: How many environments.
+        episodes: Number of environments to record.
     """
 
     def __init__(self, episodes: int) -> None:
@@ -71,12 +71,12 @@ class EpisodeVideo:
         self._last_step = [""] * episodes  # action and reward that led to the current frame
 
     def show(self, frames: np.ndarray, contexts: Sequence[Context], answers: Sequence[str]) -> None:
-        """Add what the environments show now.
+        """Add the current frames of the environments.
 
         Args:
             frames: uint8 [N, H, W, 3].
-            contexts: N of them, which the prompt was about.
-            answers: Of the VLM to the prompt, "" or [] where it was not asked to generate.
+            contexts: Contexts of the prompts, N of them.
+            answers: Answers of the VLM, N of them; "" or [] if it generates none.
         """
         for row, pictures in enumerate(self._episodes):
             if not self._ended[row]:
@@ -84,23 +84,35 @@ class EpisodeVideo:
                 pictures.append(picture(frames[row], [describe(contexts[row]), answer, self._last_step[row]]))
 
     def step(self, actions: Sequence[Any] | np.ndarray, rewards: np.ndarray) -> None:
-        """Note N actions and their rewards, float32 [N], for the next pictures."""
+        """Record the actions and rewards that the next pictures show.
+
+        Args:
+            actions: Actions of N environments.
+            rewards: float32 [N], rewards.
+        """
         for row in range(len(self._episodes)):
             action = np.array2string(np.asarray(actions[row]), precision=2)
             self._last_step[row] = f"action {action}, reward {float(rewards[row]):.2f}"
 
     def end(self, row: int, frame: np.ndarray, context: Context, success: bool) -> None:
-        """Add the last frame of the episode that environment `row` has ended."""
+        """Add the last frame of an episode.
+
+        Args:
+            row: Number of the environment.
+            frame: uint8 [H, W, 3].
+            context: Context of the prompt.
+            success: Whether the episode succeeded.
+        """
         if row < len(self._episodes) and not self._ended[row]:
             lines = [describe(context), "success" if success else "failure", self._last_step[row]]
             self._episodes[row] += [picture(frame, lines)] * REPEATS
             self._ended[row] = True
 
     def pictures(self) -> list[np.ndarray]:
-        """All pictures, one episode after the other."""
+        """Return all pictures, one episode after the other."""
         return [frame for pictures in self._episodes for frame in pictures]
 
 
 def describe(context: Context) -> str:
-    """A context in one line, such as "target: red armor"."""
+    """Return a context in one line, such as "target: red armor"."""
     return ", ".join(f"{slot}: {value}" for slot, value in context.items())
