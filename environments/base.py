@@ -12,15 +12,16 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A recorded episode that an environment can play again.
+    """Recorded episode that an environment can replay.
 
-    An environment with demonstrations has `demonstrations(path)`, an iterator of these, and `begin(env, start)`, which
-    is called after a reset and returns (observation, info) of the demonstration's own start.
+    An environment module with demonstrations has `demonstrations(path)`, which iterates over them, and
+    `begin(env, start)`. After a reset, `begin` moves the environment to the start of a demonstration and returns
+    (observation, info).
 
     Args:
-        start: Where it begins, as `begin` takes it.
-        actions: Elements of the action space.
-        problem: Why this environment cannot play it, such as an action that it lacks; "" if it can.
+        start: The start of the episode, an argument of `begin`.
+        actions: The actions, elements of the action space.
+        problem: Why the environment cannot replay it, such as an unknown action; "" = it can.
     """
 
     start: Any
@@ -29,7 +30,16 @@ class Demonstration:
 
 
 def row(tasks: Mapping[str, Row], name: str, environment: str) -> Row:
-    """Return the row of TASKS for a name; ValueError with the nearest name if there is none."""
+    """Return the row of TASKS for a task.
+
+    Args:
+        tasks: The TASKS of an environment.
+        name: The name of the task.
+        environment: The environment's name, for the error message.
+
+    Raises:
+        ValueError: If there is no such task; the message suggests the nearest name.
+    """
     if name not in tasks:
         close = get_close_matches(name, tasks, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

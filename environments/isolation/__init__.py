@@ -1,4 +1,4 @@
-"""Runs a simulator in a Python interpreter of its own, behind the Gymnasium interface."""
+"""Gymnasium environments whose simulator runs in its own process and Python interpreter."""
 
 from .isolated import Isolated, Timeouts
 

@@ -1,4 +1,4 @@
-"""Where the simulators' own Python interpreters are, and their environment variables."""
+"""Paths and environment variables of the simulators' own Python interpreters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def folder(name: str) -> Path:
-    """The folder of the interpreter that `pr2l sim install NAME` makes.
+    """Return the folder in which `pr2l sim install NAME` makes the interpreter.
 
     It is in $PR2L_SIMS, by default ~/.local/share/pr2l/sims.
     """
@@ -15,14 +15,14 @@ def folder(name: str) -> Path:
 
 
 def interpreter(name: str, own: str | None = None) -> Path:
-    """The Python interpreter that a simulator runs in.
+    """Return the Python interpreter of a simulator.
 
     Args:
         name: The simulator.
-        own: The user's own interpreter; None = the one of `pr2l sim install NAME`.
+        own: The path of the user's own interpreter; None = the one of `pr2l sim install NAME`.
 
     Raises:
-        ValueError: There is none; the text says how to get one.
+        ValueError: If there is no such interpreter; the message says how to get one.
     """
     python = Path(own).expanduser() if own else folder(name) / "bin" / "python"
     if os.access(python, os.X_OK) and python.is_file():
@@ -36,6 +36,12 @@ def interpreter(name: str, own: str | None = None) -> Path:
 
 
 def variables(more: dict[str, str]) -> dict[str, str]:
-    """Environment variables for a simulator: this process's, without those that name its packages, and `more`."""
+    """Return the environment variables for a simulator.
+
+    These are the variables of this process, without PYTHONPATH and PYTHONHOME, which belong to another interpreter.
+
+    Args:
+        more: Further variables.
+    """
     ours = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     return {**ours, **more}

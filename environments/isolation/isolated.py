@@ -1,8 +1,8 @@
 """A Gymnasium environment whose simulator runs in its own Python interpreter and is replaced when it fails.
 
-The worker (worker.py) is a process in a process group of its own. Messages go through a socket (wire.py), the frame
-through shared memory. A worker that dies, hangs, exceeds its memory limit or raises is killed with all processes that
-it has started. Its episode ends there, as truncated, and the next reset starts a new worker.
+The worker (worker.py) is a process in its own process group. Messages go through a socket (wire.py), frames through
+shared memory. A worker fails if it dies, hangs, raises, or exceeds its memory limit. It is then killed with all
+processes that it has started, its episode is truncated, and the next reset starts a new worker.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ Result = TypeVar("Result")
 WORKER = Path(__file__).with_name("worker.py")
 MEGABYTE = 1 << 20
 LOG_LIMIT = 32 * MEGABYTE  # a log that has grown longer is emptied
-LAST_LINES = 20  # of the log, in an error
-MEMORY_INTERVAL = 5.0  # seconds at least between two checks of a worker's memory in an episode; one takes milliseconds
+LAST_LINES = 20  # of the log, quoted in errors
+MEMORY_INTERVAL = 5.0  # least seconds between two memory checks in an episode; a check takes milliseconds
 GUARD_TIME = 5.0  # seconds for the guard to end once its worker is dead
 
 
@@ -50,40 +50,40 @@ class Timeouts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    start: PositiveFloat = 600.0  # the interpreter, its imports and make()
-    reset: PositiveFloat = 600.0  # Minecraft starts at the first one
-    step: PositiveFloat = 60.0  # and a call of anything else
-    close: PositiveFloat = 10.0  # then its processes are killed
-    silence: PositiveFloat = 120.0  # without a heartbeat during a call; loading a scene can block for that long
+    start: PositiveFloat = 600.0  # for the interpreter, its imports and make()
+    reset: PositiveFloat = 600.0  # for a reset; Minecraft starts in the first one
+    step: PositiveFloat = 60.0  # for a step, or a call of another method
+    close: PositiveFloat = 10.0  # for closing the simulator; then its processes are killed
+    silence: PositiveFloat = 120.0  # without a heartbeat during a call; loading a scene can block the interpreter for long
     memory: PositiveInt | None = None  # resident MB of the worker and all its processes; None = no limit
     restarts: NonNegativeInt = 3  # in a row, without a successful step between them
 
 
 class Isolated(gym.Env[Observation, Any]):
-    """An environment in a worker process, with that environment's spaces, observations, rewards and infos.
+    """Environment that runs in a worker process, with the same spaces, observations, rewards and infos.
 
-    A worker that fails ends its episode: `step` returns the last observation, reward 0, truncated, and an info with
-    `success` False and the reason as "cut".
+    If the worker fails, the episode ends: `step` returns the last observation, reward 0, truncated = True, and an info
+    with `success` = False and the reason as "cut".
 
     Args:
-        module: The remote module, or an environment module of ours: its dotted name, or its file.
-        task: What its `make` makes.
-        options: JSON values for its `make`.
+        module: The dotted name or the file of a remote module, or of an environment module of pr2l.
+        task: The task, an argument of the module's `make`.
+        options: The options, JSON values for the module's `make`.
         split: "train" or "evaluation".
-        labels: Whether infos hold the simulator's ground truth.
-        name: Of the simulator, for messages.
-        python: An interpreter, Python >= 3.9, that has the simulator and NumPy.
-        env: Environment variables besides this process's own.
-        timeouts: None = the defaults.
-        spaces: The environment's observation and action space, if they are known: the worker then starts at the first
-            reset. None = it starts now, to tell them.
-        log: A file for what the worker prints; None = a temporary one, whose last lines errors quote.
+        labels: Whether infos contain the simulator's ground truth.
+        name: The simulator's name in messages.
+        python: A Python interpreter >= 3.9 that has the simulator and NumPy.
+        env: Environment variables in addition to those of this process; None = no others.
+        timeouts: Time limits and the limit of restarts; None = the defaults.
+        spaces: The environment's observation space and action space, if known; the worker then starts at the first
+            reset. None = start the worker now and read its spaces.
+        log: The file for the worker's output; None = a temporary file. Errors quote its last lines.
 
     Attributes:
-        restarts: How many workers have failed.
+        restarts: The number of workers that have failed.
 
     Raises:
-        ValueError: From the constructor or the first reset: what the module's `make` refuses.
+        ValueError: If the module's `make` rejects its arguments; from the constructor or a reset.
         RuntimeError: After `timeouts.restarts` + 1 failures in a row.
     """
 
@@ -120,7 +120,12 @@ class Isolated(gym.Env[Observation, Any]):
         self.observation_space, self.action_space = gymnasium_spaces(self._retry(self._start))
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observation, Info]:
-        """Begin the episode that a seed determines (0 or more); None = a seed drawn from the previous one."""
+        """Begin an episode.
+
+        Args:
+            seed: The seed of the episode, 0 or more; None = draw one from the generator of the previous seed.
+            options: Not used.
+        """
         seed = int(self.np_random.integers(2**63)) if seed is None else seed
         super().reset(seed=seed)
         return self._retry(lambda: self._begin(seed))
@@ -139,15 +144,18 @@ class Isolated(gym.Env[Observation, Any]):
         return self._remember(in_memory, result)
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call a method of the environment in the worker, such as "oracle_action".
+        """Call a method of the environment in the worker.
 
         Args:
-            name: The method.
-            arguments: JSON values and arrays; so is the result.
+            name: The name of the method, such as "oracle_action".
+            arguments: Arguments of the method, JSON values and arrays.
+
+        Returns:
+            The method's result, JSON values and arrays.
 
         Raises:
-            ValueError: Raised by the method.
-            RuntimeError: The worker failed; the next step then ends the episode.
+            ValueError: If the method raises ValueError.
+            RuntimeError: If the worker fails; the next step then ends the episode.
         """
         try:
             return self._ask(self.timeouts.step, "call", name, list(arguments))
@@ -156,11 +164,11 @@ class Isolated(gym.Env[Observation, Any]):
             raise RuntimeError(f"{self.name}: {name} failed: {lost}") from lost
 
     def render(self) -> np.ndarray:
-        """The current frame, uint8 [H, W, 3]."""
+        """Return the current frame, uint8 [H, W, 3]."""
         return self._observation["frame"].copy()
 
     def close(self) -> None:
-        """End the worker; may be called again. A later reset starts a new one."""
+        """End the worker, if there is one; a later reset starts a new one."""
         self._running = False
         if self._worker is not None:
             self._worker.end(self.timeouts.close)
@@ -176,7 +184,7 @@ class Isolated(gym.Env[Observation, Any]):
         return self._remember(in_memory, result)
 
     def _start(self) -> dict[str, Any]:
-        """Start a worker; return what its make answered."""
+        """Start a worker, make the environment, and return its spaces and metadata as JSON values and arrays."""
         self._worker = WorkerProcess(*self._process)
         made: dict[str, Any] = self._ask(self.timeouts.start, "make", *self._make)
         known = getattr(self, "observation_space", None), getattr(self, "action_space", None)
@@ -187,7 +195,7 @@ class Isolated(gym.Env[Observation, Any]):
         return made
 
     def _retry(self, attempt: Callable[[], Result]) -> Result:
-        """The result of an attempt, repeated with a new worker after each failure."""
+        """Return the result of an attempt, repeated with a new worker after each failure."""
         while True:
             try:
                 return attempt()
@@ -207,9 +215,9 @@ class Isolated(gym.Env[Observation, Any]):
         return value
 
     def _remember(self, in_memory: bool, result: Any) -> Any:
-        """What reset or step returned, with the frame where that came through the shared memory.
+        """Return the result of reset or step, with the frame if it is in the shared memory.
 
-        Anything else is passed on as it came, even if it breaks the environment contract: the caller checks that.
+        Other results are returned unchanged, even if they violate the environment contract: the caller checks that.
         """
         if in_memory:
             assert self._worker is not None
@@ -246,16 +254,25 @@ class Isolated(gym.Env[Observation, Any]):
 
 
 class WorkerLost(Exception):
-    """Why a worker has to be given up."""
+    """Error for a worker that has failed and must be replaced; its text is the reason."""
 
 
 class WorkerProcess:
-    """One worker and its guard, the process that is started here. Both end with this object at the latest.
+    """A worker process and its guard, which end at the latest when this object is deleted.
+
+    The guard is the child of this process, and the worker is the child of the guard.
 
     Args:
-        python: The interpreter.
-        env: Environment variables besides this process's own.
-        log: As of `Isolated`.
+        python: The path of the Python interpreter.
+        env: Environment variables in addition to those of this process.
+        log: The file for the worker's output; None = a temporary file.
+
+    Attributes:
+        process: The guard.
+        memory_checked: The time of the last memory check, in seconds of `time.monotonic`; -inf = none yet.
+
+    Raises:
+        ValueError: If the interpreter cannot be started, or the system is not Linux or macOS.
     """
 
     def __init__(self, python: str, env: dict[str, str], log: Path | None) -> None:
@@ -265,8 +282,8 @@ class WorkerProcess:
         self._memory = _memory()
         self._socket, theirs = socket.socketpair()
         self._lifeline, guard = socket.socketpair()  # closes when this process ends, however that happens
-        self._number = 0  # of the last call
-        self.memory_checked = -math.inf  # when, in seconds of time.monotonic()
+        self._number = 0  # number of the last call
+        self.memory_checked = -math.inf
         self._ours = (self._socket, self._lifeline, self._memory, self._log)
         inherited = [theirs.fileno(), self._memory.fileno(), guard.fileno()]
         with theirs, guard:
@@ -287,25 +304,36 @@ class WorkerProcess:
         self._finalizer = weakref.finalize(self, _end, self.process, self._ours)
 
     def end(self, seconds: float) -> None:
-        """Give the worker some seconds to close its simulator, and kill what is left of it."""
+        """End the worker and free all resources.
+
+        Args:
+            seconds: The time for the worker to close its simulator before all its processes are killed; 0 = kill now.
+        """
         if self._finalizer.detach():
             _end(self.process, self._ours, seconds)
 
     def map(self, shape: list[int]) -> None:
-        """Map the shared memory of the frame, uint8 [H, W, 3], which the worker has made large enough."""
+        """Map the shared memory as `frame`, uint8 [H, W, 3].
+
+        Args:
+            shape: The shape of the frame. The worker has already set the size of the memory.
+        """
         self.frame: np.ndarray = np.ndarray(shape, np.uint8, mmap.mmap(self._memory.fileno(), 0))
 
     def ask(self, seconds: float, silence: float, command: str, arguments: Any) -> tuple[str, Any]:
-        """The kind and the value of the answer to a call.
+        """Send a command and return the kind and the value of the answer.
 
         Args:
-            seconds: Its time limit.
-            silence: How long the heartbeat may be missing.
-            command: A method `do_...` of worker.Worker.
-            arguments: Of that method.
+            seconds: The time limit of the call.
+            silence: The longest time without a heartbeat, in seconds.
+            command: The command, a method `do_...` of worker.Worker without that prefix.
+            arguments: The arguments of the method.
+
+        Returns:
+            "answer" and the result, or "mistake" or "error" and a text; see worker.Worker.
 
         Raises:
-            WorkerLost: There is no answer, or it makes no sense.
+            WorkerLost: If there is no valid answer in time.
         """
         self._trim_log()
         self._number += 1
@@ -325,11 +353,11 @@ class WorkerProcess:
         with suppress(TimeoutError):
             while True:
                 left = min(began + seconds, heard + silence) - time.monotonic()
-                # A message that is there is read even if it is late: this process may have been stopped meanwhile.
+                # A message that has arrived is read even if it is late, because this process may have been stopped.
                 self._socket.settimeout(max(left, 0.01))
                 number, kind, value = receive(self._socket)
                 heard = time.monotonic()
-                if number == self._number and kind != "beat":  # not of a call that Ctrl-C interrupted
+                if number == self._number and kind != "beat":  # skip answers to a call that Ctrl-C interrupted
                     return kind, value
         quiet = time.monotonic() - heard
         beating = quiet < min(silence, 3 * BEAT)
@@ -337,7 +365,7 @@ class WorkerProcess:
         raise WorkerLost(f"{command} gave no answer in {time.monotonic() - began:.0f} s; {heart}")
 
     def memory(self) -> int:
-        """Resident MB of the worker and its processes."""
+        """Return the resident memory of the worker and all its processes in MB."""
         self.memory_checked = time.monotonic()
         total = 0
         with suppress(psutil.NoSuchProcess):
@@ -347,6 +375,7 @@ class WorkerProcess:
         return total // MEGABYTE
 
     def last_lines(self) -> str:
+        """Return the last lines of the worker's log."""
         size = os.fstat(self._log.fileno()).st_size
         text = os.pread(self._log.fileno(), 1 << 14, max(0, size - (1 << 14))).decode(errors="replace")
         return "\n".join(text.splitlines()[-LAST_LINES:])
@@ -368,7 +397,13 @@ class WorkerProcess:
 
 
 def _end(process: subprocess.Popen[bytes], ours: Sequence[Any], seconds: float = 10.0) -> None:
-    """End a worker; ours: what this process holds open, first the socket, whose end tells the worker to close."""
+    """End a worker and close the resources of this process.
+
+    Args:
+        process: The guard of the worker.
+        ours: The open resources. The first is the socket; closing it makes the worker close its simulator.
+        seconds: The time before all processes are killed.
+    """
     ours[0].close()
     try:
         if seconds:
@@ -386,7 +421,7 @@ def _end(process: subprocess.Popen[bytes], ours: Sequence[Any], seconds: float =
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill all processes but the guard, which kills what these have just started and then ends."""
+    """Kill all processes except the guard, which kills processes that these have just started, and then ends."""
     with suppress(psutil.NoSuchProcess):
         guard, *others = _family(process.pid)
         for process_of_worker in others:
@@ -407,7 +442,7 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _log(path: Path | None) -> IO[bytes]:
-    """Open a log for appending, so that writing goes on after it was emptied; None = a file without a name."""
+    """Open a log for appending, so that writing continues after it was emptied; None = a file without a name."""
     if path is not None:
         return path.open("a+b")
     handle, name = tempfile.mkstemp(prefix="pr2l-")
@@ -418,14 +453,18 @@ def _log(path: Path | None) -> IO[bytes]:
 
 
 def _memory() -> IO[bytes]:
-    """Open a file without a name, in memory if the system can do that."""
+    """Open a file without a name, in memory if the system supports that."""
     if hasattr(os, "memfd_create"):
         return open(os.memfd_create("pr2l-frame"), "r+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)
 
 
 def gymnasium_spaces(made: dict[str, Any]) -> tuple[spaces.Dict, spaces.Space[Any]]:
-    """Gymnasium spaces of a worker's descriptions, {"observation": {key: ...}, "action": ...}; see worker.plain."""
+    """Return the observation space and the action space that a worker has described.
+
+    Args:
+        made: {"observation": {key: description}, "action": description}, with descriptions as from worker.plain.
+    """
     observation = spaces.Dict({key: _space(described) for key, described in made["observation"].items()})
     return observation, _space(made["action"])
 

@@ -1,9 +1,9 @@
-"""Messages between a worker's interpreter and its parent: JSON, followed by arrays as raw bytes. Python >= 3.9.
+"""Message format between a worker and its parent: JSON, followed by arrays as raw bytes. Python >= 3.9.
 
     magic 4s | version H | bytes of JSON I | bytes of arrays I | JSON | arrays        (big-endian)
 
-In the JSON, {"__array__": [dtype, shape, offset]} stands for an array, and {"__tuple__": [...]} for a tuple. Nothing
-that is read can run code: there is no pickle, and arrays hold numbers only.
+In the JSON, {"__array__": [dtype, shape, offset]} stands for an array, and {"__tuple__": [...]} for a tuple. A message
+cannot run code: it contains no pickle, and arrays have only numeric dtypes.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ import numpy as np
 
 MAGIC, VERSION = b"pr2l", 1
 HEADER = struct.Struct("!4sHII")
-LIMIT = 1 << 28  # bytes of JSON, and of arrays, in a message; no simulator sends as much, so more is a broken stream
+LIMIT = 1 << 28  # most bytes of JSON, and of arrays, in a message; a larger number means a corrupt stream
 ARRAY, TUPLE = "__array__", "__tuple__"
-KINDS = "biufc"  # of the dtypes that can be sent: bool, integers, floats, complex numbers
+KINDS = "biufc"  # kinds of dtypes in messages: bool, integers, floats, complex numbers
 
 
 class WireError(Exception):
-    """Bytes that are no message, or a value that cannot be sent."""
+    """Error for bytes that are not a message, or for a value that cannot be sent."""
 
 
 def send(connection: socket.socket, value: Any) -> None:
+    """Encode a value and send it as one message; see `encode`."""
     connection.sendall(encode(value))
 
 
 def receive(connection: socket.socket) -> Any:
-    """Receive the next message.
+    """Receive and decode the next message.
 
     Raises:
-        EOFError: The stream ends before a message begins.
-        WireError: It ends within a message, or holds something else.
-        TimeoutError: After the socket's own timeout.
+        EOFError: If the stream ends before a message begins.
+        WireError: If the stream ends within a message, or contains something else.
+        TimeoutError: If the socket's own timeout expires.
     """
     json_size, array_size = sizes(_read(connection, HEADER.size, within_message=False))
     return decode(_read(connection, json_size), _read(connection, array_size))
@@ -51,7 +52,7 @@ def encode(value: Any) -> bytes:
             keys) of these.
 
     Raises:
-        WireError: Anything else.
+        WireError: If the value is of another type, or too large.
     """
     arrays: list[bytes] = []
     try:
@@ -64,7 +65,14 @@ def encode(value: Any) -> bytes:
 
 
 def sizes(header: bytes) -> tuple[int, int]:
-    """The numbers of bytes of JSON and of arrays that follow a header."""
+    """Return the numbers of bytes of the JSON and of the arrays after a header.
+
+    Args:
+        header: The first HEADER.size bytes of a message.
+
+    Raises:
+        WireError: If the bytes are not a header of this version, or a number exceeds LIMIT.
+    """
     magic, version, json_size, array_size = HEADER.unpack(header)
     if magic != MAGIC:
         raise WireError(f"the stream holds {magic!r} where a message should begin")
@@ -75,7 +83,18 @@ def sizes(header: bytes) -> tuple[int, int]:
 
 
 def decode(text: bytes, data: bytes) -> Any:
-    """Decode the two parts of a message, JSON and arrays; the arrays are writable."""
+    """Decode a message.
+
+    Args:
+        text: The JSON.
+        data: The bytes of all arrays.
+
+    Returns:
+        The value that was encoded. Its arrays are writable; NumPy scalars are Python numbers.
+
+    Raises:
+        WireError: If the bytes are not a valid message.
+    """
     try:
         return _lift(json.loads(text), data)
     except (ValueError, TypeError, RecursionError) as error:
@@ -88,7 +107,7 @@ def _check_sizes(json_size: int, array_size: int) -> None:
 
 
 def _lower(value: Any, arrays: list[bytes]) -> Any:
-    """The value in JSON's terms; appends the bytes of its arrays."""
+    """Convert a value to JSON values, and append the bytes of its arrays to `arrays`."""
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in KINDS:
             raise WireError(f"arrays of {value.dtype} cannot be sent, only those of numbers")

@@ -1,16 +1,17 @@
-"""The worker process of `Isolated`: one simulator in its own interpreter, Python >= 3.9 with NumPy and the simulator.
+"""Worker process of `Isolated`: one simulator in its own interpreter, Python >= 3.9 with NumPy and the simulator.
 
     worker.py SOCKET MEMORY LIFELINE    file descriptors that it inherits from isolated.py
     worker.py --check MODULE [OPTIONS]  the results of a remote module's checks(), a JSON list on each line of stdout
 
 A remote module is a name (environments.minecraft.remote) or a file. It has make(task, options, *, split, labels), which
-returns an environment of our contract without gymnasium, and checks(options). A Gymnasium environment module of ours,
-with Defaults and make(), can be served too.
+returns an environment of the contract without gymnasium, and checks(options). The worker can also serve a Gymnasium
+environment module of pr2l, with Defaults and make().
 
-Ending: between two calls, a closed socket ends the worker. During a call, the guard does: it is the process that was
-started, which forks the worker and waits until the worker or the parent has ended, for whatever reason. Then it kills
-all processes that the simulator has started, on Linux even those that have left the process group (as MineDojo's
-Minecraft does), since the guard adopts them. If the guard itself is killed, the worker does the same and ends.
+Ending: between two calls, a closed socket ends the worker. During a call, the guard ends it. The guard is the process
+that the parent has started. It forks the worker and waits until the worker or the parent has ended. Then it kills all
+processes that the simulator has started. On Linux this includes processes that have left the process group (as
+MineDojo's Minecraft does), because the guard adopts them. If the guard itself is killed, the worker kills these
+processes and ends.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ CLOSING_TIME = 10.0  # seconds for the simulator to close after the parent has d
 
 
 def main(arguments: list[str]) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: The command-line arguments, see the top of this file.
+    """
     make_packages("environments.isolation.wire")
     if arguments[:1] == ["--check"]:
         check(*arguments[1:])
@@ -54,7 +60,10 @@ def main(arguments: list[str]) -> None:
 def make_packages(module: str) -> None:
     """Make the packages of a module of `environments` importable without running their __init__.py.
 
-    Those import gymnasium and pydantic, which a simulator's interpreter need not have.
+    The __init__.py files import gymnasium and pydantic, which a simulator's interpreter may lack.
+
+    Args:
+        module: The dotted name of the module.
     """
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != HERE]
     parents = module.split(".")[:-1]
@@ -67,7 +76,7 @@ def make_packages(module: str) -> None:
 
 
 def load(module: str) -> Any:
-    """Import a remote module by its name or its file."""
+    """Import a remote module by its dotted name or its file."""
     if not module.endswith(".py"):
         make_packages(module)
         return import_module(module)
@@ -79,22 +88,33 @@ def load(module: str) -> Any:
 
 
 def check(module: str, options: str = "{}") -> None:
-    """Print the results of a remote module's checks."""
+    """Print the results of a remote module's checks, one JSON list per line.
+
+    Args:
+        module: The dotted name or the file of the module.
+        options: The options of the checks, as JSON.
+    """
     lines = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what simulators print goes to stderr
+    os.dup2(2, 1)  # a simulator's own output goes to stderr
     for link in load(module).checks(json.loads(options)):
         print(json.dumps(link), file=lines, flush=True)
 
 
 def serve(talk: int, memory: int, lifeline: int) -> None:
-    """Run a worker and its guard."""
+    """Run a worker and its guard; this does not return.
+
+    Args:
+        talk: The file descriptor of the socket for messages.
+        memory: The file descriptor of the shared memory for the frame.
+        lifeline: The file descriptor of a socket that is closed when the parent ends.
+    """
     guard(lifeline)
     for descriptor in (talk, memory):
-        os.set_inheritable(descriptor, False)  # the simulator's own processes would keep them open beyond our death
+        os.set_inheritable(descriptor, False)  # else the simulator's own processes keep them open after our death
     worker = Worker(socket.socket(fileno=talk), memory)
     try:
         worker.run()
-    except BaseException:  # SystemExit too: whatever a simulator raises, the parent must see the socket close
+    except BaseException:  # also SystemExit: after any exception of a simulator the parent must see the socket close
         traceback.print_exc()
         os._exit(1)
     sys.stdout.flush()
@@ -102,10 +122,14 @@ def serve(talk: int, memory: int, lifeline: int) -> None:
 
 
 def guard(lifeline: int) -> None:
-    """Fork before anything is loaded, and return in the child, the worker.
+    """Fork the worker and return in it; this process becomes the guard and does not return.
 
-    The guard ends with the worker, or CLOSING_TIME after the lifeline was closed. It holds the socket open too, so the
-    parent process sees the worker's end only after all its processes are gone.
+    The fork comes before all imports of the simulator. The guard ends with the worker, or CLOSING_TIME after the
+    lifeline was closed. It also holds the socket open, so that the parent sees the worker's end only after all
+    processes of the worker have ended.
+
+    Args:
+        lifeline: The file descriptor of a socket that is closed when the parent ends.
     """
     adopt()
     life, held = os.pipe()  # closes when the guard ends, which alone holds its other end
@@ -127,7 +151,11 @@ def guard(lifeline: int) -> None:
 
 
 def end_after_guard(life: int) -> None:
-    """In the worker: kill all child processes if the guard is killed."""
+    """Wait until the guard has ended, then kill all child processes of the worker and end it.
+
+    Args:
+        life: The file descriptor of a pipe that is closed when the guard ends.
+    """
     os.read(life, 1)
     adopt()
     kill_children()
@@ -141,7 +169,14 @@ def adopt() -> None:
 
 
 def reap(worker: int) -> int | None:
-    """The worker's wait status once it has ended, else None; collects other children that have ended."""
+    """Collect all children that have ended.
+
+    Args:
+        worker: The process id of the worker.
+
+    Returns:
+        The worker's wait status if it has ended, else None.
+    """
     with suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -151,7 +186,7 @@ def reap(worker: int) -> int | None:
 
 
 def kill_children() -> None:
-    """Kill children until there are none: the children of those that die become ours."""
+    """Kill all children repeatedly, because this process adopts the children of each killed one."""
     if sys.platform != "linux":
         os.killpg(0, signal.SIGKILL)
     with suppress(ChildProcessError):
@@ -162,7 +197,7 @@ def kill_children() -> None:
 
 
 def children() -> list[int]:
-    """The process ids of this process's children, with those that have ended but were not collected."""
+    """Return the process ids of this process's children, including ended ones that were not collected."""
     pids = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError), open(f"/proc/{name}/stat") as file:
@@ -172,10 +207,15 @@ def children() -> list[int]:
 
 
 class Worker:
-    """Answers the calls of the parent process.
+    """Server for the calls of the parent process.
 
-    A call is [number, command, arguments]. Its answer is [number, "answer", value]; [number, "mistake", text] for what
-    the user has to change; or [number, "error", text]. Until then heartbeats are sent, [number, "beat", None].
+    A call is [number, command, arguments]. The answer is [number, "answer", value], [number, "mistake", text] for an
+    error that the user has to fix, or [number, "error", text] for a failure of the simulator. During a call the worker
+    sends heartbeats, [number, "beat", None].
+
+    Args:
+        connection: The socket for messages.
+        memory: The file descriptor of the shared memory for the frame.
     """
 
     def __init__(self, connection: socket.socket, memory: int) -> None:
@@ -210,7 +250,7 @@ class Worker:
                         self._wire.send(self._connection, [self._number, "beat", None])
 
     def _answer(self, command: str, arguments: list[Any]) -> bytes:
-        """The message that answers the current call."""
+        """Execute the current call and return its answer as an encoded message."""
         number = self._number
         try:
             return self._wire.encode([number, "answer", getattr(self, "do_" + command)(*arguments)])
@@ -225,7 +265,18 @@ class Worker:
             return self._wire.encode([number, "mistake" if missing else "error", text])
 
     def do_make(self, path: list[str], module: str, task: str, options: dict[str, Any], named: dict[str, Any]) -> Any:
-        """Make the environment; answer its spaces and metadata. path: to append to sys.path."""
+        """Make the environment.
+
+        Args:
+            path: Folders to append to sys.path.
+            module: The dotted name or the file of the remote module.
+            task: The task, an argument of the module's `make`.
+            options: The options, JSON values for the module's `make`.
+            named: Keyword arguments of the module's `make`.
+
+        Returns:
+            {"observation": descriptions of its spaces by key, "action": a description, "metadata": a dict}.
+        """
         import numpy as np
 
         sys.path += [folder for folder in path if folder not in sys.path]
@@ -247,18 +298,21 @@ class Worker:
         }
 
     def do_reset(self, seed: int) -> Any:
+        """Reset the environment and return (whether the frame is in the shared memory, the result)."""
         return self._split(self._env.reset(seed))
 
     def do_step(self, action: int | np.ndarray) -> Any:
+        """Step the environment and return (whether the frame is in the shared memory, the result)."""
         return self._split(self._env.step(action))
 
     def do_call(self, name: str, arguments: list[Any]) -> Any:
+        """Return the result of `call` of the environment."""
         return self._env.call(name, *arguments)
 
     def _split(self, result: Any) -> tuple[bool, Any]:
-        """Whether the frame of what reset or step returned is in the shared memory, and the rest.
+        """Move the frame of a result to the shared memory; return whether it is there, and the rest of the result.
 
-        A frame that does not fit there stays where it is: the parent checks the contract, and says what is wrong.
+        A frame of another shape or dtype stays in the result: the parent checks the contract and reports the error.
         """
         observation = result[0] if isinstance(result, tuple) and result and isinstance(result[0], dict) else {}
         frame = observation.get("frame")
@@ -269,7 +323,13 @@ class Worker:
 
 
 class Gymnasium:
-    """A Gymnasium environment module of ours, as a remote module's environment."""
+    """Adapter that gives a Gymnasium environment of pr2l the interface of a remote environment.
+
+    Args:
+        module: The environment module.
+        task: A key of the module's TASKS.
+        env: The environment.
+    """
 
     def __init__(self, module: Any, task: str, env: Any) -> None:
         self._module, self._task, self._env = module, task, env
@@ -278,23 +338,35 @@ class Gymnasium:
         self.metadata = env.metadata
 
     def reset(self, seed: int) -> Any:
+        """Begin the episode of a seed; return (observation, info)."""
         return self._env.reset(seed=seed)
 
     def step(self, action: int | np.ndarray) -> Any:
+        """Take an action; return (observation, reward, terminated, truncated, info)."""
         return self._env.step(action)
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call a method of the environment; "oracle_action" is the action of the task's oracle."""
+        """Call a method of the environment.
+
+        Args:
+            name: The name of the method; "oracle_action" = return the next action of the task's oracle.
+            arguments: The arguments of the method.
+        """
         if name == "oracle_action":
             return self._module.oracle(self._task)(self._env)
         return getattr(self._env, name)(*arguments)
 
     def close(self) -> None:
+        """Close the environment."""
         self._env.close()
 
 
 def plain(space: Any) -> dict[str, Any]:
-    """Describe a Gymnasium space in JSON values and arrays."""
+    """Describe a Gymnasium space with JSON values and arrays.
+
+    Raises:
+        ValueError: If the space is not a Box, Discrete, MultiDiscrete or MultiBinary.
+    """
     kind = type(space).__name__
     if kind == "Box":
         bounds = {"low": space.low, "high": space.high}

@@ -1,7 +1,7 @@
-"""A worker process of `Workers`: it runs environments and executes the commands that come through a pipe.
+"""Worker process of `Workers`, which runs environments and executes commands from a pipe.
 
-It ends when the pipe is closed, which covers close(), an exception and the death of the parent alike. Nothing here
-imports torch, which would cost each process seconds and hundreds of megabytes.
+The process ends when the pipe is closed: after close(), an exception or the death of the parent. This module does not
+import torch, which would cost each process seconds and hundreds of megabytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pr2l.rollout.watchdog import CallRecord
 
 EnvFactory = Callable[[], gym.Env[Any, Any]]  # picklable, such as a functools.partial of a function in a module
 Rest = dict[str, np.ndarray]  # an observation without its frame
-Step = tuple[Rest, float, bool, dict[str, Any], dict[str, Any] | None]  # reward, done, info, info of the reset after
+Step = tuple[Rest, float, bool, dict[str, Any], dict[str, Any] | None]  # reward, done, info, info of the next reset
 
 CLOSING_TIME = 10.0  # seconds for the simulators to close, after which their process is ended
 DUMP_SIGNAL = getattr(signal, "SIGUSR1", None)  # makes a worker write the stacks of its threads to stderr
@@ -39,14 +39,14 @@ def serve(pipe: Connection, memory: MutableSequence[int]) -> None:
     """Run a worker until the pipe is closed.
 
     Args:
-        pipe: Brings (command, arguments). Takes (True, answer), one or more for each command, or (False, (exception,
-            its traceback)), after which no more answers to that command come.
-        memory: Where the call that is under way is recorded, see CallRecord.
+        pipe: The worker receives (command, arguments). For each command it sends one or more (True, answer), or
+            (False, (exception, traceback)), which is the last answer to that command.
+        memory: The memory that records the running call, see `CallRecord`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent may want to save first
     if DUMP_SIGNAL is not None:
         faulthandler.register(DUMP_SIGNAL)
-        os.set_inheritable(pipe.fileno(), False)  # a simulator's own processes would keep it open beyond our death
+        os.set_inheritable(pipe.fileno(), False)  # else a simulator's own processes keep it open after our death
     threading.Thread(target=_end_after_parent, daemon=True).start()
     with suppress(EOFError, ConnectionError), ExitStack() as stack:
         envs = WorkerEnvs(stack, CallRecord(memory))
@@ -61,15 +61,24 @@ def serve(pipe: Connection, memory: MutableSequence[int]) -> None:
 
 
 class WorkerEnvs:
-    """The environments of one worker, by their row in the whole vector; each command is a generator of answers."""
+    """The environments of one worker; each method is a command and yields its answers.
+
+    Args:
+        stack: Closes the environments and the shared memory.
+        calls: The record of the running call.
+    """
 
     def __init__(self, stack: ExitStack, calls: CallRecord) -> None:
-        self._stack = stack  # closes what is made
+        self._stack = stack  # closes the environments and the shared memory
         self._calls = calls
         self._envs: dict[int, gym.Env[Any, Any]] = {}
 
     def make(self, factories: dict[int, EnvFactory]) -> Iterator[tuple[Any, Any]]:
-        """Make the environments; answer the spaces of the first."""
+        """Make the environments and yield the spaces of the first one.
+
+        Args:
+            factories: For each row in the whole VecEnv, the function that makes its environment.
+        """
         for row, factory in factories.items():
             with self._calls.during("start"):
                 self._envs[row] = env = self._stack.enter_context(closing(factory()))
@@ -79,14 +88,23 @@ class WorkerEnvs:
         yield first.observation_space, first.action_space
 
     def attach(self, name: str, shape: tuple[int, ...]) -> Iterator[None]:
-        """Attach the shared memory for frames, uint8 [N, H, W, 3]."""
+        """Attach the shared memory for frames.
+
+        Args:
+            name: The name of the shared memory.
+            shape: The shape of all frames, (N, H, W, 3), uint8.
+        """
         self._memory = SharedMemory(name)
         self._stack.callback(self._detach)
         self._frames: Frames = np.ndarray(shape, np.uint8, self._memory.buf)
         yield None
 
     def reset(self, arguments: dict[int, dict[str, Any]]) -> Iterator[dict[int, tuple[Rest, dict[str, Any]]]]:
-        """Reset all environments; arguments: of `reset`, by row."""
+        """Reset all environments and yield their observations, without frames, and infos by row.
+
+        Args:
+            arguments: For each row, the keyword arguments of `reset`.
+        """
         answers = {}
         for row, env in self._envs.items():
             observation, info = env.reset(**arguments[row])
@@ -94,12 +112,22 @@ class WorkerEnvs:
         yield answers
 
     def step(self, groups: Sequence[dict[int, Any]]) -> Iterator[list[Step]]:
-        """Step the rows of each group with their actions; answer after each group."""
+        """Step the environments group by group and yield the steps of each group.
+
+        Args:
+            groups: For each group, the action of each row.
+        """
         for actions in groups:
             yield [self._step(row, action) for row, action in actions.items()]
 
     def apply(self, rows: Sequence[int], function: Callable[..., Any], *arguments: Any) -> Iterator[dict[int, Any]]:
-        """Answer function(environment, *arguments) for some rows."""
+        """Yield the values of function(environment, *arguments) by row.
+
+        Args:
+            rows: The rows of the environments.
+            function: A picklable function of an environment.
+            arguments: Further arguments of the function.
+        """
         yield {row: function(self._envs[row], *arguments) for row in rows}
 
     def _step(self, row: int, action: Any) -> Step:
@@ -123,14 +151,24 @@ class WorkerEnvs:
 
 
 def get(env: gym.Env[Any, Any], name: str) -> Any:
+    """Return an attribute of an environment or of one of its wrappers."""
     return env.get_wrapper_attr(name)
 
 
 def call(env: gym.Env[Any, Any], name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """Call a method of an environment or of one of its wrappers.
+
+    Args:
+        env: The environment.
+        name: The name of the method.
+        arguments: Positional arguments.
+        named: Keyword arguments.
+    """
     return env.get_wrapper_attr(name)(*arguments, **named)
 
 
 def is_wrapped(env: gym.Env[Any, Any], wrapper: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
+    """Return whether an environment has a wrapper of a class."""
     while isinstance(env, gym.Wrapper):
         if isinstance(env, wrapper):
             return True
@@ -148,7 +186,7 @@ def _end_after_parent() -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The exception itself if it can be pickled, else a RuntimeError with the same text."""
+    """Return the exception itself if it can be pickled, else a RuntimeError with the same text."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -1,4 +1,4 @@
-"""Environments in worker processes, stepped while the VLM embeds the frames of others.
+"""Vectorized environments in worker processes, which step some environments while the VLM encodes frames of others.
 
 Six environments, by row, in two workers and two groups; time runs to the right:
 
@@ -6,7 +6,7 @@ Six environments, by row, in two workers and two groups; time runs to the right:
     worker 1   2 3 5
     parent        [VLM on 0 1 2 3][VLM on 4 5]
 
-Frames go through shared memory, everything else through a pipe to each worker.
+Frames are in shared memory; all other data goes through one pipe per worker.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ DUMP_TIME = 0.2  # seconds for a worker to write its stacks
 
 
 class WorkerTraceback(Exception):
-    """The traceback of an exception in a worker: the `__cause__` of that exception where it is raised in the parent."""
+    """Traceback of an exception in a worker, as the `__cause__` of the same exception in the parent."""
 
 
 class Workers(VecEnv):
-    """A DummyVecEnv whose environments run in worker processes.
+    """VecEnv whose environments run in worker processes.
 
-    Observations are Dict(frame uint8 [N, H, W, 3], ...); no later step changes what is returned. An exception of an
-    environment is raised here, with the worker's traceback as its cause. A worker that dies or hangs is a RuntimeError
-    that names it, and closes all. Warnings of environments go to stderr.
+    Observations are Dict(frame uint8 [N, H, W, 3], ...); returned arrays are not changed by later steps. An exception
+    of an environment is raised here, with the worker's traceback as its cause. If a worker dies or hangs, all workers
+    are closed and a RuntimeError names it. Warnings of environments go to stderr.
 
-    Workers are spawned. A fork would copy this process in the middle of what torch's threads are doing, and a fork
-    server would outlive close() and keep the environment variables of the moment that it was started. So, as always
-    with multiprocessing, a script makes Workers below `if __name__ == "__main__":`.
+    The processes are spawned. A fork would copy this process while torch's threads run, and a fork server would
+    survive close() and keep the environment variables from its start. So, as always with multiprocessing, a script
+    must make Workers below `if __name__ == "__main__":`.
 
     Args:
-        factories: One for each environment; picklable, and called in the worker.
-        workers: How many processes, at most one for each environment.
-        groups: Into how many parts `step_groups` divides the environments; fewer where no worker has so many.
-        timeouts: Limits for making, resetting, stepping (environments that are SeededEpisodes) and closing one
-            environment; None = the defaults. Isolated environments have limits of their own.
+        factories: One picklable function per environment, which the worker calls to make it.
+        workers: The number of processes, at most one per environment.
+        groups: The number of groups of `step_groups`, at most the largest number of environments in one worker.
+        timeouts: Time limits for making, resetting, stepping and closing one environment; None = the defaults. Only
+            SeededEpisodes have limits for reset and step. Isolated environments have their own limits.
     """
 
     def __init__(
@@ -94,10 +94,13 @@ class Workers(VecEnv):
             self._ask(worker, "step", [{row: actions[row] for row in rows} for rows in groups], answers=len(groups))
 
     def step_groups(self) -> Iterator[tuple[range, VecEnvStepReturn]]:
-        """Yield the step of each group as soon as it is done, with its rows; to call instead of step_wait.
+        """Yield the step of each group as soon as it is done; an alternative to `step_wait`.
 
-        Groups come in the order of their rows, and all are simulated without waiting for the caller. `reset_infos` are
-        up to date for the rows that have come.
+        The groups are in the order of their rows. The workers simulate all groups without waiting for the caller.
+        `reset_infos` is up to date for the rows that were yielded.
+
+        Yields:
+            The rows of a group, and its (observations, rewards, dones, infos) as from `step_wait`.
         """
         for ranges in self._rows:
             steps = [step for worker in self._workers for step in self._answer(worker)]
@@ -114,7 +117,10 @@ class Workers(VecEnv):
         return observations, np.concatenate(rewards), np.concatenate(dones), [*chain(*infos)]
 
     def close(self) -> None:
-        """End the workers, even those that hang, and free the memory; may be called again."""
+        """End all workers, also hanging ones, and free the shared memory.
+
+        A second call has no effect.
+        """
         for worker in self._workers:
             worker.pipe.close()
         deadline = time.monotonic() + self._timeouts.close
@@ -143,8 +149,9 @@ class Workers(VecEnv):
         return self.env_method("render")
 
     def _share_memory(self, space: spaces.Space[Any]) -> None:
-        """Make the memory for frames, and remove its name once all workers have it, so that nothing is left of it
-        however this process ends.
+        """Make the shared memory for frames.
+
+        Its name is removed once all workers are attached, so that the system frees it however this process ends.
         """
         if not isinstance(space, spaces.Dict) or "frame" not in space.spaces:
             raise ContractError(f"Workers need observations Dict(frame, proprio), not {space}")
@@ -189,7 +196,7 @@ class Workers(VecEnv):
 
     @contextmanager
     def _closing_if_broken(self, worker: _Worker) -> Iterator[None]:
-        """Close all workers if an exchange of messages breaks off, as later messages could not be matched."""
+        """Close all workers after an interrupted exchange, because later answers would not match their commands."""
         if worker.pipe.closed:
             raise RuntimeError("these workers have been closed: make new ones")
         try:
@@ -204,7 +211,7 @@ class Workers(VecEnv):
 
 
 class _Worker:
-    """The parent's handle of one worker process, which has the environments of some rows."""
+    """Handle of one worker process in the parent; the worker has the environments of some rows."""
 
     def __init__(self, rows: list[int], timeouts: Timeouts) -> None:
         self.rows = rows
@@ -221,17 +228,17 @@ class _Worker:
         return f"the worker of environments {', '.join(map(str, self.rows))} (process {self.process.pid})"
 
     def ask(self, command: str, arguments: tuple[Any, ...], answers: int) -> None:
-        """Send a command, after dropping what is still to come of a step that was broken off."""
+        """Send a command, after discarding the remaining answers of an interrupted step."""
         while self._pending:
             self.answer()
         self.pipe.send((command, arguments))
         self._pending = answers
 
     def answer(self) -> tuple[bool, Any]:
-        """Whether the command succeeded, and its answer or (exception, traceback).
+        """Return whether the command succeeded, and its answer or (exception, traceback).
 
         Raises:
-            RuntimeError: A call of a simulator has exceeded its time limit.
+            RuntimeError: If a call of a simulator exceeds its time limit.
         """
         while not self.pipe.poll(watchdog.INTERVAL):
             if hang := self._hangs.after(watchdog.INTERVAL):
@@ -271,10 +278,17 @@ class _Worker:
 
 
 def arrange(count: int, workers: int, groups: int) -> list[list[range]]:
-    """Divide environments among workers and groups, evenly, so that all workers are busy with each group.
+    """Divide environments evenly among workers and groups.
+
+    Every worker has a part of each group, so that all workers are busy.
+
+    Args:
+        count: The number of environments.
+        workers: The number of workers.
+        groups: The number of groups.
 
     Returns:
-        For each group the rows of each worker; a group's rows are consecutive through its workers.
+        For each group, the rows of each worker. The rows of a group are consecutive from worker to worker.
     """
     shares = np.array_split(np.arange(count), min(workers, count))
     parts = [np.array_split(share, min(groups, len(shares[0]))) for share in shares]  # the first share is the longest
