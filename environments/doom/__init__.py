@@ -1,4 +1,4 @@
-"""ViZDoom, the embedded default world: first-person 3-D on any CPU, with exact labels as ground truth."""
+"""ViZDoom, the default environment: first-person 3-D on any CPU, with exact labels as ground truth."""
 
 from .environment import NEAR, TASKS, Defaults, DoomEnv, kinds, make, oracle
 

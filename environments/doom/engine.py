@@ -1,8 +1,8 @@
-"""One headless ViZDoom engine: start, restart an episode, advance, close. Independent of tasks.
+"""One headless ViZDoom engine: start, restart an episode, advance, close. It does not depend on tasks.
 
-On Linux the engine's temporary folder and shared memory are unlinked as soon as it has opened them, so that the kernel
-frees them with the process, and the engine dies with our process (launcher.py). On other systems both are removed by
-`close`, at garbage collection or at interpreter exit, but not after a SIGKILL.
+On Linux the engine's temporary folder and shared memory are unlinked as soon as the engine has opened them, so that the
+kernel frees them when the process ends. The engine ends with the Python process (launcher.py). On other systems both
+are removed by `close`, at garbage collection or at interpreter exit, but not after a SIGKILL.
 """
 
 from __future__ import annotations
@@ -57,11 +57,14 @@ class Pose:
 
 
 class Engine:
-    """A running engine.
+    """Running ViZDoom engine.
 
     Args:
-        settings: Map, buttons and what to render.
-        folder: A folder made by `temporary_folder`, which may hold the map file; the engine removes it.
+        settings: The map, the buttons and the rendering.
+        folder: A folder made by `temporary_folder`, which may contain the map file; the engine removes it.
+
+    Attributes:
+        frame: The current frame, uint8 [H, W, 3].
 
     Raises:
         RuntimeError: If the engine does not start; the message names the likely reasons.
@@ -85,19 +88,32 @@ class Engine:
         self._state: Any = None
 
     def restart(self, seed: int, map_name: str) -> None:
-        """Begin an episode on a map; the seed, 0..2**32-1, and the actions determine it."""
+        """Begin an episode, which the seed and the actions determine.
+
+        Args:
+            seed: The seed of the engine, 0..2**32-1.
+            map_name: The name of a map in the map file, such as "MAP01".
+        """
         self._game.set_seed(seed)
         self._game.set_doom_map(map_name)  # in a running engine this loads the map; new_episode would do it twice
         self._read_state()
 
     def advance(self, pressed: Sequence[bool], tics: int) -> float:
-        """Hold the buttons for a number of tics and return the points that the map's script awarded."""
+        """Hold buttons for a number of game tics.
+
+        Args:
+            pressed: For each button of the settings, whether it is held.
+            tics: The number of tics of 1/35 s.
+
+        Returns:
+            The points that the map's script has awarded.
+        """
         points: float = self._game.make_action(list(pressed), tics)
         self._read_state()
         return points
 
     def _read_state(self) -> None:
-        # ViZDoom has no state after the last tic of an episode: keep the previous one.
+        # ViZDoom has no state after the last tic of an episode, so keep the previous one.
         state = self._game.get_state()
         if state is not None:
             self._state, self.frame = state, state.screen_buffer
@@ -109,10 +125,12 @@ class Engine:
 
     @property
     def dead(self) -> bool:
+        """Whether the player is dead."""
         return bool(self._game.is_player_dead())
 
     @property
     def health(self) -> float:
+        """The player's health points."""
         return self._variable("HEALTH")
 
     @property
@@ -122,6 +140,7 @@ class Engine:
 
     @property
     def pose(self) -> Pose:
+        """The player's position and heading."""
         return Pose(self._variable("POSITION_X"), self._variable("POSITION_Y"), self._variable("ANGLE"))
 
     def _variable(self, name: str) -> float:
@@ -129,7 +148,7 @@ class Engine:
 
     @property
     def objects(self) -> list[Any]:
-        """Every actor on the map as vizdoom.Object: id, name ("Dead..." for a corpse), position, velocity."""
+        """All actors on the map as vizdoom.Object: id, name ("Dead..." for a corpse), position, velocity."""
         return list(self._state.objects)
 
     @property
@@ -139,22 +158,25 @@ class Engine:
 
     @property
     def labels(self) -> list[Any]:
-        """Every visible actor as vizdoom.Label; `value` marks it in `labels_buffer`. Needs Settings.labels."""
+        """All visible actors as vizdoom.Label; `value` marks each in `labels_buffer`. Needs Settings.labels."""
         return list(self._state.labels)
 
     @property
     def labels_buffer(self) -> NDArray[np.uint8]:
-        """uint8 [H, W]: the label value of the actor drawn at each pixel. Needs Settings.labels."""
+        """The label value of the actor drawn at each pixel, uint8 [H, W]. Needs Settings.labels."""
         buffer: NDArray[np.uint8] = self._state.labels_buffer
         return buffer
 
     def close(self) -> None:
-        """End the engine process; may be called again."""
+        """End the engine process; a second call has no effect."""
         self._close()
 
 
 def temporary_folder() -> Path:
-    """Make a folder for an engine, and remove what programs left that were killed while their engines started."""
+    """Make a temporary folder for an engine.
+
+    On Linux this also removes folders and shared memory of programs that were killed while their engines started.
+    """
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*") if ON_LINUX else ():
         with suppress(OSError):  # another program may be removing it too
             if _is_old(folder):
@@ -178,10 +200,10 @@ def _remove_old_memory() -> None:
 
 
 def _memory_maps() -> str:
-    """The files that the processes of this user have mapped."""
+    """Return the memory maps of all readable processes as one text."""
     texts = []
     for maps in Path("/proc").glob("[0-9]*/maps"):
-        with suppress(OSError):  # the process has ended, or is somebody else's
+        with suppress(OSError):  # the process has ended, or belongs to another user
             texts.append(maps.read_text())
     return "\n".join(texts)
 
@@ -214,7 +236,7 @@ def _configure(settings: Settings, folder: Path) -> vizdoom.DoomGame:
 
 
 def _launch_script(folder: Path) -> Path:
-    """Write the executable that ViZDoom starts as its engine; it can only start one file, with its own arguments."""
+    """Write the script that ViZDoom starts as its engine, since ViZDoom starts one file, with its own arguments."""
     engine = Path(vizdoom.__file__).with_name("vizdoom")
     launcher = Path(__file__).with_name("launcher.py")
     words = [sys.executable, "-IS", str(launcher), str(os.getpid()), str(folder), str(engine)]

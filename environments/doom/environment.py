@@ -1,12 +1,12 @@
-"""ViZDoom, the embedded default world: first-person 3-D on any CPU, with exact labels as ground truth.
+"""ViZDoom, the default environment: first-person 3-D on any CPU, with exact labels as ground truth.
 
-There are two kinds of tasks. Scenarios are ViZDoom's own maps. Generated rooms (`fetch`, `hunt`) hold objects of
-several kinds, and the context names the kind that counts; training and evaluation use different rooms. The seed and the
-actions determine an episode to the pixel.
+There are two kinds of tasks. Scenarios are ViZDoom's own maps. Generated rooms (`fetch`, `hunt`) contain objects of
+several kinds, and the context names the target kind; training and evaluation use different rooms. The seed and the
+actions determine every pixel of an episode.
 
-An action is a row of `Task.actions`: buttons that are held for `frame_skip` game tics of 1/35 s, which is one decision.
-Observation: `frame` uint8 [H, W, 3] RGB; `proprio` float32 [P] in 0..1: health, ammunition, the fraction of the horizon
-that has passed, then the previous action and the target as one-hot vectors (see Defaults).
+An action is the index of a row of `Task.actions`. Its buttons are held for `frame_skip` game tics of 1/35 s, which is
+one decision. Observation: `frame` uint8 [H, W, 3] RGB; `proprio` float32 [P] in 0..1: health, ammunition, the fraction
+of the horizon that has passed, then the previous action and the target as one-hot vectors (see Defaults).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .engine import SCENARIOS, Engine, Settings, temporary_folder
 from .maps import ITEMS, MONSTERS, Room, Thing, map_name, random_room, wad_of
 from .rewards import REACH, Reward, Rule, Step, death, defeating, each_decision, each_tic, points, reaching
 
-# ViZDoom actor name -> the name that a person would give to its sprite; the sprites are Freedoom's, not Doom's.
+# ViZDoom actor name -> common name of its sprite; the sprites are Freedoom's, not Doom's.
 WORDS: dict[str, str] = {
     "Medikit": "medikit",
     "GreenArmor": "green armor",
@@ -59,6 +59,8 @@ NEAR = 160.0  # map units: a labelled object is near below this distance and far
 
 
 class Defaults(BaseModel):
+    """Options of the Doom environment."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     frame_size: Literal["160x120", "200x150", "320x240", "400x300", "640x480"] = "160x120"  # pixels; same view
@@ -73,9 +75,9 @@ class Defaults(BaseModel):
 
 @dataclass(frozen=True)
 class Task:
-    """A row of TASKS.
+    """Row of TASKS: the reward, the success rule, the actions and the map of a task.
 
-    `horizon` is in decisions; `contexts` lists every context that an episode can have.
+    `horizon` is in decisions; `contexts` lists all contexts that can occur.
     """
 
     id: str
@@ -85,7 +87,7 @@ class Task:
     succeeded: Rule
     success: str
     contexts: tuple[dict[str, str], ...]
-    actors: tuple[str, ...]  # ViZDoom names of the actors that labels can hold
+    actors: tuple[str, ...]  # ViZDoom names of the actors that can occur in labels
     actions: tuple[tuple[str, ...], ...]  # the buttons that each action holds
     wad: str = ""  # file of a ViZDoom scenario; "" = generated rooms
     prompt: str = "where"  # default variant
@@ -204,7 +206,7 @@ TASKS: dict[str, Task] = {task.id: task for task in _ROWS}
 
 
 def kinds(task: str) -> tuple[str, ...]:
-    """Return the object names that `info["labels"]` can hold in a task."""
+    """Return the object names that can occur in `info["labels"]` of a task."""
     return tuple(WORDS[actor] for actor in _task(task).actors)
 
 
@@ -219,18 +221,25 @@ def make(
 
     Args:
         task: A key of TASKS.
-        options: None means Defaults().
-        split: Which generated rooms and seeds to use.
-        labels: Add `labels` and `segmentation`, the simulator's ground truth, to `info`; costs some speed.
+        options: The options; None = Defaults().
+        split: The split of the generated rooms and the seeds.
+        labels: Whether to add `labels` and `segmentation`, the simulator's ground truth, to `info`; this is slower.
 
     Raises:
-        ValueError: For an unknown task or split, or an option that the task cannot use.
+        ValueError: If the task or the split is unknown, or the task cannot use an option.
     """
     return DoomEnv(_task(task), options or Defaults(), split=split, labels=labels)
 
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
-    """Return a scripted solution: a function from an environment made with labels=True to the next action."""
+    """Return the scripted solution of a task.
+
+    Args:
+        task: A key of TASKS.
+
+    Returns:
+        A function from an environment made with labels=True to the next action.
+    """
     row = _task(task)
     decide = oracles.ORACLES[task]
 
@@ -255,17 +264,20 @@ class DoomEnv(gym.Env[Observation, np.int64]):
 
     `info` at reset and at every step:
         context: dict, the target.
-        success: bool.
+        success: bool, whether the task's success rule holds.
         seed: int that determines the episode; `reset()` without a seed draws the next one from it.
         labels: Only with labels=True: list of {"name", "box": (x0, y0, x1, y1) around the visible pixels, ends
-            exclusive, "distance": map units}.
-        segmentation: Only with labels=True: uint8 [H, W], 0 or 1 + the index in `labels` of the pixel's object.
+            exclusive, "distance": in map units}.
+        segmentation: Only with labels=True: uint8 [H, W], per pixel 1 + the index of its object in `labels`, or 0.
 
     Args:
         task: The row of TASKS.
-        options: Options of the environment.
+        options: The options of the environment.
         split: "train" or "evaluation".
-        labels: Add the simulator's ground truth to `info`.
+        labels: Whether to add the simulator's ground truth to `info`.
+
+    Raises:
+        ValueError: If the split is unknown, or the task cannot use an option.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 35 / 4}
@@ -294,7 +306,12 @@ class DoomEnv(gym.Env[Observation, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin the episode of `seed`, 0 or more; None draws a seed from the previous one's generator."""
+        """Begin an episode.
+
+        Args:
+            seed: The seed of the episode, 0 or more; None = draw one from the generator of the previous seed.
+            options: Not used.
+        """
         self._seed = int(self.np_random.integers(2**63)) if seed is None else seed
         super().reset(seed=self._seed)
         self._engine = self._engine or self._start()
@@ -306,7 +323,7 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         self._target = targets[rng.integers(len(targets))]
         self._engine.restart(engine_seed, map_name(index))
         self._decisions, self._action, self._points = 0, -1, 0.0
-        self._fallen: dict[int, str] = {}  # object id -> kind of the monsters that fell, in order
+        self._fallen: dict[int, str] = {}  # object id -> kind of the defeated monsters, in order
         self._distance = self._distance_to(self._target)
         return self._observation(), self._info(success=False)
 
@@ -332,7 +349,11 @@ class DoomEnv(gym.Env[Observation, np.int64]):
             self._engine = None
 
     def scene(self) -> oracles.Scene:
-        """Return the whole map, visible or not, for oracles and never for a policy; needs labels=True."""
+        """Return the whole map, visible or not, for oracles.
+
+        Raises:
+            ValueError: If the environment was not made with labels=True.
+        """
         if not self._labels:
             raise ValueError("the scene is ground truth: make the environment with labels=True")
         engine = self._running()
@@ -373,7 +394,7 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         return self._engine
 
     def _measure(self, points: float) -> Step:
-        """Describe the last decision; `points` is what the map's script awarded for it."""
+        """Return the outcome of the last decision, for which the map's script has awarded `points`."""
         engine = self._running()
         distance, fallen = self._distance_to(self._target), self._new_corpses()
         outcome = Step(
@@ -394,13 +415,13 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         return outcome
 
     def _new_corpses(self) -> dict[int, str]:
-        """Object id -> kind of the monsters that died in this decision."""
+        """Return {object id: kind} of the monsters that died in this decision."""
         dead = {f"Dead{actor}": WORDS[actor] for actor in self.task.actors}
         corpses = {o.id: dead[o.name] for o in self._running().objects if o.name in dead}
         return {id_: kind for id_, kind in corpses.items() if id_ not in self._fallen}
 
     def _distance_to(self, kind: str) -> float:
-        """Map units to the nearest object of a kind in a generated room; 0 where there is none."""
+        """Return the map units to the nearest object of a kind in a generated room; 0 if there is none."""
         return min((self._gap(thing) for thing in self._things if WORDS[thing.name] == kind), default=0.0)
 
     def _reached(self) -> str:
@@ -419,7 +440,7 @@ class DoomEnv(gym.Env[Observation, np.int64]):
             self._decisions / self.task.horizon,
         ]
         if self.options.previous_action_in_proprio:
-            # All zero at the reset.
+            # All zero at the reset, when self._action is -1.
             proprio += [float(action == self._action) for action in range(len(self._pressed))]
         proprio += [float(target == self._target) for target in self._proprio_targets]
         return {"frame": engine.frame, "proprio": np.array(proprio, np.float32)}
@@ -443,7 +464,7 @@ class DoomEnv(gym.Env[Observation, np.int64]):
 
 
 def _visible_box(buffer: NDArray[np.uint8], label: Any) -> tuple[int, int, int, int] | None:
-    """Box around the visible pixels of a label; None if it is hidden, since ViZDoom's own box ignores occlusion."""
+    """Return the box around the visible pixels of a label, or None; ViZDoom's own box ignores occlusion."""
     x, y = label.x, label.y
     drawn = buffer[y : y + label.height, x : x + label.width] == label.value
     columns, rows = np.flatnonzero(drawn.any(axis=0)), np.flatnonzero(drawn.any(axis=1))
@@ -456,7 +477,7 @@ def _visible_box(buffer: NDArray[np.uint8], label: Any) -> tuple[int, int, int, 
 def _rooms(
     split: int, count: int, actors: tuple[str, ...], apart: float, things: int, repeats: bool
 ) -> tuple[tuple[Room, ...], bytes]:
-    """The rooms of a split, each determined by the split and its index, and the WAD file that holds them."""
+    """Return the rooms of a split, each determined by the split and its index, and their WAD file."""
     rooms = tuple(
         _room(np.random.default_rng([split, index]), actors, apart, things, repeats) for index in range(count)
     )

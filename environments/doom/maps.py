@@ -1,7 +1,7 @@
 """Generated ViZDoom rooms: UDMF text and a WAD file in pure Python.
 
 A map is one rectangular sector with random walls, floor, ceiling, light, start pose and objects, so that the background
-of a room says nothing about the objects in it.
+of a room is independent of the objects in it.
 
         y ^  (0, height) ------------- (width, height)        angles in degrees, 0 = east, 90 = north,
           |      |   thing      thing      |                  counter-clockwise, as in the engine
@@ -52,7 +52,14 @@ Spot = tuple[float, float]  # (x, y) in map units
 
 @dataclass(frozen=True)
 class Thing:
-    """An actor at (x, y) map units, facing `angle` degrees."""
+    """Actor on a map.
+
+    Args:
+        name: The actor's ViZDoom name, a key of THINGS.
+        x: Map units to the east.
+        y: Map units to the north.
+        angle: The direction that the actor faces, in degrees; 0 = east, 90 = north.
+    """
 
     name: str
     x: float
@@ -62,7 +69,18 @@ class Thing:
 
 @dataclass(frozen=True)
 class Room:
-    """A rectangular room of width x height map units; light in 0..255; start is (x, y, degrees)."""
+    """Rectangular room with objects.
+
+    Args:
+        width: Map units from west to east.
+        height: Map units from south to north.
+        wall: The texture of the walls, one of WALLS.
+        floor: The texture of the floor, one of FLATS.
+        ceiling: The texture of the ceiling, one of FLATS.
+        light: The light level, 0..255.
+        start: The player's start pose: x, y in map units, and the heading in degrees.
+        things: The objects.
+    """
 
     width: int
     height: int
@@ -75,7 +93,16 @@ class Room:
 
 
 def random_room(rng: np.random.Generator, kinds: Sequence[str], count: int) -> Room:
-    """Draw a room with `count` objects of `kinds`, none overlapping; a kind may occur twice."""
+    """Draw a random room whose objects do not overlap.
+
+    Args:
+        rng: The random generator.
+        kinds: The ViZDoom names of possible objects; a kind may occur more than once.
+        count: The number of objects.
+
+    Raises:
+        ValueError: If so many objects do not fit into a room.
+    """
     width, height, (start, *spots) = _layout(rng, count)
     angles = rng.integers(0, 360, size=count + 1)
     names = rng.choice(list(kinds), size=count)
@@ -123,12 +150,18 @@ def map_name(index: int) -> str:
 def wad_of(rooms: Sequence[Room], rules: str = "") -> bytes:
     """Encode rooms as the maps MAP01, MAP02, ... of one PWAD file.
 
-    Args:
-        rooms: 1 to 9999 rooms.
-        rules: Text of a MAPINFO lump (zdoom.org/wiki/MAPINFO), such as a custom skill; "" for none.
-
     Layout (doomwiki.org/wiki/WAD): 12-byte header, the lumps' bytes, then a 16-byte directory entry per lump.
     A UDMF map is three lumps: an empty marker with the map's name, TEXTMAP, ENDMAP.
+
+    Args:
+        rooms: 1 to 9999 rooms.
+        rules: The text of a MAPINFO lump (zdoom.org/wiki/MAPINFO), such as a custom skill; "" = no such lump.
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        ValueError: If the number of rooms is out of range.
     """
     if not 1 <= len(rooms) <= 9999:
         raise ValueError(f"a WAD holds 1 to 9999 rooms here, not {len(rooms)}: write several files")

@@ -20,12 +20,16 @@ NEIGHBOURS = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)
 
 
 class Plan:
-    """Number of grid steps to the goal from every cell, around walls and discs.
+    """Shortest paths from every cell of a grid to a goal, around walls and discs.
 
     Args:
-        goal: Where all paths end, in map units.
-        walls: Line segments that the player cannot cross.
-        discs: Circles that paths avoid.
+        goal: The end (x, y) of all paths, in map units.
+        walls: Line segments (x1, y1, x2, y2) that the player cannot cross.
+        discs: Circles (x, y, radius) that paths avoid.
+
+    Attributes:
+        free: Whether the player can stand in each cell, bool [columns, rows].
+        steps: The number of grid steps to the goal from each cell, [columns, rows]; inf = no path.
     """
 
     def __init__(self, goal: Point, walls: tuple[Wall, ...], discs: tuple[Disc, ...] = ()) -> None:
@@ -42,7 +46,11 @@ class Plan:
         self.steps = self._flood(self._cell(goal))
 
     def waypoint(self, start: Point) -> Point:
-        """Return the furthest point of the shortest path that can be reached in a straight line."""
+        """Return the furthest point of the shortest path that the player can reach in a straight line.
+
+        Args:
+            start: The player's position (x, y), in map units.
+        """
         cell = self._nearest_reachable(start)
         best = cell
         while self.steps[cell] > 0:
@@ -74,7 +82,7 @@ class Plan:
         return all(self.steps[self._cell((x, y))] < np.inf for x, y in points)
 
     def _nearest_reachable(self, point: Point) -> Cell:
-        """The nearest cell from which the goal can be reached; the player may be brushing a wall."""
+        """Return the nearest cell with a path to the goal, since the player may touch a wall."""
         known = np.argwhere(self.steps < np.inf)
         i, j = known[np.abs(known - np.array(self._cell(point))).sum(axis=1).argmin()]
         return int(i), int(j)
@@ -94,7 +102,7 @@ plan = lru_cache(maxsize=8)(Plan)
 def _distance_to_segment(
     points: NDArray[np.float64], start: NDArray[np.float64], end: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """points [..., 2] -> [...]"""
+    """Return the distances [...] of points [..., 2] from a line segment."""
     along = end - start
     share = ((points - start) @ along / (along @ along)).clip(0, 1)
     distance: NDArray[np.float64] = np.linalg.norm(points - start - share[..., None] * along, axis=-1)

@@ -1,7 +1,7 @@
 """Scripted solutions of the Doom tasks, which use ground truth.
 
-Each is a function from a Scene to the name of the button to hold. Angles are in degrees, counter-clockwise; lengths are
-in map units.
+A solution is a function from a Scene to the name of the button to hold. Angles are in degrees,
+counter-clockwise; lengths are in map units.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ ALERT = 120.0  # a fireball further away than this is ignored
 
 @dataclass(frozen=True)
 class Actor:
-    """An actor on the map: its kind in words, its position, and its velocity in map units per tic."""
+    """Actor on the map.
+
+    Args:
+        kind: The common name of the actor, such as "medikit".
+        x: Map units to the east.
+        y: Map units to the north.
+        vx: The velocity to the east, in map units per tic.
+        vy: The velocity to the north, in map units per tic.
+    """
 
     kind: str
     x: float
@@ -32,12 +40,20 @@ class Actor:
 
     @property
     def position(self) -> Point:
+        """The position (x, y), in map units."""
         return self.x, self.y
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The whole map: actors of the task and the walls that stop a player."""
+    """State of the whole map.
+
+    Args:
+        pose: The player's position and heading.
+        target: The kind that the context names.
+        things: The actors of the task.
+        walls: The walls that stop the player, (x1, y1, x2, y2) each.
+    """
 
     pose: Pose
     target: str
@@ -53,7 +69,7 @@ def fetch(scene: Scene) -> str:
 
 
 def hunt(scene: Scene) -> str:
-    """Shoot the named monster at once, even if a shot may miss: it then comes nearer."""
+    """Shoot the named monster at once, even if the shot may miss, because the monster comes nearer."""
     return shoot(scene, nearest(scene, [t for t in scene.things if t.kind == scene.target]), SHORTEST_TURN)
 
 
@@ -87,7 +103,7 @@ def my_way_home(scene: Scene) -> str:
 
 
 def take_cover(scene: Scene) -> str:
-    """Facing east, step to where the fireballs in the air miss by most; prefer the middle among equals."""
+    """Step sideways, facing east, to the place that the fireballs miss by most; among equals prefer the middle."""
     ends = [y for wall in scene.walls for y in wall[1::2]]
     places = range(int(min(ends)) + 16, int(max(ends)) - 15, 32)
     middle = (min(ends) + max(ends)) / 2
@@ -107,7 +123,7 @@ ORACLES: dict[str, Callable[[Scene], str]] = {
 
 
 def bearing(pose: Pose, point: Point) -> float:
-    """Return the degrees to turn left to face a point, in -180..180."""
+    """Return the angle to turn left to face a point, in degrees, -180..180."""
     angle = math.degrees(math.atan2(point[1] - pose.y, point[0] - pose.x)) - pose.angle
     return (angle + 180) % 360 - 180
 
@@ -123,7 +139,12 @@ def nearest(scene: Scene, things: list[Actor]) -> Actor:
 
 
 def walk_to(pose: Pose, point: Point) -> str:
-    """Turn towards a point, then walk."""
+    """Return the button that turns towards a point or, if it is straight ahead, walks.
+
+    Args:
+        pose: The player's position and heading.
+        point: The goal (x, y), in map units.
+    """
     off = bearing(pose, point)
     if abs(off) <= SHORTEST_TURN:
         return "MOVE_FORWARD"
@@ -131,12 +152,18 @@ def walk_to(pose: Pose, point: Point) -> str:
 
 
 def half_width(scene: Scene, monster: Actor) -> float:
-    """Return by how many degrees the aim may be off for a bullet to hit."""
+    """Return the largest error of the aim with which a bullet hits a monster, in degrees."""
     return math.degrees(math.atan2(MONSTER, gap(scene, monster)))
 
 
 def shoot(scene: Scene, target: Actor, tolerance: float) -> str:
-    """Turn towards a target, and shoot once the aim is off by at most `tolerance` degrees."""
+    """Return the button that turns towards a target or, if the aim is good enough, shoots.
+
+    Args:
+        scene: The state of the map.
+        target: The monster.
+        tolerance: The largest error of the aim, in degrees; a larger error is allowed if the bullet still hits.
+    """
     off = bearing(scene.pose, target.position)
     if abs(off) <= max(tolerance, half_width(scene, target)):
         return "ATTACK"
@@ -144,7 +171,7 @@ def shoot(scene: Scene, target: Actor, tolerance: float) -> str:
 
 
 def _clearance(scene: Scene, goal: float) -> float:
-    """Smallest distance, at most ALERT, of a fireball in 40 tics to a player who sidesteps to y = goal."""
+    """Return the smallest distance of a fireball in 40 tics from a player who sidesteps to y = goal; at most ALERT."""
     closest = ALERT
     for tic in range(0, 40, 2):
         way = goal - scene.pose.y

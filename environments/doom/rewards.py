@@ -1,4 +1,4 @@
-"""The outcome of a decision, and the reward terms that a task's reward is the sum of."""
+"""The outcome of a decision, and reward terms, whose sum is the reward of a task."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ REACH = 52.0  # map units between centres: a player who walks into an object fro
 
 @dataclass(frozen=True)
 class Step:
-    """Outcome of one decision: the input of reward terms and success rules."""
+    """Outcome of one decision, the input of reward terms and success rules."""
 
     target: str  # the target of the context
     tics: int  # game tics of the decision
-    points: float  # awarded by the scenario's script
-    total_points: float  # since the reset
+    points: float  # points that the scenario's script has awarded
+    total_points: float  # points since the reset
     died: bool
-    left: bool  # the player left the map alive; some scenarios end so on success
+    left: bool  # the player has left the map alive, which is success in some scenarios
     last: bool  # the horizon is reached
     reached: str = ""  # the kind of the object within REACH; "" = none
     defeated: tuple[str, ...] = ()  # the kinds of the monsters that died
-    all_defeated: tuple[str, ...] = ()  # since the reset
+    all_defeated: tuple[str, ...] = ()  # the kinds of all monsters that have died since the reset
     nearer: float = 0.0  # map units of approach to the target
 
 
@@ -31,12 +31,20 @@ Reward: TypeAlias = Callable[[Step], float]
 
 
 def points(scale: float = 1.0) -> Reward:
-    """Reward the points of the scenario's script."""
+    """Reward the points of the scenario's script.
+
+    Args:
+        scale: The reward per point.
+    """
     return lambda step: scale * step.points
 
 
 def each_tic(amount: float) -> Reward:
-    """Reward every game tic."""
+    """Reward every game tic.
+
+    Args:
+        amount: The reward per tic of 1/35 s.
+    """
     return lambda step: amount * step.tics
 
 
@@ -51,10 +59,20 @@ def death(amount: float) -> Reward:
 
 
 def reaching(target: float, other: float) -> Reward:
-    """Reward reaching an object: `target` for the named kind, `other` for any other."""
+    """Reward reaching an object.
+
+    Args:
+        target: The reward for an object of the target kind.
+        other: The reward for any other object.
+    """
     return lambda step: 0.0 if not step.reached else target if step.reached == step.target else other
 
 
 def defeating(target: float, other: float) -> Reward:
-    """Reward every monster that dies: `target` for the named kind, `other` for any other."""
+    """Reward every monster that dies.
+
+    Args:
+        target: The reward for a monster of the target kind.
+        other: The reward for any other monster.
+    """
     return lambda step: sum(target if kind == step.target else other for kind in step.defeated)

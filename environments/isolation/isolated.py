@@ -54,7 +54,7 @@ class Timeouts(BaseModel):
     reset: PositiveFloat = 600.0  # for a reset; Minecraft starts in the first one
     step: PositiveFloat = 60.0  # for a step, or a call of another method
     close: PositiveFloat = 10.0  # for closing the simulator; then its processes are killed
-    silence: PositiveFloat = 120.0  # without a heartbeat during a call; loading a scene can block the interpreter for long
+    silence: PositiveFloat = 120.0  # without a heartbeat during a call; loading a scene can block for that long
     memory: PositiveInt | None = None  # resident MB of the worker and all its processes; None = no limit
     restarts: NonNegativeInt = 3  # in a row, without a successful step between them
 
