@@ -1,1 +1,1 @@
-"""Scores of prompts, prompt search, and correlation with the results of training."""
+"""Scores of prompts, prompt search, and correlation of scores with the results of training."""

@@ -1,6 +1,6 @@
-"""Attention of a policy's query token to image patches and words, and a drawing of it.
+"""Attention of a policy's query token to image patches and words, and a function to draw it.
 
-Attention weights show what enters the summary. They do not explain an action (Jain and Wallace 2019).
+Attention weights show which tokens contribute to the summary. They do not explain an action (Jain and Wallace 2019).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class FrameAttention(NamedTuple):
     """Attention weights of one frame; they sum to 1.
 
     Attributes:
-        patches: [S, S] weights of image patches; None without the image segment, or if its tokens are not on a square
-            grid, such as those of a Q-Former.
+        patches: [S, S] weights of image patches; None without the image segment, or if the image tokens are not on a
+            square grid (for example Q-Former tokens).
         words: Name and weight of every other token.
     """
 
@@ -36,14 +36,14 @@ class FrameAttention(NamedTuple):
 
 @torch.no_grad()
 def query_attention(network: Any, tokens: Tokens) -> torch.Tensor:
-    """Attention weights of a token_transformer network, mean over heads and queries.
+    """Return the attention weights of a token_transformer network, averaged over heads and queries.
 
     Args:
-        network: With one query token or more.
+        network: A token_transformer with at least one query token.
         tokens: Values [B, T, D] and mask [B, T].
 
     Returns:
-        float32 [B, T] weights that sum to 1; 0 at padding.
+        float32 [B, T] weights. The weights of a frame sum to 1; padding has weight 0.
 
     Raises:
         UserError: If the network has no query token.
@@ -69,13 +69,13 @@ def frame_attention(encoder: Any, weights: torch.Tensor, text: str, answer: str)
     """Assign the attention weights of one frame to patches and words.
 
     Args:
-        encoder: The encoder `prompted` that made the tokens.
-        weights: [T], see query_attention.
-        text: The prompt of the frame.
-        answer: The VLM's answer.
+        encoder: The encoder `prompted` that computed the tokens, cached or not.
+        weights: [T] weights of the frame, from query_attention.
+        text: Prompt of the frame.
+        answer: Answer of the VLM.
 
     Raises:
-        UserError: For another encoder, or another layer_join than width.
+        UserError: If the encoder is not `prompted` with layer_join=width.
     """
     encoder = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
     if not isinstance(encoder, PromptedEncoder) or encoder.join != "width":
@@ -103,13 +103,13 @@ def frame_attention(encoder: Any, weights: torch.Tensor, text: str, answer: str)
 
 
 def draw_attention(frame_axes: Axes, word_axes: Axes, frame: npt.NDArray[np.uint8], attention: FrameAttention) -> None:
-    """Draw a frame with its less attended patches darkened, and a bar for each word.
+    """Draw a frame, with patches of low weight darkened, and a bar for each word.
 
     Args:
-        frame_axes: For the frame.
-        word_axes: For the bars; a dashed line marks equal weights.
+        frame_axes: Axes for the frame.
+        word_axes: Axes for the bars. A dashed line marks the weight that all tokens would have if they were equal.
         frame: uint8 [H, W, 3].
-        attention: Its weights.
+        attention: Attention weights of the frame.
     """
     height, width = frame.shape[:2]
     frame_axes.imshow(frame)
@@ -135,6 +135,6 @@ def _prompt_words(vlm: Any, text: str) -> list[str]:
 
 
 def _answer_words(vlm: Any, answer: str) -> list[str]:
-    """The answer's tokens and its end token."""
+    """Return the tokens of the answer, and its end token."""
     ids = vlm.tokenizer(answer, add_special_tokens=False)["input_ids"]
     return [*(f"> {word}" for word in vlm.tokenizer.convert_ids_to_tokens(ids)), "> (end)"]

@@ -1,10 +1,10 @@
-"""Correlation of a prompt's score with the success and return of policies trained with it.
+"""Correlation of a prompt's score with success and return of the policies that are trained with it.
 
     suite of prompt variants --pr2l bench run--> rows -------> success rate, return after training \\
                             \\--pr2l prompts score-----------> score, accuracies -----------------> rank correlations
 
 A variant is a method of the suite with the encoder `prompted`: a prompt, VLM options and segments. Spearman's rank
-correlation is over variants. Its interval resamples the runs of each variant; its p-value is of a permutation test.
+correlation is over variants. Its interval resamples the runs of each variant; its p-value is from a permutation test.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from pr2l.core.statistics import FEW_SEEDS, Band, Estimate, bootstrap_runs, spea
 from pr2l.prompting.score import PromptScore, examples_of, score_one, scoring_of
 from pr2l.vlms.base import Defaults
 
-FEWEST = 4  # variants for a rank correlation
-OUTCOMES = {"success": "success rate", "return": "return"}  # after training: key of a row's episodes -> name
-PERMUTATIONS = 9_999  # at most, of the permutation test
+FEWEST = 4  # minimum number of variants for a rank correlation
+OUTCOMES = {"success": "success rate", "return": "return"}  # results of training: key in a row's episodes -> name
+PERMUTATIONS = 9_999  # maximum number of permutations in the permutation test
 EMPTY = Prompt(name="none", text="", why="the frame alone", source="prompt: null in a config")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant of a prompt.
+    """Prompt variant with its scores and its results of training.
 
     Attributes:
-        name: The suite's method.
-        score: Its scores before training.
-        runs: For each key of OUTCOMES the values of the evaluation episodes of each run.
+        name: Name of the suite's method.
+        score: Scores before training.
+        runs: For each key of OUTCOMES, the values of the evaluation episodes of each run.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Variant:
     runs: Mapping[str, Sequence[Sequence[float]]]
 
     def outcome(self, key: str) -> Estimate:
-        """Mean over runs and episodes."""
+        """Return the mean of an outcome over runs and episodes, for a key of OUTCOMES."""
         return success_rate(self.runs[key]) if key == "success" else bootstrap_runs(self.runs[key])
 
 
@@ -70,7 +70,12 @@ class Rank(NamedTuple):
 
 @dataclass(frozen=True)
 class Correlation:
-    """Correlation of one measurement of `pr2l prompts score` with each outcome, by the keys of OUTCOMES."""
+    """Correlation of one measurement of `pr2l prompts score` with the outcomes.
+
+    Attributes:
+        of: Name of the measurement.
+        ranks: Rank correlation with each outcome, by the keys of OUTCOMES.
+    """
 
     of: str
     ranks: dict[str, Rank]
@@ -79,20 +84,20 @@ class Correlation:
 def correlate(
     name: str, results: Path, out: Path, frames: int | None = None, methods: Sequence[str] = ()
 ) -> dict[str, list[Correlation]]:
-    """Correlate scores and outcomes for each task of a suite; print, and write correlation.md, .json and .png.
+    """Correlate scores and outcomes for each task of a suite; print tables, and write correlation.md, .json and .png.
 
     Args:
-        name: The suite, as for load_suite.
-        results: Folder of its rows.
-        out: Folder of the files.
-        frames: For the scores; None = as `pr2l prompts score`.
-        methods: () = all methods of the suite.
+        name: Name or file of the suite, as for load_suite.
+        results: Folder with a sub-folder of rows for each suite.
+        out: Folder to write to.
+        frames: Number of frames to play for the scores; None = the default of `pr2l prompts score`.
+        methods: Names of methods to use; () = all methods of the suite.
 
     Returns:
         The correlations of each task.
 
     Raises:
-        UserError: For an unknown method, or a task with fewer than FEWEST variants that were run with the same seeds.
+        UserError: If a method is unknown, or a task has fewer than FEWEST variants or variants with different seeds.
     """
     suite = load_suite(name)
     if unknown := [method for method in methods if method not in suite.methods]:
@@ -115,7 +120,7 @@ def correlate(
 def _variants(
     suite: Suite, task: str, methods: Sequence[str], rows: Sequence[Row], frames: int | None
 ) -> list[Variant]:
-    """The methods with the encoder `prompted`, each scored."""
+    """Return the variants: the methods with the encoder `prompted`, with their scores."""
     first = suite.definition.seeds[0]
     configs = {method: suite.plan(task, method, first).config for method in methods}
     runs = {
@@ -147,7 +152,7 @@ def _score(config: RunConfig, frames: int | None) -> PromptScore:
 
 
 def correlations(variants: Sequence[Variant]) -> list[Correlation]:
-    """Correlations of the score, and of each number that `pr2l prompts score` prints, but the time."""
+    """Return correlations of the score, and of each other number that `pr2l prompts score` prints except the time."""
     outcomes = {
         key: np.array([[np.mean(run) for run in variant.runs[key]] for variant in variants]) for key in OUTCOMES
     }
@@ -158,14 +163,14 @@ def correlations(variants: Sequence[Variant]) -> list[Correlation]:
 
 
 def _measured(score: PromptScore) -> dict[str, float]:
-    """Score, accuracies and, with answers, the rates of true yes and true no."""
+    """Return score, accuracies and, if the VLM answers, the rates of true yes and true no."""
     rates = {"true yes": score.present, "true no": score.absent}
     answers = {name: rate.value for name, rate in rates.items() if rate}
     return {"score": score.score, **{label: probe.accuracy.value for label, probe in score.view.items()}, **answers}
 
 
 def _rank(values: NDArray[np.float64], outcomes: NDArray[np.float64]) -> Rank:
-    """values [variants], outcomes [variants, runs]."""
+    """Return the rank correlation of values [variants] and outcomes [variants, runs]."""
     band: Band = stratified(lambda draws: spearman(values, draws.mean(axis=-1)), outcomes)
     means = outcomes.mean(axis=-1)
     chance = permutation_test(
@@ -186,7 +191,14 @@ def _command(name: str, frames: int | None, methods: Sequence[str]) -> str:
 def markdown(
     suite: Suite, variants: dict[str, list[Variant]], results_of: dict[str, list[Correlation]], command: str
 ) -> str:
-    """The tables of all tasks, with the commands that make them."""
+    """Return the tables of all tasks as Markdown, with the commands that produce them.
+
+    Args:
+        suite: The suite.
+        variants: Variants of each task.
+        results_of: Correlations of each task.
+        command: Command that computes the correlations.
+    """
     warning = f" With fewer than {FEW_SEEDS} seeds, intervals over runs may be too narrow."
     few = any(len(variant.runs["success"]) < FEW_SEEDS for of_task in variants.values() for variant in of_task)
     parts = [
@@ -210,7 +222,7 @@ def markdown(
 
 
 def _ranked(variants: Sequence[Variant]) -> list[Variant]:
-    """The best score first."""
+    """Return the variants with the best score first."""
     return sorted(variants, key=lambda variant: -variant.score.score)
 
 
@@ -219,7 +231,7 @@ def _head() -> list[str]:
 
 
 def _cells(correlations_of_task: Sequence[Correlation]) -> list[tuple[str, ...]]:
-    """Rows: the measurement, and the columns of _head()."""
+    """Return rows of a table: the measurement, and the columns of _head()."""
     return [
         (one.of, *chain.from_iterable((str(rank.rho), f"{rank.p:.3f}") for rank in one.ranks.values()))
         for one in correlations_of_task
@@ -246,7 +258,7 @@ def _as_json(variants: Sequence[Variant], correlations_of_task: Sequence[Correla
 
 
 def _draw(variants: dict[str, list[Variant]], results_of: dict[str, list[Correlation]]) -> Figure:
-    """A column for each task, a row for each outcome: outcome with interval of each variant, over its score."""
+    """Draw the outcome of each variant with its interval over the score: a column per task, a row per outcome."""
     figure = Figure(figsize=(7 * len(variants), 5 * len(OUTCOMES)), layout="constrained")
     panels = figure.subplots(len(OUTCOMES), len(variants), squeeze=False)
     for column, (task, of_task) in enumerate(variants.items()):

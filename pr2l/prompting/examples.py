@@ -7,8 +7,8 @@ table, labels.csv:
     0001.png,spider,yes,far left,near,walk 1
     0002.png,spider,no,,,walk 1
 
-`file` and `present` are required. Frames of one `group`, such as a walk, are alike. Every other column fills the prompt
-slot of its name.
+`file` and `present` are required. Frames of one `group`, such as a walk, are similar, so statistics do not treat
+them as independent. Every other column fills the prompt slot with the same name.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from pr2l.data.questions import DIRECTIONS, DISTANCES, View, direction, distance
 from pr2l.data.recording import Recording
 from pr2l.training.collect import LABELS
 
-GROUP = 20  # frames kept of a played episode: many short episodes are more diverse than a few long ones
-FEWEST_GROUPS = 10  # played episodes, for any number of frames
+GROUP = 20  # maximum number of frames per played episode: many short episodes are more diverse than a few long ones
+FEWEST_GROUPS = 10  # minimum number of played episodes, for any number of frames
 TABLE = "labels.csv"
 _COLUMNS = ("file", "present", "direction", "distance", "group")
 Words = npt.NDArray[np.str_]
@@ -52,9 +52,9 @@ class Examples:
         frames: uint8 [N, H, W, 3].
         contexts: N contexts.
         present: bool [N], whether the frame shows the target of its context.
-        direction: [N] words of data/questions.py about the nearest target; "" = absent or unknown.
-        distance: [N] words, in the same way.
-        groups: int [N]; frames of one group, such as an episode, are alike.
+        direction: [N] direction of the nearest target, in words of data/questions.py; "" = absent or unknown.
+        distance: [N] distance of the nearest target, in the same way.
+        groups: int [N] group of each frame. Frames of one group, such as an episode, are similar.
     """
 
     frames: Frames
@@ -75,14 +75,14 @@ class Examples:
         return digest.of_json([self.frames.shape, pixels, *words, self.groups.tolist()])
 
     def labels(self) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
-        """For presence, direction and distance: the values, and the rows that have one."""
+        """Return for "presence", "direction" and "distance" the known values [n] and their rows [n]."""
         every = {"presence": self.present, "direction": self.direction, "distance": self.distance}
         rows = {"presence": np.arange(len(self))}
         rows |= {name: np.flatnonzero(every[name] != "") for name in ("direction", "distance")}
         return {name: (values[rows[name]], rows[name]) for name, values in every.items()}
 
     def spread(self, count: int) -> Examples:
-        """At most `count` of the frames, evenly spread."""
+        """Return at most `count` of the examples, evenly spread."""
         rows = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
         return Examples(
             frames=self.frames[rows],
@@ -95,11 +95,11 @@ class Examples:
 
 
 def play(source: Source, folder: Path, progress: Progress = lambda count: None) -> Examples:
-    """Play one task in a simulator, or read the frames of an earlier call. A group is an episode.
+    """Play one task in a simulator, or read the frames of an earlier call; each episode is a group.
 
     Args:
-        source: Environment, task, number of frames and seed.
-        folder: Where played frames are kept.
+        source: Environment, exactly one task, number of frames, and seed.
+        folder: Folder in which played frames are stored.
         progress: Called with the number of frames so far.
 
     Raises:
@@ -116,18 +116,18 @@ def play(source: Source, folder: Path, progress: Progress = lambda count: None) 
 def of_labels(
     frames: Frames, labels: Sequence[Labels], groups: npt.NDArray[np.int64], contexts: Sequence[Context], seed: int
 ) -> Examples:
-    """Choose a context for each frame, so that target and presence are balanced.
+    """Choose a context for each frame so that presence is balanced, overall and for each target.
 
-    As many frames show their target as do not, and each target is as often present as absent, so that its name alone
-    carries no information. Frames that would spoil the balance are dropped, as are frames whose possible targets are
-    too small to recognise.
+    About half of the frames show their target, and each target is present about as often as absent, so that its name
+    alone carries no information. A frame is dropped if it would disturb the balance, or if all its possible targets
+    are too small to recognise.
 
     Args:
         frames: uint8 [N, H, W, 3].
-        labels: N lists of the simulator's labels.
-        groups: [N].
-        contexts: To choose from.
-        seed: Of the choice.
+        labels: N lists of labels from the simulator.
+        groups: [N] group of each frame.
+        contexts: Contexts to choose from.
+        seed: Seed of the random choices.
 
     Raises:
         UserError: If no context names a target.
@@ -157,10 +157,13 @@ def of_labels(
 
 
 def from_table(folder: Path) -> Examples:
-    """Read pictures of one size from a folder with labels.csv.
+    """Read pictures from a folder with labels.csv.
+
+    Args:
+        folder: Folder with the table and the pictures, which have the same size.
 
     Raises:
-        UserError: If the table or a picture cannot be used.
+        UserError: If the table or a picture is invalid.
     """
     try:
         with (folder / TABLE).open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write a byte order mark
@@ -182,17 +185,23 @@ def from_table(folder: Path) -> Examples:
 
 
 def from_recording(folder: Path, contexts: Sequence[Context], count: int, seed: int) -> Examples:
-    """Take `count` frames, evenly spread, of a data set of `pr2l collect --labels`; arguments as of_labels.
+    """Take examples from a data set of `pr2l collect --labels`; each episode is a group.
+
+    Args:
+        folder: Folder of the data set.
+        contexts: Contexts to choose from, as for of_labels.
+        count: Number of frames to read, evenly spread. of_labels drops some of them.
+        seed: Seed of the random choices.
 
     Raises:
-        UserError: If the data set has no labels, or not one for each frame.
+        UserError: If the data set has no labels, or the number of labels differs from the number of frames.
     """
     recording = Recording(folder)
     if not (folder / LABELS).is_file():
         raise UserError(
             f"{folder} has no labels ({LABELS}); collect it again with --labels"
         )
-    # A line is written before its episode: after an interruption there is one more, perhaps incomplete.
+    # A line is written before its episode. After an interruption the file may have one more, possibly incomplete, line.
     lines = (folder / LABELS).read_text(encoding="utf-8").splitlines()[: len(recording.contexts)]
     labels = [frame_labels for line in lines for frame_labels in json.loads(line)]
     if len(labels) != len(recording):

@@ -16,15 +16,15 @@ from pr2l.prompting.probes import Probe
 if TYPE_CHECKING:
     from pr2l.prompting.score import LayerSegment, PromptScore
 
-ORDER = ("generated", "prompt", "image")  # from top to bottom
+ORDER = ("generated", "prompt", "image")  # rows of a heat map from top to bottom
 
 
 def draw_scores(scores: Sequence[PromptScore], path: Path | None = None) -> Figure:
-    """Draw a row of heat maps per prompt and a column per label.
+    """Draw heat maps: one row per prompt and one column per label.
 
     Args:
-        scores: With `cells`.
-        path: Of a PNG to write; None = none.
+        scores: Scores with probes on each layer and segment (`cells`).
+        path: PNG file to write; None = write no file.
     """
     labels = list(scores[0].view)
     layers = max(len({layer for layer, _ in score.cells[labels[0]]}) for score in scores)
@@ -47,7 +47,12 @@ def draw_scores(scores: Sequence[PromptScore], path: Path | None = None) -> Figu
 
 
 def draw_cells(axes: Axes, cells: dict[LayerSegment, Probe]) -> None:
-    """Draw the balanced accuracies of one label, layers from left to right, coloured from chance to 1."""
+    """Draw the heat map of one label: layers from left to right, colours from chance to 1.
+
+    Args:
+        axes: Axes to draw on.
+        cells: Probes on each layer and segment.
+    """
     layers = list(dict.fromkeys(layer for layer, _ in cells))
     segments = [name for name in ORDER if any(segment == name for _, segment in cells)]
     values = np.full((len(segments), len(layers)), np.nan)

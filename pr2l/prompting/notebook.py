@@ -1,4 +1,4 @@
-"""Helpers of the notebooks in prompts/notebooks: tables as HTML, pictures by upload, and no progress bars."""
+"""Helpers for the notebooks in prompts/notebooks: HTML tables, picture uploads, and no progress bars."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from rich.table import Table
 
 from pr2l.core.types import Frames
 
-PICTURES = Path("pictures")  # read where there is no upload widget
+PICTURES = Path("pictures")  # folder for pictures if there is no upload widget
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 def quiet() -> None:
-    """Turn off progress bars and warnings about missing widgets, which notebooks show in red; call it first."""
+    """Turn off progress bars and warnings about missing widgets, which notebooks show in red.
+
+    Call this before other imports, so that their warnings are turned off too.
+    """
     for message in ("IProgress not found", 'install "ipywidgets"'):
         warnings.filterwarnings("ignore", message=message)
     from transformers.utils import logging
@@ -29,7 +32,7 @@ def quiet() -> None:
 
 
 class HtmlTable:
-    """A rich table that a notebook shows as an HTML table."""
+    """Wrapper around a rich table that a notebook shows as an HTML table."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
@@ -49,7 +52,7 @@ def _cell(tag: str, value: Any) -> str:
 
 
 def upload() -> Any:
-    """An upload button for pictures; where ipywidgets is not installed, a text that says where to put them."""
+    """Return an upload button for pictures; without ipywidgets, a text that names the folder for them."""
     try:
         from ipywidgets import FileUpload  # type: ignore[import-not-found]
     except ImportError:
@@ -59,14 +62,14 @@ def upload() -> Any:
 
 
 def pictures(uploaded: Any, size: tuple[int, int]) -> list[Frames]:
-    """The uploaded pictures, or those in the folder PICTURES.
+    """Return the uploaded pictures, and the pictures in the folder PICTURES.
 
     Args:
-        uploaded: As returned by upload.
-        size: Height and width to scale them to.
+        uploaded: Return value of upload.
+        size: Height and width of the returned pictures in pixels.
 
     Returns:
-        uint8 [H, W, 3] each; files that are no pictures are left out.
+        Pictures, uint8 [H, W, 3] each. Files that cannot be read as pictures are skipped.
     """
     values = () if isinstance(uploaded, str) else uploaded.value
     contents: Sequence[Any] = [io.BytesIO(file["content"]) for file in values]

@@ -1,7 +1,7 @@
 """Accuracy of answers, and of linear probes on embeddings, with the chance level.
 
-A linear probe (Alain and Bengio 2016) is a logistic regression on frozen states. It is cross-validated with groups:
-frames of an episode are alike, so they are never both in training and in test folds.
+A linear probe (Alain and Bengio 2016) is a logistic regression on frozen states. Frames of one episode are similar, so
+cross-validation puts all of them into the same fold.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from pr2l.core.statistics import Estimate, wilson
 from pr2l.data.questions import COUNTS, DIRECTIONS, DISTANCES
 
 FOLDS = 5
-RESAMPLES = 2000  # of the bootstrap
+RESAMPLES = 2000  # number of bootstrap resamples
 PENALTY = 0.01  # inverse strength of the ridge penalty: there are more features than frames
 YES, NO = "yes", {"no", "not", "nowhere", "nothing", "none", "zero", "cannot"}  # and isn't, can't, ...
-PRESENT_ANSWERS = {*DIRECTIONS, *DISTANCES, *COUNTS[1:]}  # answers to where, how far and how many that mean yes
+PRESENT_ANSWERS = {*DIRECTIONS, *DISTANCES, *COUNTS[1:]}  # answers to "where", "how far", "how many" that mean yes
 
 
 class Probe(NamedTuple):
     """Result of a linear probe.
 
     Attributes:
-        accuracy: Balanced accuracy from 0 to 1 (mean over classes of the recall), with a 95 % interval over groups.
-        chance: Accuracy of guessing: one over the number of classes.
+        accuracy: Balanced accuracy (mean recall of the classes) from 0 to 1, with a 95 % interval over groups.
+        chance: Accuracy of guessing: one divided by the number of classes.
         frames: Number of frames.
     """
 
@@ -50,13 +50,13 @@ class Probe(NamedTuple):
 
 
 def says(answer: str, target: str) -> bool:
-    """Whether an answer says that the target is present.
+    """Return whether an answer says that the target is present.
 
-    The first yes or no word decides. Without one, an answer says so if it names the target, or is a direction, a
-    distance or a count such as "far left", "near" or "two".
+    The first yes or no word decides. Without such a word, the answer counts as yes if it names the target, or if it is
+    a direction, a distance or a count such as "far left", "near" or "two".
 
     Args:
-        answer: The VLM's answer.
+        answer: Answer of the VLM.
         target: Name of the target; "" = unknown.
     """
     answer, target = (text.lower().replace("\u2019", "'") for text in (answer, target))  # a typographic apostrophe
@@ -69,17 +69,17 @@ def says(answer: str, target: str) -> bool:
 
 
 def share(hits: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -> Estimate | None:
-    """The share of hits with Wilson's 95 % interval, for frames that are alike within a group.
+    """Return the fraction of hits with Wilson's 95 % interval, for frames that are similar within a group.
 
-    The number of frames is divided by the design effect (Korn and Graubard 1998), which is at least 1. If all or none
-    are hits, the design effect is unknown, and every frame counts.
+    The interval uses the number of frames divided by the design effect (Korn and Graubard 1998), which is at least 1.
+    If all frames are hits or none is, the design effect is unknown, and 1 is used.
 
     Args:
-        hits: [N].
+        hits: [N] whether each frame is a hit.
         groups: [N] group of each frame.
 
     Returns:
-        None for no frames.
+        The fraction from 0 to 1; None if there are no frames.
     """
     if not len(hits):
         return None
@@ -87,7 +87,7 @@ def share(hits: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -> Estimat
 
 
 def _design_effect(hits: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -> float:
-    """Variance of the share of hits, relative to that of independent frames."""
+    """Return the variance of the fraction of hits, divided by the variance for independent frames."""
     rate, number = hits.mean(), np.unique(groups, return_inverse=True)[1]
     surplus = np.bincount(number, weights=hits - rate)  # hits of each group above the average
     if len(surplus) < 2 or rate in (0, 1):
@@ -97,22 +97,30 @@ def _design_effect(hits: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -
 
 
 def agreement(one: Sequence[bool], other: Sequence[bool]) -> float | None:
-    """Cohen's kappa of two prompts' answers: 1 = always the same, 0 = chance; None if all answers are the same."""
+    """Return Cohen's kappa between the answers of two prompts.
+
+    Args:
+        one: [N] whether each answer of the first prompt says yes.
+        other: [N] the same for the second prompt.
+
+    Returns:
+        1 = equal answers, 0 = chance agreement; None if all answers of both prompts are the same.
+    """
     if len({*one, *other}) == 1:
         return None
     return float(cohen_kappa_score(one, other))
 
 
 def probe(features: npt.NDArray[Any], labels: npt.NDArray[Any], groups: npt.NDArray[np.int64]) -> Probe | None:
-    """Accuracy of a logistic regression, cross-validated over FOLDS folds of whole groups.
+    """Return the accuracy of a logistic regression, cross-validated over FOLDS folds of whole groups.
 
     Args:
-        features: [N, F].
-        labels: [N] classes. Classes in fewer than FOLDS groups are left out.
+        features: [N, F] states of the frames.
+        labels: [N] class of each frame. Classes in fewer than FOLDS groups are left out.
         groups: [N] group of each frame.
 
     Returns:
-        None if fewer than two classes remain.
+        The probe's result; None if fewer than two classes remain.
     """
     classes = [value for value in np.unique(labels) if len(np.unique(groups[labels == value])) >= FOLDS]
     keep = np.isin(labels, classes)
@@ -123,17 +131,17 @@ def probe(features: npt.NDArray[Any], labels: npt.NDArray[Any], groups: npt.NDAr
     regression = LogisticRegression(C=PENALTY, class_weight="balanced", max_iter=300)
     classifier = make_pipeline(StandardScaler(), PCA(), regression)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-    # One thread: for small matrices more threads are slower. With constant features the PCA divides 0 by 0, and the
-    # accuracy is chance.
+    # One thread: for small matrices more threads are slower. With constant features the PCA divides 0 by 0; the
+    # accuracy is then at chance level.
     with threadpool_limits(1, "blas"), np.errstate(invalid="ignore"):
         predicted = cross_val_predict(classifier, features, labels, groups=groups, cv=folds)
     return Probe(_balanced(predicted == labels, labels, groups), 1 / len(classes), len(labels))
 
 
 def _balanced(hits: npt.NDArray[np.bool_], labels: npt.NDArray[Any], groups: npt.NDArray[np.int64]) -> Estimate:
-    """Balanced accuracy of hits [N], with its 95 % bootstrap interval over groups; draws that miss a class are omitted.
+    """Return the balanced accuracy of hits [N], with its 95 % bootstrap interval over groups.
 
-    At 1 the interval is at least as wide as Wilson's over groups.
+    Resamples that lack a class are omitted. At 0 and 1 the interval is at least as wide as Wilson's over groups.
     """
     of_class = labels[:, None] == np.unique(labels)
     number = np.unique(groups, return_inverse=True)[1]

@@ -5,7 +5,7 @@ paper), and how well linear probes predict presence, direction and distance of t
 
     examples --VLM, prompt--> answers -------------------> true yes rate, true no rate
                         \\---> states, per layer and segment --probes--> accuracies: a heat map
-                                   \\--those that a policy would get--> accuracies; their mean skill is the score
+                                   \\-- the policy's input --probes--> accuracies; their mean skill is the score
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ from pr2l.vlms.loading import load_vlm
 
 SEGMENTS: tuple[Segment, ...] = ("image", "prompt", "generated")
 BATCH = 16  # frames per VLM call
-IMAGE_TOKENS = 16  # of the image segment, pooled to a 4 x 4 grid, so that a probe can locate things
-MOST_LAYERS = 12  # in the heat map
-FRAMES = Path("data/labelled")  # played frames, by a digest of what they were made from
+IMAGE_TOKENS = 16  # the image segment is pooled to a 4 x 4 grid, so that a probe can locate things
+MOST_LAYERS = 12  # maximum number of layers in the heat map
+FRAMES = Path("data/labelled")  # played frames, in folders named by a digest of their source
 SHOWN = 6  # answers kept in score.json
 
-LayerSegment = tuple[int, Segment]  # a layer, as an index from the end, and a segment
+LayerSegment = tuple[int, Segment]  # layer as a negative index from the end, and segment
 
-_loaded: dict[tuple[str, Defaults], VLM] = {}  # the VLM loaded last
-_depths: dict[str, int] = {}  # number of layers, by VLM
+_loaded: dict[tuple[str, Defaults], VLM] = {}  # the VLM that was loaded last
+_depths: dict[str, int] = {}  # number of layers of each VLM
 
 
 class TooFewFrames(UserError):
-    """Too few frames to compare prompts."""
+    """Error for too few frames to compare prompts."""
 
 
 class Scoring(BaseModel):
@@ -69,7 +69,7 @@ class Scoring(BaseModel):
     task: str  # <environment>/<task>
     prompts: tuple[str, ...] = ()  # variants of the task, full names, or YAML files; () = every variant of the task
     vlm: str = "tiny"
-    vlm_options: dict[str, Any] = Field(default_factory=dict)  # where the prompt's file has none
+    vlm_options: dict[str, Any] = Field(default_factory=dict)  # values in the prompt's file have priority
     environment_options: dict[str, Any] = Field(default_factory=dict)
     frames: PositiveInt = 480  # to play; about half of them are kept, for balance
     split: str = "evaluation"  # of the environment: rooms that neither `tiny` nor a policy was trained in
@@ -79,14 +79,13 @@ class Scoring(BaseModel):
 
 @dataclass(frozen=True)
 class Reading:
-    """A VLM's output for N examples with one prompt.
+    """Output of a VLM for N examples with one prompt.
 
     Attributes:
-        answers: N texts.
-        cells: float32 [N, F] states by layer and segment.
+        answers: N generated texts.
+        cells: float32 [N, F] states of each layer and segment.
         ms: Milliseconds per frame.
     """
-
 
     answers: list[str]
     cells: dict[LayerSegment, npt.NDArray[np.float32]]
@@ -99,14 +98,16 @@ class PromptScore:
 
     Attributes:
         prompt: The prompt.
-        options: The VLM's options.
-        present: Share of the frames with the target whose answer says that it is present; None without answers.
-        absent: Share of the frames without the target whose answer does not say so; None without answers.
-        says: Whether the answer says that the target is present, for each frame.
-        view: Probes on the states that a policy would get, by label. Labels that hardly vary are missing.
-        cells: Probes on each layer and segment, by label.
+        options: Options of the VLM.
+        present: Fraction of frames with the target whose answer says that it is present; None without answers.
+        absent: Fraction of frames without the target whose answer does not say that it is present; None without
+            answers.
+        says: For each frame, whether the answer says that the target is present.
+        view: Probes on the states that a policy would get, by label. Labels with fewer than two usable classes are
+            missing.
+        cells: Probes on each layer and segment, by label; empty if only `view` was probed.
         ms: Milliseconds per frame.
-        answers: The VLM's answers.
+        answers: Answer of the VLM for each frame.
     """
 
     prompt: Prompt
@@ -121,10 +122,11 @@ class PromptScore:
 
     @property
     def score(self) -> float:
-        """Mean skill of the probes in `view`: 0 = chance, 1 = perfect."""
+        """Mean skill of the probes in `view`; 0 = chance, 1 = perfect."""
         return float(np.mean([probe.skill for probe in self.view.values()]))
 
     def as_json(self) -> dict[str, Any]:
+        """Return the scores as JSON values, with the first SHOWN answers."""
         rates = {"present": self.present, "absent": self.absent}
         return {
             "prompt": self.prompt.model_dump(mode="json"),
@@ -146,13 +148,13 @@ def score(scoring: Scoring, out: Path) -> list[PromptScore]:
 
     Args:
         scoring: Prompts, VLM and frames.
-        out: Folder of the files.
+        out: Folder to write to.
 
     Returns:
         Scores, best first.
 
     Raises:
-        UserError: For unknown names, or too few frames.
+        UserError: If a name is unknown, or there are too few frames.
     """
     prompts = prompts_of(scoring)
     known = examples_of(scoring)
@@ -172,7 +174,14 @@ def score(scoring: Scoring, out: Path) -> list[PromptScore]:
 
 
 def scoring_of(values: Mapping[str, Any]) -> Scoring:
-    """Validate options; UserError for an unknown key or an invalid value."""
+    """Return validated options.
+
+    Args:
+        values: Values by the names of the fields of Scoring.
+
+    Raises:
+        UserError: If a key is unknown or a value is invalid.
+    """
     try:
         return Scoring.model_validate(values)
     except ValidationError as error:
@@ -180,7 +189,16 @@ def scoring_of(values: Mapping[str, Any]) -> Scoring:
 
 
 def examples_of(scoring: Scoring) -> Examples:
-    """The labelled frames; played ones are kept below FRAMES."""
+    """Return the labelled frames, from a folder or from the simulator.
+
+    Frames from the simulator are stored below FRAMES, so that the next call with the same options reads them.
+
+    Args:
+        scoring: Task, frames and seed; `data` selects a folder.
+
+    Raises:
+        UserError: If a name or option is unknown, or the folder has no usable labels.
+    """
     environment, _, task = scoring.task.partition("/")
     folder = scoring.data
     if folder is not None and (folder / examples.TABLE).is_file():
@@ -198,7 +216,11 @@ def examples_of(scoring: Scoring) -> Examples:
 
 
 def prompts_of(scoring: Scoring) -> list[Prompt]:
-    """The named prompts, or all prompts of the task."""
+    """Return the prompts that the options name, or all prompts of the task if they name none.
+
+    Raises:
+        UserError: If a prompt is unknown, or the task has no prompts.
+    """
     every = registry.names("prompts")
     own = [name for name in every if name.startswith(f"{scoring.task}/")]
     if not (own or scoring.prompts):
@@ -210,7 +232,7 @@ def prompts_of(scoring: Scoring) -> list[Prompt]:
 
 
 def options_for(asked: Prompt, scoring: Scoring) -> Defaults:
-    """The VLM's options: those of the command, overridden by those in the prompt's file."""
+    """Return the VLM's options for a prompt: those of the command, overridden by those in the prompt's file."""
     values = {**scoring.vlm_options, **asked.vlm_options}
     return parse_options(Defaults, values, f"vlm_options for prompt {asked.name!r}")
 
@@ -220,14 +242,14 @@ def score_one(asked: Prompt, options: Defaults, vlm: str, known: Examples, *, ce
 
     Args:
         asked: The prompt.
-        options: The VLM's.
+        options: Options of the VLM.
         vlm: Name of the VLM.
         known: Labelled frames.
-        cells: Whether to probe every layer and segment too, which takes most of the time.
+        cells: Whether to probe every layer and segment too. This takes most of the time.
 
     Raises:
-        UserError: If the prompt keeps no segment that the VLM has.
-        TooFewFrames: If no label can be probed.
+        UserError: If the VLM has no states for any of the prompt's segments.
+        TooFewFrames: If the frames are too few to probe any label.
     """
     layers = _layers(vlm, options) if cells else options.layers
     reading = read(load(vlm, options.model_copy(update={"layers": layers})), asked, known)
@@ -261,7 +283,16 @@ def score_one(asked: Prompt, options: Defaults, vlm: str, known: Examples, *, ce
 
 
 def read(vlm: VLM, asked: Prompt, known: Examples) -> Reading:
-    """Answers and states of all examples; the time per frame omits the first batch."""
+    """Return a VLM's answers and states for all examples.
+
+    Args:
+        vlm: The VLM, with the layers to read in its options.
+        asked: The prompt.
+        known: Labelled frames.
+
+    Returns:
+        The reading. The time per frame excludes the first batch if there are several.
+    """
     texts = prompt.check(asked, known.contexts)
     width, answers = vlm.prompt_length(texts), []
     parts: dict[LayerSegment, list[npt.NDArray[np.float32]]] = {}
@@ -283,7 +314,13 @@ def read(vlm: VLM, asked: Prompt, known: Examples) -> Reading:
 
 
 def table(scoring: Scoring, known: Examples, scores: Sequence[PromptScore]) -> Table:
-    """The table of prompts, in the given order."""
+    """Return the table of prompts.
+
+    Args:
+        scoring: Options of the scores.
+        known: Labelled frames of the scores.
+        scores: Scores in the order of the rows.
+    """
     chances = {label: 100 * result.chance for label, result in scores[0].view.items()}
     frames = f"{len(known)} frames, {known.present.mean():.0%} with the target"
     drawn = Table(
@@ -301,7 +338,7 @@ def table(scoring: Scoring, known: Examples, scores: Sequence[PromptScore]) -> T
 
 
 def agreements(scores: Sequence[PromptScore]) -> Table:
-    """The table of Cohen's kappa between the answers of every two prompts."""
+    """Return the table of Cohen's kappa between the answers of every two prompts."""
     drawn = Table(title="agreement of answers (Cohen's kappa; -: both are constant)")
     for head in ("", *(str(number) for number in range(1, len(scores) + 1))):
         drawn.add_column(head, justify="right")
@@ -334,7 +371,10 @@ def _probes(features: npt.NDArray[np.float32], known: Examples) -> dict[str, Pro
 
 
 def _pooled(segment: str, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """[B, L, F] of a segment's states [B, L, T, D]: the image as a grid of concatenated tokens, text as its mean."""
+    """Return features [B, L, F] of a segment's states [B, L, T, D].
+
+    Image tokens are pooled to a grid (or to runs, without a square grid) and concatenated; text tokens are averaged.
+    """
     if segment != "image":
         real = mask[:, None, :, None]
         return (states * real).sum(2) / real.sum(2).clamp(min=1)
@@ -346,7 +386,10 @@ def _pooled(segment: str, states: torch.Tensor, mask: torch.Tensor) -> torch.Ten
 
 
 def _layers(vlm: str, options: Defaults) -> tuple[int, ...]:
-    """Layers for the heat map, as indices from the end: at most MOST_LAYERS evenly spread, and those of the options."""
+    """Return layers for the heat map, as indices from the end.
+
+    They are at most MOST_LAYERS evenly spread layers, and the layers of the options.
+    """
     if vlm not in _depths:
         _depths[vlm] = load(vlm, options).depth
     depth = _depths[vlm]
@@ -355,7 +398,12 @@ def _layers(vlm: str, options: Defaults) -> tuple[int, ...]:
 
 
 def load(vlm: str, options: Defaults) -> VLM:
-    """Load a VLM, or return it if it was loaded last with the same options."""
+    """Load a VLM, or return the one that was loaded last if name and options are the same.
+
+    Args:
+        vlm: Name of the VLM.
+        options: Options of the VLM.
+    """
     if (vlm, options) not in _loaded:
         _loaded.clear()  # first: two large VLMs may not fit into memory
         gc.collect()  # a VLM and its engine refer to each other
@@ -364,7 +412,7 @@ def load(vlm: str, options: Defaults) -> VLM:
 
 
 def _short(score: PromptScore, scoring: Scoring) -> Text:
-    """As Text, so that rich interprets no markup or :emoji: in it."""
+    """Return a prompt's name and text, as Text so that rich does not interpret markup or :emoji: in it."""
     name = score.prompt.name.removeprefix(f"{scoring.task}/")
     return Text(f"{name}: {score.prompt.text or '(empty)'}")
 

@@ -1,12 +1,12 @@
 """Search for a prompt: candidates from templates, ranked by their score within a budget of frames.
 
 Successive halving (Jamieson and Talwalkar 2016): all candidates are scored on few frames, the best third of them on
-three times as many, and so on. Each rung takes the same share of the budget.
+three times as many, and so on. Each rung gets the same fraction of the budget.
 
     24 candidates x 100 frames -> 8 x 300 -> 3 x 800
 
-Every result is written at once, with a digest of everything that it depends on, so that the same command resumes an
-interrupted search.
+Every result is written immediately, with a digest of everything that it depends on, so that the same command resumes
+an interrupted search.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from pr2l.vlms import checkpoint
 KEEP = 3  # one in KEEP candidates reaches the next rung
 FEWEST = 60  # frames in the first rung: with fewer, the ranking is noise
 RESULTS = "results.jsonl"  # one line per candidate and rung
-REPLACED = {"frames": "--budget", "prompts": "--space"}  # options of a score that a search sets itself
+REPLACED = {"frames": "--budget", "prompts": "--space"}  # options of Scoring that a search sets -> their replacements
 
 
 class Space(BaseModel):
-    """A search space: every auxiliary text with every question and every value of every option."""
+    """Search space: all combinations of auxiliary texts, questions, option values and segments."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,7 +62,7 @@ class Space(BaseModel):
     segments: tuple[tuple[Segment, ...], ...] = (SEGMENTS,)  # segments whose states are kept
 
     def prompts(self) -> list[Prompt]:
-        """All distinct combinations."""
+        """Return the candidates: one prompt for each distinct combination."""
         options = [dict(zip(self.vlm_options, chosen, strict=True)) for chosen in product(*self.vlm_options.values())]
         prompts: dict[str, Prompt] = {}
         # Options vary slowest, so that each VLM is loaded once.
@@ -76,12 +76,12 @@ class Space(BaseModel):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A scored candidate.
+    """Scored candidate.
 
     Attributes:
-        prompt: The candidate.
-        rung: The last rung that it reached, from 0.
-        line: Its line in RESULTS for that rung.
+        prompt: The candidate's prompt.
+        rung: The last rung that the candidate reached; 0 = the first.
+        line: The candidate's line in RESULTS for that rung.
     """
 
     prompt: Prompt
@@ -90,23 +90,26 @@ class Candidate:
 
     @property
     def score(self) -> float:
+        """Score in the candidate's last rung; 0 = chance, 1 = perfect."""
         return float(self.line["score"])
 
 
 def search(space_name: str, scoring: Scoring, out: Path, budget: int) -> list[Candidate]:
-    """Search a space; writes RESULTS, and the best prompt as best.yaml.
+    """Search a space; write RESULTS, and the best prompt as best.yaml.
 
     Args:
-        space_name: A name in configs/, or a YAML file.
-        scoring: Task, VLM and its options, seed; neither frames nor prompts.
-        out: Folder of the files.
-        budget: Frames to read, over all candidates. If it is too small for all candidates, the seed chooses some.
+        space_name: Name of the search space in configs/, or a YAML file.
+        scoring: Task, VLM, options of the VLM, and seed. `frames` and `prompts` must not be set.
+        out: Folder to write to.
+        budget: Number of frames for the VLM, over all candidates. If it is too small for all candidates, a random
+            subset is scored.
 
     Returns:
-        Candidates, best first; without those that the VLM cannot read, for example for lack of a token order.
+        Candidates, best first. Candidates that the VLM cannot process are missing, for example if the VLM does not
+        support their token order.
 
     Raises:
-        UserError: If the VLM can read no candidate, or the frames are too few.
+        UserError: If the VLM can process no candidate, there are too few frames, or `scoring` sets a forbidden option.
     """
     for key, option in REPLACED.items():
         if key in scoring.model_fields_set:
@@ -143,11 +146,11 @@ def search(space_name: str, scoring: Scoring, out: Path, budget: int) -> list[Ca
 
 
 def plan(candidates: int, budget: int) -> list[tuple[int, int]]:
-    """Candidates and frames per candidate of every rung.
+    """Return the number of candidates and the frames per candidate of every rung.
 
     Args:
-        candidates: How many there are; fewer are used where each would get fewer than FEWEST frames.
-        budget: Frames over all candidates.
+        candidates: Number of available candidates. Fewer are used if each would get fewer than FEWEST frames.
+        budget: Number of frames over all candidates.
 
     Raises:
         UserError: If the budget is less than FEWEST.
@@ -162,7 +165,12 @@ def plan(candidates: int, budget: int) -> list[tuple[int, int]]:
 
 
 def table(candidates: Sequence[Candidate], scoring: Scoring) -> Table:
-    """The table of candidates, in the given order."""
+    """Return the table of candidates.
+
+    Args:
+        candidates: Candidates in the order of the rows.
+        scoring: Task and VLM of the search.
+    """
     drawn = Table(title=f"best prompts for {scoring.task}, {scoring.vlm}", caption="score: mean skill of the probes")
     for head in ("rung", "frames", "score", "ms/frame"):
         drawn.add_column(head, justify="right")
@@ -179,7 +187,7 @@ def table(candidates: Sequence[Candidate], scoring: Scoring) -> Table:
 def _run(
     prompts: dict[int, Prompt], rung: int, known: Examples, scoring: Scoring, out: Path, console: Console
 ) -> Iterator[tuple[int, Candidate]]:
-    """Score candidates, by number, on these examples, or take their score from RESULTS."""
+    """Score candidates on these examples, or read their scores from RESULTS; yield number and candidate."""
     lines = _read(out / RESULTS)
     for position, (number, asked) in enumerate(prompts.items(), start=1):
         key = _key(asked, known, scoring)
@@ -200,7 +208,7 @@ def _run(
 
 
 def _key(asked: Prompt, known: Examples, scoring: Scoring) -> str:
-    """Digest of everything that a score depends on: prompt, options, weights and examples."""
+    """Return a digest of everything that a score depends on: prompt, options, weights and examples."""
     prompt_values = asked.model_dump(mode="json", include={"text", "vlm_options", "segments"})
     options = scoring.model_dump(mode="json")["vlm_options"]
     return digest.of_json([prompt_values, options, _weights(scoring.vlm), known.digest])
@@ -208,7 +216,7 @@ def _key(asked: Prompt, known: Examples, scoring: Scoring) -> str:
 
 @lru_cache(maxsize=1)  # a digest of large weights takes long
 def _weights(vlm: str) -> dict[str, str]:
-    """Digests of the weights that a VLM's name stands for; UserError if there is no such VLM."""
+    """Return digests of the weights of the VLM with this name; UserError if there is no such VLM."""
     path = checkpoint.locate(vlm)
     checkpoint.read_values(path)  # downloads the config of a VLM that is not here yet
     return checkpoint.source(path)
@@ -220,7 +228,7 @@ def _line(key: str, frames: int, score: PromptScore) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """Lines by key; an incomplete last line, after a kill, is removed."""
+    """Return the lines by key; remove an incomplete last line, which a killed process leaves."""
     lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
     if lines and lines[-1]:
         path.write_text("\n".join([*lines[:-1], ""]), encoding="utf-8")
