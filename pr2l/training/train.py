@@ -1,12 +1,12 @@
-"""Train from a config and write a resumable run folder.
+"""Training from a config into a resumable run folder.
 
-A learner learns from rollouts, which it plays itself, or from recorded data (`Learner.learns_from`), whose embeddings
-are read from their store; no simulator is started before the evaluation then.
+A learner learns from its own rollouts or from recorded data (`Learner.learns_from`). Training from recorded data reads
+stored embeddings and starts no simulator before the evaluation.
 
-A checkpoint is the state between two updates: weights, optimizer, counters, random generators, the place in the data
-or each running episode as its seed and actions. It is written every `checkpoint_every` steps and when the run stops,
-unless the process is killed; the rollout or update that was under way is then made again. So with a deterministic
-simulator a resumed run equals an uninterrupted one, bit for bit.
+A checkpoint is the state between two updates: weights, optimizer, counters, random generators, and the position in the
+data or the seed and actions of each running episode. The run writes one every `checkpoint_every` steps and when it
+stops, unless the process is killed. A resumed run repeats the interrupted rollout or update. So with a deterministic
+simulator it equals an uninterrupted run, bit for bit.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ from pr2l.training.metrics import Metrics, check_tracking
 from pr2l.training.progress import TrainingProgress
 from pr2l.training.runs import Run
 
-RECENT = 100  # episodes that the progress line averages over
+RECENT = 100  # number of episodes that the progress line averages over
 
 
 def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs")) -> Path:
-    """Train and evaluate.
+    """Train a learner and evaluate it.
 
-    Ctrl-C and SIGTERM save a checkpoint first, then raise KeyboardInterrupt or SystemExit.
+    Ctrl-C and SIGTERM save a checkpoint and then raise KeyboardInterrupt or SystemExit.
 
     Args:
-        config: A whole experiment, as `load_config` returns it.
-        resume: A run folder to go on with, under the same config but for the keys of `runs.MAY_CHANGE`; None = a new
-            run.
-        root: Where a new run folder is made.
+        config: Config of the run, from `load_config`.
+        resume: Run folder to resume; the config may differ from its own in the keys of `runs.MAY_CHANGE` only. None = a
+            new run.
+        root: Parent of a new run folder.
 
     Returns:
         The run folder.
 
     Raises:
-        UserError: Parts of the config that do not fit together, or a folder that cannot be resumed.
+        UserError: Parts of the config do not fit together, or the folder cannot be resumed.
     """
     check_tracking(config)
     earlier_steps = Run.load(resume).config.steps if resume else config.steps
@@ -100,7 +100,13 @@ def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs
 
 
 def fit(encoder: Encoder, frames: VecEnv, seed: int) -> None:
-    """Shows the encoder `fit_frames` frames of random play, if it has anything to fit."""
+    """Fit an encoder on `encoder.fit_frames` frames of random play; do nothing if that is 0.
+
+    Args:
+        encoder: Encoder to fit.
+        frames: Vector environment of frames; this resets it and steps it with random actions.
+        seed: Seed of the actions.
+    """
     if not encoder.fit_frames:
         return
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(EXPLORATION,)))
@@ -116,7 +122,7 @@ def fit(encoder: Encoder, frames: VecEnv, seed: int) -> None:
 
 
 def _learn(run: Run, learner: Learner, encoder: Encoder, source: Any, checkpoint: Checkpoint | None) -> None:
-    """Train to the config's number of steps, from a checkpoint or from nothing, and save at the end of it."""
+    """Train from a checkpoint or from the start until `config.steps`, and save a checkpoint at the end."""
     config, console = run.config, Console()
     after = checkpoint.step if checkpoint else None
     console.print(f"{run.path}: {config.steps:,} steps" + (f", going on after {after:,}" if after else ""))
@@ -144,25 +150,33 @@ def _learn(run: Run, learner: Learner, encoder: Encoder, source: Any, checkpoint
 
 
 class Training(Hooks):
-    """Logs metrics and saves checkpoints."""
+    """Hooks that log metrics and save checkpoints.
+
+    Args:
+        run: Run whose folder receives the checkpoints.
+        learner: Learner that is training.
+        encoder: Encoder of the run, whose state the checkpoints contain.
+        metrics: Writer of metrics.
+        progress: Display of the progress.
+    """
 
     def __init__(
         self, run: Run, learner: Learner, encoder: Encoder, metrics: Metrics, progress: TrainingProgress
     ) -> None:
         self.run, self.learner, self.encoder = run, learner, encoder
         self.metrics, self.progress = metrics, progress
-        self.episodes, self.seconds = 0, 0.0  # of the whole run, with what earlier processes did
-        self._start: float | None = None  # when this process began to train
+        self.episodes, self.seconds = 0, 0.0  # totals of the whole run, including earlier processes
+        self._start: float | None = None  # time at which this process began to train
         self._first_step, self._seconds_before = 0, 0.0
         self._state: Checkpoint | None = None
         self._saved_step: int | None = None
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on counting from a checkpoint."""
+        """Restore the counts of episodes and seconds from a checkpoint."""
         self.episodes, self.seconds = checkpoint.values["progress"]
 
     def save(self) -> None:
-        """Write the latest state, if there is one yet."""
+        """Write the latest state as a checkpoint, unless it is on disk already or there is none."""
         if self._state is not None and self._state.step != self._saved_step:
             self.run.save(self._state)
             self._saved_step = self._state.step
@@ -185,16 +199,24 @@ class Training(Hooks):
         self.save()
 
     def row(self, metrics: Mapping[str, float]) -> dict[str, float | None]:
-        """What metrics.csv says after an update."""
+        """Return the row of metrics.csv after an update.
+
+        Args:
+            metrics: Metrics of the update by name.
+        """
         return {"step": self.learner.num_timesteps, "seconds": self.seconds, "fps": self._rate(), **metrics}
 
     def summary(self, metrics: Mapping[str, float]) -> str:
-        """What the progress line says."""
+        """Return the text of the progress line.
+
+        Args:
+            metrics: Metrics of the update by name.
+        """
         losses = (f", {name.rpartition('/')[2]} {value:.3g}" for name, value in metrics.items())
         return f"{self._rate():.0f} steps/s{''.join(losses)}"
 
     def state(self) -> Checkpoint:
-        """The state of the run, between two updates."""
+        """Return the state of the run; call it between two updates."""
         tensors, values = self.learner.state_dict()
         named = {f"model/{name}": tensor for name, tensor in tensors.items()}
         named |= {f"encoder/{name}": tensor for name, tensor in self.encoder.state_dict().items()}
@@ -203,20 +225,29 @@ class Training(Hooks):
 
     def _take_state(self) -> None:
         self._state = self.state()
-        # A resumed run starts here with an empty cache. An embedding's last bits depend on the batch that it was made
-        # in, so this run must not go on with a full one either.
+        # A resumed run starts here with an empty cache. The last bits of an embedding depend on the batch in which the
+        # VLM computed it, so this run must continue with an empty cache too.
         self.encoder.clear_cache()
 
     def _elapsed(self) -> float:
         return 0.0 if self._start is None else time.monotonic() - self._start
 
     def _rate(self) -> float:
-        """Steps per second of this process, updates included."""
+        """Return the steps per second of this process, including updates."""
         return (self.learner.num_timesteps - self._first_step) / max(self._elapsed(), 1e-9)
 
 
 class RolloutTraining(Training):
-    """Logs episodes too, and keeps the running ones in the checkpoints."""
+    """Hooks that also log episodes, and save the running episodes in the checkpoints.
+
+    Args:
+        run: Run whose folder receives the checkpoints.
+        learner: Learner that is training.
+        encoder: Encoder of the run, whose state the checkpoints contain.
+        metrics: Writer of metrics.
+        progress: Display of the progress.
+        venv: Vector environment of the rollouts.
+    """
 
     def __init__(
         self,
@@ -229,8 +260,8 @@ class RolloutTraining(Training):
     ) -> None:
         super().__init__(run, learner, encoder, metrics, progress)
         self.venv = venv
-        self.earlier_restarts = 0  # of simulators, in earlier processes
-        self._ended: list[Mapping[str, Any]] = []  # episodes of the rollout under way
+        self.earlier_restarts = 0  # restarts of simulators in earlier processes
+        self._ended: list[Mapping[str, Any]] = []  # episodes that ended in the current rollout
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)  # (success, return)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -272,13 +303,13 @@ class RolloutTraining(Training):
         return state
 
     def _restarts(self) -> int:
-        """How often a simulator was replaced since the run began."""
+        """Return the number of simulator restarts since the run began."""
         return self.earlier_restarts + sum(self.venv.get_attr("restarts"))
 
 
 @contextmanager
 def _sigterm_exits() -> Iterator[None]:
-    """Makes SIGTERM, as cluster schedulers send it, an exception, so that the run can save and close its engines."""
+    """Raise SystemExit on SIGTERM, which cluster schedulers send, so that the run can save and close its simulators."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
