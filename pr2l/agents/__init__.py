@@ -1,9 +1,9 @@
-"""VLMs that act: they generate text for a conversation, and say how probable a text is.
+"""VLMs that act: they generate text for a conversation, and compute the log-probability of a text.
 
-    agent = PromptedAgent(load_vlm("tiny"))                     zero-shot
-    agent = TrainableAgent(load_vlm("tiny"), TrainableDefaults(max_new_tokens=8))      LoRA weights learn
+    agent = PromptedAgent(load_vlm("tiny"))                                         zero-shot
+    agent = TrainableAgent(load_vlm("tiny"), trainable.Defaults(max_new_tokens=8))  with trainable LoRA weights
 
-Names are imported when they are first used, since transformers takes seconds to import.
+Names are imported on first use, because the import of transformers takes seconds.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The agent contract, and what agents that run on a VLM share.
+"""Interface of an agent, and the base class of agents on a VLM.
 
     messages, images --VLM.generate--> responses                       generate, sample
     messages, images, responses --one forward pass--> log-probabilities [B]      log_prob
 
-Messages are transformers' chat format (pr2l/core/messages.py); the images stand beside them, one list per conversation.
-Letters in shapes: B conversations, R tokens of the longest response.
+Messages are in transformers' chat format (pr2l/core/messages.py). The images are a separate argument, one list per
+conversation. Letters in shapes: B conversations, R tokens of the longest response.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pr2l.vlms.conversation import Images
 
 
 class Defaults(BaseModel):
-    """Options of every agent that runs on a VLM."""
+    """Options of every agent on a VLM."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,11 +33,11 @@ class Defaults(BaseModel):
 
 @dataclass(frozen=True)
 class Response:
-    """A generated text with its tokens, which the text alone does not determine.
+    """A generated text with its token ids, which cannot be recovered from the text alone.
 
     Args:
-        text: Without special tokens and surrounding space.
-        token_ids: As generated; the id that ends a response is the last, unless max_new_tokens came first.
+        text: Text without special tokens and surrounding space.
+        token_ids: Ids as generated; the last one is the end token, unless max_new_tokens came first.
     """
 
     text: str
@@ -49,7 +49,7 @@ class TokenLogProbs(NamedTuple):
 
     Args:
         values: float32 [B, R], 0 where the mask is False.
-        mask: bool [B, R], True at the tokens of a response, its end included.
+        mask: bool [B, R], True for the tokens of a response, its end token included.
     """
 
     values: Tensor
@@ -58,7 +58,7 @@ class TokenLogProbs(NamedTuple):
 
 @runtime_checkable
 class Agent(Protocol):
-    """Generates responses to conversations, and gives the log-probability of a response."""
+    """Interface of an agent: it generates responses to conversations, and computes their log-probability."""
 
     def generate(
         self,
@@ -68,7 +68,18 @@ class Agent(Protocol):
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[list[str]]:
-        """Generate n responses to each of B conversations: B lists of n texts. temperature 0 = greedy."""
+        """Generate n responses to each conversation.
+
+        Args:
+            messages: B conversations, each of which ends with a user message.
+            images: The images of each conversation, uint8 [H, W, 3], in the order of its image parts.
+            n: Responses per conversation.
+            temperature: Sampling temperature; 0 = greedy.
+            seed: Seed of sampling.
+
+        Returns:
+            B lists of n texts.
+        """
         ...
 
     def log_prob(
@@ -78,16 +89,30 @@ class Agent(Protocol):
         responses: Sequence[str | Response],
         temperature: float = 1.0,
     ) -> Tensor:
-        """Log-probability float32 [B] of one response to each conversation, summed over its tokens."""
+        """Compute the log-probability of one response to each conversation.
+
+        Args:
+            messages: B conversations, as in `generate`.
+            images: The images of each conversation, as in `generate`.
+            responses: B responses.
+            temperature: Divisor of the logits, above 0.
+
+        Returns:
+            float32 [B], summed over the tokens of each response.
+        """
         ...
 
 
 class VLMAgent:
-    """An agent on a VLM, without gradients.
+    """Base class of agents on a VLM; its log-probabilities come without gradients.
 
     Args:
-        vlm: Loaded with all its layers (any `generation` but none, or layers that include the last).
+        vlm: A VLM with all its layers: loaded with a `generation` other than none, or with `layers` that include the
+            last.
         options: None = the defaults.
+
+    Raises:
+        UserError: The VLM was loaded without its upper layers.
     """
 
     def __init__(self, vlm: VLM, options: Defaults | None = None) -> None:
@@ -102,10 +127,20 @@ class VLMAgent:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[list[str]]:
-        """Generate responses as text. Arguments and errors as of `sample`.
+        """Generate responses as text.
+
+        Args:
+            messages: As in `sample`.
+            images: As in `sample`.
+            n: Responses per conversation, at least 1.
+            temperature: Sampling temperature; 0 = greedy.
+            seed: Seed of sampling.
 
         Returns:
             B lists of n texts.
+
+        Raises:
+            UserError: As in `sample`.
         """
         return [[response.text for response in row] for row in self.sample(messages, images, n, temperature, seed)]
 
@@ -117,22 +152,22 @@ class VLMAgent:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[list[Response]]:
-        """Generate responses with their tokens.
+        """Generate responses with their token ids.
 
         Args:
-            messages: B conversations, each of which ends with a message of the user.
-            images: Per conversation its images, uint8 [H, W, 3], in the order of the messages' image parts; or, where
-                each has one, an array uint8 [B, H, W, 3].
-            n: Responses per conversation.
-            temperature: Of sampling; 0 = greedy, where all n are equal.
-            seed: Of sampling. A response depends on the seed, its conversation, its images and its number among the n,
-                not on the other conversations.
+            messages: B conversations, each of which ends with a user message.
+            images: The images of each conversation, uint8 [H, W, 3], in the order of its image parts; or, if every
+                conversation has one image, an array uint8 [B, H, W, 3].
+            n: Responses per conversation, at least 1.
+            temperature: Sampling temperature; 0 = greedy, with n equal responses.
+            seed: Seed of sampling. A response depends on the seed, its conversation, its images and its index among the
+                n responses, not on the other conversations.
 
         Returns:
             B lists of n responses.
 
         Raises:
-            UserError: n or temperature is out of range, or the VLM cannot take such a conversation.
+            UserError: n or temperature is out of range, or the VLM does not support such a conversation.
         """
         if n < 1 or not temperature >= 0:
             raise UserError(f"n={n}, temperature={temperature}: n is at least 1, and temperature at least 0.")
@@ -150,7 +185,13 @@ class VLMAgent:
         responses: Sequence[str | Response],
         temperature: float = 1.0,
     ) -> Tensor:
-        """Log-probabilities of responses. Arguments as of `token_log_probs`.
+        """Compute the log-probabilities of responses, without gradients.
+
+        Args:
+            messages: As in `sample`.
+            images: As in `sample`.
+            responses: As in `token_log_probs`.
+            temperature: Divisor of the logits, above 0.
 
         Returns:
             float32 [B], summed over the tokens of each response.
@@ -164,14 +205,18 @@ class VLMAgent:
         responses: Sequence[str | Response],
         temperature: float = 1.0,
     ) -> TokenLogProbs:
-        """Log-probabilities of the tokens of responses, with gradients where torch records them.
+        """Compute the log-probabilities of the tokens of responses, with gradients unless torch.no_grad is active.
 
         Args:
-            messages, images: As of `sample`.
-            responses: One per conversation. A text is tokenised alone and ends with the VLM's end token; a Response has
-                the tokens that were generated.
-            temperature: By which logits are divided, above 0; that of sampling for the probability with which a
-                response was sampled.
+            messages: As in `sample`.
+            images: As in `sample`.
+            responses: One response per conversation. A text is tokenised by itself, and the VLM's end token is
+                appended; a Response keeps the token ids that were generated.
+            temperature: Divisor of the logits, above 0. With the sampling temperature, the result is the
+                log-probability with which a response was sampled.
+
+        Raises:
+            UserError: temperature is not above 0, or the VLM does not support such a conversation.
         """
         if not temperature > 0:
             raise UserError(f"temperature={temperature}: log-probabilities need a temperature above 0.")

@@ -1,4 +1,4 @@
-"""A frozen VLM that acts as it is prompted, without training."""
+"""A frozen VLM that acts as its prompt says, without training."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ __all__ = ["Defaults", "PromptedAgent"]
 
 
 class PromptedAgent(VLMAgent):
-    """A zero-shot agent: all its behaviour is in the messages. Log-probabilities come without gradients."""
+    """Zero-shot agent, which the messages alone control. Its log-probabilities come without gradients."""

@@ -1,4 +1,4 @@
-"""A VLM that acts and learns: its own weights are frozen, those of a LoRA adapter are trained."""
+"""A VLM that acts and learns: its own weights are frozen, and a LoRA adapter is trained."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Defaults(base.Defaults):
 
 
 class TrainableAgent(VLMAgent):
-    """An agent whose LoRA weights learn.
+    """Agent with trainable LoRA weights.
 
-    The adapter is put into `vlm` itself, so hidden states of that VLM change with it; load the VLM a second time for
-    frozen ones. At first the adapter changes no output.
+    The adapter is put into `vlm` itself, so it also changes that VLM's hidden states. For frozen hidden states, load
+    the VLM a second time. A new adapter does not change the output before it is trained.
 
     Args:
-        vlm: As of VLMAgent; its weights must be floating point, in this process.
+        vlm: A VLM with all its layers, in this process, with floating-point weights.
         options: None = the defaults.
-        adapter: Folder of a saved adapter to continue from; None = a new one, as `options.lora` says.
+        adapter: Folder of a saved adapter to continue from; None = a new one with the options `options.lora`.
 
     Raises:
-        UserError: The VLM cannot learn, no layer fits lora.target_modules, or there is no such adapter.
+        UserError: The VLM cannot be trained, no layer matches lora.target_modules, or there is no such adapter.
     """
 
     def __init__(self, vlm: VLM, options: Defaults | None = None, adapter: str | Path | None = None) -> None:
@@ -54,11 +54,11 @@ class TrainableAgent(VLMAgent):
         self.adapted.eval()
 
     def parameters(self) -> list[nn.Parameter]:
-        """The LoRA weights, for an optimizer."""
+        """Return the LoRA weights, for an optimizer."""
         return list(self._weights().values())
 
     def train(self, mode: bool = True) -> None:
-        """Switch dropout on or off, as in torch; `sample` and `generate` always go without."""
+        """Switch dropout on or off, as in torch; `sample` and `generate` never use dropout."""
         self.adapted.train(mode)
 
     def sample(
@@ -83,7 +83,13 @@ class TrainableAgent(VLMAgent):
         responses: Sequence[str | Response],
         temperature: float = 1.0,
     ) -> Tensor:
-        """Log-probabilities of responses, with gradients through the LoRA weights. Arguments as of `token_log_probs`.
+        """Compute the log-probabilities of responses, with gradients through the LoRA weights.
+
+        Args:
+            messages: As in `sample`.
+            images: As in `sample`.
+            responses: As in `token_log_probs`.
+            temperature: Divisor of the logits, above 0.
 
         Returns:
             float32 [B], summed over the tokens of each response.
@@ -92,7 +98,7 @@ class TrainableAgent(VLMAgent):
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Within this context the agent is the VLM without its adapter, as for a KL term or DPO's reference."""
+        """Return a context in which the adapter is off, for the reference policy of a KL penalty or of DPO."""
         with self.adapted.disable_adapter():
             yield
 
@@ -101,12 +107,15 @@ class TrainableAgent(VLMAgent):
         save_lora(self.adapted, Path(folder))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of the LoRA weights by name, on the CPU."""
+        """Return copies of the LoRA weights by name, on the CPU."""
         return {name: weight.detach().cpu().clone() for name, weight in self._weights().items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Set the LoRA weights.
+
+        Args:
+            state: Name -> weight, as `state_dict` returned them.
 
         Raises:
             UserError: The names or shapes are those of another adapter.

@@ -3,8 +3,8 @@
     vlm = load_vlm("tiny")
     hidden = vlm.hidden(frames, ["is there a medikit ?"] * len(frames))
 
-One file per family in `families`; shapes are in pr2l/core/types.py. Names are imported when they are first used, since
-transformers takes seconds to import.
+Each family has one file in `families`; shapes are in pr2l/core/types.py. Names are imported on first use, because the
+import of transformers takes seconds.
 """
 
 from __future__ import annotations

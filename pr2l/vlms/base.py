@@ -1,18 +1,18 @@
-"""What all families of VLM share: batching, generation, and the layout of the hidden states.
+"""Base class of all families of VLM: batching, generation, and the layout of the hidden states.
 
-    frames, prompts --layout--> token ids with image placeholders --\
+    frames, prompts --layout--> token ids with image placeholders --\\
     frames --------pixels-----> inputs of the vision tower ----------> language model --> Hidden
 
 The unmodified Hugging Face model computes everything. Its first forward pass gives the states of the whole input, each
-later pass the state of one generated token. The last token of `generate` has not been fed back and has no state;
-therefore one more token than wanted is generated and dropped, and N generated tokens have N states.
+later pass the state of one generated token. The last token of `generate` has not been fed back and has no state.
+Therefore one more token than requested is generated and dropped, and N generated tokens have N states.
 
     model's order   BOS  USER :  [image x I]  where is it ?  ASSISTANT :   left  of  you  </s>
     Hidden's order  |--- image: I ---|--- prompt: P, padded on the right ---|--- generated: N ---|
 
-Image and prompt together are the whole input: "prompt" is every input token that is not an image token, in
-the model's order, template and special tokens included. In an encoder-decoder model (Florence-2, Flan-T5)
-image and prompt states come from the encoder's layers, generated ones from the decoder's.
+Image and prompt together are the whole input: "prompt" is every input token that is not an image token, in the model's
+order, with the tokens of the chat template and special tokens. In an encoder-decoder model (Florence-2, Flan-T5) image
+and prompt states come from the encoder's layers, generated ones from the decoder's.
 
 Letters in shapes: B rows, M images of all rows, L layers, T tokens, D width of a state, H x W pixels of a frame.
 """
@@ -47,18 +47,36 @@ IGNORE_INDEX = -100  # a target that the loss leaves out, as in transformers
 
 
 class VLM:
-    """A frozen vision-language model. A family is a subclass that defines how its input is laid out."""
+    """A frozen vision-language model. A family is a subclass that defines the layout of its input.
+
+    Args:
+        path: A local folder or a Hub id.
+        options: Options of the VLM.
+
+    Attributes:
+        options: Options of the VLM.
+        config: Config of the whole model.
+        model: The unmodified transformers model.
+        tokenizer: Its tokenizer.
+        image_size: Side in pixels of the square that the vision tower reads; with aspect=native the square root of the
+            largest area.
+        picture_size: Height and width in pixels of the pictures that the vision tower reads.
+        hidden_size: D, width of a hidden state.
+        vision_length: Number of tokens of the vision tower per image, as in `vision`.
+        vision_size: Width of these tokens.
+        token_ids: Function from a prompt to the token ids of the model's whole input.
+    """
 
     # Families whose image may stand anywhere in the text override this with both orders.
     token_orders: tuple[str, ...] = ("image_first",)
-    # A family that is read through its own Hugging Face processor leaves the passes to `generate`.
+    # Whether backends/local.py runs the forward passes; False = transformers' `generate`, or a server.
     has_engine = True
     # Whether a pass may continue from keys and values of the input's beginning: causal attention, positions that follow
     # from the length, and no further inputs per token.
     can_share_prefix = False
     # Layers that early exit keeps beyond the highest one asked for.
     spare_layers = 0
-    # The type id of generated tokens, where a family's tokens have types.
+    # The type id of generated tokens, in a family whose tokens have types.
     answer_type = 0
 
     def __init__(self, path: str, options: Defaults) -> None:
@@ -92,7 +110,7 @@ class VLM:
         """
         return cls(checkpoint.locate(path), options or Defaults())
 
-    # What a family defines.
+    # Methods that a family overrides.
 
     def read_config(self, path: str) -> Any:
         """Read the config of the whole model."""
@@ -104,31 +122,37 @@ class VLM:
         return checkpoint.read_model(path, device, dtype, self.read_weights, seed)
 
     def read_weights(self, path: str, dtype: torch.dtype) -> Any:
-        """Read the unmodified model onto the CPU; layers that nobody asks for may be left out."""
+        """Read the unmodified model onto the CPU, without layers that the options do not need.
+
+        Args:
+            path: A local folder or a Hub id.
+            dtype: Type of the weights.
+        """
         return checkpoint.read_weights(path, dtype, self.short_config())
 
     def read_processors(self, path: str) -> None:
-        """Read the tokenizer, the image processor and whatever else the family needs."""
+        """Read the tokenizer, the image processor, and any other part that the family needs."""
         self.tokenizer = checkpoint.read_tokenizer(path)
         self.image_processor = checkpoint.read_image_processor(path)
 
     def layout(self, text: str) -> list[int]:
-        """Token ids of the model's whole input for one text, with image_length() placeholders in one run."""
+        """Return the token ids of the model's whole input for one text, with image_length() adjacent placeholders."""
         raise NotImplementedError
 
     def conversation_layout(self, conversation: Conversation) -> list[int]:
-        """Token ids of the model's whole input for a conversation, with image_length() placeholders per image.
+        """Return the token ids of the model's whole input for a conversation, with image_length() placeholders per
+        image.
 
         Raises:
-            UserError: The family has no place for such a conversation.
+            UserError: The family does not support such a conversation.
         """
         return self.layout(self.plain_text(conversation))
 
     def plain_text(self, prompt: Prompt) -> str:
-        """The text of a prompt for a family that takes one image and then one text.
+        """Return the text of a prompt, for a family whose input is one image followed by one text.
 
         Raises:
-            UserError: It is a conversation that has more, or another order.
+            UserError: The prompt is a conversation with more parts, or in another order.
         """
         if isinstance(prompt, str):
             return prompt
@@ -142,29 +166,45 @@ class VLM:
         return "\n".join(part for part in parts if part is not None)
 
     def pixels(self, frames: Frames) -> dict[str, torch.Tensor]:
-        """The model's image inputs for uint8 [M, H, W, 3]."""
+        """Return the model's image inputs for frames uint8 [M, H, W, 3]."""
         return {"pixel_values": self.preprocess(frames)}
 
     def text_inputs(self, prompts: Sequence[Prompt], ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Further inputs that depend on the prompts or on the padded ids [B, T]; none for most families."""
+        """Return further model inputs that depend on the text; none for most families.
+
+        Args:
+            prompts: B prompts.
+            ids: int64 [B, T], their token ids with padding.
+        """
         return {}
 
     def image_features(self, frames: Frames) -> torch.Tensor:
-        """The vision tower's tokens [M, N, V], after the projection where that knows no prompt."""
+        """Return the vision tower's tokens [M, N, V], after the projection unless the projection uses the prompt."""
         features = self.encode_images(frames).pooler_output
         return features if isinstance(features, torch.Tensor) else torch.stack(list(features))
 
     def image_length(self) -> int:
-        """The number of tokens that one image takes in the language model's input."""
+        """Return the number of tokens that one image takes in the language model's input."""
         return self.vision_length
 
     def default_image_size(self) -> int:
-        """Side in pixels of the square that the vision tower was made for."""
+        """Return the side in pixels of the square for which the vision tower was made."""
         size = self.config.vision_config.image_size
         return int(size if isinstance(size, int) else size[0])
 
     def native_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the picture that the vision tower reads of a frame, with aspect=native."""
+        """Return the size of the picture that the vision tower reads for a frame, with aspect=native.
+
+        Args:
+            height: Height of the frame in pixels.
+            width: Width of the frame in pixels.
+
+        Returns:
+            Height and width in pixels.
+
+        Raises:
+            UserError: The family reads squares only.
+        """
         raise UserError(
             f"aspect=native is not possible with a {self.config.model_type}, whose vision tower reads squares; use"
             " aspect=letterbox, or a Qwen-VL."
@@ -172,43 +212,47 @@ class VLM:
 
     @property
     def image_token_id(self) -> int:
-        """The id that stands for one image token in the input."""
+        """Token id of one image placeholder in the input."""
         return int(self.config.image_token_id)
 
     @property
     def special_tokens(self) -> tuple[str, ...]:
-        """Texts that the tokenizer turns into control tokens wherever they stand."""
+        """Texts that the tokenizer converts to control tokens, at any position."""
         return tuple(
             {*self.tokenizer.all_special_tokens, str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))}
         )
 
     @property
     def is_encoder_decoder(self) -> bool:
-        """Whether an encoder reads the input and a decoder writes the answer."""
+        """Whether the language model has an encoder for the input and a decoder for the answer."""
         return bool(self.config.get_text_config().is_encoder_decoder)
 
     @property
     def depth(self) -> int:
-        """The number of layers; of an encoder-decoder, that of its shallower half: layers are taken from both."""
+        """Number of layers; for an encoder-decoder, the smaller of the two numbers, as layers are taken from both."""
         text = self.config.get_text_config()
         names = ("num_hidden_layers", "decoder_layers", "num_decoder_layers")
         return int(min(getattr(text, name) for name in names if getattr(text, name, None) is not None))
 
     @property
     def language_model(self) -> Any:
-        """The module that takes `lm_inputs` and has a head for logits; its `model` is the same without head."""
+        """The module that takes `lm_inputs` and has a head for logits; its attribute `model` has no head."""
         return self.model
 
     def encode_images(self, frames: Frames) -> Any:
-        """Image features as `lm_inputs` takes them: a tensor, or the output of get_image_features."""
+        """Return the image features that `lm_inputs` takes: a tensor, or the output of get_image_features.
+
+        Args:
+            frames: uint8 [M, H, W, 3].
+        """
         return self.model.get_image_features(**self.pixels(frames), return_dict=True)
 
     def lm_inputs(self, image_features: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
-        """Language-model inputs with precomputed image features.
+        """Return language-model inputs with precomputed image features.
 
         Args:
-            image_features: As of `encode_images`, of the prompts' images in order.
-            prompts: Whose token ids have one length, unless the model is an encoder-decoder.
+            image_features: Result of `encode_images` for the prompts' images, in order.
+            prompts: B prompts; unless the model is an encoder-decoder, all with the same number of token ids.
         """
         ids = self.ids(prompts)  # of one length here: without padding, no mask is needed
         return {"input_ids": ids, "mm_encoder_outputs": {"image": image_features}, **self.text_inputs(prompts, ids)}
@@ -218,10 +262,10 @@ class VLM:
         """Whether image tokens attend to text that comes after them, as in an encoder."""
         return self.is_encoder_decoder
 
-    # What users of a VLM call.
+    # Methods for users of a VLM.
 
     def key(self) -> dict[str, Any]:
-        """Everything that states depend on beside frame and text, in JSON values."""
+        """Return everything that states depend on beside frame and text, as JSON values."""
         dtype = "int8" if self.options.dtype == "int8" else str(self.model.dtype).removeprefix("torch.")
         # Left out where they change nothing, so that what was stored before the option existed is found again.
         defaults = Defaults()
@@ -232,7 +276,7 @@ class VLM:
 
     @property
     def image_sees_prompt(self) -> bool:
-        """Whether the states of image tokens depend on the prompt at all."""
+        """Whether the states of image tokens depend on the prompt."""
         return self.options.token_order == "text_first" or self.image_sees_later_text
 
     @property
@@ -241,19 +285,19 @@ class VLM:
         return 0 if self.options.generation == "none" else self.options.new_tokens
 
     def prompt_length(self, prompts: Iterable[str] | Iterable[Sequence[Message]] | Iterable[Prompt]) -> int:
-        """P, the number of input tokens beside the images', of the longest of the prompts."""
+        """Return P for some prompts: the number of input tokens of the longest prompt, without image tokens."""
         ids = map(self.token_ids, as_prompts(list(prompts)))  # type: ignore[arg-type]
         return max(len(row) - row.count(self.image_token_id) for row in ids)
 
     @torch.no_grad()
     def vision(self, frames: Frames) -> Tokens:
-        """The vision tower's own tokens, which know no prompt.
+        """Return the vision tower's own tokens, which do not depend on a prompt.
 
         Args:
             frames: uint8 [M, H, W, 3].
 
         Returns:
-            float32 values [M, vision_length, vision_size], all real.
+            float32 values [M, vision_length, vision_size], with a mask of True.
         """
         self._check_frames(frames)
         pieces = self.buckets.pieces(len(frames))
@@ -263,20 +307,20 @@ class VLM:
 
     @torch.no_grad()
     def hidden(self, frames: Images, prompts: Prompts, prompt_tokens: int | None = None) -> Hidden:
-        """Hidden states of the chosen layers at image, prompt and generated tokens.
+        """Return the hidden states of the chosen layers at image, prompt and generated tokens.
 
         Args:
             frames: One image per row, uint8 [B, H, W, 3]; or, with messages, a list of uint8 [H, W, 3] per row.
-            prompts: One text per row, which the options put before or behind its image; or one conversation per row in
+            prompts: One text per row, which the options put before or after its image; or one conversation per row in
                 transformers' chat format, with a part {"type": "image"} for each of the row's images.
             prompt_tokens: P, at least prompt_length(prompts); None = the longest prompt of this batch.
 
         Returns:
-            float32 states [B, L, I + P + N, D], I being the image tokens of the row with most images. States of
+            float32 states [B, L, I + P + N, D], where I is the largest number of image tokens of a row. States of
             padding, and of positions after the end of a generated answer, are zero and masked.
 
         Raises:
-            UserError: A family cannot take such a conversation, or a prompt is longer than prompt_tokens.
+            UserError: The family does not support such a conversation, or a prompt is longer than prompt_tokens.
         """
         frames, rows_prompts = self.batch(frames, prompts)
         length, device = self.image_length(), self.model.device
@@ -303,7 +347,16 @@ class VLM:
         return Hidden(states.masked_fill_(~mask[:, None, :, None], 0.0), mask, spans, answers)
 
     def answer(self, frames: Images, prompts: Prompts, new_tokens: int) -> list[str]:
-        """Greedy answers of at most new_tokens tokens, as text without special tokens. Arguments as of `hidden`."""
+        """Generate greedy answers as text, without special tokens.
+
+        Args:
+            frames: As in `hidden`.
+            prompts: As in `hidden`.
+            new_tokens: Largest number of tokens of an answer, its end token included.
+
+        Returns:
+            B texts.
+        """
         return [self.decode(ids) for ids in self.generate(frames, prompts, new_tokens)]
 
     @torch.no_grad()
@@ -320,15 +373,17 @@ class VLM:
         """Generate token ids.
 
         Args:
-            frames, prompts: As of `hidden`.
-            new_tokens: The most that an answer may have, its end included.
+            frames: As in `hidden`.
+            prompts: As in `hidden`.
+            new_tokens: Largest number of tokens of an answer, its end token included.
             samples: Answers per prompt.
-            temperature: Of sampling; 0 = greedy, where all samples of a prompt are the same.
-            seed: Of sampling. An answer depends on the seed, its images, its prompt and its number among the samples,
-                not on the other rows of the batch.
+            temperature: Sampling temperature; 0 = greedy, with equal samples of a prompt.
+            seed: Seed of sampling. An answer depends on the seed, its images, its prompt and its index among the
+                samples, not on the other rows of the batch.
 
         Returns:
-            B x samples rows of token ids, those of a prompt next to each other; the id that ends an answer is the last.
+            B x samples rows of token ids, with the samples of a prompt next to each other. An answer's end token is its
+            last.
 
         Raises:
             UserError: The model was loaded without its upper layers.
@@ -359,11 +414,19 @@ class VLM:
         return answers if temperature else [ids for ids in answers for _ in range(samples)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of an answer's token ids, without special tokens and surrounding space."""
+        """Return the text of an answer's token ids, without special tokens and surrounding space."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def inputs(self, frames: Images, prompts: Prompts) -> dict[str, torch.Tensor]:
-        """The model's inputs: input_ids and attention_mask [B, T], padded on the right, and pixels."""
+        """Return the inputs of the unmodified model.
+
+        Args:
+            frames: As in `hidden`.
+            prompts: As in `hidden`.
+
+        Returns:
+            input_ids and attention_mask [B, T], padded on the right, the image inputs, and the `text_inputs`.
+        """
         frames, prompts = self.batch(frames, prompts)
         ids = self.ids(prompts)
         return {
@@ -376,19 +439,21 @@ class VLM:
     def training_inputs(
         self, frames: Images, prompts: Prompts, answers: Sequence[str | Sequence[int]]
     ) -> tuple[dict[str, Any], torch.Tensor]:
-        """The model's inputs with the answers appended, and the targets of its logits.
+        """Return the model's inputs with the answers appended, and the targets of its logits.
 
         Args:
-            frames, prompts: As of `hidden`.
-            answers: One text per row, which is tokenised alone and ends with the model's end token; or its token ids,
-                used as they are.
-
-        Raises:
-            UserError: The model was loaded without its upper layers, or an answer holds an image token.
+            frames: As in `hidden`.
+            prompts: As in `hidden`.
+            answers: One answer per row: a text, which is tokenised by itself and gets the model's end token, or token
+                ids, which are used as they are.
 
         Returns:
-            Inputs, and targets int64 [B, T] of the logits [B, T, V]: a token of the answer at the position whose logits
-            predict it, IGNORE_INDEX elsewhere.
+            Inputs, and targets int64 [B, T] of the logits [B, T, V]. The target at a position is the answer's token
+            that the logits at this position predict, and IGNORE_INDEX elsewhere. If the model has the option
+            logits_to_keep, T covers only the last positions, from the first answer on.
+
+        Raises:
+            UserError: The model was loaded without its upper layers, or an answer contains an image token.
         """
         self.check_complete()
         inputs = self.inputs(frames, prompts)
@@ -431,20 +496,29 @@ class VLM:
         return inputs, targets
 
     def check_complete(self) -> None:
-        """Raise UserError if the model was loaded without the layers above those that states are taken from."""
+        """Raise UserError if the model was loaded without its upper layers, which answers and training need."""
         if self._engine is not None and not self._engine.is_complete:
             raise UserError(
                 f"this {self.config.model_type} was loaded with generation=none, without the layers above those in"
                 f" layers={list(self.options.layers)}; to have it answer or learn, load it with generation=greedy."
             )
 
-    # What families and backends use.
+    # Methods for families and backends.
 
     def batch(self, frames: Images, prompts: Prompts) -> tuple[Frames, list[Prompt]]:
-        """Check a batch and bring it into one form.
+        """Check a batch and convert it to one form.
+
+        Args:
+            frames: As in `hidden`.
+            prompts: As in `hidden`.
 
         Returns:
-            The images of all rows in order, uint8 [M, H, W, 3], and the prompts with messages as conversations.
+            The images of all rows in order, uint8 [M, H, W, 3], and the prompts, with messages converted to
+            conversations.
+
+        Raises:
+            ValueError: The number or the shape of the images does not match the prompts.
+            UserError: A conversation is invalid.
         """
         rows = as_prompts(prompts)
         if not isinstance(frames, np.ndarray):
@@ -468,37 +542,51 @@ class VLM:
         return frames, rows
 
     def fit(self, frames: Frames) -> Frames:
-        """uint8 [M, H, W, 3] as the pictures that the vision tower reads: [M, *picture_size, 3]."""
+        """Stretch or pad frames uint8 [M, H, W, 3] to pictures uint8 [M, *picture_size, 3] for the vision tower."""
         return self._pixels.fit(frames)
 
     def preprocess(self, frames: Frames) -> torch.Tensor:
-        """uint8 [M, H, W, 3] -> [M, 3, *picture_size], as the checkpoint's image processor would make it."""
+        """Convert frames uint8 [M, H, W, 3] to the vision tower's input [M, 3, *picture_size].
+
+        Apart from the geometry, the result equals that of the checkpoint's image processor.
+        """
         return self._pixels(frames)
 
     def ids(self, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """int64 [B, T]: the inputs' ids, padded on the right."""
+        """Return the token ids of the inputs, int64 [B, T], padded on the right."""
         return _padded([self.token_ids(prompt) for prompt in prompts], self._pad).to(self.model.device)
 
     def mask(self, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """int64 [B, T]: 1 where `ids` are real."""
+        """Return the attention mask, int64 [B, T]: 1 for token ids, 0 for padding."""
         return _padded([[1] * len(self.token_ids(prompt)) for prompt in prompts], 0).to(self.model.device)
 
     def embed_inputs(self, prompts: Sequence[Prompt], features: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Embeddings of the input with image features [B, I, D] in their places, and the mask."""
+        """Return embeddings of the input with image features in place of the image placeholders, and the attention
+        mask.
+
+        Args:
+            prompts: B prompts.
+            features: [B, I, D], features of the prompts' images, as wide as the embeddings.
+        """
         ids = self.ids(prompts)
         words = self.model.get_input_embeddings()(ids)
         places = (ids == self.image_token_id)[..., None]
         return {"inputs_embeds": words.masked_scatter(places, features.to(words)), "attention_mask": self.mask(prompts)}
 
     def distinct(self, frames: Frames) -> tuple[list[int], list[int]]:
-        """As `backends.local.distinct`; every frame counts as distinct where shared_vision is disabled."""
+        """Find repeated frames, as `backends.local.distinct` does; without shared_vision, every frame counts as distinct."""
         rows = list(range(len(frames)))
         return (rows, rows) if "shared_vision" in self.options.disable else distinct(frames)
 
     def passes(self, frames: Frames, prompts: list[Prompt]) -> Iterator[tuple[list[int], PassStates]]:
-        """Run the model on a batch in one form (see `batch`), and yield the states of rows that go through together.
+        """Run the model on a batch, and yield the states of rows that go through the model together.
 
-        Their input states are in Hidden's order: image tokens, then the others.
+        Args:
+            frames: uint8 [M, H, W, 3], from `batch`.
+            prompts: B prompts, from `batch`.
+
+        Yields:
+            Indices of rows, and their states. Input states are in Hidden's order: image tokens, then the others.
         """
         features = self._engine.encode_images(frames) if self._engine is not None else None
         for rows in self._groups(prompts):
@@ -511,7 +599,10 @@ class VLM:
                 yield rows, states._replace(inputs=states.inputs[:, :, self._order(self.ids(of_rows[1]))])
 
     def short_config(self) -> Any | None:
-        """The config of the layers that are needed; None = all are, or all have to be drawn, one after the other."""
+        """Return a config with only the layers that are needed; None = read the whole model.
+
+        With random_weights it is None, because all layers have to be drawn, one after the other.
+        """
         if self.options.random_weights is not None:
             return None
         needed = layers_needed(self)
