@@ -1,8 +1,8 @@
 """Keeps the memory of forward passes on a CPU in the process, instead of returning it after each one.
 
-glibc maps every block above 32 MB anew and unmaps it when it is freed. The activations of a batch are such blocks, and
-the kernel clears their pages again in every pass: 300,000 page faults for 16 frames of SmolVLM at 256 pixels, which
-take a fifth of the time with int8 weights.
+By default glibc maps every block above 32 MB anew and unmaps it when it is freed. The activations of a batch are such
+blocks, and the kernel clears their pages again in every pass: 300,000 page faults for 16 frames of SmolVLM at 256
+pixels, which take a fifth of the time with int8 weights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ KEPT = 2**31 - 1  # bytes, the largest int of C
 
 
 def keep_freed_memory() -> bool:
-    """Apply to this process from now on. Returns whether the C library supports it (glibc does)."""
+    """Keep freed memory in this process from now on.
+
+    Returns:
+        Whether the C library supports it (glibc does).
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

@@ -1,7 +1,7 @@
-"""Families whose image is a placeholder that may stand anywhere in a written conversation.
+"""Families whose image is a placeholder that may be anywhere in a conversation.
 
-The checkpoint's own chat template, if it has one, writes the text as one message of the user, or a whole conversation;
-then each placeholder becomes the tokens of its image:
+The checkpoint's chat template, if there is one, formats a text as one user message, or a whole conversation. Then each
+placeholder is replaced by the tokens of its image:
 
     template     <|im_start|>user <image> where is it ?<|im_end|> <|im_start|>assistant
     no template  <image> where is it ?
@@ -24,7 +24,7 @@ _MARK = "where-the-text-goes"
 
 
 class ChatVLM(VLM):
-    """A VLM that takes image first or text first."""
+    """Base class of VLMs that take the image before or after the text."""
 
     token_orders = ("image_first", "text_first")
     can_share_prefix = True
@@ -35,17 +35,17 @@ class ChatVLM(VLM):
 
     @property
     def placeholder(self) -> str:
-        """What stands for the image in the conversation."""
+        """Text that represents an image in a formatted conversation."""
         return self.image_token
 
     @property
     def image_text(self) -> str:
-        """What the placeholder becomes."""
+        """Text that replaces the placeholder before tokenisation."""
         return self.image_token * self.image_length()
 
     @property
     def image_token(self) -> str:
-        """The text of one image token."""
+        """Text of one image token."""
         return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
 
     def layout(self, text: str) -> list[int]:
@@ -61,7 +61,7 @@ class ChatVLM(VLM):
         return ids
 
     def write(self, text: str) -> str:
-        """The conversation for one text, with a placeholder for its image."""
+        """Format one text, with a placeholder for its image, by the chat template if there is one."""
         plain = self._in_order(self.placeholder, text)
         if self.template is None or not self.options.chat_template:
             return "\n".join(plain)
@@ -70,7 +70,12 @@ class ChatVLM(VLM):
         return self._fill([{"type": "text", "text": "\n".join(plain)}])
 
     def write_conversation(self, conversation: Conversation) -> str:
-        """A conversation as the checkpoint's chat template writes it, with a placeholder for each image."""
+        """Format a conversation by the checkpoint's chat template, with a placeholder for each image.
+
+        Raises:
+            UserError: The template refuses the conversation or drops an image, or there are several messages and no
+                template.
+        """
         if self.template is None or not self.options.chat_template:
             if len(conversation.turns) > 1:
                 raise UserError(
@@ -96,11 +101,11 @@ class ChatVLM(VLM):
         return [image, text] if self.options.token_order == "image_first" else [text, image]
 
     def _fill(self, content: list[dict[str, str]]) -> str:
-        """The template, filled with one message of the user."""
+        """Format one user message by the chat template."""
         return self.apply_template([{"role": "user", "content": content}])
 
     def apply_template(self, messages: Any) -> str:
-        """The template, filled with messages and the beginning of the assistant's answer."""
+        """Format messages by the chat template, followed by the beginning of the assistant's answer."""
         return str(
             self.tokenizer.apply_chat_template(
                 messages, chat_template=self.template, tokenize=False, add_generation_prompt=True
@@ -109,7 +114,7 @@ class ChatVLM(VLM):
 
     @cached_property
     def _template_keeps_order(self) -> bool:
-        """Whether the parts of a message stay in the order asked for: LLaVA 1.5's template moves images forward."""
+        """Whether the template keeps the order of a message's parts; LLaVA 1.5's template moves images to the front."""
         written = self._fill(self._in_order({"type": "image"}, {"type": "text", "text": _MARK}))
         image, text = written.find(self.placeholder), written.find(_MARK)
         if min(image, text) < 0:

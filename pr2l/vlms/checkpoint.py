@@ -1,7 +1,7 @@
 """Reads the parts of a checkpoint: config, model, tokenizer, image processor, chat template.
 
-Families read the parts one by one. Only `generic` reads a whole processor, which often includes a video processor
-that needs torchvision.
+Families read the parts one by one. Only `generic` reads a whole processor, which often includes a video processor that
+needs torchvision.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CONNECT_SECONDS = 5
 
 
 def locate(name: str) -> str:
-    """Return the folder or Hub id of a VLM's name; for one that ships with pr2l its folder beside this file."""
+    """Return the folder or Hub id for the name of a VLM; a VLM that ships with pr2l is in the folder `weights`."""
     return str(WEIGHTS / name) if name in shipped() else name
 
 
@@ -56,7 +56,7 @@ def shipped() -> list[str]:
 
 
 def source(path: str) -> dict[str, str]:
-    """Identify the weights: a folder's last name and a digest of its files, or a Hub id and its commit.
+    """Return the name and the revision of the weights: a digest of a folder's files, or the commit of a Hub id.
 
     The digest reads all weights, which takes about a second per gigabyte.
     """
@@ -69,16 +69,23 @@ def source(path: str) -> dict[str, str]:
 
 
 def model_type(path: str) -> str | None:
-    """Return a checkpoint's `model_type`; None = its config has none. Errors as of read_config.
+    """Return a checkpoint's `model_type`; None if its config has none.
 
-    A run of Prismatic's trainer has the trainer's own config.json, without a model_type.
+    The config.json of a run of Prismatic's trainer has no model_type; for it the result is "prismatic".
+
+    Raises:
+        UserError: As in `read_values`.
     """
     values = read_values(path)
     return "prismatic" if "vision_backbone_id" in values.get("model", ()) else values.get("model_type")
 
 
 def read_values(path: str) -> dict[str, Any]:
-    """Return the values of config.json; UserError if there is no such folder or Hub model, or it cannot be reached."""
+    """Return the values of config.json.
+
+    Raises:
+        UserError: There is no such folder or Hub model, or it cannot be read or downloaded.
+    """
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise UserError(f"the folder {path!r} holds no VLM: it has no config.json.")
     if not Path(path).is_dir():
@@ -90,7 +97,7 @@ def read_values(path: str) -> dict[str, Any]:
 
 
 def _check_hub(path: str) -> None:
-    """Raise UserError at once where the Hub's client would retry for half a minute before it fails."""
+    """Raise UserError at once if the Hub cannot be reached; its client would retry for half a minute first."""
     if constants.is_offline_mode():
         return  # no retries
     if not HUB_ID.fullmatch(path):
@@ -106,7 +113,11 @@ def _check_hub(path: str) -> None:
 
 
 def read_config(path: str) -> Any:
-    """Read the checkpoint's config. Raises UserError where it cannot be read."""
+    """Read the checkpoint's config.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     return _read(path, "config", lambda: AutoConfig.from_pretrained(path))
 
 
@@ -116,9 +127,14 @@ def read_model(
     """Read a model for inference.
 
     Args:
-        path: Of the checkpoint.
-        device, dtype, random_weights: As in Defaults. With dtype int8, linear layers are quantised.
-        read: Called with the path and the type of the weights; returns the model on the CPU.
+        path: A local folder or a Hub id.
+        device: As in Defaults.
+        dtype: As in Defaults; with int8, linear layers are quantised.
+        read: Function from the path and the type of the weights to the model on the CPU.
+        random_weights: As in Defaults: seed of random weights; None = the checkpoint's weights.
+
+    Raises:
+        UserError: The model cannot be read, or the device or the dtype is not available.
     """
     chosen = torch.device(_device(device))
     if chosen.type == "cpu":
@@ -144,7 +160,12 @@ def _draw_weights(model: Any, seed: int) -> None:
 
 
 def read_generation_config(path: str, config: Any) -> Any:
-    """Read the generation config; as transformers does, derive it from the config where the checkpoint has none."""
+    """Read the generation config; if the checkpoint has none, derive it from the config, as transformers does.
+
+    Args:
+        path: A local folder or a Hub id.
+        config: Config of the model.
+    """
     try:
         return GenerationConfig.from_pretrained(path)
     except OSError:
@@ -152,7 +173,15 @@ def read_generation_config(path: str, config: Any) -> Any:
 
 
 def read_final_norm(path: str, config: Any) -> torch.nn.Module:
-    """Read the language model's last norm alone, in float32. Raises UserError if it is not found."""
+    """Read the language model's last norm alone, in float32.
+
+    Args:
+        path: A local folder or a Hub id.
+        config: Config of the model.
+
+    Raises:
+        UserError: The weights have no final norm, or more than one candidate.
+    """
     with torch.device("meta"):
         norm = getattr(AutoModelForImageTextToText.from_config(config).get_decoder(), "norm", None)
     files = _read(path, "safetensors weights", lambda: _weight_files(path))
@@ -175,34 +204,51 @@ def _weight_files(path: str) -> dict[str, str]:
 
 
 def read_weights(path: str, dtype: torch.dtype, config: Any | None = None) -> Any:
-    """Read the unmodified model of transformers' own classes, on the CPU.
+    """Read the unmodified model with transformers' own class, on the CPU.
 
     Args:
-        path: Of the checkpoint.
-        dtype: Of the weights.
-        config: Of a model with fewer layers than the checkpoint, whose other layers are not read; None = all of it.
+        path: A local folder or a Hub id.
+        dtype: Type of the weights.
+        config: Config of a model with fewer layers than the checkpoint, whose other layers are not read; None = all
+            layers.
     """
     with nullcontext() if config is None else surplus_unreported():
         return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, config=config)
 
 
 def read_tokenizer(path: str, subfolder: str = "") -> Any:
-    """Read the tokenizer from the checkpoint or a folder inside it."""
+    """Read the tokenizer.
+
+    Args:
+        path: A local folder or a Hub id.
+        subfolder: Folder inside the checkpoint; "" = the checkpoint itself.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     return _read(path, "tokenizer", lambda: AutoTokenizer.from_pretrained(path, subfolder=subfolder))
 
 
 def read_image_processor(path: str) -> Any:
-    """Read the image processor in the form that needs no torchvision."""
+    """Read the image processor in its PIL version, which does not need torchvision."""
     return _read(path, "image processor", lambda: AutoImageProcessor.from_pretrained(path, backend="pil"))
 
 
 def read_processor(path: str) -> Any:
-    """Read the whole processor, for a family of which nothing else is known."""
+    """Read the whole processor, for a model of no known family."""
     return _read(path, "processor", lambda: AutoProcessor.from_pretrained(path, backend="pil"))
 
 
 def read_chat_template(path: str, tokenizer: Any) -> str | None:
-    """Read the Jinja template of conversations; None if the checkpoint has none."""
+    """Read the Jinja template of conversations.
+
+    Args:
+        path: A local folder or a Hub id.
+        tokenizer: Tokenizer of the checkpoint, which may contain the template.
+
+    Returns:
+        The template; None if the checkpoint has none.
+    """
     if tokenizer.chat_template is not None:
         return str(tokenizer.chat_template)
     # Older checkpoints keep it in a file that only the processor would read.
@@ -211,7 +257,15 @@ def read_chat_template(path: str, tokenizer: Any) -> str | None:
 
 
 def read_json(path: str, name: str) -> Any:
-    """Read a JSON file of a checkpoint; None where there is no such file, or the Hub cannot be reached."""
+    """Read a JSON file of a checkpoint.
+
+    Args:
+        path: A local folder or a Hub id.
+        name: Name of the file in the checkpoint.
+
+    Returns:
+        Its content; None if there is no such file, or the Hub cannot be reached.
+    """
     file = cached_file(
         path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
     )
@@ -236,7 +290,7 @@ def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
 
 @contextmanager
 def surplus_unreported() -> Iterator[None]:
-    """Silence transformers' report on weights that have no place in the model; any other report still comes."""
+    """Silence transformers' report on weights that do not belong to the model; other reports still appear."""
     logger = logging.getLogger("transformers.modeling_utils")
 
     def reports_more(record: logging.LogRecord) -> bool:
@@ -291,7 +345,10 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices itself; one that emulates it takes 2.5 times as long as float32."""
+    """Return whether the CPU multiplies bfloat16 matrices in hardware.
+
+    A CPU that emulates it takes 2.5 times as long as with float32.
+    """
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 

@@ -1,10 +1,10 @@
-"""Compiled modules, and the few batch sizes that they run at: torch.compile makes code for one shape at a time.
+"""Compiled modules and their few batch sizes, since torch.compile generates code for one shape at a time.
 
     4 environments             rows 0 1 2 3          run as they are: n = 4
     and a terminal frame       rows 0 1 2 3 4        run at 2n, as rows 0 1 2 3 4 4 4 4
     three prompts of a length  rows 0 1 3            run at n, as rows 0 1 3 3
 
-On a GPU the code is recorded as CUDA graphs, which spares the CPU from starting thousands of small kernels.
+On a GPU the code is recorded as CUDA graphs, so that the CPU does not start thousands of small kernels.
 """
 
 from __future__ import annotations
@@ -21,32 +21,39 @@ SHAPES = 64  # compiled versions of a module, beyond which it runs uncompiled: t
 
 
 class Buckets:
-    """Batch sizes n and 2n, n being the number of rows of the first batch.
+    """Batch sizes n and 2n, where n is the number of rows of the first batch.
 
     Args:
-        fixed: False = batches keep their size.
+        fixed: Whether batches are padded to these sizes; False = batches keep their size.
     """
 
     def __init__(self, fixed: bool) -> None:
         self.fixed, self.n = fixed, 0
 
     def pieces(self, count: int) -> list[list[int]]:
-        """Split the rows of a batch into pieces of at most 2n."""
+        """Split the rows of a batch into pieces of at most 2n.
+
+        Args:
+            count: Number of rows.
+
+        Returns:
+            Indices of the rows of each piece.
+        """
         self.n = self.n or count
         most = 2 * self.n if self.fixed else count
         return [list(range(start, min(start + most, count))) for start in range(0, count, most)]
 
     def padded(self, rows: Sequence[int]) -> list[int]:
-        """Repeat the last of at most 2n rows until they are n or 2n."""
+        """Repeat the last of at most 2n rows until there are n or 2n."""
         self.n = self.n or len(rows)
         size = self.n if len(rows) <= self.n else 2 * self.n
         return [*rows, *[rows[-1]] * (size - len(rows) if self.fixed else 0)]
 
 
 def compile_forward(module: nn.Module) -> None:
-    """Compile a module's passes, except those with gradients and those with a cache of keys and values.
+    """Compile a module's forward passes, except those with gradients and those with a cache of keys and values.
 
-    Cached decoding has a new shape for each token.
+    Cached decoding is left out because every token has a new shape.
     """
     whole: Any = module
     plain, device = whole.forward, next(module.parameters()).device

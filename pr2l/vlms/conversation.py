@@ -1,4 +1,4 @@
-"""Prompts of a batch in one hashable form, beside the images that they refer to."""
+"""Prompts of a batch in one hashable form, and the images to which they refer."""
 
 from __future__ import annotations
 
@@ -26,14 +26,18 @@ class Conversation:
     """Messages in a hashable form.
 
     Args:
-        turns: Per message its role and the parts of its content, in order: text, or None where an image stands.
+        turns: For each message its role and the parts of its content, in order: a text, or None for an image.
     """
 
     turns: tuple[tuple[str, tuple[str | None, ...]], ...]
 
     @classmethod
     def of(cls, messages: Sequence[Message]) -> Conversation:
-        """Convert messages in transformers' format; see `check_messages` for the errors."""
+        """Convert messages in transformers' format.
+
+        Raises:
+            UserError: As in `check_messages`.
+        """
         checked = check_messages(messages)
         return cls(
             tuple(
@@ -69,11 +73,11 @@ def image_count(prompt: Prompt) -> int:
 
 
 def as_prompts(prompts: Prompts) -> list[Prompt]:
-    """Convert messages to conversations; texts and conversations stay as they are.
+    """Convert messages to conversations; texts and conversations are kept.
 
     Raises:
         UserError: A conversation is not in the format of `pr2l.core.messages`, has no image, or does not end with a
-            message of the user, after which the model is to answer.
+            user message, which the model answers.
     """
     return [prompt if isinstance(prompt, str | Conversation) else _conversation(prompt) for prompt in prompts]
 
@@ -91,7 +95,12 @@ def _conversation(messages: Sequence[Message]) -> Conversation:
 
 
 def images_of(prompts: Sequence[Prompt], rows: Sequence[int]) -> list[int]:
-    """Return the indices of some rows' images among those of all rows."""
+    """Return the indices of the images of some rows, among the images of all rows.
+
+    Args:
+        prompts: Prompts of all rows.
+        rows: Indices of the rows.
+    """
     if all(isinstance(prompt, str) for prompt in prompts):
         return list(rows)
     ends = np.cumsum([image_count(prompt) for prompt in prompts]).tolist()

@@ -1,4 +1,4 @@
-"""Choice of the next token: greedy, or sampled with random numbers of the row's own."""
+"""Choice of the next token: greedy, or sampled with random numbers of each row."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pr2l.vlms.conversation import Prompt
 
 
 class Decoding(LogitsProcessor):
-    """Turns logits [B, V] into scores whose largest entry is the next token; one object per generation.
+    """Logits processor that makes the next token the largest entry of logits [B, V]; one object per generation.
 
     Args:
-        eos: Ids that end an answer; they are forbidden until min_new_tokens have been chosen.
-        min_new_tokens: Tokens that an answer has at least.
-        uniforms: [B, steps] in 0..1, row b's random number at each step; None = greedy.
-        temperature: Of sampling, above 0.
+        eos: Token ids that end an answer; they are forbidden until min_new_tokens have been chosen.
+        min_new_tokens: Smallest number of tokens of an answer.
+        uniforms: [B, steps] in 0..1, the random number of row b at each step; None = greedy.
+        temperature: Sampling temperature, above 0.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Decoding(LogitsProcessor):
         return torch.full_like(scores, float("-inf")).scatter(1, token.to(scores.device), 0.0)
 
     def _sample(self, scores: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-        """Inverse of the cumulative distribution at each row's own number, in float64: -> ids [B, 1]."""
+        """Sample ids [B, 1] by the inverse of the cumulative distribution at each row's random number, in float64."""
         probabilities = torch.softmax(scores.cpu().double() / self.temperature, dim=-1)
         cumulative = probabilities.cumsum(-1)
         return (cumulative <= uniform * cumulative[:, -1:]).sum(-1, keepdim=True).clamp(max=scores.shape[1] - 1)
@@ -54,20 +54,20 @@ class Decoding(LogitsProcessor):
 def uniforms(
     seed: int, images: Sequence[Frames], prompts: Sequence[Prompt], steps: int, draws: int = 1
 ) -> npt.NDArray[np.float64]:
-    """Random numbers that depend on the seed and on a row's own images and prompt, nothing else.
+    """Return random numbers that depend only on the seed and on a row's own images and prompt.
 
-    So a row's sampled text does not depend on its neighbours or its place in the batch, and the same frame
-    seen again gives the same text.
+    The sampled text of a row therefore does not depend on the other rows or on its index in the batch, and a repeated
+    frame gives the same text.
 
     Args:
         seed: At least 0.
-        images: Per row its images, uint8 [images, H, W, 3].
-        prompts: One per row.
+        images: The images of each row, uint8 [images, H, W, 3].
+        prompts: One prompt per row.
         steps: Numbers per draw.
-        draws: Per row; the first is the same whatever their number.
+        draws: Draws per row; the first draw does not depend on their number.
 
     Returns:
-        [B x draws, steps] in 0..1, the draws of a row next to each other.
+        [B x draws, steps] in 0..1, with the draws of a row next to each other.
     """
     rows = zip(images, prompts, strict=True)
     numbers = [

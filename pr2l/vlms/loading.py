@@ -1,4 +1,4 @@
-"""From a VLM's name to the family that knows its architecture."""
+"""Loads a VLM by its name, with the family that supports its architecture."""
 
 from __future__ import annotations
 
@@ -33,16 +33,20 @@ def load_vlm(name: str, options: Defaults | None = None) -> VLM:
 
 
 def family(kind: str | None) -> ModuleType:
-    """Return the module of pr2l/vlms/families/ for a model_type; None = unknown, which `generic` reads."""
+    """Return the module of pr2l/vlms/families/ for a model_type; for None or an unknown one, `generic`."""
     modules = [registry.load("vlms", name) for name in registry.names("vlms")]
     claims = {known: module for module in modules for known in module.MODEL_TYPES}
     return claims.get(kind or "") or registry.load("vlms", GENERIC)
 
 
 def unknown_words(vlm: VLM, text: str) -> list[str]:
-    """List the words of a text that the VLM's tokenizer has no token for, in their order; [] for most tokenizers.
+    """Return the words of a text for which the VLM's tokenizer has no token, in their order.
 
-    A small vocabulary such as that of `tiny` maps all such words to one and the same token.
+    A small vocabulary such as that of `tiny` maps all such words to the same token. Most tokenizers know every word.
+
+    Args:
+        vlm: VLM whose tokenizer is used.
+        text: Words separated by spaces.
     """
     unknown = vlm.tokenizer.unk_token_id
     words = dict.fromkeys(text.split())

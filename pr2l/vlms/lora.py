@@ -1,4 +1,4 @@
-"""LoRA adapters by peft: small trainable matrices beside a model's frozen linear layers."""
+"""LoRA adapters by peft: small trainable matrices in addition to a model's frozen linear layers."""
 
 from __future__ import annotations
 
@@ -33,19 +33,21 @@ class Lora(BaseModel):
 
 
 def add_lora(model: nn.Module, options: Lora, seed: int = 0) -> Any:
-    """Put a new LoRA adapter into a model, whose own weights are frozen. At first it changes no output.
+    """Put a new LoRA adapter into a model, whose own weights are frozen.
+
+    The new adapter does not change the model's output before it is trained.
 
     Args:
         model: A transformers model, changed in place.
-        options: Of the adapter.
-        seed: Of the adapter's initial weights; torch's generators stay as they were.
+        options: Options of the adapter.
+        seed: Seed of the adapter's initial weights; the state of torch's generators is kept.
 
     Returns:
-        peft's view of the same model.
+        peft's wrapper of the same model.
 
     Raises:
-        UserError: peft is not installed, no layer fits target_modules, or one of them shares its weights with another
-            layer, such as an lm_head that is tied to the input embeddings.
+        UserError: peft is not installed, no layer matches target_modules, or a matching layer shares its weights with
+            another layer, such as an lm_head that is tied to the input embeddings.
     """
     targets = options.target_modules
     config = _peft().LoraConfig(
@@ -66,7 +68,12 @@ def add_lora(model: nn.Module, options: Lora, seed: int = 0) -> Any:
 
 
 def save_lora(adapted: Any, folder: Path) -> None:
-    """Write a model's adapter to a folder, as safetensors and JSON in peft's format."""
+    """Write a model's adapter to a folder, as safetensors and JSON in peft's format.
+
+    Args:
+        adapted: Model with an adapter, from `add_lora` or `read_lora`.
+        folder: Folder to write to.
+    """
     adapted.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # a model card with nothing filled in
 
@@ -75,14 +82,14 @@ def read_lora(model: nn.Module, folder: Path) -> Any:
     """Put a saved LoRA adapter into a model, whose own weights are frozen. The adapter can be trained further.
 
     Args:
-        model: A transformers model like the one that the adapter was made for, changed in place.
-        folder: As `save_lora`, `pr2l finetune` or peft wrote it; weights are read from safetensors only.
+        model: A transformers model like the one for which the adapter was made, changed in place.
+        folder: Folder that `save_lora`, `pr2l finetune` or peft wrote; weights are read from safetensors only.
 
     Returns:
-        peft's view of the same model.
+        peft's wrapper of the same model.
 
     Raises:
-        UserError: There is no whole adapter, or it is for another model.
+        UserError: The adapter is incomplete, or belongs to another model.
     """
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         if not (folder / name).is_file():
@@ -113,7 +120,10 @@ def _without_peft_warning() -> Iterator[None]:
 
 
 def _refuse_shared_weights(adapted: Any, targets: Any) -> None:
-    """A merged or saved model adds such an adapter to both layers, where the trained one adds it to one of them."""
+    """Raise UserError if an adapted layer shares its weights with another layer.
+
+    A merged or saved model adds such an adapter to both layers; the trained model adds it to one of them.
+    """
     owners = defaultdict(set)
     for name, weight in adapted.named_parameters(remove_duplicate=False):
         owners[id(weight)].add(name.removeprefix("base_model.model.").replace(".base_layer", ""))

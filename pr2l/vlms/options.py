@@ -17,7 +17,7 @@ class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     RENAMED: ClassVar[dict[str, str]] = {"without": "disable"}
 
-    # indices into output_hidden_states: 0 = embeddings, k = after layer k, -1 = after the last layer and its
+    # indices into output_hidden_states: 0 = embeddings, k = after layer k, -1 = after the last layer and the
     # final norm
     layers: tuple[int, ...] = Field(default=(-2, -1), min_length=1)  # the last two, as in the paper
     generation: Literal["greedy", "none", "sample"] = "greedy"  # sample = chain of thought

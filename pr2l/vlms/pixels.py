@@ -1,8 +1,8 @@
-"""Frames to the numbers that a vision tower reads, as the checkpoint's own image processor makes them.
+"""Conversion of frames to the numbers that a vision tower reads, as the checkpoint's own image processor does it.
 
 One frame is always one picture: it is stretched or padded to the tower's size, never cropped or cut into tiles. A
-default processor may cut a 160 x 120 frame into 17 tiles (17 times the work), or crop the left and right edge of what
-the agent sees. Within that geometry the result equals the processor's, at a fraction of its time.
+default processor may cut a 160 x 120 frame into 17 tiles (17 times the work), or crop the left and the right edge of
+the agent's view. Apart from that geometry the result equals the processor's, in a fraction of its time.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ GREY = 127  # padding of a letterbox where the processor has no mean colour
 
 
 class Pixels:
-    """Resizes and normalises a batch of frames the way one image processor does.
+    """Resizes and normalises a batch of frames as one image processor does.
 
     Args:
         processor: A Hugging Face image processor; its resample, rescale_factor, image_mean and image_std are used.
-        size: Height and width in pixels of the result, or the side of a square.
-        device, dtype: Of the result.
-        letterbox: Pad a frame to a square, centred, in the processor's mean colour (grey where it has none) before it
-            is resized. The mean becomes 0 when it is normalised.
+        size: Height and width of the result in pixels, or the side of a square.
+        device: Device of the result.
+        dtype: Type of the result.
+        letterbox: Whether to pad a frame to a square before it is resized, centred, in the processor's mean colour
+            (grey if it has none). The mean colour becomes 0 after normalisation.
     """
 
     def __init__(
@@ -56,17 +57,17 @@ class Pixels:
         self.padding = tuple(map(int, mean_colour)) if processor.do_normalize else (GREY,) * 3
 
     def __call__(self, frames: Frames) -> torch.Tensor:
-        """uint8 [B, H, W, 3] -> [B, 3, *size] in the model's dtype, on its device."""
+        """Convert frames uint8 [B, H, W, 3] to [B, 3, *size] in the model's dtype, on its device."""
         # The processors scale in float64 and normalise in float32; doing as they do gives their very bits.
         scaled = self.resize(frames).double().mul_(self.scale).float()
         return scaled.sub_(self.mean).div_(self.std).to(self.dtype)
 
     def fit(self, frames: Frames) -> Frames:
-        """uint8 [B, H, W, 3] -> uint8 [B, *size, 3], on the CPU."""
+        """Resize frames uint8 [B, H, W, 3] to uint8 [B, *size, 3], on the CPU."""
         return resize(self._squared(frames), self.size, self.resample)
 
     def resize(self, frames: Frames) -> torch.Tensor:
-        """uint8 [B, H, W, 3] -> uint8 [B, 3, *size], on the model's device."""
+        """Resize frames uint8 [B, H, W, 3] to uint8 [B, 3, *size], on the model's device."""
         frames = self._squared(frames)
         down_first = goes_down_first(*frames.shape[1:3], self.size, self.resample) if self.in_torch else None
         if down_first is None:

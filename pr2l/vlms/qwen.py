@@ -1,7 +1,7 @@
-"""Parts that the Qwen-VL families share: a frame becomes a grid of patches, and every size is possible.
+"""Base class of the Qwen-VL families, whose vision tower reads a grid of patches of any size.
 
-By default every frame is a square of image_size pixels; with aspect=native it keeps its shape, and the number of its
-tokens follows from it.
+By default every frame is a square of image_size pixels. With aspect=native it keeps its shape, and its number of tokens
+follows from its size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GRID = 16  # default picture: 16 x 16 tokens, as much as other VLMs give to one
 
 
 class QwenVL(ChatVLM):
-    """A VLM whose image inputs are patches and the grid that they stand in."""
+    """Base class of VLMs whose image inputs are patches and the shape of their grid."""
 
     can_share_prefix = False  # the positions of what follows an image depend on its grid
 
@@ -28,7 +28,15 @@ class QwenVL(ChatVLM):
         return GRID * self._token_side
 
     def native_size(self, height: int, width: int) -> tuple[int, int]:
-        """As the checkpoint's image processor resizes, but with image_size² pixels at most."""
+        """Return the size to which the checkpoint's image processor resizes a frame, with at most image_size² pixels.
+
+        Args:
+            height: Height of the frame in pixels.
+            width: Width of the frame in pixels.
+
+        Returns:
+            Height and width in pixels, multiples of the side of a token.
+        """
         least = min(int(self.image_processor.size["shortest_edge"]), self.image_size**2)
         size: tuple[int, int] = smart_resize(height, width, self._token_side, least, self.image_size**2)
         return size

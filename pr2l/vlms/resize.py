@@ -1,13 +1,13 @@
-"""Batches of pictures resized: by PIL, picture by picture, and to the same bits by torch, on any device.
+"""Resizing of batches of pictures by PIL, and bit-identical resizing by torch on any device.
 
-PIL stretches a picture in two passes. Each new pixel is a weighted sum of the pixels in its row, then in its column;
-where the picture shrinks, more of them count:
+PIL stretches a picture in two passes. Each new pixel is a weighted sum of the pixels in its row, then in its column.
+If the picture shrinks, more pixels enter the sum:
 
     [H, W] --weights [S, W]--> sums --round, clip--> [H, S] --weights [S, H]--> sums --round, clip--> [S, S]
 
-Weights are integers, the real ones times 2^22. All sums stay below 2^53, so in float64 they are exact in any order,
-and two matrix products give what PIL's loops give (src/libImaging/Resample.c of Pillow). From Pillow 13 on, some
-pictures are stretched down before across, which rounds otherwise; `goes_down_first` tries the installed PIL.
+Weights are integers, the real ones times 2^22. All sums stay below 2^53, so float64 computes them exactly in any order,
+and two matrix products give the same result as PIL's loops (src/libImaging/Resample.c of Pillow). From Pillow 13 on,
+some pictures are stretched down before across, which rounds differently; `goes_down_first` tests the installed PIL.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ BITS = 22  # PIL's PRECISION_BITS
 
 
 def resize(frames: Frames, size: int | tuple[int, int], resample: Resampling = Resampling.BICUBIC) -> Frames:
-    """Stretch frames.
+    """Stretch frames with PIL.
 
     Args:
         frames: uint8 [B, H, W, 3].
         size: New height and width in pixels, or the side of a square.
         resample: PIL's filter.
+
+    Returns:
+        uint8 [B, *size, 3]; the frames themselves if they have that size.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if frames.shape[1:3] == (height, width):
@@ -41,7 +44,15 @@ def resize(frames: Frames, size: int | tuple[int, int], resample: Resampling = R
 
 
 def pad_to_square(frames: Frames, colour: npt.NDArray[np.uint8]) -> Frames:
-    """Pad frames uint8 [B, H, W, 3] to [B, S, S, 3], S the longer side, centred; an odd pixel goes below or right."""
+    """Pad frames to squares, with the frame in the centre; an odd pixel is added below or on the right.
+
+    Args:
+        frames: uint8 [B, H, W, 3].
+        colour: uint8 [3], RGB of the padding.
+
+    Returns:
+        uint8 [B, S, S, 3], where S is the longer side; the frames themselves if they are square.
+    """
     count, height, width = frames.shape[:3]
     if height == width:
         return frames
@@ -54,7 +65,17 @@ def pad_to_square(frames: Frames, colour: npt.NDArray[np.uint8]) -> Frames:
 
 
 def stretched(pictures: torch.Tensor, size: tuple[int, int], resample: Resampling, down_first: bool) -> torch.Tensor:
-    """uint8 [B, C, H, W] -> uint8 [B, C, *size], on their device. resample: one of FILTERS."""
+    """Stretch pictures with torch, on their device.
+
+    Args:
+        pictures: uint8 [B, C, H, W].
+        size: New height and width in pixels.
+        resample: One of FILTERS.
+        down_first: Whether to resize the height before the width.
+
+    Returns:
+        uint8 [B, C, *size].
+    """
     lengths = zip(pictures.shape[2:], size, strict=True)
     down, across = (_weights(length, new, resample, pictures.device) for length, new in lengths)
     whole = pictures.double()
@@ -65,7 +86,17 @@ def stretched(pictures: torch.Tensor, size: tuple[int, int], resample: Resamplin
 
 @lru_cache(maxsize=8)
 def goes_down_first(height: int, width: int, size: tuple[int, int], resample: Resampling) -> bool | None:
-    """In which order PIL stretches pictures of that size, found on noise; None = it does something else."""
+    """Test in which order PIL resizes pictures, on random pixels.
+
+    Args:
+        height: Height of the pictures in pixels.
+        width: Width of the pictures in pixels.
+        size: New height and width in pixels.
+        resample: PIL's filter.
+
+    Returns:
+        Whether PIL resizes the height before the width; None if `stretched` equals PIL in neither order.
+    """
     noise = np.random.default_rng(0).integers(0, 256, (8, height, width, 3), np.uint8)
     expected = torch.tensor(resize(noise, size, resample)).permute(0, 3, 1, 2)
     pictures, orders = torch.from_numpy(noise).permute(0, 3, 1, 2), (False, True) if resample in FILTERS else ()
@@ -78,7 +109,7 @@ def _rounded(sums: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _weights(length: int, size: int, resample: Resampling, device: torch.device) -> torch.Tensor:
-    """Integers as float64 [size, length]: what each of `length` pixels in a line counts in each of `size` new ones."""
+    """Return the weights of `length` pixels of a line in `size` new pixels: integers as float64 [size, length]."""
     scale = length / size
     centres = (np.arange(size)[:, None] + 0.5) * scale
     real = FILTERS[resample]((np.arange(length) - centres + 0.5) * (1 / max(scale, 1.0)))

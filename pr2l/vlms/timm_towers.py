@@ -1,9 +1,10 @@
 """Config and weights of timm's DINOv2 and SigLIP vision transformers, converted to transformers' classes.
 
-Read from timm 0.9.10 (models/vision_transformer.py, layers/pos_embed.py), which Prismatic pins. A tower ends before its
-last block: Prismatic reads what goes into that, so the block, the final norm and the pooling stay out.
+Written from timm 0.9.10 (models/vision_transformer.py, layers/pos_embed.py), which Prismatic pins. A tower ends before
+its last block: Prismatic uses the input of that block, so the block, the final norm and the pooling are left out.
 
-weights: a model.safetensors as on the Hub, by name. size: side of the picture in pixels, any that has whole patches.
+In all functions, `weights` are those of a model.safetensors from the Hub, by name, and `size` is the side of the
+picture in pixels, a multiple of the side of a patch.
 """
 
 from __future__ import annotations
@@ -40,15 +41,18 @@ SIGLIP = {
 
 
 def dino_config(weights: Mapping[str, Tensor], size: int) -> Any:
+    """Return transformers' config of a DINOv2 tower with these weights."""
     return Dinov2WithRegistersConfig(**_shape(weights, size), num_register_tokens=weights["reg_token"].shape[1])
 
 
 def siglip_config(weights: Mapping[str, Tensor], size: int) -> Any:
+    """Return transformers' config of a SigLIP tower with these weights."""
     inner = len(weights["blocks.0.mlp.fc1.weight"])
     return SiglipVisionConfig(**_shape(weights, size), intermediate_size=inner, vision_use_head=False)
 
 
 def dino_weights(weights: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+    """Convert the weights of a DINOv2 tower to transformers' names, with position embeddings for pictures of `size`."""
     positions = _positions(weights, size)
     none = torch.zeros_like(positions[:, :1])  # timm's class token has its position in it
     return _blocks(weights, DINO) | {
@@ -58,11 +62,17 @@ def dino_weights(weights: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
 
 
 def siglip_weights(weights: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+    """Convert the weights of a SigLIP tower to transformers' names, with position embeddings for pictures of `size`."""
     return _blocks(weights, SIGLIP) | {"embeddings.position_embedding.weight": _positions(weights, size)[0]}
 
 
 def renamed(name: str, names: Mapping[str, str]) -> str:
-    """Replace every part of a weight's name that is among the names."""
+    """Replace every part of a weight's name that is in a table.
+
+    Args:
+        name: Name of a weight, such as "blocks.0.attn.proj.weight".
+        names: Part of a name -> its replacement; the first match counts.
+    """
     return re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], name)
 
 
