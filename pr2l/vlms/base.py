@@ -574,7 +574,7 @@ class VLM:
         return {"inputs_embeds": words.masked_scatter(places, features.to(words)), "attention_mask": self.mask(prompts)}
 
     def distinct(self, frames: Frames) -> tuple[list[int], list[int]]:
-        """Find repeated frames as `backends.local.distinct` does; none if the optimization shared_vision is disabled."""
+        """Find repeated frames as `backends.local.distinct` does; none if shared_vision is disabled."""
         rows = list(range(len(frames)))
         return (rows, rows) if "shared_vision" in self.options.disable else distinct(frames)
 

@@ -1,1 +1,1 @@
-"""Where a VLM's forward passes run: in this process (local) or in vLLM."""
+"""Backends that run a VLM's forward passes: this process (local) or a vLLM server (vllm)."""

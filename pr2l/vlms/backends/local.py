@@ -1,17 +1,17 @@
-"""The forward passes behind `VLM.hidden`: one over the input, then a short one for each generated token.
+"""The forward passes of `VLM.hidden`: one over the input, then a short one for each generated token.
 
     distinct frames --vision tower--> image features --language model--> states of the input
                                                               |  keys and values
                                                               +--> token by token: states of the answer
 
-The model's own modules do the work that `generate` would have them do, without its machinery, and nothing is computed
-that nobody asked for. Each optimization is exact, and can be switched off (`vlm_options.disable`) to measure it:
+The model's own modules run as in `generate`, without the other work of `generate`, and without layers and logits that
+are not needed. Each optimization is exact, and can be switched off (`vlm_options.disable`) to measure its effect:
 
-    own_passes      no `generate`: logits of the last position only, no head at all where nothing is generated
-    early_exit      where nothing is generated, layers above the highest one asked for are not even loaded
-    shared_vision   a frame that comes several times in a batch, with other texts, passes the vision tower once
+    own_passes      without `generate`: logits of the last position only, and no logits if nothing is generated
+    early_exit      if nothing is generated, layers above the highest chosen one are not even loaded
+    shared_vision   a frame that is repeated in a batch, with other texts, passes the vision tower once
     shared_prefix   in a causal model, keys and values of the text before an image are kept for further frames, and
-                    those of an image before the text serve all prompts of its frame
+                    those of an image before the text are used for all prompts of its frame
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Choose = Callable[[Any, Tensor], Tensor]  # (ignored, logits [B, V]) -> scores w
 
 
 class LocalModel(Protocol):
-    """What the passes need of a VLM; see `pr2l.vlms.base.VLM` for each."""
+    """Interface of a VLM whose passes run in this process; see `pr2l.vlms.base.VLM` for each member."""
 
     options: Defaults
     config: Any
@@ -67,9 +67,9 @@ class PassStates(NamedTuple):
     """States of rows that went through the model together.
 
     Args:
-        inputs: float32 [B, L, I + P, D], of the input.
+        inputs: float32 [B, L, I + P, D], states of the input.
         tokens: int64 [B, N], the generated ids.
-        generated: float32 [B, L, N, D], of the generated tokens.
+        generated: float32 [B, L, N, D], states of the generated tokens.
     """
 
     inputs: Tensor
@@ -79,14 +79,14 @@ class PassStates(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Features of the distinct frames of a batch, and which of them each image of the batch is.
+    """Features of the distinct frames of a batch, and the frame of each image of the batch.
 
     Args:
-        features: As of VLM.encode_images, of `count` frames.
-        places: Per image of the batch its frame's index among them.
-        count: Distinct frames, with padding.
-        repeats: Whether a frame comes several times in the whole batch.
-        prefixes: Token ids of an input's beginning -> its states and cache, per distinct frame.
+        features: Result of VLM.encode_images for `count` frames.
+        places: For each image of the batch, the index of its frame among the distinct frames.
+        count: Number of distinct frames, with padding.
+        repeats: Whether a frame is repeated in the whole batch.
+        prefixes: Token ids of an input's beginning -> its states and cache, one row per distinct frame.
     """
 
     features: Any
@@ -96,16 +96,19 @@ class ImageFeatures:
     prefixes: dict[tuple[int, ...], tuple[Tensor, Any]] = field(default_factory=dict)
 
     def select(self, images: Sequence[int]) -> ImageFeatures:
-        """Those of some of the images."""
+        """Return the features for some of the images, given by their indices."""
         return replace(self, places=[self.places[image] for image in images])
 
     def expand(self) -> Any:
-        """The features of every image of the batch, in order."""
+        """Return the features of every image of the batch, in order."""
         return expand_features(self.features, self.places, self.count)
 
 
 class Engine:
-    """The passes of one VLM. Rows of a decoder-only model are of one layout; an encoder's may be padded."""
+    """Runs the forward passes of one VLM.
+
+    In a decoder-only model, all rows of a pass have the same layout; in an encoder-decoder, rows may be padded.
+    """
 
     def __init__(self, vlm: LocalModel) -> None:
         self.vlm = vlm
@@ -124,18 +127,24 @@ class Engine:
         self._prefix = Prefixes(vlm, self) if shares else None
 
     def encode_images(self, frames: Frames) -> ImageFeatures:
-        """Run the vision tower on a whole batch, whose prompts may then go through the model in several passes."""
+        """Run the vision tower on a whole batch.
+
+        The prompts may then go through the language model in several passes.
+        """
         first, places = self.vlm.distinct(frames)
         padded = self.vlm.buckets.padded(first)
         return ImageFeatures(self.vlm.encode_images(frames[padded]), places, len(padded), len(first) < len(places))
 
     def run(self, images: ImageFeatures, prompts: list[Prompt], choose: Choose) -> PassStates:
-        """States of the input in the model's own order, and of what is generated.
+        """Run the language model on some rows.
 
         Args:
-            images: Of the prompts' images, in order.
-            prompts: One per row.
-            choose: The next token's choice.
+            images: Features of the prompts' images, in order.
+            prompts: One prompt per row.
+            choose: Function that chooses the next token.
+
+        Returns:
+            States of the input, in the model's own order, and of the generated tokens.
         """
         if self.vlm.is_encoder_decoder:
             return self._encoder_decoder(self.vlm.lm_inputs(images.expand(), prompts), choose)
@@ -182,7 +191,7 @@ class Engine:
         return PassStates(input_states, torch.cat(tokens[1:-1], dim=1), torch.cat(generated[1:], dim=2))
 
     def chosen(self, states: tuple[Tensor, ...]) -> Tensor:
-        """float32 [B, L, T, D] of a tuple of hidden states."""
+        """Return the chosen layers of a model's tuple of hidden states, float32 [B, L, T, D]."""
         return torch.stack([states[layer] for layer in self.layers], dim=1).float()
 
 
@@ -198,10 +207,10 @@ def _without_answer(states: Tensor) -> PassStates:
 
 
 class Prefixes:
-    """The beginning that rows share: its states, and a cache of its keys and values from which the rest continues.
+    """Shared beginnings of rows: their states, and a cache of their keys and values with which a pass continues.
 
-    image first   BOS USER : [image x I] | where is it ?     same frame, several texts: kept within a batch
-    text first    BOS USER : where is it ? | [image x I]     same text, ever new frames: kept for later batches
+        image first   BOS USER : [image x I] | where is it ?     same frame, several texts: kept within a batch
+        text first    BOS USER : where is it ? | [image x I]     same text, always new frames: kept for later batches
     """
 
     def __init__(self, vlm: LocalModel, engine: Engine) -> None:
@@ -209,7 +218,16 @@ class Prefixes:
         self._of_text = lru_cache(maxsize=KEPT_TEXTS)(self._read_text)
 
     def take(self, images: ImageFeatures, prompts: list[Prompt]) -> tuple[Tensor | None, dict[str, Any]]:
-        """(states [B, L, prefix, D], inputs of the rest with its cache); (None, all inputs) where none is shared."""
+        """Split the inputs of some rows into a shared beginning and the rest.
+
+        Args:
+            images: Features of the prompts' images, in order.
+            prompts: One prompt per row.
+
+        Returns:
+            States of the beginning [B, L, prefix, D], and the language model's inputs for the rest, with the cache of
+            the beginning; (None, all inputs) if the rows share no beginning.
+        """
         ids = self.vlm.ids(prompts)
         places = (ids[0] == self.vlm.image_token_id).nonzero().flatten()
         text_first = self.vlm.options.token_order == "text_first"
@@ -239,7 +257,7 @@ class Prefixes:
 
 
 def _concatenated(caches: list[Any]) -> Any:
-    """One cache whose rows are those of the caches."""
+    """Return one cache with the rows of several caches."""
     whole = _copied(caches[0])
     for index, layer in _filled(whole):
         layer.keys = torch.cat([cache.layers[index].keys for cache in caches])
@@ -248,7 +266,7 @@ def _concatenated(caches: list[Any]) -> Any:
 
 
 def _cache_rows(cache: Any, rows: list[int]) -> Any:
-    """A cache of some rows of another, which stays as it is."""
+    """Return a cache with some rows of another cache, which is not changed."""
     chosen = _copied(cache)
     for _, layer in _filled(chosen):
         layer.keys, layer.values = layer.keys[rows], layer.values[rows]
@@ -262,7 +280,7 @@ def _copied(cache: Any) -> Any:
 
 
 def _filled(cache: Any) -> list[tuple[int, Any]]:
-    """The layers of a cache that hold something: there is one too for each layer that early exit has dropped."""
+    """Return the layers of a cache that contain something; layers dropped by early exit have an empty entry."""
     return [(index, layer) for index, layer in enumerate(cache.layers) if layer.keys is not None]
 
 
@@ -270,12 +288,15 @@ def _filled(cache: Any) -> list[tuple[int, Any]]:
 
 
 def reading_depth(config: Any) -> int:
-    """Layers of the stack that reads the input, in the whole model: the encoder, or the causal model itself."""
+    """Return the number of layers of the stack that reads the input, in the whole model.
+
+    The stack is the encoder of an encoder-decoder, or the causal model itself.
+    """
     return int(config.get_text_config().num_hidden_layers)
 
 
 def layers_needed(vlm: LocalModel) -> int:
-    """How many of these layers have to run: all if something is generated, or early exit is disabled."""
+    """Return the number of these layers that have to run: all if text is generated or early exit is disabled."""
     depth, disabled = reading_depth(vlm.config), {"own_passes", "early_exit"} & set(vlm.options.disable)
     if vlm.new_tokens or disabled or not vlm.has_engine:
         return depth
@@ -283,9 +304,13 @@ def layers_needed(vlm: LocalModel) -> int:
 
 
 def shortened(config: Any, layers: int) -> Any:
-    """A copy of a model's config whose language model has only its lowest layers, at least one.
+    """Return a copy of a model's config with only the lowest layers of the language model.
 
-    The decoder of an encoder-decoder, which then has nothing to do, becomes as short.
+    The decoder of an encoder-decoder is shortened to the same number, since it is not used.
+
+    Args:
+        config: Config of the whole model, not changed.
+        layers: Number of layers to keep; at least one is kept.
     """
     short = copy.deepcopy(config)
     text, layers = short.get_text_config(), max(layers, 1)
@@ -298,9 +323,13 @@ def shortened(config: Any, layers: int) -> Any:
 
 
 def drop_layers_above(stack: nn.Module, highest: int) -> None:
-    """Leaves the lowest layers of a stack, so that its last state is state `highest` of a deeper stack.
+    """Remove the upper layers of a stack, in place, so that its last state is state `highest` of the whole stack.
 
-    The final norm goes too: a middle layer's state is taken before it.
+    The final norm is removed too: the state of a middle layer is taken before it.
+
+    Args:
+        stack: Encoder or decoder of the language model.
+        highest: Number of layers to keep; at least one is kept.
     """
     name = next(name for name in ("layers", "block") if hasattr(stack, name))
     setattr(stack, name, getattr(stack, name)[: max(highest, 1)])
@@ -313,7 +342,14 @@ def drop_layers_above(stack: nn.Module, highest: int) -> None:
 
 
 def distinct(frames: Frames) -> tuple[list[int], list[int]]:
-    """(the rows where each distinct frame comes first, for every row the place of its frame in that list)."""
+    """Find the distinct frames of a batch.
+
+    Args:
+        frames: uint8 [B, H, W, 3].
+
+    Returns:
+        The row of the first occurrence of each distinct frame; and for every row the index of its frame in that list.
+    """
     places: dict[bytes, int] = {}
     first: list[int] = []
     rows: list[int] = []
@@ -327,7 +363,13 @@ def distinct(frames: Frames) -> tuple[list[int], list[int]]:
 
 
 def expand_features(features: Any, places: Sequence[int], count: int) -> Any:
-    """What VLM.encode_images returns for `count` frames, for the images of a batch, each of which is one of them."""
+    """Repeat the image features of distinct frames for all images of a batch.
+
+    Args:
+        features: Result of VLM.encode_images for `count` frames.
+        places: For each image of the batch, the index of its frame.
+        count: Number of frames of the features.
+    """
     if list(places) == list(range(count)):
         return features
     if isinstance(features, Tensor):
@@ -340,7 +382,7 @@ def expand_features(features: Any, places: Sequence[int], count: int) -> Any:
 
 
 def _take(features: Any, places: Sequence[int], count: int) -> Any:
-    """features: one tensor per image, or one tensor [count x n, ...] in which images stand behind each other."""
+    """Repeat features: a list of one tensor per image, or a tensor [count x n, ...] with image after image."""
     if not isinstance(features, Tensor):
         return tuple(features[place] for place in places)
     return features.unflatten(0, (count, -1))[list(places)].flatten(0, 1)

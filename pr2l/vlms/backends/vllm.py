@@ -4,11 +4,11 @@
                                       POST /inference/v1/generate ------+
     texts --layout, 1 placeholder--> ids /                              \\--> states, in a file of a shared folder
 
-One request per row, all rows of a batch at once. vLLM's method "extract_hidden_states" writes the states of the
-input and of every generated token but the last, so, as everywhere here, one token more than wanted is generated.
-It numbers states as transformers does, 0 = embeddings, but gives the last one without the final norm, which is
-therefore applied here. vLLM makes the pixels with the checkpoint's own processor: frames are sent as the square
-that it leaves alone.
+One request is sent per row, for all rows of a batch at once. vLLM's method "extract_hidden_states" writes the states of
+the input and of every generated token but the last, so one more token than requested is generated, as in base.py. It
+numbers states as transformers does, 0 = embeddings, but returns the last one without the final norm, which is therefore
+applied here. vLLM computes the pixels with the checkpoint's own processor, so frames are sent as squares of a size that
+this processor does not change.
 
 Written from the source of vLLM 0.33: entrypoints/scale_out/token_in_token_out and, below distributed/kv_transfer,
 kv_connector/v1/example_hidden_states_connector.py.
@@ -54,7 +54,12 @@ TIMEOUT = 600  # seconds to wait for an answer
 
 
 def serve_command(path: str, options: Defaults) -> str:
-    """Return the line that starts a server for a checkpoint with these options, in the environment that has vLLM."""
+    """Return the shell command that starts a server, to be run in the environment of vLLM.
+
+    Args:
+        path: A local folder or a Hub id.
+        options: Options of the VLM: address, layers and dtype of the server.
+    """
     text = checkpoint.read_config(path).get_text_config()
     layers, address = _layer_ids(options, text.num_hidden_layers), urlsplit(options.server or "http://127.0.0.1:8000")
     states = {"hf_config": {"eagle_aux_hidden_state_layer_ids": layers}}
@@ -78,7 +83,7 @@ def _layer_ids(options: Defaults, depth: int) -> list[int]:
 
 
 def _served_name(path: str, layers: list[int]) -> str:
-    """Name the layers too: the server does not report which it returns, but it refuses a name other than its own."""
+    """Return a name that includes the layers, since a server does not report its layers, but refuses other names."""
     return f"{_absolute(path)}@{','.join(map(str, layers))}"
 
 
@@ -91,12 +96,12 @@ def _absolute(path: str) -> str:
 
 @dataclass(frozen=True)
 class Reply:
-    """A server's reply.
+    """Reply of a server to one request.
 
     Args:
-        chosen: Ids of the answer.
-        ids: Those that have states: the input and all of the answer but its last.
-        states: [len(ids), layers, D], as the model computed them.
+        chosen: Token ids of the answer.
+        ids: Token ids that have states: the input and all of the answer but its last token.
+        states: [len(ids), layers, D], in the server's dtype.
     """
 
     chosen: list[int]
@@ -109,9 +114,9 @@ class Server:
     """A running `vllm serve`. Each of its failures is a UserError with the next step.
 
     Args:
-        url: Its address.
-        model: The name that it serves.
-        command: The line that starts it rightly.
+        url: Address of the server.
+        model: Name of the model that it serves.
+        command: Command that starts it with the right options.
     """
 
     url: str
@@ -119,12 +124,15 @@ class Server:
     command: str
 
     def ask(self, ids: list[int], square: Frames, **sampling: Any) -> Reply:
-        """Generate an answer.
+        """Send one request, and read the states of the reply.
 
         Args:
-            ids: The input with one image placeholder.
-            square: uint8 [S, S, 3].
+            ids: Token ids of the input, with one image placeholder.
+            square: uint8 [S, S, 3], the image.
             sampling: Further sampling parameters of vLLM.
+
+        Raises:
+            UserError: The server does not answer, its reply is not as expected, or the file of states cannot be read.
         """
         answer = self._post(
             "/inference/v1/generate",
@@ -174,7 +182,11 @@ class Server:
         return ids, states
 
     def wrong(self, what: str) -> UserError:
-        """Return the error of a server that was started for something else; `what` it does."""
+        """Return the error for a server with wrong options.
+
+        Args:
+            what: Predicate of the error message, such as "gives no hidden states".
+        """
         return UserError(f"the vLLM server at {self.url} {what}. For this VLM and these layers start:\n{self.command}")
 
 
@@ -193,7 +205,7 @@ def _message(error: HTTPError) -> str:
 
 
 def _wait_until_written(file: str) -> None:
-    """Wait for the lock that the server holds until it has written; it answers before."""
+    """Wait until the server has written a file; it answers earlier, but holds a lock until then."""
     import fcntl  # not on Windows, where vLLM does not run either
 
     with open(f"{file}.lock") as lock:
@@ -204,18 +216,18 @@ def _wait_until_written(file: str) -> None:
 
 
 def served(family: type[VLM]) -> type[VLM]:
-    """Return a family whose passes run in the server that its options name."""
+    """Return a subclass of a family whose passes run in the server of the options."""
     return type(family.__name__, (Served, family), {})
 
 
 class Served(VLM):
-    """Overrides of a family whose passes run in a server; states differ from local ones by rounding only."""
+    """Overrides of a family whose passes run in a server. Its states differ from local ones by rounding only."""
 
     has_engine = False
     _positions = None  # the server has the weights, and a limit of its own
 
     def read_model(self, path: str) -> Any:
-        """Read only what is needed of a model beside its passes; states arrive on the CPU."""
+        """Read the parts that are needed beside the forward passes; states arrive on the CPU."""
         self._layers = _layer_ids(self.options, self.depth)
         command = serve_command(path, self.options)
         self._server = Server(str(self.options.server), _served_name(path, self._layers), command)

@@ -1,4 +1,4 @@
-"""BLIP-2: a ViT, a Q-Former that makes 32 tokens of the picture and knows no prompt, then OPT or Flan-T5.
+"""BLIP-2: a ViT, a Q-Former that turns the picture into 32 tokens without the prompt, then OPT or Flan-T5.
 
 With OPT (causal) image tokens cannot attend to the prompt; in the encoder of Flan-T5 they can.
 """
@@ -17,6 +17,8 @@ MODEL_TYPES = ("blip-2",)
 
 
 class Blip2(VLM):
+    """Family BLIP-2: image tokens come first, even before the token that begins a text."""
+
     def layout(self, text: str) -> list[int]:
         # Image tokens come even before the token that begins a text.
         return [*[self.image_token_id] * self.image_length(), *self.tokenizer(text)["input_ids"]]

@@ -1,9 +1,9 @@
 """Florence-2: a DaViT vision tower and a BART encoder-decoder; the embedded VLM `tiny` is a small one.
 
-The encoder reads image and prompt together and looks both ways, so image tokens see the prompt. Image tokens
-are the mean over the picture, then the picture's grid row by row.
+The encoder reads image and prompt together with attention in both directions, so image tokens attend to the prompt. The
+image tokens are the mean over the picture, then the picture's grid row by row.
 
-A task token such as <OD> stands for a sentence that only the Hugging Face processor knows: write the sentence.
+A task token such as <OD> stands for a sentence, which only the Hugging Face processor contains: write the sentence.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ MODEL_TYPES = ("florence2",)
 
 
 class Florence2(VLM):
+    """Family Florence-2: image tokens come first, then the text between BOS and EOS."""
+
     def layout(self, text: str) -> list[int]:
         words = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         image = [self.image_token_id] * self.image_length()

@@ -1,6 +1,6 @@
-"""Gemma 3: a SigLIP tower whose patches are pooled, and a causal language model.
+"""Gemma 3: a SigLIP tower with pooled patches, and a causal language model.
 
-The image tokens look at each other both ways, but not at text that comes after them.
+Image tokens attend to each other in both directions, but not to text that comes after them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ MODEL_TYPES = ("gemma3",)
 
 
 class Gemma3(ChatVLM):
+    """Family Gemma 3: image tokens stand between a begin and an end token, and tokens have type ids."""
+
     can_share_prefix = False  # token types go along with the ids
 
     @property

@@ -1,9 +1,9 @@
-"""Any other AutoModelForImageTextToText, through its own Hugging Face processor; it proves itself at load.
+"""Any other AutoModelForImageTextToText, with its own Hugging Face processor, checked when it is loaded.
 
-Nothing is known here about the architecture, so on one frame the states are compared with what the unmodified
-model returns with output_hidden_states, for the whole input and a generated answer; if they differ, the model
-is refused with the difference. Frames are made square first; whether they are then cut into tiles is up to
-the processor, and image_length() tells. A family of its own is faster, and short: see pr2l/vlms/families/llava.py.
+The architecture is unknown here. Therefore the states of one frame, for the whole input and a generated answer, are
+compared with the output_hidden_states of the unmodified model. If they differ, the model is refused, and the error
+states the difference. Frames are made square first; the processor may then cut them into tiles, and image_length()
+counts the tokens. A family with a file of its own is faster, and short: see pr2l/vlms/families/llava.py.
 """
 
 from __future__ import annotations
@@ -26,16 +26,26 @@ from pr2l.vlms.resize import pad_to_square, resize
 
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
 
-MODEL_TYPES: tuple[str, ...] = ()  # what no family claims
+MODEL_TYPES: tuple[str, ...] = ()  # for every model_type that no other family lists
 
-# Largest difference allowed, relative to the largest state: rounding, of which half precision does more.
+# Largest difference allowed, relative to the largest state; half precision rounds more.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-INT8_TOLERANCE = 5e-2  # activations are rounded by the range of all that pass together: a text, or one token
-UNKNOWN_SIZE = 336  # pixels, where the config does not say what the vision tower was made for
+INT8_TOLERANCE = 5e-2  # the step of rounding depends on the range of activations in a pass: a text, or one token
+UNKNOWN_SIZE = 336  # pixels, if the config has no size of the vision tower
 QUESTIONS = ["what is this ?", "where am I ?"]
 
 
 class Generic(ChatVLM):
+    """Family for models of unknown architecture.
+
+    Args:
+        path: A local folder or a Hub id.
+        options: Options of the VLM.
+
+    Raises:
+        UserError: The states differ from those of the unmodified model, or the processor is not supported.
+    """
+
     has_engine = False
 
     def __init__(self, path: str, options: Defaults) -> None:
@@ -114,7 +124,7 @@ class Generic(ChatVLM):
 
     @cached_property
     def image_sees_later_text(self) -> bool:
-        """Measured, with two questions about one picture."""
+        """Whether image tokens attend to later text, measured with two questions about one picture."""
         first, second = (self._states_of_one(question).inputs[:, :, : self.image_length()] for question in QUESTIONS)
         return _difference(first, second) > self._tolerance
 
@@ -143,7 +153,7 @@ class Generic(ChatVLM):
 
     @torch.no_grad()
     def _prove(self, path: str) -> None:
-        """Raises UserError unless states on one frame are those of the unmodified model."""
+        """Raise UserError unless the states of one frame equal those of the unmodified model."""
         states = self._states_of_one(QUESTIONS[0])
         ours = torch.cat([states.inputs, states.generated], dim=2)
         difference = _difference(ours, self._unmodified(states.tokens))
@@ -154,7 +164,7 @@ class Generic(ChatVLM):
             )
 
     def _unmodified(self, chosen: torch.Tensor) -> torch.Tensor:
-        """States [1, L, I + P + N, D] of one plain forward pass over the input and the answer chosen."""
+        """Return the states [1, L, I + P + N, D] of one plain forward pass over the input and the chosen answer."""
         inputs = self.inputs(self._noise, QUESTIONS[:1])
         order, count = self._order(inputs["input_ids"]), chosen.shape[1]
         if self.is_encoder_decoder:
@@ -174,7 +184,7 @@ class Generic(ChatVLM):
 
 
 def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """The largest difference, relative to the largest state."""
+    """Return the largest difference, relative to the largest state."""
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 

@@ -1,8 +1,8 @@
-"""Idefics 3 and SmolVLM: a SigLIP tower whose patches are merged, and a causal language model.
+"""Idefics 3 and SmolVLM: a SigLIP tower with merged patches, and a causal language model.
 
-A frame is one global picture, where the default processor makes up to 17 tiles. The tower takes any size that
-its patches and their merging divide, so image_size trades detail for speed: 512 is 64 tokens in SmolVLM-256M,
-256 is 16.
+A frame is one global picture; the default processor would cut it into up to 17 tiles. The tower takes any multiple of
+the side of a merged patch, so image_size trades detail for speed: in SmolVLM-256M, 512 pixels are 64 tokens and 256
+pixels are 16.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ EDGE = "<fake_token_around_image>"
 
 
 class Idefics3(ChatVLM):
+    """Family Idefics 3 and SmolVLM: image tokens stand between edge tokens."""
+
     @property
     def image_text(self) -> str:
         return f"{EDGE}<global-img>{super().image_text}{EDGE}"

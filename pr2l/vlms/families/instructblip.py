@@ -1,8 +1,7 @@
-"""InstructBLIP, the paper's VLM in Minecraft: a ViT, a Q-Former that reads the prompt, then Vicuna or
-Flan-T5.
+"""InstructBLIP, the paper's VLM in Minecraft: a ViT, a Q-Former that reads the prompt, then Vicuna or Flan-T5.
 
-The Q-Former makes 32 tokens of the picture under the prompt, so image tokens know the prompt with either
-language model. `vision` gives the tokens of the ViT, the last ones that do not.
+The Q-Former turns the picture into 32 tokens that depend on the prompt, with either language model. `vision` returns
+the tokens of the ViT, which do not depend on the prompt.
 """
 
 from __future__ import annotations
@@ -23,6 +22,8 @@ MODEL_TYPES = ("instructblip",)
 
 
 class InstructBlip(VLM):
+    """Family InstructBLIP: image tokens come first, even before the token that begins a text."""
+
     image_sees_later_text = True
 
     def read_processors(self, path: str) -> None:
@@ -45,13 +46,13 @@ class InstructBlip(VLM):
         return self.model.language_model
 
     def encode_images(self, frames: Frames) -> torch.Tensor:
-        return self.image_features(frames)  # the Q-Former knows the prompt
+        return self.image_features(frames)  # without the Q-Former, which needs the prompt
 
     def lm_inputs(self, image_features: Any, prompts: Sequence[Prompt]) -> dict[str, Any]:
         return self.embed_inputs(prompts, self._queried(image_features, prompts))
 
     def _queried(self, patches: torch.Tensor, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """The Q-Former's output [B, I, D] for the ViT's tokens [B, N, V] under the prompts, projected."""
+        """Return the projected output [B, I, D] of the Q-Former for the ViT's tokens [B, N, V] under the prompts."""
         tokens = self.text_inputs(prompts, torch.empty(0, device=patches.device))
         queries = self.model.query_tokens.expand(len(prompts), -1, -1)
         queries_mask, patches_mask = (

@@ -11,7 +11,7 @@ MODEL_TYPES = ("llava",)
 
 
 class Llava(ChatVLM):
-    """Every placeholder stands for one patch; nothing else differs from ChatVLM."""
+    """Family LLaVA 1.5: every placeholder is replaced by one token per patch."""
 
 
 load = Llava.load

@@ -1,8 +1,8 @@
 """LLaVA-OneVision: a SigLIP tower and a causal language model.
 
-The processor would cut a single picture into tiles beside an overview. Pictures of a sample with several are
-not cut, so each frame is declared one of two: it then is the overview alone, and one "new line" token after
-it.
+The processor would cut a single picture into tiles beside an overview. It does not cut the pictures of a sample with
+several pictures, so each frame is declared as one of two pictures. It is then the overview alone, followed by one "new
+line" token.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ MODEL_TYPES = ("llava_onevision",)
 
 
 class LlavaOnevision(ChatVLM):
+    """Family LLaVA-OneVision: a frame is encoded as one picture of several, without tiles."""
+
     def pixels(self, frames: Frames) -> dict[str, torch.Tensor]:
         squares = self.preprocess(frames)
         sizes = torch.tensor([squares.shape[-2:]] * len(frames), device=squares.device)

@@ -1,6 +1,6 @@
-"""PaliGemma 1 and 2: a SigLIP tower and a Gemma decoder that reads image and prompt with attention both ways.
+"""PaliGemma 1 and 2: a SigLIP tower and a Gemma decoder with attention in both directions over image and prompt.
 
-So image tokens see the prompt, although they come first; generated tokens are causal.
+Image tokens therefore attend to the prompt, although they come first. Generated tokens are causal.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ MODEL_TYPES = ("paligemma",)
 
 
 class PaliGemma(VLM):
+    """Family PaliGemma: image tokens come first, then BOS and a text that ends with a new line."""
+
     image_sees_later_text = True
     answer_type = 1  # in the suffix, which is causal
 

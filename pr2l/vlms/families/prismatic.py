@@ -2,15 +2,15 @@
 
     BOS [DINOv2 and SigLIP of each patch] In: where is it ?\\nOut:
 
-A folder as TRI-ML released it, the run of a trainer, is read as it is:
+A folder that TRI-ML released, the run of a trainer, is read as it is:
 
-    config.json                             the trainer's own: names the parts
-    checkpoints/latest-checkpoint.pt        the projection and Llama, which learned
+    config.json                             the trainer's own config, with the names of the parts
+    checkpoints/latest-checkpoint.pt        the trained weights: the projection and Llama
     Llama-2-7b-hf/                          config and tokenizer
-    vit_large_patch14_reg4_dinov2.lvd142m/  model.safetensors of timm: the towers stayed as they were
+    vit_large_patch14_reg4_dinov2.lvd142m/  model.safetensors of timm: the towers were not trained
     vit_so400m_patch14_siglip_224.webli/
 
-The last three are looked for on the Hub if they are not in the folder. Read from TRI-ML/prismatic-vlms @ 874c5bb
+The last three are read from the Hub if the folder does not contain them. Written from TRI-ML/prismatic-vlms @ 874c5bb
 (models/load.py, models/vlms/prismatic.py, models/backbones, util/nn_utils.py); for timm see timm_towers.py.
 """
 
@@ -61,7 +61,13 @@ TRAINED = {  # prefixes of trained weights -> transformers' names
 
 
 class PrismaticConfig(LlavaConfig):
-    """LLaVA's, with SigLIP as vision_config; dino_config: the other tower; words: Hub id of Llama's tokenizer."""
+    """LLaVA's config with a second vision tower.
+
+    Attributes:
+        vision_config: Config of SigLIP.
+        dino_config: Config of DINOv2.
+        words: Hub id of Llama's tokenizer.
+    """
 
     model_type = "prismatic"
     sub_configs_defaults = LlavaConfig.sub_configs_defaults | {
@@ -73,7 +79,7 @@ class PrismaticConfig(LlavaConfig):
 
 
 class PrismaticModel(LlavaModel):
-    """LLaVA with two vision towers, which end before their last block: only its input is used."""
+    """LLaVA with two vision towers, which end before their last block, because only the input of that block is used."""
 
     def __init__(self, config: PrismaticConfig) -> None:
         super().__init__(config)
@@ -90,7 +96,15 @@ class PrismaticModel(LlavaModel):
         )
 
     def get_image_features(self, pixel_values: Tensor, **ignored: Any) -> BaseModelOutputWithPooling:
-        """pixel_values: [B, 6, S, S], three channels for DINOv2 and three for SigLIP."""
+        """Return the projected features of both towers.
+
+        Args:
+            pixel_values: [B, 6, S, S], three channels for DINOv2 and three for SigLIP.
+            ignored: Options of LLaVA's method, without effect.
+
+        Returns:
+            An output whose pooler_output is a tuple of B tensors [N, D].
+        """
         for_dino, for_siglip = pixel_values.split(3, dim=1)
         first_patch = 1 + self.config.dino_config.num_register_tokens
         dino = self.dino_tower(for_dino).last_hidden_state[:, first_patch:]
@@ -100,6 +114,8 @@ class PrismaticModel(LlavaModel):
 
 
 class PrismaticForConditionalGeneration(LlavaForConditionalGeneration):
+    """LLaVA with a head for logits, on a `PrismaticModel`."""
+
     config_class = PrismaticConfig
 
     def __init__(self, config: PrismaticConfig) -> None:
@@ -109,6 +125,8 @@ class PrismaticForConditionalGeneration(LlavaForConditionalGeneration):
 
 
 class Prismatic(VLM):
+    """Family Prismatic: image tokens come after BOS and before the text."""
+
     can_share_prefix = True
 
     def read_config(self, path: str) -> Any:
@@ -134,7 +152,7 @@ class Prismatic(VLM):
         self.tokenizer = checkpoint.read_tokenizer(_place(path, self.config.words))
 
     def key(self) -> dict[str, Any]:
-        """Name also the commits of the parts that come from the Hub."""
+        """Return the key of a VLM, with the commits of the parts that come from the Hub."""
         path = self.config.name_or_path
         return super().key() | {"parts": [_file(path, part, name).parent.name for part, name in self._parts]}
 
@@ -159,7 +177,7 @@ class Prismatic(VLM):
 
     @cached_property
     def _tower_pixels(self) -> list[Pixels]:
-        """For DINOv2, and for SigLIP. Stretched is "resize-naive" of the trainer, as these models were trained."""
+        """Preprocessing for DINOv2 and for SigLIP; these models were trained with stretching, "resize-naive"."""
         as_timm = SiglipImageProcessorPil(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
         size, model, letterbox = self.image_size, self.model, self.options.aspect == "letterbox"
         return [
@@ -172,12 +190,20 @@ class Prismatic(VLM):
 
 
 def _run(path: str) -> dict[str, Any] | None:
-    """The trainer's description of the model in config.json; None = the checkpoint was written by save_pretrained."""
+    """Return the trainer's description of the model in config.json; None if save_pretrained wrote the checkpoint."""
     return checkpoint.read_values(path).get("model")
 
 
 def run_config(path: str, run: Mapping[str, Any]) -> PrismaticConfig:
-    """Config of a trainer's run, with sizes taken from the weights."""
+    """Return the config of a trainer's run, with sizes from the weights.
+
+    Args:
+        path: Folder of the run, or its Hub id.
+        run: The trainer's description of the model, from config.json.
+
+    Raises:
+        UserError: The towers or the language model are not supported, or a part is missing.
+    """
     (size, siglip_id), llama = _known(run, "vision_backbone_id", TOWERS), _known(run, "llm_backbone_id", LLAMAS)
     dino, siglip = _towers(path, siglip_id)
     text = checkpoint.read_config(str(_file(path, llama, "config.json").parent))
@@ -192,7 +218,12 @@ def run_config(path: str, run: Mapping[str, Any]) -> PrismaticConfig:
 
 
 def run_weights(path: str, run: Mapping[str, Any]) -> dict[str, Tensor]:
-    """All weights, in the names of PrismaticForConditionalGeneration."""
+    """Return all weights of a trainer's run, with the names of PrismaticForConditionalGeneration.
+
+    Args:
+        path: Folder of the run, or its Hub id.
+        run: The trainer's description of the model, from config.json.
+    """
     size, siglip_id = TOWERS[run["vision_backbone_id"]]
     dino, siglip = _towers(path, siglip_id)
     towers = {
@@ -210,7 +241,7 @@ def _towers(path: str, siglip_id: str) -> list[dict[str, Tensor]]:
 
 
 def _trained(path: str) -> dict[str, dict[str, Tensor]]:
-    """Read tensors only: a pickle that holds anything else is refused, and never executed."""
+    """Read the trained weights of a run. A pickle with anything but tensors is refused, and never executed."""
     try:
         file = cached_file(path, CHECKPOINT)
         weights: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True).get("model", {})
@@ -232,7 +263,7 @@ def _known(run: Mapping[str, Any], key: str, table: Mapping[str, Any]) -> Any:
 
 
 def _place(path: str, hub_id: str) -> str:
-    """Where a part of the model is: the folder of its name inside the checkpoint, or else its Hub id."""
+    """Return the location of a part of the model: the folder of its name inside the checkpoint, or else its Hub id."""
     beside = Path(path) / hub_id.split("/")[1]
     return str(beside) if beside.is_dir() else hub_id
 

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: image_size is a multiple of 28, and (image_size / 28)² tokens per frame; default 448."""
+"""Qwen2.5-VL: image_size is a multiple of 28, with (image_size / 28)² tokens per frame; the default is 448."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen3-VL: image_size is a multiple of 32, and (image_size / 32)² tokens per frame; default 512."""
+"""Qwen3-VL: image_size is a multiple of 32, with (image_size / 32)² tokens per frame; the default is 512."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ MODEL_TYPES = ("qwen3_vl",)
 
 
 class Qwen3VL(QwenVL):
+    """Family Qwen3-VL, whose first layers add vision features to their output."""
+
     # Vision features are added to a layer's output after its state was taken; the last state would have them.
     spare_layers = 1
 
