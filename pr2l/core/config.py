@@ -52,10 +52,10 @@ class RunConfig(BaseModel):
     """Config of a training run: everything that defines the run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    # Names that keys had in the version before -> their names now. A plug-in's Defaults may have such a table, too.
+    # Old names of keys -> new names. Old names still work in this version. Defaults of plug-ins may have such a table.
     RENAMED: ClassVar[dict[str, str]] = {"patience": "timeouts", "remember": "cache_frames", "groups": "step_groups"}
 
-    why: str  # what this experiment is for
+    why: str  # the purpose of the experiment
     environment: str  # a name from `pr2l list environments`, or module:Class of a Gymnasium environment
     environment_options: dict[str, Any] = Field(default_factory=dict)  # options of the environment
     task: str  # a task of the environment; "default" for module:Class
@@ -74,18 +74,18 @@ class RunConfig(BaseModel):
     workers: NonNegativeInt = 0  # worker processes for the environments; 0 = none, best for fast ones such as Doom
     isolated: bool = False  # run each simulator in a process of its own and restart it if it fails (docs/simulators.md)
     timeouts: dict[str, Any] = Field(default_factory=dict)  # of isolated simulators, in seconds
-    # NaN or infinity in a reward or proprio: stop the run, or end that episode and count it as cut
+    # NaN or infinity in a reward or proprio: stop the run, or end the episode and count it as cut
     on_bad_value: Literal["stop", "truncate"] = "stop"
     step_groups: PositiveInt = 2  # with workers: VLM batches per step, simulation and VLM overlap; 1 = one batch
     # environment steps of the whole run, over all environments; with `data`, transitions over all epochs
     steps: PositiveInt
     seed: NonNegativeInt = 0
-    # how many embeddings of recent frames to keep, in case a frame repeats (in training within a rollout); 0 = none.
-    # Each takes 4 bytes per number of its tokens: 29 kB in doom/fetch/prompted, 3 MB for 90 tokens of a 7B VLM
+    # number of recent frames whose embeddings are kept for repeated frames (in training within a rollout); 0 = none.
+    # An embedding takes 4 bytes per number of its tokens: 29 kB in doom/fetch/prompted, 3 MB for 90 tokens of a 7B VLM
     cache_frames: NonNegativeInt = 1024
     checkpoint_every: PositiveInt = 10_000  # environment steps
     evaluation_episodes: PositiveInt = 50  # after training, on held-out seeds
-    evaluation_greedy: bool = False  # in evaluation, take the most probable action; false = draw one, as in training
+    evaluation_greedy: bool = False  # evaluate with the most probable action; false = draw an action, as in training
     wandb: Literal["off", "offline", "online"] = "off"
 
     @property

@@ -38,7 +38,12 @@ class UnknownName(UserError):
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" with the most similar allowed name, or "" if no name is similar."""
+    """Return " Did you mean 'x'?" with the most similar allowed name, or "" if no name is similar.
+
+    Args:
+        given: The unknown name.
+        allowed: The existing names.
+    """
     close = _nearest(given, allowed, count=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 

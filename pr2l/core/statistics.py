@@ -155,7 +155,7 @@ def success_rate(
 def episode_mean(runs: Sequence[Sequence[float]]) -> Estimate:
     """Compute the mean over runs of episode values with its confidence interval.
 
-    If all values are 0 or 1, the interval is that of `success_rate`, otherwise that of `bootstrap_runs`.
+    `success_rate` computes it if all values are 0 or 1, otherwise `bootstrap_runs`.
 
     Args:
         runs: For each run the values of its episodes, at least one.

@@ -65,7 +65,7 @@ class Tokens:
     """Output of an encoder for a batch of frames.
 
     Attributes:
-        values: Float16 or float32 [B, T, D]; entries where the mask is False are arbitrary.
+        values: Float16 or float32 [B, T, D]; entries of padding tokens are arbitrary.
         mask: Bool [B, T], True for real tokens (torch.nn.Transformer expects the opposite: pass ~mask).
     """
 

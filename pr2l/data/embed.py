@@ -91,7 +91,15 @@ def embed_with(encoder: Encoder, recording: Recording, config: RunConfig, folder
 
 
 def store_key(recording: Recording, encoder: Encoder) -> dict[str, Any]:
-    """Return the key of a store: the key of the data set, and the entries of the encoder's key."""
+    """Return the key of the store of a data set's embeddings.
+
+    Args:
+        recording: The data set.
+        encoder: The encoder, after its fit.
+
+    Returns:
+        The entries of the encoder's key, and the key of the data set as "data".
+    """
     return {"data": recording.key, **encoder.key()}
 
 

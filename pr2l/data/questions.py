@@ -79,7 +79,15 @@ class View:
 
 
 def about(view: View, name: str) -> list[Question]:
-    """Return the four questions about the objects with a name; none if one of these objects is too small."""
+    """Return the questions about the objects with a name.
+
+    Args:
+        view: The frame.
+        name: The objects' name.
+
+    Returns:
+        Four questions (presence, direction, distance, count), or none if one of these objects is too small.
+    """
     if name in view.unclear:
         return []
     instances = view.of_name(name)
