@@ -1,7 +1,7 @@
-"""Architecture of the embedded VLM: a small Florence-2 with random weights, its tokenizer and its image processor.
+"""Architecture of the embedded VLM: a small Florence-2 with random weights, a tokenizer and an image processor.
 
 Florence-2 is a stock transformers architecture: a DaViT vision tower, whose strided convolutions learn small sprites
-from little data, and a BART encoder-decoder, in whose encoder image tokens attend to the prompt.
+from little data, and a BART encoder-decoder. In the encoder, image tokens attend to the prompt.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ IMAGE = "<image>"
 
 
 class Architecture(BaseModel):
-    """Sizes of the model; the defaults are those of `tiny`."""
+    """Sizes of the model; the defaults describe `tiny`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     RENAMED: ClassVar = {"longest": "max_tokens"}
 
     image_size: PositiveInt = 128  # side in pixels of the square to which frames are resized
-    patch: PositiveInt = 8  # stride of the first convolution: 16 x 16 cells, fine enough to tell sprites apart
-    tower_widths: tuple[int, ...] = (64, 128)  # each further stage halves the grid: 8 x 8 image tokens
-    tower_depths: tuple[int, ...] = (1, 3)
-    width: PositiveInt = 128  # of the language model's hidden states
-    encoder_layers: PositiveInt = 3
-    decoder_layers: PositiveInt = 2
-    heads: PositiveInt = 4
-    max_tokens: PositiveInt = 128  # of a prompt with its image
+    patch: PositiveInt = 8  # stride of the first convolution in pixels; 8 gives 16 x 16 cells, enough for small sprites
+    tower_widths: tuple[int, ...] = (64, 128)  # channels of each stage; each further stage halves the grid, to 8 x 8
+    tower_depths: tuple[int, ...] = (1, 3)  # blocks of each stage
+    width: PositiveInt = 128  # width of the language model's hidden states
+    encoder_layers: PositiveInt = 3  # layers of the language model's encoder
+    decoder_layers: PositiveInt = 2  # layers of the language model's decoder
+    heads: PositiveInt = 4  # attention heads per layer of the language model
+    max_tokens: PositiveInt = 128  # maximum number of tokens of a prompt, including the image tokens
 
     @property
     def grid(self) -> int:
-        """Cells along a side of the tower's last stage."""
+        """Number of cells along a side of the vision tower's last stage."""
         return self.image_size // self.patch // 2 ** (len(self.tower_widths) - 1)
 
 
 def build(architecture: Architecture, words: Sequence[str], folder: Path, seed: int) -> None:
-    """Write a checkpoint with random weights, which load_vlm reads like any other.
+    """Write a checkpoint with random weights in the format of any other checkpoint.
 
     Args:
         architecture: Sizes of the model.
-        words: The whole vocabulary, in lower case. Text is lower-cased and split at white space and punctuation; other
-            words become <unk>.
-        folder: Where to write.
-        seed: Of the weights.
+        words: The whole vocabulary, in lower case. The tokenizer lower-cases a text and splits it at white space and
+            punctuation; other words become <unk>.
+        folder: Folder for the checkpoint.
+        seed: Seed of the weights.
     """
     tokenizer = _tokenizer(words)
     torch.manual_seed(seed)
@@ -67,11 +67,12 @@ def build(architecture: Architecture, words: Sequence[str], folder: Path, seed: 
 
 
 def _initialize(model: Florence2ForConditionalGeneration) -> None:
-    """Draw the language model's matrices with a standard deviation of 1/sqrt(inputs).
+    """Draw the matrices of the language model with a standard deviation of 1/sqrt(inputs).
 
-    The library's 0.02 suits widths near 1000. At a width of 128 it makes each layer's output so small that the prompt
-    has no effect for hundreds of steps: after 100 steps the language loss was 1.64 with it and 0.69 without. The vision
-    tower keeps 0.02: it has no norm at its end, and otherwise the loss of the warm-up started a hundred times as high.
+    The library's 0.02 suits widths near 1000. At a width of 128 it makes the outputs of each layer so small that the
+    prompt has no effect for hundreds of steps: after 100 steps the language loss was 1.64, against 0.69 with
+    1/sqrt(inputs). The vision tower keeps 0.02, because it has no norm at its end: with 1/sqrt(inputs) the loss of the
+    warm-up started a hundred times as high.
     """
     projection = model.model.multi_modal_projector.image_projection
     for parameter in (*model.model.language_model.parameters(), *projection.parameters()):
@@ -92,7 +93,7 @@ def _image_processor(architecture: Architecture) -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(
         size={"height": side, "width": side},
         do_center_crop=False,
-        image_mean=[0.4] * 3,  # of Doom's frames, roughly
+        image_mean=[0.4] * 3,  # approximate mean and standard deviation of Doom's frames
         image_std=[0.25] * 3,
     )
 
@@ -140,6 +141,6 @@ def _language_model(architecture: Architecture, vocabulary: int) -> dict[str, An
         "encoder_ffn_dim": 3 * architecture.width,
         "decoder_ffn_dim": 2 * architecture.width,
         "max_position_embeddings": architecture.max_tokens,
-        "dropout": 0.0,  # frames are plentiful: every step sees new ones
+        "dropout": 0.0,  # not needed, because every step uses new frames
         "forced_eos_token_id": None,
     }

@@ -1,7 +1,7 @@
-"""Evaluation of a VLM on labelled frames: the share of its greedy answers that are exactly right.
+"""Evaluation of a VLM on labelled frames by the fraction of its greedy answers that are exactly right.
 
-Presence is asked about every name that is clearly visible and about as many that are not, so that always answering yes
-scores 0.5. Direction, distance and count are asked about visible names only: "nowhere" and "zero" would be too easy.
+Questions about presence cover every clearly visible name and as many absent names, so that "yes" to all of them scores
+0.5. Questions about direction, distance and count cover visible names only: "nowhere" and "zero" would be too easy.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pr2l.data.labelled_frames import LabelledFrames
 from pr2l.data.questions import KINDS, Question, View, about, found, overall
 from pr2l.vlms.base import VLM
 
-# Tokens, where a token is a word: enough for "yes this is a living room and a tv is far left and near", and for four
-# names of two words with "and" between them.
+# For a tokenizer with one token per word: enough for "yes this is a living room and a tv is far left and near", and for
+# four names of two words with "and" between them.
 MAX_ANSWER_TOKENS = 15
-BATCH = 64  # questions
+BATCH = 64  # questions per batch
 
 # {"questions": {kind: score}, "answers": {kind: {answer: score}}, "names": {name: {kind: score}}}, where a score is
 # {"accuracy": 0..1, "asked": questions}
@@ -34,17 +34,17 @@ def evaluate_answers(
     max_answer_tokens: int = MAX_ANSWER_TOKENS,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Accuracies:
-    """Ask a VLM about all frames of a set.
+    """Evaluate the answers of a VLM to questions about all frames of a set.
 
     Args:
-        vlm: Only its method `answer` is used.
-        frames: The set.
-        seed: Determines which absent names are asked about.
-        max_answer_tokens: A longer answer is cut.
-        progress: Called with the number of questions answered so far.
+        vlm: The VLM; this uses only its method `answer`.
+        frames: Labelled frames.
+        seed: Seed of the choice of absent names.
+        max_answer_tokens: Maximum number of tokens per answer; longer answers are cut.
+        progress: Function that receives the number of questions answered so far.
 
     Returns:
-        The share of right answers per kind of question, per answer and per name.
+        Fraction of right answers per kind of question, per answer and per name.
     """
     asked = list(_questions(frames, np.random.default_rng(seed)))
     right: list[bool] = []
@@ -58,7 +58,12 @@ def evaluate_answers(
 
 
 def accuracies(questions: Sequence[Question], right: Sequence[bool]) -> Accuracies:
-    """Group right and wrong answers by kind of question, by answer and by name."""
+    """Compute the fraction of right answers per kind of question, per answer and per name.
+
+    Args:
+        questions: Questions with their right answers.
+        right: Whether the VLM's answer to each question was right.
+    """
     kinds, answers, names = (defaultdict(list) for _ in range(3))
     for question, is_right in zip(questions, right, strict=True):
         kinds[question.kind].append(is_right)
