@@ -1,4 +1,4 @@
-"""Minecraft: PR2L's six tasks, and any of MineDojo's, through MineDojo in an interpreter of its own."""
+"""Minecraft: PR2L's six tasks and all tasks of MineDojo, with MineDojo in its own interpreter."""
 
 from .environment import NEAR, TASKS, Defaults, kinds, make, oracle
 

@@ -1,4 +1,4 @@
-"""Checks of what Minecraft needs, for `pr2l sim check`; Python 3.9, numpy and minedojo only."""
+"""Checks of the requirements of Minecraft, for `pr2l sim check`; Python 3.9, numpy and minedojo only."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-Link = tuple  # (requirement, whether it is met, what is there, the next step if it is not met)
+Link = tuple  # (requirement, whether it is met, what was found, the next step if it is not met)
 
 REINSTALL = "run `pr2l sim install minedojo` again"
 SAMPLE = {"image_size": (160, 256), "world_seed": 123}
 
 
 def checks(options: dict[str, Any]) -> Iterator[Link]:
-    """Yield the requirements in the order of their dependencies; stop if the package cannot be used at all."""
+    """Yield the requirements in the order of their dependencies; stop if the package cannot be imported.
+
+    Args:
+        options: Not used.
+    """
     packages = list(_packages())
     yield from packages
     if not all(works for _, works, _, _ in packages):
@@ -34,7 +38,7 @@ def checks(options: dict[str, Any]) -> Iterator[Link]:
 
 
 def _packages() -> Iterator[Link]:
-    """Versions: gym changed its interface at 0.22; with numpy 2 minedojo fails when a world is made."""
+    """Yield the versions of packages; gym 0.22 has another interface, and with numpy 2 minedojo cannot make a world."""
     for name, wanted in (("minedojo", r"0\.1"), ("gym", r"0\.21"), ("numpy", r"1\.")):
         try:
             installed = version(name)
@@ -76,13 +80,13 @@ def _java() -> Link:
 
 
 def java_version(text: str) -> int | None:
-    """Parse the output of `java -version`: 8 for "1.8.0_392", 17 for "17.0.15"; None if it has no version."""
+    """Return the major version in the output of `java -version`, 8 for "1.8.0_392" and 17 for "17.0.15", or None."""
     match = re.search(r'version "(?:1\.)?(\d+)', text)
     return int(match.group(1)) if match else None
 
 
 def _build() -> Link:
-    """What launchClient.sh starts: a built Malmo, or Gradle, which builds it from its cache or downloads it."""
+    """Check for a built Malmo, or for the downloads from which Gradle builds it; launchClient.sh starts either."""
     import minedojo
 
     folder = Path(minedojo.__file__).parent / "sim" / "Malmo" / "Minecraft"

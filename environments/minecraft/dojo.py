@@ -1,13 +1,13 @@
-"""MineDojo's environment with its defects worked around; Python 3.9, numpy and minedojo only.
+"""MineDojo's environment with workarounds for its defects; Python 3.9, numpy and minedojo only.
 
-- A step without an answer looks like the end of an episode with the previous observation: here it raises.
-- A programmatic task can be made only once per process, and not with an option that its specification sets: it is made
-  as its meta task, from a copy.
-- Meta tasks accept different options: only those in the signature are passed.
-- Two mobs are counted under names that Minecraft's statistics do not have: see KILLED.
-- The generator that places mobs is seeded only when the environment is made: see `seed_mobs`.
-- Instances that start together may choose the same port: here the system chooses a free one.
-- Logs go into the working folder: here into a temporary one.
+- MineDojo treats a step without an answer as the end of the episode, with the previous observation. Here it raises.
+- MineDojo can make a programmatic task only once per process, and rejects options that the task's specification sets.
+  Here the task is made as its meta task, from a copy of the specification.
+- Meta tasks accept different options. Here only options in the signature are passed.
+- MineDojo counts kills of two mobs under names that Minecraft's statistics lack, see KILLED.
+- MineDojo seeds the generator that places mobs only when it makes the environment, see `seed_mobs`.
+- Instances that start at the same time may choose the same port. Here the system chooses a free port.
+- MineDojo writes logs into the working folder. Here they go to a temporary folder.
 """
 
 from __future__ import annotations
@@ -30,10 +30,17 @@ _LOCKS: list[Any] = []  # open files: their locks last until this process ends
 
 
 def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
-    """Make MineDojo's environment for a row of TASKS or a task id of MineDojo; Minecraft is not started.
+    """Make MineDojo's environment of a task without starting Minecraft.
+
+    This changes the working folder of the process to SCRATCH.
+
+    Args:
+        task: A key of TASKS, or a task id of MineDojo.
+        options: The options of environment.py's Defaults; "image_size" and "world_seed" are used.
+        lidar: Whether observations have "rays", the lidar.
 
     Raises:
-        ValueError: For an unknown id.
+        ValueError: If the task is unknown.
     """
     from minedojo.sim.wrappers import ARNNWrapper
     from minedojo.tasks import MetaTaskName2Class, _meta_task_make
@@ -62,16 +69,25 @@ def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
 
 
 def seed_mobs(env: Any, seed: int) -> None:
-    """Seed the positions of the mobs that the next reset summons; no effect for a task without mobs."""
+    """Seed the positions of the mobs of the next reset; no effect for a task without mobs.
+
+    Args:
+        env: An environment made by `make`.
+        seed: The seed, 0 or more; the lower 31 bits are used.
+    """
     holder = _layer(env, "_mob_spawn_range_space")
     if holder is not None:
         holder._mob_spawn_range_space.seed(seed % 2**31)
 
 
 def claim(ports: list[int]) -> int | None:
-    """Reserve the first port of a running Malmo server that no other environment uses; None for an empty list.
+    """Reserve the first port that no other environment uses, until this process ends.
 
-    The reservation lasts until this process ends.
+    Args:
+        ports: The ports of running Malmo servers.
+
+    Returns:
+        The port; None if the list is empty.
 
     Raises:
         ValueError: If a port has no server, or all are in use.
@@ -97,7 +113,11 @@ def claim(ports: list[int]) -> int | None:
 
 
 def attach(port: int | None) -> None:
-    """Choose the Minecraft of the first reset, which must follow: the port of a running Malmo, or None to start one."""
+    """Choose the Minecraft instance of the first reset, which must be the next call.
+
+    Args:
+        port: The port of a running Malmo server; None = start Minecraft.
+    """
     from minedojo.sim.bridge.mc_instance import InstanceManager
 
     if port is None:
@@ -107,7 +127,7 @@ def attach(port: int | None) -> None:
 
 
 def _of_row(row: Task) -> tuple[str, dict[str, Any]]:
-    """Meta task and arguments of a row of TASKS."""
+    """Return the meta task and its arguments for a row of TASKS."""
     from minedojo.sim import InventoryItem
 
     arguments = {
@@ -158,7 +178,7 @@ def _stay_at_spawn(env: Any) -> None:
 
 
 def _raise_when_lost(bridge: Any) -> None:
-    """Raise when a mission ends: MineDojo's missions have no end rule, so the connection was lost."""
+    """Let steps raise when a mission ends; since MineDojo's missions have no end rule, the connection was lost."""
     bridge_step = bridge.step
 
     def step(actions: list[str]) -> Any:
@@ -171,7 +191,7 @@ def _raise_when_lost(bridge: Any) -> None:
 
 
 def _layer(env: Any, attribute: str) -> Any:
-    """The outermost wrapper that has an attribute itself; None if none has."""
+    """Return the outermost wrapper that defines an attribute itself, or None."""
     while env is not None and attribute not in vars(env):
         env = vars(env).get("env")
     return env

@@ -1,10 +1,10 @@
-"""Minecraft: PR2L's six tasks, and any of MineDojo's, through MineDojo in an interpreter of its own.
+"""Minecraft: PR2L's six tasks and all tasks of MineDojo, with MineDojo in its own interpreter.
 
-This module does not import MineDojo: `pr2l sim install minedojo` makes its interpreter, in which remote.py runs behind
-`Isolated`; a Minecraft that hangs or dies is replaced. Minecraft starts at the first reset.
+This module does not import MineDojo. `pr2l sim install minedojo` makes an interpreter in which `Isolated` runs
+remote.py. Minecraft starts at the first reset and is replaced if it hangs or dies.
 
-Observation: `frame` uint8 [H, W, 3] RGB; `proprio` float32 [P], MineCLIP's features and the previous action: see
-spaces.py. The seed determines where the mobs of a task appear but not their behaviour, so that no episode repeats
+Observation: `frame` uint8 [H, W, 3] RGB; `proprio` float32 [P], MineCLIP's features and the previous action, see
+spaces.py. The seed determines the positions of a task's mobs but not their behaviour, so that no episode repeats
 exactly. `info["labels"]` comes from the lidar, which covers only some directions.
 """
 
@@ -27,7 +27,7 @@ from .tasks import HORIZON, Task
 __all__ = ["TASKS", "Defaults", "Task", "kinds", "make", "oracle"]
 
 REMOTE = "environments.minecraft.remote"
-NEAR = 5.0  # blocks, just out of reach: a labelled object is near below this and far from twice this on
+NEAR = 5.0  # blocks, just out of reach: a labelled object is near below this and far from twice this distance on
 OTHER = Task(
     id="other",
     meta="",
@@ -49,6 +49,8 @@ TASKS = {**minecraft_tasks.TASKS, OTHER.id: OTHER}
 
 
 class Defaults(BaseModel):
+    """Options of the Minecraft environment."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     image_size: tuple[PositiveInt, PositiveInt] = (160, 256)  # height and width in pixels, as in MineCLIP
@@ -65,7 +67,7 @@ class Defaults(BaseModel):
 
 
 def kinds(task: str) -> tuple[str, ...]:
-    """Return the object names in `info["labels"]` that tasks refer to; the lidar may report others too."""
+    """Return the object names in `info["labels"]` that are targets of tasks; the lidar may report other names too."""
     return KINDS
 
 
@@ -80,12 +82,13 @@ def make(
 
     Args:
         task: A key of TASKS.
-        options: None means Defaults().
-        split: Which seeds to use.
-        labels: Add the lidar's ground truth to `info`, see labels.py.
+        options: The options; None = Defaults().
+        split: The split of the seeds.
+        labels: Whether to add the lidar's ground truth to `info`, see labels.py.
 
     Raises:
-        ValueError: If task and task_id do not fit together, or MineDojo is not installed.
+        ValueError: If `task_id` is set for a task other than `other` or missing for `other`, or if MineDojo is not
+            installed.
     """
     options = options or Defaults()
     if (task == OTHER.id) != bool(options.task_id):
@@ -112,5 +115,5 @@ def make(
 
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
-    """Raise ValueError: there are no scripted solutions."""
+    """Raise ValueError, because Minecraft has no scripted solutions."""
     raise ValueError(f"Minecraft has no scripted solution of {task!r}: use policy=random, or the folder of a run")

@@ -1,10 +1,10 @@
-"""Ground truth from MineDojo's lidar; Python 3.9 and numpy only.
+"""Ground truth labels from MineDojo's lidar; Python 3.9 and numpy only.
 
 Malmo rotates a ray away from the line of sight about the axes of the world, not of the head: pitch about x, then yaw
-about y (JSONWorldDataHelper.getDirectedRays). So the pitch of a ray points down for a player who faces north, up for
-one who faces south, and has no effect for one who looks level to the east or west. The position of a ray in the frame
-is computed from that. MineCLIP's rays have pitches of 0 to 30 degrees only and point into the sky for half of all
-headings, so the rays here are symmetrical.
+about y (JSONWorldDataHelper.getDirectedRays). So the pitch of a ray points down if the player faces north, up if the
+player faces south, and has no effect if the player looks level to the east or west. The position of a ray in the frame
+is computed from these rotations. MineCLIP's rays have pitches of 0 to 30 degrees only and point into the sky for half
+of all headings, so the rays here are symmetrical.
 """
 
 from __future__ import annotations
@@ -25,23 +25,35 @@ KINDS = ("cow", "enderman", "pig", "sheep", "spider", "zombie", "zombie pigman")
 
 
 def nearest(rays: dict[str, np.ndarray], name: str) -> float | None:
-    """Return the blocks to the nearest entity with a lidar name that a ray hits; None if no ray hits one."""
+    """Return the distance to the nearest entity of a kind that a ray hits.
+
+    Args:
+        rays: MineDojo's `rays` observation.
+        name: The lidar's name of the kind.
+
+    Returns:
+        The distance in blocks; None if no ray hits such an entity.
+    """
     distances = rays["entity_distance"][rays["entity_name"] == name]
     return float(distances.min()) if distances.size else None
 
 
 def labels(rays: dict[str, np.ndarray], yaw: float, pitch: float, height: int, width: int) -> list[dict[str, Any]]:
-    """Return one label per kind of entity: {"name", "distance": blocks, "box": (x0, y0, x1, y1), ends exclusive}.
+    """Return one label per kind of entity that a ray hits inside the frame.
 
-    Entities between two rays, which are 15 degrees apart, are missed. Several entities of a kind are one label with the
-    distance of the nearest. The box spans the rays that hit them inside the frame; for a single ray it is one pixel.
+    The lidar misses entities between two rays, which are 15 degrees apart. Several entities of a kind are one label
+    with the distance of the nearest one.
 
     Args:
         rays: MineDojo's `rays` observation.
-        yaw: Of the head, in degrees.
-        pitch: Of the head, in degrees.
-        height: Of the frame, in pixels.
-        width: Of the frame, in pixels.
+        yaw: The yaw of the head in degrees.
+        pitch: The pitch of the head in degrees.
+        height: The height of the frame in pixels.
+        width: The width of the frame in pixels.
+
+    Returns:
+        Dicts {"name", "distance": in blocks, "box": (x0, y0, x1, y1), ends exclusive}. The box spans the rays that hit
+        the entities; for a single ray it is one pixel.
     """
     columns, rows = _pixels(rays, yaw, pitch, height, width)
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
@@ -57,7 +69,7 @@ def labels(rays: dict[str, np.ndarray], yaw: float, pitch: float, height: int, w
 def _pixels(
     rays: dict[str, np.ndarray], yaw: float, pitch: float, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Column and row at which each ray [R] meets the image plane; -1 for rays that point backwards."""
+    """Return column and row at which each ray [R] meets the image plane; -1 for rays that point backwards."""
     yaw, pitch = np.deg2rad(yaw), np.deg2rad(pitch)
     look = np.array([-np.sin(yaw) * np.cos(pitch), -np.sin(pitch), np.cos(yaw) * np.cos(pitch)])
     right = np.array([-np.cos(yaw), 0.0, -np.sin(yaw)])
@@ -72,7 +84,7 @@ def _pixels(
 
 
 def _directions(look: np.ndarray, pitch: np.ndarray, yaw: np.ndarray) -> np.ndarray:
-    """Directions [R, 3] (x east, y up, z south): Minecraft's rotatePitch, then rotateYaw, of the line of sight."""
+    """Return directions [R, 3] (x east, y up, z south): Minecraft's rotatePitch and rotateYaw of the line of sight."""
     x, y, z = look
     y, z = y * np.cos(pitch) + z * np.sin(pitch), z * np.cos(pitch) - y * np.sin(pitch)
     x, z = x * np.cos(yaw) + z * np.sin(yaw), z * np.cos(yaw) - x * np.sin(yaw)

@@ -1,6 +1,7 @@
 """Minecraft through MineDojo, in MineDojo's own interpreter: Python 3.9, numpy and minedojo only.
 
-Adds shaped rewards, a time limit, seeded episodes, and actions that cannot fail to the environment of dojo.py.
+This module adds shaped rewards, a time limit and seeded episodes to the environment of dojo.py, and removes invalid
+parts of actions.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ CLEAN = ("/kill @e[type=!player]", "/clear", "/kill @e[type=item]")  # before a 
 
 
 def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> Minecraft:
-    """Make the environment of a row of TASKS or, with its sparse reward, of any task id of MineDojo.
+    """Make the environment of a task.
 
     Args:
-        task: A key of TASKS, or a task id of MineDojo.
+        task: A key of TASKS, or a task id of MineDojo, which has its own sparse reward.
         options: The options of environment.py's Defaults.
         split: "train" or "evaluation".
-        labels: Add the lidar's ground truth to `info`.
+        labels: Whether to add the lidar's ground truth to `info`.
 
     Raises:
-        ValueError: For an unknown task or split.
+        ValueError: If the task or the split is unknown.
     """
     if split not in SPLITS:
         raise ValueError(f"{split!r} is not a split: {' or '.join(SPLITS)}")
@@ -39,12 +40,21 @@ def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> Min
 
 
 class Minecraft:
-    """One player in one world, which all episodes share.
+    """Environment with one player in one world, which all episodes share.
 
-    The seed and the split determine where the mobs of a task are summoned, but not their behaviour.
-    Terminated: success, death, or the task's tool is lost or worn out. Truncated: after `horizon` steps.
-    `info` holds `context`, `success`, `seed`, and with labels=True `labels` (see labels.py).
-    If Minecraft does not answer or ends its mission, a method raises RuntimeError and the object cannot be used again.
+    The seed and the split determine the positions of a task's mobs, but not their behaviour. An episode terminates
+    after success, after death, or if the task's tool is lost or worn out. It is truncated after `horizon` steps. `info`
+    has `context`, `success`, `seed`, and with labels=True `labels` (see labels.py). If Minecraft does not answer or
+    ends its mission, a method raises RuntimeError, and the object cannot be used again.
+
+    Args:
+        task: A key of TASKS, or a task id of MineDojo.
+        options: The options of environment.py's Defaults.
+        split: The index of the split in SPLITS.
+        labels: Whether to add the lidar's ground truth to `info`.
+
+    Raises:
+        ValueError: If the task is unknown, an option does not apply to it, or no port of `existing_ports` is free.
     """
 
     def __init__(self, task: str, options: dict[str, Any], *, split: int, labels: bool) -> None:
@@ -61,6 +71,11 @@ class Minecraft:
         self._started = False
 
     def reset(self, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begin the episode of a seed; the first call starts Minecraft.
+
+        Returns:
+            The observation, {"frame": uint8 [H, W, 3], "proprio": float32 [P]}, and the info.
+        """
         if not self._started:
             dojo.attach(self._port)
         elif self._row:
@@ -74,6 +89,14 @@ class Minecraft:
         return self._observation(None), self._info()
 
     def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Take one action.
+
+        Args:
+            action: With actions="discrete" an index of spaces.DISCRETE, with "full" 8 integers.
+
+        Returns:
+            Observation, reward, terminated, truncated and info.
+        """
         full_action = spaces.DISCRETE[int(action)] if self._actions == "discrete" else action
         self._observations, reward, _, _ = self._env.step(self._allowed(np.array(full_action)))
         self._steps += 1
@@ -85,13 +108,18 @@ class Minecraft:
         return self._observation(action), float(reward), terminated, truncated, self._info()
 
     def call(self, name: str, *arguments: Any) -> Any:
+        """Raise ValueError, because this environment has no other methods."""
         raise ValueError(f"{name!r} is not a call of Minecraft: it has no scripted solution")
 
     def close(self) -> None:
+        """Close MineDojo's environment."""
         self._env.close()
 
     def _weight(self, name: str) -> float:
-        """Weight of a reward term: the option, or the task's value if that is None; other tasks are not shaped."""
+        """Return the weight of a reward term: the option or, if that is None, the value of the row.
+
+        A task without a row has the weight 1 for success and 0 for the shaped terms.
+        """
         weight = self._options[f"{name}_reward"]
         default = getattr(self._row, f"{name}_reward", float(name == "success"))
         return float(default if weight is None else weight)

@@ -6,27 +6,49 @@ import math
 
 
 class Attack:
-    """Returns 1 for a hit, which reduces the weapon's durability by exactly 1; a larger change is a lost weapon."""
+    """Reward term that is 1 for a hit, detected as wear of the weapon.
+
+    A hit reduces the durability of the weapon by exactly 1. A larger change means that the weapon was lost.
+
+    Args:
+        durability: The durability of the item in the main hand at the reset.
+    """
 
     def __init__(self, durability: float) -> None:
         self._durability = durability
 
     def __call__(self, durability: float) -> float:
-        """Update with the durability of the item in the main hand."""
+        """Return 1 if the last step was a hit, else 0.
+
+        Args:
+            durability: The durability of the item in the main hand after the step.
+        """
         wear, self._durability = self._durability - durability, durability
         return float(wear == 1)
 
 
 class Approach:
-    """Returns the decrease in blocks of the smallest distance to a visible target so far; never negative."""
+    """Reward term for approach: the decrease of the smallest distance so far to a visible target, in blocks.
+
+    It is never negative.
+    """
 
     def __init__(self, distance: float | None) -> None:
-        """Start with the distance at the reset in blocks; None = no target visible: its first sight earns 0."""
+        """Begin an episode.
+
+        Args:
+            distance: The distance at the reset in blocks; None = no target is visible, and its first sight earns 0.
+        """
         self._before = 0.0 if distance is None else distance
         self._nearest = math.inf if distance is None else distance
 
     def __call__(self, distance: float | None, hit: bool) -> float:
-        """Update with the distance (None = none visible); a target flees after a hit, so its distance restarts."""
+        """Return the approach in the last step.
+
+        Args:
+            distance: The distance after the step in blocks; None = no target is visible.
+            hit: Whether the step was a hit. The target flees after a hit, so the smallest distance starts anew.
+        """
         gained = 0.0
         if distance is not None:
             self._nearest = min(self._nearest, distance)

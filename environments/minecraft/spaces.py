@@ -2,7 +2,7 @@
 
 Actions. "full" is MineDojo's MultiDiscrete: forward/back, left/right, jump/sneak/sprint, camera pitch and yaw in
 steps of 15 degrees (12 = still), use/drop/attack/craft/equip/place/destroy, and the arguments of the last four.
-"discrete" is a list of 89 of them, each doing one thing. MineDojo's paper trains on 89 actions and MineCLIP's code
+"discrete" is a list of 89 simple actions of that space. MineDojo's paper trains on 89 actions and MineCLIP's code
 embeds 89 previous actions, but the list was never published (MineDojo/MineCLIP#4); this list follows how later work
 reads the paper: 6 moves, 9 x 9 camera turns within 60 degrees (the middle one does nothing), use, attack.
 
@@ -19,13 +19,13 @@ import numpy as np
 NVEC = (3, 3, 4, 25, 25, 8, 244, 36)
 STILL = 12  # the camera's middle bin
 NO_OP = (0, 0, 0, STILL, STILL, 0, 0, 0)
-DEGREES = 15  # of a camera bin
+DEGREES = 15  # degrees per camera bin
 USE, ATTACK = 1, 3  # values of the sixth number
 ARGUMENTS = {4: "craft_smelt", 5: "equip", 6: "place", 7: "destroy"}  # functional action -> the mask of its argument
 
 
 def _action(changes: dict[int, int]) -> tuple[int, ...]:
-    """NO_OP with some values changed, by position."""
+    """Return NO_OP with some values changed, by position."""
     return tuple(changes.get(place, value) for place, value in enumerate(NO_OP))
 
 
@@ -65,14 +65,30 @@ FARTHEST = 6400.0  # MineDojo's 640,000 blocks in every direction, over 100
 
 
 def action_space(actions: str) -> dict[str, Any]:
-    """Describe the action space of `actions`, "discrete" or "full"."""
+    """Describe the action space.
+
+    Args:
+        actions: "discrete" or "full".
+
+    Returns:
+        A description as from `worker.plain`, such as {"type": "Discrete", "n": 89}.
+    """
     if actions == "full":
         return {"type": "MultiDiscrete", "nvec": list(NVEC)}
     return {"type": "Discrete", "n": len(DISCRETE)}
 
 
 def observation_space(height: int, width: int, actions: str) -> dict[str, Any]:
-    """Describe the observation space for frames of height x width pixels."""
+    """Describe the observation space.
+
+    Args:
+        height: The height of the frame in pixels.
+        width: The width of the frame in pixels.
+        actions: "discrete" or "full", which determines the size of proprio.
+
+    Returns:
+        Descriptions of "frame" and "proprio" as from `worker.plain`.
+    """
     count = 4 + 3 + 27 * BLOCK_CLASSES + BIOMES + previous_action(actions, None).size
     return {
         "frame": {"type": "Box", "low": 0, "high": 255, "shape": [height, width, 3], "dtype": "uint8"},
@@ -81,11 +97,11 @@ def observation_space(height: int, width: int, actions: str) -> dict[str, Any]:
 
 
 def proprio(stats: dict[str, Any], blocks: np.ndarray, actions: str, previous: Any) -> np.ndarray:
-    """Return proprio, float32 [P].
+    """Return the proprio vector, float32 [P].
 
     Args:
         stats: MineDojo's `location_stats`.
-        blocks: Names of the blocks around the feet, [3, 3, 3].
+        blocks: The names of the blocks around the feet, [3, 3, 3].
         actions: "discrete" or "full".
         previous: The previous action; None at the reset.
     """
@@ -102,7 +118,15 @@ def proprio(stats: dict[str, Any], blocks: np.ndarray, actions: str, previous: A
 
 
 def previous_action(actions: str, action: Any) -> np.ndarray:
-    """Encode an action one-hot: [89], or for "full" its first six numbers side by side, [68]; None is all zero."""
+    """Encode an action as one-hot vectors.
+
+    Args:
+        actions: "discrete" or "full".
+        action: The action; None = all zero.
+
+    Returns:
+        float64 [89] for "discrete"; for "full" the concatenated vectors of its first six numbers, [68].
+    """
     sizes = NVEC[:6] if actions == "full" else (len(DISCRETE),)
     hot = np.zeros(sum(sizes))
     if action is not None:

@@ -1,9 +1,9 @@
-"""Minecraft's tasks as data, read by both interpreters: Python 3.9, no imports but the standard library.
+"""Minecraft's tasks as data, for both interpreters: Python 3.9, imports of the standard library only.
 
-PR2L names its six tasks but does not describe their worlds. Mobs, inventory, spawn range, biome, seed and reward
-weights are those of the two environments that MineCLIP published (spider, and a zoo of cow, pig and sheep); the biomes
-of enderman and pigman are those of MineDojo's `combat_enderman_end_*` and `combat_zombie_pigman_nether_*`. Success is
-MineDojo's rule: a kill in the player's statistics, or the item in the inventory.
+The PR2L paper names its six tasks but does not describe their worlds. Mobs, inventory, spawn range, biome, seed and
+reward weights come from the two environments that MineCLIP published (spider, and a zoo of cow, pig and sheep). The
+biomes of enderman and pigman come from MineDojo's `combat_enderman_end_*` and `combat_zombie_pigman_nether_*`. Success
+is MineDojo's rule: a kill in the player's statistics, or the item in the inventory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ARMOURED = {
 
 @dataclass(frozen=True)
 class Task:
-    """A row of TASKS."""
+    """Row of TASKS: the world, the rewards and the success rule of a task."""
 
     id: str
     meta: str  # MineDojo's meta task
@@ -40,7 +40,7 @@ class Task:
     approach_reward: float  # weight per block of approach, see rewards.py
     reward: str
     success: str
-    contexts: tuple[dict[str, str], ...]  # every context that an episode can have
+    contexts: tuple[dict[str, str], ...]  # all contexts that can occur
     prompt: str = "present"  # default variant
     horizon: int = HORIZON
 
