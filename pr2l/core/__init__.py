@@ -1,1 +1,1 @@
-"""Types, errors, configuration, the plug-in registry, prompts and statistics; imports nothing else of pr2l."""
+"""Types, errors, configs, the plug-in registry, prompts and statistics: the package below all others of pr2l."""

@@ -14,14 +14,14 @@ NEAREST = 5  # of more names, it lists this number of the nearest
 
 
 class UserError(Exception):
-    """Mistake that the user can correct.
+    """Error for a mistake that the user can correct.
 
     The command line prints the error without a traceback and exits with code 2.
     """
 
 
 class UnknownName(UserError):
-    """Name that does not exist.
+    """Error for a name that does not exist.
 
     Args:
         kind: Kind of the name, in the plural, e.g. "encoders".

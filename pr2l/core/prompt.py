@@ -197,7 +197,14 @@ def check(prompt: Prompt, contexts: Iterable[Mapping[str, str]]) -> list[str]:
 
 
 def task_contexts(task: Any) -> Contexts | None:
-    """Return all contexts of a task, a value of TASKS; None if the task does not list them, as free instructions."""
+    """Return all contexts of a task.
+
+    Args:
+        task: A value of an environment's TASKS.
+
+    Returns:
+        The contexts; None if the task does not list them, for example because they are free-form instructions.
+    """
     contexts = getattr(task, "contexts", None)
     return None if contexts is None else list(contexts)
 

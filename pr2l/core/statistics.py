@@ -130,7 +130,7 @@ def bootstrap_runs(
 def success_rate(
     runs: Sequence[Sequence[float]], *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
-    """Compute the mean success rate over runs, with an interval that has a width even for the rates 0 and 1.
+    """Compute the mean success rate over runs, with an interval of positive width even for 0 and 1.
 
     One run has Wilson's interval; several runs have the interval of `stratified_rates`.
 

@@ -28,7 +28,7 @@ Label = Mapping[str, Any]  # {"name": str, "box": (x0, y0, x1, y1) in pixels, "d
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its answer.
+    """Question with its answer.
 
     Args:
         kind: One of KINDS.
@@ -45,7 +45,7 @@ class Question:
 
 @dataclass(frozen=True)
 class View:
-    """The objects and the room in a frame.
+    """Objects and room in a frame.
 
     Args:
         things: Labels of the objects that are large enough for questions, from left to right.

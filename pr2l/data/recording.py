@@ -26,7 +26,7 @@ FILE = "main_data.hdf5"  # of Minari, below the folder `data`
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """A recorded episode of n steps, without its frames.
+    """Recorded episode of n steps, without its frames.
 
     Args:
         actions: The n executed actions, in the layout of `space_arrays`.
@@ -49,7 +49,9 @@ class Episode:
 
 
 class Recording:
-    """Reader of the episodes of a data set. Its length is the number of frames; rows are the numbers of the frames:
+    """Reader of the episodes of a data set.
+
+    The length of a recording is the number of its frames. Rows are the numbers of the frames:
 
         row            0    1    2    3  |  4    5    6  |        an episode of n actions has n + 1 frames
         observation   o0   o1   o2   o3  | o0   o1   o2  |
