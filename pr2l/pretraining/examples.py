@@ -1,4 +1,4 @@
-"""Training examples: random labelled frames, and questions about them in chosen proportions."""
+"""Training examples: random labelled frames, and random questions about them in given proportions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pr2l.data.questions import Question, View
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """Frames with their labels and scenes.
+    """Batch of B frames with labels and scenes.
 
     Args:
         frames: uint8 [B, H, W, 3].
-        labels: B lists.
-        scenes: B.
-        rng: For whatever else is drawn for this batch.
+        labels: Labels of each frame, B lists.
+        scenes: Scene of each frame, B of them.
+        rng: Random generator for further draws for this batch, such as the questions.
     """
 
     frames: Frames
@@ -32,17 +32,25 @@ class FrameBatch:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
+        """Height and width of a frame in pixels."""
         return self.frames.shape[1], self.frames.shape[2]
 
     def views(self) -> list[View]:
-        """What each frame shows."""
+        """Return a view of each frame, from which questions are made."""
         height, width = self.size
         return [View.of(labels, width, height, scene) for labels, scene in zip(self.labels, self.scenes, strict=True)]
 
 
 def draw_frames(sets: Sequence[LabelledFrames], count: int, rng: np.random.Generator) -> FrameBatch:
-    """Draw frames, each of all sets with equal probability; half are mirrored, so left and right are balanced."""
+    """Draw random frames, all frames of all sets with equal probability.
+
+    Each frame is mirrored with probability 0.5, so that left and right are balanced.
+
+    Args:
+        sets: Sets of labelled frames of the same size.
+        count: Number of frames.
+        rng: Random generator, which the batch keeps.
+    """
     lengths = np.array([len(frame_set) for frame_set in sets])
     frames, labels, scenes = [], [], []
     for number in rng.choice(len(sets), size=count, p=lengths / lengths.sum()):
@@ -57,39 +65,46 @@ def draw_frames(sets: Sequence[LabelledFrames], count: int, rng: np.random.Gener
 
 
 def mirrored(frame: Frames, labels: Labels) -> tuple[Frames, Labels]:
-    """Flip a frame uint8 [H, W, 3] and its labels' boxes horizontally."""
+    """Flip a frame and the bounding boxes of its labels horizontally.
+
+    Args:
+        frame: uint8 [H, W, 3].
+        labels: Labels of the frame.
+
+    Returns:
+        The flipped frame, a view of the same memory, and new labels.
+    """
     width = frame.shape[1]
     boxes = [(width - x1, y0, width - x0, y1) for x0, y0, x1, y1 in (label["box"] for label in labels)]
     return frame[:, ::-1], [{**label, "box": box} for label, box in zip(labels, boxes, strict=True)]
 
 
 class QuestionMix(BaseModel):
-    """Shares, in 0..1, of the kinds of questions about a frame."""
+    """Proportions of the kinds of questions about a frame, each in 0..1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    found: float = 0.35  # of all questions, if the room is known: whether a thing would be found in it
-    whole: float = 0.25  # of the others: about the whole frame
-    repeats: float = 0.3  # of the others, if a name is there more than once, which is rare: how many there are
-    absent: float = 0.35  # of the others: about a name that is not there
-    # Of the questions about one name. Direction is learned late and suddenly, distance slowest of all.
-    presence: float = 0.2
-    direction: float = 0.25
-    distance: float = 0.35
-    count: float = 0.2
+    found: float = 0.35  # fraction of all questions: would a thing be found here? Only if the room is known
+    whole: float = 0.25  # fraction of the remaining questions: about the whole frame
+    repeats: float = 0.3  # fraction of the remaining questions: how many? Only if a name is repeated, which is rare
+    absent: float = 0.35  # fraction of the remaining questions: about a name that is not in the frame
+    presence: float = 0.2  # weight of presence among the questions about one name
+    direction: float = 0.25  # weight of direction, which the model learns late and suddenly
+    distance: float = 0.35  # weight of distance, which the model learns most slowly
+    count: float = 0.2  # weight of count among the questions about one name
 
 
 def draw_questions(
     view: View, names: Sequence[str], count: int, rng: np.random.Generator, mix: QuestionMix | None = None
 ) -> list[Question]:
-    """Draw up to `count` questions about one frame; fewer if it shows too little to ask about.
+    """Draw random questions about one frame.
 
     Args:
-        view: What the frame shows.
-        names: Every name that can be asked about.
-        count: Questions at most.
-        rng: Source of randomness.
-        mix: Shares of the kinds; None = the defaults.
+        view: View of the frame.
+        names: All names that a question can be about.
+        count: Maximum number of questions; a frame that shows too little gives fewer.
+        rng: Random generator.
+        mix: Proportions of the kinds of questions; None = the defaults.
     """
     mix = mix or QuestionMix()
     whole = questions.overall(view)

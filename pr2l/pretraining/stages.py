@@ -1,4 +1,4 @@
-"""Training in stages on the common loop: learning rates, gradient steps, checkpoints, one line of metrics per step."""
+"""Training in stages on the common loop, with learning rate schedules, checkpoints and metrics of each step."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from pr2l.policies.common.loop import Loop, Update
 from pr2l.training import checkpoints
 from pr2l.training.checkpoints import Checkpoint
 
-CHECKPOINT_EVERY = 100  # steps
-CHECKPOINTS = "checkpoints"  # folder
-OLD_CHECKPOINT = "checkpoint.safetensors"  # of versions before the common loop
-MAX_GRAD_NORM = 1.0
+CHECKPOINT_EVERY = 100  # steps between checkpoints
+CHECKPOINTS = "checkpoints"  # name of the folder
+OLD_CHECKPOINT = "checkpoint.safetensors"  # file of versions before the common loop
+MAX_GRAD_NORM = 1.0  # maximum norm of the gradient
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Some steps, with a learning rate that rises linearly for a tenth of them and then falls along a cosine to 0.
+    """Stage of a training, with a learning rate that rises linearly in the first tenth and then falls to 0 by a cosine.
 
     Args:
-        name: For progress bars and metrics.
-        steps: Gradient steps.
-        rate: The highest learning rate.
+        name: Name for progress bars and metrics.
+        steps: Number of gradient steps.
+        rate: Highest learning rate.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Stage:
     rate: float
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of the stage's step 0, 1, ..."""
+        """Return the learning rate of a step of the stage, counted from 0."""
         rise = max(1, self.steps // 10)
         if step < rise:
             return self.rate * (step + 1) / rise
@@ -49,12 +49,13 @@ Loss = Callable[[int, int], tuple[Tensor, dict[str, float]]]  # (stage's number,
 
 
 class Steps:
-    """The loop's source: the numbers of the steps, from which each step draws its own batch."""
+    """Source of the loop that yields the number of each step, which seeds the step's batch."""
 
     def __init__(self) -> None:
         self.taken = 0
 
     def next_step(self) -> int:
+        """Return the number of the next step, counted from 0."""
         self.taken += 1
         return self.taken - 1
 
@@ -75,16 +76,18 @@ def run_stages(
 ) -> None:
     """Train through all stages, from the last checkpoint in the folder if there is one.
 
-    A checkpoint is written every CHECKPOINT_EVERY steps, at the end of each stage, and whenever training stops between
-    two steps. Ctrl-C waits for the step under way; a step that an exception broke off is not saved.
+    `run_stages` writes a checkpoint every CHECKPOINT_EVERY steps, at the end of each stage, and when training stops
+    between two steps. Ctrl-C takes effect after the current step. After an exception within a step, no checkpoint is
+    written.
 
     Args:
-        stages: In order. They share the optimizer.
-        modules: What is trained, by its name in the checkpoint: a module, or named parameters.
-        optimizer: Over parameters of these.
-        loss: Draws its batch from the two numbers alone, so that a resumed training equals one that never stopped.
-        folder: Checkpoints are in its subfolder "checkpoints".
-        on_step: Called after each step.
+        stages: Stages in order; they share the optimizer.
+        modules: Modules, or named parameters of a module, to train; by the prefix of their tensors in the checkpoint.
+        optimizer: Optimizer over parameters of these modules.
+        loss: Function of the stage's number and the step in the stage that returns the loss and metrics. Its batch may
+            depend on these two numbers only, so that a resumed training equals an uninterrupted one.
+        folder: Folder of the training; the checkpoints are in its subfolder "checkpoints".
+        on_step: Function that runs after each step.
 
     Raises:
         UserError: The folder holds a checkpoint of an earlier version.
@@ -116,7 +119,7 @@ def run_stages(
 
 
 class _Hooks:
-    """Reports each step and writes checkpoints."""
+    """Hooks that report each step and write checkpoints."""
 
     def __init__(self, loop: Loop, stages: Sequence[Stage], folder: Path, on_step: OnStep) -> None:
         self.loop, self.stages, self.folder, self.on_step = loop, stages, folder, on_step
@@ -151,7 +154,7 @@ def _restore(loop: Loop, folder: Path) -> None:
 
 
 def _place(stages: Sequence[Stage], step: int) -> tuple[int, int]:
-    """The number of the stage that a step of the whole training is in, and which step of that stage it is."""
+    """Convert a step of the whole training to the number of its stage and the step in that stage."""
     for number, stage in enumerate(stages):
         if step < stage.steps:
             return number, step
