@@ -1,4 +1,4 @@
-"""ObjectNav of habitat-lab: walk through a house to an object of the named kind and say "stop" beside it."""
+"""ObjectNav of habitat-lab: walk through a house to an object of the named category and stop beside it."""
 
 from .environment import ENDING_ACTIONS, NEAR, TASKS, Defaults, begin, demonstrations, kinds, make, oracle
 

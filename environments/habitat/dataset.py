@@ -1,8 +1,8 @@
 """ObjectNav episodes in the generated houses, in habitat's file format (ObjectNav-v1 of HM3D).
 
-Every piece of furniture of a category is a goal. Its view points, where an agent should stop, form a grid in the same
-room at most 1 m from the piece; the grid is so fine that every position between view points is within the success
-distance of 0.1 m of one.
+Every piece of furniture with a category is a goal. Its view points, the positions at which an agent should stop, form a
+grid in the same room at most 1 m from the piece. The grid is so fine that every position between view points is within
+the success distance, 0.1 m, of a view point.
 """
 
 from __future__ import annotations
@@ -36,12 +36,18 @@ HELD_OUT = 10  # houses of the split "val"
 
 @lru_cache(maxsize=64)
 def floor(name: str) -> Floor:
-    """Return the walkable floor of a house, for the agent's radius."""
+    """Return the walkable floor of a house for the agent's radius."""
     return Floor(house(name).obstacles, RADIUS)
 
 
 def dataset(split: str, rooms: int, houses: int) -> dict[str, Any]:
-    """Return episodes and goals of the first `houses` houses of a split as JSON values for ObjectNavDatasetV1."""
+    """Return the episodes and goals of a split as JSON values for ObjectNavDatasetV1.
+
+    Args:
+        split: "train" or "val".
+        rooms: The number of rooms per house.
+        houses: The number of houses; the first ones of the split are used.
+    """
     episodes: list[dict[str, Any]] = []
     goals: dict[str, list[dict[str, Any]]] = {}
     for index in range(houses):
@@ -59,9 +65,19 @@ def dataset(split: str, rooms: int, houses: int) -> dict[str, Any]:
 
 
 def write(folder: Path, split: str, rooms: int, houses: int) -> Path:
-    """Write a data set unless it exists, and return its path; several processes may call this at once.
+    """Write a data set, unless it exists.
 
-    The file name holds everything that the data set depends on, including a hash of this code.
+    Several processes may call this at the same time. The file name contains all parameters of the data set and a hash
+    of this code.
+
+    Args:
+        folder: The folder for data sets.
+        split: "train" or "val".
+        rooms: The number of rooms per house.
+        houses: The number of houses.
+
+    Returns:
+        The path of the file, .json.gz.
     """
     file = folder / f"{split}-{rooms}-{houses}-{_code()}.json.gz"
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +97,16 @@ def _code() -> str:
 
 
 def view_points(home: House, ground: Floor, piece: Piece) -> Floats:
-    """Return positions [V, 2] around a piece where the agent can stand; each can be reached from the house's doors."""
+    """Return the view points of a piece of furniture.
+
+    Args:
+        home: The house.
+        ground: The walkable floor of the house.
+        piece: The piece of furniture.
+
+    Returns:
+        Positions (x, z) in metres, [V, 2]. The agent can stand there and reach them from the house's first door.
+    """
     x0, z0, x1, z1 = piece.rect
     xs = np.arange(x0 - REACH, x1 + REACH, SPACING)
     zs = np.arange(z0 - REACH, z1 + REACH, SPACING)
@@ -125,7 +150,11 @@ def _view_point(piece: Piece, x: float, z: float) -> dict[str, Any]:
 
 
 def rotation(heading: float) -> list[float]:
-    """Convert a heading in radians (0 = -z, counter-clockwise) to habitat's quaternion (x, y, z, w)."""
+    """Convert a heading to habitat's quaternion (x, y, z, w).
+
+    Args:
+        heading: The heading in radians, 0 = -z, counter-clockwise.
+    """
     return [0.0, round(math.sin(heading / 2), 6), 0.0, round(math.cos(heading / 2), 6)]
 
 
@@ -151,13 +180,13 @@ def _episodes(name: str, goals: dict[str, list[dict[str, Any]]], first: int) -> 
 
 
 def positions(goals: list[dict[str, Any]]) -> Floats:
-    """Return the positions [V, 2] of all view points of some goals."""
+    """Return the positions (x, z) of all view points of some goals, [V, 2]."""
     places = [view["agent_state"]["position"] for goal in goals for view in goal["view_points"]]
     return np.array(places)[:, [0, 2]]
 
 
 def _start(rng: np.random.Generator, name: str, paths: ShortestPaths) -> tuple[list[float], float]:
-    """Draw a start position; also its geodesic distance to the goal in metres."""
+    """Draw a start position; return it and its geodesic distance to the goal in metres."""
     rect = np.array(house(name).rect)
     while True:
         point = rng.uniform(rect[:2], rect[2:]).round(3)

@@ -1,8 +1,8 @@
 """ObjectNav of habitat-lab: walk through a house to an object of the named category and stop beside it.
 
-This module does not import habitat-lab, which needs NumPy 1.26 and gym 0.23: `pr2l sim install habitat-lite` makes an
-interpreter for it, in which remote.py runs behind `Isolated`. Task, episodes, sensors and measures are habitat-lab's;
-the houses are generated (`scenes: embedded`) or, with habitat-sim, HM3D's scans.
+This module does not import habitat-lab, which needs NumPy 1.26 and gym 0.23. `pr2l sim install habitat-lite` makes an
+interpreter for it, in which `Isolated` runs remote.py. Task, episodes, sensors and measures are habitat-lab's. The
+houses are generated (`scenes: embedded`) or, with habitat-sim, HM3D's scans.
 
 Actions: stop, 0.25 m forward, 30 degrees left, 30 degrees right. Observation: `frame` uint8 [H, W, 3] RGB from a camera
 0.88 m above the floor with a horizontal field of view of 79 degrees; `proprio` float32 [14]: position relative to the
@@ -30,7 +30,7 @@ from .replay import read_replays
 
 __all__ = ["TASKS", "Defaults", "Task", "begin", "demonstrations", "kinds", "make", "oracle"]
 
-ACTION_NAMES = ("stop", "move_forward", "turn_left", "turn_right")  # of habitat-lab, in the order of our actions
+ACTION_NAMES = ("stop", "move_forward", "turn_left", "turn_right")  # habitat-lab's names, by action
 ACTIONS = len(ACTION_NAMES)
 ENDING_ACTIONS = (0,)  # "stop": never drawn as noise when episodes of an expert are collected
 NEAR = 1.5  # metres: a labelled object is near below this distance and far from twice this distance on
@@ -38,6 +38,8 @@ SPLITS = ("train", "evaluation")
 
 
 class Defaults(BaseModel):
+    """Options of the Habitat environment."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scenes: Literal["embedded", "hm3d"] = "embedded"  # generated houses; hm3d needs habitat-sim and the scans
@@ -54,9 +56,9 @@ class Defaults(BaseModel):
 
 @dataclass(frozen=True)
 class Task:
-    """A row of TASKS.
+    """Row of TASKS: the reward, the time limit and the success rule of a task.
 
-    `horizon` is in steps (see Defaults); `contexts` lists every context that an episode can have.
+    `horizon` is in steps (see Defaults); `contexts` lists all contexts that can occur.
     """
 
     id: str
@@ -80,7 +82,7 @@ TASKS: dict[str, Task] = {task.id: task for task in _ROWS}
 
 
 def kinds(task: str) -> tuple[str, ...]:
-    """Return the object names that `info["labels"]` can hold: all furniture, goals or not."""
+    """Return the object names that can occur in `info["labels"]`: all kinds of furniture, also those without goals."""
     return tuple(dict.fromkeys(NAMES.values()))
 
 
@@ -95,13 +97,14 @@ def make(
 
     Args:
         task: A key of TASKS.
-        options: None means Defaults().
-        split: "evaluation" uses houses that training never does.
-        labels: Add the simulator's ground truth to `info`: `labels` and `segmentation` as in Doom, with distances in
-            metres, and `scene`: {"room": type of the room in view, "kept": {goal: whether such rooms usually have it}}.
+        options: The options; None = Defaults().
+        split: The split of the houses; "evaluation" and "train" have different houses.
+        labels: Whether to add the simulator's ground truth to `info`: `labels` and `segmentation` as in Doom, with
+            distances in metres, and `scene`: {"room": type of the room in view, "kept": {goal: whether such rooms
+            usually have it}}.
 
     Raises:
-        ValueError: For an unknown task or split, or if habitat-lab is not installed.
+        ValueError: If the task or the split is unknown, or habitat-lab is not installed.
     """
     base.row(TASKS, task, "habitat")
     if split not in SPLITS:
@@ -121,7 +124,7 @@ def make(
 
 
 def spaces(options: Defaults) -> tuple[gym.spaces.Dict, gym.spaces.Discrete]:
-    """Return observation and action space, without starting the interpreter."""
+    """Return the observation space and the action space without starting the interpreter."""
     width, height = (int(side) for side in options.frame_size.split("x"))
     frame = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
     proprio = gym.spaces.Box(-np.inf, np.inf, (4 + ACTIONS + len(CATEGORIES),), np.float32)
@@ -129,7 +132,7 @@ def spaces(options: Defaults) -> tuple[gym.spaces.Dict, gym.spaces.Discrete]:
 
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
-    """Return the expert chosen by the option `oracle`: a function from the environment to the next action."""
+    """Return the expert of the option `oracle`, as a function from an environment to the next action."""
 
     def act(env: gym.Env[Any, Any]) -> int:
         isolated = env.unwrapped
@@ -140,11 +143,14 @@ def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
 
 
 def demonstrations(path: Path) -> Iterator[base.Demonstration]:
-    """Read human demonstrations in the format of Habitat-Web and PIRLNav: see replay.py.
+    """Read human demonstrations in the format of Habitat-Web and PIRLNav, see replay.py.
+
+    Args:
+        path: A .json.gz file.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not in that format.
+        ValueError: If the file is not in that format.
     """
     for replay in read_replays(path):
         start = (replay.scene_id, replay.goal, list(replay.position), list(replay.rotation))
@@ -156,10 +162,17 @@ def demonstrations(path: Path) -> Iterator[base.Demonstration]:
 
 
 def begin(env: gym.Env[Any, Any], start: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Move a running episode to the start of a demonstration; returns observation and info.
+    """Move a running episode to the start of a demonstration.
+
+    Args:
+        env: The environment, after a reset.
+        start: The `start` of the demonstration.
+
+    Returns:
+        The observation and the info at the start.
 
     Raises:
-        ValueError: If no episode of the environment's data set is in that scene with that goal.
+        ValueError: If no episode of the environment's data set has the scene and the goal of the demonstration.
     """
     isolated = env.unwrapped
     assert isinstance(isolated, Isolated)

@@ -1,4 +1,4 @@
-"""Experts for ObjectNav that know the house: the shortest path, and a search as a person would do it."""
+"""Experts for ObjectNav with access to the map of the house: the shortest path, and a search like a person's."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ FACED = math.radians(15.1)  # half a turning step: how closely a goal can always
 
 
 class Shortest:
-    """Follows the shortest path to a view point of the goal and stops there."""
+    """Expert that follows the shortest path to a view point of the goal and stops there."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the episode before."""
-        self._visited: list[Any] = []  # positions [2] of the earlier calls
+        """Clear the state before an episode."""
+        self._visited: list[Any] = []  # positions [2] of the earlier calls in the episode
 
     def action(self, env: Any) -> str:
-        """Return one of ACTIONS for a habitat environment over a generated house."""
+        """Return the next action, one of ACTIONS.
+
+        Args:
+            env: A habitat environment with a generated house.
+        """
         simulator = env.sim
         paths = simulator.paths_to(_view_points(env))
         success_distance = env.task._config.measurements.success.success_distance
@@ -44,10 +48,11 @@ class Shortest:
 
 
 class Searching(Shortest):
-    """Acts on what is visible, so that it can be cloned; the shortest path cannot be seen until a goal is in view.
+    """Expert that searches until a goal is in view, which makes it easier to clone than the shortest path.
 
-    Until a goal is in view it turns around once, to the left, in every room that usually has such objects, and walks on
-    through the others; then it walks to the goal and faces it before it stops.
+    The shortest path depends on goals outside the frame, which a policy cannot see. This expert turns around once, to
+    the left, in every room that usually has such objects, and follows the shortest path through the other rooms. When a
+    goal has come into view, it walks to the goal and faces it before it stops.
     """
 
     def reset(self) -> None:
@@ -74,12 +79,17 @@ class Searching(Shortest):
 
 
 class ScanExpert:
-    """habitat-sim's path follower to the nearest view point, for HM3D; never run by this project."""
+    """Expert for HM3D: habitat-sim's path follower to the nearest view point; never run by this project."""
 
     def reset(self) -> None:
-        """Do nothing: this expert has no state."""
+        """Do nothing, because this expert has no state."""
 
     def action(self, env: Any) -> str:
+        """Return the next action, one of ACTIONS.
+
+        Args:
+            env: A habitat environment with habitat-sim.
+        """
         from habitat.tasks.nav.shortest_path_follower import ShortestPathFollower
 
         here = env.sim.get_agent_state().position
@@ -101,7 +111,7 @@ def _category(env: Any) -> str:
 
 
 def _goals(env: Any) -> dict[int, Piece]:
-    """Pieces of the goal's category, by their number in the segmentation."""
+    """Return the pieces of the goal's category, by their number in the segmentation."""
     return {n: piece for n, piece in enumerate(env.sim.house.pieces, 1) if piece.category == _category(env)}
 
 
@@ -110,7 +120,7 @@ def _in_view(simulator: Any, goals: dict[int, Piece]) -> bool:
 
 
 def _face(simulator: Any, goals: dict[int, Piece]) -> str:
-    """Turn to the nearest goal, and stop when it is in the middle of the frame."""
+    """Return the action that turns to the nearest goal, or "stop" if that is in the middle of the frame."""
     x, z = simulator.position
     nearest = min(goals.values(), key=lambda piece: math.dist((x, z), _nearest_point(piece, x, z)))
     wanted = math.atan2(x - nearest.x, z - nearest.z)  # counter-clockwise from north, -z
@@ -119,6 +129,6 @@ def _face(simulator: Any, goals: dict[int, Piece]) -> str:
 
 
 def _nearest_point(piece: Piece, x: float, z: float) -> tuple[float, float]:
-    """Nearest point of the footprint of a piece."""
+    """Return the point of a piece's footprint that is nearest to (x, z)."""
     x0, z0, x1, z1 = piece.rect
     return min(max(x, x0), x1), min(max(z, z0), z1)

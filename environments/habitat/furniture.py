@@ -1,7 +1,7 @@
 """Furniture of the generated houses: each kind is a few boxes, cylinders and ellipsoids in familiar colours.
 
 A part fills a box in the coordinates of its piece, in metres: x across, y up from the floor, z to the front; the back
-of the piece is at z = 0 and its middle at x = 0. Kinds with a category are goals of ObjectNav; the others
+of the piece is at z = 0 and its middle at x = 0. Kinds with a category are goals of ObjectNav; other kinds
 characterise a room.
 """
 
@@ -29,7 +29,14 @@ WOODS = (OAK, WALNUT, PINE)
 
 @dataclass(frozen=True)
 class Part:
-    """A solid that fills the box from `low` to `high` (x, y, z in metres); cylinders stand upright."""
+    """Solid part of a piece of furniture, which fills the box from `low` to `high`.
+
+    Args:
+        shape: "box", "cylinder" (upright) or "ball" (an ellipsoid).
+        low: The lower corner of the box, x, y, z in metres.
+        high: The upper corner of the box.
+        colour: Red, green and blue, 0..255.
+    """
 
     shape: Shape
     low: tuple[float, float, float]
@@ -42,7 +49,15 @@ Builder = Callable[[np.random.Generator], list]  # of Parts
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of furniture: width (x), depth (z) and height (y) in metres; `build` draws its colours and parts."""
+    """Kind of furniture.
+
+    Args:
+        name: The name of the kind, such as "office chair".
+        width: The size along x in metres.
+        depth: The size along z in metres.
+        height: The size along y in metres.
+        build: Returns the parts from a random generator, which chooses the colours.
+    """
 
     name: str
     width: float
@@ -52,7 +67,7 @@ class Kind:
 
 
 def _box(x: float, y: float, z: float, width: float, height: float, depth: float, colour: Colour) -> Part:
-    """A box centred at x, with its bottom at y and its back at z."""
+    """Return a box centred at x, with its bottom at y and its back at z."""
     return Part("box", (x - width / 2, y, z), (x + width / 2, y + height, z + depth), colour)
 
 
@@ -166,7 +181,7 @@ def _table(width: float, depth: float, height: float, thick: float = 0.06) -> Bu
 
 
 def _cupboard(width: float, depth: float, height: float, doors: int, colours: tuple[Colour, ...]) -> Builder:
-    """A cupboard with doors side by side, each with a handle."""
+    """Return the builder of a cupboard with doors side by side, each with a handle."""
 
     def build(rng: np.random.Generator) -> list[Part]:
         body = _pick(rng, colours)

@@ -1,7 +1,7 @@
-"""Generated houses: one storey of rooms with doors, furnished so that the type of a room predicts its contents.
+"""Generated houses: one storey of rooms with doors, with furniture that depends on the type of the room.
 
-Plan coordinates are habitat's: x to the east, z to the south, in metres; a turn of k means k * 90 degrees
-counter-clockwise seen from above, and a piece of turn 0 faces south (z).
+Plan coordinates are habitat's: x to the east, z to the south, in metres. A turn of k means k * 90 degrees
+counter-clockwise seen from above; a piece with turn 0 faces south (z).
 
         z0 +------------+--------+
            |  bedroom      bath  |      walls stand on the rooms' edges, half of their thickness on either side;
@@ -38,7 +38,7 @@ RIGHT = ((1, 0), (0, -1), (-1, 0), (0, 1))
 
 @dataclass(frozen=True)
 class Room:
-    """A rectangular room."""
+    """Rectangular room."""
 
     type: str
     rect: Rect  # up to the middle of the walls
@@ -52,7 +52,15 @@ class Room:
 
 @dataclass(frozen=True)
 class Door:
-    """An opening between two rooms: `along` x or z (0 or 1) from `low` to `high`, at `at` on the other axis."""
+    """Opening in the wall between two rooms.
+
+    Args:
+        rooms: The indices of the rooms.
+        along: The axis of the wall, 0 = x, 1 = z.
+        at: The position of the wall on the other axis, in metres.
+        low: The lower end of the opening on the axis of the wall, in metres.
+        high: The upper end.
+    """
 
     rooms: tuple[int, int]
     along: int
@@ -61,14 +69,28 @@ class Door:
     high: float
 
     def rect(self, reach: float) -> Rect:
-        """Return the opening extended by `reach` metres on both sides of the middle of the wall."""
+        """Return the rectangle of the opening.
+
+        Args:
+            reach: The extent to both sides of the middle of the wall, in metres.
+        """
         low, high = (self.low, self.at - reach), (self.high, self.at + reach)
         return (*low, *high) if self.along == 0 else (*low[::-1], *high[::-1])
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of furniture: centre of its footprint, height above the floor, room, and a seed for its colours."""
+    """Piece of furniture in a house.
+
+    Args:
+        kind: The kind, a key of KINDS.
+        x: The centre of the footprint in metres.
+        z: The centre of the footprint in metres.
+        y: The height above the floor in metres; 0 = it stands on the floor.
+        turn: The number of counter-clockwise turns by 90 degrees, 0..3; 0 = it faces south.
+        room: The index of the room.
+        colour: The seed of the colours.
+    """
 
     kind: str
     x: float
@@ -80,20 +102,20 @@ class Piece:
 
     @property
     def rect(self) -> Rect:
-        """The footprint."""
+        """The rectangle of the footprint."""
         kind = KINDS[self.kind]
         sides = (kind.width, kind.depth) if self.turn % 2 == 0 else (kind.depth, kind.width)
         return self.x - sides[0] / 2, self.z - sides[1] / 2, self.x + sides[0] / 2, self.z + sides[1] / 2
 
     @property
     def category(self) -> str | None:
-        """ObjectNav category; None for furniture that is never a goal."""
+        """The ObjectNav category; None = never a goal."""
         return CATEGORY_OF.get(self.kind)
 
 
 @dataclass(frozen=True)
 class House:
-    """A house: rooms, doors and furniture."""
+    """House with rooms, doors and furniture."""
 
     name: str
     rooms: tuple[Room, ...]
@@ -107,7 +129,10 @@ class House:
         return (*corners[:, :2].min(axis=0).tolist(), *corners[:, 2:].max(axis=0).tolist())
 
     def room_at(self, x: float, z: float) -> Room | None:
-        """Return the room at a position, including half the thickness of its walls; None outside the house."""
+        """Return the room at a position in metres; None outside the house.
+
+        A room includes half the thickness of its walls.
+        """
         for room in self.rooms:
             x0, z0, x1, z1 = room.rect
             if x0 <= x <= x1 and z0 <= z <= z1:
@@ -116,16 +141,22 @@ class House:
 
     @property
     def walls(self) -> list[Rect]:
-        """Solid rectangles of all walls: for each room its half of them, with gaps for the doors."""
+        """The solid rectangles of all walls, with gaps for the doors; each room adds its half of each wall."""
         return [wall for index in range(len(self.rooms)) for wall in self._walls_of(index)]
 
     @property
     def obstacles(self) -> list[Rect]:
-        """Rectangles that block the agent: walls, and footprints of furniture that stands on the floor."""
+        """The rectangles that block the agent: walls, and footprints of furniture that stands on the floor."""
         return self.walls + [piece.rect for piece in self.pieces if piece.y == 0]
 
     def doors_of(self, room: int, along: int, at: float) -> list[Door]:
-        """Return the doors of a room in the wall that runs along an axis at `at`, in order."""
+        """Return the doors in one wall of a room, in order.
+
+        Args:
+            room: The index of the room.
+            along: The axis of the wall, 0 = x, 1 = z.
+            at: The position of the wall on the other axis, in metres.
+        """
         sides = [door for door in self.doors if room in door.rooms and (door.along, door.at) == (along, at)]
         return sorted(sides, key=lambda door: door.low)
 
@@ -148,9 +179,14 @@ class House:
 
 @dataclass(frozen=True)
 class Group:
-    """Pieces that stand together, as (kind, x, z, turn, y) relative to the middle of the group's back edge.
+    """Pieces of furniture that stand together.
 
-    `place` is "wall" (back against a wall), "corner" (also in a corner) or "free" (with space to walk around it).
+    Args:
+        width: The size along the back edge in metres.
+        depth: The size from back to front in metres.
+        pieces: (kind, x, z, turn, y) of each piece, relative to the middle of the group's back edge.
+        place: "wall" (back against a wall), "corner" (also in a corner) or "free" (with space to walk around it).
+        chance: The probability of the group in a room, if it is not essential.
     """
 
     width: float
@@ -203,12 +239,26 @@ ROOMS_OF: dict[str, tuple[str, ...]] = {
 
 
 def house_name(split: str, rooms: int, index: int) -> str:
+    """Return the name of a house, such as "train-5-0000".
+
+    Args:
+        split: "train" or "val".
+        rooms: The number of rooms.
+        index: The number of the house in its split, from 0.
+    """
     return f"{split}-{rooms}-{index:04d}"
 
 
 @lru_cache(maxsize=64)
 def house(name: str) -> House:
-    """Generate the house that a name made by `house_name` determines; ValueError for any other name."""
+    """Generate the house of a name, which determines it.
+
+    Args:
+        name: A name made by `house_name`.
+
+    Raises:
+        ValueError: If the name is invalid.
+    """
     try:
         split, rooms, index = name.split("-")
         key = [SPLITS.index(split), int(rooms), int(index)]
@@ -224,7 +274,7 @@ def house(name: str) -> House:
 
 
 def _shell(rng: np.random.Generator, count: int) -> tuple[list[Room], list[Door]]:
-    """Rooms and doors: a rectangle, cut into `count` rooms that can all be reached."""
+    """Draw rooms and doors: a rectangle, cut into `count` rooms that are all connected."""
     while True:
         area, ratio = count * AREA, rng.uniform(1.0, 1.5)
         rects = [(0.0, 0.0, round(float(np.sqrt(area * ratio)), 2), round(float(np.sqrt(area / ratio)), 2))]
@@ -256,7 +306,7 @@ def _area(rect: Rect) -> float:
 
 
 def _doors(rng: np.random.Generator, rects: list[Rect]) -> list[Door] | None:
-    """Enough doors to reach every room, and sometimes one more; None if a room has no wall for a door."""
+    """Draw doors that connect all rooms, and sometimes more; None if that is not possible."""
     possible = [door for a in range(len(rects)) for b in range(a) if (door := _door(rng, rects, a, b))]
     group, doors = list(range(len(rects))), []
     for door in [possible[i] for i in rng.permutation(len(possible))]:
@@ -268,7 +318,7 @@ def _doors(rng: np.random.Generator, rects: list[Rect]) -> list[Door] | None:
 
 
 def _door(rng: np.random.Generator, rects: list[Rect], a: int, b: int) -> Door | None:
-    """A door at a random position of the wall that two rooms share; None if that is too narrow."""
+    """Draw a door in the wall that two rooms share; None if they share none or it is too short."""
     margin = 0.35
     for along in (0, 1):
         across = 1 - along
@@ -284,7 +334,10 @@ def _door(rng: np.random.Generator, rects: list[Rect], a: int, b: int) -> Door |
 
 
 def _typed(rng: np.random.Generator, rects: list[Rect], doors: list[Door]) -> list[Room]:
-    """The largest room is the living room, the smallest the bathroom, and the one with most doors the hall."""
+    """Give types to rooms: the largest is the living room, the smallest the bathroom.
+
+    Of the other rooms, the one with the most doors is the hall, if the house has one.
+    """
     order = sorted(range(len(rects)), key=lambda room: _area(rects[room]))
     types = list(ROOM_TYPES[: len(rects)])
     given = {order[-1]: "living room", order[0]: "bathroom"}
@@ -300,7 +353,7 @@ def _typed(rng: np.random.Generator, rects: list[Rect], doors: list[Door]) -> li
 
 
 def _furnished(rng: np.random.Generator, rooms: list[Room], doors: list[Door], name: str) -> House | None:
-    """The furnished house; None if an essential group does not fit."""
+    """Return the furnished house; None if an essential group does not fit."""
     pieces: list[Piece] = []
     for index, room in enumerate(rooms):
         taken = [door.rect(reach=1.0) for door in doors if index in door.rooms]
@@ -322,7 +375,7 @@ def _furnished(rng: np.random.Generator, rooms: list[Room], doors: list[Door], n
 def _place(
     rng: np.random.Generator, group: Group, room: Room, taken: list[Rect]
 ) -> tuple[Rect, tuple[float, float], int] | None:
-    """Draw a group's rectangle, the middle of its back edge and its turn; None if it does not fit."""
+    """Draw the rectangle of a group, the middle of its back edge and its turn; None if it does not fit."""
     x0, z0, x1, z1 = _grown(room.inside, -AISLE if group.place == "free" else 0.0)
     for _ in range(60):
         turn = int(rng.integers(4))
