@@ -1,9 +1,10 @@
-"""Free space of a disc among rectangles, and shortest paths for it (a visibility graph).
+"""Free space of a disc among rectangles, and its shortest paths (a visibility graph).
 
-A disc of radius r may stand where no obstacle is nearer than r: obstacles grow by r and get round corners. A shortest
-path consists of straight lines and arcs around corners; here a quarter arc is ARC + 1 points joined by straight lines,
-which come as near as r * NEARER to the corner. So the length lies between that of a disc of radius r * NEARER and that
-of the disc itself: it is never too long, and at most 2 cm too short per corner (r = 0.18 m).
+A disc of radius r can stand at a point if no obstacle is nearer than r: obstacles grow by r and get round corners. A
+shortest path consists of straight lines and arcs around corners. Here a quarter arc is ARC + 1 points joined by
+straight lines, which come as near as r * NEARER to the corner. So a path is at least as long as the path of a disc of
+radius r * NEARER and at most as long as the path of the disc itself: it is never too long, and at most 2 cm too short
+per corner (r = 0.18 m).
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ SKIN = 1e-3  # metres kept between the disc and an obstacle that stops it
 
 
 class Floor:
-    """Free space of a disc.
+    """Free space of a disc among obstacles.
 
     Args:
         obstacles: Rectangles (x0, z0, x1, z1) in metres.
-        radius: Radius of the disc in metres.
+        radius: The radius of the disc in metres.
+
+    Attributes:
+        corners: The C free points at which shortest paths can bend, [C, 2].
+        lengths: The lengths of straight lines between corners, [C, C]; inf = blocked or never part of a shortest path.
     """
 
     def __init__(self, obstacles: Sequence[Sequence[float]], radius: float) -> None:
@@ -38,13 +43,19 @@ class Floor:
         self.lengths = self.straight(self.corners, self.corners, bent & bent.T)
 
     def free(self, points: Floats) -> NDArray[np.bool_]:
-        """Return whether the disc can stand at points [P, 2], as bool [P]."""
+        """Return whether the disc can stand at each of the points [P, 2], bool [P]."""
         return self._gaps(points).min(axis=1, initial=np.inf) >= self.radius - 1e-9
 
     def straight(self, starts: Floats, ends: Floats, useful: NDArray[np.bool_]) -> Floats:
-        """Return the lengths [S, E] of straight lines from starts [S, 2] to ends [E, 2].
+        """Return the lengths of straight lines.
 
-        A length is inf where the line is blocked or where `useful` [S, E] is False.
+        Args:
+            starts: Points [S, 2].
+            ends: Points [E, 2].
+            useful: Which lines to compute, [S, E].
+
+        Returns:
+            Lengths in metres, [S, E]; inf if the line is blocked or not useful.
         """
         lengths = np.full(useful.shape, np.inf)
         start, end = np.nonzero(useful)
@@ -54,14 +65,22 @@ class Floor:
         return lengths
 
     def bent(self, points: Floats) -> NDArray[np.bool_]:
-        """Return whether a shortest path from points [P, 2] can graze, hence bend at, each corner: bool [P, C]."""
+        """Return whether a straight line from each point [P, 2] can touch and bend at each corner, bool [P, C]."""
         offsets = self.corners - points[:, None]
         lean = np.abs((offsets * self._normals).sum(axis=-1))
         lengths = np.linalg.norm(offsets, axis=-1)
         return (lean <= LEAN * lengths + 1e-9) & (lengths > 1e-9)
 
     def move(self, start: Floats, end: Floats) -> tuple[Floats, bool]:
-        """Move straight to `end` and stop at an obstacle; returns the position and whether there was one."""
+        """Move the disc in a straight line until it touches an obstacle.
+
+        Args:
+            start: The start [2].
+            end: The end [2].
+
+        Returns:
+            The position [2] at which the disc stops, and whether an obstacle has stopped it.
+        """
         share = float(self._contact(start[None], end[None], self.radius)[0])
         if share > 1:
             return end, False
@@ -69,11 +88,15 @@ class Floor:
         return start + (end - start) * max(share - SKIN / length, 0.0), True
 
     def paths_to(self, goals: Floats) -> ShortestPaths:
-        """Return the shortest paths to the nearest of `goals` [G, 2], which must be free."""
+        """Return the shortest paths to the nearest of some goals.
+
+        Args:
+            goals: Points [G, 2], which must be free.
+        """
         return ShortestPaths(self, goals)
 
     def _corners(self) -> tuple[Floats, Floats]:
-        """Free points [C, 2] on the arcs around all corners, and the arcs' normals there."""
+        """Return the free points [C, 2] on the arcs around all corners, and the normals of the arcs there."""
         angles = np.linspace(0, math.pi / 2, ARC + 1)[:, None]
         points, normals = [], []
         for columns, turn in (((2, 3), 0.0), ((0, 3), math.pi / 2), ((0, 1), math.pi), ((2, 1), 1.5 * math.pi)):
@@ -85,12 +108,12 @@ class Floor:
         return all_points[free], np.concatenate(normals).reshape(-1, 2)[free]
 
     def _gaps(self, points: Floats) -> Floats:
-        """Distance of each point from each obstacle, [P, N]."""
+        """Return the distance of each point from each obstacle, [P, N]."""
         low, high = self.obstacles[:, :2], self.obstacles[:, 2:]
         return np.linalg.norm(np.maximum(np.maximum(low - points[:, None], points[:, None] - high), 0), axis=-1)
 
     def _contact(self, starts: Floats, ends: Floats, radius: float) -> Floats:
-        """Fraction of each line at which the moving disc first touches an obstacle; inf = never. [S]"""
+        """Return the fraction of each line at which the moving disc first touches an obstacle, [S]; inf = never."""
         first = np.full(len(starts), np.inf)
         for chunk in range(0, len(starts), 4096):
             lines = slice(chunk, chunk + 4096)
@@ -113,7 +136,12 @@ class Floor:
 
 
 class ShortestPaths:
-    """Shortest paths from any point of a floor to the nearest of some goals."""
+    """Shortest paths from any point of a floor to the nearest of some goals.
+
+    Args:
+        floor: The floor.
+        goals: Points [G, 2], which must be free.
+    """
 
     def __init__(self, floor: Floor, goals: Floats) -> None:
         self._floor, self._goals = floor, goals
@@ -121,11 +149,25 @@ class ShortestPaths:
         self._left = _dijkstra(floor.lengths, direct.min(axis=0, initial=np.inf))
 
     def distances(self, points: Floats) -> Floats:
-        """Return the metres from points [P, 2] to the nearest goal, [P]; inf if there is no path."""
+        """Return the lengths of the shortest paths.
+
+        Args:
+            points: The starts [P, 2].
+
+        Returns:
+            Lengths in metres, [P]; inf if there is no path.
+        """
         return self._through(points).min(axis=1, initial=np.inf)
 
     def path(self, start: Floats) -> list[Floats]:
-        """Return the corner points of the path to the nearest goal, with both ends; empty if there is no path."""
+        """Return the points of the shortest path.
+
+        Args:
+            start: The start [2].
+
+        Returns:
+            The start, the corners and the goal, [2] each; empty if there is no path.
+        """
         aims, points = np.concatenate([self._floor.corners, self._goals]), [start]
         while np.isfinite(lengths := self._through(points[-1][None])[0]).any():
             best = int(lengths.argmin())
@@ -135,7 +177,7 @@ class ShortestPaths:
         return []
 
     def _through(self, points: Floats) -> Floats:
-        """Length of the path that goes straight to each corner or goal first, [P, C + G]."""
+        """Return the lengths of the paths that first go straight to each corner or goal, [P, C + G]."""
         floor = self._floor
         corners = floor.straight(points, floor.corners, floor.bent(points)) + self._left
         goals = floor.straight(points, self._goals, np.ones((len(points), len(self._goals)), bool))
@@ -143,7 +185,7 @@ class ShortestPaths:
 
 
 def _through_boxes(starts: Floats, along: Floats, boxes: Floats) -> tuple[Floats, Floats]:
-    """Fractions of each line at which it enters and leaves a box; boxes [..., 4], lines [..., 2]."""
+    """Return the fractions of each line at which it enters and leaves a box; boxes [..., 4], lines [..., 2]."""
     with np.errstate(divide="ignore", invalid="ignore"):
         lows = (boxes[..., :2] - starts) / along
         highs = (boxes[..., 2:] - starts) / along
@@ -169,7 +211,12 @@ def _first_share(enters: Floats, leaves: Floats) -> Floats:
 
 
 def _dijkstra(lengths: Floats, sources: Floats) -> Floats:
-    """Shortest distance [C] of each node to the goals, from lengths [C, C] between nodes and direct ones [C]."""
+    """Return the shortest distance of each node to the goals, [C].
+
+    Args:
+        lengths: The lengths between nodes, [C, C].
+        sources: The lengths of direct lines to the nearest goal, [C].
+    """
     left, waiting = sources.copy(), np.ones(len(sources), bool)
     for _ in range(len(sources)):
         node = int(np.where(waiting, left, np.inf).argmin())

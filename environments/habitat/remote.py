@@ -1,7 +1,7 @@
-"""Habitat-lab's ObjectNav task, run in its own interpreter by environment.py.
+"""Habitat-lab's ObjectNav task in its own interpreter, which environment.py starts.
 
 Config, dataset, episodes, task, sensors and measures are habitat-lab's. The simulator is habitat-sim with HM3D's scans
-(`scenes: hm3d`; written to its documentation and never run by this project) or the generated houses
+(`scenes: hm3d`; written from the documentation and never run by this project) or the generated houses
 (`scenes: embedded`).
 """
 
@@ -24,7 +24,7 @@ from .houses import ROOMS_OF
 CONFIG = "benchmark/nav/objectnav/objectnav_hm3d.yaml"
 ACTIONS = experts.ACTIONS
 HOUSES = Path(sys.prefix) / "houses"  # data sets of generated houses, in the interpreter's folder
-LOOK = 1.0  # metres ahead of the camera: the room there is the room in view, also in a doorway
+LOOK = 1.0  # metres ahead of the camera; the room at that point is the room in view, also in a doorway
 SPLITS = {"train": "train", "evaluation": "val"}  # our split -> habitat's
 
 Observation = dict
@@ -32,7 +32,18 @@ Info = dict
 
 
 def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> ObjectNav:
-    """Make the environment from the options of environment.py; ValueError if they need what is not installed."""
+    """Make the environment.
+
+    Args:
+        task: Not used; there is one task.
+        options: The options of environment.py's Defaults, without `python`.
+        split: "train" or "evaluation".
+        labels: Whether to add the simulator's ground truth to `info`.
+
+    Raises:
+        ValueError: If scenes=hm3d and habitat-sim is not installed or labels are requested, or no episode has a path of
+            at most `farthest`.
+    """
     if options["scenes"] == "hm3d" and not shim.installed():
         raise ValueError(
             "scenes=hm3d needs habitat-sim in this interpreter, which has no pip package: make a conda environment "
@@ -45,10 +56,15 @@ def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> Obj
 
 
 class ObjectNav:
-    """Habitat's RLTaskEnv behind the environment contract; the seed chooses an episode of the data set.
+    """Adapter from habitat's RLTaskEnv to the environment contract.
 
     `proprio` [14]: position relative to the start (metres ahead, metres to the right), sine and cosine of the turn
     since the start, the previous action and the goal's category as one-hot vectors.
+
+    Args:
+        options: The options of environment.py's Defaults.
+        split: Habitat's split, "train" or "val".
+        labels: Whether to add the simulator's ground truth to `info`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
@@ -76,6 +92,7 @@ class ObjectNav:
         self.action_space = {"type": "Discrete", "n": len(ACTIONS)}
 
     def reset(self, seed: int) -> tuple[Observation, Info]:
+        """Begin the episode of the data set that a seed chooses; return observation and info."""
         number = int(np.random.default_rng(seed).integers(len(self._episodes)))
         self._habitat.current_episode = self._episodes[number]
         self._previous = -1
@@ -84,13 +101,23 @@ class ObjectNav:
         return self._observation(observations), self._info(metrics)
 
     def step(self, action: int) -> tuple[Observation, float, bool, bool, Info]:
+        """Take one action, an index of ACTIONS; return observation, reward, terminated, truncated and info."""
         self._previous = int(action)
         observations, reward, done, metrics = self._env.step(ACTIONS[self._previous])
         stopped = ACTIONS[self._previous] == "stop"
         return self._observation(observations), float(reward), stopped, done and not stopped, self._info(metrics)
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Answer "oracle_action", the expert's next action, "house", the name of the scene, or "begin"."""
+        """Call a method by name.
+
+        Args:
+            name: "oracle_action" = return the expert's next action; "house" = return the name of the scene; "begin" =
+                move the episode to another start and return observation and info.
+            arguments: For "begin": the scene, the goal's category, the position and the rotation.
+
+        Raises:
+            ValueError: If the name is unknown, or no episode of the data set has the scene and the goal.
+        """
         if name == "oracle_action":
             return ACTIONS.index(self._expert.action(self._habitat))
         if name == "house":
@@ -100,13 +127,13 @@ class ObjectNav:
         raise ValueError(f"{name!r} is not a call of this environment; 'oracle_action', 'house' and 'begin' are")
 
     def _begin(self, scene_id: str, goal: str, position: Any, rotation: Any) -> tuple[Observation, Info]:
-        """Reset to a start that the data set does not have, in a scene and with a goal that it has."""
+        """Reset to a start that is not in the data set, in a scene and with a goal that are."""
         scene = Path(scene_id).name
         alike = [episode for episode in self._habitat.episodes if Path(episode.scene_id).name == scene]
         alike = [episode for episode in alike if episode.object_category == goal]
         if not alike:
             raise ValueError(f"no episode of the data set is in the scene {scene} with the goal {goal}")
-        # A shallow copy shares the goals; the cached shortest path is that of the other start.
+        # A shallow copy shares the goals; the cached shortest path belongs to the other start.
         episode = copy.copy(alike[0])
         episode.start_position, episode.start_rotation = list(position), list(rotation)
         episode._shortest_path_cache = None
@@ -117,6 +144,7 @@ class ObjectNav:
         return self._observation(observations), self._info(metrics)
 
     def close(self) -> None:
+        """Close habitat's environment."""
         self._env.close()
 
     def _observation(self, observations: Any) -> Observation:
@@ -134,7 +162,7 @@ class ObjectNav:
         return {**info, **self._ground_truth()} if self._labels else info
 
     def _ground_truth(self) -> Info:
-        """Visible furniture as `labels` and `segmentation`, as in Doom's info, and the `scene`."""
+        """Return visible furniture as `labels` and `segmentation`, as in Doom's info, and the `scene`."""
         simulator = self._habitat.sim
         owners = simulator.draw()[1]
         segmentation = np.zeros(owners.shape, np.uint8)
@@ -147,7 +175,7 @@ class ObjectNav:
         return {"labels": labels, "segmentation": segmentation, "scene": self._scene()}
 
     def _scene(self) -> Info:
-        """Type of the room in view, and which goals such rooms usually have."""
+        """Return the type of the room in view and, for each goal, whether such rooms usually have it."""
         simulator = self._habitat.sim
         x, z = simulator.position - LOOK * np.array([math.sin(simulator.heading), math.cos(simulator.heading)])
         room = simulator.house.room_at(x, z) or simulator.house.room_at(*simulator.position)
@@ -170,7 +198,7 @@ def _overrides(options: dict[str, Any], width: int, height: int) -> list[str]:
 
 
 def _scenes(options: dict[str, Any], split: str) -> list[str]:
-    """Config overrides for the simulator and its episodes."""
+    """Return config overrides for the simulator and its episodes."""
     if options["scenes"] == "hm3d":
         data = options["data"]
         episodes = f"{data}/datasets/objectnav/hm3d/v1/{{split}}/{{split}}.json.gz"
@@ -191,7 +219,7 @@ def _scenes(options: dict[str, Any], split: str) -> list[str]:
 
 
 def _within(episodes: list[Any], farthest: float | None) -> list[Any]:
-    """The episodes whose shortest path is at most `farthest` metres; None = all."""
+    """Return the episodes whose shortest path is at most `farthest` metres; None = all."""
     if farthest is None:
         return list(episodes)
     episodes_within = [episode for episode in episodes if episode.info["geodesic_distance"] <= farthest]
@@ -202,13 +230,20 @@ def _within(episodes: list[Any], farthest: float | None) -> list[Any]:
 
 
 def _box(mask: NDArray[np.bool_]) -> list[int]:
-    """(x0, y0, x1, y1) around the pixels that are set, ends exclusive."""
+    """Return the box (x0, y0, x1, y1) around the pixels that are set, ends exclusive."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
 
 
 def checks(options: dict[str, Any]) -> Iterator[tuple[str, bool, str, str]]:
-    """(link, works, what was found, next step), each built on those before it."""
+    """Yield the checks of the installation, where each depends on the earlier ones.
+
+    Args:
+        options: The options of environment.py's Defaults.
+
+    Yields:
+        (name, whether it works, what was found, the next step if it does not work).
+    """
     reinstall = "run `pr2l sim install habitat-lite` again"
     try:
         shim.prepare()

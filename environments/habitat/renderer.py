@@ -1,8 +1,8 @@
 """A software renderer of triangles, which makes frames and segmentation in one pass without GPU or display.
 
-habitat-sim draws with OpenGL; pip packages that draw without a GPU ask for system libraries (EGL, X11) that a bare
-machine lacks. habitat-lab brings Numba, which makes this loop as fast as they are, and gives the same pixels
-everywhere.
+habitat-sim draws with OpenGL, and pip packages that draw without a GPU need system libraries (EGL, X11) that a bare
+machine lacks. habitat-lab depends on Numba, which makes this loop as fast as these packages. The pixels are the same on
+all machines.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ FINER = 2  # samples per pixel on each axis
 
 
 class Renderer:
-    """Renders a mesh from a pose.
+    """Renderer of a mesh for a camera.
 
     Args:
-        width: Pixels.
-        height: Pixels.
-        field: Horizontal field of view in degrees.
+        width: The width of a frame in pixels.
+        height: The height of a frame in pixels.
+        field: The horizontal field of view in degrees.
     """
 
     def __init__(self, width: int, height: int, field: float) -> None:
@@ -34,7 +34,16 @@ class Renderer:
         self._texels = texels()
 
     def draw(self, mesh: Mesh, eye: NDArray[np.float64], heading: float) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Render frame [H, W, 3] and owners [H, W] from an eye (x, y, z); heading in radians from -z towards -x."""
+        """Render a frame and its segmentation.
+
+        Args:
+            mesh: The triangles.
+            eye: The position of the camera (x, y, z) in metres.
+            heading: The direction of the camera in radians from -z towards -x.
+
+        Returns:
+            The frame, uint8 [H, W, 3], and the owner of each pixel, int64 [H, W]; see `Mesh`.
+        """
         width, height = self._size
         image = np.zeros((height * FINER, width * FINER, 3))
         nearness = np.zeros(image.shape[:2])  # 1 / depth; 0 = nothing drawn yet
@@ -78,7 +87,7 @@ def _draw(  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def _cut(corners, uvs, eye, cosine, sine, points):  # type: ignore[no-untyped-def]
-    """Clip a triangle at NEAR, in camera coordinates, into `points`; returns its number of corners."""
+    """Clip a triangle at NEAR, write it to `points` in camera coordinates, and return its number of corners."""
     seen = np.empty((3, 5))
     for i in range(3):
         x, y, z = corners[i, 0] - eye[0], corners[i, 1] - eye[1], corners[i, 2] - eye[2]
@@ -135,7 +144,7 @@ def _fill(a, b, c, focal, colour, texture, owner, texels, image, nearness, shown
 
 @numba.njit(cache=True)
 def _level(pixels):  # type: ignore[no-untyped-def]
-    """Level of detail for a surface of which one metre covers `pixels` pixels."""
+    """Return the level of detail for a surface whose metre covers `pixels` pixels."""
     level = 0
     while level < LEVELS - 1 and pixels * 2**level < SIDE:
         level += 1

@@ -1,4 +1,4 @@
-"""Read human demonstrations of ObjectNav in the format of Habitat-Web and PIRLNav: episodes with a `reference_replay`.
+"""Reader of human demonstrations of ObjectNav in the format of Habitat-Web and PIRLNav.
 
 A file is one gzipped JSON object of hundreds of megabytes; among its keys are
 
@@ -7,8 +7,8 @@ A file is one gzipped JSON object of hundreds of megabytes; among its keys are
                   "reference_replay": [{"action": "STOP"}, {"action": "TURN_LEFT", "agent_state": {...}}, ...]}, ...]
 
 (Ram81/pirlnav at 8235b0e: pirlnav/dataset/dataset.py and task/object_nav_task.py). The first entry of a replay is the
-state at the start, and its action was not taken. Episodes are decoded one at a time, and everything else in the file is
-skipped. Only the standard library is imported, and Python 3.9 will do.
+state at the start, and its action was not taken. The reader decodes one episode at a time and skips all other parts of
+the file. This module imports only the standard library and runs with Python 3.9.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ ACTIONS = {
 BLOCK = 1 << 20  # characters per read
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-# A bracket, or a string; the group is missing where the string is not closed within the text.
+# A bracket, or a string; the group is missing if the string is not closed within the text.
 _TOKEN = re.compile(r'[\[\]{}]|"[^"\\]*(?:\\.[^"\\]*)*(")?', re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Replay:
-    """A demonstration.
+    """Human demonstration of one episode.
 
     Args:
-        episode_id: As in the file.
-        scene_id: As in the file, a path below the folder of the scene data sets.
+        episode_id: The id of the episode in the file.
+        scene_id: The path of the scene below the folder of the scene data sets.
         goal: The object's category.
-        position: x, y, z of the start, in metres.
-        rotation: Quaternion x, y, z, w of the start.
+        position: The start position (x, y, z) in metres.
+        rotation: The start rotation, a quaternion (x, y, z, w).
         actions: The actions that were taken, values of ACTIONS.
     """
 
@@ -61,18 +61,21 @@ class Replay:
 
 
 def read_replays(path: Path) -> Iterator[Replay]:
-    """Read the demonstrations of a .json.gz file in their order, one in memory at a time.
+    """Read the demonstrations of a file in order, with one in memory at a time.
+
+    Args:
+        path: A .json.gz file.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not in the format above; names the episode.
+        ValueError: If the file is not in the format above; the message names the episode.
     """
     number = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             for number, episode in enumerate(_episodes(_Json(file))):
                 yield _replay(episode)
-                number += 1  # an error from here on is of the next one
+                number += 1  # a later error belongs to the next episode
     except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
         raise ValueError(
             f"{path}, episode {number}: {error}. An ObjectNav data set with human demonstrations is needed, "
@@ -142,21 +145,25 @@ def _episodes(text: _Json) -> Iterator[Any]:
 
 
 class _Json:
-    """A position in a JSON text that is read in blocks."""
+    """Position in a JSON text that is read in blocks."""
 
     def __init__(self, file: TextIO) -> None:
         self._file, self._text, self._at = file, "", 0
         self._decode = json.JSONDecoder().raw_decode
 
     def next(self) -> str:
-        """The next character that is not white space, or "" at the end; the position stays before it."""
+        """Return the next character that is not white space, or "" at the end; the position stays before it."""
         while True:
             self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # matches everywhere
             if self._at < len(self._text) or not self._more():
                 return self._text[self._at : self._at + 1]
 
     def expect(self, character: str) -> None:
-        """Move past a character; ValueError if it is another one."""
+        """Move past a character.
+
+        Raises:
+            ValueError: If the next character is another one.
+        """
         if (actual := self.next()) != character:
             raise ValueError(f"expected {character!r} and found {actual!r}" if actual else "the file ends too early")
         self._at += 1
@@ -177,7 +184,7 @@ class _Json:
             return value
 
     def elements(self) -> Iterator[Any]:
-        """Decode the elements of a list one by one, and move past it."""
+        """Decode the elements of a list one by one, and move past the list."""
         self.expect("[")
         while self.next() != "]":
             yield self.value()

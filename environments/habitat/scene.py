@@ -1,4 +1,4 @@
-"""A generated house as textured triangles, y up, in metres."""
+"""Conversion of a generated house to textured triangles, y up, in metres."""
 
 from __future__ import annotations
 
@@ -23,8 +23,15 @@ SKIRTING = 0.08  # height of the skirting board in metres
 
 @dataclass(frozen=True)
 class Mesh:
-    """T triangles. corners [T, 3, 3]; normals [T, 3]; uvs [T, 3, 2] in repeats of the texture; colours [T, 3], lit, in
-    0..255; textures [T], -1 = plain; owners [T]: 0 = the building, 1 + i = the house's i-th piece.
+    """Textured triangles.
+
+    Args:
+        corners: The corners, [T, 3, 3].
+        normals: The normals, [T, 3].
+        uvs: The texture coordinates of the corners in repeats of the texture, [T, 3, 2].
+        colours: The colours with lighting, 0..255, [T, 3].
+        textures: The index of the texture in TEXTURES, [T]; -1 = plain.
+        owners: 0 = the building, 1 + i = the i-th piece of the house's furniture, [T].
     """
 
     corners: Floats
@@ -36,7 +43,7 @@ class Mesh:
 
 
 def mesh(house: House) -> Mesh:
-    """Return the triangles of a house with its furniture."""
+    """Return the triangles of a house and its furniture."""
     surface = _Surface()
     rng = np.random.default_rng(zlib.crc32(house.name.encode()))
     for index, room in enumerate(house.rooms):
@@ -48,7 +55,7 @@ def mesh(house: House) -> Mesh:
 
 
 class _Surface:
-    """Collects flat faces; corners are counter-clockwise seen from the visible side."""
+    """Collection of flat faces; corners are counter-clockwise, seen from the visible side."""
 
     def __init__(self) -> None:
         self._faces: list[tuple[Floats, Floats, Colour, int, int]] = []
@@ -198,7 +205,7 @@ _SHAPES = {"box": _box, "cylinder": _cylinder, "ball": _ball}
 
 
 def _ring(part: Part, share: float, radius: float, segments: int) -> Floats:
-    """Ring around a part at a fraction of its height, counter-clockwise from above."""
+    """Return the ring around a part at a fraction of its height, counter-clockwise from above."""
     low, high = np.array(part.low), np.array(part.high)
     angles = -2 * np.pi * np.arange(segments) / segments
     around = np.stack([np.cos(angles), np.full(segments, 2 * share - 1), np.sin(angles)], axis=1)
@@ -216,7 +223,11 @@ TEXTURES = ("planks", "carpet", "small tiles", "checker", "slabs", "plaster", "s
 
 
 def texels() -> Floats:
-    """Return brightness factors of all textures [texture, level, SIDE, SIDE]; a texture repeats every metre."""
+    """Return the brightness factors of all textures, which repeat every metre.
+
+    Returns:
+        float64 [texture, level of detail, SIDE, SIDE].
+    """
     rng = np.random.default_rng(0)
     v, u = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     grain = rng.normal(0, 1, (SIDE, SIDE))
@@ -237,7 +248,7 @@ def texels() -> Floats:
 
 
 def _joints(u: Floats, v: Floats, across: float, down: float, shade: float) -> Floats:
-    """`shade` on the lines of a grid at whole u and v, else 1."""
+    """Return `shade` on the lines of a grid at whole u and v, else 1."""
     return np.where((u % 1 < across) | (v % 1 < down), shade, 1.0)
 
 

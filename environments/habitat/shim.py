@@ -1,7 +1,7 @@
-"""Lets habitat-lab be imported without habitat-sim, which has no pip package.
+"""Stubs with which habitat-lab can be imported without habitat-sim, which has no pip package.
 
 Four modules of habitat-lab that ObjectNav does not use (rearrangement, articulated objects, batch rendering) import
-habitat-sim. Without habitat-sim they are replaced by stubs; with it, nothing is changed.
+habitat-sim. If habitat-sim is not installed, stubs replace these modules.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def installed() -> bool:
 
 
 def prepare() -> None:
-    """Replace the modules; call this before `import habitat`."""
+    """Replace the modules by stubs if habitat-sim is not installed; call this before `import habitat`."""
     if not installed():
         _stub("habitat.sims.habitat_simulator.object_state_machine", ObjectStateMachine=_Absent)
         _stub("habitat.tasks.rearrange", _try_register_rearrange_task=lambda: None, __path__=[])

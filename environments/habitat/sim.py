@@ -1,7 +1,7 @@
-"""A habitat simulator over the generated houses, in place of habitat-sim.
+"""A habitat simulator for the generated houses, in place of habitat-sim.
 
-Registered as Houses-v0; the scene's name is that of a house (`houses.house_name`). The agent is a disc of the config's
-radius that stops at obstacles (no sliding). Call `shim.prepare()` before importing this module.
+It is registered as Houses-v0; the name of a scene is the name of a house (`houses.house_name`). The agent is a disc
+with the config's radius that stops at obstacles without sliding. Call `shim.prepare()` before importing this module.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Picture = tuple  # frame uint8 [H, W, 3], owner of each pixel int64 [H, W]
 
 
 class Camera(RGBSensor):
-    """RGB sensor that returns the simulator's frame."""
+    """RGB sensor whose observation is the simulator's frame."""
 
     def _get_observation_space(self, *arguments: Any, **named: Any) -> spaces.Box:
         return spaces.Box(0, 255, (self.config.height, self.config.width, 3), np.uint8)
@@ -48,6 +48,15 @@ def _mesh(name: str) -> Mesh:
 
 @registry.register_simulator(name="Houses-v0")
 class HousesSimulator(Simulator):
+    """Simulator of an agent in a generated house.
+
+    Args:
+        config: Habitat's simulator config.
+
+    Raises:
+        ValueError: If the agent's radius is not dataset.RADIUS.
+    """
+
     def __init__(self, config: Any) -> None:
         self.habitat_config = config
         self._agent = config.agents[config.agents_order[0]]
@@ -73,20 +82,22 @@ class HousesSimulator(Simulator):
 
     @property
     def house(self) -> House:
+        """The house of the current scene."""
         return house(self._name)
 
     @property
     def floor(self) -> Floor:
+        """The walkable floor of the current scene."""
         return floor(self._name)
 
     @property
     def position(self) -> Floats:
-        """Position (x, z) of the agent, [2]."""
+        """The agent's position (x, z) in metres, [2]."""
         return self._position
 
     @property
     def heading(self) -> float:
-        """Radians counter-clockwise from -z."""
+        """The agent's heading in radians, counter-clockwise from -z."""
         return self._heading
 
     @property
@@ -97,7 +108,12 @@ class HousesSimulator(Simulator):
         self._rng = np.random.default_rng(seed)
 
     def reconfigure(self, config: Any, episode: Any = None) -> None:
-        """Set the scene and the start pose from a config."""
+        """Set the scene and the start pose from a config.
+
+        Args:
+            config: Habitat's simulator config; the base name of its `scene` is the name of the house.
+            episode: Not used.
+        """
         name = os.path.basename(config.scene)
         start = config.agents[config.agents_order[0]]
         self._name, self._paths = name, None
@@ -109,7 +125,13 @@ class HousesSimulator(Simulator):
         return self._sensors.get_observations(self)
 
     def step(self, action: int | None, *arguments: Any, **named: Any) -> Observations:
-        """Take one of HabitatSimActions; None does nothing."""
+        """Take an action and return the observations.
+
+        Args:
+            action: One of HabitatSimActions; any other value = stand still.
+            arguments: Not used.
+            named: Not used.
+        """
         self._collided = False
         turn = math.radians(self.habitat_config.turn_angle)
         if action == HabitatSimActions.move_forward:
@@ -119,14 +141,18 @@ class HousesSimulator(Simulator):
         return self._sensors.get_observations(self)
 
     def step_physics(self, seconds: float) -> None:
-        """Do nothing: no object moves by itself."""
+        """Do nothing, because no object moves by itself."""
 
     def ahead(self, heading: float) -> Floats:
-        """Return the position [2] after an unblocked step forward in a direction."""
+        """Return the position [2] after an unblocked step forward with a heading in radians."""
         return self._position - self.habitat_config.forward_step_size * np.array([math.sin(heading), math.cos(heading)])
 
     def draw(self) -> Picture:
-        """Render the frame [H, W, 3] and, per pixel, 1 + the number of the piece, 0 for none, [H, W]."""
+        """Render the current pose.
+
+        Returns:
+            The frame, uint8 [H, W, 3], and for each pixel 1 + the index of its piece, or 0, int64 [H, W].
+        """
         x, z = self._position.tolist()
         pose = (self._name, x, z, self._heading)
         if self._drawn is None or self._drawn[0] != pose:
@@ -139,7 +165,17 @@ class HousesSimulator(Simulator):
         return AgentState(np.array([x, 0.0, z]), turned)
 
     def set_agent_state(self, position: Sequence[float], rotation: Any, *arguments: Any, **named: Any) -> bool:
-        """Set the pose; `rotation` is a quaternion or (x, y, z, w). Returns whether the position is navigable."""
+        """Set the agent's pose.
+
+        Args:
+            position: (x, y, z) in metres; y is ignored.
+            rotation: A quaternion, or its values (x, y, z, w).
+            arguments: Not used.
+            named: Not used.
+
+        Returns:
+            Whether the position is navigable.
+        """
         if isinstance(rotation, quaternion.quaternion):
             rotation = [rotation.x, rotation.y, rotation.z, rotation.w]
         self._position = np.array([position[0], position[2]], float)
@@ -159,11 +195,21 @@ class HousesSimulator(Simulator):
         return observations
 
     def geodesic_distance(self, position_a: Any, position_b: Any, episode: Any = None) -> float:
-        """Return the metres from a to the nearest of the points b; inf if there is no path."""
+        """Return the length of the shortest path in metres; inf if there is no path.
+
+        Args:
+            position_a: The start (x, y, z).
+            position_b: One or several goals (x, y, z), of which the nearest counts.
+            episode: Not used.
+        """
         return float(self.paths_to(position_b).distances(_plan([position_a]))[0])
 
     def paths_to(self, goals: Any) -> ShortestPaths:
-        """Return the shortest paths to the nearest of some points (x, y, z); the last result is cached."""
+        """Return the shortest paths to the nearest of some goals; the last result is cached.
+
+        Args:
+            goals: One or several points (x, y, z).
+        """
         places = _plan(goals)
         key = places.tobytes()
         if self._paths is None or self._paths[0] != key:
@@ -197,7 +243,7 @@ class HousesSimulator(Simulator):
         return frame
 
     def close(self, destroy: bool = True) -> None:
-        """Do nothing: there are no resources to free."""
+        """Do nothing, because there are no resources to free."""
 
 
 @lru_cache(maxsize=256)
@@ -206,5 +252,5 @@ def _paths(name: str, goals: bytes) -> ShortestPaths:
 
 
 def _plan(points: Any) -> Floats:
-    """Points (x, y, z), one or several -> (x, z) [P, 2]."""
+    """Return one or several points (x, y, z) as (x, z), [P, 2]."""
     return np.ascontiguousarray(np.array(points, float).reshape(-1, 3)[:, [0, 2]])
