@@ -28,7 +28,7 @@ class Defaults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_new_tokens: PositiveInt = 64  # of a response, its end included; an action in a GUI takes 20 to 40
+    max_new_tokens: PositiveInt = 64  # of a response, with its end token; an action in a GUI takes 20 to 40
 
 
 @dataclass(frozen=True)

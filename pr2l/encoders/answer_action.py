@@ -24,7 +24,7 @@ Words = tuple[Annotated[str, Field(min_length=1)], ...]  # empty for an action w
 class Defaults(PromptOptions):
     """Options of the encoder `answer_action`."""
 
-    # for each action of the environment, in its order, the words that name it; these are of tiny's vocabulary
+    # for each action of the environment, in its order, the words that name it; the default is for `tiny`
     actions: tuple[Words, ...] = Field((("left",), ("right",), ("ahead",)), min_length=1)
 
 

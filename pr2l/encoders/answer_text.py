@@ -25,7 +25,7 @@ from pr2l.encoders.common.prompts import PromptOptions
 from pr2l.encoders.common.vision import load_pretrained, read_pretrained
 from pr2l.vlms import checkpoint
 
-MAX_LENGTH = 256  # word pieces, as the model was trained; answers are far shorter
+MAX_LENGTH = 256  # word pieces, as in the model's training; answers are far shorter
 
 
 class Defaults(PromptOptions):
@@ -66,7 +66,7 @@ class SentenceEmbedder:
     def __init__(self, weights: str, device: str) -> None:
         self.tokenizer = read_pretrained(weights, lambda: AutoTokenizer.from_pretrained(weights))
         _check_parts(weights)
-        # Always in float32: it is small, and a text's embedding then hardly depends on the others of its batch.
+        # Always in float32: the model is small, and a text's embedding then hardly depends on the rest of its batch.
         self.model = checkpoint.read_model(weights, device, "float32", partial(load_pretrained, AutoModel))
         self.width = int(self.model.config.hidden_size)
 
@@ -82,7 +82,7 @@ class SentenceEmbedder:
 
 
 def _check_parts(weights: str) -> None:
-    """Raise UserError for a model whose files describe another computation than this module's."""
+    """Raise UserError for a model whose files describe another computation than that of this module."""
     modules = checkpoint.read_json(weights, "modules.json") or ()
     layers = [(module["type"].rpartition(".")[2], module["path"]) for module in modules]
     files = [f"{path}/config.json" for kind, path in layers if kind == "Pooling"]

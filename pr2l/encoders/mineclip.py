@@ -33,7 +33,7 @@ from pr2l.encoders.common.vision import FileEncoder, VisionDefaults, VisionOutpu
 SIZE = (160, 256)  # pixels
 MEAN, STD = (0.3331, 0.3245, 0.3051), (0.2439, 0.2493, 0.2873)  # of 21,000 clips (base.py)
 HEAD = 64  # width of an attention head
-VIDEO = 16  # frames of a video, as MineCLIP was trained
+VIDEO = 16  # frames of a video in MineCLIP's training
 IMAGE_PREFIX, VIDEO_PREFIX = "model.image_encoder.", "model.temporal_encoder.attn.model."
 NEEDED = ("conv1.weight", "cls_token", "pos_embed", "projection", "blocks.0.ln_1.weight")  # to infer the sizes
 
@@ -42,8 +42,9 @@ class Defaults(VisionDefaults):
     """Options of the encoder `mineclip`."""
 
     weights: str = "weights/mineclip_attn.pth"  # the file as published, or its "state_dict" as .safetensors
-    tokens: Literal["all", "cls", "mean"] = "cls"  # MineCLIP's feature; class token and patches; the patches' mean
-    video: bool = False  # with tokens=cls: after the temporal pooling of the frame repeated 16 times
+    # cls = MineCLIP's feature; all = class token and patches; mean = the patches' mean
+    tokens: Literal["all", "cls", "mean"] = "cls"
+    video: bool = False  # with tokens=cls: apply the temporal pooling to the frame repeated 16 times
 
 
 class MineClipEncoder(FileEncoder):

@@ -20,8 +20,8 @@ class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     objects: int = 16  # tokens; the nearest objects are kept
-    named: bool = True  # add a number: whether the context names the object's kind, as a perfect answer would say
-    distance_unit: float = 500.0  # distances are divided by it, so that they are near 1; in map units
+    named: bool = True  # add a number: whether the context names the object's kind, like a perfect answer
+    distance_unit: float = 500.0  # in map units; distances are divided by it, so that they are near 1
 
 
 class OracleEncoder(Encoder):
@@ -51,7 +51,7 @@ class OracleEncoder(Encoder):
         values = torch.zeros(len(frames), self.tokens, self.width)
         mask = torch.zeros(len(frames), self.tokens, dtype=torch.bool)
         for row, objects in enumerate(labels):
-            known = [label for label in objects if label["name"] in self.kinds]  # not blood, puffs and the like
+            known = [label for label in objects if label["name"] in self.kinds]  # without blood, puffs and the like
             nearest = sorted(known, key=lambda label: label["distance"])[: self.tokens]
             for token, label in enumerate(nearest):
                 values[row, token, self.kinds[label["name"]]] = 1

@@ -21,11 +21,11 @@ from pr2l.encoders.common.states import StatesEncoder, check_pooling, pool_grid,
 class Defaults(PromptOptions):
     """Options of the encoder `prompted`."""
 
-    segments: tuple[Segment, ...] = ("image", "prompt", "generated")  # tokens to use, in this order; the paper's
+    segments: tuple[Segment, ...] = ("image", "prompt", "generated")  # tokens to use, in this order, as in the paper
     image_tokens: int | None = None  # average each image's grid to so many (a square number); None = keep all tokens
     pca: int | None = None  # components per layer and token (paper's Habitat: 1024 of 4096); None = no PCA
     pca_frames: PositiveInt = 512  # frames of random play that the PCA is fitted on
-    layer_join: Literal["width", "tokens"] = "width"  # layers side by side in a token, or as tokens of their own
+    layer_join: Literal["width", "tokens"] = "width"  # concatenate layers in a token, or make them tokens
 
 
 class PromptedEncoder(StatesEncoder):

@@ -43,7 +43,7 @@ from pr2l.vlms.pixels import Pixels
 
 __all__ = ["IGNORE_INDEX", "OPTIMIZATIONS", "VLM", "Defaults", "Optimization", "check_batch"]
 
-IGNORE_INDEX = -100  # a target that the loss leaves out, as in transformers
+IGNORE_INDEX = -100  # a target that the loss ignores, as in transformers
 
 
 class VLM:
@@ -67,14 +67,14 @@ class VLM:
         token_ids: Function from a prompt to the token ids of the model's whole input.
     """
 
-    # Families whose image may stand anywhere in the text override this with both orders.
+    # A family whose image may be anywhere in the text overrides this with both orders.
     token_orders: tuple[str, ...] = ("image_first",)
     # Whether backends/local.py runs the forward passes; False = transformers' `generate`, or a server.
     has_engine = True
     # Whether a pass may continue from keys and values of the input's beginning: causal attention, positions that follow
     # from the length, and no further inputs per token.
     can_share_prefix = False
-    # Layers that early exit keeps beyond the highest one asked for.
+    # Number of layers that early exit keeps above the highest chosen one.
     spare_layers = 0
     # The type id of generated tokens, in a family whose tokens have types.
     answer_type = 0
@@ -254,7 +254,7 @@ class VLM:
             image_features: Result of `encode_images` for the prompts' images, in order.
             prompts: B prompts; unless the model is an encoder-decoder, all with the same number of token ids.
         """
-        ids = self.ids(prompts)  # of one length here: without padding, no mask is needed
+        ids = self.ids(prompts)  # all of one length: without padding, no mask is needed
         return {"input_ids": ids, "mm_encoder_outputs": {"image": image_features}, **self.text_inputs(prompts, ids)}
 
     @property
@@ -267,7 +267,7 @@ class VLM:
     def key(self) -> dict[str, Any]:
         """Return everything that states depend on beside frame and text, as JSON values."""
         dtype = "int8" if self.options.dtype == "int8" else str(self.model.dtype).removeprefix("torch.")
-        # Left out where they change nothing, so that what was stored before the option existed is found again.
+        # An option with its default is left out, so that embeddings stored before the option existed are found.
         defaults = Defaults()
         newer = ("random_weights", "aspect", "frame_size")
         unused = {name for name in newer if getattr(self.options, name) == getattr(defaults, name)}
@@ -407,7 +407,7 @@ class VLM:
                 pad_token_id=self._pad,
                 logits_processor=[decoding],
             )
-            # Before the answer an encoder-decoder returns its start token, the others their input.
+            # Before the answer an encoder-decoder returns its start token, other models return their input.
             tokens = tokens[:, 1 if self.is_encoder_decoder else inputs["input_ids"].shape[1] :]
             for row, ids, real in zip(rows, tokens, self._before_end(tokens), strict=True):
                 answers[row] = ids[real].tolist()
@@ -486,11 +486,11 @@ class VLM:
             rows = zip(inputs[key].tolist(), lengths, values, strict=True)
             fill = self._pad if key == "input_ids" else 0
             inputs[key] = _padded([[*row[:length], *end] for row, length, end in rows], fill).to(inputs[key])
-        # The logits that predict a token stand one position before it.
+        # The logits that predict a token are one position before it.
         ends = zip(lengths, answer_ids, strict=True)
         before = [[*[IGNORE_INDEX] * (length - 1), *ids, IGNORE_INDEX] for length, ids in ends]
         targets = _padded(before, IGNORE_INDEX).to(self.model.device)
-        if "logits_to_keep" in signature(self.model.forward).parameters:  # those of an image would fill the memory
+        if "logits_to_keep" in signature(self.model.forward).parameters:  # logits of image tokens would fill the memory
             inputs["logits_to_keep"] = targets.shape[1] - min(lengths) + 1
             targets = targets[:, -inputs["logits_to_keep"] :]
         return inputs, targets
@@ -611,7 +611,7 @@ class VLM:
     # Internals.
 
     def _passes_of_generate(self, frames: Frames, prompts: list[Prompt]) -> PassStates:
-        """The same states from `generate`, for families without passes of their own."""
+        """Return the same states from `generate`, for families without passes of their own."""
         inputs, count = self.inputs(frames, prompts), self.new_tokens
         out = self.model.generate(
             **inputs,
@@ -629,21 +629,21 @@ class VLM:
         return PassStates(ordered, tokens, torch.cat([ordered[:, :, :0], *generated], dim=2))
 
     def _chosen_layers(self, states: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """float32 [B, L, T, D] of a model's tuple of hidden states."""
+        """Return the chosen layers of a model's tuple of hidden states, float32 [B, L, T, D]."""
         return torch.stack([states[layer] for layer in self.options.layers], dim=1).float()
 
     def _order(self, ids: torch.Tensor) -> torch.Tensor:
-        """Positions of the image tokens, then those of the others; the same for all rows of a pass."""
+        """Return the positions of the image tokens, then those of the others; they are equal for all rows of a pass."""
         image = ids[0] == self.image_token_id
         return torch.cat([image.nonzero().flatten(), (~image).nonzero().flatten()])
 
     def _groups(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Rows that can go through the model together.
+        """Group the rows that can go through the model together.
 
-        An encoder masks padding on the right exactly, so rows of an encoder-decoder differ in length. A decoder-only
-        model would have to be padded on the left, which moves the positions of real tokens: rows of equal layout go
-        together instead, without any padding, and nothing has to be masked. With `compile` the last row comes several
-        times, with the same result.
+        An encoder masks padding on the right exactly, so rows of an encoder-decoder may differ in length. A
+        decoder-only model would need padding on the left, which moves the positions of real tokens. Therefore its rows
+        of equal layout form a group, without any padding or mask. With `compile` the last row of a group is repeated,
+        with the same result.
         """
         groups = defaultdict(list)
         for row, prompt in enumerate(prompts):
@@ -652,11 +652,11 @@ class VLM:
         return [self.buckets.padded(rows) for rows in groups.values()]
 
     def _select(self, frames: Frames, prompts: list[Prompt], rows: list[int]) -> tuple[Frames, list[Prompt]]:
-        """Some rows of a batch, with their images."""
+        """Return some rows of a batch, with their images."""
         return frames[images_of(prompts, rows)], [prompts[row] for row in rows]
 
     def _split(self, frames: Frames, prompts: Sequence[Prompt]) -> list[Frames]:
-        """The images of each row, uint8 [images, H, W, 3]."""
+        """Return the images of each row, uint8 [images, H, W, 3]."""
         return [frames[images_of(prompts, [row])] for row in range(len(prompts))]
 
     def _decoding(self, frames: Frames, prompts: Sequence[Prompt]) -> Decoding:
@@ -666,7 +666,7 @@ class VLM:
         return Decoding(self._eos, options.min_new_tokens, numbers, options.temperature)
 
     def _before_end(self, tokens: torch.Tensor) -> torch.Tensor:
-        """bool [B, N]: True up to and including the token that ends the answer."""
+        """Return a mask, bool [B, N]: True up to and including the token that ends the answer."""
         ends = torch.isin(tokens, torch.tensor(self._eos, device=tokens.device, dtype=tokens.dtype))
         return ends.cumsum(1) - ends.long() == 0
 
@@ -685,11 +685,11 @@ class VLM:
 
     @property
     def _pad(self) -> int:
-        """Stands where a row is shorter; masked, so any id does if the tokenizer has none for it."""
+        """Id of padding, which is always masked; 0 if the tokenizer has none."""
         return int(self.tokenizer.pad_token_id or 0)
 
     def _picture_size(self) -> tuple[int, int]:
-        """Height and width of the pictures that the vision tower reads."""
+        """Return the height and the width of the pictures that the vision tower reads."""
         if self.options.aspect != "native":
             return self.image_size, self.image_size
         if self.options.frame_size is None:
@@ -716,7 +716,7 @@ class VLM:
             )
 
     def _probe_vision(self) -> tuple[int, int]:
-        """Number and width of the vision tower's tokens, from one black picture."""
+        """Return the number and the width of the vision tower's tokens, from one black picture."""
         try:
             with torch.no_grad():
                 features = self.image_features(np.zeros((1, *self.picture_size, 3), dtype=np.uint8))
@@ -742,7 +742,7 @@ class VLM:
 
     @cached_property
     def _positions(self) -> int | None:
-        """The longest sequence where positions are learned; None = they are computed, and any length is possible."""
+        """Length of the longest sequence if positions are learned; None = positions are computed, for any length."""
         model = self.language_model
         stacks = [model.get_encoder(), model.get_decoder()] if self.is_encoder_decoder else [model.get_decoder()]
         for stack in stacks:
@@ -759,7 +759,7 @@ class VLM:
             )
 
     def _find_images(self, prompt: Prompt) -> tuple[int, ...]:
-        """Positions of the image tokens in the input."""
+        """Return the positions of the image tokens in the input."""
         return tuple(place for place, token in enumerate(self.token_ids(prompt)) if token == self.image_token_id)
 
     def _prompt_width(self, prompts: Sequence[Prompt], prompt_tokens: int | None) -> int:
@@ -782,13 +782,13 @@ class VLM:
 
 
 def _take_over_decoding(model: Any) -> tuple[int, ...]:
-    """Drop the checkpoint's preferences for decoding (beams, penalties, forced tokens); return its EOS ids.
+    """Drop the checkpoint's settings for decoding (beams, penalties, forced tokens), and return its EOS ids.
 
-    EOS is dropped too: `generate` then always makes all its tokens, so that every row has a state at every
-    position, and what follows the end of an answer is masked here.
+    EOS is dropped too. `generate` then always makes all its tokens, so that every row has a state at every position,
+    and this module masks the positions after the end of an answer.
     """
     ends = model.generation_config.eos_token_id
-    # BLIP-2 and InstructBLIP hand `generate` on to the language model inside them.
+    # BLIP-2 and InstructBLIP call `generate` of the language model inside them.
     inner: Any = getattr(model, "language_model", None)
     for module in (model, inner):
         if (old := getattr(module, "generation_config", None)) is not None:
@@ -803,7 +803,7 @@ def _own_end(tokenizer: Any) -> tuple[int, ...]:
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
-    """int64 [B, T]: the rows, padded on the right."""
+    """Return the rows, padded on the right, as int64 [B, T]."""
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
 

@@ -39,7 +39,7 @@ from pr2l.vlms.allocator import keep_freed_memory
 
 WEIGHTS = Path(__file__).parent / "weights"
 READ = {".safetensors", ".bin", ".pt", ".json", ".jinja", ".model", ".txt"}  # files that states may depend on
-# Reports of pretraining that an earlier version called otherwise: embeddings stored under its digest are still found.
+# Earlier names of pretraining's reports. Digests use them, so that embeddings stored under such a digest are found.
 EARLIER_NAMES = {"evaluation.json": "exam.json", "evaluation_before.json": "exam_before.json"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CONNECT_SECONDS = 5
@@ -149,12 +149,12 @@ def read_model(
 
 @torch.no_grad()
 def _draw_weights(model: Any, seed: int) -> None:
-    """Initialise every weight anew; torch's generators stay as they were."""
+    """Initialise every weight anew; the state of torch's generators is kept."""
     for part in (*model.modules(), *model.parameters(), *model.buffers()):
-        part._is_hf_initialized = False  # transformers draws nothing that it has read
+        part._is_hf_initialized = False  # transformers does not draw weights that it has read
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # a GPU's generator stays as it is
-        for weight in model.parameters():  # first, as some classes leave weights of their own alone
+        for weight in model.parameters():  # first, as init_weights of some classes skips weights
             weight.normal_(0.0, 0.02)
         model.init_weights()
 
@@ -185,7 +185,7 @@ def read_final_norm(path: str, config: Any) -> torch.nn.Module:
     with torch.device("meta"):
         norm = getattr(AutoModelForImageTextToText.from_config(config).get_decoder(), "norm", None)
     files = _read(path, "safetensors weights", lambda: _weight_files(path))
-    # The prefix of the name has changed over the years; vision towers have norms of that name as well.
+    # The prefix of the name depends on transformers' version; vision towers have norms of that name as well.
     names = [name for name in files if name.endswith(".norm.weight") and "vis" not in name]
     if norm is None or len(names) != 1:
         raise UserError(f"{path!r} has no final norm that could be read alone; leave its last layer out of layers.")
@@ -251,7 +251,7 @@ def read_chat_template(path: str, tokenizer: Any) -> str | None:
     """
     if tokenizer.chat_template is not None:
         return str(tokenizer.chat_template)
-    # Older checkpoints keep it in a file that only the processor would read.
+    # Older checkpoints have it in a file that only the processor reads.
     values = read_json(path, "chat_template.json")
     return None if values is None else str(values["chat_template"])
 
@@ -280,7 +280,7 @@ def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
     except OSError as error:
         raise UserError(_absent(path, part, _first_line(error))) from error
     except Exception as error:
-        # Damaged files give all kinds of errors, of Rust too; an error while a model is built is one of its code.
+        # Damaged files raise all kinds of errors, of Rust too; an error while a model is built comes from its code.
         if part == "model" and not isinstance(error, ImportError | ValueError):
             raise
         raise UserError(
@@ -333,7 +333,7 @@ def _device(name: str) -> str:
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """Type of the weights as loaded; auto on a GPU is the best half precision that it has."""
+    """Return the type of the loaded weights; auto on a GPU is bfloat16 if supported, else float16."""
     if name == "int8" and device.type != "cpu":
         raise UserError(f"dtype=int8 is for CPUs, and the device is {device.type}; use dtype=auto or device=cpu.")
     if device.type == "cpu" and name in ("auto", "int8", "fastest"):

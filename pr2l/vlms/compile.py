@@ -57,7 +57,7 @@ def compile_forward(module: nn.Module) -> None:
     """
     whole: Any = module
     plain, device = whole.forward, next(module.parameters()).device
-    # CUDA graphs could not be tried where this was written.
+    # CUDA graphs are not tested.
     fast = torch.compile(plain, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
     limits: Any = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, SHAPES)
@@ -71,11 +71,11 @@ def _where_it_can(plain: Callable[..., Any], fast: Callable[..., Any]) -> Callab
     def forward(*args: Any, **kwargs: Any) -> Any:
         nonlocal began
         cached = kwargs.get("use_cache") or any(kwargs.get(name) is not None for name in ("past_key_values", "cache"))
-        # In its first pass transformers hooks a module up to give its states; code from before would be made again.
+        # In its first pass transformers adds hooks for the states to a module; earlier code would be compiled again.
         if cached or torch.is_grad_enabled() or not began:
             began = began or not cached
             return plain(*args, **kwargs)
         torch.compiler.cudagraph_mark_step_begin()
-        return tree_map_only(Tensor, torch.clone, fast(*args, **kwargs))  # a graph's next run writes over its results
+        return tree_map_only(Tensor, torch.clone, fast(*args, **kwargs))  # a graph's next run overwrites its results
 
     return forward

@@ -24,9 +24,9 @@ class Lora(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    r: PositiveInt = 16  # rank of the small matrices: ample for a few kinds of question; memory grows with it
-    alpha: PositiveInt = 32  # they are scaled by alpha / r; with twice r, the same rate suits every r
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)  # frames are plentiful: hardly one is seen twice
+    r: PositiveInt = 16  # rank of the small matrices: enough for a few kinds of question; memory grows with it
+    alpha: PositiveInt = 32  # they are scaled by alpha / r; with alpha = 2 r, one learning rate suits every r
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)  # 0: there are many frames, and few are repeated
     # "all-linear", a list of endings of layers' names, or a regular expression of whole names. All: the vision
     # tower has to learn too, as a simulator does not look like the photographs that it knows
     target_modules: str | tuple[str, ...] = "all-linear"
@@ -75,7 +75,7 @@ def save_lora(adapted: Any, folder: Path) -> None:
         folder: Folder to write to.
     """
     adapted.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # a model card with nothing filled in
+    (folder / "README.md").unlink(missing_ok=True)  # an empty model card
 
 
 def read_lora(model: nn.Module, folder: Path) -> Any:
@@ -112,7 +112,7 @@ def read_lora(model: nn.Module, folder: Path) -> Any:
 
 @contextmanager
 def _without_peft_warning() -> Iterator[None]:
-    """Silence a FutureWarning about an attribute that peft 0.21 reads, and one that `read_lora` says in an error."""
+    """Silence a FutureWarning of peft 0.21, and the warning about missing keys, which `read_lora` makes an error."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
@@ -149,7 +149,7 @@ def _peft() -> Any:
 
 
 def _no_targets(model: nn.Module, targets: str | tuple[str, ...], error: Exception) -> str:
-    """peft's complaint, and the endings of names that would have worked."""
+    """Return peft's error, and the endings of names of linear layers."""
     linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
     known = sorted({name.rpartition(".")[2] for name in linear})
     names = [targets] if isinstance(targets, str) else targets

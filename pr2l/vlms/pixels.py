@@ -16,7 +16,7 @@ from PIL import Image
 from pr2l.core.types import Frames
 from pr2l.vlms.resize import goes_down_first, pad_to_square, resize, stretched
 
-GREY = 127  # padding of a letterbox where the processor has no mean colour
+GREY = 127  # padding of a letterbox if the processor has no mean colour
 
 
 class Pixels:
@@ -58,7 +58,7 @@ class Pixels:
 
     def __call__(self, frames: Frames) -> torch.Tensor:
         """Convert frames uint8 [B, H, W, 3] to [B, 3, *size] in the model's dtype, on its device."""
-        # The processors scale in float64 and normalise in float32; doing as they do gives their very bits.
+        # The processors scale in float64 and normalise in float32; the same operations give bit-identical results.
         scaled = self.resize(frames).double().mul_(self.scale).float()
         return scaled.sub_(self.mean).div_(self.std).to(self.dtype)
 

@@ -16,13 +16,13 @@ from pr2l.core.types import Frames
 from pr2l.vlms.chat import ChatVLM
 from pr2l.vlms.conversation import Prompt, image_count
 
-GRID = 16  # default picture: 16 x 16 tokens, as much as other VLMs give to one
+GRID = 16  # default picture: 16 x 16 tokens, about as many as in other VLMs
 
 
 class QwenVL(ChatVLM):
     """Base class of VLMs whose image inputs are patches and the shape of their grid."""
 
-    can_share_prefix = False  # the positions of what follows an image depend on its grid
+    can_share_prefix = False  # the positions of tokens after an image depend on its grid
 
     def default_image_size(self) -> int:
         return GRID * self._token_side
@@ -52,7 +52,7 @@ class QwenVL(ChatVLM):
         if any(side % self._token_side for side in self.picture_size):
             raise ValueError(f"a token is {self._token_side} pixels wide, which does not divide it")
         rows, columns = (side // self._token_side for side in self.picture_size)
-        # Patches that will be merged into one token stand together; a still picture fills all moments of a patch.
+        # Patches that are merged into one token are adjacent; a still picture is repeated over time.
         patches = self.preprocess(frames).reshape(count, 3, rows, merge, patch, columns, merge, patch)
         patches = patches.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)
         patches = patches.expand(*patches.shape[:6], vision.temporal_patch_size, *patches.shape[7:])

@@ -113,12 +113,12 @@ def _weights(length: int, size: int, resample: Resampling, device: torch.device)
     scale = length / size
     centres = (np.arange(size)[:, None] + 0.5) * scale
     real = FILTERS[resample]((np.arange(length) - centres + 0.5) * (1 / max(scale, 1.0)))
-    real /= real.cumsum(axis=1)[:, -1:]  # one after the other, as PIL adds; sum() adds in another order
+    real /= real.cumsum(axis=1)[:, -1:]  # adds one by one, as PIL does; sum() adds in another order
     fixed = np.trunc(real * 2**BITS + np.copysign(0.5, real))
     return torch.from_numpy(fixed).to(device)
 
 
-# Weights at a distance in pixels of the coarser picture; zero beyond 1, 2 and 3 of them.
+# Weights by distance in pixels of the coarser picture; zero beyond a distance of 1, 2 and 3.
 
 
 def _bilinear(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

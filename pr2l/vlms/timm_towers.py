@@ -2,9 +2,6 @@
 
 Written from timm 0.9.10 (models/vision_transformer.py, layers/pos_embed.py), which Prismatic pins. A tower ends before
 its last block: Prismatic uses the input of that block, so the block, the final norm and the pooling are left out.
-
-In all functions, `weights` are those of a model.safetensors from the Hub, by name, and `size` is the side of the
-picture in pixels, a multiple of the side of a patch.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Dinov2WithRegistersConfig, SiglipVisionConfig
 
-HEADS = 16  # of attention, in ViT-L and in SigLIP's so400m; all other sizes are those of the weights
+HEADS = 16  # attention heads of ViT-L and of SigLIP's so400m; all other sizes come from the weights
 
 # timm's names -> transformers' names; the first that matches is used.
 DINO = {
@@ -41,28 +38,48 @@ SIGLIP = {
 
 
 def dino_config(weights: Mapping[str, Tensor], size: int) -> Any:
-    """Return transformers' config of a DINOv2 tower with these weights."""
+    """Return transformers' config of a DINOv2 tower.
+
+    Args:
+        weights: Name -> weight, from timm's model.safetensors.
+        size: Side of the picture in pixels, a multiple of the side of a patch.
+    """
     return Dinov2WithRegistersConfig(**_shape(weights, size), num_register_tokens=weights["reg_token"].shape[1])
 
 
 def siglip_config(weights: Mapping[str, Tensor], size: int) -> Any:
-    """Return transformers' config of a SigLIP tower with these weights."""
+    """Return transformers' config of a SigLIP tower.
+
+    Args:
+        weights: Name -> weight, from timm's model.safetensors.
+        size: Side of the picture in pixels, a multiple of the side of a patch.
+    """
     inner = len(weights["blocks.0.mlp.fc1.weight"])
     return SiglipVisionConfig(**_shape(weights, size), intermediate_size=inner, vision_use_head=False)
 
 
 def dino_weights(weights: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
-    """Convert the weights of a DINOv2 tower to transformers' names, with position embeddings for pictures of `size`."""
+    """Convert the weights of a DINOv2 tower to transformers' names.
+
+    Args:
+        weights: Name -> weight, from timm's model.safetensors.
+        size: Side of the picture in pixels; position embeddings for another size are resized.
+    """
     positions = _positions(weights, size)
-    none = torch.zeros_like(positions[:, :1])  # timm's class token has its position in it
+    none = torch.zeros_like(positions[:, :1])  # timm's class token includes its position embedding
     return _blocks(weights, DINO) | {
         "embeddings.position_embeddings": torch.cat([none, positions], dim=1),
-        "embeddings.mask_token": none[0],  # of no use here
+        "embeddings.mask_token": none[0],  # not used
     }
 
 
 def siglip_weights(weights: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
-    """Convert the weights of a SigLIP tower to transformers' names, with position embeddings for pictures of `size`."""
+    """Convert the weights of a SigLIP tower to transformers' names.
+
+    Args:
+        weights: Name -> weight, from timm's model.safetensors.
+        size: Side of the picture in pixels; position embeddings for another size are resized.
+    """
     return _blocks(weights, SIGLIP) | {"embeddings.position_embedding.weight": _positions(weights, size)[0]}
 
 
@@ -88,7 +105,7 @@ def _last_block(weights: Mapping[str, Tensor]) -> int:
 
 
 def _blocks(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """All weights but the positions; queries, keys and values are one matrix in timm."""
+    """Return all converted weights but the positions; timm stores queries, keys and values as one matrix."""
     last, converted = f"blocks.{_last_block(weights)}.", dict[str, Tensor]()
     for name, weight in weights.items():
         if name.startswith(last) or not name.startswith(("patch_embed.", "cls_token", "reg_token", "blocks.")):
@@ -99,7 +116,7 @@ def _blocks(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str
 
 
 def _positions(weights: Mapping[str, Tensor], size: int) -> Tensor:
-    """Position embeddings [1, N, D], resized where they are for another size, such as DINOv2's for 518 pixels."""
+    """Return position embeddings [1, N, D], resized if they are for another size, such as DINOv2's for 518 pixels."""
     known, side = weights["pos_embed"], size // weights["patch_embed.proj.weight"].shape[-1]
     if known.shape[1] == side**2:
         return known

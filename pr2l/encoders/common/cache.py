@@ -41,7 +41,7 @@ class CachedEncoder(Encoder):
         self.frame_history = encoder.frame_history
         self._rows: OrderedDict[bytes, CachedRow] = OrderedDict()  # the least recently used first
         self._answers: list[str] = []
-        self._count, self._hits = 0, 0  # rows since the last clear_cache, and how many of them were not encoded
+        self._count, self._hits = 0, 0  # since clear_cache: rows, and rows that were not encoded
 
     @property
     def bytes(self) -> int:
@@ -102,7 +102,7 @@ class CachedEncoder(Encoder):
 
 
 def _row_key(frame: Frames, context: Context) -> bytes:
-    """Digest of a frame and its context; 128 bits, so that collisions need not be handled."""
+    """Return a digest of a frame and its context; with 128 bits, collisions are negligible."""
     digest = blake2b(f"{frame.shape}{json.dumps(context, sort_keys=True)}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(frame).data)
     return digest.digest()

@@ -28,7 +28,7 @@ class PromptOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # longest prompt in tokens of the VLM, template included, image not: longer ones are truncated and counted. None =
+    # longest prompt in tokens of the VLM, with the chat template and without images; longer ones are truncated. None =
     # the longest prompt that the task's contexts give; a task with open contexts (free text) needs a number
     max_prompt_tokens: PositiveInt | None = None
 
@@ -124,7 +124,7 @@ class PromptRenderer:
         self._count, self._truncated, self._longest_seen = 0, 0, 0
 
     def _longest(self) -> int:
-        """Number of tokens of the longest prompt that the task can give."""
+        """Return the number of tokens of the task's longest prompt."""
         contexts = self._source.contexts
         if contexts is None and self._prompt.slots:
             raise UserError(
@@ -207,7 +207,7 @@ def cut(value: str, characters: int, *, keep_end: bool = False) -> str:
 
 
 def _pattern(special_tokens: Sequence[str]) -> re.Pattern[str] | None:
-    # Those of a single character cannot be broken up. Case is ignored, as some tokenizers ignore it.
+    # Tokens of a single character cannot be broken up. Case is ignored, as some tokenizers ignore it.
     tokens = sorted((token for token in special_tokens if len(token) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, tokens)), re.IGNORECASE) if tokens else None
 

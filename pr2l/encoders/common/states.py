@@ -174,5 +174,5 @@ def check_pooling(vlm: VLM, count: int | None) -> None:
 
 
 def _before_grid(length: int) -> int:
-    """Number of tokens beside the largest square grid among `length`."""
+    """Return the number of tokens that remain beside the largest square grid among `length` tokens."""
     return length - isqrt(length) ** 2

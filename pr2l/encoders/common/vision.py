@@ -170,7 +170,7 @@ class VisionEncoder(Encoder):
         return VisionOutput(*(part.float() for part in self.forward(self.pixels(frames))))
 
     def _select(self, output: VisionOutput) -> Tensor:
-        """float32 [B, T, D], the tokens that the options ask for."""
+        """Return the tokens that the options choose, float32 [B, T, D]."""
         if self.options.tokens == "cls":
             return output.summary[:, None]
         if self.options.tokens == "mean":
@@ -183,8 +183,8 @@ class HubEncoder(VisionEncoder):
     """Base class of encoders of a transformers class, whose checkpoint is a Hub id or a folder."""
 
     model_class: ClassVar[Any]
-    model_types: ClassVar[tuple[str, ...]]  # of config.json, that the class can load
-    advice: ClassVar[str] = ""  # a sentence for users who gave a checkpoint of another type
+    model_types: ClassVar[tuple[str, ...]]  # values of model_type in config.json that the class can load
+    advice: ClassVar[str] = ""  # a sentence for the error about a checkpoint of another type
 
     def load_model(self, weights: str, dtype: torch.dtype) -> nn.Module:
         kind = read_pretrained(weights, lambda: PreTrainedConfig.get_config_dict(weights)[0].get("model_type"))

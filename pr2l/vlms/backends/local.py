@@ -118,7 +118,7 @@ class Engine:
         language_model = vlm.language_model
         stack = language_model.get_encoder() if vlm.is_encoder_decoder else language_model.get_decoder()
         if not self.is_complete:
-            self.layers = [layer % (depth + 1) for layer in self.layers]  # those counted from the end would move
+            self.layers = [layer % (depth + 1) for layer in self.layers]  # negative indices would change their meaning
             drop_layers_above(stack, needed)
         if vlm.options.compile:
             compile_forward(stack)
@@ -176,7 +176,7 @@ class Engine:
             return _without_answer(input_states)
         start = language_model.generation_config.decoder_start_token_id
         tokens, generated, cache = [torch.full_like(mask[:, :1], start)], [], None
-        for _ in range(steps + 1):  # the first feeds the start token, whose state is dropped
+        for _ in range(steps + 1):  # the first step is for the start token, whose state is dropped
             out = language_model(
                 encoder_outputs=encoded,
                 attention_mask=mask,
@@ -209,8 +209,8 @@ def _without_answer(states: Tensor) -> PassStates:
 class Prefixes:
     """Shared beginnings of rows: their states, and a cache of their keys and values with which a pass continues.
 
-        image first   BOS USER : [image x I] | where is it ?     same frame, several texts: kept within a batch
-        text first    BOS USER : where is it ? | [image x I]     same text, always new frames: kept for later batches
+    image first   BOS USER : [image x I] | where is it ?     same frame, several texts: kept within a batch
+    text first    BOS USER : where is it ? | [image x I]     same text, always new frames: kept for later batches
     """
 
     def __init__(self, vlm: LocalModel, engine: Engine) -> None:
@@ -317,7 +317,7 @@ def shortened(config: Any, layers: int) -> Any:
     for name in ("num_hidden_layers", "decoder_layers", "num_decoder_layers"):
         if getattr(text, name, None) is not None:
             setattr(text, name, min(layers, getattr(text, name)))
-    if getattr(text, "layer_types", None) is not None:  # of each layer: full or sliding attention
+    if getattr(text, "layer_types", None) is not None:  # per layer: full or sliding attention
         text.layer_types = text.layer_types[:layers]
     return short
 

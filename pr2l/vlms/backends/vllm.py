@@ -45,10 +45,10 @@ from pr2l.vlms.backends.local import PassStates
 from pr2l.vlms.base import VLM, Defaults
 from pr2l.vlms.conversation import Images, Prompt, Prompts, image_count
 
-MODEL_TYPES = ("llava", "qwen2_5_vl", "qwen3_vl")  # of our families, those whose class in vLLM gives states out
+MODEL_TYPES = ("llava", "qwen2_5_vl", "qwen3_vl")  # families whose class in vLLM returns states
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-FOLDER = "/dev/shm/pr2l-vllm"  # in memory; the server says with each answer where its file is
-LONGEST = 4096  # tokens of input and answer; vLLM sets memory aside for such a row
+FOLDER = "/dev/shm/pr2l-vllm"  # in memory; each reply of the server contains the path of its file
+LONGEST = 4096  # tokens of input and answer; vLLM reserves memory for such a row
 AT_ONCE = 64  # requests
 TIMEOUT = 600  # seconds to wait for an answer
 
@@ -154,7 +154,7 @@ class Server:
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         data, header = json.dumps(body).encode(), {"Content-Type": "application/json"}
-        direct = build_opener(ProxyHandler({}))  # the server shares a folder with us: no proxy is in between
+        direct = build_opener(ProxyHandler({}))  # without a proxy, as the server shares a folder with this process
         try:
             with direct.open(Request(self.url.rstrip("/") + path, data, header), timeout=TIMEOUT) as answer:
                 return dict(json.load(answer))
@@ -224,7 +224,7 @@ class Served(VLM):
     """Overrides of a family whose passes run in a server. Its states differ from local ones by rounding only."""
 
     has_engine = False
-    _positions = None  # the server has the weights, and a limit of its own
+    _positions = None  # the server has its own limit
 
     def read_model(self, path: str) -> Any:
         """Read the parts that are needed beside the forward passes; states arrive on the CPU."""
@@ -284,7 +284,7 @@ class Served(VLM):
         return PassStates(whole[:, :, self._order(self.ids([prompt]))], tokens, whole[:, :, length:])
 
     def _ask(self, frames: Frames, prompts: list[Prompt], **sampling: Any) -> list[Reply]:
-        """One reply per row."""
+        """Return one reply per row."""
         if max(map(image_count, prompts)) > 1:
             raise UserError("several images in a prompt are not possible with server; leave out vlm_options.server.")
         with ThreadPoolExecutor(min(len(prompts), AT_ONCE)) as pool:
@@ -299,9 +299,9 @@ class Served(VLM):
         return reply
 
     def _probe_vision(self) -> tuple[int, int]:
-        """The number of image tokens, from one black frame; the width of the tower's own stays unknown."""
+        """Return the number of image tokens, from one black frame, and 0 for the tower's width, which is unknown."""
         self._check_pixels()
-        self.vision_length = 1  # a layout then has the one placeholder that a request has
+        self.vision_length = 1  # a layout then has one placeholder, as a request has
         black = np.zeros((self.image_size, self.image_size, 3), dtype=np.uint8)
         reply = self._server.ask(self.layout(""), black, max_tokens=1)
         if reply.states.shape[1:] != (wanted := (len(self._layers), self.hidden_size)):
@@ -342,7 +342,7 @@ class Served(VLM):
                 "generation='sample' is not possible with server: its random numbers, which depend on frame and text"
                 " alone, are drawn here. Use generation=greedy or generation=none."
             )
-        # Qwen3-VL adds vision features after each of its first layers: to us a state is before that, to vLLM after.
+        # Qwen3-VL adds vision features after each of its first layers: transformers takes the state before, vLLM after.
         deep = len(getattr(self.config.vision_config, "deepstack_visual_indexes", ()))
         if bad := [layer for layer in options.layers if 1 <= layer % (self.depth + 1) <= deep]:
             raise UserError(

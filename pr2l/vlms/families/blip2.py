@@ -20,7 +20,7 @@ class Blip2(VLM):
     """Family BLIP-2: image tokens come first, even before the token that begins a text."""
 
     def layout(self, text: str) -> list[int]:
-        # Image tokens come even before the token that begins a text.
+        # Image tokens come first, even before the token that begins a text.
         return [*[self.image_token_id] * self.image_length(), *self.tokenizer(text)["input_ids"]]
 
     @property

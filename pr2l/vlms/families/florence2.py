@@ -31,7 +31,7 @@ class Florence2(VLM):
         return self.embed_inputs(prompts, image_features.pooler_output)
 
     def default_image_size(self) -> int:
-        # Its vision config names no size, since the tower takes any up to 32 x max_position_embeddings.
+        # The vision config has no size, since the tower takes any size up to 32 x max_position_embeddings.
         return int(self.image_processor.size["height"])
 
 

@@ -21,7 +21,7 @@ MODEL_TYPES = ("gemma3",)
 class Gemma3(ChatVLM):
     """Family Gemma 3: image tokens stand between a begin and an end token, and tokens have type ids."""
 
-    can_share_prefix = False  # token types go along with the ids
+    can_share_prefix = False  # the inputs have type ids beside the token ids
 
     @property
     def placeholder(self) -> str:

@@ -31,7 +31,7 @@ class InstructBlip(VLM):
         self.qformer_tokenizer = checkpoint.read_tokenizer(path, subfolder="qformer_tokenizer")
 
     def layout(self, text: str) -> list[int]:
-        # Image tokens come even before the token that begins a text.
+        # Image tokens come first, even before the token that begins a text.
         return [*[self.image_token_id] * self.image_length(), *self.tokenizer(text)["input_ids"]]
 
     def image_length(self) -> int:

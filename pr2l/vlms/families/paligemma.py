@@ -24,7 +24,7 @@ class PaliGemma(VLM):
     answer_type = 1  # in the suffix, which is causal
 
     def layout(self, text: str) -> list[int]:
-        # The new line ends the prefix, which the model was trained with.
+        # A new line ends the prefix, as in the model's training.
         words = self.tokenizer(f"{text}\n", add_special_tokens=False)["input_ids"]
         return [*[self.image_token_id] * self.image_length(), self.tokenizer.bos_token_id, *words]
 

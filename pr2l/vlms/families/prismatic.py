@@ -207,12 +207,12 @@ def run_config(path: str, run: Mapping[str, Any]) -> PrismaticConfig:
     (size, siglip_id), llama = _known(run, "vision_backbone_id", TOWERS), _known(run, "llm_backbone_id", LLAMAS)
     dino, siglip = _towers(path, siglip_id)
     text = checkpoint.read_config(str(_file(path, llama, "config.json").parent))
-    text.vocab_size = (text.vocab_size // 64 + 1) * 64  # with a token for padding, in whole blocks of 64
+    text.vocab_size = (text.vocab_size // 64 + 1) * 64  # with a token for padding, rounded up to a multiple of 64
     return PrismaticConfig(
         text_config=text,
         vision_config=timm_towers.siglip_config(siglip, size),
         dino_config=timm_towers.dino_config(dino, size),
-        image_token_index=text.vocab_size - 1,  # no word's
+        image_token_index=text.vocab_size - 1,  # the id of no word
         words=llama,
     )
 
@@ -253,7 +253,7 @@ def _trained(path: str) -> dict[str, dict[str, Tensor]]:
     return weights
 
 
-# Where things are.
+# Locations of the parts.
 
 
 def _known(run: Mapping[str, Any], key: str, table: Mapping[str, Any]) -> Any:

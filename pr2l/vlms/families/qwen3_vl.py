@@ -13,7 +13,8 @@ MODEL_TYPES = ("qwen3_vl",)
 class Qwen3VL(QwenVL):
     """Family Qwen3-VL, whose first layers add vision features to their output."""
 
-    # Vision features are added to a layer's output after its state was taken; the last state would have them.
+    # Vision features are added to a layer's output after its state is taken. The state of the last layer would
+    # include them, so early exit keeps one more layer.
     spare_layers = 1
 
 
