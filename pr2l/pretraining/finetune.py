@@ -1,7 +1,7 @@
-"""Fine-tuning of any VLM on questions about labelled frames, with the loss of its own family.
+"""Fine-tuning of any VLM on questions about labelled frames, with the input format of its own family.
 
-full    every weight is trained
-lora    the weights stay frozen; small matrices beside them are trained and merged into them at the end
+full    trains every weight
+lora    freezes the weights, trains small matrices beside them, and merges these into the weights at the end
 """
 
 from __future__ import annotations
@@ -29,63 +29,64 @@ from pr2l.vlms.checkpoint import locate
 from pr2l.vlms.loading import load_vlm
 from pr2l.vlms.lora import Lora, add_lora, save_lora
 
-Example = tuple[Frames, Question]  # a frame uint8 [H, W, 3] and a question about it, with its answer
+Example = tuple[Frames, Question]  # a frame uint8 [H, W, 3], and a question about it with the right answer
 BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja")  # config, tokenizer, processors, chat template
 
 
 class FinetuneConfig(BaseModel):
-    """Everything that defines one fine-tuning."""
+    """Config of a fine-tuning."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     RENAMED: ClassVar = {"batch": "batch_size", "rate": "learning_rate"}
 
-    why: str
+    why: str  # purpose of the training, in a sentence
     vlm: str  # "tiny", a local folder or a Hub id
-    vlm_options: Defaults = Field(default_factory=Defaults)  # as in the runs that will use it: image_size above all
-    method: Literal["lora", "full"] = "lora"  # lora takes a fraction of the memory, and changes what was known less
-    lora: Lora = Field(default_factory=Lora)
-    train: tuple[Source, ...]  # frames to train on
-    test: tuple[Source, ...]  # frames of the evaluations before and after: other rooms, other seeds
-    steps: PositiveInt
-    batch_size: PositiveInt = 16  # questions per step, each about a frame of its own
-    # The highest of the schedule; None = 2e-4 for lora, 1e-5 for full, whose weights drift away easily.
+    vlm_options: Defaults = Field(default_factory=Defaults)  # options of the VLM, equal to those of later runs
+    method: Literal["lora", "full"] = "lora"  # lora needs a fraction of the memory, and the VLM forgets less
+    lora: Lora = Field(default_factory=Lora)  # options of the LoRA adapter
+    train: tuple[Source, ...]  # frames for training
+    test: tuple[Source, ...]  # frames for the evaluations before and after, from other rooms and seeds
+    steps: PositiveInt  # gradient steps
+    batch_size: PositiveInt = 16  # questions per gradient step, each about another frame
+    # Highest learning rate of the schedule; None = 2e-4 for lora, 1e-5 for full, which forgets more easily.
     learning_rate: PositiveFloat | None = None
-    weight_decay: NonNegativeFloat = 0.0  # it would pull the weights away from what they knew
-    seed: NonNegativeInt = 0
-    threads: PositiveInt = 2  # of torch, on a CPU
+    weight_decay: NonNegativeFloat = 0.0  # weight decay of AdamW; more would make the VLM forget
+    seed: NonNegativeInt = 0  # seed of the adapter's weights and of the batches
+    threads: PositiveInt = 2  # torch threads on a CPU
 
     @property
     def stage(self) -> Stage:
+        """The single stage of the training, with its steps and learning rate."""
         rate = self.learning_rate or {"lora": 2e-4, "full": 1e-5}[self.method]
         return Stage(f"fine-tuning ({self.method})", self.steps, rate)
 
 
 @dataclass
 class TrainedVLM:
-    """A VLM under training.
+    """VLM in training.
 
     Args:
         vlm: The VLM.
-        adapted: peft's view of its model with the adapter; None = every weight is trained.
+        adapted: The model of the VLM with its adapter, as a peft model; None = training changes every weight.
     """
 
     vlm: VLM
     adapted: Any = None
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that are trained, by name."""
+        """Return the trained parameters by name."""
         return {name: weight for name, weight in self.vlm.model.named_parameters() if weight.requires_grad}
 
 
 def answer_loss(vlm: VLM, examples: Sequence[Example]) -> tuple[Tensor, dict[str, float]]:
-    """Compute the mean cross-entropy of the answers' tokens, each with its end token.
+    """Compute the mean cross-entropy over the tokens of the answers, including their end tokens.
 
     Args:
-        vlm: The VLM, in training mode or not.
-        examples: The batch.
+        vlm: The VLM, in training or evaluation mode.
+        examples: Batch of frames with a question each.
 
     Returns:
-        The loss, and metrics: it again, and `right`, the share of answers whose tokens are all predicted.
+        The loss, and the metrics `answer_loss` and `right`, the fraction of answers with every token predicted right.
     """
     frames = np.stack([frame for frame, _ in examples])
     texts, answers = ([getattr(question, key) for _, question in examples] for key in ("text", "answer"))
@@ -99,13 +100,21 @@ def answer_loss(vlm: VLM, examples: Sequence[Example]) -> tuple[Tensor, dict[str
 def train(
     trained: TrainedVLM, sets: Sequence[LabelledFrames], config: FinetuneConfig, folder: Path, on_step: OnStep
 ) -> None:
-    """Make all steps, from the last checkpoint in the folder if there is one; see `run_stages`."""
+    """Train a VLM, from the last checkpoint in the folder if there is one; see `run_stages`.
+
+    Args:
+        trained: VLM to train.
+        sets: Sets of labelled frames.
+        config: Config of the fine-tuning.
+        folder: Folder of the training, for the checkpoints.
+        on_step: Function that runs after each step.
+    """
     vlm, parameters = trained.vlm, trained.trained_parameters()
     mixed = vlm.model.device.type == "cuda" and config.vlm_options.dtype == "auto"
 
     def loss(stage: int, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng((config.seed, step))
-        torch.manual_seed(int(rng.integers(1 << 62)))  # dropout too is drawn from the step's own number
+        torch.manual_seed(int(rng.integers(1 << 62)))  # dropout depends on the number of the step only, too
         with torch.autocast(vlm.model.device.type, torch.bfloat16, enabled=mixed):
             return answer_loss(vlm, draw_examples(sets, config.batch_size, rng))
 
@@ -116,7 +125,13 @@ def train(
 
 
 def draw_examples(sets: Sequence[LabelledFrames], count: int, rng: np.random.Generator) -> list[Example]:
-    """Draw frames with one question each; frames that show nothing clearly enough to ask about are skipped."""
+    """Draw random frames with one question each, without frames that show nothing clearly.
+
+    Args:
+        sets: Sets of labelled frames of the same size.
+        count: Number of examples.
+        rng: Random generator.
+    """
     names = sorted({name for frame_set in sets for name in frame_set.names})
     examples: list[Example] = []
     while len(examples) < count:
@@ -127,13 +142,16 @@ def draw_examples(sets: Sequence[LabelledFrames], count: int, rng: np.random.Gen
 
 
 def load_for_training(config: FinetuneConfig) -> TrainedVLM:
-    """Load the VLM, with an adapter for method=lora.
+    """Load the VLM for training, with an adapter for method=lora.
 
-    With dtype "auto", what is trained is float32 everywhere, as small steps would vanish in half precision; on a GPU
-    the frozen weights of LoRA, and the arithmetic of both methods, are half precision.
+    With dtype "auto", trained weights are float32 on every device, because small steps would vanish in half precision.
+    On a GPU, the frozen weights of LoRA and the computation of both methods are in half precision.
+
+    Args:
+        config: Config of the fine-tuning.
 
     Raises:
-        UserError: There is no VLM of that name, it is a server's, or no layer fits lora.target_modules.
+        UserError: There is no VLM of that name, it runs in a server, or no layer matches lora.target_modules.
     """
     options = config.vlm_options
     if options.server is not None:
@@ -146,22 +164,27 @@ def load_for_training(config: FinetuneConfig) -> TrainedVLM:
 
 
 def export(trained: TrainedVLM, config: FinetuneConfig, folder: Path) -> None:
-    """Write `folder`/model, which load_vlm reads, and for LoRA `folder`/adapter, which peft reads.
+    """Write the trained VLM to `folder`/model, and for LoRA the adapter to `folder`/adapter, in peft's format.
 
-    The weights have the dtype that they had in the checkpoint; the adapter is added to them in float32. Do not use
+    The saved weights have the dtype of the original checkpoint; the adapter is merged into them in float32. Do not use
     `trained` afterwards.
+
+    Args:
+        trained: VLM after training.
+        config: Config of the fine-tuning, which names the original checkpoint.
+        folder: Folder of the training.
     """
     model = trained.vlm.model.cpu().float()
     if trained.adapted is not None:
         save_lora(trained.adapted, folder / "adapter")
         model = trained.adapted.merge_and_unload()
     model.to(trained.vlm.config.dtype or torch.float32).save_pretrained(folder / "model")
-    # Loading replaced the checkpoint's generation settings; its own file, if any, is copied below.
+    # load_vlm replaced the generation settings of the checkpoint; the original file, if any, is copied below.
     (folder / "model" / "generation_config.json").unlink(missing_ok=True)
     source = _beside_weights(locate(config.vlm))
     for file in _files(source):
         if file == source / "config.json":
-            continue  # the model has written its own; Prismatic's trainer has another
+            continue  # save_pretrained has written it; Prismatic's checkpoints have a different one
         (folder / "model" / file.relative_to(source)).parent.mkdir(exist_ok=True)
         shutil.copyfile(file, folder / "model" / file.relative_to(source))
 
@@ -171,8 +194,8 @@ def _beside_weights(path: str) -> Path:
 
 
 def _files(source: Path) -> Iterator[Path]:
-    """What a checkpoint holds beside its weights, one folder deep (InstructBLIP's second tokenizer)."""
+    """Yield the files of a checkpoint other than weights, one folder deep (for InstructBLIP's second tokenizer)."""
     for pattern in BESIDE_WEIGHTS:
         for file in (*source.glob(pattern), *source.glob(f"[!.]*/{pattern}")):
-            if not file.name.endswith(".index.json"):  # says how weights were split
+            if not file.name.endswith(".index.json"):  # lists the parts of split weights
                 yield file

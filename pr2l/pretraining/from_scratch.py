@@ -1,9 +1,9 @@
 """Training of a small VLM from scratch, in two stages.
 
-    warm-up     the vision tower learns which names each cell of the frame shows
-    language    the whole model learns to answer questions; the loss of the warm-up keeps a small weight
+    warm-up     trains the vision tower to predict the contents of each cell of the frame
+    language    trains the whole model to answer questions; the loss of the warm-up keeps a small weight
 
-Each step draws its batch from its own number, so a resumed training equals one that never stopped.
+The number of a step seeds its batch, so a resumed training equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from pr2l.vlms.loading import load_vlm
 
 
 class TrainingOptions(BaseModel):
-    """Steps, learning rates and batches of a training from scratch."""
+    """Options of a training from scratch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     RENAMED: ClassVar = {"warmup_rate": "warmup_learning_rate", "language_rate": "language_learning_rate"}
 
-    warmup_steps: PositiveInt  # of the vision tower alone
-    language_steps: PositiveInt  # of the whole model
-    warmup_learning_rate: PositiveFloat = 2e-3  # the highest of the stage
-    language_learning_rate: PositiveFloat = 1e-3
-    weight_decay: NonNegativeFloat = 0.02
-    batch_frames: PositiveInt = 64
-    questions_per_frame: PositiveInt = 4  # they share the frame's pass through the vision tower
-    mix: QuestionMix = Field(default_factory=QuestionMix)
-    cells_weight: NonNegativeFloat = 0.02  # of the warm-up's loss in the language stage
+    warmup_steps: PositiveInt  # gradient steps of the vision tower alone
+    language_steps: PositiveInt  # gradient steps of the whole model
+    warmup_learning_rate: PositiveFloat = 2e-3  # highest learning rate of the warm-up
+    language_learning_rate: PositiveFloat = 1e-3  # highest learning rate of the language stage
+    weight_decay: NonNegativeFloat = 0.02  # weight decay of AdamW
+    batch_frames: PositiveInt = 64  # frames per gradient step
+    questions_per_frame: PositiveInt = 4  # maximum number of questions per frame; they share a vision pass
+    mix: QuestionMix = Field(default_factory=QuestionMix)  # proportions of the kinds of questions
+    cells_weight: NonNegativeFloat = 0.02  # weight of the warm-up's loss in the language stage
     bfloat16: bool = True  # mixed precision; faster on CPUs with AVX512-BF16 or AMX and on GPUs
-    seed: int = 0
+    seed: int = 0  # seed of the weights and of the batches
 
 
 @dataclass
 class ScratchModel:
-    """A VLM under training, with the linear read-out of its warm-up, which is not kept.
+    """VLM in training, with the linear layer of the warm-up, which is not saved with the model.
 
     Args:
-        vlm: The model, as loaded from its untrained checkpoint.
-        read_out: Features of a cell of the vision tower -> logits of what the cell shows.
-        names: Every name that a label can have.
-        grid: Cells along a side of the frame.
+        vlm: VLM, loaded from its untrained checkpoint.
+        read_out: Linear layer from the vision features of a cell to logits of the cell's contents.
+        names: All names that a label can have.
+        grid: Number of cells along a side of the frame.
     """
 
     vlm: VLM
@@ -66,6 +66,7 @@ class ScratchModel:
 
     @property
     def model(self) -> Any:
+        """Model of transformers."""
         return self.vlm.model
 
 
@@ -73,10 +74,16 @@ class ScratchModel:
 
 
 def cells_loss(scratch: ScratchModel, batch: FrameBatch) -> tuple[Tensor, dict[str, float]]:
-    """Compute the warm-up's loss: cross-entropy of what each cell shows, summed over cells, averaged over frames.
+    """Compute the loss of the warm-up: binary cross-entropy of the contents of cells.
+
+    The loss is summed over the cells of a frame and averaged over frames.
+
+    Args:
+        scratch: VLM in training.
+        batch: Frames with their labels.
 
     Returns:
-        The loss, and it again by its name in the metrics.
+        The loss, and the metric `cells_loss`.
     """
     return _cells_loss(scratch, batch, _tower(scratch, batch))
 
@@ -92,12 +99,18 @@ def _cells_loss(scratch: ScratchModel, batch: FrameBatch, tower: Tensor) -> tupl
 def language_loss(
     scratch: ScratchModel, batch: FrameBatch, options: TrainingOptions
 ) -> tuple[Tensor, dict[str, float]]:
-    """Compute the language stage's loss: cross-entropy of the answers' tokens, plus the weighted loss of the warm-up.
+    """Compute the loss of the language stage: cross-entropy of the answers, plus the weighted loss of the warm-up.
 
-    All questions about a frame share its pass through the vision tower.
+    All questions about a frame share one pass of the frame through the vision tower.
+
+    Args:
+        scratch: VLM in training.
+        batch: Frames with their labels.
+        options: Options of the training.
 
     Returns:
-        The loss, and metrics: both parts and `right`, the share of answers whose tokens are all predicted.
+        The loss, and the metrics `cells_loss`, `language_loss` and `right`, the fraction of answers with every token
+        predicted right.
     """
     model, tower = scratch.model, _tower(scratch, batch)
     count, mix = options.questions_per_frame, options.mix
@@ -118,7 +131,7 @@ def language_loss(
 
 
 def _tower(scratch: ScratchModel, batch: FrameBatch) -> Tensor:
-    """[B, C, grid, grid]: the last stage of the vision tower."""
+    """Compute the output [B, C, grid, grid] of the last stage of the vision tower."""
     states: Tensor = scratch.model.model.vision_tower(scratch.vlm.preprocess(batch.frames)).last_hidden_state
     return states
 
@@ -128,7 +141,7 @@ def _answer_ids(vlm: VLM, question: Question) -> list[int]:
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
-    """int64 ids [B, T] padded on the right with `fill`, and 1 where they are real."""
+    """Pad token ids on the right with `fill`; return ids and mask (1 = real token), both int64 [B, T]."""
     longest = max(map(len, rows))
     ids = torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
     return ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
@@ -138,6 +151,7 @@ def _padded(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
 
 
 def stages(options: TrainingOptions) -> tuple[Stage, Stage]:
+    """Return the warm-up and the language stage."""
     return (
         Stage("warm-up", options.warmup_steps, options.warmup_learning_rate),
         Stage("language", options.language_steps, options.language_learning_rate),
@@ -151,7 +165,15 @@ def train(
     folder: Path,
     on_step: OnStep,
 ) -> None:
-    """Run both stages, from the last checkpoint in the folder if there is one; see `run_stages`."""
+    """Train in both stages, from the last checkpoint in the folder if there is one; see `run_stages`.
+
+    Args:
+        scratch: VLM to train.
+        sets: Sets of labelled frames.
+        options: Options of the training.
+        folder: Folder of the training, for the checkpoints.
+        on_step: Function that runs after each step.
+    """
 
     def loss(stage: int, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng((options.seed, stage, step))
@@ -177,12 +199,12 @@ def new_model(
 
     Args:
         architecture: Sizes of the model.
-        names: Every name that a label can have; they are in its vocabulary.
-        folder: Where the checkpoint is written.
-        seed: Of the random weights.
-        rooms: Names of rooms, for its vocabulary; see `questions.vocabulary`.
-        start: A VLM of the same architecture, whose weights replace the random ones, as do its embeddings of the words
-            that both know. None = the weights stay random.
+        names: All names that a label can have, for the vocabulary.
+        folder: Folder for the checkpoint.
+        seed: Seed of the random weights.
+        rooms: Names of rooms, for the vocabulary; see `questions.vocabulary`.
+        start: Name of a VLM of the same architecture, from which to copy the weights and the embeddings of shared
+            words; None = random weights.
 
     Raises:
         UserError: `start` has another architecture.
@@ -201,7 +223,7 @@ def new_model(
 
 @torch.no_grad()
 def _copy_weights(start: str, vlm: VLM) -> None:
-    """Copy the weights of another VLM; embeddings word by word, as the vocabularies differ."""
+    """Copy the weights of another VLM, with the embeddings word by word, because the vocabularies differ."""
     other = load_vlm(start)
     weights, words = other.model.state_dict(), other.tokenizer.get_vocab()
     embeddings = vlm.model.get_input_embeddings().weight

@@ -1,6 +1,6 @@
-"""`pr2l pretrain`: train the embedded VLM on simulator labels, or fine-tune an existing VLM on them.
+"""`pr2l pretrain`: train the embedded VLM on labels of a simulator, or fine-tune an existing VLM on them.
 
-    play -> labelled frames -> training -> evaluation on rooms and seeds never trained on -> weights
+    play -> labelled frames -> training -> evaluation in other rooms, with other seeds -> weights
 
 A config that names a `vlm` fine-tunes it (finetune.py) and evaluates it before and after; any other config trains a
 small VLM from scratch (from_scratch.py). docs/tiny.md describes how `tiny` was made.
@@ -32,39 +32,40 @@ from pr2l.pretraining.stages import CHECKPOINTS, OnStep, Stage
 from pr2l.vlms.base import VLM
 from pr2l.vlms.loading import load_vlm
 
-MAX_ANSWER_SUBWORDS = 32  # tokens of an answer where a word can be several of them
+MAX_ANSWER_SUBWORDS = 32  # tokens per answer, for tokenizers that split words
 LOG_EVERY = 10  # steps between two lines of metrics.jsonl
 EVALUATION, BEFORE = "evaluation.json", "evaluation_before.json"
 
 
 class PretrainConfig(BaseModel):
-    """Everything that defines one training from scratch."""
+    """Config of a training from scratch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     RENAMED: ClassVar = {"lessons": "training"}
 
-    why: str
-    train: tuple[Source, ...]  # frames to train on
-    test: tuple[Source, ...]  # frames of the evaluation: other rooms, other seeds
-    architecture: Architecture = Field(default_factory=Architecture)
-    start: str | None = None  # a VLM of that architecture, whose weights to begin with; None = random weights
-    training: from_scratch.TrainingOptions
-    threads: PositiveInt = 2  # of torch, on a CPU
+    why: str  # purpose of the training, in a sentence
+    train: tuple[Source, ...]  # frames for training
+    test: tuple[Source, ...]  # frames for the evaluation, from other rooms and seeds
+    architecture: Architecture = Field(default_factory=Architecture)  # sizes of the model
+    start: str | None = None  # name of a VLM of the same architecture with the initial weights; None = random weights
+    training: from_scratch.TrainingOptions  # options of the training
+    threads: PositiveInt = 2  # torch threads on a CPU
 
 
 def pretrain(config: str | Path, overrides: Sequence[str] = (), folder: Path | None = None) -> Path:
-    """Play, train and evaluate; called again on the same folder, continue where it stopped.
+    """Play, train and evaluate, or resume this in the same folder.
 
     Args:
-        config: A name in configs/, such as "pretrain/tiny" or "pretrain/finetune", or a YAML file.
-        overrides: "key=value", in YAML.
-        folder: Where frames, checkpoints, metrics and evaluations are kept; None = runs/ and the config's last name.
+        config: Name in configs/, such as "pretrain/tiny" or "pretrain/finetune", or path of a YAML file.
+        overrides: Changes of the config as "key=value", with values in YAML.
+        folder: Folder for frames, checkpoints, metrics and evaluations; None = runs/ and the last part of the config's
+            name.
 
     Returns:
-        The folder with the weights, which load_vlm reads.
+        The folder with the weights, in the format of any other checkpoint.
 
     Raises:
-        UserError: The config is wrong, a VLM is not there, or the folder holds a fine-tuning with other settings or a
+        UserError: The config is wrong, a VLM does not exist, or the folder holds a fine-tuning with other settings or a
             checkpoint of an earlier version.
     """
     folder = folder or Path("runs") / Path(config).stem
@@ -140,7 +141,7 @@ def _advance(bars: Progress, bar: TaskID, count: int) -> None:
 def _train_and_save(
     config: PretrainConfig, sets: Sequence[LabelledFrames], folder: Path, weights: Path, bars: Progress
 ) -> None:
-    """Train, and save the model in `weights` as float16: half the size, the same answers."""
+    """Train, and save the model in `weights` as float16, which halves the size and keeps the answers."""
     names = sorted({name for frame_set in sets for name in frame_set.names})
     rooms = sorted({scene["room"] for frame_set in sets for scene in frame_set.scenes if "room" in scene})
     options = config.training
@@ -152,7 +153,7 @@ def _train_and_save(
 
 @contextmanager
 def _log_steps(stages: Sequence[Stage], folder: Path, bars: Progress) -> Iterator[OnStep]:
-    """A progress bar for each stage, and a line of metrics.jsonl every LOG_EVERY steps."""
+    """Yield a function that moves a progress bar per stage and writes metrics.jsonl every LOG_EVERY steps."""
     bar_of = {stage.name: bars.add_task(stage.name, total=stage.steps) for stage in stages}
     with (folder / "metrics.jsonl").open("a") as log:
 
@@ -192,7 +193,7 @@ def _title(source: Source) -> str:
 
 
 def _table(title: str, results: dict[str, Accuracies]) -> Table:
-    """One row per question kind, one column per evaluation; all are of the same questions."""
+    """Draw a table with a row per kind of question and a column per evaluation of the same questions."""
     table = Table("question", *results, "asked", title=title)
     for kind, score in next(iter(results.values()))["questions"].items():
         shares = (f"{accuracies['questions'][kind]['accuracy']:.1%}" for accuracies in results.values())

@@ -1,7 +1,7 @@
-"""Checkpoints of well-known shapes with random weights, to measure speed without access to a model hub.
+"""Checkpoints with the shapes of well-known VLMs and random weights, to measure speed without a model hub.
 
-The time of a pass does not depend on the weights' values. Use these checkpoints for timing only; their answers are
-noise.
+The time of a pass does not depend on the values of the weights. Use these checkpoints for timing only; their answers
+are noise.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ VICUNA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "heads": 32, "laye
 
 
 def build(name: str, folder: Path) -> None:
-    """Write the checkpoint of a shape, in float32, to a folder; load_vlm reads it like any other."""
+    """Write a checkpoint with random weights in float32.
+
+    Args:
+        name: Name of the shape in SHAPES.
+        folder: Folder for the checkpoint, which load_vlm then loads.
+    """
     model, pixels = SHAPES[name](dtype=torch.float32)
     model.save_pretrained(folder)
     _tokenizer().save_pretrained(folder)
@@ -41,7 +46,14 @@ def build(name: str, folder: Path) -> None:
 
 
 def smolvlm_256m(**how: Any) -> tuple[Any, Any]:
-    """SmolVLM-256M: 256.5 million parameters, 87 % of the work of a 512-pixel frame in the vision tower."""
+    """Create SmolVLM-256M: 256.5 million parameters; the vision tower does 87 % of the work of a 512-pixel frame.
+
+    Args:
+        how: `device` and `dtype` of the model.
+
+    Returns:
+        The model and the image processor.
+    """
     words = _tokenizer()
     config = SmolVLMConfig(
         vision_config={
@@ -73,15 +85,27 @@ def smolvlm_256m(**how: Any) -> tuple[Any, Any]:
 
 
 def llava_7b(image: int = 336, **how: Any) -> tuple[Any, Any]:
-    """LLaVA 1.5 7B: 7.06 billion parameters, over nine tenths of the work in the language model.
+    """Create LLaVA 1.5 7B: 7.06 billion parameters; the language model does over nine tenths of the work.
 
-    image: side of the square input in pixels; 336 gives 576 image tokens, 224 gives 256.
+    Args:
+        image: Side of the square input in pixels; 336 gives 576 image tokens, 224 gives 256.
+        how: `device` and `dtype` of the model.
+
+    Returns:
+        The model and the image processor.
     """
     return _llava(VICUNA_7B, image, 24, 1024, **how)
 
 
 def llava_small(**how: Any) -> tuple[Any, Any]:
-    """LLaVA's proportions at 1/50 of its size, for CPUs: nine tenths of the operations are in the language model."""
+    """Create a LLaVA at 1/50 of the size, for CPUs; the language model does nine tenths of the work, as in LLaVA.
+
+    Args:
+        how: `device` and `dtype` of the model.
+
+    Returns:
+        The model and the image processor.
+    """
     return _llava({"hidden_size": 512, "intermediate_size": 1376, "heads": 8, "layers": 32}, 224, 6, 256, **how)
 
 
@@ -105,7 +129,14 @@ def _llava(text: dict[str, int], image: int, layers: int, width: int, **how: Any
 
 
 def instructblip_7b(**how: Any) -> tuple[Any, Any]:
-    """InstructBLIP with Vicuna 7B: 7.91 billion parameters; a larger ViT, but only 32 image tokens in Vicuna."""
+    """Create InstructBLIP with Vicuna 7B: 7.91 billion parameters, a larger ViT than LLaVA's, and 32 image tokens.
+
+    Args:
+        how: `device` and `dtype` of the model.
+
+    Returns:
+        The model and the image processor.
+    """
     return _instructblip(VICUNA_7B, {}, {}, 224, **how)  # ViT-g and the Q-Former are the defaults of their configs
 
 
@@ -137,14 +168,14 @@ def _vicuna(text: dict[str, int], words: PreTrainedTokenizerFast) -> dict[str, A
 
 
 def _random(model_class: Any, config: Any, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
-    """On the device "meta" the model has a shape, but takes no memory."""
+    """Create a model with random weights; on the device "meta" it has a shape, but takes no memory."""
     torch.manual_seed(0)
     with torch.device(device):
         return model_class._from_config(config, dtype=dtype)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer with one token per word or punctuation mark, all unknown: prompts have about their usual length."""
+    """Create a tokenizer with an unknown token per word or punctuation mark, for prompts of about the usual length."""
     vocabulary = {word: index for index, word in enumerate(SPECIAL)}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()

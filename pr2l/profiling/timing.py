@@ -1,7 +1,7 @@
-"""Timings, memory peaks and operation counts that can be compared on a machine that is busy with other work too.
+"""Timings, memory peaks and operation counts that remain comparable on a busy machine.
 
-round 1   A B C      All variants run in turn, round after round: other work slows down neighbours alike, so the
-round 2   A B C      ratio A / B of a round is reliable even if its seconds are not.
+round 1   A B C      All variants run in turn, round after round. Other work slows down neighbouring runs equally, so
+round 2   A B C      the ratio A / B of a round is reliable even if the seconds are not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class MedianRange:
-    """Median, lowest and highest of a few measurements."""
+    """Median, minimum and maximum of a few measurements."""
 
     median: float
     low: float
@@ -32,18 +32,19 @@ class MedianRange:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> MedianRange:
+        """Compute median, minimum and maximum of at least one value."""
         return cls(float(np.median(values)), min(values), max(values))
 
 
 def time_in_turn(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Time several functions in turn, after one run of each that is not counted.
+    """Time several functions in turn, after one warm-up run of each.
 
     Args:
-        variants: Name -> function.
-        rounds: Timed runs of each.
+        variants: Functions by name.
+        rounds: Timed runs of each function.
 
     Returns:
-        Seconds of each variant, one per round.
+        Seconds of each round by name.
     """
     for run in variants.values():
         run()
@@ -59,12 +60,23 @@ def time_in_turn(variants: Mapping[str, Callable[[], object]], rounds: int) -> d
 
 
 def speedup(slow: Sequence[float], fast: Sequence[float]) -> MedianRange:
-    """How many times as fast the second variant is, by round; arguments: seconds as of `time_in_turn`."""
+    """Compute how many times as fast one variant is as another, round by round.
+
+    Args:
+        slow: Seconds per round of the slower variant, from `time_in_turn`.
+        fast: Seconds per round of the faster variant.
+    """
     return MedianRange.of([slow_seconds / seconds for slow_seconds, seconds in zip(slow, fast, strict=True)])
 
 
 def peak_memory(run: Callable[[], object]) -> int:
-    """Peak memory of a run in bytes, beyond what was allocated before: on the GPU if there is one."""
+    """Measure the additional peak memory of a run in bytes, on the GPU if there is one.
+
+    On systems other than Linux without a GPU, this returns the peak memory of the whole process.
+
+    Args:
+        run: Function to run once.
+    """
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -82,7 +94,7 @@ def peak_memory(run: Callable[[], object]) -> int:
 
 
 def highest_memory() -> int:
-    """Peak main memory of this process so far, in bytes."""
+    """Return the peak main memory of this process so far, in bytes."""
     if Path("/proc/self/status").exists():
         return _status("VmHWM")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -90,13 +102,13 @@ def highest_memory() -> int:
 
 
 def flops(run: Callable[[], object]) -> int:
-    """Count the floating-point operations of a run's matrix products, as torch does."""
+    """Count the floating-point operations of a run with torch's counter, which covers matrix products."""
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
 
 
-# Parts of a transformer's pass, by the names of torch's operations.
+# Parts of a transformer's pass -> parts of the names of torch operations.
 PARTS = {
     "linear layers": ("linear", "mm"),
     "attention": ("scaled_dot_product", "softmax"),
@@ -105,8 +117,8 @@ PARTS = {
 
 
 def profile(run: Callable[[], object]) -> dict[str, float]:
-    """Shares of a run's time, in 0..1, in each of PARTS and in the rest."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # silences its messages about starting and stopping
+    """Profile a run and return the fraction of its time in each of PARTS and in the rest, each in 0..1."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # silences the profiler's messages
     on_gpu = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
     with torch.profiler.profile(activities=[ProfilerActivity.CPU, *on_gpu]) as profiler:
         run()
@@ -121,15 +133,21 @@ def profile(run: Callable[[], object]) -> dict[str, float]:
 
 
 def matrix_ceiling(dtype: torch.dtype, device: torch.device, side: int = 2048) -> Callable[[], object]:
-    """Return a function that multiplies two square matrices, in 2 side^3 operations: the speed limit of a machine."""
+    """Return a function that multiplies two square matrices, whose speed is the limit of a machine.
+
+    Args:
+        dtype: Data type of the matrices.
+        device: Device of the matrices.
+        side: Rows and columns; the product takes 2 side^3 operations.
+    """
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return lambda: left @ right
 
 
 def _return_freed_memory() -> None:
-    """Give freed memory back to the system; the next run would use it without raising the peak."""
+    """Return freed memory to the system, because the next run could use it without a higher peak."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # a function of glibc
     if trim is not None:
         trim(0)
 
@@ -140,6 +158,6 @@ def _synchronize() -> None:
 
 
 def _status(key: str) -> int:
-    """Bytes of a line of /proc/self/status."""
+    """Read a line of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
