@@ -1,7 +1,7 @@
-"""`pr2l speed`: the speed of embedding on this machine, compared with other methods, and the gain of each optimization.
+"""`pr2l speed`: speed of embedding on this machine, compared with other methods, and the gain of each optimization.
 
-All variants are timed in turn in one process (timing.py). The results are a table that compares each with its goal,
-JSON and a figure. VLMs other than `tiny` are shapes with random weights (shapes.py).
+One process times all variants in turn (timing.py). The results are a table with goals, a JSON file and a figure. VLMs
+other than `tiny` are shapes with random weights (shapes.py).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from pr2l.vlms.checkpoint import cpu_has_bfloat16
 from pr2l.vlms.loading import load_vlm
 
 TEXT = "where is the red torch ?"
-# A rollout then takes minutes instead of an hour, and an update is smaller, too.
+# Overrides with which a rollout takes minutes instead of an hour, and an update takes less time too.
 SMALL_ROLLOUTS = (
     "num_envs=8",
     "vlm_options.image_size=256",
@@ -56,10 +56,10 @@ class Measure:
     """One line of the table.
 
     Args:
-        name: What was measured.
-        value: The result.
-        unit: Of the result.
-        goal: The result should be at least this, or at most if `below`; None = no goal.
+        name: Name of the measurement.
+        value: Result over the rounds.
+        unit: Unit of the result.
+        goal: Minimum of the median, or its maximum if `below`; None = no goal.
         below: Whether smaller is better.
     """
 
@@ -71,6 +71,7 @@ class Measure:
 
     @property
     def verdict(self) -> str:
+        """Text that compares the median with the goal; "" without a goal."""
         if self.goal is None:
             return ""
         reached = self.value.median <= self.goal if self.below else self.value.median >= self.goal
@@ -79,7 +80,12 @@ class Measure:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: frames in a batch, and rounds of timing."""
+    """Effort of a measurement.
+
+    Args:
+        frames: Frames in a batch.
+        rounds: Rounds of timing.
+    """
 
     frames: int = 16
     rounds: int = 3
@@ -89,16 +95,33 @@ class Effort:
 
 
 def as_the_notebook(vlm: VLM, frames: Frames, texts: Sequence[str]) -> torch.Tensor:
-    """The method of the paper's notebook: one frame at a time, `generate` with the states of all layers, two kept.
+    """Embed by the method of the paper's notebook: `generate` for one frame at a time, with the states of all layers.
 
-    Its image processor is replaced by pr2l's, which is faster and gives the same pixels.
+    The image processor is pr2l's, which is faster than the notebook's and gives the same pixels.
+
+    Args:
+        vlm: The VLM.
+        frames: uint8 [B, H, W, 3].
+        texts: One prompt per frame, of equal length in tokens.
+
+    Returns:
+        float32 [B, T, 2 D], states of the last two layers at image, prompt and generated tokens.
     """
     return torch.cat([as_plain_batch(vlm, frames[row : row + 1], [text]) for row, text in enumerate(texts)])
 
 
 @torch.no_grad()
 def as_plain_batch(vlm: VLM, frames: Frames, texts: Sequence[str]) -> torch.Tensor:
-    """All frames in one batch: `generate` (a forward pass if nothing is generated) with the states of all layers."""
+    """Embed all frames in one batch with `generate`, or with a forward pass if `vlm.new_tokens` is 0.
+
+    Args:
+        vlm: The VLM.
+        frames: uint8 [B, H, W, 3].
+        texts: One prompt per frame.
+
+    Returns:
+        float32 [B, T, 2 D], states of the last two layers at image, prompt and generated tokens.
+    """
     inputs = vlm.inputs(frames, list(texts))
     if not vlm.new_tokens:
         out = vlm.model(**inputs, output_hidden_states=True)
@@ -120,7 +143,14 @@ def _last_two(states: tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 
 def generation(shape: str, size: int | None, tokens: int, effort: Effort) -> Iterator[Measure]:
-    """Frames per second with generated tokens: the notebook, a plain batch, pr2l, and pr2l in other precisions."""
+    """Measure frames per second with generated tokens: notebook, plain batch, pr2l, and pr2l in other precisions.
+
+    Args:
+        shape: Name of the VLM's shape.
+        size: Image size in pixels; None = the shape's own.
+        tokens: Number of generated tokens.
+        effort: Effort of the measurement.
+    """
     frames, texts = _frames(effort.frames), [TEXT] * effort.frames
     with _vlms(shape, image_size=size, new_tokens=tokens, min_new_tokens=tokens) as load:
         plain, ours = load(disable=OPTIMIZATIONS), load()
@@ -147,7 +177,12 @@ def generation(shape: str, size: int | None, tokens: int, effort: Effort) -> Ite
 
 
 def half_the_layers(shape: str, effort: Effort) -> Iterator[Measure]:
-    """Nothing generated and half the layers, compared with a plain batch that runs all layers."""
+    """Measure half the layers without generation, compared with a plain batch that runs all layers.
+
+    Args:
+        shape: Name of the VLM's shape.
+        effort: Effort of the measurement.
+    """
     frames, texts = _frames(effort.frames), [TEXT] * effort.frames
     with _vlms(shape, generation="none") as load:
         depth = int(load().config.get_text_config().num_hidden_layers)
@@ -163,7 +198,12 @@ def half_the_layers(shape: str, effort: Effort) -> Iterator[Measure]:
 
 
 def per_optimization(shape: str, effort: Effort) -> Iterator[Measure]:
-    """Four prompts a frame, half the layers, nothing generated: no optimization, then one more at a time."""
+    """Measure the optimizations, switched on one after the other, with four prompts per frame and half the layers.
+
+    Args:
+        shape: Name of the VLM's shape.
+        effort: Effort of the measurement.
+    """
     count = max(1, effort.frames // 8)
     frames, texts = np.repeat(_frames(count), len(TEXTS), axis=0), list(TEXTS) * count
     with _vlms(shape, generation="none") as load:
@@ -183,7 +223,13 @@ def per_optimization(shape: str, effort: Effort) -> Iterator[Measure]:
 
 
 def further_prompts(shape: str, size: int, effort: Effort) -> Iterator[Measure]:
-    """Mean cost of the second to fourth prompts on a frame, as a share of the first."""
+    """Measure the mean cost of the second to fourth prompts on a frame, as a fraction of the first.
+
+    Args:
+        shape: Name of the VLM's shape.
+        size: Image size in pixels.
+        effort: Effort of the measurement.
+    """
     count = max(1, effort.frames // 4)
     frames = _frames(count)
     with _vlms(shape, image_size=size, generation="none") as load:
@@ -199,14 +245,25 @@ def further_prompts(shape: str, size: int, effort: Effort) -> Iterator[Measure]:
 
 
 def ceiling(shape: str, size: int | None, effort: Effort) -> Iterator[Measure]:
-    """Operations of a pass without generation, and their speed as a share of a matrix product's on this machine."""
+    """Measure a pass without generation: its operations, and its speed as a fraction of a matrix product's.
+
+    Args:
+        shape: Name of the VLM's shape.
+        size: Image size in pixels; None = the shape's own.
+        effort: Effort of the measurement.
+    """
     few = replace(effort, frames=max(1, effort.frames // 4)) if size else effort
     with _vlms(shape, image_size=size, generation="none") as load:
         yield from _share_of_ceiling(shape, load(), TEXT, few, 0.5 if shape == "smolvlm-256m" else None)
 
 
 def half_the_ceiling(shape: str, effort: Effort) -> Iterator[Measure]:
-    """The same for half the layers in bfloat16 and 32 text tokens, and frames per second; the goals are for a GPU."""
+    """Measure half the layers in bfloat16 with 32 text tokens: `ceiling` and frames per second, with goals for a GPU.
+
+    Args:
+        shape: Name of the VLM's shape.
+        effort: Effort of the measurement.
+    """
     text = " ".join(["imp"] * 32)  # one token a word
     with _vlms(shape, generation="none", dtype="bfloat16") as load:
         middle = int(load().config.get_text_config().num_hidden_layers) // 2
@@ -221,7 +278,7 @@ def half_the_ceiling(shape: str, effort: Effort) -> Iterator[Measure]:
 def _share_of_ceiling(title: str, vlm: VLM, text: str, effort: Effort, goal: float | None) -> Iterator[Measure]:
     frames = _frames(effort.frames)
     run = partial(vlm.hidden, frames, [text] * effort.frames)
-    side = 8192 if torch.cuda.is_available() else 2048  # a GPU is not busy with less
+    side = 8192 if torch.cuda.is_available() else 2048  # smaller products do not use a whole GPU
     product = matrix_ceiling(vlm.model.dtype, vlm.model.device, side)
     count, seen = flops(run), flops(partial(vlm.vision, frames))
     seconds = time_in_turn({"matrix product": product, "pass": run}, effort.rounds)
@@ -236,7 +293,12 @@ def _share_of_ceiling(title: str, vlm: VLM, text: str, effort: Effort, goal: flo
 
 
 def training(shape: str, effort: Effort) -> Iterator[Measure]:
-    """PPO in Doom: shares of the time, and the speed-up over the notebook's method."""
+    """Measure PPO in Doom: steps per second, speed-up over the notebook's method, and fractions of the time.
+
+    Args:
+        shape: Name of the VLM's shape; the speed-up is measured for `tiny` only.
+        effort: Effort of the measurement.
+    """
     with tempfile.TemporaryDirectory(prefix="pr2l-shape-") as folder:
         vlm = f"vlm={_checkpoint(shape, Path(folder))}"
         given = [vlm, *([] if shape == "tiny" else SMALL_ROLLOUTS)]
@@ -246,7 +308,7 @@ def training(shape: str, effort: Effort) -> Iterator[Measure]:
         clocks, probed, slow = [], [], []
         for _ in range(effort.rounds if shape == "tiny" else 1):  # in turn, as in time_in_turn
             clocks.append(_clocked(ours))
-            if shape == "tiny":  # with a larger one it takes minutes, and `generation` gives the ratio
+            if shape == "tiny":  # takes minutes with a larger VLM, whose ratio `generation` measures
                 probed.append(_clocked(fastest))
                 slow.append(_clocked(plain, row_by_row))
     yield Measure(f"PPO with {shape}", MedianRange.of([clock.steps / clock.total for clock in clocks]), "steps/s")
@@ -262,13 +324,19 @@ def training(shape: str, effort: Effort) -> Iterator[Measure]:
 
 @dataclass(frozen=True)
 class Clock:
-    """Environment steps of one training, and its seconds in the simulators, in the VLM and in the rest."""
+    """Times of one training.
+
+    Args:
+        steps: Environment steps.
+        seconds: Seconds in the simulators, in the VLM and in the rest, by name.
+    """
 
     steps: int
     seconds: dict[str, float]
 
     @property
     def total(self) -> float:
+        """Seconds of the whole training."""
         return sum(self.seconds.values())
 
 
@@ -276,13 +344,13 @@ Ask = Callable[..., Hidden]
 
 
 def concatenate(parts: Sequence[Hidden]) -> Hidden:
-    """Join the states of several batches, whose spans are equal."""
+    """Join the states of several batches with equal spans of segments."""
     states, mask = (torch.cat([getattr(part, name) for part in parts]) for name in ("states", "mask"))
     return Hidden(states, mask, parts[0].spans, [answer for part in parts for answer in part.answers])
 
 
 def row_by_row(hidden: Ask) -> Ask:
-    """Wrap `VLM.hidden` so that it passes one frame at a time."""
+    """Return a version of `VLM.hidden` that processes one frame at a time."""
 
     def asked(frames: Frames, texts: list[str], prompt_tokens: int | None = None) -> Hidden:
         return concatenate([hidden(frames[row : row + 1], [text], prompt_tokens) for row, text in enumerate(texts)])
@@ -291,7 +359,11 @@ def row_by_row(hidden: Ask) -> Ask:
 
 
 class Begin(Hooks):
-    """Starts the clock at the first rollout: the simulators have started, and their first frames are embedded."""
+    """Hooks that start the clock at the first rollout, when the first frames are embedded already.
+
+    Args:
+        spent: Seconds by part, which the start of the clock resets to 0.
+    """
 
     def __init__(self, spent: dict[str, float]) -> None:
         self.spent, self.at = spent, 0.0
@@ -303,7 +375,7 @@ class Begin(Hooks):
 
 
 def _clocked(config: RunConfig, change: Callable[[Ask], Ask] = lambda ask: ask) -> Clock:
-    """Time two rollouts and updates, with VLM.hidden replaced by `change` of it."""
+    """Time two rollouts and updates, with `change(vlm.hidden)` in place of `vlm.hidden`."""
     spent = {"simulators": 0.0, "the VLM": 0.0}
 
     def timed(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -335,9 +407,12 @@ def _vlm_of(encoder: Encoder) -> VLM:
 
 
 def rollout(effort: Effort) -> Iterator[Measure]:
-    """What a rollout's observations take in memory, of the main job, against SB3's own way with the same tokens.
+    """Compute the memory of a rollout's observations in the main Doom run, compared with SB3's own storage.
 
-    SB3's own way: float32 arrays in the buffer, flattened into a second copy for the update.
+    SB3 stores float32 arrays in the rollout buffer, and flattens them into a second copy for the update.
+
+    Args:
+        effort: Not used.
     """
     config = load_config("doom/fetch/prompted")
     options, algorithm = config.options("algorithm"), registry.load("algorithms", config.algorithm)
@@ -351,7 +426,11 @@ def rollout(effort: Effort) -> Iterator[Measure]:
 
 
 def stored(effort: Effort) -> Iterator[Measure]:
-    """Speed-up of reading batches of random rows from a store over computing them with `tiny`."""
+    """Measure the speed-up of reading random rows from a store of embeddings, compared with computing them with `tiny`.
+
+    Args:
+        effort: Effort of the measurement.
+    """
     config = load_config("doom/fetch/prompted", ["cache_frames=0"])
     encoder, frames = build.encoder(config), _frames(effort.frames)
     contexts = [{"target": "imp"}] * effort.frames
@@ -397,9 +476,9 @@ SECTIONS: dict[str, tuple[Callable[[Effort], Iterator[Measure]], ...]] = {
     ),
     "instructblip-7b": (partial(half_the_layers, "instructblip-7b"), partial(ceiling, "instructblip-7b", None)),
 }
-# Shapes that a CPU can measure in minutes.
+# Shapes that take minutes on a CPU.
 EVERYDAY = ("tiny", "smolvlm-256m", "llava-small")
-# shape -> {variant: (compared with which variant, at least so many times as fast)}
+# shape -> {variant: (variant to compare with, minimum speed-up)}
 GOALS = {"smolvlm-256m": {"ours": ("notebook", 4.0), "ours, int8": ("notebook", 8.0)}}
 
 
@@ -407,9 +486,9 @@ def speed(shapes: Sequence[str] = EVERYDAY, effort: Effort | None = None, out: P
     """Measure speed and memory, print a table, and write speed.md, speed.json and speed.png.
 
     Args:
-        shapes: Names in SECTIONS.
-        effort: How much is measured; None = the defaults.
-        out: The folder to write to; None = runs/speed.
+        shapes: Names of shapes in SECTIONS.
+        effort: Effort of each measurement; None = the defaults.
+        out: Folder for the files; None = runs/speed.
 
     Raises:
         UserError: A shape is not in SECTIONS.
@@ -455,7 +534,7 @@ def _frames_per_second(
 
 
 def _cosine(one: torch.Tensor, other: torch.Tensor) -> MedianRange:
-    """Cosine similarity of states [B, L, T, D] per token, without masked tokens, which are zero in both."""
+    """Compute the cosine similarity per token of states [B, L, T, D], without masked tokens, which are zero in both."""
     real = one.flatten(0, 2).norm(dim=-1) > 0
     cosine = torch.cosine_similarity(one.flatten(0, 2)[real], other.flatten(0, 2)[real], dim=-1)
     return MedianRange(float(cosine.median()), float(cosine.min()), float(cosine.max()))
@@ -463,7 +542,7 @@ def _cosine(one: torch.Tensor, other: torch.Tensor) -> MedianRange:
 
 @contextmanager
 def _vlms(shape: str, **common: Any) -> Iterator[Callable[..., VLM]]:
-    """Give a function that loads a VLM of a shape, with the common options and others."""
+    """Yield a function that loads a VLM of a shape, with the common options and further ones."""
     with tempfile.TemporaryDirectory(prefix="pr2l-shape-") as folder:
         path = _checkpoint(shape, Path(folder))
         options = {key: value for key, value in common.items() if value is not None}
@@ -478,7 +557,7 @@ def _checkpoint(shape: str, folder: Path) -> str:
 
 
 def _frames(count: int) -> Frames:
-    """Random frames of the size of Doom's."""
+    """Draw random frames of the size of Doom's frames."""
     return np.random.default_rng(0).integers(0, 256, (count, 120, 160, 3), dtype=np.uint8)
 
 
@@ -506,7 +585,7 @@ def _as_markdown(measures: Sequence[Measure]) -> str:
 
 
 def _draw(measures: Sequence[Measure], path: Path) -> None:
-    """Draw the frames per second of each variant on a logarithmic scale, with their range."""
+    """Draw the frames per second of each variant with their range, on a logarithmic scale."""
     shown = [measure for measure in measures if measure.unit == "frames/s"][::-1]
     if not shown:
         return
