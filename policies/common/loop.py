@@ -32,9 +32,13 @@ Values = dict[str, Any]
 class Resumable(Protocol):
     """Source of data with a position that can be saved and restored."""
 
-    def state_dict(self) -> Values: ...
+    def state_dict(self) -> Values:
+        """Return the position as JSON values."""
+        ...
 
-    def load_state_dict(self, values: Values) -> None: ...
+    def load_state_dict(self, values: Values) -> None:
+        """Go back to the position that `state_dict` returned."""
+        ...
 
 
 class Items(Protocol[Item_co]):
@@ -48,11 +52,17 @@ class Items(Protocol[Item_co]):
 class LoopHooks(Protocol):
     """Callbacks of the loop; `learner` is the argument of `Loop.run`."""
 
-    def on_update_start(self, learner: Any) -> None: ...
+    def on_update_start(self, learner: Any) -> None:
+        """Run before each update."""
+        ...
 
-    def on_update(self, metrics: Mapping[str, float]) -> None: ...
+    def on_update(self, metrics: Mapping[str, float]) -> None:
+        """Run after each update, with its metrics by name."""
+        ...
 
-    def on_end(self, learner: Any) -> None: ...
+    def on_end(self, learner: Any) -> None:
+        """Run after the last update."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -201,26 +211,33 @@ class LoopLearner:
 
     @property
     def num_timesteps(self) -> int:
+        """Number of steps so far, in the unit of `Update.steps`."""
         return self.loop.num_timesteps
 
     @property
     def parameter_count(self) -> int:
+        """Number of parameters of the policy."""
         return sum(parameter.numel() for parameter in self.policy.parameters())
 
     @property
     def device(self) -> torch.device:
+        """Device of the policy."""
         return next(self.policy.parameters()).device
 
     def learn(self, source: Any, total_steps: int, hooks: LoopHooks) -> None:
+        """Run the loop; see `Loop.run`."""
         self.loop.run(source, total_steps, hooks, self)
 
     def state_dict(self) -> tuple[Tensors, Values]:
+        """Return copies of the whole training state; see `Loop.state_dict`."""
         return self.loop.state_dict()
 
     def load_state_dict(self, tensors: Tensors, values: Values) -> None:
+        """Restore the training state; see `Loop.load_state_dict`."""
         self.loop.load_state_dict(tensors, values)
 
     def load_policy(self, tensors: Tensors) -> None:
+        """Restore the weights of the policy only, from the tensors of `state_dict`."""
         self.policy.load_state_dict(below(tensors, "policy"))
 
 

@@ -118,14 +118,17 @@ class OnPolicyLearner:
 
     @property
     def num_timesteps(self) -> int:
+        """Number of environment steps so far, including those before a resume."""
         return self.model.num_timesteps
 
     @property
     def parameter_count(self) -> int:
+        """Number of parameters of the policy."""
         return sum(parameter.numel() for parameter in self.model.policy.parameters())
 
     @property
     def device(self) -> torch.device:
+        """Device of the policy."""
         return self.model.device
 
     @torch.no_grad()
@@ -232,6 +235,7 @@ class OnPolicyLearner:
         _restore_random(tensors, values["random"])
 
     def load_policy(self, tensors: Tensors) -> None:
+        """Restore the weights of the policy only, from the tensors of `state_dict`."""
         self.model.policy.load_state_dict(below(tensors, "policy"))
 
     def _observation(self) -> Observation:
