@@ -68,7 +68,7 @@ class Defaults(BaseModel):
     rooms: int = Field(default=1000, ge=1, le=9999)  # rooms per split; too many for a policy to memorise
     things: int = Field(default=4, ge=2, le=5)  # objects in a generated room, one of them the target
     repeats: bool = False  # a room may hold several objects of one kind; any object of the target kind counts
-    target_in_proprio: bool = True  # one-hot target, so that methods without a prompt know the task too
+    target_in_proprio: bool = True  # one-hot target, so that methods without a prompt get the task too
     previous_action_in_proprio: bool = True  # one-hot; lets a policy without memory keep turning the same way
     approach_reward: float = 0.0  # fetch only: shaping reward per 100 map units of approach to the target; 0 = none
 

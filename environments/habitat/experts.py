@@ -40,7 +40,7 @@ class Shortest:
         headings = [simulator.heading + turn * step for turn in turns]
         ends = np.array([simulator.floor.move(simulator.position, simulator.ahead(heading))[0] for heading in headings])
         # Among equal paths prefer the fewest turns. Since a step may be blocked or lead back and forth, every earlier
-        # visit of a position makes it look farther away.
+        # visit of a position adds to its distance.
         self._visited.append(simulator.position)
         visits = (np.linalg.norm(ends[:, None] - np.array(self._visited), axis=-1) < 0.1).sum(axis=1)
         best = turns[int((paths.distances(ends) + 0.01 * np.abs(turns) + 0.05 * visits).argmin())]

@@ -109,7 +109,7 @@ class Isolated(gym.Env[Observation, Any]):
         self.restarts = 0
         self._failures = 0  # since the last successful step
         self._process = (str(python), env or {}, log)
-        # Another interpreter has packages of its own; the same one gets the import path of this process.
+        # Another interpreter has its own packages; the same interpreter gets the import path of this process.
         path = sys.path if str(python) == sys.executable else []
         self._make = [path, module, task, options, {"split": split, "labels": labels}]
         self._worker: WorkerProcess | None = None
@@ -281,7 +281,7 @@ class WorkerProcess:
         self._log = _log(log)
         self._memory = _memory()
         self._socket, theirs = socket.socketpair()
-        self._lifeline, guard = socket.socketpair()  # closes when this process ends, however that happens
+        self._lifeline, guard = socket.socketpair()  # closes when this process ends, also after SIGKILL
         self._number = 0  # number of the last call
         self.memory_checked = -math.inf
         self._ours = (self._socket, self._lifeline, self._memory, self._log)

@@ -143,7 +143,7 @@ class Minecraft:
         return bool(getattr(self._env, "is_successful", False))  # MineDojo's "open-ended" has no goal
 
     def _lost(self) -> bool:
-        """Whether the player is dead, or has no tool in a task that gives one: a player respawns without it."""
+        """Return whether the player is dead or has lost the tool of the task; a respawned player has no tool."""
         tool = self._row is not None and "mainhand" in self._row.inventory
         dead = self._observations["life_stats"]["life"][0] <= 0
         return dead or bool(tool and self._observations["inventory"]["name"][0] == "air")

@@ -95,7 +95,7 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         self._timed = not isinstance(env.unwrapped, Isolated)  # Isolated has its own time limits
         self._slots, self._labels, self._success, self._on_bad_value = tuple(slots), labels, success, on_bad_value
         self._seed: int | None = None
-        self._step = 0  # of the episode; 0 = its reset
+        self._step = 0  # number of the step in the episode; 0 = reset
         self._frames: deque[np.ndarray] = deque(maxlen=1)  # the last frames of the episode
         check_spaces(env, self.name)
         assert isinstance(env.observation_space, spaces.Dict)

@@ -43,14 +43,14 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     why: str
-    module: str  # its module in the worker, as Isolated takes it
+    module: str  # the remote module, see Isolated
     task: str | None = None  # the task of the example frame; null = none
     options: dict[str, Any] = Field(default_factory=dict)  # options of the module for the checks and that frame
     python: tuple[str, ...]  # versions that work, e.g. "3.9"; the preferred one first
     conda: tuple[str, ...] = ()  # arguments of `conda create`; empty = use a venv
     steps: tuple[tuple[str, ...], ...]  # arguments of `pip install`, one tuple per call
     environment: dict[str, str] = Field(default_factory=dict)  # environment variables for installation and checks
-    needs: tuple[str, ...] = ()  # what else the machine must have
+    needs: tuple[str, ...] = ()  # other requirements of the machine
 
     @property
     def digest(self) -> str:
@@ -66,7 +66,7 @@ class Link:
         name: The part, such as "Java 8".
         works: Whether it works.
         found: The version, the file or the error that the check found.
-        step: What the user has to do next if the part does not work.
+        step: The next step for the user if the part does not work.
     """
 
     name: str

@@ -215,7 +215,7 @@ class _Worker:
 
     def __init__(self, rows: list[int], timeouts: Timeouts) -> None:
         self.rows = rows
-        self._pending = 0  # answers that are still to come
+        self._pending = 0  # answers that were not yet received
         context = multiprocessing.get_context("spawn")
         memory: Any = context.RawArray("q", CallRecord.SIZE)
         self._hangs = HangDetector(CallRecord(memory), timeouts)
