@@ -256,7 +256,7 @@ def video_of(row: Path) -> Path | None:
     """Return the video of a row.
 
     Args:
-        row: Path of the row's file, or any path whose suffix is replaced by that of a video.
+        row: Path of the row's file; its suffix is replaced. Any other path works too, such as RUN/video.
 
     Returns:
         The existing video with the same path except for the suffix; None if there is none.

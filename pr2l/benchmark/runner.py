@@ -247,7 +247,7 @@ def _probe_file(method: str, home: Path) -> Path:
 
 
 def _probes(suite: Suite, home: Path, threads: int) -> dict[str, dict[str, Any]]:
-    """Return stored probes by method, without those of another number of threads or of a config that has changed."""
+    """Return stored probes by method; ignore probes with other threads or with a config that has changed."""
     probes = {}
     for method in suite.methods:
         path = _probe_file(method, home)

@@ -90,7 +90,7 @@ class PlannedRun:
 
     @property
     def command(self) -> str:
-        """The command that makes this run."""
+        """The shell command that trains and evaluates this run."""
         return shlex.join(("pr2l", "train", *self.words))
 
 
