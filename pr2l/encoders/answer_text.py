@@ -82,7 +82,7 @@ class SentenceEmbedder:
 
 
 def _check_parts(weights: str) -> None:
-    """Raise UserError for a model whose files describe another computation than that of this module."""
+    """Raise UserError for a model whose files describe a computation that differs from this module's."""
     modules = checkpoint.read_json(weights, "modules.json") or ()
     layers = [(module["type"].rpartition(".")[2], module["path"]) for module in modules]
     files = [f"{path}/config.json" for kind, path in layers if kind == "Pooling"]

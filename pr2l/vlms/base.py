@@ -3,8 +3,8 @@
     frames, prompts --layout--> token ids with image placeholders --\\
     frames --------pixels-----> inputs of the vision tower ----------> language model --> Hidden
 
-The unmodified Hugging Face model computes everything. Its first forward pass gives the states of the whole input, each
-later pass the state of one generated token. The last token of `generate` has not been fed back and has no state.
+The unmodified Hugging Face model computes everything. Its first forward pass returns the states of the whole input,
+each later pass the state of one generated token. The last token of `generate` is not fed back and has no state.
 Therefore one more token than requested is generated and dropped, and N generated tokens have N states.
 
     model's order   BOS  USER :  [image x I]  where is it ?  ASSISTANT :   left  of  you  </s>

@@ -1,4 +1,4 @@
-"""Reads the parts of a checkpoint: config, model, tokenizer, image processor, chat template.
+"""Functions that read the parts of a checkpoint: config, model, tokenizer, image processor, chat template.
 
 Families read the parts one by one. Only `generic` reads a whole processor, which often includes a video processor that
 needs torchvision.

@@ -1,4 +1,4 @@
-"""Loads a VLM by its name, with the family that supports its architecture."""
+"""Loading of a VLM by its name, with the family that supports its architecture."""
 
 from __future__ import annotations
 

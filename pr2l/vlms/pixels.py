@@ -20,7 +20,7 @@ GREY = 127  # padding of a letterbox if the processor has no mean colour
 
 
 class Pixels:
-    """Resizes and normalises a batch of frames as one image processor does.
+    """Preprocessor that resizes and normalises a batch of frames as one image processor does.
 
     Args:
         processor: A Hugging Face image processor; its resample, rescale_factor, image_mean and image_std are used.

@@ -41,7 +41,7 @@ class PromptOptions(BaseModel):
 
 
 class PromptRenderer:
-    """Renders one prompt per context, a text or a conversation, with at most `tokens` tokens.
+    """Renderer of prompts, texts or conversations, with at most `tokens` tokens each.
 
     A prompt that is too long loses words of its longest slot values, at the end of a value, or at its beginning if the
     slot is one of the prompt's `keep_end` slots. The prompt's own text stays. Values are literal text: a space breaks
@@ -50,7 +50,7 @@ class PromptRenderer:
     Args:
         source: Prompt, and the contexts of the task.
         vlm: VLM that counts the tokens and computes the hidden states.
-        max_prompt_tokens: The bound; None = the longest prompt of the task's contexts.
+        max_prompt_tokens: Largest number of tokens of a prompt; None = that of the task's longest prompt.
 
     Attributes:
         tokens: P, the fixed number of prompt tokens, padding included.

@@ -63,8 +63,8 @@ class VisionOutput(NamedTuple):
     """Output of a vision model for B frames.
 
     Attributes:
-        summary: [B, D], the model's own summary of an image: its class token, or what takes its place.
-        class_token: [B, 0 or 1, D], the class token as it stands before the patches.
+        summary: [B, D], the model's own summary of an image: its class token, or a pooled feature if it has none.
+        class_token: [B, 0 or 1, D], the class token that comes before the patches, if the model has one.
         patches: [B, N, D], row by row.
     """
 

@@ -96,7 +96,11 @@ class ImageFeatures:
     prefixes: dict[tuple[int, ...], tuple[Tensor, Any]] = field(default_factory=dict)
 
     def select(self, images: Sequence[int]) -> ImageFeatures:
-        """Return the features for some of the images, given by their indices."""
+        """Return the features of some of the batch's images.
+
+        Args:
+            images: Indices of the images.
+        """
         return replace(self, places=[self.places[image] for image in images])
 
     def expand(self) -> Any:
@@ -105,9 +109,17 @@ class ImageFeatures:
 
 
 class Engine:
-    """Runs the forward passes of one VLM.
+    """Forward passes of one VLM in this process.
 
     In a decoder-only model, all rows of a pass have the same layout; in an encoder-decoder, rows may be padded.
+
+    Args:
+        vlm: A VLM with its model loaded. Unused upper layers are removed from the model, and with `compile` its stacks
+            are compiled.
+
+    Attributes:
+        layers: Indices of the chosen layers in the tuple of hidden states.
+        is_complete: Whether the model has all its layers.
     """
 
     def __init__(self, vlm: LocalModel) -> None:
