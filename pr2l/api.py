@@ -132,17 +132,17 @@ def wrap(
         UserError: The environment has no such image, a name or an option does not exist, or the encoder must be fitted.
     """
     known = list(contexts) if contexts is not None else None
-    asked = _prompt(prompt)
+    question = _prompt(prompt)
     if known is None and isinstance(context, Mapping):
         known = [dict(context)]
-    if known is None and (asked is None or not asked.slots):
+    if known is None and (question is None or not question.slots):
         known = [{}]
     space = Arrangement(env.observation_space, frame, proprio, context).observation_space()["frame"]
     height, width = (space.shape or (0, 0))[:2]
     source = EncoderSource(
         vlm=vlm,
         vlm_options=parse_options(Defaults, vlm_options or {}, "vlm_options"),
-        prompt=asked,
+        prompt=question,
         contexts=known,
         frame_shape=(height, width, 3),
         kinds=(),

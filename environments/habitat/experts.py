@@ -123,8 +123,8 @@ def _face(simulator: Any, goals: dict[int, Piece]) -> str:
     """Return the action that turns to the nearest goal, or "stop" if that is in the middle of the frame."""
     x, z = simulator.position
     nearest = min(goals.values(), key=lambda piece: math.dist((x, z), _nearest_point(piece, x, z)))
-    wanted = math.atan2(x - nearest.x, z - nearest.z)  # counter-clockwise from north, -z
-    turn = (wanted - simulator.heading + math.pi) % (2 * math.pi) - math.pi
+    heading = math.atan2(x - nearest.x, z - nearest.z)  # counter-clockwise from north, -z
+    turn = (heading - simulator.heading + math.pi) % (2 * math.pi) - math.pi
     return "stop" if abs(turn) <= FACED else "turn_left" if turn > 0 else "turn_right"
 
 

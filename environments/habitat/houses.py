@@ -268,9 +268,9 @@ def house(name: str) -> House:
         raise ValueError(f"a house has {FEWEST} to {MOST} rooms, not {rooms}")
     rng = np.random.default_rng(key)
     while True:
-        made = _furnished(rng, *_shell(rng, key[1]), name=name)
-        if made is not None:
-            return made
+        furnished = _furnished(rng, *_shell(rng, key[1]), name=name)
+        if furnished is not None:
+            return furnished
 
 
 def _shell(rng: np.random.Generator, count: int) -> tuple[list[Room], list[Door]]:
@@ -313,7 +313,7 @@ def _doors(rng: np.random.Generator, rects: list[Rect]) -> list[Door] | None:
         a, b = (group[room] for room in door.rooms)
         if a != b or rng.random() < 0.25:
             doors.append(door)
-            group = [a if each == b else each for each in group]
+            group = [a if index == b else index for index in group]
     return doors if len(set(group)) == 1 else None
 
 
@@ -340,40 +340,40 @@ def _typed(rng: np.random.Generator, rects: list[Rect], doors: list[Door]) -> li
     """
     order = sorted(range(len(rects)), key=lambda room: _area(rects[room]))
     types = list(ROOM_TYPES[: len(rects)])
-    given = {order[-1]: "living room", order[0]: "bathroom"}
-    rest = [room for room in order if room not in given]
+    types_of = {order[-1]: "living room", order[0]: "bathroom"}
+    rest = [room for room in order if room not in types_of]
     if "hall" in types:
         hall = max(rest, key=lambda room: sum(room in door.rooms for door in doors))
-        given[hall] = "hall"
+        types_of[hall] = "hall"
         rest.remove(hall)
-    for type_ in given.values():
+    for type_ in types_of.values():
         types.remove(type_)
-    given.update(zip((rest[i] for i in rng.permutation(len(rest))), types))
-    return [Room(given[index], rect) for index, rect in enumerate(rects)]
+    types_of.update(zip((rest[i] for i in rng.permutation(len(rest))), types))
+    return [Room(types_of[index], rect) for index, rect in enumerate(rects)]
 
 
 def _furnished(rng: np.random.Generator, rooms: list[Room], doors: list[Door], name: str) -> House | None:
     """Return the furnished house; None if an essential group does not fit."""
     pieces: list[Piece] = []
     for index, room in enumerate(rooms):
-        taken = [door.rect(reach=1.0) for door in doors if index in door.rooms]
+        occupied = [door.rect(reach=1.0) for door in doors if index in door.rooms]
         for number, group in enumerate(FURNISHING[room.type]):
             essential = number < ESSENTIAL[room.type]
             if not essential and rng.random() >= group.chance:
                 continue
-            placed = _place(rng, group, room, taken)
+            placed = _place(rng, group, room, occupied)
             if placed is None and essential:
                 return None
             if placed is not None:
                 rect, (x, z), turn = placed
-                taken.append(_grown(rect, AISLE))
+                occupied.append(_grown(rect, AISLE))
                 colour = int(rng.integers(2**31))
                 pieces += [_piece(entry, x, z, turn, index, colour) for entry in group.pieces]
     return House(name, tuple(rooms), tuple(doors), tuple(pieces))
 
 
 def _place(
-    rng: np.random.Generator, group: Group, room: Room, taken: list[Rect]
+    rng: np.random.Generator, group: Group, room: Room, occupied: list[Rect]
 ) -> tuple[Rect, tuple[float, float], int] | None:
     """Draw the rectangle of a group, the middle of its back edge and its turn; None if it does not fit."""
     x0, z0, x1, z1 = _grown(room.inside, -AISLE if group.place == "free" else 0.0)
@@ -393,7 +393,7 @@ def _place(
         ]
         xs, zs = zip(*corners)
         rect = (min(xs), min(zs), max(xs), max(zs))
-        if not any(_overlap(rect, other) for other in taken):
+        if not any(_overlap(rect, other) for other in occupied):
             return rect, (x, z), turn
     return None
 

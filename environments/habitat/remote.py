@@ -253,11 +253,11 @@ def checks(options: dict[str, Any]) -> Iterator[tuple[str, bool, str, str]]:
     except Exception as error:
         yield "habitat-lab", False, repr(error), reinstall
         return
-    found = "installed" if shim.installed() else "absent: the generated houses stand in for it"
+    result = "installed" if shim.installed() else "absent: the generated houses stand in for it"
     yield (
         "habitat-sim",
         shim.installed() or options["scenes"] == "embedded",
-        found,
+        result,
         "conda install habitat-sim -c aihabitat",
     )
     try:
@@ -271,6 +271,6 @@ def checks(options: dict[str, Any]) -> Iterator[tuple[str, bool, str, str]]:
     while not done:
         _, _, terminated, truncated, info = env.step(env.call("oracle_action"))
         steps, done = steps + 1, terminated or truncated
-    found = f"{info['context']['target']}: {steps} steps, success {info['success']}, SPL {info['measures']['spl']:.2f}"
-    yield "a whole episode", info["success"], found, "please report it: the shortest path should have led there"
+    result = f"{info['context']['target']}: {steps} steps, success {info['success']}, SPL {info['measures']['spl']:.2f}"
+    yield "a whole episode", info["success"], result, "please report it: the shortest path should have led there"
     env.close()

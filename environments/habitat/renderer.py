@@ -70,7 +70,7 @@ class Renderer:
 
 @numba.njit(cache=True)
 def _draw(  # type: ignore[no-untyped-def]
-    corners, normals, uvs, colours, textures, owners, eye, cosine, sine, focal, texels, image, nearness, shown
+    corners, normals, uvs, colours, textures, owners, eye, cosine, sine, focal, texels, image, nearness, owner_image
 ):
     points = np.empty((4, 5))  # a clipped triangle as right, up, ahead, u, v
     for t in range(corners.shape[0]):
@@ -82,20 +82,20 @@ def _draw(  # type: ignore[no-untyped-def]
         count = _cut(corners[t], uvs[t], eye, cosine, sine, points)
         for i in range(1, count - 1):
             a, b, c = points[0], points[i], points[i + 1]
-            _fill(a, b, c, focal, colours[t], textures[t], owners[t], texels, image, nearness, shown)
+            _fill(a, b, c, focal, colours[t], textures[t], owners[t], texels, image, nearness, owner_image)
 
 
 @numba.njit(cache=True)
 def _cut(corners, uvs, eye, cosine, sine, points):  # type: ignore[no-untyped-def]
     """Clip a triangle at NEAR, write it to `points` in camera coordinates, and return its number of corners."""
-    seen = np.empty((3, 5))
+    camera_points = np.empty((3, 5))
     for i in range(3):
         x, y, z = corners[i, 0] - eye[0], corners[i, 1] - eye[1], corners[i, 2] - eye[2]
-        seen[i, 0], seen[i, 1], seen[i, 2] = x * cosine - z * sine, y, -x * sine - z * cosine
-        seen[i, 3], seen[i, 4] = uvs[i, 0], uvs[i, 1]
+        camera_points[i, 0], camera_points[i, 1], camera_points[i, 2] = x * cosine - z * sine, y, -x * sine - z * cosine
+        camera_points[i, 3], camera_points[i, 4] = uvs[i, 0], uvs[i, 1]
     count = 0
     for i in range(3):
-        here, after = seen[i], seen[(i + 1) % 3]
+        here, after = camera_points[i], camera_points[(i + 1) % 3]
         if here[2] >= NEAR:
             points[count] = here
             count += 1
@@ -106,7 +106,7 @@ def _cut(corners, uvs, eye, cosine, sine, points):  # type: ignore[no-untyped-de
 
 
 @numba.njit(cache=True)
-def _fill(a, b, c, focal, colour, texture, owner, texels, image, nearness, shown):  # type: ignore[no-untyped-def]
+def _fill(a, b, c, focal, colour, texture, owner, texels, image, nearness, owner_image):  # type: ignore[no-untyped-def]
     height, width = nearness.shape
     ax, ay = width / 2 + focal * a[0] / a[2], height / 2 - focal * a[1] / a[2]
     bx, by = width / 2 + focal * b[0] / b[2], height / 2 - focal * b[1] / b[2]
@@ -132,7 +132,7 @@ def _fill(a, b, c, focal, colour, texture, owner, texels, image, nearness, shown
             if near <= nearness[row, column]:
                 continue
             nearness[row, column] = near
-            shown[row, column] = owner
+            owner_image[row, column] = owner
             bright = 1.0
             if texture >= 0:
                 u, v = (ka * a[3] + kb * b[3] + kc * c[3]) / near, (ka * a[4] + kb * b[4] + kc * c[4]) / near

@@ -235,7 +235,7 @@ def texels() -> Floats:
     row = (v * 4).astype(int)  # of planks, each offset by half a plank
     shifted = (u + row % 2 / 2) % 1
     tone = rng.uniform(0.84, 1.06, (4, 2))[row, (shifted * 2).astype(int)]
-    made = {
+    textures = {
         "planks": tone * (1 + 0.03 * long_grain) * _joints(shifted * 2, v * 4, 0.03, 0.06, 0.7),
         "carpet": 1 + 0.06 * grain,
         "small tiles": (1 + 0.01 * grain) * _joints(u * 5, v * 5, 0.09, 0.09, 0.78),
@@ -244,7 +244,7 @@ def texels() -> Floats:
         "plaster": 1 + 0.012 * grain,
         "stripes": np.where((u * 8).astype(int) % 2, 0.9, 1.03) * (1 + 0.01 * grain),
     }
-    return np.stack([[_blurred(made[name], 2**level) for level in range(LEVELS)] for name in TEXTURES])
+    return np.stack([[_blurred(textures[name], 2**level) for level in range(LEVELS)] for name in TEXTURES])
 
 
 def _joints(u: Floats, v: Floats, across: float, down: float, shade: float) -> Floats:

@@ -186,13 +186,13 @@ class Isolated(gym.Env[Observation, Any]):
     def _start(self) -> dict[str, Any]:
         """Start a worker, make the environment, and return its spaces and metadata as JSON values and arrays."""
         self._worker = WorkerProcess(*self._process)
-        made: dict[str, Any] = self._ask(self.timeouts.start, "make", *self._make)
+        description: dict[str, Any] = self._ask(self.timeouts.start, "make", *self._make)
         known = getattr(self, "observation_space", None), getattr(self, "action_space", None)
-        if known[0] is not None and known != gymnasium_spaces(made):
-            raise WorkerLost(f"its spaces are {gymnasium_spaces(made)}, not {known}")
-        self.metadata = {**type(self).metadata, **made["metadata"]}
-        self._worker.map(made["observation"]["frame"]["shape"])
-        return made
+        if known[0] is not None and known != gymnasium_spaces(description):
+            raise WorkerLost(f"its spaces are {gymnasium_spaces(description)}, not {known}")
+        self.metadata = {**type(self).metadata, **description["metadata"]}
+        self._worker.map(description["observation"]["frame"]["shape"])
+        return description
 
     def _retry(self, attempt: Callable[[], Result]) -> Result:
         """Return the result of an attempt, repeated with a new worker after each failure."""
@@ -459,14 +459,14 @@ def _memory() -> IO[bytes]:
     return tempfile.TemporaryFile(buffering=0)
 
 
-def gymnasium_spaces(made: dict[str, Any]) -> tuple[spaces.Dict, spaces.Space[Any]]:
+def gymnasium_spaces(description: dict[str, Any]) -> tuple[spaces.Dict, spaces.Space[Any]]:
     """Return the observation space and the action space that a worker has described.
 
     Args:
         made: {"observation": {key: description}, "action": description}, with descriptions as from worker.plain.
     """
-    observation = spaces.Dict({key: _space(described) for key, described in made["observation"].items()})
-    return observation, _space(made["action"])
+    observation = spaces.Dict({key: _space(described) for key, described in description["observation"].items()})
+    return observation, _space(description["action"])
 
 
 def _space(described: dict[str, Any]) -> spaces.Space[Any]:

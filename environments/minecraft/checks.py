@@ -39,13 +39,13 @@ def checks(options: dict[str, Any]) -> Iterator[Link]:
 
 def _packages() -> Iterator[Link]:
     """Yield the versions of packages; gym 0.22 has another interface, and with numpy 2 minedojo cannot make a world."""
-    for name, wanted in (("minedojo", r"0\.1"), ("gym", r"0\.21"), ("numpy", r"1\.")):
+    for name, pattern in (("minedojo", r"0\.1"), ("gym", r"0\.21"), ("numpy", r"1\.")):
         try:
             installed = version(name)
         except PackageNotFoundError:
             installed = "none"
-        requirement = f"{name} {wanted}".replace("\\", "").rstrip(".")
-        yield requirement, re.match(wanted, installed) is not None, installed, REINSTALL
+        requirement = f"{name} {pattern}".replace("\\", "").rstrip(".")
+        yield requirement, re.match(pattern, installed) is not None, installed, REINSTALL
 
 
 def _tasks() -> Link:

@@ -37,14 +37,14 @@ class UnknownName(UserError):
         super().__init__(f"{text} {known} {hint}".rstrip())
 
 
-def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" with the most similar allowed name, or "" if no name is similar.
 
     Args:
         given: The unknown name.
         allowed: The existing names.
     """
-    close = _nearest(given, allowed, count=1, cutoff=0.5)
+    close = _nearest(name, allowed, count=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
@@ -72,11 +72,11 @@ def unknown_key(where: str, key: str, allowed: Iterable[str]) -> str:
     return f"{where}: unknown key {key!r}.{did_you_mean(last, allowed)} {listed}"
 
 
-def _listed(what: str, given: str, allowed: list[str]) -> str:
+def _listed(what: str, name: str, allowed: list[str]) -> str:
     """Return a sentence with the allowed names, or with the nearest names if there are many."""
     if len(allowed) <= LISTED:
         return f"{what}: {', '.join(allowed) or 'none'}."
-    return f"{what}, the nearest of {len(allowed)}: {', '.join(_nearest(given, allowed, NEAREST, cutoff=0))}."
+    return f"{what}, the nearest of {len(allowed)}: {', '.join(_nearest(name, allowed, NEAREST, cutoff=0))}."
 
 
 def _nearest(given: str, allowed: Iterable[str], count: int, cutoff: float) -> list[str]:

@@ -61,10 +61,10 @@ def options_of_class(file: Path, name: str) -> list[Option] | None:
     Returns:
         The fields in their order, after the fields of the base classes; None if the class or a base class is not found.
     """
-    found = _class(file, name)
-    if found is None:
+    class_and_file = _class(file, name)
+    if class_and_file is None:
         return None
-    node, file = found
+    node, file = class_and_file
     options: dict[str, Option] = {}
     for base in map(ast.unparse, node.bases):
         inherited = [] if base == "BaseModel" else options_of_class(file, base)
@@ -124,8 +124,8 @@ def _annotated(node: ast.ClassDef) -> Iterator[tuple[ast.AnnAssign, str]]:
 
 def _old_names(file: Path) -> list[str]:
     """Return the old names of options, from the `RENAMED` table of `Defaults`."""
-    found = _class(file, "Defaults")
-    for part in found[0].body if found else []:
+    class_and_file = _class(file, "Defaults")
+    for part in class_and_file[0].body if class_and_file else []:
         if isinstance(part, ast.AnnAssign) and ast.unparse(part.target) == "RENAMED" and part.value is not None:
             return list(ast.literal_eval(part.value))
     return []
@@ -133,7 +133,7 @@ def _old_names(file: Path) -> list[str]:
 
 def _literals(tree: ast.Module) -> dict[str, str]:
     """Return a dict from the names of a module's constants (`Literal[...]` types, numbers, texts) to their source."""
-    found = {}
+    constants = {}
     for node in tree.body:
         target: ast.expr | None = node.target if isinstance(node, ast.AnnAssign) else None
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
@@ -142,8 +142,8 @@ def _literals(tree: ast.Module) -> dict[str, str]:
         if isinstance(target, ast.Name) and value is not None:
             text = ast.unparse(value)
             if text.startswith("Literal[") or isinstance(value, ast.Constant):
-                found[target.id] = text
-    return found
+                constants[target.id] = text
+    return constants
 
 
 def _default(value: ast.expr | None) -> str | None:

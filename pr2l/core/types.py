@@ -79,5 +79,5 @@ class Tokens:
 
 def _check_mask(mask: torch.Tensor, shape: tuple[int, int]) -> None:
     if tuple(mask.shape) != shape or str(mask.dtype) != "torch.bool":
-        given = f"{mask.dtype} {tuple(mask.shape)}"
-        raise ValueError(f"the mask is {given}; it must be torch.bool {shape}, True = real token")
+        actual = f"{mask.dtype} {tuple(mask.shape)}"
+        raise ValueError(f"the mask is {actual}; it must be torch.bool {shape}, True = real token")

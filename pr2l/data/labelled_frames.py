@@ -200,10 +200,10 @@ def play(
     for episode in range(1 << 30):
         observation, info = env.reset(seed=int(rng.integers(1 << 31)))
         scripted = oracle is not None and episode % 2 == 0
-        over, kept, action, hold = False, 0, None, 0
-        while not over and kept != most:
+        over, count, action, hold = False, 0, None, 0
+        while not over and count != most:
             if rng.random() < (KEEP_SHARE if info["labels"] else KEEP_SHARE * BLANK_SHARE):
-                kept += 1
+                count += 1
                 yield observation["frame"], {**info, "episode": episode}
             if scripted and oracle is not None and rng.random() < 0.8:  # otherwise leave the oracle's path
                 action, hold = oracle(env), 0

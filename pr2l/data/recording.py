@@ -176,8 +176,8 @@ class Recording:
         with h5py.File(self.folder / "data" / FILE) as file:
             stored = file.get(f"episode_{number}/infos/{key}")
             if stored is None:
-                kept = ", ".join(file.get(f"episode_{number}/infos", {})) or "none"
-                raise UserError(f"episode {number} of {self.folder} has no infos[{key!r}]; it has: {kept}")
+                names = ", ".join(file.get(f"episode_{number}/infos", {})) or "none"
+                raise UserError(f"episode {number} of {self.folder} has no infos[{key!r}]; it has: {names}")
             values = stored[()]
             return [json.loads(text) for text in values] if h5py.check_string_dtype(stored.dtype) else values
 

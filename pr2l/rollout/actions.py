@@ -22,7 +22,7 @@ def as_action(space: spaces.Space[Any], action: Any) -> Any:
     if isinstance(space, spaces.Dict):
         return {key: as_action(part, action[key]) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return tuple(as_action(part, each) for part, each in zip(space.spaces, action, strict=True))
+        return tuple(as_action(part, value) for part, value in zip(space.spaces, action, strict=True))
     if isinstance(space, spaces.Discrete):
         return np.int64(np.asarray(action).item())
     if isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary):
@@ -43,5 +43,5 @@ def action_to_json(space: spaces.Space[Any], action: Any) -> Any:
     if isinstance(space, spaces.Dict):
         return {key: action_to_json(part, action[key]) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return [action_to_json(part, each) for part, each in zip(space.spaces, action, strict=True)]
+        return [action_to_json(part, value) for part, value in zip(space.spaces, action, strict=True)]
     return action if isinstance(action, str) else np.asarray(action).tolist()

@@ -86,9 +86,10 @@ def encoder(config: RunConfig, frame_shape: tuple[int, int, int] | None = None) 
         frame_shape=frame_shape,
         kinds=module.kinds(config.task),
     )
-    made: Encoder = registry.load("encoders", config.encoder).create(source, config.options("encoder"))
-    wanted = config.cache_frames and made.costly and not made.needs_labels  # the cache key has no labels
-    return CachedEncoder(made, config.cache_frames) if wanted else made
+    base_encoder: Encoder = registry.load("encoders", config.encoder).create(source, config.options("encoder"))
+    # The key of the cache has no labels.
+    cached = config.cache_frames and base_encoder.costly and not base_encoder.needs_labels
+    return CachedEncoder(base_encoder, config.cache_frames) if cached else base_encoder
 
 
 class Spaces(NamedTuple):
@@ -122,7 +123,7 @@ def learner(config: RunConfig, encoder: Encoder, frames: Spaces) -> Learner:
         frames: The spaces of the environments, before encoding.
     """
     algorithm = registry.load("algorithms", config.algorithm)
-    made: Learner = algorithm.create(
+    fresh_learner: Learner = algorithm.create(
         observation_space(frames.observation_space, encoder),
         frames.action_space,
         config.num_envs,
@@ -131,4 +132,4 @@ def learner(config: RunConfig, encoder: Encoder, frames: Spaces) -> Learner:
         config.options("algorithm"),
         seed=config.seed,
     )
-    return made
+    return fresh_learner

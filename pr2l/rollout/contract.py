@@ -281,7 +281,7 @@ def _check_action_space(space: spaces.Space[Any], name: str) -> None:
 def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
     if isinstance(space, spaces.Dict | spaces.Tuple):
         inner = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
-        return [part for each in inner for part in _parts(each)]
+        return [part for subspace in inner for part in _parts(subspace)]
     return [space]
 
 

@@ -185,8 +185,8 @@ def _far_links(recipe: Recipe, far: Path) -> Iterator[Link]:
         return
     yield from (Link(*json.loads(line)) for line in done.stdout.splitlines())
     if done.returncode:
-        said = f"ended with {done.returncode}\n{_last_lines(done.stderr)}"
-        yield Link("checks", False, said, f"fix this error; to see it again, run {shlex.join(command)}")
+        problem = f"ended with {done.returncode}\n{_last_lines(done.stderr)}"
+        yield Link("checks", False, problem, f"fix this error; to see it again, run {shlex.join(command)}")
 
 
 def _frame(name: str, recipe: Recipe, far: Path, picture: Path) -> Link:
@@ -220,7 +220,7 @@ def _state(name: str, recipe: Recipe) -> str:
 
 def _check_place(place: Path) -> None:
     ours = (place / "pyvenv.cfg", place / "conda-meta")
-    if place.exists() and any(place.iterdir()) and not any(each.exists() for each in ours):
+    if place.exists() and any(place.iterdir()) and not any(file.exists() for file in ours):
         raise UserError(f"{place} exists and is not a Python environment: move it away, or set PR2L_SIMS")
 
 
@@ -228,7 +228,7 @@ def _creation(name: str, recipe: Recipe, place: Path, python: Path | None) -> li
     """Return the command that creates the Python environment, without packages."""
     if not recipe.conda:
         return [str(_base(name, recipe, python)), "-m", "venv", "--clear", str(place)]
-    conda = next((found for each in CONDA if (found := shutil.which(each))), None)
+    conda = next((path for program in CONDA if (path := shutil.which(program))), None)
     if conda is None:
         raise UserError(
             f"{name} needs conda, which is not on the PATH: install Miniforge (https://conda-forge.org/download), "
@@ -237,18 +237,19 @@ def _creation(name: str, recipe: Recipe, place: Path, python: Path | None) -> li
     return [conda, "create", "--yes", "--prefix", str(place), f"python={recipe.python[0]}", *recipe.conda]
 
 
-def _base(name: str, recipe: Recipe, given: Path | None) -> Path:
+def _base(name: str, recipe: Recipe, python: Path | None) -> Path:
     """Return a Python interpreter of a version that the recipe allows."""
-    wanted = " or ".join(recipe.python)
-    if given is not None:
-        if _version(given) not in recipe.python:
-            raise UserError(f"{name} needs Python {wanted}; {given} is {_version(given) or 'no Python interpreter'}")
-        return given
+    versions = " or ".join(recipe.python)
+    if python is not None:
+        if _version(python) not in recipe.python:
+            version = _version(python) or "no Python interpreter"
+            raise UserError(f"{name} needs Python {versions}; {python} is {version}")
+        return python
     for version in recipe.python:
-        for each in (sys.executable, shutil.which(f"python{version}")):
-            if each and _version(Path(each)) == version:
-                return Path(each)
-    raise UserError(f"{name} needs Python {wanted}, which is not on the PATH: install it, or use --python PATH")
+        for candidate in (sys.executable, shutil.which(f"python{version}")):
+            if candidate and _version(Path(candidate)) == version:
+                return Path(candidate)
+    raise UserError(f"{name} needs Python {versions}, which is not on the PATH: install it, or use --python PATH")
 
 
 def _version(python: Path) -> str | None:
