@@ -235,7 +235,7 @@ def create(
             "give one for each action, or [] for none"
         )
     set_random_seed(seed)
-    make: Any = network  # every file's Network takes its own Defaults
+    make: Any = network  # each Network takes the Defaults of its file
     policy = RecurrentPolicy(make(observation_space, network_options), actions, options)
     return BCLearner(policy.to(get_device(options.device)), options)
 

@@ -3,7 +3,7 @@
     play -> labelled frames -> training -> evaluation in other rooms, with other seeds -> weights
 
 A config that names a `vlm` fine-tunes it (finetune.py) and evaluates it before and after; any other config trains a
-small VLM from scratch (from_scratch.py). docs/tiny.md describes how `tiny` was made.
+small VLM from scratch (from_scratch.py). docs/tiny.md describes the training of `tiny`.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _advance(bars: Progress, bar: TaskID, count: int) -> None:
 def _train_and_save(
     config: PretrainConfig, sets: Sequence[LabelledFrames], folder: Path, weights: Path, bars: Progress
 ) -> None:
-    """Train, and save the model in `weights` as float16, which halves the size and keeps the answers."""
+    """Train, and save the model in `weights` as float16, which halves the size and does not change the answers."""
     names = sorted({name for frame_set in sets for name in frame_set.names})
     rooms = sorted({scene["room"] for frame_set in sets for scene in frame_set.scenes if "room" in scene})
     options = config.training

@@ -110,7 +110,7 @@ def _start_wandb(folder: Path, config: RunConfig) -> Any:
 
     return wandb.init(
         project="pr2l",
-        id=folder.name,  # a resumed run goes on in the same chart
+        id=folder.name,  # a resumed run continues the same chart
         name=folder.name,
         resume="allow",
         mode=config.wandb,

@@ -143,7 +143,7 @@ def _learn(run: Run, learner: Learner, encoder: Encoder, source: Any, checkpoint
         except BaseException:
             training.save()
             console.print("stopped; go on with", highlight=False)
-            # On a line of its own, however long, so that it can be copied.
+            # On one line, whatever its length, so that users can copy it.
             command = f"pr2l train --resume {shlex.quote(str(run.path))}"
             console.print(command, style="bold", highlight=False, markup=False, soft_wrap=True)
             raise
