@@ -41,7 +41,7 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" with the most similar allowed name, or "" if no name is similar.
 
     Args:
-        given: The unknown name.
+        name: The unknown name.
         allowed: The existing names.
     """
     close = _nearest(name, allowed, count=1, cutoff=0.5)
