@@ -284,8 +284,8 @@ def _chart(
         methods: All methods of the suite, so that a method has the same colour on every page.
         chance: Value of a horizontal line for random actions; None = no line.
     """
-    shown = {name: band for name, band in bands.items() if band}
-    end = max((max(band["at"]) for band in shown.values()), default=1.0)
+    visible = {name: band for name, band in bands.items() if band}
+    end = max((max(band["at"]) for band in visible.values()), default=1.0)
     numbers = {name: number for number, name in enumerate(methods)}
     lines = [
         Line(
@@ -294,7 +294,7 @@ def _chart(
             _points(band["at"], band["value"], end),
             f"{_points(band['at'], band['high'], end)} {_points(band['at'][::-1], band['low'][::-1], end)}",
         )
-        for name, band in shown.items()
+        for name, band in visible.items()
     ]
     if lines and chance is not None:
         lines.append(Line(RANDOM, "chance", "", _points([0, end], [chance, chance], end), ""))

@@ -46,15 +46,15 @@ def evaluate_answers(
     Returns:
         Fraction of right answers per kind of question, per answer and per name.
     """
-    asked = list(_questions(frames, np.random.default_rng(seed)))
+    question_list = list(_questions(frames, np.random.default_rng(seed)))
     right: list[bool] = []
-    for start in range(0, len(asked), BATCH):
-        batch = asked[start : start + BATCH]
+    for start in range(0, len(question_list), BATCH):
+        batch = question_list[start : start + BATCH]
         pictures = np.stack([frames.frames[row] for row, _ in batch])
         answers = vlm.answer(pictures, [question.text for _, question in batch], max_answer_tokens)
         right += [answer == question.answer for answer, (_, question) in zip(answers, batch, strict=True)]
         progress(len(right))
-    return accuracies([question for _, question in asked], right)
+    return accuracies([question for _, question in question_list], right)
 
 
 def accuracies(questions: Sequence[Question], right: Sequence[bool]) -> Accuracies:

@@ -115,10 +115,10 @@ def language_loss(
     model, tower = scratch.model, _tower(scratch, batch)
     count, mix = options.questions_per_frame, options.mix
     questions_of_frames = [draw_questions(view, scratch.names, count, batch.rng, mix) for view in batch.views()]
-    asked = [question for frame_questions in questions_of_frames for question in frame_questions]
+    flat_questions = [question for frame_questions in questions_of_frames for question in frame_questions]
     row = torch.tensor([index for index, frame_questions in enumerate(questions_of_frames) for _ in frame_questions])
-    ids, mask = _padded([scratch.vlm.layout(question.text) for question in asked], model.config.pad_token_id)
-    answers, real = _padded([_answer_ids(scratch.vlm, question) for question in asked], IGNORE_INDEX)
+    ids, mask = _padded([scratch.vlm.layout(question.text) for question in flat_questions], model.config.pad_token_id)
+    answers, real = _padded([_answer_ids(scratch.vlm, question) for question in flat_questions], IGNORE_INDEX)
     embedded = model.get_input_embeddings()(ids)
     image_features = model.model.multi_modal_projector(tower)[row].to(embedded.dtype)
     embedded = embedded.masked_scatter((ids == model.config.image_token_id)[..., None], image_features)

@@ -171,7 +171,7 @@ def generation(shape: str, size: int | None, tokens: int, effort: Effort) -> Ite
             goal = 0.99 if name == "int8" and shape != "tiny" else None
             cosine = _cosine(ours.hidden(frames, texts).states, vlm.hidden(frames, texts).states)
             yield Measure(f"{title}: cosine of {name} to float32", cosine, "", goal)
-        for name in ("ours", *(f"ours, {each}" for each in lower)):
+        for name in ("ours", *(f"ours, {optimization}" for optimization in lower)):
             for part, share in profile(variants[name]).items():
                 yield Measure(f"{title}: {name}, share of time in {part}", MedianRange.of([share]), "")
 
@@ -214,12 +214,12 @@ def per_optimization(shape: str, effort: Effort) -> Iterator[Measure]:
             variants[f"and {optimization}"] = partial(half(disable=OPTIMIZATIONS[number:]).hidden, frames, texts)
         seconds = time_in_turn(variants, effort.rounds)
     before = seconds["no optimization"]
-    for name, each in seconds.items():
+    for name, timings in seconds.items():
         title = f"{shape}, half the layers, {len(TEXTS)} prompts a frame: {name}"
-        yield Measure(title, MedianRange.of([len(texts) / one for one in each]), "prompts/s")
+        yield Measure(title, MedianRange.of([len(texts) / duration for duration in timings]), "prompts/s")
         if name != "no optimization":
-            yield Measure(f"{title}, over the row before", speedup(before, each), "x")
-        before = each
+            yield Measure(f"{title}, over the row before", speedup(before, timings), "x")
+        before = timings
 
 
 def further_prompts(shape: str, size: int, effort: Effort) -> Iterator[Measure]:
@@ -271,7 +271,8 @@ def half_the_ceiling(shape: str, effort: Effort) -> Iterator[Measure]:
         title = f"{shape}, half the layers, {vlm.image_length()} + {vlm.prompt_length([text])} tokens"
         variants = {"ours": partial(vlm.hidden, _frames(effort.frames), [text] * effort.frames)}
         seconds = time_in_turn(variants, effort.rounds)["ours"]
-        yield Measure(f"{title}: ours", MedianRange.of([effort.frames / each for each in seconds]), "frames/s", 155.0)
+        rates = MedianRange.of([effort.frames / duration for duration in seconds])
+        yield Measure(f"{title}: ours", rates, "frames/s", 155.0)
         yield from _share_of_ceiling(title, vlm, text, effort, 0.4)
 
 
@@ -280,15 +281,15 @@ def _share_of_ceiling(title: str, vlm: VLM, text: str, effort: Effort, goal: flo
     run = partial(vlm.hidden, frames, [text] * effort.frames)
     side = 8192 if torch.cuda.is_available() else 2048  # smaller products do not use a whole GPU
     product = matrix_ceiling(vlm.model.dtype, vlm.model.device, side)
-    count, seen = flops(run), flops(partial(vlm.vision, frames))
+    count, vision_flops = flops(run), flops(partial(vlm.vision, frames))
     seconds = time_in_turn({"matrix product": product, "pass": run}, effort.rounds)
-    best = [2 * side**3 / each for each in seconds["matrix product"]]
-    reached = [count / each for each in seconds["pass"]]
+    best = [2 * side**3 / duration for duration in seconds["matrix product"]]
+    reached = [count / duration for duration in seconds["pass"]]
     share = MedianRange.of([one / other for one, other in zip(reached, best, strict=True)])
     dtype = str(vlm.model.dtype).removeprefix("torch.")
     yield Measure(f"{title}: operations a frame", MedianRange.of([count / effort.frames / 1e9]), "GFLOP")
-    yield Measure(f"{title}: share of them in the vision tower", MedianRange.of([seen / count]), "")
-    yield Measure(f"this machine's {dtype} matrix product", MedianRange.of([each / 1e9 for each in best]), "GFLOP/s")
+    yield Measure(f"{title}: share of them in the vision tower", MedianRange.of([vision_flops / count]), "")
+    yield Measure(f"this machine's {dtype} matrix product", MedianRange.of([rate / 1e9 for rate in best]), "GFLOP/s")
     yield Measure(f"{title}: share of it reached", share, "", goal)
 
 
@@ -301,10 +302,10 @@ def training(shape: str, effort: Effort) -> Iterator[Measure]:
     """
     with tempfile.TemporaryDirectory(prefix="pr2l-shape-") as folder:
         vlm = f"vlm={_checkpoint(shape, Path(folder))}"
-        given = [vlm, *([] if shape == "tiny" else SMALL_ROLLOUTS)]
-        ours = load_config("doom/fetch/prompted", given)
-        fastest = load_config("doom/fetch/prompted", [*given, "vlm_options.dtype=fastest"])
-        plain = load_config("doom/fetch/prompted", [*given, f"vlm_options.disable={list(OPTIMIZATIONS)}"])
+        overrides = [vlm, *([] if shape == "tiny" else SMALL_ROLLOUTS)]
+        ours = load_config("doom/fetch/prompted", overrides)
+        fastest = load_config("doom/fetch/prompted", [*overrides, "vlm_options.dtype=fastest"])
+        plain = load_config("doom/fetch/prompted", [*overrides, f"vlm_options.disable={list(OPTIMIZATIONS)}"])
         clocks, probed, slow = [], [], []
         for _ in range(effort.rounds if shape == "tiny" else 1):  # in turn, as in time_in_turn
             clocks.append(_clocked(ours))
@@ -417,11 +418,11 @@ def rollout(effort: Effort) -> Iterator[Measure]:
     config = load_config("doom/fetch/prompted")
     options, algorithm = config.options("algorithm"), registry.load("algorithms", config.algorithm)
     space = observation_space(build.frame_spaces(config).observation_space, build.encoder(config))
-    held = sum(algorithm.rollout_bytes(space, config.num_envs, options).values())
+    memory = sum(algorithm.rollout_bytes(space, config.num_envs, options).values())
     numbers = sum(int(np.prod(part.shape or ())) for part in space.values())
     rows = options.n_steps * config.num_envs
-    yield Measure("a rollout's step in memory", MedianRange.of([held / rows]), "bytes")
-    share = MedianRange.of([held / (2 * 4 * numbers * rows)])
+    yield Measure("a rollout's step in memory", MedianRange.of([memory / rows]), "bytes")
+    share = MedianRange.of([memory / (2 * 4 * numbers * rows)])
     yield Measure("a rollout's memory, share of SB3's own", share, "", 0.25, below=True)
 
 
@@ -523,12 +524,13 @@ def _frames_per_second(
     title: str, variants: dict[str, Callable[[], Any]], effort: Effort, goals: dict[str, tuple[str, float]]
 ) -> Iterator[Measure]:
     seconds = time_in_turn(variants, effort.rounds)
-    for name, each in seconds.items():
-        yield Measure(f"{title}: {name}", MedianRange.of([effort.frames / one for one in each]), "frames/s")
+    for name, timings in seconds.items():
+        rates = MedianRange.of([effort.frames / duration for duration in timings])
+        yield Measure(f"{title}: {name}", rates, "frames/s")
     slowest = next(iter(variants))
-    for name, each in list(seconds.items())[1:]:
+    for name, timings in list(seconds.items())[1:]:
         over, goal = goals.get(name, (slowest, None))
-        yield Measure(f"{title}: {name} over {over}", speedup(seconds[over], each), "x", goal)
+        yield Measure(f"{title}: {name} over {over}", speedup(seconds[over], timings), "x", goal)
     for name, run in variants.items():
         yield Measure(f"{title}: {name}, memory at its peak", MedianRange.of([peak_memory(run) / 1e6]), "MB")
 
@@ -586,18 +588,18 @@ def _as_markdown(measures: Sequence[Measure]) -> str:
 
 def _draw(measures: Sequence[Measure], path: Path) -> None:
     """Draw the frames per second of each variant with their range, on a logarithmic scale."""
-    shown = [measure for measure in measures if measure.unit == "frames/s"][::-1]
-    if not shown:
+    frame_rates = [measure for measure in measures if measure.unit == "frames/s"][::-1]
+    if not frame_rates:
         return
-    figure = Figure(figsize=(9, 0.4 * len(shown) + 1.2), layout="constrained")
+    figure = Figure(figsize=(9, 0.4 * len(frame_rates) + 1.2), layout="constrained")
     axes = figure.subplots()
-    middle = [measure.value.median for measure in shown]
+    middle = [measure.value.median for measure in frame_rates]
     around = [
-        [measure.value.median - measure.value.low for measure in shown],
-        [measure.value.high - measure.value.median for measure in shown],
+        [measure.value.median - measure.value.low for measure in frame_rates],
+        [measure.value.high - measure.value.median for measure in frame_rates],
     ]
-    ours = ["tab:blue" if ": ours" in measure.name else "lightgray" for measure in shown]
-    axes.barh([measure.name for measure in shown], middle, xerr=around, color=ours)
+    ours = ["tab:blue" if ": ours" in measure.name else "lightgray" for measure in frame_rates]
+    axes.barh([measure.name for measure in frame_rates], middle, xerr=around, color=ours)
     for row, value in enumerate(middle):
         axes.annotate(f"{value:,.1f}", (value, row), xytext=(6, 0), textcoords="offset points", va="center")
     axes.set(xscale="log", xlabel="frames per second")

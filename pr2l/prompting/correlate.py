@@ -145,10 +145,10 @@ def _score(config: RunConfig, frames: int | None) -> PromptScore:
     """Score a config's prompt, VLM options and segments, as `pr2l prompts score` does: with 4 x 4 image tokens."""
     values: dict[str, Any] = {"task": f"{config.environment}/{config.task}", "vlm": config.vlm}
     values |= {"environment_options": config.environment_options, **({"frames": frames} if frames else {})}
-    asked = prompt.load(config.prompt_name) if config.prompt_name else EMPTY
-    asked = asked.model_copy(update={"segments": config.options("encoder").segments})
+    variant_prompt = prompt.load(config.prompt_name) if config.prompt_name else EMPTY
+    variant_prompt = variant_prompt.model_copy(update={"segments": config.options("encoder").segments})
     options: Defaults = config.options("vlm")
-    return score_one(asked, options, config.vlm, examples_of(scoring_of(values)), cells=False)
+    return score_one(variant_prompt, options, config.vlm, examples_of(scoring_of(values)), cells=False)
 
 
 def correlations(variants: Sequence[Variant]) -> list[Correlation]:
@@ -233,8 +233,8 @@ def _head() -> list[str]:
 def _cells(correlations_of_task: Sequence[Correlation]) -> list[tuple[str, ...]]:
     """Return rows of a table: the measurement, and the columns of _head()."""
     return [
-        (one.of, *chain.from_iterable((str(rank.rho), f"{rank.p:.3f}") for rank in one.ranks.values()))
-        for one in correlations_of_task
+        (correlation.of, *chain.from_iterable((str(rank.rho), f"{rank.p:.3f}") for rank in correlation.ranks.values()))
+        for correlation in correlations_of_task
     ]
 
 
@@ -272,9 +272,9 @@ def _draw(variants: dict[str, list[Variant]], results_of: dict[str, list[Correla
 
 
 def _draw_points(axes: Axes, ranked: Sequence[Variant], key: str) -> None:
-    for number, one in enumerate(ranked, start=1):
-        value, low, high = one.outcome(key)
-        colour, label = f"C{(number - 1) % 10}", f"{number} {one.name}"
-        axes.errorbar(one.score.score, value, [[value - low], [high - value]], fmt="o", color=colour, label=label)
-        axes.annotate(str(number), (one.score.score, value), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    for number, variant in enumerate(ranked, start=1):
+        value, low, high = variant.outcome(key)
+        colour, label = f"C{(number - 1) % 10}", f"{number} {variant.name}"
+        axes.errorbar(variant.score.score, value, [[value - low], [high - value]], fmt="o", color=colour, label=label)
+        axes.annotate(str(number), (variant.score.score, value), xytext=(4, 4), textcoords="offset points", fontsize=8)
     axes.grid(alpha=0.3)

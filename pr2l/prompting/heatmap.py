@@ -4,22 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pr2l.prompting.probes import Probe
-
-if TYPE_CHECKING:
-    from pr2l.prompting.score import LayerSegment, PromptScore
+from pr2l.core.prompt import Prompt
+from pr2l.prompting.probes import LayerSegment, Probe
 
 ORDER = ("generated", "prompt", "image")  # rows of a heat map from top to bottom
 
 
-def draw_scores(scores: Sequence[PromptScore], path: Path | None = None) -> Figure:
+class ProbedPrompt(Protocol):
+    """A prompt with its score and its probes: what a row of heat maps shows."""
+
+    @property
+    def prompt(self) -> Prompt: ...
+
+    @property
+    def score(self) -> float: ...
+
+    @property
+    def view(self) -> dict[str, Probe]: ...
+
+    @property
+    def cells(self) -> dict[str, dict[LayerSegment, Probe]]: ...
+
+
+def draw_scores(scores: Sequence[ProbedPrompt], path: Path | None = None) -> Figure:
     """Draw heat maps: one row per prompt and one column per label.
 
     Args:

@@ -21,7 +21,10 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from pr2l.core.statistics import Estimate, wilson
+from pr2l.core.types import Segment
 from pr2l.data.questions import COUNTS, DIRECTIONS, DISTANCES
+
+LayerSegment = tuple[int, Segment]  # layer as a negative index from the end, and segment
 
 FOLDS = 5
 RESAMPLES = 2000  # number of bootstrap resamples

@@ -40,7 +40,7 @@ from pr2l.encoders.common.states import pool_grid
 from pr2l.prompting import examples
 from pr2l.prompting.examples import Examples
 from pr2l.prompting.heatmap import draw_scores
-from pr2l.prompting.probes import FOLDS, Probe, agreement, probe, says, share
+from pr2l.prompting.probes import FOLDS, LayerSegment, Probe, agreement, probe, says, share
 from pr2l.vlms.base import VLM, Defaults
 from pr2l.vlms.loading import load_vlm
 
@@ -51,7 +51,6 @@ MOST_LAYERS = 12  # maximum number of layers in the heat map
 FRAMES = Path("data/labelled")  # played frames, in folders named by a digest of their source
 SHOWN = 6  # answers kept in score.json
 
-LayerSegment = tuple[int, Segment]  # layer as a negative index from the end, and segment
 
 _loaded: dict[tuple[str, Defaults], VLM] = {}  # the VLM that was loaded last
 _depths: dict[str, int] = {}  # number of layers of each VLM
@@ -158,9 +157,11 @@ def score(scoring: Scoring, out: Path) -> list[PromptScore]:
     """
     prompts = prompts_of(scoring)
     known = examples_of(scoring)
-    options = {asked.name: options_for(asked, scoring) for asked in prompts}
-    prompts = sorted(prompts, key=lambda asked: options[asked.name].model_dump_json())  # loads each VLM once
-    scores = [score_one(asked, options[asked.name], scoring.vlm, known) for asked in track(prompts, "scoring prompts")]
+    options = {variant.name: options_for(variant, scoring) for variant in prompts}
+    prompts = sorted(prompts, key=lambda variant: options[variant.name].model_dump_json())  # loads each VLM once
+    scores = [
+        score_one(variant, options[variant.name], scoring.vlm, known) for variant in track(prompts, "scoring prompts")
+    ]
     scores.sort(key=lambda result: -result.score)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "score.json", _report(scoring, known, scores))
@@ -231,13 +232,13 @@ def prompts_of(scoring: Scoring) -> list[Prompt]:
     return [prompt.load(name) for name in named or own]
 
 
-def options_for(asked: Prompt, scoring: Scoring) -> Defaults:
+def options_for(variant: Prompt, scoring: Scoring) -> Defaults:
     """Return the VLM's options for a prompt: those of the command, overridden by those in the prompt's file."""
-    values = {**scoring.vlm_options, **asked.vlm_options}
-    return parse_options(Defaults, values, f"vlm_options for prompt {asked.name!r}")
+    values = {**scoring.vlm_options, **variant.vlm_options}
+    return parse_options(Defaults, values, f"vlm_options for prompt {variant.name!r}")
 
 
-def score_one(asked: Prompt, options: Defaults, vlm: str, known: Examples, *, cells: bool = True) -> PromptScore:
+def score_one(variant: Prompt, options: Defaults, vlm: str, known: Examples, *, cells: bool = True) -> PromptScore:
     """Score one prompt.
 
     Args:
@@ -252,12 +253,12 @@ def score_one(asked: Prompt, options: Defaults, vlm: str, known: Examples, *, ce
         TooFewFrames: If the frames are too few to probe any label.
     """
     layers = _layers(vlm, options) if cells else options.layers
-    reading = read(load(vlm, options.model_copy(update={"layers": layers})), asked, known)
+    reading = read(load(vlm, options.model_copy(update={"layers": layers})), variant, known)
     targets = [context.get("target", "") for context in known.contexts]  # a table of pictures may have none
     yes = np.array([says(answer, target) for answer, target in zip(reading.answers, targets, strict=True)])
-    kept = [cell for cell in reading.cells if cell[0] in options.layers and cell[1] in asked.segments]
+    kept = [cell for cell in reading.cells if cell[0] in options.layers and cell[1] in variant.segments]
     if not kept:
-        raise UserError(f"prompt {asked.name!r} keeps {', '.join(asked.segments)}, which has no states here")
+        raise UserError(f"prompt {variant.name!r} keeps {', '.join(variant.segments)}, which has no states here")
     view = _probes(np.concatenate([reading.cells[cell] for cell in kept], axis=1), known)
     if not view:
         groups = len(np.unique(known.groups))
@@ -268,7 +269,7 @@ def score_one(asked: Prompt, options: Defaults, vlm: str, known: Examples, *, ce
     of_cells = {cell: _probes(values, known) for cell, values in reading.cells.items()} if cells else {}
     answered = options.generation != "none"
     return PromptScore(
-        prompt=asked,
+        prompt=variant,
         options=options,
         present=share(yes[known.present], known.groups[known.present]) if answered else None,
         absent=share(~yes[~known.present], known.groups[~known.present]) if answered else None,
@@ -282,7 +283,7 @@ def score_one(asked: Prompt, options: Defaults, vlm: str, known: Examples, *, ce
     )
 
 
-def read(vlm: VLM, asked: Prompt, known: Examples) -> Reading:
+def read(vlm: VLM, variant: Prompt, known: Examples) -> Reading:
     """Return a VLM's answers and states for all examples.
 
     Args:
@@ -293,7 +294,7 @@ def read(vlm: VLM, asked: Prompt, known: Examples) -> Reading:
     Returns:
         The reading. The time per frame excludes the first batch if there are several.
     """
-    texts = prompt.check(asked, known.contexts)
+    texts = prompt.check(variant, known.contexts)
     width, answers = vlm.prompt_length(texts), []
     parts: dict[LayerSegment, list[npt.NDArray[np.float32]]] = {}
     clock = [time.perf_counter()]

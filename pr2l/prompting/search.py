@@ -128,9 +128,9 @@ def search(space_name: str, scoring: Scoring, out: Path, budget: int) -> list[Ca
     try:
         for rung, (count, frames) in enumerate(rungs):
             ranked = sorted(running, key=lambda number: -scored[number].score if number in scored else 0)[:count]
-            asked = {number: candidates[number] for number in sorted(ranked)}
+            selected = {number: candidates[number] for number in sorted(ranked)}
             running = set()
-            for number, candidate in _run(asked, rung, known.spread(frames), scoring, out, console):
+            for number, candidate in _run(selected, rung, known.spread(frames), scoring, out, console):
                 scored[number] = candidate
                 running.add(number)
     except KeyboardInterrupt:
@@ -176,10 +176,10 @@ def table(candidates: Sequence[Candidate], scoring: Scoring) -> Table:
         drawn.add_column(head, justify="right")
     drawn.add_column("text and options", overflow="fold")
     for candidate in candidates:
-        asked, line = candidate.prompt, candidate.line
-        options = json.dumps(asked.vlm_options) if asked.vlm_options else ""
+        variant, line = candidate.prompt, candidate.line
+        options = json.dumps(variant.vlm_options) if variant.vlm_options else ""
         numbers = (f"{candidate.rung + 1}", str(line["frames"]), f"{candidate.score:.2f}")
-        text = Text.assemble(asked.text or "(empty)", " ", (options, "dim"))
+        text = Text.assemble(variant.text or "(empty)", " ", (options, "dim"))
         drawn.add_row(*numbers, f"{line['ms_per_frame']:.0f}", text)
     return drawn
 
@@ -189,27 +189,27 @@ def _run(
 ) -> Iterator[tuple[int, Candidate]]:
     """Score candidates on these examples, or read their scores from RESULTS; yield number and candidate."""
     lines = _read(out / RESULTS)
-    for position, (number, asked) in enumerate(prompts.items(), start=1):
-        key = _key(asked, known, scoring)
+    for position, (number, variant) in enumerate(prompts.items(), start=1):
+        key = _key(variant, known, scoring)
         if key not in lines:
             try:
-                score = score_one(asked, options_for(asked, scoring), scoring.vlm, known, cells=False)
+                score = score_one(variant, options_for(variant, scoring), scoring.vlm, known, cells=False)
             except TooFewFrames:
                 raise
             except UserError as error:
-                console.print(Text(f"{asked.name} is left out: {error}", style="yellow"))
+                console.print(Text(f"{variant.name} is left out: {error}", style="yellow"))
                 continue
             lines[key] = _line(key, len(known), score)
             with (out / RESULTS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[key]) + "\n")
-        candidate = Candidate(asked, rung, lines[key])
-        console.print(Text(f"rung {rung + 1}, {position}/{len(prompts)}: {candidate.score:.2f}  {asked.text}"))
+        candidate = Candidate(variant, rung, lines[key])
+        console.print(Text(f"rung {rung + 1}, {position}/{len(prompts)}: {candidate.score:.2f}  {variant.text}"))
         yield number, candidate
 
 
-def _key(asked: Prompt, known: Examples, scoring: Scoring) -> str:
+def _key(variant: Prompt, known: Examples, scoring: Scoring) -> str:
     """Return a digest of everything that a score depends on: prompt, options, weights and examples."""
-    prompt_values = asked.model_dump(mode="json", include={"text", "vlm_options", "segments"})
+    prompt_values = variant.model_dump(mode="json", include={"text", "vlm_options", "segments"})
     options = scoring.model_dump(mode="json")["vlm_options"]
     return digest.of_json([prompt_values, options, _weights(scoring.vlm), known.digest])
 
@@ -223,8 +223,8 @@ def _weights(vlm: str) -> dict[str, str]:
 
 
 def _line(key: str, frames: int, score: PromptScore) -> dict[str, Any]:
-    kept = {name: value for name, value in score.as_json().items() if name not in ("prompt", "cells", "some_answers")}
-    return {"key": key, "text": score.prompt.text, "frames": frames, **kept}
+    values = {name: value for name, value in score.as_json().items() if name not in ("prompt", "cells", "some_answers")}
+    return {"key": key, "text": score.prompt.text, "frames": frames, **values}
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

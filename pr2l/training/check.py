@@ -120,13 +120,14 @@ def _prompt(config: RunConfig) -> Finding:
     if config.prompt_name is None:
         return Finding("prompt", "none")
     contexts = prompt.task_contexts(registry.load("environments", config.environment).TASKS[config.task])
-    asked = prompt.load(config.prompt_name)
+    text_prompt = prompt.load(config.prompt_name)
     if contexts is None:
-        return Finding("prompt", f"filled with free text: {asked.template!r}")
-    if asked.messages:
-        prompts = [str(asked.render_messages(context)) for context in contexts]
-        return Finding("prompt", f"{len(set(prompts))} conversations over {asked.images} frames, such as {prompts[0]}")
-    texts = prompt.check(asked, contexts)
+        return Finding("prompt", f"filled with free text: {text_prompt.template!r}")
+    if text_prompt.messages:
+        prompts = [str(text_prompt.render_messages(context)) for context in contexts]
+        summary = f"{len(set(prompts))} conversations over {text_prompt.images} frames, such as {prompts[0]}"
+        return Finding("prompt", summary)
+    texts = prompt.check(text_prompt, contexts)
     return Finding("prompt", f"{len(set(texts))} texts, such as {texts[0]!r}")
 
 
@@ -169,10 +170,10 @@ def rollout_memory(config: RunConfig, encoder: Encoder, frames: build.Spaces) ->
     space = observation_space(frames.observation_space, encoder)
     rollout = algorithm.rollout_bytes(space, config.num_envs, config.options("algorithm"))
     free = {device: _free_memory(device) for device in rollout}
-    found = [f"{_size(rollout[on])} of observations on the {on}, where {_size(free[on])} are free" for on in rollout]
+    sizes = [f"{_size(rollout[on])} of observations on the {on}, where {_size(free[on])} are free" for on in rollout]
     good = all(rollout[device] <= free[device] for device in rollout)
     problem = "take fewer num_envs or algorithm_options.n_steps, or fewer tokens (encoder_options)"
-    return Finding("memory", f"a rollout takes {' and '.join(found)}", "" if good else problem, good)
+    return Finding("memory", f"a rollout takes {' and '.join(sizes)}", "" if good else problem, good)
 
 
 def _free_memory(device: str) -> int:
@@ -182,10 +183,10 @@ def _free_memory(device: str) -> int:
 
 def _cache(encoder: CachedEncoder) -> Finding:
     free = psutil.virtual_memory().available
-    found = f"embeddings of the last {encoder.capacity:,} frames take {_size(encoder.bytes)}; {_size(free)} are free"
+    summary = f"embeddings of the last {encoder.capacity:,} frames take {_size(encoder.bytes)}; {_size(free)} are free"
     good = encoder.bytes <= free
     problem = "" if good else "take a smaller cache_frames (0 = none), or fewer tokens"
-    return Finding("cache_frames", found, problem, good)
+    return Finding("cache_frames", summary, problem, good)
 
 
 def _policy(config: RunConfig, encoder: Encoder, frames: build.Spaces) -> Iterator[Finding]:
@@ -208,8 +209,8 @@ def _first_steps(config: RunConfig, learner: Learner, venv: VecEmbed) -> Finding
     played = timer.steps / timer.played
     seconds = config.steps * (timer.played + timer.updating) / timer.steps
     learning = "learning included" if timer.updating else "learning comes on top"
-    found = f"{played:.0f} frames/s; about {_duration(seconds)} for {config.steps:,} steps, {learning}"
-    return Finding("first steps", found)
+    summary = f"{played:.0f} frames/s; about {_duration(seconds)} for {config.steps:,} steps, {learning}"
+    return Finding("first steps", summary)
 
 
 class _Enough(Exception):

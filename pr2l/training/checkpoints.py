@@ -133,7 +133,7 @@ def _not_written(place: Path, checkpoint: Checkpoint, error: Exception) -> str:
     folder = next(parent for parent in place.parents if parent.is_dir())
     free = shutil.disk_usage(folder).free / 1e6
     whole = steps(place.parent)
-    kept = (
+    consequence = (
         f"The checkpoint of step {whole[-1]:,} is whole: free some space, then go on with\n"
         f"pr2l train --resume {place.parents[1]}"
         if whole
@@ -141,5 +141,5 @@ def _not_written(place: Path, checkpoint: Checkpoint, error: Exception) -> str:
     )
     return (
         f"the checkpoint of step {checkpoint.step:,} could not be written to {place}: {error}. "
-        f"It takes about {needed:,.1f} MB; {free:,.1f} MB are free there. {kept}"
+        f"It takes about {needed:,.1f} MB; {free:,.1f} MB are free there. {consequence}"
     )

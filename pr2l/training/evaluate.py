@@ -66,10 +66,10 @@ class Score:
         """
         return cls(
             episodes=len(played),
-            success=success_rate([[float(one["success"]) for one in played]]),
-            returned=bootstrap([one["r"] for one in played]),
-            length=float(np.mean([one["l"] for one in played])),
-            cut=sum("cut" in one for one in played),
+            success=success_rate([[float(episode["success"]) for episode in played]]),
+            returned=bootstrap([episode["r"] for episode in played]),
+            length=float(np.mean([episode["l"] for episode in played])),
+            cut=sum("cut" in episode for episode in played),
             measures={name: episode_mean([values]) for name in _names(played) if (values := _finite(played, name))},
         )
 
@@ -83,7 +83,7 @@ class Score:
     def from_json(cls, values: dict[str, Any]) -> Score:
         """Create the statistics from the JSON values of `as_json`."""
         success, returned = Estimate(**values["success"]), Estimate(**values["return"])
-        measures = {name: Estimate(**each) for name, each in values.get("measures", {}).items()}
+        measures = {name: Estimate(**estimate) for name, estimate in values.get("measures", {}).items()}
         return cls(values["episodes"], success, returned, values["length"], values.get("cut", 0), measures)
 
 
@@ -97,8 +97,8 @@ def by_context(played: Sequence[dict[str, Any]]) -> dict[str, Score]:
         Scores by the values of the context, joined with ", ".
     """
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for one in played:
-        groups[_about(one)].append(one)
+    for episode in played:
+        groups[_about(episode)].append(episode)
     return {name: Score.of(groups[name]) for name in sorted(groups)}
 
 
@@ -195,15 +195,15 @@ def columns(played: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
         "success" (0.0 or 1.0), "return", "context", and the task's own measures by name (None = undefined).
     """
     return {
-        "success": [float(one["success"]) for one in played],
-        "return": [one["r"] for one in played],
-        "context": [_about(one) for one in played],
-        **{name: [_measure(one, name) for one in played] for name in _names(played)},
+        "success": [float(episode["success"]) for episode in played],
+        "return": [episode["r"] for episode in played],
+        "context": [_about(episode) for episode in played],
+        **{name: [_measure(episode, name) for episode in played] for name in _names(played)},
     }
 
 
-def _about(one: dict[str, Any]) -> str:
-    return ", ".join(one["context"].values())
+def _about(episode: dict[str, Any]) -> str:
+    return ", ".join(episode["context"].values())
 
 
 def _names(played: Sequence[dict[str, Any]]) -> list[str]:

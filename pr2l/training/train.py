@@ -111,14 +111,15 @@ def fit(encoder: Encoder, frames: VecEnv, seed: int) -> None:
         return
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(EXPLORATION,)))
     frames.action_space.seed(int(random.integers(2**32)))
-    shown: Any = frames.reset()
-    seen, contexts = [shown["frame"]], [info["context"] for info in frames.reset_infos]
+    observations: Any = frames.reset()
+    frame_batches, contexts = [observations["frame"]], [info["context"] for info in frames.reset_infos]
     while len(contexts) < encoder.fit_frames:
-        shown, _, dones, infos = frames.step(np.stack([frames.action_space.sample() for _ in range(frames.num_envs)]))
-        seen.append(shown["frame"])
+        actions = np.stack([frames.action_space.sample() for _ in range(frames.num_envs)])
+        observations, _, dones, infos = frames.step(actions)
+        frame_batches.append(observations["frame"])
         now = [reset if done else info for reset, done, info in zip(frames.reset_infos, dones, infos, strict=True)]
         contexts += [info["context"] for info in now]
-    encoder.fit(np.concatenate(seen)[: encoder.fit_frames], contexts[: encoder.fit_frames])
+    encoder.fit(np.concatenate(frame_batches)[: encoder.fit_frames], contexts[: encoder.fit_frames])
 
 
 def _learn(run: Run, learner: Learner, encoder: Encoder, source: Any, checkpoint: Checkpoint | None) -> None:

@@ -793,8 +793,8 @@ def _take_over_decoding(model: Any) -> tuple[int, ...]:
     for module in (model, inner):
         if (old := getattr(module, "generation_config", None)) is not None:
             ends = old.eos_token_id if ends is None else ends
-            kept = {name: getattr(old, name) for name in ("bos_token_id", "pad_token_id", "decoder_start_token_id")}
-            module.generation_config = GenerationConfig(**kept)
+            names = ("bos_token_id", "pad_token_id", "decoder_start_token_id")
+            module.generation_config = GenerationConfig(**{name: getattr(old, name) for name in names})
     return () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
 
 

@@ -90,7 +90,7 @@ def renamed(name: str, names: Mapping[str, str]) -> str:
         name: Name of a weight, such as "blocks.0.attn.proj.weight".
         names: Part of a name -> its replacement; the first match counts.
     """
-    return re.sub("|".join(map(re.escape, names)), lambda found: names[found[0]], name)
+    return re.sub("|".join(map(re.escape, names)), lambda match: names[match[0]], name)
 
 
 def _shape(weights: Mapping[str, Tensor], size: int) -> dict[str, Any]:

@@ -200,10 +200,10 @@ def cut(value: str, characters: int, *, keep_end: bool = False) -> str:
         return value
     if keep_end:
         return cut(value[::-1], characters)[::-1]
-    kept = value[:characters]
-    if not value[characters].isspace() and (words := re.match(r".*\s", kept, re.DOTALL)):
-        kept = words[0]
-    return kept.rstrip()
+    prefix = value[:characters]
+    if not value[characters].isspace() and (words := re.match(r".*\s", prefix, re.DOTALL)):
+        prefix = words[0]
+    return prefix.rstrip()
 
 
 def _pattern(special_tokens: Sequence[str]) -> re.Pattern[str] | None:

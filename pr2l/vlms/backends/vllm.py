@@ -304,8 +304,8 @@ class Served(VLM):
         self.vision_length = 1  # a layout then has one placeholder, as a request has
         black = np.zeros((self.image_size, self.image_size, 3), dtype=np.uint8)
         reply = self._server.ask(self.layout(""), black, max_tokens=1)
-        if reply.states.shape[1:] != (wanted := (len(self._layers), self.hidden_size)):
-            raise self._server.wrong(f"gives states {tuple(reply.states.shape[1:])} instead of {wanted} for a token")
+        if reply.states.shape[1:] != (expected := (len(self._layers), self.hidden_size)):
+            raise self._server.wrong(f"gives states {tuple(reply.states.shape[1:])} instead of {expected} for a token")
         dtype = str(reply.states.dtype).removeprefix("torch.")
         if self.options.dtype not in ("auto", dtype):
             raise self._server.wrong(f"computes in {dtype}, not in dtype={self.options.dtype}")

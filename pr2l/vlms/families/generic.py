@@ -115,9 +115,9 @@ class Generic(ChatVLM):
     def image_features(self, frames: Frames) -> torch.Tensor:
         if not self._has_image_features:
             raise UserError(f"a {self.config.model_type} does not give out its vision tower's tokens; {_NEXT_STEP}")
-        wanted = signature(self.model.get_image_features).parameters
+        accepted = signature(self.model.get_image_features).parameters
         inputs = self.inputs(frames, [""] * len(frames))
-        output = self.model.get_image_features(**{key: inputs[key] for key in wanted if key in inputs}).pooler_output
+        output = self.model.get_image_features(**{key: inputs[key] for key in accepted if key in inputs}).pooler_output
         parts = [output] if isinstance(output, torch.Tensor) else list(output)
         flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
         return flat.reshape(len(frames), -1, flat.shape[-1])
