@@ -207,7 +207,7 @@ def test_the_help_of_speed_names_every_shape(pr2l) -> None:
 def test_list_says_what_a_thing_is(examples, pr2l) -> None:
     assert "where is the {target} door ?" in pr2l("list", "prompts").out
     assert "the door has the named colour" in pr2l("list", "tasks").out
-    assert "Mean over the real tokens" in pr2l("list", "networks").out
+    assert "perceptron over the mean" in pr2l("list", "networks").out
 
 
 @pytest.mark.parametrize(
