@@ -104,7 +104,7 @@ class Agent(Protocol):
 
 
 class VLMAgent:
-    """Base class of agents on a VLM; its log-probabilities come without gradients.
+    """Base class of agents on a VLM.
 
     Args:
         vlm: A VLM with all its layers: loaded with a `generation` other than none, or with `layers` that include the
@@ -177,7 +177,6 @@ class VLMAgent:
         responses = [Response(self.vlm.decode(ids), tuple(ids)) for ids in rows]
         return [responses[start : start + n] for start in range(0, len(responses), n)]
 
-    @torch.no_grad()
     def log_prob(
         self,
         messages: Sequence[Sequence[Message]],
@@ -185,7 +184,7 @@ class VLMAgent:
         responses: Sequence[str | Response],
         temperature: float = 1.0,
     ) -> Tensor:
-        """Compute the log-probabilities of responses, without gradients.
+        """Compute the log-probabilities of responses.
 
         Args:
             messages: As in `sample`.
@@ -194,7 +193,8 @@ class VLMAgent:
             temperature: Divisor of the logits, above 0.
 
         Returns:
-            float32 [B], summed over the tokens of each response.
+            float32 [B], summed over the tokens of each response. It carries gradients if weights of the VLM require
+            them: the LoRA weights of a `TrainableAgent`, but none of a VLM as `load_vlm` returns it.
         """
         return self.token_log_probs(messages, images, responses, temperature).values.sum(1)
 
@@ -205,7 +205,7 @@ class VLMAgent:
         responses: Sequence[str | Response],
         temperature: float = 1.0,
     ) -> TokenLogProbs:
-        """Compute the log-probabilities of the tokens of responses, with gradients unless torch.no_grad is active.
+        """Compute the log-probabilities of the tokens of responses, with gradients as in `log_prob`.
 
         Args:
             messages: As in `sample`.

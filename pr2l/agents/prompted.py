@@ -8,4 +8,4 @@ __all__ = ["Defaults", "PromptedAgent"]
 
 
 class PromptedAgent(VLMAgent):
-    """Zero-shot agent, which the messages alone control. Its log-probabilities come without gradients."""
+    """Zero-shot agent, which the messages alone control. Its VLM is frozen, so `log_prob` carries no gradients."""

@@ -28,7 +28,7 @@ class Defaults(base.Defaults):
 
 
 class TrainableAgent(VLMAgent):
-    """Agent with trainable LoRA weights.
+    """Agent with trainable LoRA weights, which receive the gradients of `log_prob`.
 
     The adapter is put into `vlm` itself, so it also changes that VLM's hidden states. For frozen hidden states, load
     the VLM a second time. A new adapter does not change the output before it is trained.
@@ -75,26 +75,6 @@ class TrainableAgent(VLMAgent):
             return super().sample(messages, images, n, temperature, seed)
         finally:
             self.train(was_training)
-
-    def log_prob(
-        self,
-        messages: Sequence[Sequence[Message]],
-        images: Images,
-        responses: Sequence[str | Response],
-        temperature: float = 1.0,
-    ) -> Tensor:
-        """Compute the log-probabilities of responses, with gradients through the LoRA weights.
-
-        Args:
-            messages: As in `sample`.
-            images: As in `sample`.
-            responses: As in `token_log_probs`.
-            temperature: Divisor of the logits, above 0.
-
-        Returns:
-            float32 [B], summed over the tokens of each response.
-        """
-        return self.token_log_probs(messages, images, responses, temperature).values.sum(1)
 
     @contextmanager
     def reference(self) -> Iterator[None]:

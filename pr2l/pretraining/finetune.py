@@ -158,7 +158,9 @@ def load_for_training(config: FinetuneConfig) -> TrainedVLM:
         raise UserError("a served VLM has no weights here that could be trained; leave out vlm_options.server.")
     if config.method == "full":
         options = options.model_copy(update={"dtype": "float32" if options.dtype == "auto" else options.dtype})
-        return TrainedVLM(load_vlm(config.vlm, options))
+        vlm = load_vlm(config.vlm, options)
+        vlm.model.requires_grad_(True)
+        return TrainedVLM(vlm)
     vlm = load_vlm(config.vlm, options)
     return TrainedVLM(vlm, add_lora(vlm.model, config.lora, config.seed))
 

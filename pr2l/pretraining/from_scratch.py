@@ -213,7 +213,7 @@ def new_model(
     vlm = load_vlm(str(folder))
     if start is not None:
         _copy_weights(start, vlm)
-    vlm.model.train()
+    vlm.model.train().requires_grad_(True)
     # torch's fused attention is twice as slow as the plain one in a backward pass on a CPU.
     vlm.model.set_attn_implementation("eager")
     read_out = nn.Linear(architecture.tower_widths[-1], 2 * len(names) + len(questions.DISTANCES)).to(vlm.model.device)

@@ -124,7 +124,7 @@ def read_config(path: str) -> Any:
 def read_model(
     path: str, device: str, dtype: str, read: Callable[[str, torch.dtype], Any], random_weights: int | None = None
 ) -> Any:
-    """Read a model for inference.
+    """Read a model for inference, with frozen weights.
 
     Args:
         path: A local folder or a Hub id.
@@ -143,7 +143,7 @@ def read_model(
     model = _read(path, "model", lambda: read(path, precision))
     if random_weights is not None:
         _draw_weights(model, random_weights)
-    model = model.eval().to(chosen)
+    model = model.eval().requires_grad_(False).to(chosen)
     return _with_int8_layers(model) if dtype == "int8" else model
 
 
