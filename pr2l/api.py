@@ -29,7 +29,7 @@ from pr2l.core.types import Hidden, Labels
 from pr2l.encoders.base import Encoder, EncoderSource
 from pr2l.policies.base import Learner
 from pr2l.rollout import build
-from pr2l.rollout.actions import as_action
+from pr2l.rollout.elements import as_element
 from pr2l.rollout.external import Arrangement, Context, ContextOf
 from pr2l.rollout.vec_embed import VecEmbed, embed_env, in_half
 from pr2l.training.evaluate import evaluate as evaluate_run
@@ -274,7 +274,7 @@ class Agent:
         greedy = self.config.evaluation_greedy if greedy is None else greedy
         chosen = self.learner.act(batch, self._memory, greedy=greedy)
         self._memory = chosen.memory
-        return as_action(self._action_space, _first(chosen.actions))
+        return as_element(self._action_space, _first(chosen.actions), "action")
 
     def _with_history(self, frame: Image) -> Image:
         """Return the frame, or for a prompt of K images the last K frames, [K, H, W, 3], padded with the first."""

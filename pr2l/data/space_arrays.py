@@ -1,4 +1,4 @@
-"""Arrays for elements of Gymnasium spaces: copied in the space's dtype, stacked over time, read from HDF5.
+"""Arrays for elements of Gymnasium spaces: stacked over time, and read from HDF5.
 
 The layout is Minari's: a Dict space is a dict of arrays, a Tuple space a tuple of arrays, a Text space a list of
 strings, and every other space one array [n, ...].
@@ -14,16 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from pr2l.core.errors import UserError
-
-SUPPORTED = (
-    spaces.Box,
-    spaces.Discrete,
-    spaces.MultiDiscrete,
-    spaces.MultiBinary,
-    spaces.Text,
-    spaces.Dict,
-    spaces.Tuple,
-)
+from pr2l.rollout.elements import SUPPORTED
 
 
 def check_supported(space: spaces.Space[Any], name: str) -> None:
@@ -39,49 +30,6 @@ def check_supported(space: spaces.Space[Any], name: str) -> None:
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
         for subspace in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
             check_supported(subspace, name)
-
-
-def as_element(space: spaces.Space[Any], value: Any, name: str) -> Any:
-    """Copy a value as an element of a space.
-
-    Args:
-        space: One of SUPPORTED.
-        value: An observation or action, e.g. a list, or an array of another dtype.
-        name: Name of the value in the error message, e.g. "action".
-
-    Returns:
-        A copy: a NumPy array or, for Discrete, a NumPy scalar of the space's dtype; a string for Text; a dict or a
-        tuple of elements for Dict and Tuple.
-
-    Raises:
-        UserError: If the shape differs from the space's, if the conversion to an integer dtype would change a number,
-            or if a discrete value is out of range. Box values may lie outside the bounds, and texts outside the
-            charset.
-    """
-    if isinstance(space, spaces.Dict):
-        if not isinstance(value, dict) or value.keys() != space.spaces.keys():
-            raise _not_an_element(space, value, name)
-        return {key: as_element(subspace, value[key], f"{name}[{key!r}]") for key, subspace in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        if len(value) != len(space.spaces):
-            raise _not_an_element(space, value, name)
-        return tuple(
-            as_element(subspace, value[index], f"{name}[{index}]") for index, subspace in enumerate(space.spaces)
-        )
-    if isinstance(space, spaces.Text):
-        if not isinstance(value, str):
-            raise _not_an_element(space, value, name)
-        return str(value)
-    try:
-        original = np.asarray(value)
-        with np.errstate(invalid="ignore"):
-            array = original.astype(space.dtype)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise _not_an_element(space, value, name) from error
-    rounded = array.dtype.kind in "iu" and array.dtype != original.dtype and not np.array_equal(array, original)
-    if array.shape != space.shape or rounded or (not isinstance(space, spaces.Box) and not space.contains(array)):
-        raise _not_an_element(space, value, name)
-    return array[()] if isinstance(space, spaces.Discrete) else array
 
 
 def stack(space: spaces.Space[Any], elements: Sequence[Any]) -> Any:
@@ -143,10 +91,3 @@ def _wrongly_stored(space: spaces.Space[Any], stored: h5py.Dataset, name: str) -
         f"the {name} is stored as {stored.dtype} {list(stored.shape[1:])}, but its space is {space}. "
         "Earlier versions of pr2l rounded the actions of Box spaces to integers: collect the data set again"
     )
-
-
-def _not_an_element(space: spaces.Space[Any], value: Any, name: str) -> UserError:
-    kind = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
-    text = repr(value)
-    text = text if len(text) <= 80 else f"{text[:77]}..."
-    return UserError(f"the {name} is {text} ({kind}), which is no element of its space {space}")

@@ -18,8 +18,8 @@ from pr2l.core import registry
 from pr2l.core.errors import UserError
 from pr2l.environments.isolation.isolated import Isolated, Timeouts
 from pr2l.rollout import external
-from pr2l.rollout.actions import action_to_json, as_action
 from pr2l.rollout.contract import BadValue, ContractCheck, Info, Observation, check_spaces
+from pr2l.rollout.elements import action_to_json, as_element
 
 # The first number of a spawn key is the purpose of the seed, so that seeds of two purposes differ.
 TRAINING, EVALUATION, EXPLORATION, NOISE = 0, 1, 2, 3
@@ -112,7 +112,7 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
         return self._observation, info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
-        action = as_action(self.action_space, action)
+        action = as_element(self.action_space, action, "action")
         self._actions.append(action_to_json(self.action_space, action))
         self._observation, reward, terminated, truncated, info = self.env.step(action)
         self._return += reward

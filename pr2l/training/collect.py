@@ -43,8 +43,9 @@ from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.types import Labels
 from pr2l.data.labelled_frames import measured
-from pr2l.data.space_arrays import as_element, check_supported, stack
+from pr2l.data.space_arrays import check_supported, stack
 from pr2l.rollout.contract import ContractCheck
+from pr2l.rollout.elements import as_element
 from pr2l.rollout.episodes import NOISE, SeededEpisodes
 from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.training.evaluate import learner_actor, play, trained

@@ -166,6 +166,14 @@ def test_an_environment_gets_actions_of_its_space_as_a_replay_would_give_them():
     env.step(np.array([0.1, 0.2], np.float32))  # as Stable-Baselines3 sends them
 
 
+def test_a_wrong_action_is_refused_before_the_environment_takes_it():
+    env = SeededEpisodes(DiceWorld(), seeds)
+    env.reset()
+    with pytest.raises(UserError, match="the action is 0.5 .* send an integer from 0 to 3"):
+        env.step(0.5)
+    assert env.state()["actions"] == [] and env.unwrapped.sum == 0
+
+
 class CutDice(DiceWorld):
     """A simulator that fails in the second step of every attempt but the last of each seed, as Isolated shows it."""
 

@@ -9,7 +9,7 @@ import pytest
 
 from pr2l.core import registry
 from pr2l.core.errors import UserError
-from pr2l.data.space_arrays import as_element, read
+from pr2l.data.space_arrays import read
 from pr2l.training.collect import Recorder, collect, not_interrupted
 
 
@@ -190,27 +190,6 @@ def test_what_an_environment_reuses_is_copied(reusing, tmp_path) -> None:
         assert [json.loads(text) for text in episode.infos["context"]] == [{"step": str(step)} for step in range(3)]
         assert [json.loads(text)["time"] for text in episode.infos["measures"]] == [0, 0.5, 1]
         assert episode.infos["place"].tolist() == [[0, -1], [1, -1], [2, -1]]
-
-
-@pytest.mark.parametrize(
-    ("space", "action"),
-    [
-        (gym.spaces.Discrete(3), 0.5),
-        (gym.spaces.Discrete(3, start=1), 0),
-        (gym.spaces.Discrete(3), "1"),
-        (gym.spaces.Discrete(3), None),
-        (gym.spaces.Box(-1, 1, (2,), np.float32), [1.0]),
-        (gym.spaces.Box(0, 255, (2,), np.uint8), [0.5, 1]),
-        (gym.spaces.Box(0, 255, (2,), np.uint8), [-1, 1]),
-        (gym.spaces.MultiDiscrete([2, 2]), [0, 2]),
-        (gym.spaces.Text(5), 3),
-        (gym.spaces.Dict(a=gym.spaces.Discrete(2)), {"b": 1}),
-        (gym.spaces.Tuple([gym.spaces.Discrete(2)]), (0, 1)),
-    ],
-)
-def test_what_is_not_in_the_space_is_refused_rather_than_rounded(space, action) -> None:
-    with pytest.raises(UserError, match="the action.* is no element of its space"):
-        as_element(space, action, "action")
 
 
 def test_an_oracles_action_outside_the_space_is_refused(reusing, tmp_path) -> None:
