@@ -10,6 +10,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -71,8 +72,8 @@ def options_of_class(file: Path, name: str) -> list[Option] | None:
         if inherited is None:
             return None
         options |= {option.name: option for option in inherited}
-    source = file.read_text(encoding="utf-8")
-    literals = _literals(ast.parse(source))
+    source, tree = _parse(file)
+    literals = _literals(tree)
     for field, annotation in _annotated(node):
         type_ = re.sub(r"\w+", lambda word: literals.get(word[0], word[0]), annotation)
         default = _default(field.value)
@@ -102,9 +103,20 @@ def unknown_keys(kind: str, name: str, keys: Iterable[str], where: str) -> str:
     return "\n".join(unknown_key(where, key, allowed) for key in keys if key not in known)
 
 
+def _parse(file: Path) -> tuple[str, ast.Module]:
+    """Return the source and the syntax tree of a file, from the cache if the file has not changed."""
+    return _parse_version(file, file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=256)  # a suite reads the options of the same few files hundreds of times
+def _parse_version(file: Path, modified_ns: int) -> tuple[str, ast.Module]:
+    source = file.read_text(encoding="utf-8")
+    return source, ast.parse(source)
+
+
 def _class(file: Path, name: str) -> tuple[ast.ClassDef, Path] | None:
     """Find a class that a file defines or imports by name, and the file that defines the class."""
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for node in _parse(file)[1].body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return node, file
         if isinstance(node, ast.ImportFrom):

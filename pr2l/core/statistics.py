@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
+from scipy.special import ndtri
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -65,7 +65,7 @@ def wilson(rate: float, trials: float, *, confidence: float = CONFIDENCE) -> Est
         trials: Number of independent trials, more than 0; not necessarily an integer, for correlated trials.
         confidence: Nominal coverage of the interval, between 0 and 1.
     """
-    z = float(norm.ppf((1 + confidence) / 2))
+    z = float(ndtri((1 + confidence) / 2))
     centre = rate + z**2 / (2 * trials)
     spread = z * np.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
     scale = 1 + z**2 / trials
@@ -221,6 +221,8 @@ def spearman(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[
     Returns:
         Correlations [...], from -1 to 1; 0 if the first or the second values are constant.
     """
+    from scipy.stats import rankdata  # imported here because it takes a second, and training needs no ranks
+
     ranks = [rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2 for values in (ours, theirs)]
     spread = np.sqrt((ranks[0] ** 2).sum(-1) * (ranks[1] ** 2).sum(-1))
     return np.asarray((ranks[0] * ranks[1]).sum(-1) / np.where(spread, spread, 1))

@@ -36,7 +36,6 @@ from pr2l.rollout.episodes import EXPLORATION
 from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.training.check import rollout_memory
 from pr2l.training.checkpoints import Checkpoint, CheckpointNotWritten
-from pr2l.training.curves import draw_curves
 from pr2l.training.evaluate import report
 from pr2l.training.metrics import Metrics, check_tracking
 from pr2l.training.progress import TrainingProgress
@@ -93,6 +92,8 @@ def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs
                 highlight=False,
             )
         _learn(run, learner, encoder, source, checkpoint)
+    from pr2l.training.curves import draw_curves  # imported here because matplotlib takes a second
+
     draw_curves(run.path)
     report(run, encoder, learner, learner.num_timesteps)
     draw_curves(run.path)  # again, with the random policy's level
