@@ -1,10 +1,10 @@
 """Interface of an agent, and the base class of agents on a VLM.
 
-    messages, images --VLM.generate--> responses                       generate, sample
-    messages, images, responses --one forward pass--> log-probabilities [B]      log_prob
+    messages --VLM.generate--> responses                       generate, sample
+    messages, responses --one forward pass--> log-probabilities [B]      log_prob
 
-Messages are in transformers' chat format (pr2l/core/messages.py). The images are a separate argument, one list per
-conversation. Letters in shapes: B conversations, R tokens of the longest response.
+Messages are in transformers' chat format (pr2l/core/messages.py), with an image in each image part. Letters in shapes:
+B conversations, R tokens of the longest response.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor
 
 from pr2l.core.errors import UserError
-from pr2l.core.messages import Message
+from pr2l.core.messages import Message, split_images
+from pr2l.core.types import Frame
 from pr2l.vlms.base import IGNORE_INDEX, VLM
-from pr2l.vlms.conversation import Images
 
 
 class Defaults(BaseModel):
@@ -63,7 +63,6 @@ class Agent(Protocol):
     def generate(
         self,
         messages: Sequence[Sequence[Message]],
-        images: Images,
         n: int = 1,
         temperature: float = 0.0,
         seed: int = 0,
@@ -71,8 +70,8 @@ class Agent(Protocol):
         """Generate n responses to each conversation.
 
         Args:
-            messages: B conversations, each of which ends with a user message.
-            images: The images of each conversation, uint8 [H, W, 3], in the order of its image parts.
+            messages: B conversations, each of which ends with a user message. An image part is
+                {"type": "image", "image": uint8 [H, W, 3]}.
             n: Responses per conversation.
             temperature: Sampling temperature; 0 = greedy.
             seed: Seed of sampling.
@@ -85,7 +84,6 @@ class Agent(Protocol):
     def log_prob(
         self,
         messages: Sequence[Sequence[Message]],
-        images: Images,
         responses: Sequence[str | Response],
         temperature: float = 1.0,
     ) -> Tensor:
@@ -93,7 +91,6 @@ class Agent(Protocol):
 
         Args:
             messages: B conversations, as in `generate`.
-            images: The images of each conversation, as in `generate`.
             responses: B responses.
             temperature: Divisor of the logits, above 0.
 
@@ -122,7 +119,6 @@ class VLMAgent:
     def generate(
         self,
         messages: Sequence[Sequence[Message]],
-        images: Images,
         n: int = 1,
         temperature: float = 0.0,
         seed: int = 0,
@@ -131,7 +127,6 @@ class VLMAgent:
 
         Args:
             messages: As in `sample`.
-            images: As in `sample`.
             n: Responses per conversation, at least 1.
             temperature: Sampling temperature; 0 = greedy.
             seed: Seed of sampling.
@@ -142,12 +137,11 @@ class VLMAgent:
         Raises:
             UserError: As in `sample`.
         """
-        return [[response.text for response in row] for row in self.sample(messages, images, n, temperature, seed)]
+        return [[response.text for response in row] for row in self.sample(messages, n, temperature, seed)]
 
     def sample(
         self,
         messages: Sequence[Sequence[Message]],
-        images: Images,
         n: int = 1,
         temperature: float = 0.0,
         seed: int = 0,
@@ -155,24 +149,25 @@ class VLMAgent:
         """Generate responses with their token ids.
 
         Args:
-            messages: B conversations, each of which ends with a user message.
-            images: The images of each conversation, uint8 [H, W, 3], in the order of its image parts; or, if every
-                conversation has one image, an array uint8 [B, H, W, 3].
+            messages: B conversations, each of which ends with a user message. An image part is
+                {"type": "image", "image": uint8 [H, W, 3]}; images may differ in size.
             n: Responses per conversation, at least 1.
             temperature: Sampling temperature; 0 = greedy, with n equal responses.
-            seed: Seed of sampling. A response depends on the seed, its conversation, its images and its index among the
-                n responses, not on the other conversations.
+            seed: Seed of sampling. A response depends on the seed, its conversation with its images, and its index
+                among the n responses, not on the other conversations.
 
         Returns:
             B lists of n responses.
 
         Raises:
-            UserError: n or temperature is out of range, or the VLM does not support such a conversation.
+            UserError: n or temperature is out of range, messages are not valid, or the VLM does not support such a
+                conversation.
         """
         if n < 1 or not temperature >= 0:
             raise UserError(f"n={n}, temperature={temperature}: n is at least 1, and temperature at least 0.")
+        conversations, images = _split_images(messages)
         rows = self.vlm.generate(
-            images, messages, self.options.max_new_tokens, samples=n, temperature=temperature, seed=seed
+            images, conversations, self.options.max_new_tokens, samples=n, temperature=temperature, seed=seed
         )
         responses = [Response(self.vlm.decode(ids), tuple(ids)) for ids in rows]
         return [responses[start : start + n] for start in range(0, len(responses), n)]
@@ -180,7 +175,6 @@ class VLMAgent:
     def log_prob(
         self,
         messages: Sequence[Sequence[Message]],
-        images: Images,
         responses: Sequence[str | Response],
         temperature: float = 1.0,
     ) -> Tensor:
@@ -188,7 +182,6 @@ class VLMAgent:
 
         Args:
             messages: As in `sample`.
-            images: As in `sample`.
             responses: As in `token_log_probs`.
             temperature: Divisor of the logits, above 0.
 
@@ -196,12 +189,11 @@ class VLMAgent:
             float32 [B], summed over the tokens of each response. It carries gradients if weights of the VLM require
             them: the LoRA weights of a `TrainableAgent`, but none of a VLM as `load_vlm` returns it.
         """
-        return self.token_log_probs(messages, images, responses, temperature).values.sum(1)
+        return self.token_log_probs(messages, responses, temperature).values.sum(1)
 
     def token_log_probs(
         self,
         messages: Sequence[Sequence[Message]],
-        images: Images,
         responses: Sequence[str | Response],
         temperature: float = 1.0,
     ) -> TokenLogProbs:
@@ -209,24 +201,31 @@ class VLMAgent:
 
         Args:
             messages: As in `sample`.
-            images: As in `sample`.
             responses: One response per conversation. A text is tokenised by itself, and the VLM's end token is
                 appended; a Response keeps the token ids that were generated.
             temperature: Divisor of the logits, above 0. With the sampling temperature, the result is the
                 log-probability with which a response was sampled.
 
         Raises:
-            UserError: temperature is not above 0, or the VLM does not support such a conversation.
+            UserError: temperature is not above 0, messages are not valid, or the VLM does not support such a
+                conversation.
         """
         if not temperature > 0:
             raise UserError(f"temperature={temperature}: log-probabilities need a temperature above 0.")
         if len(responses) != len(messages):
             raise ValueError(f"{len(responses)} responses for {len(messages)} conversations")
         answers = [response if isinstance(response, str) else response.token_ids for response in responses]
-        inputs, targets = self.vlm.training_inputs(images, messages, answers)
+        conversations, images = _split_images(messages)
+        inputs, targets = self.vlm.training_inputs(images, conversations, answers)
         logits = self.vlm.model(**inputs).logits.float() / temperature
         real = targets != IGNORE_INDEX
         picked = torch.log_softmax(logits[real], dim=-1).gather(1, targets[real][:, None])[:, 0]
         counts = real.sum(1)
         mask = torch.arange(int(counts.max()), device=real.device) < counts[:, None]
         return TokenLogProbs(picked.new_zeros(mask.shape).masked_scatter(mask, picked), mask)
+
+
+def _split_images(messages: Sequence[Sequence[Message]]) -> tuple[list[list[Message]], list[list[Frame]]]:
+    """Return the conversations, whose image parts then only mark places, and the images of each conversation."""
+    pairs = [split_images(conversation, f"messages[{row}]") for row, conversation in enumerate(messages)]
+    return [conversation for conversation, _ in pairs], [images for _, images in pairs]

@@ -16,7 +16,6 @@ from pr2l.agents.base import Response, VLMAgent
 from pr2l.core.errors import UserError
 from pr2l.core.messages import Message
 from pr2l.vlms.base import VLM
-from pr2l.vlms.conversation import Images
 from pr2l.vlms.lora import Lora, add_lora, read_lora, save_lora
 
 
@@ -64,7 +63,6 @@ class TrainableAgent(VLMAgent):
     def sample(
         self,
         messages: Sequence[Sequence[Message]],
-        images: Images,
         n: int = 1,
         temperature: float = 0.0,
         seed: int = 0,
@@ -72,7 +70,7 @@ class TrainableAgent(VLMAgent):
         was_training = self.adapted.training
         self.train(False)
         try:
-            return super().sample(messages, images, n, temperature, seed)
+            return super().sample(messages, n, temperature, seed)
         finally:
             self.train(was_training)
 

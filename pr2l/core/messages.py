@@ -3,7 +3,10 @@
     [{"role": "system", "content": [{"type": "text", "text": "answer in one word"}]},
      {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "where is the door ?"}]}]
 
-An image part marks the place of an image. The images themselves are separate arguments, in the order of their places.
+In a prompt, an image part marks the place of an image; the images themselves are separate arguments, in the order of
+their places. In a message for an agent, an image part holds its image:
+
+    {"type": "image", "image": frame}      # frame: uint8 [H, W, 3]
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
-from typing_extensions import TypedDict
+import numpy as np
+from typing_extensions import NotRequired, TypedDict
 
 from pr2l.core.errors import UserError, did_you_mean
+from pr2l.core.types import Frame
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -27,9 +32,10 @@ class TextPart(TypedDict):
 
 
 class ImagePart(TypedDict):
-    """Part of a message's content that stands for one image."""
+    """Part of a message's content that stands for one image, and holds it in a message for an agent."""
 
     type: Literal["image"]
+    image: NotRequired[Frame]
 
 
 Part: TypeAlias = TextPart | ImagePart
@@ -47,9 +53,13 @@ def text_part(text: str) -> TextPart:
     return {"type": "text", "text": text}
 
 
-def image_part() -> ImagePart:
-    """Return a part of a message's content that stands for one image."""
-    return {"type": "image"}
+def image_part(image: Frame | None = None) -> ImagePart:
+    """Return a part of a message's content that stands for one image.
+
+    Args:
+        image: The image, uint8 [H, W, 3]; None = the part only marks its place.
+    """
+    return {"type": "image"} if image is None else {"type": "image", "image": image}
 
 
 def from_text(text: str, *, images: int = 1, text_first: bool = False) -> list[Message]:
@@ -70,27 +80,50 @@ def count_images(messages: Iterable[Message]) -> int:
     return sum(part["type"] == "image" for message in messages for part in message["content"])
 
 
-def check_messages(value: object, where: str = "messages") -> list[Message]:
+def check_messages(value: object, where: str = "messages", *, with_images: bool = False) -> list[Message]:
     """Validate messages and return a copy in which every content is a list of parts.
 
     Args:
         value: Sequence of mappings with the keys `role` and `content`. The content is a list of text and image parts,
             or a string, which becomes one text part.
         where: Name of the value in errors, such as a file.
+        with_images: Whether every image part has to hold its image; False = image parts only mark places.
 
     Raises:
         UserError: A message has an unknown role, key or type of part, no content, or the wrong type; a system message
-            is not the first message; an image is not in a user message.
+            is not the first message; an image is not in a user message; an image part holds no image, or must not.
     """
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
         raise UserError(f"{where}: expected a list of at least one message, got {_shorten(value)}. {_EXAMPLE}")
-    return [_check_message(message, number, f"{where}[{number}]") for number, message in enumerate(value)]
+    return [_check_message(message, number, f"{where}[{number}]", with_images) for number, message in enumerate(value)]
+
+
+def split_images(value: object, where: str = "messages") -> tuple[list[Message], list[Frame]]:
+    """Validate messages that hold their images, and separate these from the texts.
+
+    Args:
+        value: As in `check_messages`, with an image in every image part.
+        where: Name of the value in errors.
+
+    Returns:
+        The messages, whose image parts only mark places, and the images in the order of their places.
+
+    Raises:
+        UserError: As in `check_messages`.
+    """
+    messages = check_messages(value, where, with_images=True)
+    images = [part["image"] for message in messages for part in message["content"] if part["type"] == "image"]
+    return [{"role": message["role"], "content": _without_images(message["content"])} for message in messages], images
+
+
+def _without_images(content: list[Part]) -> list[Part]:
+    return [image_part() if part["type"] == "image" else part for part in content]
 
 
 _EXAMPLE = 'A message is {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "..."}]}.'
 
 
-def _check_message(value: object, number: int, where: str) -> Message:
+def _check_message(value: object, number: int, where: str, with_images: bool) -> Message:
     values = _check_keys(value, ("role", "content"), where)
     role, content = values["role"], values["content"]
     if role not in ROLES:
@@ -102,18 +135,17 @@ def _check_message(value: object, number: int, where: str) -> Message:
         content = [text_part(content)]
     if not isinstance(content, Sequence) or isinstance(content, bytes) or not content:
         raise UserError(f"{where}.content: expected text or a list of parts, got {_shorten(content)}. {_EXAMPLE}")
-    parts = [_check_part(part, f"{where}.content[{place}]") for place, part in enumerate(content)]
+    parts = [_check_part(part, f"{where}.content[{place}]", with_images) for place, part in enumerate(content)]
     if role != "user" and any(part["type"] == "image" for part in parts):
         raise UserError(f"{where}: a message with the role {role!r} cannot hold an image; move it to a 'user' message.")
     return {"role": role, "content": parts}
 
 
-def _check_part(value: object, where: str) -> Part:
+def _check_part(value: object, where: str, with_images: bool) -> Part:
     if not isinstance(value, Mapping):
         raise UserError(f"{where}: expected a mapping with the key 'type', got {_shorten(value)}. {_EXAMPLE}")
     if value.get("type") == "image":
-        _check_keys(value, ("type",), where)
-        return image_part()
+        return _check_image(value, where) if with_images else _check_place(value, where)
     if value.get("type") == "text":
         text = _check_keys(value, ("type", "text"), where)["text"]
         if not isinstance(text, str):
@@ -121,6 +153,33 @@ def _check_part(value: object, where: str) -> Part:
         return text_part(text)
     hint = did_you_mean(str(value.get("type")), ("text", "image"))
     raise UserError(f"{where}: unknown type {_shorten(value.get('type'))}.{hint} Known types: text, image.")
+
+
+def _check_image(value: Mapping[str, Any], where: str) -> ImagePart:
+    if "image" not in value:
+        raise UserError(
+            f"{where}: this image part holds no image; add the key 'image' with an array uint8 [H, W, 3], as in"
+            ' {"type": "image", "image": frame}.'
+        )
+    image = _check_keys(value, ("type", "image"), where)["image"]
+    is_array = isinstance(image, np.ndarray)
+    if not is_array or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        kind = f"an array {image.dtype} {list(image.shape)}" if is_array else f"a {type(image).__name__}"
+        raise UserError(
+            f"{where}.image: expected an array uint8 [H, W, 3], RGB, got {kind}; `pr2l.read_image` reads one from a"
+            " file, `numpy.asarray` makes one of a PIL image in mode RGB."
+        )
+    return image_part(image)
+
+
+def _check_place(value: Mapping[str, Any], where: str) -> ImagePart:
+    if "image" in value:
+        raise UserError(
+            f"{where}: unknown key 'image'. Here an image part only marks the place of an image, which comes separately"
+            " (in a run: a frame of the environment); leave the key out."
+        )
+    _check_keys(value, ("type",), where)
+    return image_part()
 
 
 def _check_keys(value: object, keys: tuple[str, ...], where: str) -> Mapping[str, Any]:

@@ -48,7 +48,8 @@ class Prompt(BaseModel):
     contains all values that the run uses.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # arbitrary types: the type of messages has images, which a prompt file has not
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     name: str  # <environment>/<task>/<variant> or a path, for messages
     text: str = ""  # the VLM's prompt; {slot} is replaced by the context's value, {{ and }} are braces

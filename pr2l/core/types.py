@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # torch takes a second to import, and `pr2l list` does not ne
 Frames: TypeAlias = npt.NDArray[np.uint8]
 """uint8 [B, H, W, 3], RGB, 0..255."""
 
+Frame: TypeAlias = npt.NDArray[np.uint8]
+"""uint8 [H, W, 3], RGB, 0..255."""
+
 Context: TypeAlias = dict[str, str]
 """The task's description of the current episode, e.g. {"target": "red armor"}; fills the slots of a prompt."""
 

@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from pr2l.core.errors import UserError
 from pr2l.core.messages import Message, check_messages, text_part
-from pr2l.core.types import Frames
-
-Frame: TypeAlias = npt.NDArray[np.uint8]
-"""uint8 [H, W, 3], RGB."""
+from pr2l.core.types import Frame, Frames
 
 Images: TypeAlias = Frames | Sequence[Sequence[Frame]]
 """One image per row, uint8 [B, H, W, 3]; or a list of uint8 [H, W, 3] per row, of any shapes."""

@@ -22,6 +22,7 @@ from pr2l.agents.prompted import Defaults as PromptedDefaults
 from pr2l.agents.prompted import PromptedAgent
 from pr2l.agents.trainable import Defaults, TrainableAgent
 from pr2l.core.errors import UserError
+from pr2l.core.messages import split_images
 from pr2l.vlms import lora
 from pr2l.vlms.base import Defaults as VLMDefaults
 from pr2l.vlms.loading import load_vlm
@@ -35,8 +36,6 @@ WIDE = Defaults(max_new_tokens=6, lora=lora.Lora(r=4, alpha=8))
 every_case = pytest.mark.parametrize("case", [*SEVERAL_IMAGES, *ONE_IMAGE], ids=lambda case: case.name)
 trained_cases = pytest.mark.parametrize("case", TRAINED, ids=lambda case: case.name)
 
-IMAGE = {"type": "image"}
-
 
 def text(words):
     return {"type": "text", "text": words}
@@ -44,22 +43,18 @@ def text(words):
 
 def conversations(case):
     """Three conversations of different lengths, where the family can with several images and turns."""
-    one = [{"role": "user", "content": [IMAGE, text("is it near ?")]}]
-    other = [{"role": "user", "content": [IMAGE, text("where is the medikit ?")]}]
+    images = [{"type": "image", "image": frame} for frame in frames(4, case.size, case.size)]
+    near, left, where = text("is it near ?"), text("is it left ?"), text("where is the medikit ?")
     if case not in SEVERAL_IMAGES:
-        return [one, other, one]
-    two = [
-        {"role": "user", "content": [text("what do you see ?"), IMAGE]},
+        contents = zip(images[:3], (near, where, near), strict=True)
+        return [[{"role": "user", "content": list(content)}] for content in contents]
+    two_turns = [
+        {"role": "user", "content": [text("what do you see ?"), images[1]]},
         {"role": "assistant", "content": [text("a wall")]},
-        {"role": "user", "content": [IMAGE, text("is it left ?")]},
+        {"role": "user", "content": [images[2], left]},
     ]
-    return [one, two, other]
-
-
-def images(case, seed=0):
-    counts = [sum(part == IMAGE for turn in talk for part in turn["content"]) for talk in conversations(case)]
-    pictures = iter(frames(sum(counts), case.size, case.size, seed))
-    return [[next(pictures) for _ in range(count)] for count in counts]
+    one, other = ([{"role": "user", "content": content}] for content in ([images[0], near], [images[3], where]))
+    return [one, two_turns, other]
 
 
 RESPONSES = ["yes", "left of you , near", "a wall and a clip"]
@@ -79,7 +74,7 @@ def trainable(case, options=WIDE):
 
 def unmodified_inputs(case, row):
     """The processor's inputs for one conversation."""
-    talk, pictures = conversations(case)[row], images(case)[row]
+    talk, pictures = split_images(conversations(case)[row])
     if case in SEVERAL_IMAGES:
         return case.inputs(folder(case), pictures, talk, "")
     return case.inputs(folder(case), pictures[0], talk[0]["content"][1]["text"], "image_first")
@@ -108,8 +103,8 @@ def token_ids(agent, response):
 @every_case
 def test_log_probabilities_are_those_of_the_unmodified_model(case):
     agent = frozen(case)
-    total = agent.log_prob(conversations(case), images(case), RESPONSES)
-    values, mask = agent.token_log_probs(conversations(case), images(case), RESPONSES)
+    total = agent.log_prob(conversations(case), RESPONSES)
+    values, mask = agent.token_log_probs(conversations(case), RESPONSES)
     assert total.shape == (3,)
     for row, response in enumerate(RESPONSES):
         expected = by_hand(case, row, token_ids(agent, response))
@@ -120,38 +115,36 @@ def test_log_probabilities_are_those_of_the_unmodified_model(case):
 
 @every_case
 def test_padding_and_the_other_rows_change_nothing(case):
-    agent, talks, pictures = frozen(case), conversations(case), images(case)
-    together = agent.log_prob(talks, pictures, RESPONSES)
-    alone = [
-        agent.log_prob(talks[row : row + 1], pictures[row : row + 1], RESPONSES[row : row + 1]) for row in range(3)
-    ]
+    agent, talks = frozen(case), conversations(case)
+    together = agent.log_prob(talks, RESPONSES)
+    alone = [agent.log_prob(talks[row : row + 1], RESPONSES[row : row + 1]) for row in range(3)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-4)
-    drawn = agent.sample(talks, pictures, n=2, temperature=2.0, seed=3)
-    assert [agent.sample(talks[row:], pictures[row:], n=2, temperature=2.0, seed=3)[0] for row in range(3)] == drawn
+    drawn = agent.sample(talks, n=2, temperature=2.0, seed=3)
+    assert [agent.sample(talks[row:], n=2, temperature=2.0, seed=3)[0] for row in range(3)] == drawn
 
 
 @every_case
 @torch.no_grad()
 def test_greedy_responses_are_those_of_generate(case):
     agent = frozen(case)
-    for row, (only,) in enumerate(agent.sample(conversations(case), images(case))):
+    for row, (only,) in enumerate(agent.sample(conversations(case))):
         inputs = unmodified_inputs(case, row)
         ids = unmodified(case).generate(**inputs, do_sample=False, max_new_tokens=6)
         expected = ids[0, 1 if case.encoder_decoder else inputs["input_ids"].shape[1] :].tolist()
         assert list(only.token_ids) == expected
         assert only.text == agent.vlm.tokenizer.decode(expected, skip_special_tokens=True).strip()
-    assert agent.generate(conversations(case), images(case), n=3) == [
-        [response.text] * 3 for (response,) in agent.sample(conversations(case), images(case))
+    assert agent.generate(conversations(case), n=3) == [
+        [response.text] * 3 for (response,) in agent.sample(conversations(case))
     ]
 
 
 @every_case
 def test_sampling_is_reproducible_and_depends_on_the_seed(case):
-    agent, talks, pictures = frozen(case), conversations(case), images(case)
-    first, again, other = (agent.generate(talks, pictures, 4, 3.0, seed) for seed in (0, 0, 1))
+    agent, talks = frozen(case), conversations(case)
+    first, again, other = (agent.generate(talks, 4, 3.0, seed) for seed in (0, 0, 1))
     assert first == again != other
     assert [len(row) for row in first] == [4, 4, 4] and len(set(first[0])) > 1
-    assert [row[:2] for row in first] == agent.generate(talks, pictures, 2, 3.0, 0)
+    assert [row[:2] for row in first] == agent.generate(talks, 2, 3.0, 0)
 
 
 @pytest.mark.parametrize("name", ["idefics3", "florence2"])
@@ -159,13 +152,13 @@ def test_a_response_is_sampled_as_often_as_its_probability_says(name):
     """Responses of one token at a high temperature: 4000 draws against exp(log_prob)."""
     case, temperature, count = CASE[name], 1.5, 4000
     agent = PromptedAgent(vlm(case), PromptedDefaults(max_new_tokens=1))
-    talk, pictures = conversations(case)[:1], images(case)[:1]
-    ids = [response.token_ids[0] for response in agent.sample(talk, pictures, count, temperature)[0]]
+    talk = conversations(case)[:1]
+    ids = [response.token_ids[0] for response in agent.sample(talk, count, temperature)[0]]
     size = len(agent.vlm.tokenizer)
     tokens = [token for token in range(size) if token != agent.vlm.image_token_id]
     probabilities = torch.zeros(size)
     responses = [Response("", (token,)) for token in tokens]
-    rows = (talk * len(tokens), pictures * len(tokens), responses, temperature)
+    rows = (talk * len(tokens), responses, temperature)
     probabilities[tokens] = agent.log_prob(*rows).exp()
     image_token = 1 - float(probabilities.sum())
     assert 0 < image_token < 0.05
@@ -178,18 +171,18 @@ def test_a_response_is_sampled_as_often_as_its_probability_says(name):
 def test_the_log_probability_of_a_sample_is_of_its_own_tokens():
     """A text may be tokenised in other ways than it was generated, and a cut response has no end."""
     case = CASE["idefics3"]
-    agent, talk, pictures = frozen(case), conversations(case)[:1], images(case)[:1]
-    for response in agent.sample(talk, pictures, n=5, temperature=2.0)[0]:
+    agent, talk = frozen(case), conversations(case)[:1]
+    for response in agent.sample(talk, n=5, temperature=2.0)[0]:
         expected = by_hand(case, 0, response.token_ids).sum()
-        torch.testing.assert_close(agent.log_prob(talk, pictures, [response])[0], expected, rtol=0, atol=1e-4)
+        torch.testing.assert_close(agent.log_prob(talk, [response])[0], expected, rtol=0, atol=1e-4)
 
 
 @every_case
 def test_a_frozen_vlm_gives_log_probabilities_without_gradients(case):
     agent = frozen(case)
     assert not any(weight.requires_grad for weight in agent.vlm.model.parameters())
-    assert not agent.log_prob(conversations(case), images(case), RESPONSES).requires_grad
-    assert not agent.token_log_probs(conversations(case), images(case), RESPONSES).values.requires_grad
+    assert not agent.log_prob(conversations(case), RESPONSES).requires_grad
+    assert not agent.token_log_probs(conversations(case), RESPONSES).values.requires_grad
 
 
 @trained_cases
@@ -199,7 +192,7 @@ def test_gradients_reach_the_lora_weights_and_nothing_else(case):
     optimizer = torch.optim.Adam(agent.parameters(), lr=0.05)
     values = []
     for _ in range(5):
-        value = agent.log_prob(conversations(case), images(case), RESPONSES)
+        value = agent.log_prob(conversations(case), RESPONSES)
         optimizer.zero_grad()
         (-value.sum()).backward()
         optimizer.step()
@@ -214,14 +207,14 @@ def test_gradients_reach_the_lora_weights_and_nothing_else(case):
 @trained_cases
 def test_a_new_adapter_changes_nothing_and_the_reference_never_does(case):
     agent, plain = trainable(case), frozen(case)
-    talks, pictures = conversations(case), images(case)
-    expected = plain.log_prob(talks, pictures, RESPONSES)
-    torch.testing.assert_close(agent.log_prob(talks, pictures, RESPONSES), expected, rtol=0, atol=1e-5)
+    talks = conversations(case)
+    expected = plain.log_prob(talks, RESPONSES)
+    torch.testing.assert_close(agent.log_prob(talks, RESPONSES), expected, rtol=0, atol=1e-5)
     disturb(agent)
-    assert (agent.log_prob(talks, pictures, RESPONSES) - expected).abs().max() > 1e-2
+    assert (agent.log_prob(talks, RESPONSES) - expected).abs().max() > 1e-2
     with agent.reference():
-        torch.testing.assert_close(agent.log_prob(talks, pictures, RESPONSES), expected, rtol=0, atol=1e-5)
-    assert agent.log_prob(talks, pictures, RESPONSES).requires_grad
+        torch.testing.assert_close(agent.log_prob(talks, RESPONSES), expected, rtol=0, atol=1e-5)
+    assert agent.log_prob(talks, RESPONSES).requires_grad
 
 
 @torch.no_grad()
@@ -235,29 +228,29 @@ def disturb(agent, seed=1):
 def test_a_saved_adapter_gives_the_same_agent(case, tmp_path):
     agent = trainable(case)
     disturb(agent)
-    talks, pictures = conversations(case), images(case)
-    expected = agent.log_prob(talks, pictures, RESPONSES)
+    talks = conversations(case)
+    expected = agent.log_prob(talks, RESPONSES)
     agent.save(tmp_path / "adapter")
     assert sorted(file.name for file in (tmp_path / "adapter").iterdir()) == [lora.CONFIG_FILE, lora.WEIGHTS_FILE]
     read = TrainableAgent(vlm(case), WIDE, tmp_path / "adapter")
-    assert torch.equal(read.log_prob(talks, pictures, RESPONSES), expected)
-    assert read.generate(talks, pictures, 2, 2.0) == agent.generate(talks, pictures, 2, 2.0)
+    assert torch.equal(read.log_prob(talks, RESPONSES), expected)
+    assert read.generate(talks, 2, 2.0) == agent.generate(talks, 2, 2.0)
     assert [weight.requires_grad for weight in read.parameters()] == [True] * len(agent.parameters())
     new = trainable(case)
     new.load_state_dict(agent.state_dict())
-    assert torch.equal(new.log_prob(talks, pictures, RESPONSES), expected)
+    assert torch.equal(new.log_prob(talks, RESPONSES), expected)
 
 
 def test_dropout_is_for_training_alone():
     case = CASE["idefics3"]
     agent = trainable(case, Defaults(max_new_tokens=4, lora=lora.Lora(dropout=0.5)))
     disturb(agent)
-    arguments = conversations(case), images(case), RESPONSES
+    arguments = conversations(case), RESPONSES
     evaluated = agent.log_prob(*arguments)
-    responses = agent.generate(*arguments[:2], n=2, temperature=2.0)
+    responses = agent.generate(arguments[0], n=2, temperature=2.0)
     agent.train()
     assert not torch.equal(agent.log_prob(*arguments), evaluated)
-    assert agent.generate(*arguments[:2], n=2, temperature=2.0) == responses
+    assert agent.generate(arguments[0], n=2, temperature=2.0) == responses
     assert agent.adapted.training
     agent.train(False)
     assert torch.equal(agent.log_prob(*arguments), evaluated)
@@ -289,6 +282,30 @@ def test_all_linear_layers_of_a_tied_model_can_learn(tied):
     assert not any("lm_head" in name for name in agent.state_dict())
 
 
+def test_messages_without_their_images_are_refused():
+    agent = frozen(CASE["idefics3"])
+    without = [split_images(messages)[0] for messages in conversations(CASE["idefics3"])]
+    place = r"messages\[0\]\[0\].content\[0\]: this image part holds no image"
+    with pytest.raises(UserError, match=place):
+        agent.generate(without)
+    with pytest.raises(UserError, match=place):
+        agent.log_prob(without, RESPONSES)
+    with pytest.raises(UserError, match=r"messages\[0\]: expected a list of at least one message"):
+        agent.generate(conversations(CASE["idefics3"])[0])
+
+
+def test_images_of_a_conversation_may_differ_in_size():
+    agent = frozen(CASE["idefics3"])
+    images = [frames(1, height, 40)[0] for height in (20, 60)]
+    parts = [{"type": "image", "image": image} for image in images]
+    fitted = [{"type": "image", "image": agent.vlm.fit(image[None])[0]} for image in images]
+    ours, theirs = (
+        agent.log_prob([[{"role": "user", "content": [*content, text("which is near ?")]}]], ["the left"])
+        for content in (parts, fitted)
+    )
+    assert torch.equal(ours, theirs)
+
+
 def test_agents_that_cannot_be_are_refused(tmp_path):
     case = CASE["idefics3"]
     with pytest.raises(UserError, match="generation=greedy"):
@@ -308,13 +325,13 @@ def test_agents_that_cannot_be_are_refused(tmp_path):
         TrainableAgent(vlm(case), WIDE, tmp_path)
     for wrong in ({"n": 0}, {"temperature": -1.0}, {"temperature": float("nan")}):
         with pytest.raises(UserError, match="n is at least 1"):
-            agent.generate(conversations(case), images(case), **wrong)
+            agent.generate(conversations(case), **wrong)
     with pytest.raises(UserError, match="an image token"):
-        agent.log_prob(conversations(case)[:1], images(case)[:1], ["an <image>"])
+        agent.log_prob(conversations(case)[:1], ["an <image>"])
     with pytest.raises(UserError, match="temperature above 0"):
-        agent.log_prob(conversations(case), images(case), RESPONSES, temperature=0.0)
+        agent.log_prob(conversations(case), RESPONSES, temperature=0.0)
     with pytest.raises(ValueError, match="2 responses for 3 conversations"):
-        agent.log_prob(conversations(case), images(case), RESPONSES[:2])
+        agent.log_prob(conversations(case), RESPONSES[:2])
 
 
 def test_both_agents_keep_the_contract():
@@ -339,5 +356,5 @@ def test_the_documentations_example_runs(tmp_path, monkeypatch):
     exec(example, values)  # noqa: S102
     assert values["responses"] == [["no", "no"]]
     agents = (values["agent"], values["again"])
-    after, again = (agent.log_prob(values["messages"], values["images"], ["yes"]) for agent in agents)
+    after, again = (agent.log_prob(values["messages"], ["yes"]) for agent in agents)
     assert after > values["reference"] and torch.equal(after, again)

@@ -1,14 +1,16 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pr2l.core.errors import UserError
-from pr2l.core.messages import check_messages, count_images, from_text
+from pr2l.core.messages import check_messages, count_images, from_text, image_part, split_images
 
 IMAGE = {"type": "image"}
+FRAME, OTHER_FRAME = np.zeros((4, 6, 3), np.uint8), np.ones((2, 2, 3), np.uint8)
 
 
 def text(value: str) -> dict[str, str]:
@@ -67,13 +69,50 @@ def test_what_a_text_becomes_is_valid(prompt: str) -> None:
         ([{"role": "user", "content": [{"type": "img"}]}], "unknown type 'img'. Did you mean 'image'"),
         ([{"role": "user", "content": [{"type": "text"}]}], "the key 'text' is missing"),
         ([{"role": "user", "content": [{"type": "text", "text": 3}]}], r"content\[0\].text: expected text, got 3"),
-        ([{"role": "user", "content": [{"type": "image", "image": "a.png"}]}], "unknown key 'image'"),
+        (
+            [{"role": "user", "content": [{"type": "image", "image": FRAME}]}],
+            "unknown key 'image'.*marks the place",
+        ),
+        ([{"role": "user", "content": [{"type": "image", "url": "a.png"}]}], "unknown key 'url'"),
         ([{"role": "assistant", "content": [IMAGE]}], "'assistant' cannot hold an image"),
     ],
 )
 def test_wrong_messages_are_refused_with_place_and_reason(value, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_messages(value, "m")
+
+
+def test_images_are_separated_from_the_messages_that_hold_them() -> None:
+    messages = [
+        {"role": "user", "content": [image_part(FRAME), text("where ?")]},
+        {"role": "assistant", "content": "left"},
+        {"role": "user", "content": [text("and now ?"), {"type": "image", "image": OTHER_FRAME}]},
+    ]
+    without, images = split_images(messages)
+    assert images[0] is FRAME and images[1] is OTHER_FRAME and len(images) == 2
+    assert without == [
+        {"role": "user", "content": [IMAGE, text("where ?")]},
+        {"role": "assistant", "content": [text("left")]},
+        {"role": "user", "content": [text("and now ?"), IMAGE]},
+    ]
+    assert messages[0]["content"][0]["image"] is FRAME  # the caller's messages stay as they are
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (IMAGE, r"m\[0\].content\[0\]: this image part holds no image; add the key 'image'"),
+        ({**IMAGE, "image": "a.png"}, r"content\[0\].image: expected an array uint8 \[H, W, 3\], RGB, got a str"),
+        ({**IMAGE, "image": FRAME / 255}, r"got an array float64 \[4, 6, 3\]"),
+        ({**IMAGE, "image": FRAME[None]}, r"got an array uint8 \[1, 4, 6, 3\]"),
+        ({**IMAGE, "image": FRAME[..., :1]}, r"got an array uint8 \[4, 6, 1\]"),
+        ({**IMAGE, "image": FRAME[:0]}, r"got an array uint8 \[0, 6, 3\]"),
+        ({**IMAGE, "image": FRAME, "url": "a.png"}, "unknown key 'url'.*Allowed keys: type, image"),
+    ],
+)
+def test_an_image_part_without_a_proper_image_is_refused(part, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        split_images([{"role": "user", "content": [part]}], "m")
 
 
 def test_messages_need_no_torch() -> None:
