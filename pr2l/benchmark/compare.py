@@ -87,8 +87,9 @@ class Method:
         return sorted(self.results[0].get("by_context", {}))
 
 
-def _where(values: Sequence[float], contexts: Sequence[str], wanted: str) -> list[float]:
-    return [value for value, context in zip(values, contexts, strict=True) if context == wanted]
+def _where(values: Sequence[float], contexts: Sequence[str], context: str) -> list[float]:
+    """Return the values of the episodes with a context."""
+    return [value for value, of_episode in zip(values, contexts, strict=True) if of_episode == context]
 
 
 def compare(paths: Sequence[Path], out: Path | None = None) -> list[Method]:
@@ -135,10 +136,10 @@ def group(runs: Sequence[Run]) -> list[Method]:
     for members in by_config.values():
         name = _name(members[0])
         if name in methods:
-            one, other = methods[name].runs[0], members[0]
+            first, second = methods[name].runs[0], members[0]
             raise UserError(
-                f"two methods would be called {name!r}: {one.path} and {other.path} differ in "
-                f"{', '.join(_differences(_compared(one), _compared(other)))}; compare one of them at a time"
+                f"two methods would be called {name!r}: {first.path} and {second.path} differ in "
+                f"{', '.join(_differences(_compared(first), _compared(second)))}; compare one of them at a time"
             )
         methods[name] = Method(name, tuple(sorted(members, key=lambda run: run.config.seed)))
     return list(methods.values())
@@ -149,11 +150,11 @@ def _compared(run: Run) -> dict[str, Any]:
     return run.config.model_dump(mode="json", exclude=NOT_COMPARED)
 
 
-def _differences(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Return the keys whose values differ, as "key (value / other value)"; nested keys with dots."""
     differences = []
-    for key in dict.fromkeys([*one, *other]):
-        left, right = one.get(key), other.get(key)
+    for key in dict.fromkeys([*first, *second]):
+        left, right = first.get(key), second.get(key)
         if isinstance(left, dict) and isinstance(right, dict):
             differences += _differences(left, right, f"{prefix}{key}.")
         elif left != right:
@@ -203,8 +204,8 @@ def _check_evaluations(methods: Sequence[Method]) -> None:
 
 def _check_equal(runs: Sequence[Run], values: Sequence[object], problem: str, hint: str) -> None:
     if len(set(values)) > 1:
-        of_each_run = ", ".join(f"{run.path} {value}" for run, value in zip(runs, values, strict=True))
-        raise UserError(f"{problem}: {of_each_run}; {hint}")
+        run_values = ", ".join(f"{run.path} {value}" for run, value in zip(runs, values, strict=True))
+        raise UserError(f"{problem}: {run_values}; {hint}")
 
 
 def _as_json(method: Method) -> dict[str, Any]:
@@ -358,8 +359,8 @@ def curve(metrics: Metrics, column: str, steps: NDArray[np.float64], window: int
     rows = [row for row in metrics if row.get(column)]
     if not rows:
         return np.full_like(steps, np.nan)
-    known, values = (np.array([float(row[key]) for row in rows]) for key in ("step", column))
+    metric_steps, values = (np.array([float(row[key]) for row in rows]) for key in ("step", column))
     if "episodes" not in rows[0]:  # a run that learns from recorded episodes
-        return np.interp(steps, known, smooth(values, np.ones_like(values), UPDATES), left=np.nan)
+        return np.interp(steps, metric_steps, smooth(values, np.ones_like(values), UPDATES), left=np.nan)
     ended = np.array([float(row["episodes"]) for row in rows])
-    return np.interp(steps, known, smooth(values, np.diff(ended, prepend=0), window), left=np.nan)
+    return np.interp(steps, metric_steps, smooth(values, np.diff(ended, prepend=0), window), left=np.nan)

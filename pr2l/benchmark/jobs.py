@@ -96,11 +96,11 @@ def alone(folder: Path, *, patient: bool = True) -> Iterator[None]:
 def _fits(job: Job, running: dict[SpawnProcess, Job], at_once: int) -> bool:
     if not running:
         return True
-    promised = sum(max(0, other.memory - _taken(process)) for process, other in running.items())
+    promised = sum(max(0, active.memory - _memory_of(process)) for process, active in running.items())
     return len(running) < at_once and psutil.virtual_memory().available - promised >= job.memory
 
 
-def _taken(process: SpawnProcess) -> int:
+def _memory_of(process: SpawnProcess) -> int:
     try:
         return int(psutil.Process(process.pid).memory_info().rss)
     except psutil.Error:  # it has just ended

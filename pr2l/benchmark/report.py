@@ -102,12 +102,12 @@ def summarise(suite: Suite, rows: Sequence[Row]) -> Values:
         raise UserError(f"there are no rows of {suite.name}; `pr2l bench run {suite.name}` makes them")
     definition, baseline = suite.definition, suite.definition.baseline
     methods = list(dict.fromkeys(row.method for row in sorted(rows, key=lambda row: row.method not in suite.methods)))
-    by_place = {
+    rows_of = {
         (task, method): [row for row in rows if (row.task, row.method) == (task, method)]
         for task in suite.tasks
         for method in methods
     }
-    complete = {method: _complete([by_place[task, method] for task in suite.tasks]) for method in methods}
+    complete = {method: _complete([rows_of[task, method] for task in suite.tasks]) for method in methods}
     reference = complete.get(baseline)
     return {
         "suite": suite.name,
@@ -129,9 +129,9 @@ def summarise(suite: Suite, rows: Sequence[Row]) -> Values:
         },
         "tasks": {
             task: {
-                method: _of_task(by_place[task, method], definition.threshold)
+                method: _of_task(rows_of[task, method], definition.threshold)
                 for method in methods
-                if by_place[task, method]
+                if rows_of[task, method]
             }
             for task in suite.tasks
         },
@@ -142,9 +142,7 @@ def summarise(suite: Suite, rows: Sequence[Row]) -> Values:
 def _random(suite: Suite, rows: Sequence[Row], reference: list[list[Row]] | None) -> Values:
     """Return statistics of random actions; every row has their results on the same episodes."""
     of_task = {row.task: random_score(row.results) for row in reversed(rows)}
-    scores = {
-        task: {"success": list(score.success), "return": list(score.returned)} for task, score in of_task.items()
-    }
+    scores = {task: {"success": list(score.success), "return": list(score.returned)} for task, score in of_task.items()}
     if missing := set(suite.tasks) - set(of_task):
         return {"tasks": scores, **dict.fromkeys((*AGGREGATES, "improvement")), "missing": sorted(missing)}
     rates = np.array([[of_task[task].success.value] for task in suite.tasks])
@@ -225,12 +223,12 @@ def _curve(rows: Sequence[Row], tasks: int, relative: bool = False) -> Values | 
         None if the runs share no step.
     """
     values = np.array([row.curve.success for row in rows], dtype=np.float64)
-    known = np.flatnonzero(~np.isnan(values).any(axis=0))
-    if not len(known):
+    indices = np.flatnonzero(~np.isnan(values).any(axis=0))
+    if not len(indices):
         return None
     steps = rows[0].curve.steps
-    at = [steps[place] / (steps[-1] if relative else 1) for place in known]
-    shaped = values[:, known].reshape(tasks, -1, len(known))
+    at = [steps[index] / (steps[-1] if relative else 1) for index in indices]
+    shaped = values[:, indices].reshape(tasks, -1, len(indices))
     return {"at": at, **_band(stratified(lambda draws: over_tasks(iqm)(np.moveaxis(draws, -1, -3)), shaped))}
 
 
@@ -245,11 +243,11 @@ def _cost(rows: Sequence[Row]) -> Values:
 
 
 def _estimate(band: Band) -> list[float]:
-    return [float(part) for part in band]
+    return [float(number) for number in band]
 
 
 def _band(band: Band) -> Values:
-    return {name: np.round(part, 5).tolist() for name, part in band._asdict().items()}
+    return {name: np.round(values, 5).tolist() for name, values in band._asdict().items()}
 
 
 # Tables.
@@ -308,7 +306,9 @@ def of_task(summary: Values, task: str) -> list[tuple[str, ...]]:
     if chance:
         rows[RANDOM] = (chance, "-", "-", "-", "-")
     ranked = sorted(rows.items(), key=lambda item: -item[1][0]["success"][0])
-    return [(name, interval(values["success"]), interval(values["return"]), *rest) for name, (values, *rest) in ranked]
+    return [
+        (name, interval(values["success"]), interval(values["return"]), *columns) for name, (values, *columns) in ranked
+    ]
 
 
 def label(method: str, values: Sequence[float] | None, chance: Sequence[float] | None) -> str:
@@ -367,24 +367,24 @@ def _number(value: float | None) -> str:
 
 def markdown(summary: Values) -> str:
     """Return the report as Markdown, with the commands that produce it."""
-    parts = [f"# {summary['suite']}, version {summary['version']}", f"{summary['why']}."]
-    parts.append(
+    sections = [f"# {summary['suite']}, version {summary['version']}", f"{summary['why']}."]
+    sections.append(
         f"{summary['rows']} of {summary['wanted']} runs, {len(summary['seeds'])} seeds, "
         f"{summary['evaluation_episodes']} evaluation episodes per run. Brackets are 95 % confidence intervals over"
         f" runs and episodes. {RANDOM}: uniformly random actions. P(better): probability that a run is better than a"
         f" run of `{summary['baseline']}` on the same task. Curves and steps to threshold"
         f" ({summary['threshold']:g}) are success rates over the last {RECENT} training episodes. {few_seeds(summary)}"
     )
-    parts.append(f"```console\npr2l bench run {summary['suite']}\npr2l bench report {summary['suite']}\n```")
-    parts += ["## All tasks", markdown_table(HEAD, overall(summary))]
-    parts += ["![aggregates](aggregates.png)", "![sample efficiency and performance profile](efficiency.png)"]
+    sections.append(f"```console\npr2l bench run {summary['suite']}\npr2l bench report {summary['suite']}\n```")
+    sections += ["## All tasks", markdown_table(HEAD, overall(summary))]
+    sections += ["![aggregates](aggregates.png)", "![sample efficiency and performance profile](efficiency.png)"]
     if described := [(method, text) for method, text in summary["about"].items() if text]:
-        parts += ["## Methods", markdown_table(("method", "what it is"), described)]
+        sections += ["## Methods", markdown_table(("method", "what it is"), described)]
     for task in summary["tasks"]:
-        parts.append(f"## {task}, {summary['steps'][task]:,} steps")
-        parts.append(markdown_table(TASK_HEAD, of_task(summary, task)))
-        parts.append(f"![training curves]({task.replace('/', '-')}.png)")
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+        sections.append(f"## {task}, {summary['steps'][task]:,} steps")
+        sections.append(markdown_table(TASK_HEAD, of_task(summary, task)))
+        sections.append(f"![training curves]({task.replace('/', '-')}.png)")
+    return "\n\n".join(section.strip() for section in sections) + "\n"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

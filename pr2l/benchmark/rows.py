@@ -1,7 +1,7 @@
 """Rows of a benchmark: one JSON file per run, with its results and everything needed to reproduce it.
 
-    <folder>/<suite>/<environment>-<task>-<method>-seed<n>.json
-                                                          .mp4     a video of its evaluation episodes, optional
+<folder>/<suite>/<environment>-<task>-<method>-seed<n>.json
+                                                      .mp4     a video of its evaluation episodes, optional
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def check(row: Row, suite: Suite, where: str) -> Row:
         current = f"{suite.name} is at version {suite.definition.version}"
         raise UserError(f"{where} is of version {row.version} of {row.suite}, and {current}; run it again")
     _check_config(suite, row.task, row.method, row.config, where)
-    _check_whole(row, where)
+    _check_complete(row, where)
     episodes = suite.definition.evaluation_episodes
     if [len(row.played(key)) for key in ("success", "return")] != [episodes] * 2:
         raise UserError(f"{where} does not have the {episodes} evaluation episodes of {suite.name}; evaluate it again")
@@ -175,11 +175,11 @@ def check(row: Row, suite: Suite, where: str) -> Row:
     return row
 
 
-def _check_whole(row: Row, where: str) -> None:
+def _check_complete(row: Row, where: str) -> None:
     """Check the parts of results and curve that the report and the leaderboard read."""
     try:
         played = np.array([row.played(key) for key in ("success", "return")], dtype=np.float64)
-        numbers = [row.results[part]["success"]["value"] for part in ("random", "evaluation")]
+        numbers = [row.results[section]["success"]["value"] for section in ("random", "evaluation")]
         numbers += [row.results["evaluation"]["length"], row.results["steps"]]
         random = random_score(row.results)
         numbers += [*random.success, *random.returned]
@@ -294,17 +294,17 @@ def _submit(
 ) -> Path:
     suite = suite or _suite_of(run, suites)
     row = row_of(run, suite, method)
-    place = out / suite.name / f"{row.name}.json"
-    if place.exists() and read_row(place) != row:
-        raise UserError(f"{place} exists, and is of another run; delete it to replace it")
+    path = out / suite.name / f"{row.name}.json"
+    if path.exists() and read_row(path) != row:
+        raise UserError(f"{path} exists, and is of another run; delete it to replace it")
     source = video_of(run.path / "video")
     if video and not source:
         raise UserError(f"{run.path} has no video; `pr2l evaluate {run.path}` makes one")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_row(place, row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_row(path, row)
     if video and source:
-        shutil.copyfile(source, place.with_suffix(source.suffix))
-    return place
+        shutil.copyfile(source, path.with_suffix(source.suffix))
+    return path
 
 
 def _suite_of(run: Run, suites: Callable[[str], Suite]) -> Suite:

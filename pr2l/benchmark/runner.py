@@ -1,9 +1,9 @@
 """`pr2l bench run`: train the missing runs of a suite, several in parallel, and write a row for each.
 
-    <out>/<suite>/<row>.json     the row (see rows.py); a run that has a row is not repeated
-                  <row>/         run folders, from which a stopped run is resumed, and log.txt
-                  <row>/v2/      run folders for version 2 of the suite, and so on
-                  probes/        speeds measured for --plan
+<out>/<suite>/<row>.json     the row (see rows.py); a run that has a row is not repeated
+              <row>/         run folders, from which a stopped run is resumed, and log.txt
+              <row>/v2/      run folders for version 2 of the suite, and so on
+              probes/        speeds measured for --plan
 """
 
 from __future__ import annotations
@@ -76,23 +76,23 @@ def run(name: str, out: Path, at_once: int | None = None) -> None:
         UserError: If another process is running the suite in `out`, or if runs failed (after the others have finished).
     """
     suite = load_suite(name)
-    home = out / suite.name
-    with alone(home, patient=False):
-        failed = _run(name, suite, home, *_share(at_once))
+    folder = out / suite.name
+    with alone(folder, patient=False):
+        failed = _run(name, suite, folder, *_share(at_once))
     if failed:
         raise UserError("\n".join(map(_failure, failed)))
     Console().print(f"all runs of {suite.name} are done; [bold]pr2l bench report {escape(name)}[/] writes their report")
 
 
-def _run(name: str, suite: Suite, home: Path, at_once: int, threads: int) -> list[Job]:
+def _run(name: str, suite: Suite, folder: Path, at_once: int, threads: int) -> list[Job]:
     """Train the missing runs; return the jobs that failed."""
-    planned, console = missing(suite, home), Console()
-    console.print(f"{suite.name}: {len(planned)} of {len(suite.planned())} runs to do, {at_once} at a time; {home}")
-    memory = {row.method: row.cost.peak_memory or DEFAULT_MEMORY for row in _rows(suite, home)}
-    make = partial(_make, suite, home=home, threads=threads)
-    jobs = [_job(run.name, partial(make, run), home, memory.get(run.method)) for run in planned]
+    planned, console = missing(suite, folder), Console()
+    console.print(f"{suite.name}: {len(planned)} of {len(suite.planned())} runs to do, {at_once} at a time; {folder}")
+    memory = {row.method: row.cost.peak_memory or DEFAULT_MEMORY for row in _rows(suite, folder)}
+    make = partial(_make, suite, folder=folder, threads=threads)
+    jobs = [_job(run.name, partial(make, run), folder, memory.get(run.method)) for run in planned]
     failed = []
-    with _Display(console, suite, home, planned) as display:
+    with _Display(console, suite, folder, planned) as display:
         try:
             with closing(side_by_side(jobs, at_once, threads, display.show)) as ended:
                 for job, code in ended:
@@ -118,30 +118,30 @@ def plan(name: str, out: Path, at_once: int | None = None) -> None:
         UserError: If a probe failed.
     """
     suite, console = load_suite(name), Console()
-    home = out / suite.name
-    planned, rows = missing(suite, home), _rows(suite, home)
+    folder = out / suite.name
+    planned, rows = missing(suite, folder), _rows(suite, folder)
     at_once, threads = _share(at_once)
-    known = {row.method for row in rows} | set(_probes(suite, home, threads))
-    _probe_first([run for run in planned if run.method not in known], home, at_once, threads, console)
-    probes = _probes(suite, home, threads)
+    methods = {row.method for row in rows} | set(_probes(suite, folder, threads))
+    _probe_first([run for run in planned if run.method not in methods], folder, at_once, threads, console)
+    probes = _probes(suite, folder, threads)
     estimates = [(run, _estimate(run, rows, probes)) for run in planned]
     console.print(_table(suite, estimates, at_once, threads))
 
 
-def missing(suite: Suite, home: Path) -> list[PlannedRun]:
+def missing(suite: Suite, folder: Path) -> list[PlannedRun]:
     """Return the runs of a suite that have no row of the suite's current version.
 
     Args:
         suite: The suite.
-        home: Folder of the suite's rows.
+        folder: Folder of the suite's rows.
     """
-    done = {row.name for row in _rows(suite, home)}
+    done = {row.name for row in _rows(suite, folder)}
     return [run for run in suite.planned() if run.name not in done]
 
 
-def _rows(suite: Suite, home: Path) -> list[Row]:
+def _rows(suite: Suite, folder: Path) -> list[Row]:
     rows = []
-    for path in sorted(home.glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         try:
             rows.append(check(read_row(path), suite, str(path)))
         except UserError:  # a row of another version of the suite: the run is repeated
@@ -156,8 +156,8 @@ def _share(at_once: int | None) -> tuple[int, int]:
     return at_once, max(1, cores // at_once)
 
 
-def _job(name: str, work: Callable[[], None], place: Path, memory: int | None = None) -> Job:
-    return Job(name, work, place / name / "log.txt", memory or DEFAULT_MEMORY)
+def _job(name: str, work: Callable[[], None], folder: Path, memory: int | None = None) -> Job:
+    return Job(name, work, folder / name / "log.txt", memory or DEFAULT_MEMORY)
 
 
 def _failure(job: Job) -> str:
@@ -170,10 +170,10 @@ def _failure(job: Job) -> str:
 # Runs in separate processes.
 
 
-def _make(suite: Suite, planned: PlannedRun, home: Path, threads: int) -> None:
+def _make(suite: Suite, planned: PlannedRun, folder: Path, threads: int) -> None:
     """Start or resume a run, and write its row."""
-    place, runs = home / planned.name, _runs(suite, home, planned.name)
-    with alone(place):  # a process of an earlier call, whose parent was killed, may still be saving
+    run_folder, runs = folder / planned.name, _runs(suite, folder, planned.name)
+    with alone(run_folder):  # a process of an earlier call, whose parent was killed, may still be saving
         start, previous = time.monotonic(), _resumable(planned, runs)
         if previous is None or not _evaluated(previous):
             run = Run.load(train(planned.config, previous.path if previous else None, runs))
@@ -183,13 +183,13 @@ def _make(suite: Suite, planned: PlannedRun, home: Path, threads: int) -> None:
                 write_json(run.path / COST, cost)
         else:
             run = previous
-        write_row(home / f"{planned.name}.json", row_of(run, suite, planned.method))
+        write_row(folder / f"{planned.name}.json", row_of(run, suite, planned.method))
 
 
-def _runs(suite: Suite, home: Path, name: str) -> Path:
+def _runs(suite: Suite, folder: Path, name: str) -> Path:
     """Return the folder of a planned run's run folders: one per version, as two versions may have the same config."""
     version = suite.definition.version
-    return home / name if version == 1 else home / name / f"v{version}"
+    return folder / name if version == 1 else folder / name / f"v{version}"
 
 
 def _resumable(planned: PlannedRun, runs: Path) -> Run | None:
@@ -226,13 +226,11 @@ def _gflop(run: Run) -> float:
 # Estimated cost.
 
 
-def _probe_first(
-    planned: Sequence[PlannedRun], home: Path, at_once: int, threads: int, console: Console
-) -> None:
+def _probe_first(planned: Sequence[PlannedRun], folder: Path, at_once: int, threads: int, console: Console) -> None:
     """Probe the first planned run of each method."""
     first = {run.method: run for run in reversed(planned)}
     jobs = [
-        _job(method, partial(_probe, run.config, threads, _probe_file(method, home)), home / "probes")
+        _job(method, partial(_probe, run.config, threads, _probe_file(method, folder)), folder / "probes")
         for method, run in sorted(first.items())
     ]
     with console.status("probing"), closing(side_by_side(jobs, at_once, threads, lambda running: None)) as ended:
@@ -242,15 +240,15 @@ def _probe_first(
                 raise UserError(_failure(job))
 
 
-def _probe_file(method: str, home: Path) -> Path:
-    return home / "probes" / f"{method}.json"
+def _probe_file(method: str, folder: Path) -> Path:
+    return folder / "probes" / f"{method}.json"
 
 
-def _probes(suite: Suite, home: Path, threads: int) -> dict[str, dict[str, Any]]:
+def _probes(suite: Suite, folder: Path, threads: int) -> dict[str, dict[str, Any]]:
     """Return stored probes by method; ignore probes with other threads or with a config that has changed."""
     probes = {}
     for method in suite.methods:
-        path = _probe_file(method, home)
+        path = _probe_file(method, folder)
         if path.exists():
             probe = json.loads(path.read_text(encoding="utf-8"))
             configs = [_timed(run.config) for run in suite.planned() if run.method == method]
@@ -348,8 +346,8 @@ def _table(suite: Suite, estimates: Sequence[tuple[PlannedRun, CostEstimate]], a
 class _Display:
     """Progress bars for all runs and for each active run, and a line for each finished run."""
 
-    def __init__(self, console: Console, suite: Suite, home: Path, planned: Sequence[PlannedRun]) -> None:
-        self._console, self._suite, self._home = console, suite, home
+    def __init__(self, console: Console, suite: Suite, folder: Path, planned: Sequence[PlannedRun]) -> None:
+        self._console, self._suite, self._folder = console, suite, folder
         self._steps = {run.name: run.config.steps for run in planned}
         bars = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._progress = Progress(*bars, console=console, disable=not console.is_terminal)
@@ -367,14 +365,14 @@ class _Display:
         for job in running:
             if job.name not in self._bars:
                 self._bars[job.name] = self._progress.add_task(job.name, total=self._steps[job.name])
-            runs = _runs(self._suite, self._home, job.name)
+            runs = _runs(self._suite, self._folder, job.name)
             self._progress.update(self._bars[job.name], completed=_steps_done(runs))
 
     def done(self, job: Job, code: int) -> None:
         if job.name in self._bars:
             self._progress.remove_task(self._bars.pop(job.name))
         self._progress.advance(self._all)
-        row = self._home / f"{job.name}.json"
+        row = self._folder / f"{job.name}.json"
         failed = f"[bold red]failed[/], see {escape(str(job.log))}"
         outcome = failed if code else f"success {read_row(row).success:.2f}"
         self._console.print(f"{job.name}: {outcome}", highlight=False)

@@ -175,8 +175,8 @@ def load_suite(name: str) -> Suite:
     Raises:
         UserError: If a suite, key, task, config or override is unknown. The message has the most similar known name.
     """
-    if not name.endswith((".yaml", ".yml")) and name not in (known := names()):
-        raise UnknownName("suites", name, known, hint=f"`pr2l list configs` shows them as {FOLDER}/NAME.")
+    if not name.endswith((".yaml", ".yml")) and name not in (suites := names()):
+        raise UnknownName("suites", name, suites, hint=f"`pr2l list configs` shows them as {FOLDER}/NAME.")
     path = name if name.endswith((".yaml", ".yml")) else f"{FOLDER}/{name}"
     return define(Path(path).stem, read_config(Definition, path))
 
@@ -237,7 +237,7 @@ def _resolve(suite: str, words: Sequence[str]) -> RunConfig:
         raise UserError(f"{suite}, `pr2l train {shlex.join(words)}`: {error}") from error
 
 
-def _with_defaults(config: dict[str, Any], like: RunConfig) -> dict[str, Any]:
+def _with_defaults(config: dict[str, Any], template: RunConfig) -> dict[str, Any]:
     """Return a run's config with current key names, and with defaults for options that are newer than the run."""
     filled = upgrade(config)
     for kind in get_args(OptionKind):
@@ -245,7 +245,7 @@ def _with_defaults(config: dict[str, Any], like: RunConfig) -> dict[str, Any]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # a stored config may have old names
-                filled[key] = like.model_copy(update={key: filled[key]}).options(kind).model_dump(mode="json")
+                filled[key] = template.model_copy(update={key: filled[key]}).options(kind).model_dump(mode="json")
         except (KeyError, UserError):  # options of another plug-in, or removed ones: a difference
             continue
     return filled
