@@ -131,28 +131,28 @@ def wrap(
     Raises:
         UserError: The environment has no such image, a name or an option does not exist, or the encoder must be fitted.
     """
-    known = list(contexts) if contexts is not None else None
+    all_contexts = list(contexts) if contexts is not None else None
     question = _prompt(prompt)
-    if known is None and isinstance(context, Mapping):
-        known = [dict(context)]
-    if known is None and (question is None or not question.slots):
-        known = [{}]
+    if all_contexts is None and isinstance(context, Mapping):
+        all_contexts = [dict(context)]
+    if all_contexts is None and (question is None or not question.slots):
+        all_contexts = [{}]
     space = Arrangement(env.observation_space, frame, proprio, context).observation_space()["frame"]
     height, width = (space.shape or (0, 0))[:2]
     source = EncoderSource(
         vlm=vlm,
         vlm_options=parse_options(Defaults, vlm_options or {}, "vlm_options"),
         prompt=question,
-        contexts=known,
+        contexts=all_contexts,
         frame_shape=(height, width, 3),
         kinds=(),
     )
     module = registry.load("encoders", encoder)
     where = f"encoder_options of {encoder!r}"
-    made: Encoder = module.create(source, parse_options(module.Defaults, encoder_options or {}, where))
-    if made.fit_frames:
+    embedder: Encoder = module.create(source, parse_options(module.Defaults, encoder_options or {}, where))
+    if embedder.fit_frames:
         raise UserError("wrap cannot fit an encoder; leave encoder_options['pca'] unset")
-    return embed_env(env, made, frame=frame, proprio=proprio, context=context)
+    return embed_env(env, embedder, frame=frame, proprio=proprio, context=context)
 
 
 def policy_kwargs(network: str = "token_transformer", **options: Any) -> dict[str, Any]:
@@ -264,13 +264,13 @@ class Agent:
         Returns:
             An action of the environment's action space.
         """
-        parts = dict(observation) if isinstance(observation, Mapping) else {"frame": observation}
-        known = [list(labels or [])] if self.encoder.needs_labels else None
-        frames = self._with_history(np.asarray(parts["frame"]))
-        values, mask, _ = in_half(self.encoder.encode(frames[None], [dict(context or {})], known))
+        inputs = dict(observation) if isinstance(observation, Mapping) else {"frame": observation}
+        batch_labels = [list(labels or [])] if self.encoder.needs_labels else None
+        frames = self._with_history(np.asarray(inputs["frame"]))
+        values, mask, _ = in_half(self.encoder.encode(frames[None], [dict(context or {})], batch_labels))
         batch = {"tokens": values, "mask": mask}
-        if "proprio" in parts:
-            batch["proprio"] = np.asarray(parts["proprio"], np.float32)[None]
+        if "proprio" in inputs:
+            batch["proprio"] = np.asarray(inputs["proprio"], np.float32)[None]
         greedy = self.config.evaluation_greedy if greedy is None else greedy
         chosen = self.learner.act(batch, self._memory, greedy=greedy)
         self._memory = chosen.memory
@@ -298,7 +298,7 @@ class Agent:
 
 def _first(actions: Any) -> Any:
     """Return the first action of a batch; a batch of a Dict space is a dict of batches."""
-    return {key: _first(part) for key, part in actions.items()} if isinstance(actions, Mapping) else actions[0]
+    return {key: _first(batch) for key, batch in actions.items()} if isinstance(actions, Mapping) else actions[0]
 
 
 def _prompt(text: str | None) -> Prompt | None:

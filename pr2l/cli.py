@@ -482,9 +482,9 @@ def _check_task(environment: str, task: str) -> None:
 
 
 def _check_suite(suite: str) -> None:
-    known = [name.removeprefix("benchmarks/") for name in registry.names("configs") if name.startswith("benchmarks/")]
-    if not suite.endswith((".yaml", ".yml")) and suite not in known:
-        raise UnknownName("suites", suite, known, hint="`pr2l list configs` shows them.")
+    suites = [name.removeprefix("benchmarks/") for name in registry.names("configs") if name.startswith("benchmarks/")]
+    if not suite.endswith((".yaml", ".yml")) and suite not in suites:
+        raise UnknownName("suites", suite, suites, hint="`pr2l list configs` shows them.")
 
 
 Rows = list[tuple[str, str]]  # name, description
@@ -551,16 +551,16 @@ def _options_of(kind: str, name: str | None) -> list[plugin_options.Option]:
         return rows or []
     if (singular := _singular(kind)) not in OPTIONS_OF:
         raise UnknownName("kinds with options", kind, ["run", *OPTIONS_OF])
-    kinds = OPTIONS_OF[singular]
+    plural = OPTIONS_OF[singular]
     if name is None and singular != "vlm":
         raise UserError(
-            f"which {singular}? Name one, e.g. `pr2l options {singular} {registry.names(kinds)[0]}`; "
-            f"`pr2l list {kinds}` shows all of them"
+            f"which {singular}? Name one, e.g. `pr2l options {singular} {registry.names(plural)[0]}`; "
+            f"`pr2l list {plural}` shows all of them"
         )
-    rows = plugin_options.read_options(kinds, name or "")
+    rows = plugin_options.read_options(plural, name or "")
     if rows is None:
         raise UserError(
-            f"the options of {name!r} cannot be read from its source; see {registry.source(kinds, name or '')}"
+            f"the options of {name!r} cannot be read from its source; see {registry.source(plural, name or '')}"
         )
     return rows
 

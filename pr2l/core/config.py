@@ -248,16 +248,16 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
 def _model_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
     """Return the model of a nested table, None if the key does not hold a table."""
     annotation = model.model_fields[key].annotation if key in model.model_fields else None
-    models = [part for part in (annotation, *get_args(annotation)) if hasattr(part, "model_fields")]
+    models = [candidate for candidate in (annotation, *get_args(annotation)) if hasattr(candidate, "model_fields")]
     return models[0] if models else None
 
 
 def _renamed_override(model: type[BaseModel], override: str) -> str:
     """Return an override with the new name of its key, so that `old.option=value` adds to the renamed table."""
-    key, mark, rest = override.partition("=")
+    key, mark, text = override.partition("=")
     first, dot, below = key.partition(".")
     [first] = renamed_keys(model, {first: None}, f"the override {override!r}") if first else [first]
-    return f"{first}{dot}{below}{mark}{rest}"
+    return f"{first}{dot}{below}{mark}{text}"
 
 
 def _of_a_run(path: str | Path) -> bool:
@@ -276,18 +276,18 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         UserError: The override is not of this form, or `a` in "a.b=value" holds a single value.
     """
     key, equals, text = override.partition("=")
-    parts = key.split(".")
-    if not equals or not all(part.isidentifier() for part in parts):
+    names = key.split(".")
+    if not equals or not all(name.isidentifier() for name in names):
         raise UserError(f"{override!r} is not an override; write key=value, e.g. seed=1 or vlm_options.new_tokens=0")
     if not text:
         raise UserError(f"{override!r} has no value; write {key}=null for none, {key}='\"\"' for empty text")
-    for part in parts[:-1]:
-        values = values.setdefault(part, {})
+    for name in names[:-1]:
+        values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise UserError(f"{override!r}: {part!r} is the single value {values!r}, it has no keys below it")
+            raise UserError(f"{override!r}: {name!r} is the single value {values!r}, it has no keys below it")
     value = parse(text, f"the value in {override!r}")
-    values.pop(parts[-1], None)  # the key that is set last must be the last in the dict, see renamed_keys
-    values[parts[-1]] = value
+    values.pop(names[-1], None)  # the key that is set last must be the last in the dict, see renamed_keys
+    values[names[-1]] = value
 
 
 def _find(name_or_path: str) -> Path:
@@ -298,9 +298,9 @@ def _find(name_or_path: str) -> Path:
     if path.is_file():
         return path
     name = path.with_suffix("").as_posix().removeprefix("configs/")
-    if name in (known := registry.names("configs")):
+    if name in (names := registry.names("configs")):
         return registry.load("configs", name)
-    raise UnknownName("configs", name, known, hint=f"There is no file {name_or_path!r} either.")
+    raise UnknownName("configs", name, names, hint=f"There is no file {name_or_path!r} either.")
 
 
 def _resolve(config: RunConfig, *, warn: bool) -> RunConfig:

@@ -25,16 +25,16 @@ class UnknownName(UserError):
 
     Args:
         kind: Kind of the name, in the plural, e.g. "encoders".
-        given: The unknown name.
+        name: The unknown name.
         allowed: The existing names.
         hint: The next step for the user, "" for none.
     """
 
-    def __init__(self, kind: str, given: str, allowed: Iterable[str], hint: str = "") -> None:
-        self.kind, self.given, self.allowed = kind, given, sorted(allowed)
-        text = f"{given!r} is not among the {kind}.{did_you_mean(given, self.allowed)}"
-        known = _listed(f"Known {kind}", given, self.allowed)
-        super().__init__(f"{text} {known} {hint}".rstrip())
+    def __init__(self, kind: str, name: str, allowed: Iterable[str], hint: str = "") -> None:
+        self.kind, self.name, self.allowed = kind, name, sorted(allowed)
+        text = f"{name!r} is not among the {kind}.{did_you_mean(name, self.allowed)}"
+        listing = _listed(f"Known {kind}", name, self.allowed)
+        super().__init__(f"{text} {listing} {hint}".rstrip())
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
@@ -79,10 +79,10 @@ def _listed(what: str, name: str, allowed: list[str]) -> str:
     return f"{what}, the nearest of {len(allowed)}: {', '.join(_nearest(name, allowed, NEAREST, cutoff=0))}."
 
 
-def _nearest(given: str, allowed: Iterable[str], count: int, cutoff: float) -> list[str]:
+def _nearest(unknown: str, allowed: Iterable[str], count: int, cutoff: float) -> list[str]:
     """Return the most similar names, the best first, ignoring case; `cutoff` is the minimum similarity, 0 to 1."""
     spellings = {name.lower(): name for name in allowed}
-    return [spellings[name] for name in get_close_matches(given.lower(), spellings, n=count, cutoff=cutoff)]
+    return [spellings[name] for name in get_close_matches(unknown.lower(), spellings, n=count, cutoff=cutoff)]
 
 
 def _explain_one(problem: Mapping[str, Any], where: str, model: type[BaseModel]) -> str:
@@ -100,6 +100,8 @@ def _nested(model: type[BaseModel], parents: Iterable[str | int]) -> type[BaseMo
     for key in parents:
         if key in model.model_fields:
             annotation = model.model_fields[str(key)].annotation
-            inner = [part for part in (annotation, *get_args(annotation)) if hasattr(part, "model_fields")]
+            inner = [
+                candidate for candidate in (annotation, *get_args(annotation)) if hasattr(candidate, "model_fields")
+            ]
             model = inner[0] if inner else model
     return model

@@ -13,8 +13,8 @@ CPUINFO = Path("/proc/cpuinfo")  # only on Linux
 
 def machine() -> str:
     """Return the operating system, the number of cores, the processor, and the GPU if torch finds one."""
-    parts = [platform.platform(), f"{os.cpu_count()} cores", processor()]
-    return ", ".join([*parts, device()] if torch.cuda.is_available() else parts)
+    descriptions = [platform.platform(), f"{os.cpu_count()} cores", processor()]
+    return ", ".join([*descriptions, device()] if torch.cuda.is_available() else descriptions)
 
 
 def device() -> str:

@@ -71,8 +71,8 @@ def from_text(text: str, *, images: int = 1, text_first: bool = False) -> list[M
         text_first: Put the text before the images; False = after the images.
     """
     texts: list[Part] = [text_part(text)] if text else []
-    places: list[Part] = [image_part() for _ in range(images)]
-    return [{"role": "user", "content": texts + places if text_first else places + texts}]
+    image_parts: list[Part] = [image_part() for _ in range(images)]
+    return [{"role": "user", "content": texts + image_parts if text_first else image_parts + texts}]
 
 
 def count_images(messages: Iterable[Message]) -> int:
@@ -135,7 +135,7 @@ def _check_message(value: object, number: int, where: str, with_images: bool) ->
         content = [text_part(content)]
     if not isinstance(content, Sequence) or isinstance(content, bytes) or not content:
         raise UserError(f"{where}.content: expected text or a list of parts, got {_shorten(content)}. {_EXAMPLE}")
-    parts = [_check_part(part, f"{where}.content[{place}]", with_images) for place, part in enumerate(content)]
+    parts = [_check_part(part, f"{where}.content[{index}]", with_images) for index, part in enumerate(content)]
     if role != "user" and any(part["type"] == "image" for part in parts):
         raise UserError(f"{where}: a message with the role {role!r} cannot hold an image; move it to a 'user' message.")
     return {"role": role, "content": parts}

@@ -99,8 +99,8 @@ def unknown_keys(kind: str, name: str, keys: Iterable[str], where: str) -> str:
     if options is None:
         return ""
     allowed = [option.name for option in options]
-    known = {*allowed, *_old_names(registry.source(kind, VLM_FAMILY if kind == "vlms" else name))}
-    return "\n".join(unknown_key(where, key, allowed) for key in keys if key not in known)
+    valid_keys = {*allowed, *_old_names(registry.source(kind, VLM_FAMILY if kind == "vlms" else name))}
+    return "\n".join(unknown_key(where, key, allowed) for key in keys if key not in valid_keys)
 
 
 def _parse(file: Path) -> tuple[str, ast.Module]:
@@ -129,17 +129,21 @@ def _class(file: Path, name: str) -> tuple[ast.ClassDef, Path] | None:
 
 def _annotated(node: ast.ClassDef) -> Iterator[tuple[ast.AnnAssign, str]]:
     """Yield the fields of a class with their annotations."""
-    for part in node.body:
-        if isinstance(part, ast.AnnAssign) and not ast.unparse(part.annotation).startswith("ClassVar"):
-            yield part, ast.unparse(part.annotation)
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and not ast.unparse(statement.annotation).startswith("ClassVar"):
+            yield statement, ast.unparse(statement.annotation)
 
 
 def _old_names(file: Path) -> list[str]:
     """Return the old names of options, from the `RENAMED` table of `Defaults`."""
     class_and_file = _class(file, "Defaults")
-    for part in class_and_file[0].body if class_and_file else []:
-        if isinstance(part, ast.AnnAssign) and ast.unparse(part.target) == "RENAMED" and part.value is not None:
-            return list(ast.literal_eval(part.value))
+    for statement in class_and_file[0].body if class_and_file else []:
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and ast.unparse(statement.target) == "RENAMED"
+            and statement.value is not None
+        ):
+            return list(ast.literal_eval(statement.value))
     return []
 
 
@@ -183,16 +187,16 @@ def _comment(field: ast.AnnAssign, lines: list[str]) -> str:
 
 def _file_of(node: ast.ImportFrom, file: Path) -> Path | None:
     """Find the file of the module in a `from ... import`; modules of pr2l are found without any import."""
-    parts = (node.module or "").split(".") if node.module else []
+    names = (node.module or "").split(".") if node.module else []
     if node.level:
         folder = file.parents[node.level - 1]
-    elif parts[0] == "pr2l":
-        folder, parts = ROOT, parts[1:]
+    elif names[0] == "pr2l":
+        folder, names = ROOT, names[1:]
     else:
         spec = find_spec(node.module or "")
         return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
-    place = folder.joinpath(*parts)
-    for candidate in (place.with_suffix(".py"), place / "__init__.py"):
+    path = folder.joinpath(*names)
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
         if candidate.is_file():
             return candidate
     return None

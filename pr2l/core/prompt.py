@@ -174,9 +174,9 @@ def find(name: str) -> Path:
     if path.is_file():
         return path
     inside = path.with_suffix("").as_posix().removeprefix("prompts/")
-    if inside in (known := registry.names("prompts")):
+    if inside in (names := registry.names("prompts")):
         return registry.load("prompts", inside)
-    raise UnknownName("prompts", inside, known, hint=f"There is no file {name!r} either.")
+    raise UnknownName("prompts", inside, names, hint=f"There is no file {name!r} either.")
 
 
 def is_path(name: str) -> bool:

@@ -102,10 +102,10 @@ def is_class_path(name: str) -> bool:
     return ":" in name
 
 
-def _find(kind: str, name: str, known: dict[str, Value]) -> Value:
-    if name not in known:
-        raise UnknownName(kind, name, known, hint=f"`pr2l list {kind}` shows all of them.")
-    return known[name]
+def _find(kind: str, name: str, entries: dict[str, Value]) -> Value:
+    if name not in entries:
+        raise UnknownName(kind, name, entries, hint=f"`pr2l list {kind}` shows all of them.")
+    return entries[name]
 
 
 def _modules(kind: str) -> dict[str, str]:

@@ -144,7 +144,7 @@ def success_rate(
         ValueError: If there is no run, or a run has no episode.
     """
     samples = _checked(runs)
-    rates, episodes = np.array([[one.mean() for one in samples]]), np.array([[len(one) for one in samples]])
+    rates, episodes = np.array([[run.mean() for run in samples]]), np.array([[len(run) for run in samples]])
     if len(samples) == 1:
         return wilson(rates.item(), episodes.item(), confidence=confidence)
     options: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
@@ -261,7 +261,7 @@ def stratified(
         seed: Seed of the bootstrap; equal scores and seeds give equal intervals.
     """
     rng = np.random.default_rng(seed)
-    draws = [_drawn(values, values.shape[1], resamples, rng) for values in scores]
+    draws = [_resample(values, values.shape[1], resamples, rng) for values in scores]
     return Band(*map(np.asarray, _percentiles(statistic(*scores), statistic(*draws), confidence)))
 
 
@@ -296,8 +296,8 @@ def stratified_rates(
     for values in rates:
         runs = values.shape[1]
         counts = np.stack([values * episodes, np.broadcast_to(episodes, values.shape)], axis=-1)
-        drawn = _drawn(counts, max(1, runs - 1), resamples, rng)
-        successes, played = drawn[..., 0], drawn[..., 1]
+        samples = _resample(counts, max(1, runs - 1), resamples, rng)
+        successes, played = samples[..., 0], samples[..., 1]
         draws.append(rng.beta(successes + 0.5 / runs, np.maximum(played - successes, 0) + 0.5 / runs))
     value, low, high = map(np.asarray, _percentiles(statistic(*rates), statistic(*draws), confidence))
     bound = float(wilson(1.0, trials, confidence=confidence).low)
@@ -306,9 +306,7 @@ def stratified_rates(
     return Band(value, np.minimum(low, value), np.maximum(high, value))
 
 
-def _drawn(
-    scores: NDArray[np.float64], count: int, resamples: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
+def _resample(scores: NDArray[np.float64], count: int, resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Draw runs with replacement within each task: [tasks, runs, *rest] -> [resamples, tasks, count, *rest]."""
     tasks, runs = scores.shape[:2]
     return scores[np.arange(tasks)[:, None], rng.integers(runs, size=(resamples, tasks, count))]

@@ -65,7 +65,7 @@ class SentenceEmbedder:
 
     def __init__(self, weights: str, device: str) -> None:
         self.tokenizer = read_pretrained(weights, lambda: AutoTokenizer.from_pretrained(weights))
-        _check_parts(weights)
+        _check_modules(weights)
         # Always in float32: the model is small, and a text's embedding then hardly depends on the rest of its batch.
         self.model = checkpoint.read_model(weights, device, "float32", partial(load_pretrained, AutoModel))
         self.width = int(self.model.config.hidden_size)
@@ -81,7 +81,7 @@ class SentenceEmbedder:
         return torch.nn.functional.normalize(mean, dim=1)
 
 
-def _check_parts(weights: str) -> None:
+def _check_modules(weights: str) -> None:
     """Raise UserError for a model whose files describe a computation that differs from this module's."""
     modules = checkpoint.read_json(weights, "modules.json") or ()
     layers = [(module["type"].rpartition(".")[2], module["path"]) for module in modules]

@@ -51,8 +51,8 @@ class OracleEncoder(Encoder):
         values = torch.zeros(len(frames), self.tokens, self.width)
         mask = torch.zeros(len(frames), self.tokens, dtype=torch.bool)
         for row, objects in enumerate(labels):
-            known = [label for label in objects if label["name"] in self.kinds]  # without blood, puffs and the like
-            nearest = sorted(known, key=lambda label: label["distance"])[: self.tokens]
+            encodable = [label for label in objects if label["name"] in self.kinds]  # without blood, puffs and the like
+            nearest = sorted(encodable, key=lambda label: label["distance"])[: self.tokens]
             for token, label in enumerate(nearest):
                 values[row, token, self.kinds[label["name"]]] = 1
                 position = self._position(label["box"], label["distance"])

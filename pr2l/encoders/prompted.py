@@ -71,12 +71,12 @@ class PromptedEncoder(StatesEncoder):
         states, masks = [], []
         for segment in self.options.segments:
             span = hidden.spans[segment]
-            part, mask = hidden.states[:, :, span], hidden.mask[:, span]
+            segment_states, mask = hidden.states[:, :, span], hidden.mask[:, span]
             if segment == "image":
-                grids = part.chunk(self.frame_history, dim=2)
-                part = torch.cat([pool_grid(grid, self.options.image_tokens) for grid in grids], dim=2)
-                mask = mask[:, : part.shape[2]]
-            states.append(part)
+                grids = segment_states.chunk(self.frame_history, dim=2)
+                segment_states = torch.cat([pool_grid(grid, self.options.image_tokens) for grid in grids], dim=2)
+                mask = mask[:, : segment_states.shape[2]]
+            states.append(segment_states)
             masks.append(mask)
         return torch.cat(states, dim=2), torch.cat(masks, dim=1)
 

@@ -82,16 +82,16 @@ def as_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _renamed(name: str) -> str:
-    kinds = {"conv": "convolution", "bn": "normalization"}
+    layer_types = {"conv": "convolution", "bn": "normalization"}
     if match := re.fullmatch(r"(conv|bn)1\.(\w+)", name):
-        return f"embedder.embedder.{kinds[match[1]]}.{match[2]}"
+        return f"embedder.embedder.{layer_types[match[1]]}.{match[2]}"
     if match := re.fullmatch(r"layer(\d)\.(\d+)\.(conv|bn)(\d)\.(\w+)", name):
-        stage, block, kind, number, rest = match.groups()
-        return f"encoder.stages.{int(stage) - 1}.layers.{block}.layer.{int(number) - 1}.{kinds[kind]}.{rest}"
+        stage, block, kind, number, suffix = match.groups()
+        return f"encoder.stages.{int(stage) - 1}.layers.{block}.layer.{int(number) - 1}.{layer_types[kind]}.{suffix}"
     if match := re.fullmatch(r"layer(\d)\.(\d+)\.downsample\.([01])\.(\w+)", name):
-        stage, block, index, rest = match.groups()
+        stage, block, index, suffix = match.groups()
         kind = "convolution" if index == "0" else "normalization"
-        return f"encoder.stages.{int(stage) - 1}.layers.{block}.shortcut.{kind}.{rest}"
+        return f"encoder.stages.{int(stage) - 1}.layers.{block}.shortcut.{kind}.{suffix}"
     return name
 
 

@@ -50,18 +50,18 @@ class CachedEncoder(Encoder):
 
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
         keys = [_row_key(frame, context) for frame, context in zip(frames, contexts, strict=True)]
-        known = {key: self._rows[key] for key in keys if key in self._rows}
-        new = {key: index for index, key in enumerate(keys) if key not in known}
+        row_of = {key: self._rows[key] for key in keys if key in self._rows}
+        new = {key: index for index, key in enumerate(keys) if key not in row_of}
         self._count, self._hits = self._count + len(keys), self._hits + len(keys) - len(new)
         if new:
             indices = list(new.values())
-            known |= zip(new, self._encode(frames[indices], [contexts[index] for index in indices]), strict=True)
+            row_of |= zip(new, self._encode(frames[indices], [contexts[index] for index in indices]), strict=True)
         for key in keys:
-            self._rows[key] = known[key]
+            self._rows[key] = row_of[key]
             self._rows.move_to_end(key)
         while len(self._rows) > self.capacity:
             self._rows.popitem(last=False)
-        rows = [known[key] for key in keys]
+        rows = [row_of[key] for key in keys]
         self._answers = [row.answer for row in rows if row.answer is not None]
         return Tokens(torch.stack([row.values for row in rows]), torch.stack([row.mask for row in rows]))
 

@@ -117,11 +117,11 @@ class PromptRenderer:
         """
         if self._bound is None or not self._count:
             return {}
-        return {"prompt/truncated": self._truncated / self._count, "prompt/longest": self._longest_seen}
+        return {"prompt/truncated": self._truncated / self._count, "prompt/longest": self._longest_length}
 
     def clear_counts(self) -> None:
         """Reset the counts behind `metrics`."""
-        self._count, self._truncated, self._longest_seen = 0, 0, 0
+        self._count, self._truncated, self._longest_length = 0, 0, 0
 
     def _longest(self) -> int:
         """Return the number of tokens of the task's longest prompt."""
@@ -147,7 +147,7 @@ class PromptRenderer:
         if self._bound is None:
             return text
         length = self._length(text)
-        self._count, self._longest_seen = self._count + 1, max(self._longest_seen, length)
+        self._count, self._longest_length = self._count + 1, max(self._longest_length, length)
         if length <= self.tokens:
             return text
         if not self._truncated:

@@ -167,7 +167,7 @@ class VisionEncoder(Encoder):
     @torch.no_grad()
     def _run(self, frames: Frames) -> VisionOutput:
         check_batch(frames)
-        return VisionOutput(*(part.float() for part in self.forward(self.pixels(frames))))
+        return VisionOutput(*(states.float() for states in self.forward(self.pixels(frames))))
 
     def _select(self, output: VisionOutput) -> Tensor:
         """Return the tokens that the options choose, float32 [B, T, D]."""
