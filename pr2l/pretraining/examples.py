@@ -107,25 +107,25 @@ def draw_questions(
         mix: Proportions of the kinds of questions; None = the defaults.
     """
     mix = mix or QuestionMix()
-    whole = questions.overall(view)
+    overall = questions.overall(view)
     visible = sorted({label["name"] for label in view.things} - view.unclear)
     absent = [name for name in names if name not in visible and name not in view.unclear]
     repeated = [name for name in visible if len(view.of_name(name)) > 1]
-    kept = list(view.scene.get("kept", ()))
-    drawn = []
+    household = list(view.scene.get("kept", ()))
+    samples = []
     for _ in range(count):
-        if kept and rng.random() < mix.found:
-            drawn.append(questions.found(view, _choice(kept, rng))[rng.integers(2)])
-        elif whole and rng.random() < mix.whole:
-            drawn.append(whole[rng.integers(len(whole))])
+        if household and rng.random() < mix.found:
+            samples.append(questions.found(view, _choice(household, rng))[rng.integers(2)])
+        elif overall and rng.random() < mix.whole:
+            samples.append(overall[rng.integers(len(overall))])
         elif repeated and rng.random() < mix.repeats:
             about = questions.about(view, _choice(repeated, rng))
-            drawn += [question for question in about if question.kind == "count"]
+            samples += [question for question in about if question.kind == "count"]
         elif pool := visible if visible and (rng.random() >= mix.absent or not absent) else absent:
             about = questions.about(view, _choice(pool, rng))
             shares = np.array([getattr(mix, question.kind) for question in about])
-            drawn.append(about[rng.choice(len(about), p=shares / shares.sum())])
-    return drawn
+            samples.append(about[rng.choice(len(about), p=shares / shares.sum())])
+    return samples
 
 
 def _choice(names: Sequence[str], rng: np.random.Generator) -> str:

@@ -224,8 +224,8 @@ def new_model(
 @torch.no_grad()
 def _copy_weights(start: str, vlm: VLM) -> None:
     """Copy the weights of another VLM, with the embeddings word by word, because the vocabularies differ."""
-    other = load_vlm(start)
-    weights, words = other.model.state_dict(), other.tokenizer.get_vocab()
+    source = load_vlm(start)
+    weights, words = source.model.state_dict(), source.tokenizer.get_vocab()
     embeddings = vlm.model.get_input_embeddings().weight
     for name, weight in vlm.model.state_dict().items():
         if weight.data_ptr() == embeddings.data_ptr():
@@ -236,4 +236,4 @@ def _copy_weights(start: str, vlm: VLM) -> None:
             raise UserError(f"start={start!r} has another architecture: no {name} of the shape {list(weight.shape)}")
     for word, row in vlm.tokenizer.get_vocab().items():
         if word in words:
-            embeddings[row] = other.model.get_input_embeddings().weight[words[word]]
+            embeddings[row] = source.model.get_input_embeddings().weight[words[word]]

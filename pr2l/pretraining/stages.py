@@ -52,18 +52,18 @@ class Steps:
     """Source of the loop that yields the number of each step, which seeds the step's batch."""
 
     def __init__(self) -> None:
-        self.taken = 0
+        self.count = 0
 
     def next_step(self) -> int:
         """Return the number of the next step, counted from 0."""
-        self.taken += 1
-        return self.taken - 1
+        self.count += 1
+        return self.count - 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {"taken": self.taken}
+        return {"taken": self.count}
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
-        self.taken = values["taken"]
+        self.count = values["taken"]
 
 
 def run_stages(
@@ -95,7 +95,7 @@ def run_stages(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def update(source: Steps) -> Update:
-        value, metrics = loss(*_place(stages, source.next_step()))
+        value, metrics = loss(*_locate(stages, source.next_step()))
         optimizer.zero_grad()
         value.backward()
         nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
@@ -103,7 +103,7 @@ def run_stages(
         return Update(1, metrics)
 
     def rate(step: int, total_steps: int) -> float:
-        number, step_in_stage = _place(stages, step)
+        number, step_in_stage = _locate(stages, step)
         return stages[number].rate_at(step_in_stage)
 
     loop = Loop(modules, optimizer, update, rate)
@@ -128,7 +128,7 @@ class _Hooks:
         pass
 
     def on_update(self, metrics: Mapping[str, float]) -> None:
-        number, last = _place(self.stages, self.loop.num_timesteps - 1)
+        number, last = _locate(self.stages, self.loop.num_timesteps - 1)
         stage, done = self.stages[number], last + 1
         self.on_step(stage, done, metrics)
         if done % CHECKPOINT_EVERY == 0 or done == stage.steps:
@@ -153,7 +153,7 @@ def _restore(loop: Loop, folder: Path) -> None:
         loop.load_state_dict(checkpoint.tensors, checkpoint.values)
 
 
-def _place(stages: Sequence[Stage], step: int) -> tuple[int, int]:
+def _locate(stages: Sequence[Stage], step: int) -> tuple[int, int]:
     """Convert a step of the whole training to the number of its stage and the step in that stage."""
     for number, stage in enumerate(stages):
         if step < stage.steps:

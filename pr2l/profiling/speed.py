@@ -172,8 +172,8 @@ def generation(shape: str, size: int | None, tokens: int, effort: Effort) -> Ite
             cosine = _cosine(ours.hidden(frames, texts).states, vlm.hidden(frames, texts).states)
             yield Measure(f"{title}: cosine of {name} to float32", cosine, "", goal)
         for name in ("ours", *(f"ours, {optimization}" for optimization in lower)):
-            for part, share in profile(variants[name]).items():
-                yield Measure(f"{title}: {name}, share of time in {part}", MedianRange.of([share]), "")
+            for operation, share in profile(variants[name]).items():
+                yield Measure(f"{title}: {name}, share of time in {operation}", MedianRange.of([share]), "")
 
 
 def half_the_layers(shape: str, effort: Effort) -> Iterator[Measure]:
@@ -234,13 +234,15 @@ def further_prompts(shape: str, size: int, effort: Effort) -> Iterator[Measure]:
     frames = _frames(count)
     with _vlms(shape, image_size=size, generation="none") as load:
         vlm = load()
-        asked = {
+        calls = {
             f"{prompts} prompts": partial(vlm.hidden, np.repeat(frames, prompts, axis=0), list(TEXTS[:prompts]) * count)
             for prompts in (1, len(TEXTS))
         }
-        seconds = time_in_turn(asked, effort.rounds)
-    one, four = seconds.values()
-    share = MedianRange.of([(more - first) / (len(TEXTS) - 1) / first for first, more in zip(one, four, strict=True)])
+        seconds = time_in_turn(calls, effort.rounds)
+    single, four = seconds.values()
+    share = MedianRange.of(
+        [(more - first) / (len(TEXTS) - 1) / first for first, more in zip(single, four, strict=True)]
+    )
     yield Measure(f"{shape} {size} px: a further prompt on a frame, share of the first", share, "", 0.15, below=True)
 
 
@@ -285,7 +287,7 @@ def _share_of_ceiling(title: str, vlm: VLM, text: str, effort: Effort, goal: flo
     seconds = time_in_turn({"matrix product": product, "pass": run}, effort.rounds)
     best = [2 * side**3 / duration for duration in seconds["matrix product"]]
     reached = [count / duration for duration in seconds["pass"]]
-    share = MedianRange.of([one / other for one, other in zip(reached, best, strict=True)])
+    share = MedianRange.of([speed / limit for speed, limit in zip(reached, best, strict=True)])
     dtype = str(vlm.model.dtype).removeprefix("torch.")
     yield Measure(f"{title}: operations a frame", MedianRange.of([count / effort.frames / 1e9]), "GFLOP")
     yield Measure(f"{title}: share of them in the vision tower", MedianRange.of([vision_flops / count]), "")
@@ -317,10 +319,10 @@ def training(shape: str, effort: Effort) -> Iterator[Measure]:
         if slow:
             over = speedup([clock.total for clock in slow], [clock.total for clock in faster])
             yield Measure(f"PPO with {shape}{name}, over the notebook's way", over, "x", 3.0)
-    for part in clocks[0].seconds:
-        share = MedianRange.of([clock.seconds[part] / clock.total for clock in clocks])
-        goal = 0.1 if part == "the rest" and shape != "tiny" else None
-        yield Measure(f"PPO with {shape}, share of time in {part}", share, "", goal, below=True)
+    for section in clocks[0].seconds:
+        share = MedianRange.of([clock.seconds[section] / clock.total for clock in clocks])
+        goal = 0.1 if section == "the rest" and shape != "tiny" else None
+        yield Measure(f"PPO with {shape}, share of time in {section}", share, "", goal, below=True)
 
 
 @dataclass(frozen=True)
@@ -344,19 +346,19 @@ class Clock:
 Ask = Callable[..., Hidden]
 
 
-def concatenate(parts: Sequence[Hidden]) -> Hidden:
+def concatenate(batches: Sequence[Hidden]) -> Hidden:
     """Join the states of several batches with equal spans of segments."""
-    states, mask = (torch.cat([getattr(part, name) for part in parts]) for name in ("states", "mask"))
-    return Hidden(states, mask, parts[0].spans, [answer for part in parts for answer in part.answers])
+    states, mask = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("states", "mask"))
+    return Hidden(states, mask, batches[0].spans, [answer for batch in batches for answer in batch.answers])
 
 
 def row_by_row(hidden: Ask) -> Ask:
     """Return a version of `VLM.hidden` that processes one frame at a time."""
 
-    def asked(frames: Frames, texts: list[str], prompt_tokens: int | None = None) -> Hidden:
+    def by_row(frames: Frames, texts: list[str], prompt_tokens: int | None = None) -> Hidden:
         return concatenate([hidden(frames[row : row + 1], [text], prompt_tokens) for row, text in enumerate(texts)])
 
-    return asked
+    return by_row
 
 
 class Begin(Hooks):
@@ -379,13 +381,13 @@ def _clocked(config: RunConfig, change: Callable[[Ask], Ask] = lambda ask: ask) 
     """Time two rollouts and updates, with `change(vlm.hidden)` in place of `vlm.hidden`."""
     spent = {"simulators": 0.0, "the VLM": 0.0}
 
-    def timed(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(section: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def timing(*args: Any, **kwargs: Any) -> Any:
             began = perf_counter()
             try:
                 return call(*args, **kwargs)
             finally:
-                spent[part] += perf_counter() - began
+                spent[section] += perf_counter() - began
 
         return timing
 
@@ -397,8 +399,8 @@ def _clocked(config: RunConfig, change: Callable[[Ask], Ask] = lambda ask: ask) 
         simulators.step_wait = timed("simulators", frames.step_wait)
         learner, begin = build.learner(config, encoder, build.spaces_of(frames)), Begin(spent)
         learner.learn(VecEmbed(frames, encoder), 2 * config.options("algorithm").n_steps * config.num_envs, begin)
-        rest = perf_counter() - begin.at - sum(spent.values())
-        return Clock(learner.num_timesteps, spent | {"the rest": rest})
+        remaining = perf_counter() - begin.at - sum(spent.values())
+        return Clock(learner.num_timesteps, spent | {"the rest": remaining})
 
 
 def _vlm_of(encoder: Encoder) -> VLM:
@@ -419,7 +421,7 @@ def rollout(effort: Effort) -> Iterator[Measure]:
     options, algorithm = config.options("algorithm"), registry.load("algorithms", config.algorithm)
     space = observation_space(build.frame_spaces(config).observation_space, build.encoder(config))
     memory = sum(algorithm.rollout_bytes(space, config.num_envs, options).values())
-    numbers = sum(int(np.prod(part.shape or ())) for part in space.values())
+    numbers = sum(int(np.prod(subspace.shape or ())) for subspace in space.values())
     rows = options.n_steps * config.num_envs
     yield Measure("a rollout's step in memory", MedianRange.of([memory / rows]), "bytes")
     share = MedianRange.of([memory / (2 * 4 * numbers * rows)])
@@ -507,10 +509,10 @@ def speed(shapes: Sequence[str] = EVERYDAY, effort: Effort | None = None, out: P
         for section in sections:
             for measure in section(effort or Effort()):
                 measures.append(measure)
-                bars.console.print(f"{measure.name}: {_shown(measure)}", highlight=False)
+                bars.console.print(f"{measure.name}: {_format(measure)}", highlight=False)
             bars.advance(bar)
     console.print(_table(measures))
-    write_json(out / "speed.json", {"machine": _machine(), "measures": [asdict(each) for each in measures]})
+    write_json(out / "speed.json", {"machine": _machine(), "measures": [asdict(measure) for measure in measures]})
     (out / "speed.md").write_text(_as_markdown(measures), encoding="utf-8")
     _draw(measures, out / "speed.png")
     console.print(f"{out}: speed.md, speed.json, speed.png")
@@ -535,10 +537,10 @@ def _frames_per_second(
         yield Measure(f"{title}: {name}, memory at its peak", MedianRange.of([peak_memory(run) / 1e6]), "MB")
 
 
-def _cosine(one: torch.Tensor, other: torch.Tensor) -> MedianRange:
+def _cosine(states: torch.Tensor, reference: torch.Tensor) -> MedianRange:
     """Compute the cosine similarity per token of states [B, L, T, D], without masked tokens, which are zero in both."""
-    real = one.flatten(0, 2).norm(dim=-1) > 0
-    cosine = torch.cosine_similarity(one.flatten(0, 2)[real], other.flatten(0, 2)[real], dim=-1)
+    real = states.flatten(0, 2).norm(dim=-1) > 0
+    cosine = torch.cosine_similarity(states.flatten(0, 2)[real], reference.flatten(0, 2)[real], dim=-1)
     return MedianRange(float(cosine.median()), float(cosine.min()), float(cosine.max()))
 
 
@@ -548,7 +550,7 @@ def _vlms(shape: str, **common: Any) -> Iterator[Callable[..., VLM]]:
     with tempfile.TemporaryDirectory(prefix="pr2l-shape-") as folder:
         path = _checkpoint(shape, Path(folder))
         options = {key: value for key, value in common.items() if value is not None}
-        yield lambda **own: load_vlm(path, Defaults(**{**options, **own}))
+        yield lambda **further: load_vlm(path, Defaults(**{**options, **further}))
 
 
 def _checkpoint(shape: str, folder: Path) -> str:
@@ -567,7 +569,7 @@ def _machine() -> dict[str, Any]:
     return {"device": device(), "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
-def _shown(measure: Measure) -> str:
+def _format(measure: Measure) -> str:
     digits = 3 if abs(measure.value.median) < 10 else 0
     low, high = f"{measure.value.low:,.{digits}f}", f"{measure.value.high:,.{digits}f}"
     spread = f" [{low}, {high}]" if low != high else ""
@@ -577,12 +579,12 @@ def _shown(measure: Measure) -> str:
 def _table(measures: Sequence[Measure]) -> Table:
     table = Table("measured", "median [low, high]", "goal", title="Speed")
     for measure in measures:
-        table.add_row(measure.name, _shown(measure), measure.verdict)
+        table.add_row(measure.name, _format(measure), measure.verdict)
     return table
 
 
 def _as_markdown(measures: Sequence[Measure]) -> str:
-    rows = [f"| {measure.name} | {_shown(measure)} | {measure.verdict} |" for measure in measures]
+    rows = [f"| {measure.name} | {_format(measure)} | {measure.verdict} |" for measure in measures]
     return "\n".join(["| measured | median [low, high] | goal |", "|---|---|---|", *rows, ""])
 
 

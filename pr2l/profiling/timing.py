@@ -108,8 +108,8 @@ def flops(run: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-# Parts of a transformer's pass -> parts of the names of torch operations.
-PARTS = {
+# Group of operations of a transformer -> substrings of the names of its torch operations.
+OPERATIONS = {
     "linear layers": ("linear", "mm"),
     "attention": ("scaled_dot_product", "softmax"),
     "activations": ("gelu", "silu", "relu", "sigmoid"),
@@ -117,19 +117,22 @@ PARTS = {
 
 
 def profile(run: Callable[[], object]) -> dict[str, float]:
-    """Profile a run and return the fraction of its time in each of PARTS and in the rest, each in 0..1."""
+    """Profile a run and return the fraction of its time in each group of OPERATIONS and in the rest, each in 0..1."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # silences the profiler's messages
     on_gpu = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
     with torch.profiler.profile(activities=[ProfilerActivity.CPU, *on_gpu]) as profiler:
         run()
     time_of = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     spent = {event.key: getattr(event, time_of) for event in profiler.key_averages()}
-    parts = {
-        part: sum(time for key, time in spent.items() if any(name in key for name in names))
-        for part, names in PARTS.items()
+    time_of_group = {
+        group: sum(time for key, time in spent.items() if any(name in key for name in names))
+        for group, names in OPERATIONS.items()
     }
-    whole = sum(spent.values())
-    return {part: time / whole for part, time in {**parts, "the rest": whole - sum(parts.values())}.items()}
+    total = sum(spent.values())
+    return {
+        group: time / total
+        for group, time in {**time_of_group, "the rest": total - sum(time_of_group.values())}.items()
+    }
 
 
 def matrix_ceiling(dtype: torch.dtype, device: torch.device, side: int = 2048) -> Callable[[], object]:

@@ -128,7 +128,7 @@ def _variants(
         for name, config in configs.items()
         if config.encoder == "prompted"
     }
-    if len({frozenset(each) for each in runs.values()}) > 1 or sum(map(bool, runs.values())) < FEWEST:
+    if len({frozenset(by_seed) for by_seed in runs.values()}) > 1 or sum(map(bool, runs.values())) < FEWEST:
         seeds = "; ".join(f"{name}: {' '.join(map(str, by_seed)) or 'none'}" for name, by_seed in runs.items())
         raise UserError(
             f"{task} of {suite.name} needs {FEWEST} or more methods with the encoder `prompted`, run with the same"
@@ -201,7 +201,7 @@ def markdown(
     """
     warning = f" With fewer than {FEW_SEEDS} seeds, intervals over runs may be too narrow."
     few = any(len(variant.runs["success"]) < FEW_SEEDS for of_task in variants.values() for variant in of_task)
-    parts = [
+    sections = [
         f"# Does the score foretell the return? {suite.name}, version {suite.definition.version}",
         f"{suite.definition.why}. Spearman's rank correlation, over variants, of measurements of `pr2l prompts score`"
         " before training with success rate and return after training. Intervals of correlations resample the runs of"
@@ -211,14 +211,14 @@ def markdown(
         "![success rate and return of each variant, over its score](correlation.png)",
     ]
     for task, of_task in variants.items():
-        parts.append(f"## {task}: {len(of_task)} variants with {len(of_task[0].runs['success'])} runs each")
-        parts.append(markdown_table(("measurement", *_head()), _cells(results_of[task])))
+        sections.append(f"## {task}: {len(of_task)} variants with {len(of_task[0].runs['success'])} runs each")
+        sections.append(markdown_table(("measurement", *_head()), _cells(results_of[task])))
         rows = [
-            (f"`{one.name}`", f"{one.score.score:.2f}", *(str(one.outcome(key)) for key in OUTCOMES))
-            for one in _ranked(of_task)
+            (f"`{variant.name}`", f"{variant.score.score:.2f}", *(str(variant.outcome(key)) for key in OUTCOMES))
+            for variant in _ranked(of_task)
         ]
-        parts.append(markdown_table(("variant", "score", *OUTCOMES.values()), rows))
-    return "\n\n".join(parts) + "\n"
+        sections.append(markdown_table(("variant", "score", *OUTCOMES.values()), rows))
+    return "\n\n".join(sections) + "\n"
 
 
 def _ranked(variants: Sequence[Variant]) -> list[Variant]:

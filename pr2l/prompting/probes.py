@@ -99,19 +99,19 @@ def _design_effect(hits: npt.NDArray[np.bool_], groups: npt.NDArray[np.int64]) -
     return float(variance / (rate * (1 - rate) / (len(hits) - 1)))
 
 
-def agreement(one: Sequence[bool], other: Sequence[bool]) -> float | None:
+def agreement(first: Sequence[bool], second: Sequence[bool]) -> float | None:
     """Return Cohen's kappa between the answers of two prompts.
 
     Args:
-        one: [N] whether each answer of the first prompt says yes.
-        other: [N] the same for the second prompt.
+        first: [N] whether each answer of the first prompt says yes.
+        second: [N] the same for the second prompt.
 
     Returns:
         1 = equal answers, 0 = chance agreement; None if all answers of both prompts are the same.
     """
-    if len({*one, *other}) == 1:
+    if len({*first, *second}) == 1:
         return None
-    return float(cohen_kappa_score(one, other))
+    return float(cohen_kappa_score(first, second))
 
 
 def probe(features: npt.NDArray[Any], labels: npt.NDArray[Any], groups: npt.NDArray[np.int64]) -> Probe | None:

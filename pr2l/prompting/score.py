@@ -49,7 +49,7 @@ BATCH = 16  # frames per VLM call
 IMAGE_TOKENS = 16  # the image segment is pooled to a 4 x 4 grid, so that a probe can locate things
 MOST_LAYERS = 12  # maximum number of layers in the heat map
 FRAMES = Path("data/labelled")  # played frames, in folders named by a digest of their source
-SHOWN = 6  # answers kept in score.json
+STORED_ANSWERS = 6  # answers kept in score.json
 
 
 _loaded: dict[tuple[str, Defaults], VLM] = {}  # the VLM that was loaded last
@@ -138,7 +138,7 @@ class PromptScore:
                 for label, cells in self.cells.items()
             },
             "ms_per_frame": self.ms,
-            "some_answers": self.answers[:SHOWN],
+            "some_answers": self.answers[:STORED_ANSWERS],
         }
 
 
@@ -156,18 +156,19 @@ def score(scoring: Scoring, out: Path) -> list[PromptScore]:
         UserError: If a name is unknown, or there are too few frames.
     """
     prompts = prompts_of(scoring)
-    known = examples_of(scoring)
+    examples = examples_of(scoring)
     options = {variant.name: options_for(variant, scoring) for variant in prompts}
     prompts = sorted(prompts, key=lambda variant: options[variant.name].model_dump_json())  # loads each VLM once
     scores = [
-        score_one(variant, options[variant.name], scoring.vlm, known) for variant in track(prompts, "scoring prompts")
+        score_one(variant, options[variant.name], scoring.vlm, examples)
+        for variant in track(prompts, "scoring prompts")
     ]
     scores.sort(key=lambda result: -result.score)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "score.json", _report(scoring, known, scores))
+    write_json(out / "score.json", _report(scoring, examples, scores))
     draw_scores(scores, out / "score.png")
     console = Console()
-    console.print(table(scoring, known, scores))
+    console.print(table(scoring, examples, scores))
     if len(scores) > 1:
         console.print(agreements(scores))
     console.print(f"{out}: score.json, and score.png with the accuracy of every layer and segment", style="dim")
@@ -223,13 +224,13 @@ def prompts_of(scoring: Scoring) -> list[Prompt]:
         UserError: If a prompt is unknown, or the task has no prompts.
     """
     every = registry.names("prompts")
-    own = [name for name in every if name.startswith(f"{scoring.task}/")]
-    if not (own or scoring.prompts):
+    of_task = [name for name in every if name.startswith(f"{scoring.task}/")]
+    if not (of_task or scoring.prompts):
         hint = did_you_mean(scoring.task, {name.rpartition("/")[0] for name in every})
         raise UserError(f"there are no prompts for {scoring.task!r}.{hint} Give prompts with --prompts.")
     full = ("/" in name or name.endswith(".yaml") for name in scoring.prompts)
-    named = [name if whole else f"{scoring.task}/{name}" for name, whole in zip(scoring.prompts, full, strict=True)]
-    return [prompt.load(name) for name in named or own]
+    named = [name if is_full else f"{scoring.task}/{name}" for name, is_full in zip(scoring.prompts, full, strict=True)]
+    return [prompt.load(name) for name in named or of_task]
 
 
 def options_for(variant: Prompt, scoring: Scoring) -> Defaults:
@@ -238,14 +239,14 @@ def options_for(variant: Prompt, scoring: Scoring) -> Defaults:
     return parse_options(Defaults, values, f"vlm_options for prompt {variant.name!r}")
 
 
-def score_one(variant: Prompt, options: Defaults, vlm: str, known: Examples, *, cells: bool = True) -> PromptScore:
+def score_one(variant: Prompt, options: Defaults, vlm: str, examples: Examples, *, cells: bool = True) -> PromptScore:
     """Score one prompt.
 
     Args:
-        asked: The prompt.
+        variant: The prompt.
         options: Options of the VLM.
         vlm: Name of the VLM.
-        known: Labelled frames.
+        examples: Labelled frames.
         cells: Whether to probe every layer and segment too. This takes most of the time.
 
     Raises:
@@ -253,121 +254,124 @@ def score_one(variant: Prompt, options: Defaults, vlm: str, known: Examples, *, 
         TooFewFrames: If the frames are too few to probe any label.
     """
     layers = _layers(vlm, options) if cells else options.layers
-    reading = read(load(vlm, options.model_copy(update={"layers": layers})), variant, known)
-    targets = [context.get("target", "") for context in known.contexts]  # a table of pictures may have none
+    reading = read(load(vlm, options.model_copy(update={"layers": layers})), variant, examples)
+    targets = [context.get("target", "") for context in examples.contexts]  # a table of pictures may have none
     yes = np.array([says(answer, target) for answer, target in zip(reading.answers, targets, strict=True)])
-    kept = [cell for cell in reading.cells if cell[0] in options.layers and cell[1] in variant.segments]
-    if not kept:
+    used_cells = [cell for cell in reading.cells if cell[0] in options.layers and cell[1] in variant.segments]
+    if not used_cells:
         raise UserError(f"prompt {variant.name!r} keeps {', '.join(variant.segments)}, which has no states here")
-    view = _probes(np.concatenate([reading.cells[cell] for cell in kept], axis=1), known)
+    view = _probes(np.concatenate([reading.cells[cell] for cell in used_cells], axis=1), examples)
     if not view:
-        groups = len(np.unique(known.groups))
+        groups = len(np.unique(examples.groups))
         raise TooFewFrames(
-            f"{len(known)} frames of {groups} episodes or other groups are too few, or too alike, to compare prompts;"
-            f" give more (frames=N): the target must be present in {FOLDS} or more episodes, and absent in as many"
+            f"{len(examples)} frames of {groups} episodes or other groups are too few, or too alike, to compare"
+            f" prompts; give more (frames=N): the target must be present in {FOLDS} or more episodes, and"
+            " absent in as many"
         )
-    of_cells = {cell: _probes(values, known) for cell, values in reading.cells.items()} if cells else {}
+    of_cells = {cell: _probes(values, examples) for cell, values in reading.cells.items()} if cells else {}
     answered = options.generation != "none"
     return PromptScore(
         prompt=variant,
         options=options,
-        present=share(yes[known.present], known.groups[known.present]) if answered else None,
-        absent=share(~yes[~known.present], known.groups[~known.present]) if answered else None,
+        present=share(yes[examples.present], examples.groups[examples.present]) if answered else None,
+        absent=share(~yes[~examples.present], examples.groups[~examples.present]) if answered else None,
         says=yes.tolist(),
         view=view,
-        cells={
-            label: {cell: probes[label] for cell, probes in of_cells.items() if label in probes} for label in view
-        },
+        cells={label: {cell: probes[label] for cell, probes in of_cells.items() if label in probes} for label in view},
         ms=reading.ms,
         answers=reading.answers,
     )
 
 
-def read(vlm: VLM, variant: Prompt, known: Examples) -> Reading:
+def read(vlm: VLM, variant: Prompt, examples: Examples) -> Reading:
     """Return a VLM's answers and states for all examples.
 
     Args:
         vlm: The VLM, with the layers to read in its options.
-        asked: The prompt.
-        known: Labelled frames.
+        variant: The prompt.
+        examples: Labelled frames.
 
     Returns:
         The reading. The time per frame excludes the first batch if there are several.
     """
-    texts = prompt.check(variant, known.contexts)
+    texts = prompt.check(variant, examples.contexts)
     width, answers = vlm.prompt_length(texts), []
-    parts: dict[LayerSegment, list[npt.NDArray[np.float32]]] = {}
+    features: dict[LayerSegment, list[npt.NDArray[np.float32]]] = {}
     clock = [time.perf_counter()]
-    for start in range(0, len(known), BATCH):
+    for start in range(0, len(examples), BATCH):
         rows = slice(start, start + BATCH)
-        hidden = vlm.hidden(known.frames[rows], texts[rows], prompt_tokens=width)
+        hidden = vlm.hidden(examples.frames[rows], texts[rows], prompt_tokens=width)
         answers += hidden.answers
         for segment in SEGMENTS:
             span = hidden.spans[segment]
             if span.start == span.stop:
                 continue
             pooled = _pooled(segment, hidden.states[:, :, span], hidden.mask[:, span])
-            for place, layer in enumerate(vlm.options.layers):
-                parts.setdefault((layer, segment), []).append(pooled[:, place].float().cpu().numpy())
+            for index, layer in enumerate(vlm.options.layers):
+                features.setdefault((layer, segment), []).append(pooled[:, index].float().cpu().numpy())
         clock.append(time.perf_counter())
-    spent, frames = (clock[-1] - clock[1], len(known) - BATCH) if len(clock) > 2 else (clock[-1] - clock[0], len(known))
-    return Reading(answers, {cell: np.concatenate(part) for cell, part in parts.items()}, 1000 * spent / frames)
+    spent, frames = (
+        (clock[-1] - clock[1], len(examples) - BATCH) if len(clock) > 2 else (clock[-1] - clock[0], len(examples))
+    )
+    return Reading(
+        answers, {cell: np.concatenate(batches) for cell, batches in features.items()}, 1000 * spent / frames
+    )
 
 
-def table(scoring: Scoring, known: Examples, scores: Sequence[PromptScore]) -> Table:
+def table(scoring: Scoring, examples: Examples, scores: Sequence[PromptScore]) -> Table:
     """Return the table of prompts.
 
     Args:
         scoring: Options of the scores.
-        known: Labelled frames of the scores.
+        examples: Labelled frames of the scores.
         scores: Scores in the order of the rows.
     """
     chances = {label: 100 * result.chance for label, result in scores[0].view.items()}
-    frames = f"{len(known)} frames, {known.present.mean():.0%} with the target"
-    drawn = Table(
+    frames = f"{len(examples)} frames, {examples.present.mean():.0%} with the target"
+    score_table = Table(
         title=f"prompts for {scoring.task}, {scoring.vlm}, {frames}",
         caption="score: mean skill of the probes, 0 = chance, 1 = perfect; 95 % intervals over episodes",
     )
-    drawn.add_column("prompt", overflow="fold")
+    score_table.add_column("prompt", overflow="fold")
     heads = [f"{label} %, chance {chance:.0f}" for label, chance in chances.items()]
     for head in ("score", "true yes, %", "true no, %", *heads, "ms/frame"):
-        drawn.add_column(head, justify="right")
+        score_table.add_column(head, justify="right")
     for score in scores:
         numbers = (score.present, score.absent, *(score.view[label].accuracy for label in chances))
-        drawn.add_row(_short(score, scoring), f"{score.score:.2f}", *map(_percent, numbers), f"{score.ms:.0f}")
-    return drawn
+        score_table.add_row(_short(score, scoring), f"{score.score:.2f}", *map(_percent, numbers), f"{score.ms:.0f}")
+    return score_table
 
 
 def agreements(scores: Sequence[PromptScore]) -> Table:
     """Return the table of Cohen's kappa between the answers of every two prompts."""
-    drawn = Table(title="agreement of answers (Cohen's kappa; -: both are constant)")
+    kappa_table = Table(title="agreement of answers (Cohen's kappa; -: both are constant)")
     for head in ("", *(str(number) for number in range(1, len(scores) + 1))):
-        drawn.add_column(head, justify="right")
+        kappa_table.add_column(head, justify="right")
     for number, row in enumerate(_kappas(scores), start=1):
         name = f"{scores[number - 1].prompt.name.rpartition('/')[2]} {number}"
-        drawn.add_row(Text(name), *("-" if kappa is None else f"{kappa:.2f}" for kappa in row))
-    return drawn
+        kappa_table.add_row(Text(name), *("-" if kappa is None else f"{kappa:.2f}" for kappa in row))
+    return kappa_table
 
 
 def _kappas(scores: Sequence[PromptScore]) -> list[list[float | None]]:
     return [[agreement(left.says, right.says) for right in scores] for left in scores]
 
 
-def _report(scoring: Scoring, known: Examples, scores: Sequence[PromptScore]) -> dict[str, Any]:
+def _report(scoring: Scoring, examples: Examples, scores: Sequence[PromptScore]) -> dict[str, Any]:
     kappas = _kappas(scores)
     names = [score.prompt.name for score in scores]
     return {
         "command": sys.argv,
         "scoring": scoring.model_dump(mode="json"),
-        "examples": {"frames": len(known), "present": int(known.present.sum())},
+        "examples": {"frames": len(examples), "present": int(examples.present.sum())},
         "scores": [score.as_json() for score in scores],
         "agreement": {name: dict(zip(names, row, strict=True)) for name, row in zip(names, kappas, strict=True)},
     }
 
 
-def _probes(features: npt.NDArray[np.float32], known: Examples) -> dict[str, Probe]:
-    labels = known.labels().items()
-    results = {name: probe(features[rows], values, known.groups[rows]) for name, (values, rows) in labels}
+def _probes(features: npt.NDArray[np.float32], examples: Examples) -> dict[str, Probe]:
+    labels = examples.labels().items()
+    results = {name: probe(features[rows], values, examples.groups[rows]) for name, (values, rows) in labels}
     return {name: result for name, result in results.items() if result is not None}
 
 

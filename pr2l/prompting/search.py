@@ -118,19 +118,19 @@ def search(space_name: str, scoring: Scoring, out: Path, budget: int) -> list[Ca
     _weights.cache_clear()  # a VLM may have been trained again into the same folder
     candidates = space.prompts()
     rungs = plan(len(candidates), budget)
-    drawn = np.random.default_rng(scoring.seed).permutation(len(candidates))[: rungs[0][0]]
+    sampled = np.random.default_rng(scoring.seed).permutation(len(candidates))[: rungs[0][0]]
     # About half of the played frames become examples.
     scoring = scoring.model_copy(update={"frames": 2 * rungs[-1][1]})
-    known = examples_of(scoring)
+    examples = examples_of(scoring)
     console.print(" -> ".join(f"{count} candidates x {frames} frames" for count, frames in rungs))
     out.mkdir(parents=True, exist_ok=True)
-    running, scored = set(drawn.tolist()), dict[int, Candidate]()
+    running, scored = set(sampled.tolist()), dict[int, Candidate]()
     try:
         for rung, (count, frames) in enumerate(rungs):
             ranked = sorted(running, key=lambda number: -scored[number].score if number in scored else 0)[:count]
             selected = {number: candidates[number] for number in sorted(ranked)}
             running = set()
-            for number, candidate in _run(selected, rung, known.spread(frames), scoring, out, console):
+            for number, candidate in _run(selected, rung, examples.spread(frames), scoring, out, console):
                 scored[number] = candidate
                 running.add(number)
     except KeyboardInterrupt:
@@ -171,35 +171,37 @@ def table(candidates: Sequence[Candidate], scoring: Scoring) -> Table:
         candidates: Candidates in the order of the rows.
         scoring: Task and VLM of the search.
     """
-    drawn = Table(title=f"best prompts for {scoring.task}, {scoring.vlm}", caption="score: mean skill of the probes")
+    score_table = Table(
+        title=f"best prompts for {scoring.task}, {scoring.vlm}", caption="score: mean skill of the probes"
+    )
     for head in ("rung", "frames", "score", "ms/frame"):
-        drawn.add_column(head, justify="right")
-    drawn.add_column("text and options", overflow="fold")
+        score_table.add_column(head, justify="right")
+    score_table.add_column("text and options", overflow="fold")
     for candidate in candidates:
         variant, line = candidate.prompt, candidate.line
         options = json.dumps(variant.vlm_options) if variant.vlm_options else ""
         numbers = (f"{candidate.rung + 1}", str(line["frames"]), f"{candidate.score:.2f}")
         text = Text.assemble(variant.text or "(empty)", " ", (options, "dim"))
-        drawn.add_row(*numbers, f"{line['ms_per_frame']:.0f}", text)
-    return drawn
+        score_table.add_row(*numbers, f"{line['ms_per_frame']:.0f}", text)
+    return score_table
 
 
 def _run(
-    prompts: dict[int, Prompt], rung: int, known: Examples, scoring: Scoring, out: Path, console: Console
+    prompts: dict[int, Prompt], rung: int, examples: Examples, scoring: Scoring, out: Path, console: Console
 ) -> Iterator[tuple[int, Candidate]]:
     """Score candidates on these examples, or read their scores from RESULTS; yield number and candidate."""
     lines = _read(out / RESULTS)
     for position, (number, variant) in enumerate(prompts.items(), start=1):
-        key = _key(variant, known, scoring)
+        key = _key(variant, examples, scoring)
         if key not in lines:
             try:
-                score = score_one(variant, options_for(variant, scoring), scoring.vlm, known, cells=False)
+                score = score_one(variant, options_for(variant, scoring), scoring.vlm, examples, cells=False)
             except TooFewFrames:
                 raise
             except UserError as error:
                 console.print(Text(f"{variant.name} is left out: {error}", style="yellow"))
                 continue
-            lines[key] = _line(key, len(known), score)
+            lines[key] = _line(key, len(examples), score)
             with (out / RESULTS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[key]) + "\n")
         candidate = Candidate(variant, rung, lines[key])
@@ -207,11 +209,11 @@ def _run(
         yield number, candidate
 
 
-def _key(variant: Prompt, known: Examples, scoring: Scoring) -> str:
+def _key(variant: Prompt, examples: Examples, scoring: Scoring) -> str:
     """Return a digest of everything that a score depends on: prompt, options, weights and examples."""
     prompt_values = variant.model_dump(mode="json", include={"text", "vlm_options", "segments"})
     options = scoring.model_dump(mode="json")["vlm_options"]
-    return digest.of_json([prompt_values, options, _weights(scoring.vlm), known.digest])
+    return digest.of_json([prompt_values, options, _weights(scoring.vlm), examples.digest])
 
 
 @lru_cache(maxsize=1)  # a digest of large weights takes long
