@@ -39,13 +39,13 @@ class Finding:
 
     Args:
         what: Part of the run.
-        found: Description of the part.
+        description: Description of the part.
         problem: Advice: how to solve the problem if not `good`, otherwise a warning; "" = none.
         good: Whether the run can start.
     """
 
     what: str
-    found: str
+    description: str
     problem: str = ""
     good: bool = True
 
@@ -57,7 +57,7 @@ def check(config: RunConfig) -> bool:
     for finding in findings(config):
         good &= finding.good
         mark = "[green]ok[/]" if finding.good else "[bold red]fails[/]"
-        table.add_row(mark, finding.what, escape("\n".join(filter(None, (finding.found, finding.problem)))))
+        table.add_row(mark, finding.what, escape("\n".join(filter(None, (finding.description, finding.problem)))))
     Console().print(table)
     return good
 
@@ -66,36 +66,36 @@ def findings(config: RunConfig) -> Iterator[Finding]:
     """Yield the findings, the cheapest first, until a part of the run cannot be created."""
     yield _task(config)
     yield from _updates(config)
-    part = ""
+    subject = ""
     try:
-        part = "prompt"
+        subject = "prompt"
         yield _prompt(config)
-        part = "encoder"
+        subject = "encoder"
         encoder = build.encoder(config)
         yield _encoder(config, encoder)
-        part = "environment"
+        subject = "environment"
         spaces = build.frame_spaces(config)
         yield _environment(config, spaces)
-        part = "data"
+        subject = "data"
         if learns_from_data(config):
             yield _data(config)
-            part = "policy"
+            subject = "policy"
             yield from _policy(config, encoder, spaces)
         else:
-            part = "memory"
+            subject = "memory"
             memory = rollout_memory(config, encoder, spaces)
             yield memory
             if isinstance(encoder, CachedEncoder):
                 yield _cache(encoder)
-            part = "policy"
+            subject = "policy"
             if memory.good:
                 yield from _policy(config, encoder, spaces)
-                part = "first steps"
+                subject = "first steps"
                 learner = build.learner(config, encoder, spaces)
                 with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
                     yield _first_steps(config, learner, VecEmbed(frames, encoder))
     except (UserError, ValueError, ImportError) as error:
-        yield Finding(part, "", str(error), good=False)
+        yield Finding(subject, "", str(error), good=False)
     yield _tracking(config)
 
 
@@ -136,9 +136,9 @@ def _encoder(config: RunConfig, encoder: Encoder) -> Finding:
 
 
 def _environment(config: RunConfig, frames: build.Spaces) -> Finding:
-    parts = ", ".join(f"{key} {space.shape}" for key, space in frames.observation_space.items())
+    shapes = ", ".join(f"{key} {space.shape}" for key, space in frames.observation_space.items())
     where = f"; {_workers(config)}" if config.workers else ""
-    return Finding("environment", f"{config.num_envs} x {parts}; {frames.action_space}{where}")
+    return Finding("environment", f"{config.num_envs} x {shapes}; {frames.action_space}{where}")
 
 
 def _workers(config: RunConfig) -> str:

@@ -61,9 +61,9 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointNotWritten: The checkpoint cannot be written, for example because the disk is full.
     """
-    place = folder / f"{checkpoint.step:09d}"
-    if not _readable(place):
-        partial = folder / f".partial-{place.name}"
+    destination = folder / f"{checkpoint.step:09d}"
+    if not _readable(destination):
+        partial = folder / f".partial-{destination.name}"
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -71,12 +71,12 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
             (partial / "values.json").write_text(json.dumps(checkpoint.values), encoding="utf-8")
             for path in (*partial.iterdir(), partial):  # on disk before the rename, even if the power fails
                 sync(path)
-            shutil.rmtree(place, ignore_errors=True)  # a damaged one
-            partial.rename(place)
+            shutil.rmtree(destination, ignore_errors=True)  # a damaged one
+            partial.rename(destination)
             sync(folder)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            raise CheckpointNotWritten(_not_written(place, checkpoint, error)) from error
+            raise CheckpointNotWritten(_not_written(destination, checkpoint, error)) from error
     for old in steps(folder)[:-KEEP]:
         shutil.rmtree(folder / f"{old:09d}")
 
@@ -115,31 +115,31 @@ def read_latest(folder: Path, *, remove_damaged: bool = False) -> Checkpoint:
     raise UserError(f"there is no checkpoint in {folder}{why}. Was the run stopped before its first one?")
 
 
-def _readable(place: Path) -> bool:
+def _readable(path: Path) -> bool:
     try:
-        _read(place, 0)
+        _read(path, 0)
     except Exception:
         return False
     return True
 
 
-def _read(place: Path, step: int) -> Checkpoint:
-    values = json.loads((place / "values.json").read_text(encoding="utf-8"))
-    return Checkpoint(step, load_file(place / "tensors.safetensors"), values)
+def _read(path: Path, step: int) -> Checkpoint:
+    values = json.loads((path / "values.json").read_text(encoding="utf-8"))
+    return Checkpoint(step, load_file(path / "tensors.safetensors"), values)
 
 
-def _not_written(place: Path, checkpoint: Checkpoint, error: Exception) -> str:
+def _not_written(path: Path, checkpoint: Checkpoint, error: Exception) -> str:
     needed = sum(tensor.nbytes for tensor in checkpoint.tensors.values()) / 1e6
-    folder = next(parent for parent in place.parents if parent.is_dir())
+    folder = next(parent for parent in path.parents if parent.is_dir())
     free = shutil.disk_usage(folder).free / 1e6
-    whole = steps(place.parent)
+    complete = steps(path.parent)
     consequence = (
-        f"The checkpoint of step {whole[-1]:,} is whole: free some space, then go on with\n"
-        f"pr2l train --resume {place.parents[1]}"
-        if whole
+        f"The checkpoint of step {complete[-1]:,} is whole: free some space, then go on with\n"
+        f"pr2l train --resume {path.parents[1]}"
+        if complete
         else "The run has no earlier one: free some space and start it again."
     )
     return (
-        f"the checkpoint of step {checkpoint.step:,} could not be written to {place}: {error}. "
+        f"the checkpoint of step {checkpoint.step:,} could not be written to {path}: {error}. "
         f"It takes about {needed:,.1f} MB; {free:,.1f} MB are free there. {consequence}"
     )

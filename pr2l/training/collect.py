@@ -148,10 +148,10 @@ def collect(
 
         never = getattr(module, "ENDING_ACTIONS", ())
         recorder = Recorder(env, write, noise, never, infos)
-        left_out: Counter[str] = Counter()
+        omissions: Counter[str] = Counter()
         try:
             if demonstrations is not None:
-                left_out = _play_demonstrations(recorder, module, demonstrations, episodes, seed)
+                omissions = _play_demonstrations(recorder, module, demonstrations, episodes, seed)
             else:
                 assert episodes is not None
                 _play(recorder, module, task, run, policy, episodes, seed)
@@ -160,9 +160,9 @@ def collect(
                 shutil.rmtree(folder)
             raise
     console = Console()
-    if left_out:
-        console.print(f"{left_out.total():,} demonstrations are left out; the most frequent reasons:")
-    for reason, number in left_out.most_common(5):
+    if omissions:
+        console.print(f"{omissions.total():,} demonstrations are left out; the most frequent reasons:")
+    for reason, number in omissions.most_common(5):
         console.print(f"  {number:,}: {reason}", markup=False)
     command = embed_command(folder, environment, task, values)
     console.print(f"{storage.total_episodes:,} episodes are in {folder}; next: {command}", markup=False)
@@ -293,7 +293,7 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
 
     def _random_action(self) -> Any:
         draws = (self._noise_space.sample() for _ in count())
-        return next(action for action in draws if not any(np.array_equal(action, other) for other in self._never))
+        return next(action for action in draws if not any(np.array_equal(action, ending) for ending in self._never))
 
 
 def info_column(values: Sequence[Any]) -> Any:
@@ -340,10 +340,10 @@ def _play(env: Recorder, module: Any, task: str, run: Run | None, policy: str, e
         play(VecEmbed(venv, encoder), learner_actor(learner, greedy=run.config.evaluation_greedy), episodes)
     elif policy == "oracle":
         decide = module.oracle(task)
-        play(venv, _one(lambda: as_element(env.action_space, decide(env), "action of the oracle")), episodes)
+        play(venv, _single_actor(lambda: as_element(env.action_space, decide(env), "action of the oracle")), episodes)
     else:
         env.action_space.seed(seed)
-        play(venv, _one(env.action_space.sample), episodes)
+        play(venv, _single_actor(env.action_space.sample), episodes)
 
 
 def _check_demonstrations(module: Any, environment: str, path: Path, policy: str, noise: float) -> None:
@@ -357,18 +357,18 @@ def _check_demonstrations(module: Any, environment: str, path: Path, policy: str
 
 def _play_demonstrations(env: Recorder, module: Any, path: Path, episodes: int | None, seed: int) -> Counter[str]:
     """Play demonstrations until `episodes` are recorded, and count the omitted demonstrations by reason."""
-    left_out: Counter[str] = Counter()
+    omissions: Counter[str] = Counter()
     recorded = 0
     for number, demonstration in enumerate(_read_demonstrations(module, path)):
         if recorded == episodes:
             break
         problem = demonstration.problem or _play_demonstration(env, module, demonstration, seed + number)
-        left_out.update([problem] if problem else [])
+        omissions.update([problem] if problem else [])
         recorded += not problem
     if not recorded:
-        reason = f"the first one because {next(iter(left_out))}" if left_out else "it has none"
+        reason = f"the first one because {next(iter(omissions))}" if omissions else "it has none"
         raise UserError(f"no demonstration of {path} could be recorded: {reason}")
-    return left_out
+    return omissions
 
 
 def _read_demonstrations(module: Any, path: Path) -> Iterator[Any]:
@@ -394,7 +394,7 @@ def _play_demonstration(env: Recorder, module: Any, demonstration: Any, seed: in
     return "its actions do not end the episode"
 
 
-def _one(decide: Callable[[], Any]) -> Any:
+def _single_actor(decide: Callable[[], Any]) -> Any:
     """Make an actor for one environment; it returns a list, because arrays cannot hold Dict or Text actions."""
     return lambda observation, starts: [decide()]
 

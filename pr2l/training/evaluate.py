@@ -330,9 +330,9 @@ def committed(config: RunConfig) -> dict[str, Score]:
     rows = {}
     for path in sorted(COMMITTED.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        place = tuple(result.get(key) for key in ("environment", "task", "encoder"))
+        identity = tuple(result.get(key) for key in ("environment", "task", "encoder"))
         alike = result.get("algorithm", "ppo") == config.algorithm
-        if alike and place == (config.environment, config.task, "image_only"):
+        if alike and identity == (config.environment, config.task, "image_only"):
             name = f"image_only (committed, {result['steps']:,} steps, {path.name})"
             rows[name] = Score.from_json(result["evaluation"])
     return rows
@@ -346,13 +346,13 @@ def table(title: str, rows: dict[str, Score], of: str = "policy") -> Table:
         rows: Scores by name; the table has only the first of the measures, because a terminal is narrow.
         of: Heading of the column of names.
     """
-    drawn = Table(title=title, caption="95 % intervals over evaluation episodes, which no run trains on")
-    drawn.add_column(of)
+    score_table = Table(title=title, caption="95 % intervals over evaluation episodes, which no run trains on")
+    score_table.add_column(of)
     measures = list(dict.fromkeys(name for score in rows.values() for name in score.measures))[:1]
     for column in ("success rate", *measures, "return", "length", "episodes"):
-        drawn.add_column(column, justify="right", no_wrap=not measures)
+        score_table.add_column(column, justify="right", no_wrap=not measures)
     for name, score in rows.items():
         episodes = f"{score.episodes} ({score.cut} cut)" if score.cut else str(score.episodes)
         measured = [str(score.measures.get(measure, "")) for measure in measures]
-        drawn.add_row(name, str(score.success), *measured, str(score.returned), f"{score.length:.0f}", episodes)
-    return drawn
+        score_table.add_row(name, str(score.success), *measured, str(score.returned), f"{score.length:.0f}", episodes)
+    return score_table

@@ -27,7 +27,7 @@ from pr2l.training.checkpoints import Checkpoint
 # Keys that may change when a run is resumed.
 MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "evaluation_greedy"}
 MAY_CHANGE |= {"wandb", "workers", "step_groups", "isolated", "timeouts", "on_bad_value"}
-PARTS = (":/pr2l", ":/environments", ":/policies", ":/prompts", ":/configs")  # folders in which pr2l finds plug-ins
+SOURCE_FOLDERS = (":/pr2l", ":/environments", ":/policies", ":/prompts", ":/configs")  # with all plug-ins, for git
 
 
 class Run:
@@ -115,10 +115,10 @@ def _new_folder(path: Path) -> Path:
     """Create a folder, with a number after its name if the name is taken."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, 1000):
-        place = path if attempt == 1 else path.with_name(f"{path.name}-{attempt}")
+        candidate = path if attempt == 1 else path.with_name(f"{path.name}-{attempt}")
         try:
-            place.mkdir()
-            return place
+            candidate.mkdir()
+            return candidate
         except FileExistsError:
             continue
     raise UserError(f"{path} and 998 folders of that name with numbers exist already; clear {path.parent}")
@@ -144,7 +144,7 @@ def _packages() -> dict[str, str]:
 def _code() -> dict[str, Any]:
     """Return the git commit, and whether files differ from it or plug-ins are not in it."""
     changed = _git("status", "--porcelain", "--untracked-files=no")
-    added = _git("status", "--porcelain", "--untracked-files=all", "--", *PARTS)
+    added = _git("status", "--porcelain", "--untracked-files=all", "--", *SOURCE_FOLDERS)
     return {"commit": _git("rev-parse", "HEAD"), "uncommitted": bool(changed or added)}
 
 

@@ -75,7 +75,7 @@ def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs
         else:
             memory = rollout_memory(config, encoder, build.frame_spaces(config))
             if not memory.good:
-                raise UserError(f"{memory.found}: {memory.problem}")
+                raise UserError(f"{memory.description}: {memory.problem}")
             frames = stack.enter_context(closing(build.environments(config, "train", labels=encoder.needs_labels)))
             if checkpoint is None:
                 fit(encoder, frames, config.seed)

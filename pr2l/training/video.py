@@ -33,8 +33,8 @@ def picture(frame: np.ndarray, lines: Sequence[str]) -> np.ndarray:
     strip = np.zeros((LINE * len(lines) + LINE // 2, large.shape[1], 3), np.uint8)
     for row, line in enumerate(lines, start=1):
         cv2.putText(strip, line, (8, LINE * row - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,) * 3, 1, cv2.LINE_AA)
-    whole = np.concatenate([large, strip])
-    return whole[: whole.shape[0] // 2 * 2, : whole.shape[1] // 2 * 2]
+    picture = np.concatenate([large, strip])
+    return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
 
 
 def write_video(path: Path, pictures: Sequence[np.ndarray], fps: float) -> Path:

@@ -16,19 +16,19 @@ def report(*overrides: str) -> dict[str, Finding]:
 def test_a_run_that_can_start_passes_everything(examples) -> None:
     found = report()
     assert all(finding.good for finding in found.values())
-    assert found["prompt"].found == "3 texts, such as 'where is the red door ?'"
-    assert found["environment"].found == "4 x frame (32, 32, 3), proprio (3,); Discrete(2)"
-    assert found["encoder"].found == "columns: 2 tokens of 3 numbers a frame"
-    assert found["task"].found == "success: the door has the named colour; at most 1 decisions an episode"
+    assert found["prompt"].description == "3 texts, such as 'where is the red door ?'"
+    assert found["environment"].description == "4 x frame (32, 32, 3), proprio (3,); Discrete(2)"
+    assert found["encoder"].description == "columns: 2 tokens of 3 numbers a frame"
+    assert found["task"].description == "success: the door has the named colour; at most 1 decisions an episode"
 
 
 def test_memory_is_that_of_float16_tokens_and_their_mask_and_twice_that_of_what_sb3_keeps(examples) -> None:
     tokens, proprio, rows = 2 * 3 * 2 + 2 * 1, 3 * 4, 6 * 128
     overrides = ("num_envs=6", "algorithm_options.n_steps=128", "algorithm_options.device=cpu")
-    found = report(*overrides)["memory"].found
+    found = report(*overrides)["memory"].description
     table = (1 + rows + 6) * tokens
     assert found.startswith(f"a rollout takes {(table + 2 * rows * (8 + proprio)) / 1000:.3g} kB of observations")
-    found = report(*overrides, "algorithm_options.handles=false")["memory"].found
+    found = report(*overrides, "algorithm_options.handles=false")["memory"].description
     assert found.startswith(f"a rollout takes {2 * rows * (tokens + proprio) / 1000:.3g} kB of observations")
 
 
@@ -37,14 +37,14 @@ def test_what_is_remembered_is_counted_where_something_is(examples) -> None:
     columns = registry.load("encoders", "columns").Columns
     columns.costly = True
     found = report("cache_frames=1000")["cache_frames"]
-    assert found.good and found.found.startswith("embeddings of the last 1,000 frames take 26 kB;")
+    assert found.good and found.description.startswith("embeddings of the last 1,000 frames take 26 kB;")
     assert not report(f"cache_frames={10**15}")["cache_frames"].good
     assert "cache_frames" not in report("cache_frames=0")
 
 
 def test_worker_processes_are_said_with_the_batches_that_they_make(examples) -> None:
     found = report("workers=3")
-    assert found["environment"].found.endswith("; 3 worker processes, VLM batches of 3 + 1 frames a step")
+    assert found["environment"].description.endswith("; 3 worker processes, VLM batches of 3 + 1 frames a step")
     assert found["first steps"].good
 
 
@@ -52,7 +52,7 @@ def test_a_rollout_that_cannot_fit_fails_before_it_is_allocated(examples) -> Non
     found = report("algorithm_options.n_steps=1000000000000")
     assert not found["memory"].good and "fewer num_envs" in found["memory"].problem
     assert "policy" not in found
-    assert "TB of observations" in found["memory"].found
+    assert "TB of observations" in found["memory"].description
 
 
 @pytest.mark.parametrize(
