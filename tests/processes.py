@@ -1,12 +1,12 @@
-"""What tests ask of other processes, which may end at any moment."""
+"""Helpers for tests that start other processes."""
 
 import psutil
 
-PATIENCE = 130  # seconds to wait for one, which may have to share its cores with much else
+TIMEOUT = 130  # seconds to wait for another process, on a machine with other load
 
 
-def command_of(process: psutil.Process) -> str:
-    """The command that it was started with; empty where it has just ended."""
+def command_line(process: psutil.Process) -> str:
+    """Return the command line of a process, or an empty string if the process has ended."""
     try:
         return " ".join(process.cmdline())
     except psutil.NoSuchProcess:

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from pages import python_blocks
-from processes import PATIENCE
+from processes import TIMEOUT
 from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -49,7 +49,7 @@ def vlm():
 
 def test_import_pr2l_is_quick_and_every_name_is_there() -> None:
     code = "import sys, pr2l; print({'torch', 'transformers', 'vizdoom', 'stable_baselines3'} & set(sys.modules))"
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE).stdout
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT).stdout
     assert output.strip() == "set()"
     for name in pr2l.__all__:
         assert getattr(pr2l, name).__doc__, name

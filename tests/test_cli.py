@@ -15,7 +15,7 @@ from typing import NamedTuple
 import imageio.v2 as imageio
 import minari
 import pytest
-from processes import PATIENCE
+from processes import TIMEOUT
 
 from pr2l.cli import OPTIONS_OF, main
 from pr2l.core import registry
@@ -247,7 +247,7 @@ def test_the_same_words_from_an_environment_are_shown_and_a_defect_elsewhere_kee
 
 
 def test_python_m_pr2l_is_the_command_and_the_exit_code_leaves_the_process() -> None:
-    done = subprocess.run([sys.executable, "-m", "pr2l", "list", "nothing"], capture_output=True, timeout=PATIENCE)
+    done = subprocess.run([sys.executable, "-m", "pr2l", "list", "nothing"], capture_output=True, timeout=TIMEOUT)
     assert done.returncode == 2 and done.stdout == b""
 
 
@@ -277,7 +277,7 @@ def test_version_and_help(pr2l) -> None:
 
 def test_listing_imports_no_heavy_package() -> None:
     code = "import sys, pr2l.cli; print({'torch', 'transformers', 'vizdoom'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT)
     assert done.stdout.strip() == "set()"
 
 
@@ -294,11 +294,11 @@ def interrupted(folder: Path, ready: Callable[[], bool], *arguments: str) -> int
     environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
     with subprocess.Popen(command, cwd=folder, env=environment) as process:
         try:
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + TIMEOUT
             while not ready() and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
-            return process.wait(timeout=PATIENCE)
+            return process.wait(timeout=TIMEOUT)
         finally:
             process.kill()  # one that did not take the signal would go on for ever
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import PATIENCE
+from processes import TIMEOUT
 
 from pr2l.environments.doom import engine as doom_engine
 from pr2l.environments.doom import environment as doom
@@ -73,7 +73,7 @@ def engines(tmp_path):
 
 
 def wait_until(condition):
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not (met := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
     return met
@@ -107,7 +107,7 @@ def test_no_engine_survives_the_end_of_its_program(ending, code, start, tmp_path
     assert process.stdout.readline() == "playing\n"
     instance = instance_of(tmp_path)
     process.stdin.close()
-    assert process.wait(timeout=PATIENCE) == code
+    assert process.wait(timeout=TIMEOUT) == code
     assert_nothing_is_left(tmp_path, instance)
 
 
@@ -118,7 +118,7 @@ def test_no_engine_survives_a_signal_in_the_middle_of_a_step(number, start, tmp_
     assert process.stdout.readline() == "playing\n"
     instance = instance_of(tmp_path)
     process.send_signal(number)
-    assert process.wait(timeout=PATIENCE) != 0
+    assert process.wait(timeout=TIMEOUT) != 0
     assert_nothing_is_left(tmp_path, instance)
 
 
@@ -129,7 +129,7 @@ def test_no_engine_survives_a_kill_while_it_starts(delay, start, tmp_path):
     assert wait_until(lambda: list((tmp_path / "temp").glob("*/engine")) or engines(tmp_path))
     time.sleep(delay)
     process.kill()
-    process.wait(timeout=PATIENCE)
+    process.wait(timeout=TIMEOUT)
     assert wait_until(lambda: not engines(tmp_path))
 
 
@@ -140,7 +140,7 @@ def test_ctrl_c_leaves_the_engine_to_the_program(start, tmp_path):
     process = start(f"{PLAYING}{wait}except KeyboardInterrupt:\n    print(env.step(0)[1])\n")
     assert [process.stdout.readline() for _ in range(2)] == ["playing\n", "waiting\n"]
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=TIMEOUT)
     assert (out, err, process.returncode) == ("-0.01\n", "", 0)
 
 
@@ -185,7 +185,7 @@ def test_the_launcher_starts_an_engine_only_for_a_living_parent(mine, tmp_path):
     engine.write_text("#!/bin/sh\npwd > started\necho $1 >> started\n")
     engine.chmod(0o700)
     command = [sys.executable, "-IS", launcher.__file__]
-    subprocess.run([*command, str(parent), str(tmp_path), str(engine), "word"], check=True, timeout=PATIENCE)
+    subprocess.run([*command, str(parent), str(tmp_path), str(engine), "word"], check=True, timeout=TIMEOUT)
     assert (tmp_path / "started").exists() is mine
     if mine:
         assert (tmp_path / "started").read_text().split() == [str(tmp_path), "word"]

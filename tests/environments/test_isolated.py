@@ -16,7 +16,7 @@ import psutil
 import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
-from processes import PATIENCE
+from processes import TIMEOUT
 
 from pr2l.environments.doom import environment as doom
 from pr2l.environments.isolation import isolated, wire, worker
@@ -25,7 +25,7 @@ from pr2l.environments.isolation.isolated import Isolated, Timeouts
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
-PATIENT = Timeouts(step=PATIENCE, close=PATIENCE)
+PATIENT = Timeouts(step=TIMEOUT, close=TIMEOUT)
 HANGING = Timeouts(step=5)  # only where something hangs: on a busy machine, what does not can take seconds too
 
 
@@ -53,7 +53,7 @@ def alive(pid):
 
 
 def wait_until(condition):
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not (met := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
     return met
@@ -126,7 +126,7 @@ def test_an_observation_is_the_callers_own(world):
     second = env.step(0)[0]
     second["frame"][:] = 0
     assert (first["frame"] == 7).all() and (env.render() == 8).all()
-    env._worker.ask(PATIENCE, PATIENCE, "step", [0])  # as one whose answer Ctrl-C broke off
+    env._worker.ask(TIMEOUT, TIMEOUT, "step", [0])  # as one whose answer Ctrl-C broke off
     assert (env.render() == 8).all()
 
 
@@ -443,7 +443,7 @@ env.close()
     process, pids = near(program, "none")
     assert wait_until(called.exists)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=TIMEOUT)
     assert (out, err) == ("0 1.1 0\n", "")
     assert gone(pids)
 

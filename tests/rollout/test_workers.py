@@ -17,7 +17,7 @@ import torch
 import toy_world
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import PATIENCE, command_of
+from processes import TIMEOUT, command_line
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pr2l.core.errors import UnknownName
@@ -81,7 +81,7 @@ def processes_of(venv):
 
 
 def gone(processes):
-    return not psutil.wait_procs(processes, timeout=PATIENCE)[1]
+    return not psutil.wait_procs(processes, timeout=TIMEOUT)[1]
 
 
 @settings(deadline=None)
@@ -151,7 +151,7 @@ def test_the_next_group_is_simulated_while_the_last_is_looked_at(venv):
     groups = venv.step_groups()
     rows, (shown, rewards, _, _) = next(groups)
     assert list(rows) == [0, 1, 2] and len(shown["frame"]) == len(rewards) == 3
-    assert all(worker.pipe.poll(PATIENCE) for worker in venv._workers)  # there already, though nobody asked
+    assert all(worker.pipe.poll(TIMEOUT) for worker in venv._workers)  # there already, though nobody asked
     assert [list(rows) for rows, _ in groups] == [[3, 4]]
 
 
@@ -263,7 +263,7 @@ def test_close_does_not_wait_for_a_simulator_that_hangs(monkeypatch):
     processes = processes_of(venv)
     began = time.monotonic()
     venv.close()
-    assert gone(processes) and time.monotonic() - began < PATIENCE
+    assert gone(processes) and time.monotonic() - began < TIMEOUT
     assert deadlines[0] == deadlines[1]  # both are waited for at once
 
 
@@ -360,7 +360,7 @@ def start():
 @pytest.mark.parametrize("isolated", [False, True])
 def test_no_worker_and_no_doom_engine_survives_a_kill_of_the_program(start, isolated):
     process, offspring = start(PLAYING.replace("ISOLATED", str(isolated)) + WITHOUT_END)
-    commands = [command_of(one) for one in offspring]
+    commands = [command_line(one) for one in offspring]
     assert sum("+viz_instance_id" in command for command in commands) == 2
     assert sum("worker.py" in command for command in commands) == 4 * isolated  # two, each with its guard
     process.send_signal(signal.SIGKILL)
@@ -379,7 +379,7 @@ def test_ctrl_c_leaves_the_workers_to_the_program(start, isolated):
     """A terminal sends SIGINT to the whole process group; the program may want to go on, in order to save."""
     process, offspring = start(PLAYING.replace("ISOLATED", str(isolated)) + WAITING)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=TIMEOUT)
     assert (out, err, process.returncode) == ("[-0.009999999776482582, -0.009999999776482582]\n", "", 0)
     assert gone(offspring)
 

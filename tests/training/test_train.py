@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 import yaml
-from processes import PATIENCE, command_of
+from processes import TIMEOUT, command_line
 from safetensors.torch import load_file
 
 from pr2l.core.config import load_config
@@ -111,8 +111,8 @@ def wait_for_step(tmp_path, process, step):
 
 
 def wait_until(process, happened):
-    """What happened() returns once that is true; fails if the process ends or PATIENCE runs out before."""
-    deadline = time.monotonic() + PATIENCE
+    """What happened() returns once that is true; fails if the process ends or TIMEOUT runs out before."""
+    deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         if result := happened():
             return result
@@ -226,7 +226,7 @@ def test_a_stopped_run_saves_what_it_has(toy, start, tmp_path, number, code):
     run = wait_for_step(tmp_path, process, 0)
     wait_until(process, lambda: (run / "metrics.csv").exists() and len(metrics(run)) > 2)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=PATIENCE)
+    output, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == code, output
     assert f"pr2l train --resume runs/{run.name}" in output.splitlines()  # so that it can be copied
     last = int(weights(run)[0])
@@ -291,7 +291,7 @@ def test_a_long_run_survives_workers_that_are_killed_at_random(toy, tmp_path, wo
     last = metrics(run)[-1]
     assert int(last["step"]) >= steps
     assert steps / every / 3 <= int(last["restarts"]) <= steps / every * 3
-    assert not [one for one in psutil.Process().children(recursive=True) if "worker.py" in command_of(one)]
+    assert not [one for one in psutil.Process().children(recursive=True) if "worker.py" in command_line(one)]
 
 
 def test_only_two_checkpoints_are_kept(toy, tmp_path):
