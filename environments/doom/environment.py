@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from .. import base
 from . import oracles
 from .engine import SCENARIOS, Engine, Settings, temporary_folder
-from .maps import ITEMS, MONSTERS, Room, Thing, map_name, random_room, wad_of
+from .maps import ITEMS, MONSTERS, MapObject, Room, map_name, random_room, wad_of
 from .rewards import REACH, Reward, Rule, Step, death, defeating, each_decision, each_tic, points, reaching
 
 # ViZDoom actor name -> common name of its sprite; the sprites are Freedoom's, not Doom's.
@@ -141,7 +141,7 @@ _ROWS = (
         rewards=(points(0.01), each_tic(-0.01)),
         reward="+1.06 for defeating the cacodemon, -0.05 per shot, -0.01 per tic (the scenario's, over 100)",
         horizon=75,
-        succeeded=lambda step: step.left,
+        succeeded=lambda step: step.exited,
         success="the cacodemon is defeated",
         contexts=_targets("Cacodemon"),
         actors=("Cacodemon",),
@@ -180,7 +180,7 @@ _ROWS = (
         rewards=(points(), each_tic(-0.0001)),
         reward="+1 for reaching the green armor, -0.0001 per tic",
         horizon=525,
-        succeeded=lambda step: step.left,
+        succeeded=lambda step: step.exited,
         success="the green armor is reached",
         contexts=_targets("GreenArmor"),
         actors=("GreenArmor",),
@@ -318,8 +318,8 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         rng = np.random.default_rng([self._split, self._seed])
         engine_seed = int(rng.integers(2**32))
         index = int(rng.integers(len(self._rooms))) if self._rooms else 0
-        self._things = self._rooms[index].things if self._rooms else ()
-        targets = [WORDS[thing.name] for thing in self._things] or [self.task.contexts[0]["target"]]
+        self._objects = self._rooms[index].objects if self._rooms else ()
+        targets = [WORDS[map_object.name] for map_object in self._objects] or [self.task.contexts[0]["target"]]
         self._target = targets[rng.integers(len(targets))]
         self._engine.restart(engine_seed, map_name(index))
         self._decisions, self._action, self._points = 0, -1, 0.0
@@ -357,14 +357,14 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         if not self._labels:
             raise ValueError("the scene is ground truth: make the environment with labels=True")
         engine = self._running()
-        things = [
+        actors = [
             oracles.Actor(WORDS[o.name], o.position_x, o.position_y, o.velocity_x, o.velocity_y)
             for o in engine.objects
             if o.name in self.task.actors
         ]
         lines = [line for sector in engine.sectors for line in sector.lines if line.is_blocking]
         walls = tuple((line.x1, line.y1, line.x2, line.y2) for line in lines)
-        return oracles.Scene(engine.pose, self._target, things, walls)
+        return oracles.Scene(engine.pose, self._target, actors, walls)
 
     def _start(self) -> Engine:
         folder = temporary_folder()
@@ -403,7 +403,7 @@ class DoomEnv(gym.Env[Observation, np.int64]):
             points=points,
             total_points=self._points + points,
             died=engine.dead,
-            left=engine.finished and not engine.dead,
+            exited=engine.finished and not engine.dead,
             last=self._decisions >= self.task.horizon,
             reached=self._reached(),
             defeated=tuple(fallen.values()),
@@ -422,15 +422,16 @@ class DoomEnv(gym.Env[Observation, np.int64]):
 
     def _distance_to(self, kind: str) -> float:
         """Return the map units to the nearest object of a kind in a generated room; 0 if there is none."""
-        return min((self._gap(thing) for thing in self._things if WORDS[thing.name] == kind), default=0.0)
+        gaps = (self._gap(map_object) for map_object in self._objects if WORDS[map_object.name] == kind)
+        return min(gaps, default=0.0)
 
     def _reached(self) -> str:
         # Objects of a room are 2 * REACH apart, so at most one is within reach.
-        return next((WORDS[thing.name] for thing in self._things if self._gap(thing) <= REACH), "")
+        return next((WORDS[map_object.name] for map_object in self._objects if self._gap(map_object) <= REACH), "")
 
-    def _gap(self, thing: Thing) -> float:
+    def _gap(self, map_object: MapObject) -> float:
         pose = self._running().pose
-        return math.dist((pose.x, pose.y), (thing.x, thing.y))
+        return math.dist((pose.x, pose.y), (map_object.x, map_object.y))
 
     def _observation(self) -> Observation:
         engine = self._running()
@@ -456,8 +457,8 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         for label in engine.labels:
             box = _visible_box(buffer, label)
             if box and label.object_name in self.task.actors:
-                place = (label.object_position_x, label.object_position_y)
-                distance = math.dist((pose.x, pose.y), place)
+                position = (label.object_position_x, label.object_position_y)
+                distance = math.dist((pose.x, pose.y), position)
                 labels.append({"name": WORDS[label.object_name], "box": box, "distance": distance})
                 index_of[label.value] = len(labels)
         return {"labels": labels, "segmentation": index_of[buffer]}
@@ -466,8 +467,8 @@ class DoomEnv(gym.Env[Observation, np.int64]):
 def _visible_box(buffer: NDArray[np.uint8], label: Any) -> tuple[int, int, int, int] | None:
     """Return the box around the visible pixels of a label, or None; ViZDoom's own box ignores occlusion."""
     x, y = label.x, label.y
-    drawn = buffer[y : y + label.height, x : x + label.width] == label.value
-    columns, rows = np.flatnonzero(drawn.any(axis=0)), np.flatnonzero(drawn.any(axis=1))
+    visible = buffer[y : y + label.height, x : x + label.width] == label.value
+    columns, rows = np.flatnonzero(visible.any(axis=0)), np.flatnonzero(visible.any(axis=1))
     if not rows.size:
         return None
     return x + int(columns[0]), y + int(rows[0]), x + int(columns[-1]) + 1, y + int(rows[-1]) + 1
@@ -475,27 +476,27 @@ def _visible_box(buffer: NDArray[np.uint8], label: Any) -> tuple[int, int, int, 
 
 @lru_cache(maxsize=4)  # shared by the environments of a run: a thousand rooms take half a second
 def _rooms(
-    split: int, count: int, actors: tuple[str, ...], apart: float, things: int, repeats: bool
+    split: int, count: int, actors: tuple[str, ...], apart: float, objects: int, repeats: bool
 ) -> tuple[tuple[Room, ...], bytes]:
     """Return the rooms of a split, each determined by the split and its index, and their WAD file."""
     rooms = tuple(
-        _room(np.random.default_rng([split, index]), actors, apart, things, repeats) for index in range(count)
+        _room(np.random.default_rng([split, index]), actors, apart, objects, repeats) for index in range(count)
     )
     return rooms, wad_of(rooms, RULES)
 
 
-def _room(rng: np.random.Generator, actors: tuple[str, ...], apart: float, things: int, repeats: bool) -> Room:
-    room = random_room(rng, actors, things)
+def _room(rng: np.random.Generator, actors: tuple[str, ...], apart: float, objects: int, repeats: bool) -> Room:
+    room = random_room(rng, actors, objects)
     while not _apart(room, apart):
-        room = random_room(rng, actors, things)
+        room = random_room(rng, actors, objects)
     if repeats:
         return room
-    names = rng.permutation(actors)[: len(room.things)]
-    named = zip(room.things, names, strict=True)
-    return replace(room, things=tuple(replace(thing, name=str(name)) for thing, name in named))
+    names = rng.permutation(actors)[: len(room.objects)]
+    pairs = zip(room.objects, names, strict=True)
+    return replace(room, objects=tuple(replace(map_object, name=str(name)) for map_object, name in pairs))
 
 
 def _apart(room: Room, degrees: float) -> bool:
     x, y, _ = room.start
-    bearings = sorted(math.degrees(math.atan2(thing.y - y, thing.x - x)) for thing in room.things)
+    bearings = sorted(math.degrees(math.atan2(map_object.y - y, map_object.x - x)) for map_object in room.objects)
     return all((after - before) % 360 >= degrees for before, after in pairwise([*bearings, bearings[0]]))

@@ -38,7 +38,7 @@ MONSTERS: dict[str, tuple[int, float]] = {
     "Cacodemon": (3005, 1.2),
     "HellKnight": (69, 1.2),
 }
-THINGS = ITEMS | MONSTERS
+ACTORS = ITEMS | MONSTERS
 
 WALLS = ("BRICK1", "STARTAN2", "STONE2", "METAL1", "WOOD1", "MARBLE1")
 FLATS = ("FLOOR4_8", "FLAT5", "GRASS1", "FLAT1", "CEIL3_5", "RROCK01")
@@ -51,7 +51,7 @@ Spot = tuple[float, float]  # (x, y) in map units
 
 
 @dataclass(frozen=True)
-class Thing:
+class MapObject:
     """Actor on a map.
 
     Args:
@@ -79,7 +79,7 @@ class Room:
         ceiling: The texture of the ceiling, one of FLATS.
         light: The light level, 0..255.
         start: The player's start pose: x, y in map units, and the heading in degrees.
-        things: The objects.
+        objects: The objects.
     """
 
     width: int
@@ -89,7 +89,7 @@ class Room:
     ceiling: str
     light: int
     start: tuple[float, float, int]
-    things: tuple[Thing, ...]
+    objects: tuple[MapObject, ...]
 
 
 def random_room(rng: np.random.Generator, kinds: Sequence[str], count: int) -> Room:
@@ -114,8 +114,8 @@ def random_room(rng: np.random.Generator, kinds: Sequence[str], count: int) -> R
         ceiling=str(rng.choice(FLATS)),
         light=int(rng.integers(160, 256)),
         start=(*start, int(angles[0])),
-        things=tuple(
-            Thing(str(name), *spot, int(angle)) for name, spot, angle in zip(names, spots, angles[1:], strict=True)
+        objects=tuple(
+            MapObject(str(name), *spot, int(angle)) for name, spot, angle in zip(names, spots, angles[1:], strict=True)
         ),
     )
 
@@ -136,7 +136,7 @@ def _free_spot(rng: np.random.Generator, width: int, height: int, placed: Sequen
     """Draw a point away from the walls, the start (`placed[0]`) and the other objects; None if 500 draws fail."""
     for _ in range(500):
         x, y = float(rng.integers(MARGIN, width - MARGIN)), float(rng.integers(MARGIN, height - MARGIN))
-        gaps = [math.dist((x, y), other) for other in placed]
+        gaps = [math.dist((x, y), spot) for spot in placed]
         if all(gap >= (SPACING if index else CLEARING) for index, gap in enumerate(gaps)):
             return x, y
     return None
@@ -193,12 +193,12 @@ def udmf(room: Room) -> str:
         )
     )
     x, y, angle = room.start
-    blocks.append(_thing(1, x, y, angle, 1.0))
-    blocks += [_thing(THINGS[t.name][0], t.x, t.y, t.angle, THINGS[t.name][1]) for t in room.things]
+    blocks.append(_object_block(1, x, y, angle, 1.0))
+    blocks += [_object_block(ACTORS[t.name][0], t.x, t.y, t.angle, ACTORS[t.name][1]) for t in room.objects]
     return "\n".join(blocks)
 
 
-def _thing(number: int, x: float, y: float, angle: int, scale: float) -> str:
+def _object_block(number: int, x: float, y: float, angle: int, scale: float) -> str:
     skills = {f"skill{level}": True for level in range(1, 6)}
     return _block("thing", type=number, x=x, y=y, angle=angle, scale=scale, single=True, **skills)
 

@@ -54,7 +54,7 @@ class Plan:
         cell = self._nearest_reachable(start)
         best = cell
         while self.steps[cell] > 0:
-            cell = min(self._around(cell), key=lambda other: self.steps[other])
+            cell = min(self._around(cell), key=lambda neighbour: self.steps[neighbour])
             if not self._clear(start, self._centre(cell)):
                 break
             best = cell
@@ -66,10 +66,10 @@ class Plan:
         queue = deque([goal])
         while queue:
             cell = queue.popleft()
-            for other in self._around(cell):
-                if self.free[other] and steps[other] == np.inf:
-                    steps[other] = steps[cell] + 1
-                    queue.append(other)
+            for neighbour in self._around(cell):
+                if self.free[neighbour] and steps[neighbour] == np.inf:
+                    steps[neighbour] = steps[cell] + 1
+                    queue.append(neighbour)
         return steps
 
     def _around(self, cell: Cell) -> list[Cell]:
@@ -83,8 +83,8 @@ class Plan:
 
     def _nearest_reachable(self, point: Point) -> Cell:
         """Return the nearest cell with a path to the goal, since the player may touch a wall."""
-        known = np.argwhere(self.steps < np.inf)
-        i, j = known[np.abs(known - np.array(self._cell(point))).sum(axis=1).argmin()]
+        reachable = np.argwhere(self.steps < np.inf)
+        i, j = reachable[np.abs(reachable - np.array(self._cell(point))).sum(axis=1).argmin()]
         return int(i), int(j)
 
     def _cell(self, point: Point) -> Cell:

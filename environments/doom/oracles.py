@@ -51,38 +51,38 @@ class Scene:
     Args:
         pose: The player's position and heading.
         target: The kind that the context names.
-        things: The actors of the task.
+        actors: The actors of the task.
         walls: The walls that stop the player, (x1, y1, x2, y2) each.
     """
 
     pose: Pose
     target: str
-    things: list[Actor]
+    actors: list[Actor]
     walls: tuple[Wall, ...]
 
 
 def fetch(scene: Scene) -> str:
     """Walk to the named object and around the others."""
-    goal = nearest(scene, [thing for thing in scene.things if thing.kind == scene.target])
-    others = tuple((thing.x, thing.y, REACH + 6) for thing in scene.things if thing.kind != scene.target)
-    return walk_to(scene.pose, plan(goal.position, scene.walls, others).waypoint((scene.pose.x, scene.pose.y)))
+    goal = nearest(scene, [actor for actor in scene.actors if actor.kind == scene.target])
+    obstacles = tuple((actor.x, actor.y, REACH + 6) for actor in scene.actors if actor.kind != scene.target)
+    return walk_to(scene.pose, plan(goal.position, scene.walls, obstacles).waypoint((scene.pose.x, scene.pose.y)))
 
 
 def hunt(scene: Scene) -> str:
     """Shoot the named monster at once, even if the shot may miss, because the monster comes nearer."""
-    return shoot(scene, nearest(scene, [t for t in scene.things if t.kind == scene.target]), SHORTEST_TURN)
+    return shoot(scene, nearest(scene, [t for t in scene.actors if t.kind == scene.target]), SHORTEST_TURN)
 
 
 def defend_the_center(scene: Scene) -> str:
     """Shoot the nearest monster and save bullets."""
-    return shoot(scene, nearest(scene, scene.things), SHORTEST_TURN / 2) if scene.things else "TURN_LEFT"
+    return shoot(scene, nearest(scene, scene.actors), SHORTEST_TURN / 2) if scene.actors else "TURN_LEFT"
 
 
 def basic(scene: Scene) -> str:
     """Step sideways until the cacodemon is straight ahead, then shoot."""
-    if not scene.things:  # it has just died
+    if not scene.actors:  # it has just died
         return "ATTACK"
-    target = nearest(scene, scene.things)
+    target = nearest(scene, scene.actors)
     off = bearing(scene.pose, target.position)
     if abs(off) <= half_width(scene, target):
         return "ATTACK"
@@ -91,23 +91,23 @@ def basic(scene: Scene) -> str:
 
 def health_gathering(scene: Scene) -> str:
     """Walk to the nearest medikit."""
-    return walk_to(scene.pose, nearest(scene, scene.things).position) if scene.things else "MOVE_FORWARD"
+    return walk_to(scene.pose, nearest(scene, scene.actors).position) if scene.actors else "MOVE_FORWARD"
 
 
 def my_way_home(scene: Scene) -> str:
     """Walk the shortest way through the rooms."""
-    if not scene.things:  # picked up a moment ago: the script takes a tic to end the episode
+    if not scene.actors:  # picked up a moment ago: the script takes a tic to end the episode
         return "MOVE_FORWARD"
-    goal = nearest(scene, scene.things)
+    goal = nearest(scene, scene.actors)
     return walk_to(scene.pose, plan(goal.position, scene.walls).waypoint((scene.pose.x, scene.pose.y)))
 
 
 def take_cover(scene: Scene) -> str:
     """Step sideways, facing east, to the place that the fireballs miss by most; among equals prefer the middle."""
     ends = [y for wall in scene.walls for y in wall[1::2]]
-    places = range(int(min(ends)) + 16, int(max(ends)) - 15, 32)
+    candidates = range(int(min(ends)) + 16, int(max(ends)) - 15, 32)
     middle = (min(ends) + max(ends)) / 2
-    goal = max(places, key=lambda y: (_clearance(scene, y), -abs(y - middle)))
+    goal = max(candidates, key=lambda y: (_clearance(scene, y), -abs(y - middle)))
     return "MOVE_LEFT" if goal > scene.pose.y else "MOVE_RIGHT"
 
 
@@ -128,14 +128,14 @@ def bearing(pose: Pose, point: Point) -> float:
     return (angle + 180) % 360 - 180
 
 
-def gap(scene: Scene, thing: Actor) -> float:
+def gap(scene: Scene, actor: Actor) -> float:
     """Return the distance between the player and an actor in map units."""
-    return math.dist((scene.pose.x, scene.pose.y), thing.position)
+    return math.dist((scene.pose.x, scene.pose.y), actor.position)
 
 
-def nearest(scene: Scene, things: list[Actor]) -> Actor:
+def nearest(scene: Scene, actors: list[Actor]) -> Actor:
     """Return the actor that is nearest to the player."""
-    return min(things, key=lambda thing: gap(scene, thing))
+    return min(actors, key=lambda actor: gap(scene, actor))
 
 
 def walk_to(pose: Pose, point: Point) -> str:
@@ -176,6 +176,6 @@ def _clearance(scene: Scene, goal: float) -> float:
     for tic in range(0, 40, 2):
         way = goal - scene.pose.y
         y = scene.pose.y + math.copysign(min(abs(way), STRIDE * tic), way)
-        for ball in (thing for thing in scene.things if thing.kind == "fireball"):
+        for ball in (actor for actor in scene.actors if actor.kind == "fireball"):
             closest = min(closest, math.dist((scene.pose.x, y), (ball.x + ball.vx * tic, ball.y + ball.vy * tic)))
     return closest

@@ -18,7 +18,7 @@ class Step:
     points: float  # points that the scenario's script has awarded
     total_points: float  # points since the reset
     died: bool
-    left: bool  # the player has left the map alive, which is success in some scenarios
+    exited: bool  # the player has left the map alive, which is success in some scenarios
     last: bool  # the horizon is reached
     reached: str = ""  # the kind of the object within REACH; "" = none
     defeated: tuple[str, ...] = ()  # the kinds of the monsters that died

@@ -115,7 +115,7 @@ def test_every_context_is_announced(task, isolated, worlds):
 def test_kinds_in_a_room_repeat_only_when_asked_to(repeats, worlds):
     env = worlds("fetch", repeats=repeats)
     env.reset(seed=0)
-    distinct = [len({thing.name for thing in room.things}) == 4 for room in env._rooms]
+    distinct = [len({thing.name for thing in room.objects}) == 4 for room in env._rooms]
     assert any(distinct) if repeats else all(distinct)
     assert not (repeats and all(distinct))
 
@@ -124,8 +124,8 @@ def test_a_hunter_sees_the_monsters_apart(worlds):
     env = worlds("hunt")
     for seed in range(20):
         env.reset(seed=seed)
-        room = next(room for room in env._rooms if room.things == env._things)
-        sides = sorted(math.degrees(math.atan2(t.y - room.start[1], t.x - room.start[0])) for t in room.things)
+        room = next(room for room in env._rooms if room.objects == env._objects)
+        sides = sorted(math.degrees(math.atan2(t.y - room.start[1], t.x - room.start[0])) for t in room.objects)
         assert min(np.diff([*sides, sides[0] + 360])) >= doom.TASKS["hunt"].apart
 
 
@@ -138,7 +138,7 @@ def test_labels_tell_name_place_and_distance(task, worlds):
         info = env.reset(seed=seed)[1]
         scene = env.scene()
         for label in info["labels"]:
-            thing = min(scene.things, key=lambda t: abs(_distance(scene, t) - label["distance"]))
+            thing = min(scene.actors, key=lambda t: abs(_distance(scene, t) - label["distance"]))
             x0, y0, x1, y1 = label["box"]
             assert thing.kind == label["name"]
             assert 0 <= x0 < x1 <= 160 and 0 <= y0 < y1 <= 120
@@ -202,7 +202,7 @@ def test_health_falls_and_death_ends_the_episode(worlds):
     assert steps[-1][1] == pytest.approx(0.04 - 1.0)
 
 
-STEP = Step(target="imp", tics=4, points=2.0, total_points=9.0, died=False, left=False, last=False)
+STEP = Step(target="imp", tics=4, points=2.0, total_points=9.0, died=False, exited=False, last=False)
 
 
 @pytest.mark.parametrize(
@@ -214,14 +214,14 @@ STEP = Step(target="imp", tics=4, points=2.0, total_points=9.0, died=False, left
         ("hunt", {"defeated": ("imp",), "all_defeated": ("imp",)}, 0.99, True),
         ("hunt", {"defeated": ("imp",), "all_defeated": ("demon", "imp")}, 0.99, False),
         ("hunt", {"defeated": ("imp", "demon"), "all_defeated": ("imp", "demon")}, 0.49, False),
-        ("basic", {"points": 106.0, "left": True}, 1.02, True),
+        ("basic", {"points": 106.0, "exited": True}, 1.02, True),
         ("basic", {"points": -5.0}, -0.09, False),
         ("defend_the_center", {}, 2.0, False),
         ("defend_the_center", {"total_points": 10.0, "died": True}, 1.0, True),
         ("health_gathering", {}, 0.04, False),
         ("health_gathering", {"died": True}, -0.96, False),
         ("health_gathering", {"last": True}, 0.04, True),
-        ("my_way_home", {"points": 1.0, "left": True}, 0.9996, True),
+        ("my_way_home", {"points": 1.0, "exited": True}, 0.9996, True),
         ("take_cover", {"last": True}, 0.04, True),
         ("take_cover", {"last": True, "died": True}, 0.04, False),
     ],
@@ -238,7 +238,7 @@ def test_reaching_the_named_thing_ends_well_and_another_ends_badly(worlds):
     assert steps[-1][1] == pytest.approx(0.99) and steps[-1][2] and steps[-1][4]["success"]
     assert not any(info["success"] for *_, info in steps[:-1])
     target = steps[0][4]["context"]["target"]
-    other = next(thing.kind for thing in env.scene().things if thing.kind != target)
+    other = next(thing.kind for thing in env.scene().actors if thing.kind != target)
     steps = play(env, 0, chasing("fetch", other))
     assert steps[-1][1] == pytest.approx(-0.51) and steps[-1][2] and not steps[-1][4]["success"]
 
@@ -247,7 +247,7 @@ def test_defeating_another_monster_costs_and_spoils_the_success(worlds):
     env = worlds("hunt")
     info = env.reset(seed=3)[1]
     target = info["context"]["target"]
-    other = next(thing.kind for thing in env.scene().things if thing.kind != target)
+    other = next(thing.kind for thing in env.scene().actors if thing.kind != target)
     rewards = []
     while -0.51 not in np.round(rewards, 6):
         _, reward, terminated, _, _ = env.step(chasing("hunt", other)(env))
@@ -273,7 +273,7 @@ def test_shaping_adds_up_to_the_distance_gained(worlds):
     plain, shaped = worlds("fetch"), worlds("fetch", approach_reward=0.5)
 
     def gap(env):
-        return min(_distance(env.scene(), t) for t in env.scene().things if t.kind == target)
+        return min(_distance(env.scene(), t) for t in env.scene().actors if t.kind == target)
 
     target = shaped.reset(seed=1)[1]["context"]["target"]
     before = gap(shaped)
