@@ -87,8 +87,8 @@ class BCLearner(LoopLearner):
             step: Transitions before the update.
             total_steps: Transitions of the whole training.
         """
-        left = 1 - step / total_steps if self.options.schedule == "linear" else 1.0
-        return self.options.learning_rate * left
+        factor = 1 - step / total_steps if self.options.schedule == "linear" else 1.0
+        return self.options.learning_rate * factor
 
     def update(self, source: BatchSource[Sequence[Trajectory]]) -> Update:
         """Make one gradient step on the weighted mean loss over at least `options.batch` transitions.
@@ -243,7 +243,10 @@ def create(
 def _observations(chunk: Sequence[Trajectory], device: torch.device) -> Tensors:
     """Concatenate the observations of all trajectories, without each episode's last observation."""
     keys = chunk[0].observations
-    return {key: torch.cat([part.observations[key][: len(part)] for part in chunk]).to(device) for key in keys}
+    return {
+        key: torch.cat([trajectory.observations[key][: len(trajectory)] for trajectory in chunk]).to(device)
+        for key in keys
+    }
 
 
 def _discrete(actions: Any) -> torch.Tensor:

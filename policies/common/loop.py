@@ -149,7 +149,9 @@ class Loop:
         """
         if self.updating:
             raise RuntimeError("an update was left half done: weights and counters do not belong together")
-        tensors = {f"{name}/{key}": value for name, part in self.modules.items() for key, value in _named(part).items()}
+        tensors = {
+            f"{name}/{key}": value for name, module in self.modules.items() for key, value in _named(module).items()
+        }
         source = self._source_values if self._source is None else self._source.state_dict()
         values = {
             "num_timesteps": self.num_timesteps,
@@ -183,19 +185,19 @@ class Loop:
         Raises:
             RuntimeError: The weights have other names or shapes.
         """
-        for name, part in self.modules.items():
-            if isinstance(part, nn.Module):
-                part.load_state_dict(below(tensors, name))
+        for name, module in self.modules.items():
+            if isinstance(module, nn.Module):
+                module.load_state_dict(below(tensors, name))
                 continue
             saved = below(tensors, name)
-            if saved.keys() != part.keys():
-                raise RuntimeError(f"{name}: other weights than were saved: {sorted(saved.keys() ^ part.keys())}")
+            if saved.keys() != module.keys():
+                raise RuntimeError(f"{name}: other weights than were saved: {sorted(saved.keys() ^ module.keys())}")
             for key, value in saved.items():
-                part[key].copy_(value)
+                module[key].copy_(value)
 
 
-def _named(part: nn.Module | Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    return part.state_dict() if isinstance(part, nn.Module) else part
+def _named(module: nn.Module | Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    return module.state_dict() if isinstance(module, nn.Module) else module
 
 
 class LoopLearner:
@@ -251,7 +253,7 @@ class ShuffledSource(Generic[Item]):
 
     def __init__(self, items: Items[Item], seed: int) -> None:
         self.items, self.seed = items, seed
-        self.taken = 0
+        self.position = 0
         self._epoch, self._order = -1, np.empty(0, int)
 
     def __len__(self) -> int:
@@ -260,25 +262,25 @@ class ShuffledSource(Generic[Item]):
     @property
     def epoch(self) -> float:
         """Number of passes over the items so far."""
-        return self.taken / len(self.items)
+        return self.position / len(self.items)
 
     def next_batch(self, count: int) -> list[Item]:
         """Return the next `count` items."""
         return [self.items[self._next()] for _ in range(count)]
 
     def state_dict(self) -> Values:
-        return {"taken": self.taken}
+        return {"taken": self.position}
 
     def load_state_dict(self, values: Values) -> None:
-        self.taken = values["taken"]
+        self.position = values["taken"]
 
     def _next(self) -> int:
-        epoch, place = divmod(self.taken, len(self.items))
+        epoch, index = divmod(self.position, len(self.items))
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
-        self.taken += 1
-        return int(self._order[place])
+        self.position += 1
+        return int(self._order[index])
 
 
 @contextmanager

@@ -102,18 +102,18 @@ class OnPolicyLearner:
             kinds = ", ".join(kind.__name__ for kind in ACTION_SPACES)
             raise ValueError(f"{algorithm.__name__} chooses actions of {kinds}, not of {action_space}")
         check_start(action_space, algorithm.__name__)
-        table, known = None, observation_space
+        table, policy_space = None, observation_space
         if handles:
             table = TokenTable.of(observation_space, options["n_steps"] + 1, num_envs, get_device(device))
-            known = handle_space(observation_space, table)
+            policy_space = handle_space(observation_space, table)
         extractor = {"features_extractor_class": network, "features_extractor_kwargs": {"defaults": network_options}}
-        env = SpacesOnly(num_envs, known, action_space)
+        env = SpacesOnly(num_envs, policy_space, action_space)
         policy_kwargs = extractor | dict(policy_options or {})
         falling = RolloutSchedule(learning_rate) if schedule == "linear" else None
         options["learning_rate"] = falling or learning_rate
         model = algorithm(policy, env, policy_kwargs=policy_kwargs, seed=seed, device=device, **options)
         # The policy receives handles in a rollout, and tokens in evaluation and for the last observations of episodes.
-        model.policy.observation_space = spaces.Dict({**observation_space.spaces, **known.spaces})
+        model.policy.observation_space = spaces.Dict({**observation_space.spaces, **policy_space.spaces})
         return cls(model, table, falling, threads)
 
     @property
@@ -155,13 +155,13 @@ class OnPolicyLearner:
                 memory = (np.zeros((layers, rows, size), np.float32),) * 2
             starts = np.zeros(rows, bool) if episode_starts is None else episode_starts
             recurrent = {
-                "lstm_states": tuple(torch.as_tensor(part, device=self.device) for part in memory),
+                "lstm_states": tuple(torch.as_tensor(state, device=self.device) for state in memory),
                 "episode_starts": torch.as_tensor(starts, dtype=torch.float32, device=self.device),
             }
         distribution = policy.get_distribution(tensors, **recurrent)
         if recurrent:
             distribution, states = distribution
-            memory = tuple(part.cpu().numpy() for part in states)
+            memory = tuple(state.cpu().numpy() for state in states)
         chosen = distribution.get_actions(deterministic=greedy)
         log_probabilities = distribution.log_prob(chosen).cpu().numpy()
         space = self.model.action_space
@@ -326,16 +326,16 @@ class UpdateThreads(BaseCallback):
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self.count, self.others = count, torch.get_num_threads()
+        self.count, self.rollout_threads = count, torch.get_num_threads()
 
     def _on_rollout_end(self) -> None:
-        torch.set_num_threads(self.count or self.others)
+        torch.set_num_threads(self.count or self.rollout_threads)
 
     def _on_rollout_start(self) -> None:
-        torch.set_num_threads(self.others)
+        torch.set_num_threads(self.rollout_threads)
 
     def _on_training_end(self) -> None:
-        torch.set_num_threads(self.others)
+        torch.set_num_threads(self.rollout_threads)
 
     def _on_step(self) -> bool:
         return True

@@ -51,7 +51,7 @@ class TokenTable:
     def __init__(
         self, steps: int, num_envs: int, shape: tuple[int, int], dtype: torch.dtype, device: torch.device
     ) -> None:
-        self._made_from = (steps, num_envs, shape, dtype, device)
+        self._arguments = (steps, num_envs, shape, dtype, device)
         rows = 1 + steps * num_envs
         if rows > HANDLES:
             raise ValueError(
@@ -95,7 +95,7 @@ class TokenTable:
         Returns:
             Handles int64 [N], valid until `steps` more vector steps are stored.
         """
-        steps, num_envs, *_ = self._made_from
+        steps, num_envs, *_ = self._arguments
         first = 1 + self._next * num_envs
         self._tokens[first : first + num_envs] = torch.from_numpy(tokens)
         self._mask[first : first + num_envs] = torch.from_numpy(mask)
@@ -115,15 +115,15 @@ class TokenTable:
         Returns:
             The observation with "tokens" [B, T, D] and "mask" uint8 [B, T] in place of "handle".
         """
-        others = dict(observation)
-        tokens, mask = self.gather(torch.from_numpy(others.pop("handle")[:, 0]))
-        return {"tokens": tokens.cpu().numpy(), "mask": mask.cpu().numpy(), **others}
+        entries = dict(observation)
+        tokens, mask = self.gather(torch.from_numpy(entries.pop("handle")[:, 0]))
+        return {"tokens": tokens.cpu().numpy(), "mask": mask.cpu().numpy(), **entries}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TokenTable:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TokenTable, self._made_from
+        return TokenTable, self._arguments
 
 
 class Handles(spaces.Box):
@@ -166,8 +166,8 @@ class TokenHandles(VecEnvWrapper):
         Returns:
             The observation with "handle" int64 [N, 1] in place of "tokens" and "mask".
         """
-        others = dict(observation)
-        return {"handle": self.table.put(others.pop("tokens"), others.pop("mask"))[:, None], **others}
+        entries = dict(observation)
+        return {"handle": self.table.put(entries.pop("tokens"), entries.pop("mask"))[:, None], **entries}
 
 
 def handle_space(observation_space: spaces.Dict, table: TokenTable) -> spaces.Dict:
@@ -177,8 +177,8 @@ def handle_space(observation_space: spaces.Dict, table: TokenTable) -> spaces.Di
         observation_space: Dict with `tokens` and `mask`.
         table: Table that the handles refer to.
     """
-    others = {key: space for key, space in observation_space.items() if key not in ("tokens", "mask")}
-    return spaces.Dict({"handle": Handles(table), **others})
+    subspaces = {key: space for key, space in observation_space.items() if key not in ("tokens", "mask")}
+    return spaces.Dict({"handle": Handles(table), **subspaces})
 
 
 def token_shape(observation_space: spaces.Dict) -> tuple[int, int]:

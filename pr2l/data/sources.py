@@ -177,7 +177,7 @@ class TransitionSource:
     @property
     def epoch(self) -> float:
         """Number of passes over the data so far, a fraction."""
-        return self._numbers.taken / len(self)
+        return self._numbers.position / len(self)
 
     def next_batch(self, count: int) -> Transitions:
         return self.episodes.transitions(np.array(self._numbers.next_batch(count), int), self.n_step)

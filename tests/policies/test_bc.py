@@ -184,7 +184,7 @@ def test_learns_what_the_labels_say_and_not_what_was_done():
     assert cloner.act(observation, greedy=True).actions.tolist() == [0, 1, 2]
     assert recorder.rows[-1]["train/accuracy"] == 1
     assert recorder.rows[-1]["train/loss"] < 0.2 < 1 < recorder.rows[0]["train/loss"]
-    assert recorder.rows[-1]["train/epoch"] == data.taken / 12
+    assert recorder.rows[-1]["train/epoch"] == data.position / 12
 
 
 @pytest.mark.parametrize(("schedule", "last"), [("linear", 0.01 * (1 - 96 / 120)), ("constant", 0.01)])

@@ -33,7 +33,7 @@ def table(steps=3, num_envs=2, tokens=2, width=3):
 
 def fill(ring, number):
     """Puts a step whose tokens all are `number`; its ids."""
-    _, num_envs, (tokens, width), *_ = ring._made_from
+    _, num_envs, (tokens, width), *_ = ring._arguments
     return ring.put(np.full((num_envs, tokens, width), number, np.float16), np.full((num_envs, tokens), 1, np.uint8))
 
 
