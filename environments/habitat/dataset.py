@@ -96,11 +96,11 @@ def _code() -> str:
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
 
 
-def view_points(home: House, ground: Floor, piece: Piece) -> Floats:
+def view_points(building: House, ground: Floor, piece: Piece) -> Floats:
     """Return the view points of a piece of furniture.
 
     Args:
-        home: The house.
+        building: The house.
         ground: The walkable floor of the house.
         piece: The piece of furniture.
 
@@ -112,11 +112,11 @@ def view_points(home: House, ground: Floor, piece: Piece) -> Floats:
     zs = np.arange(z0 - REACH, z1 + REACH, SPACING)
     points = np.stack(np.meshgrid(xs, zs), axis=-1).reshape(-1, 2).round(3)
     gaps = np.maximum(np.maximum((x0, z0) - points, points - (x1, z1)), 0)
-    room = np.array(home.rooms[piece.room].rect)
+    room = np.array(building.rooms[piece.room].rect)
     inside = ((points > room[:2]) & (points < room[2:])).all(axis=1)
     points = points[inside & (np.linalg.norm(gaps, axis=1) <= REACH)]
     points = points[ground.free(points)]
-    return points[np.isfinite(_from_a_door(home.name).distances(points))]
+    return points[np.isfinite(_from_a_door(building.name).distances(points))]
 
 
 @lru_cache(maxsize=4)
@@ -126,10 +126,10 @@ def _from_a_door(name: str) -> ShortestPaths:
 
 
 def _goals(name: str) -> dict[str, list[dict[str, Any]]]:
-    home = house(name)
+    building = house(name)
     goals: dict[str, list[dict[str, Any]]] = {}
-    for number, piece in enumerate(home.pieces):
-        points = view_points(home, floor(name), piece) if piece.category else np.empty((0, 2))
+    for number, piece in enumerate(building.pieces):
+        points = view_points(building, floor(name), piece) if piece.category else np.empty((0, 2))
         if piece.category and len(points):
             goals.setdefault(piece.category, []).append(
                 {
@@ -137,7 +137,7 @@ def _goals(name: str) -> dict[str, list[dict[str, Any]]]:
                     "object_id": number,
                     "object_name": f"{piece.kind}_{number}",
                     "object_category": piece.category,
-                    "room_name": home.rooms[piece.room].type,
+                    "room_name": building.rooms[piece.room].type,
                     "view_points": [_view_point(piece, x, z) for x, z in points.tolist()],
                 }
             )
@@ -181,8 +181,8 @@ def _episodes(name: str, goals: dict[str, list[dict[str, Any]]], first: int) -> 
 
 def positions(goals: list[dict[str, Any]]) -> Floats:
     """Return the positions (x, z) of all view points of some goals, [V, 2]."""
-    places = [view["agent_state"]["position"] for goal in goals for view in goal["view_points"]]
-    return np.array(places)[:, [0, 2]]
+    points = [view["agent_state"]["position"] for goal in goals for view in goal["view_points"]]
+    return np.array(points)[:, [0, 2]]
 
 
 def _start(rng: np.random.Generator, name: str, paths: ShortestPaths) -> tuple[list[float], float]:

@@ -120,10 +120,10 @@ def _bed(rng: np.random.Generator) -> list[Part]:
 
 
 def _plant(rng: np.random.Generator) -> list[Part]:
-    places = [(0, 0.85, 0.0, 0.34), (-0.12, 0.62, 0.04, 0.3), (0.13, 0.66, -0.05, 0.3), (0.02, 0.5, 0.1, 0.26)]
+    leaves = [(0, 0.85, 0.0, 0.34), (-0.12, 0.62, 0.04, 0.3), (0.13, 0.66, -0.05, 0.3), (0.02, 0.5, 0.1, 0.26)]
     crowns = [
         _ball(x, y, 0.2 + z - size / 2, size * 0.8, size * 1.3, size, colour)
-        for (x, y, z, size), colour in zip(places, (LEAF, GREEN, LEAF, GREEN))
+        for (x, y, z, size), colour in zip(leaves, (LEAF, GREEN, LEAF, GREEN))
     ]
     pot = [_round(0, 0, 0.06, 0.28, 0.3, 0.28, CLAY), _round(0, 0.27, 0.03, 0.34, 0.08, 0.34, CLAY)]
     return [*pot, _round(0, 0.35, 0.18, 0.04, 0.4, 0.04, WALNUT), *crowns]
@@ -205,8 +205,8 @@ def _counter(rng: np.random.Generator) -> list[Part]:
 
 
 def _stove(rng: np.random.Generator) -> list[Part]:
-    places = [(x, z) for x in (-0.14, 0.14) for z in (0.07, 0.33)]
-    rings = [_round(x, 0.9, z, 0.2, 0.012, 0.2, (60, 20, 18)) for x, z in places]
+    centres = [(x, z) for x in (-0.14, 0.14) for z in (0.07, 0.33)]
+    rings = [_round(x, 0.9, z, 0.2, 0.012, 0.2, (60, 20, 18)) for x, z in centres]
     knobs = [_round(x, 0.8, 0.6, 0.05, 0.05, 0.03, BLACK) for x in (-0.2, -0.07, 0.07, 0.2)]
     return [
         _box(0, 0, 0, 0.6, 0.88, 0.6, (214, 216, 218)),

@@ -185,20 +185,20 @@ class Group:
         width: The size along the back edge in metres.
         depth: The size from back to front in metres.
         pieces: (kind, x, z, turn, y) of each piece, relative to the middle of the group's back edge.
-        place: "wall" (back against a wall), "corner" (also in a corner) or "free" (with space to walk around it).
+        placement: "wall" (back against a wall), "corner" (also in a corner) or "free" (with space to walk around it).
         chance: The probability of the group in a room, if it is not essential.
     """
 
     width: float
     depth: float
     pieces: tuple[tuple[str, float, float, int, float], ...]
-    place: str = "wall"
+    placement: str = "wall"
     chance: float = 1.0
 
 
-def _alone(kind: str, place: str = "wall", chance: float = 1.0) -> Group:
+def _alone(kind: str, placement: str = "wall", chance: float = 1.0) -> Group:
     size = KINDS[kind]
-    return Group(size.width, size.depth, ((kind, 0.0, size.depth / 2, 0, 0.0),), place, chance)
+    return Group(size.width, size.depth, ((kind, 0.0, size.depth / 2, 0, 0.0),), placement, chance)
 
 
 _BED = Group(2.1, 2.0, (("bed", -0.25, 1.0, 0, 0.0), ("nightstand", 0.82, 0.2, 0, 0.0)))
@@ -341,14 +341,14 @@ def _typed(rng: np.random.Generator, rects: list[Rect], doors: list[Door]) -> li
     order = sorted(range(len(rects)), key=lambda room: _area(rects[room]))
     types = list(ROOM_TYPES[: len(rects)])
     types_of = {order[-1]: "living room", order[0]: "bathroom"}
-    rest = [room for room in order if room not in types_of]
+    remaining = [room for room in order if room not in types_of]
     if "hall" in types:
-        hall = max(rest, key=lambda room: sum(room in door.rooms for door in doors))
+        hall = max(remaining, key=lambda room: sum(room in door.rooms for door in doors))
         types_of[hall] = "hall"
-        rest.remove(hall)
+        remaining.remove(hall)
     for type_ in types_of.values():
         types.remove(type_)
-    types_of.update(zip((rest[i] for i in rng.permutation(len(rest))), types))
+    types_of.update(zip((remaining[i] for i in rng.permutation(len(remaining))), types))
     return [Room(types_of[index], rect) for index, rect in enumerate(rects)]
 
 
@@ -376,15 +376,15 @@ def _place(
     rng: np.random.Generator, group: Group, room: Room, occupied: list[Rect]
 ) -> tuple[Rect, tuple[float, float], int] | None:
     """Draw the rectangle of a group, the middle of its back edge and its turn; None if it does not fit."""
-    x0, z0, x1, z1 = _grown(room.inside, -AISLE if group.place == "free" else 0.0)
+    x0, z0, x1, z1 = _grown(room.inside, -AISLE if group.placement == "free" else 0.0)
     for _ in range(60):
         turn = int(rng.integers(4))
         width, depth = (x1 - x0, z1 - z0) if turn % 2 == 0 else (z1 - z0, x1 - x0)
         if width < group.width or depth < group.depth:
             continue
-        share = float(rng.integers(2)) if group.place == "corner" else float(rng.random())
+        share = float(rng.integers(2)) if group.placement == "corner" else float(rng.random())
         side = group.width / 2 + share * (width - group.width)
-        back = float(rng.random()) * (depth - group.depth) if group.place == "free" else 0.0
+        back = float(rng.random()) * (depth - group.depth) if group.placement == "free" else 0.0
         x, z = ((x0 + side, z0 + back), (x0 + back, z1 - side), (x1 - side, z1 - back), (x1 - back, z0 + side))[turn]
         corners = [
             _moved(x, z, turn, across, out)
@@ -393,15 +393,15 @@ def _place(
         ]
         xs, zs = zip(*corners)
         rect = (min(xs), min(zs), max(xs), max(zs))
-        if not any(_overlap(rect, other) for other in occupied):
+        if not any(_overlap(rect, occupied_rect) for occupied_rect in occupied):
             return rect, (x, z), turn
     return None
 
 
 def _piece(entry: tuple[str, float, float, int, float], x: float, z: float, turn: int, room: int, colour: int) -> Piece:
-    kind, across, out, own, y = entry
+    kind, across, out, piece_turn, y = entry
     px, pz = _moved(x, z, turn, across, out)
-    return Piece(kind, round(px, 3), round(pz, 3), y, (turn + own) % 4, room, colour)
+    return Piece(kind, round(px, 3), round(pz, 3), y, (turn + piece_turn) % 4, room, colour)
 
 
 def _moved(x: float, z: float, turn: int, across: float, out: float) -> tuple[float, float]:

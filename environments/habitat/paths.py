@@ -146,7 +146,7 @@ class ShortestPaths:
     def __init__(self, floor: Floor, goals: Floats) -> None:
         self._floor, self._goals = floor, goals
         direct = floor.straight(goals, floor.corners, floor.bent(goals))
-        self._left = _dijkstra(floor.lengths, direct.min(axis=0, initial=np.inf))
+        self._corner_distances = _dijkstra(floor.lengths, direct.min(axis=0, initial=np.inf))
 
     def distances(self, points: Floats) -> Floats:
         """Return the lengths of the shortest paths.
@@ -179,7 +179,7 @@ class ShortestPaths:
     def _through(self, points: Floats) -> Floats:
         """Return the lengths of the paths that first go straight to each corner or goal, [P, C + G]."""
         floor = self._floor
-        corners = floor.straight(points, floor.corners, floor.bent(points)) + self._left
+        corners = floor.straight(points, floor.corners, floor.bent(points)) + self._corner_distances
         goals = floor.straight(points, self._goals, np.ones((len(points), len(self._goals)), bool))
         return np.concatenate([corners, goals], axis=1)
 
@@ -217,9 +217,9 @@ def _dijkstra(lengths: Floats, sources: Floats) -> Floats:
         lengths: The lengths between nodes, [C, C].
         sources: The lengths of direct lines to the nearest goal, [C].
     """
-    left, waiting = sources.copy(), np.ones(len(sources), bool)
+    distances, waiting = sources.copy(), np.ones(len(sources), bool)
     for _ in range(len(sources)):
-        node = int(np.where(waiting, left, np.inf).argmin())
+        node = int(np.where(waiting, distances, np.inf).argmin())
         waiting[node] = False
-        left = np.minimum(left, left[node] + lengths[node])
-    return left
+        distances = np.minimum(distances, distances[node] + lengths[node])
+    return distances

@@ -104,8 +104,8 @@ def _replay(episode: Any) -> Replay:
 def _action(step: Any) -> str:
     name = step.get("action") if isinstance(step, dict) else None
     if not isinstance(name, str) or name not in ACTIONS:
-        known = ", ".join(ACTIONS)
-        raise ValueError(f"its reference_replay has the step {_short(step)}, whose action is none of {known}")
+        names = ", ".join(ACTIONS)
+        raise ValueError(f"its reference_replay has the step {_short(step)}, whose action is none of {names}")
     return ACTIONS[name]
 
 
@@ -214,9 +214,9 @@ class _Json:
     def _more(self) -> bool:
         """Read a block and drop the text before the position; False at the end of the file.
 
-        A block is at least as long as the kept text, so that the number of attempts to decode a long value is small.
+        A block is at least as long as the remaining text, so that a long value needs few attempts to decode it.
         """
-        kept = self._text[self._at :]
-        block = self._file.read(max(BLOCK, len(kept)))
-        self._text, self._at = kept + block, 0
+        remaining = self._text[self._at :]
+        block = self._file.read(max(BLOCK, len(remaining)))
+        self._text, self._at = remaining + block, 0
         return bool(block)

@@ -65,13 +65,13 @@ class _Surface:
         self._faces.append((corners, np.zeros((len(corners), 2)) if uvs is None else uvs, colour, owner, texture))
 
     def mesh(self) -> Mesh:
-        corners, uvs, rest = [], [], []
+        corners, uvs, attributes = [], [], []
         for points, face_uvs, colour, owner, texture in self._faces:
             for i in range(1, len(points) - 1):
                 corners.append(points[[0, i, i + 1]])
                 uvs.append(face_uvs[[0, i, i + 1]])
-                rest.append((*colour, owner, texture))
-        all_corners, numbers = np.array(corners, float), np.array(rest, float)
+                attributes.append((*colour, owner, texture))
+        all_corners, numbers = np.array(corners, float), np.array(attributes, float)
         normals = np.cross(all_corners[:, 1] - all_corners[:, 0], all_corners[:, 2] - all_corners[:, 0])
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
         light = AMBIENT + (1 - AMBIENT) * np.maximum(normals @ (SUN / np.linalg.norm(SUN)), 0)

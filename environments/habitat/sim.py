@@ -69,7 +69,7 @@ class HousesSimulator(Simulator):
         self._rng = np.random.default_rng(config.seed)
         self._position, self._heading, self._collided = np.zeros(2), 0.0, False
         self._paths: tuple[bytes, ShortestPaths] | None = None
-        self._drawn: tuple[tuple[str, float, float, float], Picture] | None = None  # last pose and picture, a cache
+        self._cached: tuple[tuple[str, float, float, float], Picture] | None = None  # last pose and its picture
         self.reconfigure(config)
 
     @property
@@ -155,9 +155,9 @@ class HousesSimulator(Simulator):
         """
         x, z = self._position.tolist()
         pose = (self._name, x, z, self._heading)
-        if self._drawn is None or self._drawn[0] != pose:
-            self._drawn = pose, self._renderer.draw(_mesh(self._name), np.array([x, self._eye, z]), self._heading)
-        return self._drawn[1]
+        if self._cached is None or self._cached[0] != pose:
+            self._cached = pose, self._renderer.draw(_mesh(self._name), np.array([x, self._eye, z]), self._heading)
+        return self._cached[1]
 
     def get_agent_state(self, agent_id: int = 0) -> AgentState:
         x, z = self._position
@@ -210,8 +210,8 @@ class HousesSimulator(Simulator):
         Args:
             goals: One or several points (x, y, z).
         """
-        places = _plan(goals)
-        key = places.tobytes()
+        points = _plan(goals)
+        key = points.tobytes()
         if self._paths is None or self._paths[0] != key:
             self._paths = key, _paths(self._name, key)
         return self._paths[1]

@@ -14,21 +14,21 @@ def folder(name: str) -> Path:
     return Path(os.environ.get("PR2L_SIMS") or "~/.local/share/pr2l/sims").expanduser() / name
 
 
-def interpreter(name: str, own: str | None = None) -> Path:
+def interpreter(name: str, path: str | None = None) -> Path:
     """Return the Python interpreter of a simulator.
 
     Args:
         name: The simulator.
-        own: The path of the user's own interpreter; None = the one of `pr2l sim install NAME`.
+        path: The path of the user's own interpreter; None = the one of `pr2l sim install NAME`.
 
     Raises:
         ValueError: If there is no such interpreter; the message says how to get one.
     """
-    python = Path(own).expanduser() if own else folder(name) / "bin" / "python"
+    python = Path(path).expanduser() if path else folder(name) / "bin" / "python"
     if os.access(python, os.X_OK) and python.is_file():
         return python
-    if own:
-        raise ValueError(f"{own} is no Python interpreter; name one, such as /opt/conda/envs/{name}/bin/python")
+    if path:
+        raise ValueError(f"{path} is no Python interpreter; name one, such as /opt/conda/envs/{name}/bin/python")
     raise ValueError(
         f"the simulator {name} is not installed (there is no {python}): run `pr2l sim install {name}`, or name an "
         "interpreter that has it with environment_options.python=PATH"

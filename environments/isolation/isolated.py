@@ -187,9 +187,9 @@ class Isolated(gym.Env[Observation, Any]):
         """Start a worker, make the environment, and return its spaces and metadata as JSON values and arrays."""
         self._worker = WorkerProcess(*self._process)
         description: dict[str, Any] = self._ask(self.timeouts.start, "make", *self._make)
-        known = getattr(self, "observation_space", None), getattr(self, "action_space", None)
-        if known[0] is not None and known != gymnasium_spaces(description):
-            raise WorkerLost(f"its spaces are {gymnasium_spaces(description)}, not {known}")
+        previous = getattr(self, "observation_space", None), getattr(self, "action_space", None)
+        if previous[0] is not None and previous != gymnasium_spaces(description):
+            raise WorkerLost(f"its spaces are {gymnasium_spaces(description)}, not {previous}")
         self.metadata = {**type(self).metadata, **description["metadata"]}
         self._worker.map(description["observation"]["frame"]["shape"])
         return description
@@ -222,19 +222,19 @@ class Isolated(gym.Env[Observation, Any]):
         if in_memory:
             assert self._worker is not None
             result = ({"frame": self._worker.frame.copy(), **result[0]}, *result[1:])
-            self._observation = {key: np.copy(part) for key, part in result[0].items()}
+            self._observation = {key: np.copy(value) for key, value in result[0].items()}
             self._info = dict(result[-1]) if isinstance(result[-1], dict) else {}
         return result
 
     def _last_observation(self) -> Observation:
-        return {key: np.copy(part) for key, part in self._observation.items()}
+        return {key: np.copy(value) for key, value in self._observation.items()}
 
-    def _cut(self, lost: WorkerLost) -> tuple[Observation, float, bool, bool, Info]:
-        self._give_up(lost)
+    def _cut(self, error: WorkerLost) -> tuple[Observation, float, bool, bool, Info]:
+        self._give_up(error)
         self._running = False
-        return self._last_observation(), 0.0, False, True, {**self._info, "success": False, "cut": str(lost)}
+        return self._last_observation(), 0.0, False, True, {**self._info, "success": False, "cut": str(error)}
 
-    def _give_up(self, lost: WorkerLost) -> None:
+    def _give_up(self, error: WorkerLost) -> None:
         """End the worker, if there is one; raise RuntimeError if too many have failed in a row."""
         if self._worker is None:
             return
@@ -244,8 +244,8 @@ class Isolated(gym.Env[Observation, Any]):
         self._worker.end(0)
         self._worker = None
         if self._failures > self.timeouts.restarts:
-            raise RuntimeError(f"{self.name} failed {self._failures} times in a row, at last: {lost}{log}") from lost
-        warnings.warn(f"{self.name} is replaced: {lost}{log}", stacklevel=3)
+            raise RuntimeError(f"{self.name} failed {self._failures} times in a row, at last: {error}{log}") from error
+        warnings.warn(f"{self.name} is replaced: {error}{log}", stacklevel=3)
 
     def _check_memory(self, worker: WorkerProcess) -> None:
         limit = self.timeouts.memory
@@ -352,9 +352,9 @@ class WorkerProcess:
         began = heard = time.monotonic()
         with suppress(TimeoutError):
             while True:
-                left = min(began + seconds, heard + silence) - time.monotonic()
+                remaining = min(began + seconds, heard + silence) - time.monotonic()
                 # A message that has arrived is read even if it is late, because this process may have been stopped.
-                self._socket.settimeout(max(left, 0.01))
+                self._socket.settimeout(max(remaining, 0.01))
                 number, kind, value = receive(self._socket)
                 heard = time.monotonic()
                 if number == self._number and kind != "beat":  # skip answers to a call that Ctrl-C interrupted
@@ -423,8 +423,8 @@ def _end(process: subprocess.Popen[bytes], ours: Sequence[Any], seconds: float =
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Kill all processes except the guard, which kills processes that these have just started, and then ends."""
     with suppress(psutil.NoSuchProcess):
-        guard, *others = _family(process.pid)
-        for process_of_worker in others:
+        guard, *processes = _family(process.pid)
+        for process_of_worker in processes:
             with suppress(psutil.NoSuchProcess):
                 process_of_worker.kill()
         guard.resume()  # it may have been stopped with its group

@@ -117,11 +117,11 @@ def _lower(value: Any, arrays: list[bytes]) -> Any:
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value) or ARRAY in value or TUPLE in value:
             raise WireError(f"keys of a dict must be strings other than {ARRAY} and {TUPLE}: {list(value)}")
-        return {key: _lower(part, arrays) for key, part in value.items()}
+        return {key: _lower(item, arrays) for key, item in value.items()}
     if isinstance(value, tuple):
-        return {TUPLE: [_lower(part, arrays) for part in value]}
+        return {TUPLE: [_lower(item, arrays) for item in value]}
     if isinstance(value, list):
-        return [_lower(part, arrays) for part in value]
+        return [_lower(item, arrays) for item in value]
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -130,9 +130,9 @@ def _lift(value: Any, data: bytes) -> Any:
         if ARRAY in value:
             return _array(data, *value[ARRAY])
         if TUPLE in value:
-            return tuple(_lift(part, data) for part in value[TUPLE])
-        return {key: _lift(part, data) for key, part in value.items()}
-    return [_lift(part, data) for part in value] if isinstance(value, list) else value
+            return tuple(_lift(item, data) for item in value[TUPLE])
+        return {key: _lift(item, data) for key, item in value.items()}
+    return [_lift(item, data) for item in value] if isinstance(value, list) else value
 
 
 def _array(data: bytes, name: str, shape: list[int], offset: int) -> np.ndarray:
@@ -146,13 +146,13 @@ def _array(data: bytes, name: str, shape: list[int], offset: int) -> np.ndarray:
 
 
 def _read(connection: socket.socket, size: int, within_message: bool = True) -> bytes:
-    read = bytearray(size)
+    buffer = bytearray(size)
     done = 0
     while done < size:
-        count = connection.recv_into(memoryview(read)[done:])
+        count = connection.recv_into(memoryview(buffer)[done:])
         if not count and not within_message and not done:
             raise EOFError
         if not count:
             raise WireError("the stream ended in the middle of a message")
         done += count
-    return bytes(read)
+    return bytes(buffer)

@@ -132,12 +132,12 @@ def guard(lifeline: int) -> None:
         lifeline: The file descriptor of a socket that is closed when the parent ends.
     """
     adopt()
-    life, held = os.pipe()  # closes when the guard ends, which alone holds its other end
+    read_end, write_end = os.pipe()  # closes when the guard ends, which alone holds its other end
     worker = os.fork()
     if not worker:
         os.close(lifeline)
-        os.close(held)
-        threading.Thread(target=end_after_guard, args=(life,), daemon=True).start()
+        os.close(write_end)
+        threading.Thread(target=end_after_guard, args=(read_end,), daemon=True).start()
         return
     status, deadline = None, math.inf
     while status is None and time.monotonic() < deadline:
@@ -150,13 +150,13 @@ def guard(lifeline: int) -> None:
     os._exit(code)
 
 
-def end_after_guard(life: int) -> None:
+def end_after_guard(read_end: int) -> None:
     """Wait until the guard has ended, then kill all child processes of the worker and end it.
 
     Args:
-        life: The file descriptor of a pipe that is closed when the guard ends.
+        read_end: The file descriptor of a pipe that is closed when the guard ends.
     """
-    os.read(life, 1)
+    os.read(read_end, 1)
     adopt()
     kill_children()
     os._exit(1)
@@ -319,7 +319,7 @@ class Worker:
         if (getattr(frame, "dtype", None), getattr(frame, "shape", None)) != self._kind:
             return False, result
         self._frame[...] = frame
-        return True, ({key: part for key, part in observation.items() if key != "frame"}, *result[1:])
+        return True, ({key: value for key, value in observation.items() if key != "frame"}, *result[1:])
 
 
 class Gymnasium:

@@ -69,8 +69,8 @@ def _one_task() -> Link:
 
 
 def _java() -> Link:
-    home = os.environ.get("JAVA_HOME")
-    java = str(Path(home, "bin", "java")) if home else shutil.which("java")
+    java_home = os.environ.get("JAVA_HOME")
+    java = str(Path(java_home, "bin", "java")) if java_home else shutil.which("java")
     number = java_version(subprocess.run([java, "-version"], capture_output=True, text=True).stderr) if java else None
     step = (
         "install a JDK 8 (`conda install -c conda-forge openjdk=8`, `apt install openjdk-8-jdk` where there is one, or "

@@ -55,8 +55,8 @@ def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
         "lidar_rays": RAYS,
     }
     meta, specification = _of_row(TASKS[task]) if task in TASKS else _of_minedojo(task)
-    known = signature(MetaTaskName2Class[meta].__init__).parameters
-    arguments = {name: value for name, value in {**specification, **settings}.items() if name in known}
+    parameters = signature(MetaTaskName2Class[meta].__init__).parameters
+    arguments = {name: value for name, value in {**specification, **settings}.items() if name in parameters}
     if meta == "combat":
         arguments["target_names"] = KILLED.get(arguments["target_names"], arguments["target_names"])
     SCRATCH.mkdir(exist_ok=True)

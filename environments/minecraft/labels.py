@@ -80,7 +80,7 @@ def _pixels(
         columns = width / 2 + focal * (directions @ right) / depth
         rows = height / 2 - focal * (directions @ np.cross(right, look)) / depth
     behind = depth <= 1e-6
-    return tuple(np.where(behind, -1, np.floor(place)) for place in (columns, rows))  # type: ignore[return-value]
+    return tuple(np.where(behind, -1, np.floor(coordinates)) for coordinates in (columns, rows))  # type: ignore[return-value]
 
 
 def _directions(look: np.ndarray, pitch: np.ndarray, yaw: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ ARGUMENTS = {4: "craft_smelt", 5: "equip", 6: "place", 7: "destroy"}  # function
 
 def _action(changes: dict[int, int]) -> tuple[int, ...]:
     """Return NO_OP with some values changed, by position."""
-    return tuple(changes.get(place, value) for place, value in enumerate(NO_OP))
+    return tuple(changes.get(index, value) for index, value in enumerate(NO_OP))
 
 
 FORWARD, JUMP_FORWARD, JUMP = _action({0: 1}), _action({0: 1, 2: 1}), _action({2: 1})
@@ -107,14 +107,14 @@ def proprio(stats: dict[str, Any], blocks: np.ndarray, actions: str, previous: A
     """
     yaw, pitch = (np.deg2rad(float(stats[angle][0])) for angle in ("yaw", "pitch"))
     classes = [BLOCKS.get(str(name), 0) for name in blocks.flatten()]
-    parts = (
+    features = (
         [np.sin(yaw), np.cos(yaw), np.sin(pitch), np.cos(pitch)],
         np.asarray(stats["pos"]) / (1000, 100, 1000),  # MineCLIP's scale: x and z reach hundreds
         np.eye(BLOCK_CLASSES)[classes].flatten(),
         np.eye(BIOMES)[int(stats["biome_id"])],
         previous_action(actions, previous),
     )
-    return np.concatenate(parts).astype(np.float32)
+    return np.concatenate(features).astype(np.float32)
 
 
 def previous_action(actions: str, action: Any) -> np.ndarray:
