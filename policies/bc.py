@@ -110,10 +110,10 @@ class BCLearner(LoopLearner):
             weights = torch.cat([transition_weights(trajectory, self.options) for trajectory in chunk])
             weights = weights.to(policy.device)
             logits = policy(_observations(chunk, policy.device), [len(trajectory) for trajectory in chunk])
-            summed = weighted_loss(logits, expert_actions, weights)
-            summed.backward()
+            loss_sum = weighted_loss(logits, expert_actions, weights)
+            loss_sum.backward()
             transitions += len(expert_actions)
-            weight, loss = weight + weights.sum().item(), loss + summed.item()
+            weight, loss = weight + weights.sum().item(), loss + loss_sum.item()
             right += int((logits.argmax(dim=1) == expert_actions).sum())
         for parameter in policy.parameters():
             if parameter.grad is not None:
@@ -208,8 +208,8 @@ class RecurrentPolicy(nn.Module):
         """
         features = self.network(observation)
         if self.lstm is not None:
-            recalled, memory = self.lstm(features[None], memory)
-            features = recalled[0]
+            outputs, memory = self.lstm(features[None], memory)
+            features = outputs[0]
         return self.head(features), memory
 
 

@@ -49,8 +49,8 @@ class FollowLearner:
         greedy: bool = False,
     ) -> Actions:
         """Choose actions, `options.default_action` if the token is padding; see `Learner.act`."""
-        chosen = observation["tokens"][:, 0].argmax(axis=1)
-        return Actions(np.where(observation["mask"][:, 0] > 0, chosen, self.options.default_action))
+        actions = observation["tokens"][:, 0].argmax(axis=1)
+        return Actions(np.where(observation["mask"][:, 0] > 0, actions, self.options.default_action))
 
     def learn(self, source: VecEnv, total_steps: int, hooks: Hooks) -> None:
         """Play; an "update" is `options.n_steps` steps of each environment. See `Learner.learn`."""

@@ -323,7 +323,7 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         self._target = targets[rng.integers(len(targets))]
         self._engine.restart(engine_seed, map_name(index))
         self._decisions, self._action, self._points = 0, -1, 0.0
-        self._fallen: dict[int, str] = {}  # object id -> kind of the defeated monsters, in order
+        self._corpses: dict[int, str] = {}  # object id -> kind of the defeated monsters, in order
         self._distance = self._distance_to(self._target)
         return self._observation(), self._info(success=False)
 
@@ -396,7 +396,7 @@ class DoomEnv(gym.Env[Observation, np.int64]):
     def _measure(self, points: float) -> Step:
         """Return the outcome of the last decision, for which the map's script has awarded `points`."""
         engine = self._running()
-        distance, fallen = self._distance_to(self._target), self._new_corpses()
+        distance, corpses = self._distance_to(self._target), self._new_corpses()
         outcome = Step(
             target=self._target,
             tics=self.options.frame_skip,
@@ -406,19 +406,19 @@ class DoomEnv(gym.Env[Observation, np.int64]):
             exited=engine.finished and not engine.dead,
             last=self._decisions >= self.task.horizon,
             reached=self._reached(),
-            defeated=tuple(fallen.values()),
-            all_defeated=(*self._fallen.values(), *fallen.values()),
+            defeated=tuple(corpses.values()),
+            all_defeated=(*self._corpses.values(), *corpses.values()),
             nearer=self._distance - distance,
         )
         self._distance, self._points = distance, outcome.total_points
-        self._fallen |= fallen
+        self._corpses |= corpses
         return outcome
 
     def _new_corpses(self) -> dict[int, str]:
         """Return {object id: kind} of the monsters that died in this decision."""
         dead = {f"Dead{actor}": WORDS[actor] for actor in self.task.actors}
         corpses = {o.id: dead[o.name] for o in self._running().objects if o.name in dead}
-        return {id_: kind for id_, kind in corpses.items() if id_ not in self._fallen}
+        return {id_: kind for id_, kind in corpses.items() if id_ not in self._corpses}
 
     def _distance_to(self, kind: str) -> float:
         """Return the map units to the nearest object of a kind in a generated room; 0 if there is none."""

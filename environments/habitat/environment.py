@@ -135,9 +135,9 @@ def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
     """Return the expert of the option `oracle`, as a function from an environment to the next action."""
 
     def act(env: gym.Env[Any, Any]) -> int:
-        isolated = env.unwrapped
-        assert isinstance(isolated, Isolated)
-        return int(isolated.call("oracle_action"))
+        wrapper = env.unwrapped
+        assert isinstance(wrapper, Isolated)
+        return int(wrapper.call("oracle_action"))
 
     return act
 
@@ -174,7 +174,7 @@ def begin(env: gym.Env[Any, Any], start: Any) -> tuple[dict[str, np.ndarray], di
     Raises:
         ValueError: If no episode of the environment's data set has the scene and the goal of the demonstration.
     """
-    isolated = env.unwrapped
-    assert isinstance(isolated, Isolated)
-    observation, info = isolated.call("begin", *start)
+    wrapper = env.unwrapped
+    assert isinstance(wrapper, Isolated)
+    observation, info = wrapper.call("begin", *start)
     return observation, info

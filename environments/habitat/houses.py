@@ -268,9 +268,9 @@ def house(name: str) -> House:
         raise ValueError(f"a house has {FEWEST} to {MOST} rooms, not {rooms}")
     rng = np.random.default_rng(key)
     while True:
-        furnished = _furnished(rng, *_shell(rng, key[1]), name=name)
-        if furnished is not None:
-            return furnished
+        new_house = _furnish(rng, *_shell(rng, key[1]), name=name)
+        if new_house is not None:
+            return new_house
 
 
 def _shell(rng: np.random.Generator, count: int) -> tuple[list[Room], list[Door]]:
@@ -283,7 +283,7 @@ def _shell(rng: np.random.Generator, count: int) -> tuple[list[Room], list[Door]
             rects += _cut(rng, rects.pop())
         doors = _doors(rng, rects)
         if doors is not None and all(min(_sides(rect)) >= NARROWEST for rect in rects):
-            return _typed(rng, rects, doors), doors
+            return _assign_types(rng, rects, doors), doors
 
 
 def _cut(rng: np.random.Generator, rect: Rect) -> list[Rect]:
@@ -324,16 +324,16 @@ def _door(rng: np.random.Generator, rects: list[Rect], a: int, b: int) -> Door |
         across = 1 - along
         low = max(rects[a][along], rects[b][along]) + margin
         high = min(rects[a][along + 2], rects[b][along + 2]) - margin
-        shared = [
+        common_walls = [
             at for at in (rects[a][across], rects[a][across + 2]) if at in (rects[b][across], rects[b][across + 2])
         ]
-        if shared and high - low >= DOOR_WIDTH:
+        if common_walls and high - low >= DOOR_WIDTH:
             start = round(float(rng.uniform(low, high - DOOR_WIDTH)), 2)
-            return Door((a, b), along, shared[0], start, round(start + DOOR_WIDTH, 2))
+            return Door((a, b), along, common_walls[0], start, round(start + DOOR_WIDTH, 2))
     return None
 
 
-def _typed(rng: np.random.Generator, rects: list[Rect], doors: list[Door]) -> list[Room]:
+def _assign_types(rng: np.random.Generator, rects: list[Rect], doors: list[Door]) -> list[Room]:
     """Give types to rooms: the largest is the living room, the smallest the bathroom.
 
     Of the other rooms, the one with the most doors is the hall, if the house has one.
@@ -352,7 +352,7 @@ def _typed(rng: np.random.Generator, rects: list[Rect], doors: list[Door]) -> li
     return [Room(types_of[index], rect) for index, rect in enumerate(rects)]
 
 
-def _furnished(rng: np.random.Generator, rooms: list[Room], doors: list[Door], name: str) -> House | None:
+def _furnish(rng: np.random.Generator, rooms: list[Room], doors: list[Door], name: str) -> House | None:
     """Return the furnished house; None if an essential group does not fit."""
     pieces: list[Piece] = []
     for index, room in enumerate(rooms):

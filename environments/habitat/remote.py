@@ -129,12 +129,12 @@ class ObjectNav:
     def _begin(self, scene_id: str, goal: str, position: Any, rotation: Any) -> tuple[Observation, Info]:
         """Reset to a start that is not in the data set, in a scene and with a goal that are."""
         scene = Path(scene_id).name
-        alike = [episode for episode in self._habitat.episodes if Path(episode.scene_id).name == scene]
-        alike = [episode for episode in alike if episode.object_category == goal]
-        if not alike:
+        episodes = [episode for episode in self._habitat.episodes if Path(episode.scene_id).name == scene]
+        episodes = [episode for episode in episodes if episode.object_category == goal]
+        if not episodes:
             raise ValueError(f"no episode of the data set is in the scene {scene} with the goal {goal}")
         # A shallow copy shares the goals; the cached shortest path belongs to the other start.
-        episode = copy.copy(alike[0])
+        episode = copy.copy(episodes[0])
         episode.start_position, episode.start_rotation = list(position), list(rotation)
         episode._shortest_path_cache = None
         self._habitat.current_episode = episode

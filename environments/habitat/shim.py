@@ -33,5 +33,5 @@ def _stub(name: str, **attributes: Any) -> None:
 
 
 class _Absent:
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         raise ImportError("this part of habitat-lab needs habitat-sim: conda install habitat-sim -c aihabitat")

@@ -33,7 +33,7 @@ Picture = tuple  # frame uint8 [H, W, 3], owner of each pixel int64 [H, W]
 class Camera(RGBSensor):
     """RGB sensor whose observation is the simulator's frame."""
 
-    def _get_observation_space(self, *arguments: Any, **named: Any) -> spaces.Box:
+    def _get_observation_space(self, *arguments: Any, **options: Any) -> spaces.Box:
         return spaces.Box(0, 255, (self.config.height, self.config.width, 3), np.uint8)
 
     def get_observation(self, simulator: HousesSimulator) -> NDArray[np.uint8]:
@@ -124,13 +124,13 @@ class HousesSimulator(Simulator):
         self._collided = False
         return self._sensors.get_observations(self)
 
-    def step(self, action: int | None, *arguments: Any, **named: Any) -> Observations:
+    def step(self, action: int | None, *arguments: Any, **options: Any) -> Observations:
         """Take an action and return the observations.
 
         Args:
             action: One of HabitatSimActions; any other value = stand still.
             arguments: Not used.
-            named: Not used.
+            options: Not used.
         """
         self._collided = False
         turn = math.radians(self.habitat_config.turn_angle)
@@ -161,17 +161,17 @@ class HousesSimulator(Simulator):
 
     def get_agent_state(self, agent_id: int = 0) -> AgentState:
         x, z = self._position
-        turned = quaternion.from_rotation_vector([0, self._heading, 0])
-        return AgentState(np.array([x, 0.0, z]), turned)
+        rotation = quaternion.from_rotation_vector([0, self._heading, 0])
+        return AgentState(np.array([x, 0.0, z]), rotation)
 
-    def set_agent_state(self, position: Sequence[float], rotation: Any, *arguments: Any, **named: Any) -> bool:
+    def set_agent_state(self, position: Sequence[float], rotation: Any, *arguments: Any, **options: Any) -> bool:
         """Set the agent's pose.
 
         Args:
             position: (x, y, z) in metres; y is ignored.
             rotation: A quaternion, or its values (x, y, z, w).
             arguments: Not used.
-            named: Not used.
+            options: Not used.
 
         Returns:
             Whether the position is navigable.

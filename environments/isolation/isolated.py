@@ -285,16 +285,16 @@ class WorkerProcess:
         self._number = 0  # number of the last call
         self.memory_checked = -math.inf
         self._ours = (self._socket, self._lifeline, self._memory, self._log)
-        inherited = [theirs.fileno(), self._memory.fileno(), guard.fileno()]
+        descriptors = [theirs.fileno(), self._memory.fileno(), guard.fileno()]
         with theirs, guard:
             try:
                 self.process = subprocess.Popen(
-                    [python, "-s", "-X", "faulthandler", str(WORKER), *map(str, inherited)],
+                    [python, "-s", "-X", "faulthandler", str(WORKER), *map(str, descriptors)],
                     env=variables(env),
                     stdin=subprocess.DEVNULL,
                     stdout=self._log,
                     stderr=self._log,
-                    pass_fds=inherited,
+                    pass_fds=descriptors,
                     start_new_session=True,  # Ctrl-C reaches this process alone, and the group can be killed at once
                 )
             except OSError as error:
@@ -463,19 +463,19 @@ def gymnasium_spaces(description: dict[str, Any]) -> tuple[spaces.Dict, spaces.S
     """Return the observation space and the action space that a worker has described.
 
     Args:
-        made: {"observation": {key: description}, "action": description}, with descriptions as from worker.plain.
+        description: {"observation": {key: description}, "action": description}, with descriptions as from worker.plain.
     """
-    observation = spaces.Dict({key: _space(described) for key, described in description["observation"].items()})
+    observation = spaces.Dict({key: _space(description) for key, description in description["observation"].items()})
     return observation, _space(description["action"])
 
 
-def _space(described: dict[str, Any]) -> spaces.Space[Any]:
-    if described["type"] == "Discrete":
-        return spaces.Discrete(described["n"], start=described.get("start", 0))
-    if described["type"] == "MultiDiscrete":
-        return spaces.MultiDiscrete(described["nvec"])
-    if described["type"] == "MultiBinary":
-        return spaces.MultiBinary(described["n"] if len(described["n"]) > 1 else described["n"][0])
-    dtype, shape = np.dtype(described["dtype"]), described["shape"]
-    low, high = (np.broadcast_to(np.asarray(described[bound], dtype), shape) for bound in ("low", "high"))
+def _space(description: dict[str, Any]) -> spaces.Space[Any]:
+    if description["type"] == "Discrete":
+        return spaces.Discrete(description["n"], start=description.get("start", 0))
+    if description["type"] == "MultiDiscrete":
+        return spaces.MultiDiscrete(description["nvec"])
+    if description["type"] == "MultiBinary":
+        return spaces.MultiBinary(description["n"] if len(description["n"]) > 1 else description["n"][0])
+    dtype, shape = np.dtype(description["dtype"]), description["shape"]
+    low, high = (np.broadcast_to(np.asarray(description[bound], dtype), shape) for bound in ("low", "high"))
     return spaces.Box(low, high, dtype=dtype.type)

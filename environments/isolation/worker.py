@@ -82,9 +82,9 @@ def load(module: str) -> Any:
         return import_module(module)
     spec = spec_from_file_location(os.path.basename(module)[:-3], module)
     assert spec is not None and spec.loader is not None
-    loaded = module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+    python_module = module_from_spec(spec)
+    spec.loader.exec_module(python_module)
+    return python_module
 
 
 def check(module: str, options: str = "{}") -> None:

@@ -31,7 +31,7 @@ def checks(options: dict[str, Any]) -> Iterator[Link]:
     yield tasks
     if not tasks[1]:
         return
-    yield _one_task()
+    yield _make_tasks()
     yield _java()
     yield _build()
     yield _display()
@@ -41,11 +41,11 @@ def _packages() -> Iterator[Link]:
     """Yield the versions of packages; gym 0.22 has another interface, and with numpy 2 minedojo cannot make a world."""
     for name, pattern in (("minedojo", r"0\.1"), ("gym", r"0\.21"), ("numpy", r"1\.")):
         try:
-            installed = version(name)
+            installed_version = version(name)
         except PackageNotFoundError:
-            installed = "none"
+            installed_version = "none"
         requirement = f"{name} {pattern}".replace("\\", "").rstrip(".")
-        yield requirement, re.match(pattern, installed) is not None, installed, REINSTALL
+        yield requirement, re.match(pattern, installed_version) is not None, installed_version, REINSTALL
 
 
 def _tasks() -> Link:
@@ -56,7 +56,7 @@ def _tasks() -> Link:
     return "import minedojo", True, f"{len(ALL_TASK_IDS)} tasks", ""
 
 
-def _one_task() -> Link:
+def _make_tasks() -> Link:
     from .dojo import make
     from .tasks import TASKS
 
@@ -94,8 +94,8 @@ def _build() -> Link:
     jar = folder / "build" / "libs" / "MalmoMod-0.37.0-fat.jar"
     if jar.exists():
         return "Minecraft with Malmo", True, str(jar), ""
-    downloaded = [*gradle.glob("wrapper/dists/gradle-4.10.2-*"), *gradle.glob("caches/minecraft")]
-    if len(downloaded) == 2:
+    downloads = [*gradle.glob("wrapper/dists/gradle-4.10.2-*"), *gradle.glob("caches/minecraft")]
+    if len(downloads) == 2:
         return "Minecraft with Malmo", True, f"downloads in {gradle}; Gradle builds it at the first start", ""
     step = (
         f"with Java 8 and a network, run `{folder / 'launchClient.sh'} -port 9000 -env` once, until it says DORMANT: "

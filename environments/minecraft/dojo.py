@@ -64,7 +64,7 @@ def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
     env = ARNNWrapper(_meta_task_make(meta, **arguments), cam_interval=DEGREES)  # as minedojo.make does
     if task in TASKS:
         _stay_at_spawn(env)
-    _raise_when_lost(env.unwrapped._bridge_env)
+    _raise_at_mission_end(env.unwrapped._bridge_env)
     return env
 
 
@@ -177,7 +177,7 @@ def _stay_at_spawn(env: Any) -> None:
     fast._reset_cmds = [command for command in fast._reset_cmds if not command.startswith("/spreadplayers")]
 
 
-def _raise_when_lost(bridge: Any) -> None:
+def _raise_at_mission_end(bridge: Any) -> None:
     """Let steps raise when a mission ends; since MineDojo's missions have no end rule, the connection was lost."""
     bridge_step = bridge.step
 

@@ -49,10 +49,10 @@ class Approach:
             distance: The distance after the step in blocks; None = no target is visible.
             hit: Whether the step was a hit. The target flees after a hit, so the smallest distance starts anew.
         """
-        gained = 0.0
+        approach = 0.0
         if distance is not None:
             self._nearest = min(self._nearest, distance)
-            gained, self._before = max(0.0, self._before - self._nearest), self._nearest
+            approach, self._before = max(0.0, self._before - self._nearest), self._nearest
         if hit:
             self._nearest = math.inf
-        return gained
+        return approach

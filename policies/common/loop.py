@@ -131,10 +131,10 @@ class Loop:
                         group["lr"] = self.rate(self.num_timesteps, total_steps)
                 self.updating = True
                 with torch_threads(self.threads):
-                    done = self.update(source)
-                self.num_timesteps += done.steps
+                    result = self.update(source)
+                self.num_timesteps += result.steps
                 self.updating = False
-                hooks.on_update(done.metrics)
+                hooks.on_update(result.metrics)
             hooks.on_end(learner)
             raise_pending()
 

@@ -162,10 +162,10 @@ class OnPolicyLearner:
         if recurrent:
             distribution, states = distribution
             memory = tuple(state.cpu().numpy() for state in states)
-        chosen = distribution.get_actions(deterministic=greedy)
-        log_probabilities = distribution.log_prob(chosen).cpu().numpy()
+        samples = distribution.get_actions(deterministic=greedy)
+        log_probabilities = distribution.log_prob(samples).cpu().numpy()
         space = self.model.action_space
-        actions = chosen.cpu().numpy().reshape(-1, *(space.shape or ()))
+        actions = samples.cpu().numpy().reshape(-1, *(space.shape or ()))
         if isinstance(space, spaces.Box):
             actions = np.clip(actions, space.low, space.high)
         return Actions(actions, memory, log_probabilities)
@@ -419,9 +419,9 @@ def rollout_bytes(observation_space: spaces.Dict, num_envs: int, options: Any) -
     if not getattr(options, "handles", True):
         return {"cpu": 2 * rows * sum(sizes.values())}
     table = (1 + rows + num_envs) * (sizes.pop("tokens") + sizes.pop("mask"))
-    needed = {"cpu": 2 * rows * (np.dtype(np.int64).itemsize + sum(sizes.values()))}
+    bytes_of = {"cpu": 2 * rows * (np.dtype(np.int64).itemsize + sum(sizes.values()))}
     device = get_device(getattr(options, "device", "auto")).type
-    return needed | {device: needed.get(device, 0) + table}
+    return bytes_of | {device: bytes_of.get(device, 0) + table}
 
 
 def observation_bytes(observation_space: spaces.Dict) -> dict[str, int]:
