@@ -211,9 +211,9 @@ def load_run(run: str | Path) -> Agent:
     Raises:
         UserError: The folder is not a run folder or has no checkpoint.
     """
-    loaded = Run.load(Path(run))
-    encoder, learner, step = trained(loaded)
-    return Agent(loaded.config, encoder, learner, step)
+    source = Run.load(Path(run))
+    encoder, learner, step = trained(source)
+    return Agent(source.config, encoder, learner, step)
 
 
 @dataclass(eq=False)
@@ -272,9 +272,9 @@ class Agent:
         if "proprio" in inputs:
             batch["proprio"] = np.asarray(inputs["proprio"], np.float32)[None]
         greedy = self.config.evaluation_greedy if greedy is None else greedy
-        chosen = self.learner.act(batch, self._memory, greedy=greedy)
-        self._memory = chosen.memory
-        return as_element(self._action_space, _first(chosen.actions), "action")
+        choice = self.learner.act(batch, self._memory, greedy=greedy)
+        self._memory = choice.memory
+        return as_element(self._action_space, _first(choice.actions), "action")
 
     def _with_history(self, frame: Image) -> Image:
         """Return the frame, or for a prompt of K images the last K frames, [K, H, W, 3], padded with the first."""

@@ -216,10 +216,10 @@ def ask(
     frame = read_image(image)
     from pr2l.vlms.loading import load_vlm, unknown_words
 
-    loaded = load_vlm(vlm)
-    if words := unknown_words(loaded, question):
+    model = load_vlm(vlm)
+    if words := unknown_words(model, question):
         Console(stderr=True).print(f"[yellow]warning:[/] {escape(vlm)} does not know: {escape(', '.join(words))}")
-    [answer] = loaded.answer(frame[None], [question], tokens)
+    [answer] = model.answer(frame[None], [question], tokens)
     print(answer)
 
 

@@ -131,21 +131,22 @@ def group(runs: Sequence[Run]) -> list[Method]:
     """
     by_config: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        by_config[json.dumps(_compared(run), sort_keys=True)].append(run)
+        by_config[json.dumps(_method_config(run), sort_keys=True)].append(run)
     methods: dict[str, Method] = {}
     for members in by_config.values():
         name = _name(members[0])
         if name in methods:
             first, second = methods[name].runs[0], members[0]
+            differences = ", ".join(_differences(_method_config(first), _method_config(second)))
             raise UserError(
-                f"two methods would be called {name!r}: {first.path} and {second.path} differ in "
-                f"{', '.join(_differences(_compared(first), _compared(second)))}; compare one of them at a time"
+                f"two methods would be called {name!r}: {first.path} and {second.path} differ in {differences}; "
+                "compare one of them at a time"
             )
         methods[name] = Method(name, tuple(sorted(members, key=lambda run: run.config.seed)))
     return list(methods.values())
 
 
-def _compared(run: Run) -> dict[str, Any]:
+def _method_config(run: Run) -> dict[str, Any]:
     """Return the part of a run's config that distinguishes methods."""
     return run.config.model_dump(mode="json", exclude=NOT_COMPARED)
 
@@ -271,8 +272,8 @@ def _rows(methods: Sequence[Method], measures: Sequence[str]) -> list[tuple[str,
         estimates = [str(method.estimate(key)) for key in ("success", *measures, "return")]
         rows.append((method.name, *estimates, seeds, f"{results[0]['steps']:,}"))
     random = random_score(methods[0].results[0])
-    measured = [str(random.measures.get(name, "")) for name in measures]
-    return [*rows, ("random", str(random.success), *measured, str(random.returned), "", "")]
+    measure_cells = [str(random.measures.get(name, "")) for name in measures]
+    return [*rows, ("random", str(random.success), *measure_cells, str(random.returned), "", "")]
 
 
 def random_score(results: Mapping[str, Any]) -> Score:
@@ -362,5 +363,5 @@ def curve(metrics: Metrics, column: str, steps: NDArray[np.float64], window: int
     metric_steps, values = (np.array([float(row[key]) for row in rows]) for key in ("step", column))
     if "episodes" not in rows[0]:  # a run that learns from recorded episodes
         return np.interp(steps, metric_steps, smooth(values, np.ones_like(values), UPDATES), left=np.nan)
-    ended = np.array([float(row["episodes"]) for row in rows])
-    return np.interp(steps, metric_steps, smooth(values, np.diff(ended, prepend=0), window), left=np.nan)
+    episode_counts = np.array([float(row["episodes"]) for row in rows])
+    return np.interp(steps, metric_steps, smooth(values, np.diff(episode_counts, prepend=0), window), left=np.nan)

@@ -149,10 +149,10 @@ def _origin() -> str:
     """Return the web address of the git remote `origin`; "" if there is none."""
     command = ["git", "-C", str(FILES), "config", "--get", "remote.origin.url"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except OSError:  # no git
         return ""
-    url = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", done.stdout.strip()).removesuffix(".git")
+    url = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", process.stdout.strip()).removesuffix(".git")
     return url if re.fullmatch(r"https?://[^\s@]+", url) else ""
 
 
@@ -162,12 +162,12 @@ def _clip(row: Row, video: Path) -> Clip:
     if frame is not None:
         poster = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
         ratio = frame.shape[0] / frame.shape[1]
-    played = row.results["played"]
-    count = min(VIDEO_EPISODES, row.config["num_envs"], len(played["success"]))
-    contexts = played.get("context") or [""] * count
+    columns = row.results["played"]
+    count = min(VIDEO_EPISODES, row.config["num_envs"], len(columns["success"]))
+    contexts = columns.get("context") or [""] * count
     episodes = tuple(
         f"{context or 'episode'}: {'success' if success else 'failure'}, return {returned:.2f}"
-        for context, success, returned in zip(contexts[:count], played["success"], played["return"], strict=False)
+        for context, success, returned in zip(contexts[:count], columns["success"], columns["return"], strict=False)
     )
     return Clip(video, ratio, poster, episodes)
 

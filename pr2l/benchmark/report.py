@@ -152,8 +152,8 @@ def _random(suite: Suite, rows: Sequence[Row], reference: list[list[Row]] | None
 
 def _complete(tasks: Sequence[Sequence[Row]]) -> list[list[Row]] | None:
     """Return for each task the rows of the seeds that all tasks share; None if they share no seed."""
-    shared = set.intersection(*({row.seed for row in rows} for rows in tasks))
-    return [[row for row in rows if row.seed in shared] for rows in tasks] if shared else None
+    common_seeds = set.intersection(*({row.seed for row in rows} for rows in tasks))
+    return [[row for row in rows if row.seed in common_seeds] for rows in tasks] if common_seeds else None
 
 
 def _over_tasks(tasks: list[list[Row]] | None, reference: list[list[Row]] | None) -> Values:
@@ -188,21 +188,21 @@ def _aggregates(scores: NDArray[np.float64], episodes: int, reference: NDArray[n
 
 
 def _of_task(rows: Sequence[Row], threshold: float) -> Values:
-    reached = [first_reached(row.curve.steps, row.curve.success, threshold) for row in rows]
+    first_steps = [first_reached(row.curve.steps, row.curve.success, threshold) for row in rows]
     return {
         "runs": len(rows),
         "success": list(success_rate([row.played("success") for row in rows])),
         "return": list(bootstrap_runs([row.played("return") for row in rows])),
         "each_seed": [row.success for row in rows],
-        "steps_to_threshold": {"median": _median(reached), "each_seed": reached},
+        "steps_to_threshold": {"median": _median(first_steps), "each_seed": first_steps},
         "curve": _curve(rows, 1),
         **_cost(rows),
     }
 
 
-def _median(reached: Sequence[float | None]) -> float | None:
+def _median(first_steps: Sequence[float | None]) -> float | None:
     """Return the median over all seeds; None if it is infinite. A seed below the threshold counts as infinity."""
-    middle = float(np.median([np.inf if step is None else step for step in reached]))
+    middle = float(np.median([np.inf if step is None else step for step in first_steps]))
     return middle if np.isfinite(middle) else None
 
 
@@ -228,8 +228,8 @@ def _curve(rows: Sequence[Row], tasks: int, relative: bool = False) -> Values | 
         return None
     steps = rows[0].curve.steps
     at = [steps[index] / (steps[-1] if relative else 1) for index in indices]
-    shaped = values[:, indices].reshape(tasks, -1, len(indices))
-    return {"at": at, **_band(stratified(lambda draws: over_tasks(iqm)(np.moveaxis(draws, -1, -3)), shaped))}
+    success_rates = values[:, indices].reshape(tasks, -1, len(indices))
+    return {"at": at, **_band(stratified(lambda draws: over_tasks(iqm)(np.moveaxis(draws, -1, -3)), success_rates))}
 
 
 def _cost(rows: Sequence[Row]) -> Values:
@@ -335,12 +335,12 @@ def to_threshold(values: Values) -> str:
         values: Statistics of a method on a task, from summarise.
     """
     of_seeds = values["steps_to_threshold"]["each_seed"]
-    reached = [step for step in of_seeds if step is not None]
-    count = f"{len(reached)} of {len(of_seeds)} seeds"
-    if not reached:
+    first_steps = [step for step in of_seeds if step is not None]
+    count = f"{len(first_steps)} of {len(of_seeds)} seeds"
+    if not first_steps:
         return f"not reached ({count})"
     middle = values["steps_to_threshold"]["median"]
-    spread = f"[{min(reached):,.0f}, {max(reached):,.0f}]"
+    spread = f"[{min(first_steps):,.0f}, {max(first_steps):,.0f}]"
     return f"{'not by most' if middle is None else f'{middle:,.0f}'} {spread} ({count})"
 
 
@@ -378,8 +378,8 @@ def markdown(summary: Values) -> str:
     sections.append(f"```console\npr2l bench run {summary['suite']}\npr2l bench report {summary['suite']}\n```")
     sections += ["## All tasks", markdown_table(HEAD, overall(summary))]
     sections += ["![aggregates](aggregates.png)", "![sample efficiency and performance profile](efficiency.png)"]
-    if described := [(method, text) for method, text in summary["about"].items() if text]:
-        sections += ["## Methods", markdown_table(("method", "what it is"), described)]
+    if descriptions := [(method, text) for method, text in summary["about"].items() if text]:
+        sections += ["## Methods", markdown_table(("method", "what it is"), descriptions)]
     for task in summary["tasks"]:
         sections.append(f"## {task}, {summary['steps'][task]:,} steps")
         sections.append(markdown_table(TASK_HEAD, of_task(summary, task)))

@@ -124,7 +124,11 @@ def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
     facts, results = _read(run.path / "run.json"), _read(run.path / "results.json")
     if not facts["commit"]:
         raise UserError(f"{run.path} was made outside a git checkout, so it has no commit. {UNREPRODUCIBLE}")
-    command = suite.plan(task, method, run.config.seed).command if method in suite.methods else _typed(facts["command"])
+    command = (
+        suite.plan(task, method, run.config.seed).command
+        if method in suite.methods
+        else _command_line(facts["command"])
+    )
     last = MetricsTable(run.path / "metrics.csv").rows()[-1]
     values = {
         "suite": suite.name,
@@ -284,9 +288,9 @@ def submit(
     """
     if method and not suite:
         raise UserError(f"--method {method} needs --suite, one of {', '.join(names())}")
-    chosen = load_suite(suite) if suite else None
+    only_suite = load_suite(suite) if suite else None
     suites = cache(load_suite)  # loading a suite resolves all of its configs, so load it once for all runs
-    return [_submit(Run.load(path), out, chosen, suites, method, video) for path in paths]
+    return [_submit(Run.load(path), out, only_suite, suites, method, video) for path in paths]
 
 
 def _submit(
@@ -328,7 +332,7 @@ def _method(run: Run, suite: Suite, config: dict[str, Any]) -> str:
     return method
 
 
-def _typed(words: Sequence[str]) -> str:
+def _command_line(words: Sequence[str]) -> str:
     """Return the command line without this machine's folders; UserError if it works on this machine only."""
     program = Path(words[0])
     console = program.name == "pr2l" or program.match("pr2l/cli.py")
@@ -351,8 +355,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _curve(run: Run) -> dict[str, list[float | None]]:
     metrics = MetricsTable(run.path / "metrics.csv").rows()
     steps = np.linspace(0, run.config.steps, POINTS + 1)[1:]
-    full = (float(row["step"]) for row in metrics if float(row.get("episodes") or 0) >= RECENT)
-    early = steps < next(full, np.inf)
+    full_windows = (float(row["step"]) for row in metrics if float(row.get("episodes") or 0) >= RECENT)
+    early = steps < next(full_windows, np.inf)
     curves = {"steps": np.round(steps, 3).tolist()}
     for name, column in (("success", "success"), ("returned", "return")):
         values = np.where(early, np.nan, curve(metrics, column, steps, RECENT))

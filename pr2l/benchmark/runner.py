@@ -78,9 +78,9 @@ def run(name: str, out: Path, at_once: int | None = None) -> None:
     suite = load_suite(name)
     folder = out / suite.name
     with alone(folder, patient=False):
-        failed = _run(name, suite, folder, *_share(at_once))
-    if failed:
-        raise UserError("\n".join(map(_failure, failed)))
+        failed_jobs = _run(name, suite, folder, *_share(at_once))
+    if failed_jobs:
+        raise UserError("\n".join(map(_failure, failed_jobs)))
     Console().print(f"all runs of {suite.name} are done; [bold]pr2l bench report {escape(name)}[/] writes their report")
 
 
@@ -91,17 +91,17 @@ def _run(name: str, suite: Suite, folder: Path, at_once: int, threads: int) -> l
     memory = {row.method: row.cost.peak_memory or DEFAULT_MEMORY for row in _rows(suite, folder)}
     make = partial(_make, suite, folder=folder, threads=threads)
     jobs = [_job(run.name, partial(make, run), folder, memory.get(run.method)) for run in planned]
-    failed = []
+    failed_jobs = []
     with _Display(console, suite, folder, planned) as display:
         try:
-            with closing(side_by_side(jobs, at_once, threads, display.show)) as ended:
-                for job, code in ended:
+            with closing(side_by_side(jobs, at_once, threads, display.show)) as results:
+                for job, code in results:
                     display.done(job, code)
-                    failed += [job] if code else []
+                    failed_jobs += [job] if code else []
         except KeyboardInterrupt:
             console.print(f"stopped and saved; resume with [bold]pr2l bench run {escape(name)}", soft_wrap=True)
             raise
-    return failed
+    return failed_jobs
 
 
 def plan(name: str, out: Path, at_once: int | None = None) -> None:
@@ -135,8 +135,8 @@ def missing(suite: Suite, folder: Path) -> list[PlannedRun]:
         suite: The suite.
         folder: Folder of the suite's rows.
     """
-    done = {row.name for row in _rows(suite, folder)}
-    return [run for run in suite.planned() if run.name not in done]
+    row_names = {row.name for row in _rows(suite, folder)}
+    return [run for run in suite.planned() if run.name not in row_names]
 
 
 def _rows(suite: Suite, folder: Path) -> list[Row]:
@@ -233,8 +233,8 @@ def _probe_first(planned: Sequence[PlannedRun], folder: Path, at_once: int, thre
         _job(method, partial(_probe, run.config, threads, _probe_file(method, folder)), folder / "probes")
         for method, run in sorted(first.items())
     ]
-    with console.status("probing"), closing(side_by_side(jobs, at_once, threads, lambda running: None)) as ended:
-        for job, code in ended:
+    with console.status("probing"), closing(side_by_side(jobs, at_once, threads, lambda running: None)) as results:
+        for job, code in results:
             console.print(f"probed {job.name}")
             if code:
                 raise UserError(_failure(job))
@@ -251,20 +251,20 @@ def _probes(suite: Suite, folder: Path, threads: int) -> dict[str, dict[str, Any
         path = _probe_file(method, folder)
         if path.exists():
             probe = json.loads(path.read_text(encoding="utf-8"))
-            configs = [_timed(run.config) for run in suite.planned() if run.method == method]
+            configs = [_timing_config(run.config) for run in suite.planned() if run.method == method]
             if probe.get("threads") == threads and probe.get("config") in configs:
                 probes[method] = probe
     return probes
 
 
-def _timed(config: RunConfig) -> dict[str, Any]:
+def _timing_config(config: RunConfig) -> dict[str, Any]:
     """Return the part of a config that can change its speed."""
     return config.model_dump(mode="json", exclude={"why", "seed", "steps"})
 
 
 def _probe(config: RunConfig, threads: int, path: Path) -> None:
     """Measure start-up seconds, steps per second and memory of a config; write them together with the config."""
-    began, encoder = time.monotonic(), build.encoder(config)
+    start_time, encoder = time.monotonic(), build.encoder(config)
     clock = _FirstUpdate()
     with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
         source: Any
@@ -274,11 +274,11 @@ def _probe(config: RunConfig, threads: int, path: Path) -> None:
             fit(encoder, frames, config.seed)
             source = VecEmbed(frames, encoder)
         learner = build.learner(config, encoder, build.spaces_of(frames))
-        start = time.monotonic() - began
+        start = time.monotonic() - start_time
         with suppress(_Enough):
             learner.learn(source, config.steps, clock)
-    measured = {"start": start, "speed": clock.steps / clock.seconds, "memory": highest_memory()}
-    write_json(path, {**measured, "threads": threads, "config": _timed(config)})
+    costs = {"start": start, "speed": clock.steps / clock.seconds, "memory": highest_memory()}
+    write_json(path, {**costs, "threads": threads, "config": _timing_config(config)})
 
 
 class _Enough(Exception):

@@ -315,8 +315,8 @@ def _resolve(config: RunConfig, *, warn: bool) -> RunConfig:
         if prompts.is_path(config.prompt_name):  # the run may be resumed from another folder
             config = config.model_copy(update={"prompt": str(file.resolve())})
     _check_timeouts(config.timeouts)
-    filled = {f"{kind}_options": _options(config, kind, warn=warn).model_dump(mode="json") for kind in _PLUGINS}
-    return config.model_copy(update=filled)
+    options = {f"{kind}_options": _options(config, kind, warn=warn).model_dump(mode="json") for kind in _PLUGINS}
+    return config.model_copy(update=options)
 
 
 def _check_keys(config: RunConfig, kind: OptionKind, plugins: registry.ModuleKind) -> None:

@@ -68,8 +68,8 @@ def unknown_key(where: str, key: str, allowed: Iterable[str]) -> str:
         allowed: The allowed keys of that table.
     """
     allowed, last = sorted(allowed), key.rpartition(".")[2]
-    listed = _listed("Allowed keys", last, allowed)
-    return f"{where}: unknown key {key!r}.{did_you_mean(last, allowed)} {listed}"
+    listing = _listed("Allowed keys", last, allowed)
+    return f"{where}: unknown key {key!r}.{did_you_mean(last, allowed)} {listing}"
 
 
 def _listed(what: str, name: str, allowed: list[str]) -> str:

@@ -68,10 +68,10 @@ def options_of_class(file: Path, name: str) -> list[Option] | None:
     node, file = class_and_file
     options: dict[str, Option] = {}
     for base in map(ast.unparse, node.bases):
-        inherited = [] if base == "BaseModel" else options_of_class(file, base)
-        if inherited is None:
+        base_options = [] if base == "BaseModel" else options_of_class(file, base)
+        if base_options is None:
             return None
-        options |= {option.name: option for option in inherited}
+        options |= {option.name: option for option in base_options}
     source, tree = _parse(file)
     literals = _literals(tree)
     for field, annotation in _annotated(node):
@@ -121,9 +121,9 @@ def _class(file: Path, name: str) -> tuple[ast.ClassDef, Path] | None:
             return node, file
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                imported = _file_of(node, file) if (alias.asname or alias.name) == name else None
-                if imported is not None:
-                    return _class(imported, alias.name)
+                source_file = _file_of(node, file) if (alias.asname or alias.name) == name else None
+                if source_file is not None:
+                    return _class(source_file, alias.name)
     return None
 
 

@@ -148,14 +148,16 @@ def load(name: str) -> Prompt:
         prompt = Prompt.model_validate({**values, "name": name})
     except ValidationError as error:
         raise UserError(explain(error, str(path), Prompt)) from error
-    used = {slot for text in prompt.texts for slot in slots(text, name)}
-    if used != set(prompt.slots):
+    text_slots = {slot for text in prompt.texts for slot in slots(text, name)}
+    if text_slots != set(prompt.slots):
         raise UserError(
-            f"prompt {name!r}: the text uses the slots {sorted(used)}, but `slots:` lists "
+            f"prompt {name!r}: the text uses the slots {sorted(text_slots)}, but `slots:` lists "
             f"{sorted(prompt.slots)}; make them agree in {path}"
         )
-    if unknown := [slot for slot in prompt.keep_end if slot not in used]:
-        raise UserError(f"prompt {name!r}: keep_end lists {unknown[0]!r}, which is not among its slots {sorted(used)}")
+    if unknown := [slot for slot in prompt.keep_end if slot not in text_slots]:
+        raise UserError(
+            f"prompt {name!r}: keep_end lists {unknown[0]!r}, which is not among its slots {sorted(text_slots)}"
+        )
     return prompt
 
 
@@ -239,13 +241,13 @@ def _expand_frames(value: Any) -> Any:
     """Replace {type: image, frames: k} in messages by k image parts; `check_messages` checks all other parts."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         return value
-    expanded = []
+    messages = []
     for message in value:
         if isinstance(message, Mapping) and isinstance(content := message.get("content"), list | tuple):
             parts = [copy for part in content for copy in _image_parts(part)]
             message = {**message, "content": parts}
-        expanded.append(message)
-    return expanded
+        messages.append(message)
+    return messages
 
 
 def _image_parts(part: Any) -> list[Any]:

@@ -121,8 +121,8 @@ def bootstrap_runs(
     slots = max(1, len(samples) - 1)
     # [run, resample, slot]: a run that is drawn into two slots has different episodes in each slot
     means = np.stack([rng.choice(episodes, (resamples, slots, len(episodes))).mean(-1) for episodes in samples])
-    chosen = rng.integers(len(samples), size=(resamples, slots))
-    draws = means[chosen, np.arange(resamples)[:, None], np.arange(slots)].mean(-1)
+    run_indices = rng.integers(len(samples), size=(resamples, slots))
+    draws = means[run_indices, np.arange(resamples)[:, None], np.arange(slots)].mean(-1)
     value = np.mean([episodes.mean() for episodes in samples])
     return Estimate(*map(float, _percentiles(value, draws, confidence)))
 
@@ -323,5 +323,5 @@ def first_reached(steps: Sequence[float], values: Sequence[float | None], thresh
     Returns:
         The first step with a value of at least `threshold`; None if there is none.
     """
-    reached = (step for step, value in zip(steps, values, strict=True) if value is not None and value >= threshold)
-    return next(reached, None)
+    steps_above = (step for step, value in zip(steps, values, strict=True) if value is not None and value >= threshold)
+    return next(steps_above, None)

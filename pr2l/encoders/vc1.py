@@ -84,13 +84,13 @@ def as_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     timm stores queries, keys and values as one matrix. The weights of the decoder are dropped.
     """
-    converted = dict[str, Tensor]()
+    state_dict = dict[str, Tensor]()
     for name, weight in tensors.items():
         if "decoder" in name or "mask_token" in name:
             continue
         matrices = zip("qkv", weight.chunk(3), strict=True) if ".qkv." in name else [("", weight)]
-        converted |= {renamed(name, NAMES).replace("qkv", f"{letter}_proj"): matrix for letter, matrix in matrices}
-    return converted
+        state_dict |= {renamed(name, NAMES).replace("qkv", f"{letter}_proj"): matrix for letter, matrix in matrices}
+    return state_dict
 
 
 def create(source: EncoderSource, options: Defaults) -> Vc1Encoder:

@@ -110,12 +110,12 @@ def train(
         on_step: Function that runs after each step.
     """
     vlm, parameters = trained.vlm, trained.trained_parameters()
-    mixed = vlm.model.device.type == "cuda" and config.vlm_options.dtype == "auto"
+    use_autocast = vlm.model.device.type == "cuda" and config.vlm_options.dtype == "auto"
 
     def loss(stage: int, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng((config.seed, step))
         torch.manual_seed(int(rng.integers(1 << 62)))  # dropout depends on the number of the step only, too
-        with torch.autocast(vlm.model.device.type, torch.bfloat16, enabled=mixed):
+        with torch.autocast(vlm.model.device.type, torch.bfloat16, enabled=use_autocast):
             return answer_loss(vlm, draw_examples(sets, config.batch_size, rng))
 
     optimizer = torch.optim.AdamW(parameters.values(), lr=config.stage.rate, weight_decay=config.weight_decay)

@@ -115,12 +115,13 @@ def _check_settings(config: FinetuneConfig, folder: Path) -> None:
     """Store the settings in the folder; UserError if it holds a training with other settings."""
     settings = json.loads(config.model_dump_json(exclude={"why", "threads"}))
     file = folder / "settings.json"
-    stored = json.loads(file.read_text()) if file.exists() else {}
-    changed = [key for key, value in settings.items() if key in stored and stored[key] != value]
-    if changed or (not stored and (folder / CHECKPOINTS).exists()):
+    stored_settings = json.loads(file.read_text()) if file.exists() else {}
+    changed_keys = [key for key, value in settings.items() if key in stored_settings and stored_settings[key] != value]
+    if changed_keys or (not stored_settings and (folder / CHECKPOINTS).exists()):
+        details = f" (other {', '.join(changed_keys)})" if changed_keys else ""
         raise UserError(
-            f"{folder} holds another training{' (other ' + ', '.join(changed) + ')' if changed else ''}. Continue that"
-            " one with its own settings, or train in another folder: --output FOLDER."
+            f"{folder} holds another training{details}. Continue that one with its own settings, or train in"
+            " another folder: --output FOLDER."
         )
     file.write_text(json.dumps(settings, indent=1))
 

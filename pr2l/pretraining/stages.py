@@ -129,9 +129,9 @@ class _Hooks:
 
     def on_update(self, metrics: Mapping[str, float]) -> None:
         number, last = _locate(self.stages, self.loop.num_timesteps - 1)
-        stage, done = self.stages[number], last + 1
-        self.on_step(stage, done, metrics)
-        if done % CHECKPOINT_EVERY == 0 or done == stage.steps:
+        stage, steps_done = self.stages[number], last + 1
+        self.on_step(stage, steps_done, metrics)
+        if steps_done % CHECKPOINT_EVERY == 0 or steps_done == stage.steps:
             self.save()
 
     def on_end(self, learner: Any) -> None:

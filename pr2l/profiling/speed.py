@@ -74,8 +74,8 @@ class Measure:
         """Text that compares the median with the goal; "" without a goal."""
         if self.goal is None:
             return ""
-        reached = self.value.median <= self.goal if self.below else self.value.median >= self.goal
-        return ("reached " if reached else "MISSED ") + f"({'<=' if self.below else '>='} {self.goal:g})"
+        is_reached = self.value.median <= self.goal if self.below else self.value.median >= self.goal
+        return ("reached " if is_reached else "MISSED ") + f"({'<=' if self.below else '>='} {self.goal:g})"
 
 
 @dataclass(frozen=True)
@@ -254,9 +254,9 @@ def ceiling(shape: str, size: int | None, effort: Effort) -> Iterator[Measure]:
         size: Image size in pixels; None = the shape's own.
         effort: Effort of the measurement.
     """
-    few = replace(effort, frames=max(1, effort.frames // 4)) if size else effort
+    reduced_effort = replace(effort, frames=max(1, effort.frames // 4)) if size else effort
     with _vlms(shape, image_size=size, generation="none") as load:
-        yield from _share_of_ceiling(shape, load(), TEXT, few, 0.5 if shape == "smolvlm-256m" else None)
+        yield from _share_of_ceiling(shape, load(), TEXT, reduced_effort, 0.5 if shape == "smolvlm-256m" else None)
 
 
 def half_the_ceiling(shape: str, effort: Effort) -> Iterator[Measure]:
@@ -285,13 +285,15 @@ def _share_of_ceiling(title: str, vlm: VLM, text: str, effort: Effort, goal: flo
     product = matrix_ceiling(vlm.model.dtype, vlm.model.device, side)
     count, vision_flops = flops(run), flops(partial(vlm.vision, frames))
     seconds = time_in_turn({"matrix product": product, "pass": run}, effort.rounds)
-    best = [2 * side**3 / duration for duration in seconds["matrix product"]]
-    reached = [count / duration for duration in seconds["pass"]]
-    share = MedianRange.of([speed / limit for speed, limit in zip(reached, best, strict=True)])
+    ceilings = [2 * side**3 / duration for duration in seconds["matrix product"]]
+    rates = [count / duration for duration in seconds["pass"]]
+    share = MedianRange.of([speed / limit for speed, limit in zip(rates, ceilings, strict=True)])
     dtype = str(vlm.model.dtype).removeprefix("torch.")
     yield Measure(f"{title}: operations a frame", MedianRange.of([count / effort.frames / 1e9]), "GFLOP")
     yield Measure(f"{title}: share of them in the vision tower", MedianRange.of([vision_flops / count]), "")
-    yield Measure(f"this machine's {dtype} matrix product", MedianRange.of([rate / 1e9 for rate in best]), "GFLOP/s")
+    yield Measure(
+        f"this machine's {dtype} matrix product", MedianRange.of([rate / 1e9 for rate in ceilings]), "GFLOP/s"
+    )
     yield Measure(f"{title}: share of it reached", share, "", goal)
 
 
@@ -308,17 +310,17 @@ def training(shape: str, effort: Effort) -> Iterator[Measure]:
         ours = load_config("doom/fetch/prompted", overrides)
         fastest = load_config("doom/fetch/prompted", [*overrides, "vlm_options.dtype=fastest"])
         plain = load_config("doom/fetch/prompted", [*overrides, f"vlm_options.disable={list(OPTIMIZATIONS)}"])
-        clocks, probed, slow = [], [], []
+        clocks, fastest_clocks, plain_clocks = [], [], []
         for _ in range(effort.rounds if shape == "tiny" else 1):  # in turn, as in time_in_turn
             clocks.append(_clocked(ours))
             if shape == "tiny":  # takes minutes with a larger VLM, whose ratio `generation` measures
-                probed.append(_clocked(fastest))
-                slow.append(_clocked(plain, row_by_row))
+                fastest_clocks.append(_clocked(fastest))
+                plain_clocks.append(_clocked(plain, row_by_row))
     yield Measure(f"PPO with {shape}", MedianRange.of([clock.steps / clock.total for clock in clocks]), "steps/s")
-    for name, faster in (("", clocks), (" and dtype=fastest", probed)):
-        if slow:
-            over = speedup([clock.total for clock in slow], [clock.total for clock in faster])
-            yield Measure(f"PPO with {shape}{name}, over the notebook's way", over, "x", 3.0)
+    for name, faster in (("", clocks), (" and dtype=fastest", fastest_clocks)):
+        if plain_clocks:
+            ratio = speedup([clock.total for clock in plain_clocks], [clock.total for clock in faster])
+            yield Measure(f"PPO with {shape}{name}, over the notebook's way", ratio, "x", 3.0)
     for section in clocks[0].seconds:
         share = MedianRange.of([clock.seconds[section] / clock.total for clock in clocks])
         goal = 0.1 if section == "the rest" and shape != "tiny" else None
@@ -365,21 +367,21 @@ class Begin(Hooks):
     """Hooks that start the clock at the first rollout, when the first frames are embedded already.
 
     Args:
-        spent: Seconds by part, which the start of the clock resets to 0.
+        seconds: Seconds by section, which the start of the clock resets to 0.
     """
 
-    def __init__(self, spent: dict[str, float]) -> None:
-        self.spent, self.at = spent, 0.0
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds, self.at = seconds, 0.0
 
     def on_update_start(self, learner: Learner) -> None:
         if not self.at:
-            self.spent.update(dict.fromkeys(self.spent, 0.0))
+            self.seconds.update(dict.fromkeys(self.seconds, 0.0))
             self.at = perf_counter()
 
 
 def _clocked(config: RunConfig, change: Callable[[Ask], Ask] = lambda ask: ask) -> Clock:
     """Time two rollouts and updates, with `change(vlm.hidden)` in place of `vlm.hidden`."""
-    spent = {"simulators": 0.0, "the VLM": 0.0}
+    seconds = {"simulators": 0.0, "the VLM": 0.0}
 
     def timed(section: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def timing(*args: Any, **kwargs: Any) -> Any:
@@ -387,7 +389,7 @@ def _clocked(config: RunConfig, change: Callable[[Ask], Ask] = lambda ask: ask) 
             try:
                 return call(*args, **kwargs)
             finally:
-                spent[section] += perf_counter() - began
+                seconds[section] += perf_counter() - began
 
         return timing
 
@@ -397,10 +399,10 @@ def _clocked(config: RunConfig, change: Callable[[Ask], Ask] = lambda ask: ask) 
     with closing(build.environments(config, "train")) as frames:
         simulators: Any = frames
         simulators.step_wait = timed("simulators", frames.step_wait)
-        learner, begin = build.learner(config, encoder, build.spaces_of(frames)), Begin(spent)
+        learner, begin = build.learner(config, encoder, build.spaces_of(frames)), Begin(seconds)
         learner.learn(VecEmbed(frames, encoder), 2 * config.options("algorithm").n_steps * config.num_envs, begin)
-        remaining = perf_counter() - begin.at - sum(spent.values())
-        return Clock(learner.num_timesteps, spent | {"the rest": remaining})
+        remaining = perf_counter() - begin.at - sum(seconds.values())
+        return Clock(learner.num_timesteps, seconds | {"the rest": remaining})
 
 
 def _vlm_of(encoder: Encoder) -> VLM:
@@ -531,8 +533,8 @@ def _frames_per_second(
         yield Measure(f"{title}: {name}", rates, "frames/s")
     slowest = next(iter(variants))
     for name, timings in list(seconds.items())[1:]:
-        over, goal = goals.get(name, (slowest, None))
-        yield Measure(f"{title}: {name} over {over}", speedup(seconds[over], timings), "x", goal)
+        reference, goal = goals.get(name, (slowest, None))
+        yield Measure(f"{title}: {name} over {reference}", speedup(seconds[reference], timings), "x", goal)
     for name, run in variants.items():
         yield Measure(f"{title}: {name}, memory at its peak", MedianRange.of([peak_memory(run) / 1e6]), "MB")
 

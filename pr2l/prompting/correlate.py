@@ -102,8 +102,8 @@ def correlate(
     suite = load_suite(name)
     if unknown := [method for method in methods if method not in suite.methods]:
         raise UnknownName(f"methods of {suite.name}", unknown[0], suite.methods)
-    rows, chosen = read_rows(results, suite), methods or suite.methods
-    variants = {task: _variants(suite, task, chosen, rows, frames) for task in suite.tasks}
+    rows, method_names = read_rows(results, suite), methods or suite.methods
+    variants = {task: _variants(suite, task, method_names, rows, frames) for task in suite.tasks}
     results_of = {task: correlations(of_task) for task, of_task in variants.items()}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "correlation.json", {task: _as_json(variants[task], results_of[task]) for task in suite.tasks})
@@ -156,10 +156,10 @@ def correlations(variants: Sequence[Variant]) -> list[Correlation]:
     outcomes = {
         key: np.array([[np.mean(run) for run in variant.runs[key]] for variant in variants]) for key in OUTCOMES
     }
-    measured = [_measured(variant.score) for variant in variants]
-    shared = [name for name in measured[0] if all(name in values for values in measured)]
-    values = {name: np.array([numbers[name] for numbers in measured]) for name in shared}
-    return [Correlation(name, {key: _rank(values[name], means) for key, means in outcomes.items()}) for name in shared]
+    measurements = [_measured(variant.score) for variant in variants]
+    names = [name for name in measurements[0] if all(name in values for values in measurements)]
+    values = {name: np.array([numbers[name] for numbers in measurements]) for name in names}
+    return [Correlation(name, {key: _rank(values[name], means) for key, means in outcomes.items()}) for name in names]
 
 
 def _measured(score: PromptScore) -> dict[str, float]:
@@ -175,7 +175,7 @@ def _rank(values: NDArray[np.float64], outcomes: NDArray[np.float64]) -> Rank:
     means = outcomes.mean(axis=-1)
     chance = permutation_test(
         (values,),
-        lambda paired: spearman(paired, means),
+        lambda permuted: spearman(permuted, means),
         permutation_type="pairings",
         n_resamples=PERMUTATIONS,
         rng=np.random.default_rng(0),
@@ -248,11 +248,12 @@ def _table(title: str, correlations_of_task: Sequence[Correlation]) -> Table:
 def _as_json(variants: Sequence[Variant], correlations_of_task: Sequence[Correlation]) -> dict[str, Any]:
     return {
         "correlations": {
-            one.of: {key: {**rank.rho._asdict(), "p": rank.p} for key, rank in one.ranks.items()}
-            for one in correlations_of_task
+            correlation.of: {key: {**rank.rho._asdict(), "p": rank.p} for key, rank in correlation.ranks.items()}
+            for correlation in correlations_of_task
         },
         "variants": {
-            one.name: one.score.as_json() | {key: one.outcome(key)._asdict() for key in OUTCOMES} for one in variants
+            variant.name: variant.score.as_json() | {key: variant.outcome(key)._asdict() for key in OUTCOMES}
+            for variant in variants
         },
     }
 

@@ -76,10 +76,10 @@ class Examples:
 
     def labels(self) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
         """Return for "presence", "direction" and "distance" the known values [n] and their rows [n]."""
-        every = {"presence": self.present, "direction": self.direction, "distance": self.distance}
+        values_of = {"presence": self.present, "direction": self.direction, "distance": self.distance}
         rows = {"presence": np.arange(len(self))}
-        rows |= {name: np.flatnonzero(every[name] != "") for name in ("direction", "distance")}
-        return {name: (values[rows[name]], rows[name]) for name, values in every.items()}
+        rows |= {name: np.flatnonzero(values_of[name] != "") for name in ("direction", "distance")}
+        return {name: (values[rows[name]], rows[name]) for name, values in values_of.items()}
 
     def spread(self, count: int) -> Examples:
         """Return at most `count` of the examples, evenly spread."""
@@ -109,8 +109,10 @@ def play(source: Source, folder: Path, progress: Progress = lambda count: None) 
     contexts = task_contexts(registry.load("environments", source.environment).TASKS[task]) or []
     _by_target(contexts)  # raises before anything is played
     most = min(GROUP, max(1, source.frames // FEWEST_GROUPS))
-    labelled = load_or_play(source.model_copy(update={"episode_frames": most}), folder, progress)
-    return of_labels(labelled.frames, labelled.labels, np.array(labelled.episodes), contexts, source.seed)
+    source_frames = load_or_play(source.model_copy(update={"episode_frames": most}), folder, progress)
+    return of_labels(
+        source_frames.frames, source_frames.labels, np.array(source_frames.episodes), contexts, source.seed
+    )
 
 
 def of_labels(
@@ -198,9 +200,7 @@ def from_recording(folder: Path, contexts: Sequence[Context], count: int, seed: 
     """
     recording = Recording(folder)
     if not (folder / LABELS).is_file():
-        raise UserError(
-            f"{folder} has no labels ({LABELS}); collect it again with --labels"
-        )
+        raise UserError(f"{folder} has no labels ({LABELS}); collect it again with --labels")
     # A line is written before its episode. After an interruption the file may have one more, possibly incomplete, line.
     lines = (folder / LABELS).read_text(encoding="utf-8").splitlines()[: len(recording.contexts)]
     labels = [frame_labels for line in lines for frame_labels in json.loads(line)]
@@ -212,10 +212,10 @@ def from_recording(folder: Path, contexts: Sequence[Context], count: int, seed: 
 
 
 def _by_target(contexts: Sequence[Context]) -> dict[str, Context]:
-    named = {context["target"]: context for context in contexts if "target" in context}
-    if not named:
+    context_of = {context["target"]: context for context in contexts if "target" in context}
+    if not context_of:
         raise UserError("no context of the task names a target; give pictures with a table, data=FOLDER")
-    return named
+    return context_of
 
 
 def _word(row: dict[str, str], column: str, allowed: Sequence[str], line: int) -> str:

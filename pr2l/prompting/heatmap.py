@@ -48,8 +48,8 @@ def draw_scores(scores: Sequence[ProbedPrompt], path: Path | None = None) -> Fig
     for row, score in zip(grid, scores, strict=True):
         for axes, label in zip(row, labels, strict=True):
             draw_cells(axes, score.cells[label])
-            combined = score.view[label]
-            title = f"{label}: {combined.accuracy.value:.2f} combined, chance {combined.chance:.2f}"
+            view = score.view[label]
+            title = f"{label}: {view.accuracy.value:.2f} combined, chance {view.chance:.2f}"
             axes.set_title(title, fontsize=8)
         name = score.prompt.name.rpartition("/")[2]
         row[0].set_ylabel(f"{name}\nscore {score.score:.2f}", fontweight="bold", fontsize=9)

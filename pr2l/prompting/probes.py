@@ -65,9 +65,9 @@ def says(answer: str, target: str) -> bool:
     answer, target = (text.lower().replace("\u2019", "'") for text in (answer, target))  # a typographic apostrophe
     answer = answer.strip(" .")
     words = re.findall(r"[\w']+", answer)
-    decided = next((word for word in words if word == YES or word in NO or word.endswith("n't")), None)
-    if decided is not None:
-        return decided == YES
+    deciding_word = next((word for word in words if word == YES or word in NO or word.endswith("n't")), None)
+    if deciding_word is not None:
+        return deciding_word == YES
     return answer in PRESENT_ANSWERS or (target != "" and f" {target} " in f" {' '.join(words)} ")
 
 

@@ -63,12 +63,14 @@ class Space(BaseModel):
 
     def prompts(self) -> list[Prompt]:
         """Return the candidates: one prompt for each distinct combination."""
-        options = [dict(zip(self.vlm_options, chosen, strict=True)) for chosen in product(*self.vlm_options.values())]
+        options = [dict(zip(self.vlm_options, values, strict=True)) for values in product(*self.vlm_options.values())]
         prompts: dict[str, Prompt] = {}
         # Options vary slowest, so that each VLM is loaded once.
-        for chosen, segments, auxiliary, question in product(options, self.segments, self.auxiliary, self.questions):
+        for vlm_options, segments, auxiliary, question in product(
+            options, self.segments, self.auxiliary, self.questions
+        ):
             text = f"{auxiliary} {question}".strip()
-            reading = {"vlm_options": chosen, "segments": segments}
+            reading = {"vlm_options": vlm_options, "segments": segments}
             key = digest.of_json([text, reading])
             prompts.setdefault(key, _prompt(f"candidate {len(prompts) + 1}", text, reading))
         return list(prompts.values())

@@ -206,10 +206,10 @@ def _first_steps(config: RunConfig, learner: Learner, venv: VecEmbed) -> Finding
     timer = _Timer(learner)
     with suppress(_Enough):
         learner.learn(venv, config.steps, timer)
-    played = timer.steps / timer.played
+    speed = timer.steps / timer.played
     seconds = config.steps * (timer.played + timer.updating) / timer.steps
     learning = "learning included" if timer.updating else "learning comes on top"
-    summary = f"{played:.0f} frames/s; about {_duration(seconds)} for {config.steps:,} steps, {learning}"
+    summary = f"{speed:.0f} frames/s; about {_duration(seconds)} for {config.steps:,} steps, {learning}"
     return Finding("first steps", summary)
 
 

@@ -184,8 +184,8 @@ def embed_command(folder: Path, environment: str, task: str, options: Mapping[st
         options: The environment options of the recording.
     """
     configs = [name for name in registry.names("configs") if name.startswith(f"{environment}/{task}/")]
-    prompted = f"{environment}/{task}/prompted"
-    config = prompted if prompted in configs else configs[0] if configs else "CONFIG"
+    prompted_config = f"{environment}/{task}/prompted"
+    config = prompted_config if prompted_config in configs else configs[0] if configs else "CONFIG"
     path = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     words = ["pr2l", "embed", str(path), "--config", config]
     words += [f"environment_options.{key}={json.dumps(value)}" for key, value in options.items()]
@@ -358,14 +358,14 @@ def _check_demonstrations(module: Any, environment: str, path: Path, policy: str
 def _play_demonstrations(env: Recorder, module: Any, path: Path, episodes: int | None, seed: int) -> Counter[str]:
     """Play demonstrations until `episodes` are recorded, and count the omitted demonstrations by reason."""
     omissions: Counter[str] = Counter()
-    recorded = 0
+    episode_count = 0
     for number, demonstration in enumerate(_read_demonstrations(module, path)):
-        if recorded == episodes:
+        if episode_count == episodes:
             break
         problem = demonstration.problem or _play_demonstration(env, module, demonstration, seed + number)
         omissions.update([problem] if problem else [])
-        recorded += not problem
-    if not recorded:
+        episode_count += not problem
+    if not episode_count:
         reason = f"the first one because {next(iter(omissions))}" if omissions else "it has none"
         raise UserError(f"no demonstration of {path} could be recorded: {reason}")
     return omissions
@@ -424,11 +424,11 @@ def not_interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield
         return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    interrupts: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if pressed:
+    if interrupts:
         raise KeyboardInterrupt

@@ -42,10 +42,10 @@ def curves(rows: list[dict[str, str]], chance: dict[str, float]) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots(1, 2)
     if rows and "return" in rows[0]:
-        ended = [row for row in rows if row["return"]]
+        rows_with_episodes = [row for row in rows if row["return"]]
         columns = {"return": "return per episode", "success": "success rate"}
         for panel, (column, name) in zip(axes, columns.items(), strict=True):
-            _draw(panel, ended, column, name)
+            _draw(panel, rows_with_episodes, column, name)
             if column in chance:
                 panel.axhline(chance[column], color="tab:gray", linestyle="--", label="random actions (evaluation)")
             panel.legend()
@@ -84,9 +84,11 @@ def smooth(values: np.ndarray, weights: np.ndarray, window: float) -> np.ndarray
 
 
 def _draw(axes: Axes, rows: list[dict[str, str]], column: str, name: str) -> None:
-    steps, values, ended = (np.array([float(row[key]) for row in rows]) for key in ("step", column, "episodes"))
+    steps, values, episode_counts = (
+        np.array([float(row[key]) for row in rows]) for key in ("step", column, "episodes")
+    )
     axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="one rollout")
-    average = smooth(values, np.diff(ended, prepend=0), WINDOW)
+    average = smooth(values, np.diff(episode_counts, prepend=0), WINDOW)
     axes.plot(steps, average, color="tab:blue", linewidth=2, label=f"last {WINDOW} episodes")
     axes.set_xlabel("environment steps")
     axes.set_ylabel(name)

@@ -58,19 +58,19 @@ class Score:
     measures: dict[str, Estimate] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, played: Sequence[dict[str, Any]]) -> Score:
+    def of(cls, episodes: Sequence[dict[str, Any]]) -> Score:
         """Compute the statistics of at least one episode.
 
         Args:
-            played: "episode" infos of SeededEpisodes.
+            episodes: "episode" infos of SeededEpisodes.
         """
         return cls(
-            episodes=len(played),
-            success=success_rate([[float(episode["success"]) for episode in played]]),
-            returned=bootstrap([episode["r"] for episode in played]),
-            length=float(np.mean([episode["l"] for episode in played])),
-            cut=sum("cut" in episode for episode in played),
-            measures={name: episode_mean([values]) for name in _names(played) if (values := _finite(played, name))},
+            episodes=len(episodes),
+            success=success_rate([[float(episode["success"]) for episode in episodes]]),
+            returned=bootstrap([episode["r"] for episode in episodes]),
+            length=float(np.mean([episode["l"] for episode in episodes])),
+            cut=sum("cut" in episode for episode in episodes),
+            measures={name: episode_mean([values]) for name in _names(episodes) if (values := _finite(episodes, name))},
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -87,18 +87,18 @@ class Score:
         return cls(values["episodes"], success, returned, values["length"], values.get("cut", 0), measures)
 
 
-def by_context(played: Sequence[dict[str, Any]]) -> dict[str, Score]:
+def by_context(episodes: Sequence[dict[str, Any]]) -> dict[str, Score]:
     """Compute the score of each context.
 
     Args:
-        played: "episode" infos of SeededEpisodes.
+        episodes: "episode" infos of SeededEpisodes.
 
     Returns:
         Scores by the values of the context, joined with ", ".
     """
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for episode in played:
-        groups[_about(episode)].append(episode)
+    for episode in episodes:
+        groups[_context_text(episode)].append(episode)
     return {name: Score.of(groups[name]) for name in sorted(groups)}
 
 
@@ -160,55 +160,55 @@ def report(run: Run, encoder: Encoder, learner: Learner, step: int, episodes: in
     count = episodes or config.evaluation_episodes
     at_once = min(config.num_envs, count)
     with closing(build.environments(config, "evaluation", labels=encoder.needs_labels, count=at_once)) as frames:
-        played = _play_and_record(run, encoder, learner, frames, count)
+        agent_episodes = _play_and_record(run, encoder, learner, frames, count)
         frames.env_method("rewind")  # reuses the simulators, because starting new ones may take minutes
-        by_chance = play(frames, random_actor(frames.action_space, at_once), count)
-    chance, agent = Score.of(by_chance), Score.of(played)
-    contexts = by_context(played)
-    about = ("environment", "task", "algorithm", "encoder", "vlm", "prompt", "network", "seed")
+        random_episodes = play(frames, random_actor(frames.action_space, at_once), count)
+    chance, agent = Score.of(random_episodes), Score.of(agent_episodes)
+    contexts = by_context(agent_episodes)
+    keys = ("environment", "task", "algorithm", "encoder", "vlm", "prompt", "network", "seed")
     results = {
-        **{key: getattr(config, key) for key in about},
+        **{key: getattr(config, key) for key in keys},
         "steps": step,
         "evaluation": agent.as_json(),
         "by_context": {name: score.as_json() for name, score in contexts.items()},
         "random": chance.as_json(),
-        "played": columns(played),
+        "played": columns(agent_episodes),
     }
     write_json(run.path / "results.json", results)
     rows = {"random": chance, **committed(config), f"this run ({config.encoder})": agent}
     console.print(table(f"{config.environment}/{config.task} after {step:,} steps", rows))
     if len(contexts) > 1:
         console.print(table(f"this run ({config.encoder}) by context", contexts, of="context"))
-    for sentence in undefined_measures(played):
+    for sentence in undefined_measures(agent_episodes):
         console.print(sentence, style="yellow")
     console.print(f"{run.path}: results.json, video, metrics.csv, curves.png", style="dim")
     return results
 
 
-def columns(played: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+def columns(episodes: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Return one list over the episodes for each quantity, for comparisons between runs.
 
     Args:
-        played: "episode" infos of SeededEpisodes.
+        episodes: "episode" infos of SeededEpisodes.
 
     Returns:
         "success" (0.0 or 1.0), "return", "context", and the task's own measures by name (None = undefined).
     """
     return {
-        "success": [float(episode["success"]) for episode in played],
-        "return": [episode["r"] for episode in played],
-        "context": [_about(episode) for episode in played],
-        **{name: [_measure(episode, name) for episode in played] for name in _names(played)},
+        "success": [float(episode["success"]) for episode in episodes],
+        "return": [episode["r"] for episode in episodes],
+        "context": [_context_text(episode) for episode in episodes],
+        **{name: [_measure(episode, name) for episode in episodes] for name in _names(episodes)},
     }
 
 
-def _about(episode: dict[str, Any]) -> str:
+def _context_text(episode: dict[str, Any]) -> str:
     return ", ".join(episode["context"].values())
 
 
-def _names(played: Sequence[dict[str, Any]]) -> list[str]:
+def _names(episodes: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of all measures that occur in the episodes."""
-    return list(dict.fromkeys(name for episode in played for name in episode.get("measures", {})))
+    return list(dict.fromkeys(name for episode in episodes for name in episode.get("measures", {})))
 
 
 def _measure(episode: dict[str, Any], name: str) -> float | None:
@@ -217,19 +217,19 @@ def _measure(episode: dict[str, Any], name: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _finite(played: Sequence[dict[str, Any]], name: str) -> list[float]:
-    return [value for episode in played if (value := _measure(episode, name)) is not None]
+def _finite(episodes: Sequence[dict[str, Any]], name: str) -> list[float]:
+    return [value for episode in episodes if (value := _measure(episode, name)) is not None]
 
 
-def undefined_measures(played: Sequence[dict[str, Any]]) -> list[str]:
+def undefined_measures(episodes: Sequence[dict[str, Any]]) -> list[str]:
     """Return a sentence about each measure that is undefined in some episodes.
 
     Args:
-        played: "episode" infos with "number".
+        episodes: "episode" infos with "number".
     """
     sentences = []
-    for name in _names(played):
-        numbers = [str(episode["number"]) for episode in played if _measure(episode, name) is None]
+    for name in _names(episodes):
+        numbers = [str(episode["number"]) for episode in episodes if _measure(episode, name) is None]
         if numbers:
             sentences.append(
                 f"{name} is not a finite number in evaluation episodes {', '.join(numbers)}: null in results.json, "
@@ -245,10 +245,10 @@ def _play_and_record(
     video = EpisodeVideo(min(VIDEO_EPISODES, frames.num_envs))
     torch.manual_seed(run.config.seed)
     act = learner_actor(learner, greedy=run.config.evaluation_greedy)
-    played = play(VecEmbed(frames, encoder), act, episodes, video)
+    infos = play(VecEmbed(frames, encoder), act, episodes, video)
     fps = float(frames.get_attr("metadata", 0)[0].get("render_fps", 10))
     write_video(run.path / "video", video.pictures(), fps)
-    return played
+    return infos
 
 
 def play(venv: VecEnv, act: Actor, episodes: int, video: EpisodeVideo | None = None) -> list[dict[str, Any]]:
@@ -267,10 +267,10 @@ def play(venv: VecEnv, act: Actor, episodes: int, video: EpisodeVideo | None = N
     Returns:
         "episode" infos in the order of their numbers, each with "number".
     """
-    played: dict[int, dict[str, Any]] = {}
+    info_of: dict[int, dict[str, Any]] = {}
     observation = venv.reset()
     starts = np.ones(venv.num_envs, dtype=bool)
-    while len(played) < episodes:
+    while len(info_of) < episodes:
         if video is not None and isinstance(venv, VecEmbed):
             video.show(venv.frames, venv.contexts, venv.answers)
         actions = act(observation, starts)
@@ -285,8 +285,8 @@ def play(venv: VecEnv, act: Actor, episodes: int, video: EpisodeVideo | None = N
                 video.end(row, info["terminal_frame"], info["context"], info["episode"]["success"])
             number = row + venv.num_envs * info["episode"]["number"]
             if number < episodes:
-                played[number] = {**info["episode"], "number": number}
-    return [played[number] for number in sorted(played)]
+                info_of[number] = {**info["episode"], "number": number}
+    return [info_of[number] for number in sorted(info_of)]
 
 
 def learner_actor(learner: Learner, *, greedy: bool = False) -> Actor:
@@ -331,8 +331,8 @@ def committed(config: RunConfig) -> dict[str, Score]:
     for path in sorted(COMMITTED.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         identity = tuple(result.get(key) for key in ("environment", "task", "encoder"))
-        alike = result.get("algorithm", "ppo") == config.algorithm
-        if alike and identity == (config.environment, config.task, "image_only"):
+        same_algorithm = result.get("algorithm", "ppo") == config.algorithm
+        if same_algorithm and identity == (config.environment, config.task, "image_only"):
             name = f"image_only (committed, {result['steps']:,} steps, {path.name})"
             rows[name] = Score.from_json(result["evaluation"])
     return rows
@@ -353,6 +353,8 @@ def table(title: str, rows: dict[str, Score], of: str = "policy") -> Table:
         score_table.add_column(column, justify="right", no_wrap=not measures)
     for name, score in rows.items():
         episodes = f"{score.episodes} ({score.cut} cut)" if score.cut else str(score.episodes)
-        measured = [str(score.measures.get(measure, "")) for measure in measures]
-        score_table.add_row(name, str(score.success), *measured, str(score.returned), f"{score.length:.0f}", episodes)
+        measure_cells = [str(score.measures.get(measure, "")) for measure in measures]
+        score_table.add_row(
+            name, str(score.success), *measure_cells, str(score.returned), f"{score.length:.0f}", episodes
+        )
     return score_table

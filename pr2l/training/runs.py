@@ -78,9 +78,9 @@ class Run:
             UserError: The folder is not a run folder, or other keys differ.
         """
         old, new = cls.load(path).config.model_dump(mode="json"), config.model_dump(mode="json")
-        changed = [key for key in new if new[key] != old[key] and key not in MAY_CHANGE]
-        if changed:
-            details = "; ".join(f"{key} was {old[key]!r} and is now {new[key]!r}" for key in changed)
+        changed_keys = [key for key in new if new[key] != old[key] and key not in MAY_CHANGE]
+        if changed_keys:
+            details = "; ".join(f"{key} was {old[key]!r} and is now {new[key]!r}" for key in changed_keys)
             raise UserError(
                 f"{path} cannot be resumed with a different config: {details}. Resume it with its own config "
                 f"(`pr2l train --resume {path}`), where only {', '.join(sorted(MAY_CHANGE))} may change, "

@@ -220,10 +220,10 @@ class Training(Hooks):
     def state(self) -> Checkpoint:
         """Return the state of the run; call it between two updates."""
         tensors, values = self.learner.state_dict()
-        named = {f"model/{name}": tensor for name, tensor in tensors.items()}
-        named |= {f"encoder/{name}": tensor for name, tensor in self.encoder.state_dict().items()}
+        all_tensors = {f"model/{name}": tensor for name, tensor in tensors.items()}
+        all_tensors |= {f"encoder/{name}": tensor for name, tensor in self.encoder.state_dict().items()}
         progress = [self.episodes, self.seconds]
-        return Checkpoint(self.learner.num_timesteps, named, {"model": values, "progress": progress})
+        return Checkpoint(self.learner.num_timesteps, all_tensors, {"model": values, "progress": progress})
 
     def _take_state(self) -> None:
         self._state = self.state()
@@ -263,7 +263,7 @@ class RolloutTraining(Training):
         super().__init__(run, learner, encoder, metrics, progress)
         self.venv = venv
         self.earlier_restarts = 0  # restarts of simulators in earlier processes
-        self._ended: list[Mapping[str, Any]] = []  # episodes that ended in the current rollout
+        self._rollout_episodes: list[Mapping[str, Any]] = []  # episodes that ended in the current rollout
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)  # (success, return)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -273,18 +273,20 @@ class RolloutTraining(Training):
         self.venv.restore(checkpoint.values["episodes"])
 
     def on_step(self, infos: Sequence[Mapping[str, Any]]) -> None:
-        ended = [info["episode"] for info in infos if "episode" in info]
-        self._ended += ended
-        self._recent.extend((float(episode["success"]), float(episode["r"])) for episode in ended)
+        episodes = [info["episode"] for info in infos if "episode" in info]
+        self._rollout_episodes += episodes
+        self._recent.extend((float(episode["success"]), float(episode["r"])) for episode in episodes)
         self.progress.update(self.learner.num_timesteps, self.summary({}))
 
     def row(self, metrics: Mapping[str, float]) -> dict[str, float | None]:
-        self.episodes += len(self._ended)
+        self.episodes += len(self._rollout_episodes)
         means = {
-            name: float(np.mean([episode[key] for episode in self._ended])) if self._ended else None
+            name: float(np.mean([episode[key] for episode in self._rollout_episodes]))
+            if self._rollout_episodes
+            else None
             for name, key in (("return", "r"), ("success", "success"), ("length", "l"))
         }
-        self._ended = []
+        self._rollout_episodes = []
         rollout = {"step": self.learner.num_timesteps, "episodes": self.episodes, **means, "restarts": self._restarts()}
         return rollout | super().row(metrics) | self.venv.metrics()
 

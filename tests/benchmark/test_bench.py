@@ -201,7 +201,7 @@ def test_a_probe_counts_while_its_method_and_threads_are_the_same(write_suite, t
 
     config = load_suite(write_suite("first")).planned()[0].config
     (tmp_path / "probes").mkdir()
-    probe = {"threads": 1, "config": bench._timed(config)}
+    probe = {"threads": 1, "config": bench._timing_config(config)}
     (tmp_path / "probes" / "small.json").write_text(json.dumps(probe))
     assert probed("first", 1) == probed("longer", 1, steps=256, seeds=[3]) == ["small"]
     assert probed("first", 2) == probed("other", 1, overrides=["num_envs=2"]) == []

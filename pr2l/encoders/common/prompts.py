@@ -92,9 +92,9 @@ class PromptRenderer:
             ValueError: The shape of the frames does not match the prompt's number of images.
         """
         shape = ["B", *frames.shape[1:-3], "H", "W", 3]
-        expected = ["B", "H", "W", 3] if self.images == 1 else ["B", self.images, "H", "W", 3]
-        if shape != expected:
-            raise ValueError(f"frames are {frames.shape}; prompt {self._prompt.name!r} takes {expected}")
+        expected_shape = ["B", "H", "W", 3] if self.images == 1 else ["B", self.images, "H", "W", 3]
+        if shape != expected_shape:
+            raise ValueError(f"frames are {frames.shape}; prompt {self._prompt.name!r} takes {expected_shape}")
         images: Images = frames if self.images == 1 else [list(row) for row in frames]
         prompts: Any = self(contexts)
         return self._vlm.hidden(images, prompts, prompt_tokens=self.tokens)
@@ -135,11 +135,11 @@ class PromptRenderer:
 
     def _check_bound(self, bound: int) -> None:
         """Raise UserError if the prompt does not fit even with empty slots."""
-        needed = self._length(self._fill(dict.fromkeys(self._prompt.slots, "")))
-        if needed > bound:
+        min_length = self._length(self._fill(dict.fromkeys(self._prompt.slots, "")))
+        if min_length > bound:
             raise UserError(
                 f"encoder_options: max_prompt_tokens={bound}, but the text of prompt {self._prompt.name!r} alone takes"
-                f" {needed} tokens; use more than {needed}."
+                f" {min_length} tokens; use more than {min_length}."
             )
 
     def _render(self, context: Context) -> Rendered:

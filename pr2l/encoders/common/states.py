@@ -59,9 +59,9 @@ class StatesEncoder(Encoder):
         self.fit_frames = pca_frames if pca is not None else 0
         self.join = join
         self._shape = (layers, length, size)
-        reduced = size if pca is None else pca
+        width = size if pca is None else pca
         self.tokens = length if join == "width" else layers * length
-        self.width = layers * reduced if join == "width" else reduced
+        self.width = layers * width if join == "width" else width
 
     @abstractmethod
     def states(self, frames: Frames, contexts: Contexts) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,8 +80,8 @@ class StatesEncoder(Encoder):
 
         A subclass adds its options, its VLM's key, and its prompt.
         """
-        fitted = digest.of_tensors(self.state_dict()) if self.pca is not None else None
-        return {"encoder": type(self).__module__, "tokens": self.tokens, "width": self.width, "fitted": fitted}
+        pca_digest = digest.of_tensors(self.state_dict()) if self.pca is not None else None
+        return {"encoder": type(self).__module__, "tokens": self.tokens, "width": self.width, "fitted": pca_digest}
 
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
         states, mask = self._checked_states(frames, contexts)
