@@ -52,8 +52,6 @@ MODULES = {
     "read_image": "pr2l.core.images",
 }  # of the names that are not in pr2l.api
 
-gymnasium_ids.install()
-
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
@@ -65,3 +63,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+gymnasium_ids.register()

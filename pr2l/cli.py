@@ -33,6 +33,7 @@ from pr2l.core import registry
 from pr2l.core.config import OTHER_SCHEMAS, RunConfig, apply_override, load_config, other_schema, run_config_file
 from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError
+from pr2l.core.source import first_line
 from pr2l.core.yaml_files import read_mapping
 
 app = typer.Typer(
@@ -505,7 +506,7 @@ def _tasks() -> Iterable[tuple[str, Rows]]:
 
 def _vlms() -> Iterable[tuple[str, Rows]]:
     """Yield a table of the checkpoints in pr2l, and a table of the families that read other checkpoints."""
-    cards = sorted((plugin_options.ROOT / "vlms" / "weights").glob("*/README.md"))
+    cards = sorted((Path(__file__).parent / "vlms" / "weights").glob("*/README.md"))
     yield "checkpoint that comes with pr2l", [(card.parent.name, _title(card)) for card in cards]
     families = "family, for a Hugging Face Hub id or a folder with such a checkpoint"
     yield families, _summaries("vlms", registry.names("vlms"))
@@ -541,7 +542,7 @@ def _summary(kind: str, name: str) -> str:
     if kind in registry.DATA_PACKAGES:
         values = read_mapping(source)
         return str((values.get("text") or values.get("messages", "")) if kind == "prompts" else values.get("why", ""))
-    return plugin_options.first_line(source)
+    return first_line(source)
 
 
 def _options_of(kind: str, name: str | None) -> list[plugin_options.Option]:

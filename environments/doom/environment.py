@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
@@ -26,27 +26,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from .. import base
 from . import oracles
 from .engine import SCENARIOS, Engine, Settings, temporary_folder
-from .maps import ITEMS, MONSTERS, MapObject, Room, map_name, random_room, wad_of
-from .rewards import REACH, Reward, Rule, Step, death, defeating, each_decision, each_tic, points, reaching
-
-# ViZDoom actor name -> common name of its sprite; the sprites are Freedoom's, not Doom's.
-WORDS: dict[str, str] = {
-    "Medikit": "medikit",
-    "GreenArmor": "green armor",
-    "BlueArmor": "red armor",
-    "Soulsphere": "gold mask",
-    "BlueTorch": "blue torch",
-    "RedTorch": "red torch",
-    "TallGreenColumn": "green column",
-    "Candelabra": "candelabra",
-    "Zombieman": "zombie",
-    "DoomImp": "imp",
-    "Demon": "demon",
-    "Cacodemon": "cacodemon",
-    "HellKnight": "hell knight",
-    "MarineChainsawVzd": "marine",
-    "DoomImpBall": "fireball",
-}
+from .maps import MapObject, Room, map_name, random_room, wad_of
+from .rewards import REACH, Step
+from .tasks import TASKS, WORDS, Task
 
 # In generated rooms a monster dies after one or two shots, does little damage, and never hits another monster.
 RULES = """
@@ -73,138 +55,6 @@ class Defaults(BaseModel):
     approach_reward: float = 0.0  # fetch only: shaping reward per 100 map units of approach to the target; 0 = none
 
 
-@dataclass(frozen=True)
-class Task:
-    """Row of TASKS: the reward, the success rule, the actions and the map of a task.
-
-    `horizon` is in decisions; `contexts` lists all contexts that can occur.
-    """
-
-    id: str
-    rewards: tuple[Reward, ...]
-    reward: str
-    horizon: int
-    succeeded: Rule
-    success: str
-    contexts: tuple[dict[str, str], ...]
-    actors: tuple[str, ...]  # ViZDoom names of the actors that can occur in labels
-    actions: tuple[tuple[str, ...], ...]  # the buttons that each action holds
-    wad: str = ""  # file of a ViZDoom scenario; "" = generated rooms
-    prompt: str = "where"  # default variant
-    ends: Rule = lambda step: False  # besides death and leaving the map
-    skill: int = 3  # ViZDoom's difficulty, 1 to 5
-    first_tic: int = 1  # game tics skipped at the start, until objects have come to rest
-    weapon: bool = True  # draw the player's weapon
-    apart: int = 0  # generated rooms: smallest angle in degrees between two objects, seen from the start
-
-
-def _targets(*actors: str) -> tuple[dict[str, str], ...]:
-    return tuple({"target": WORDS[actor]} for actor in actors)
-
-
-TURN_AND_SHOOT = (("TURN_LEFT",), ("TURN_RIGHT",), ("ATTACK",))
-TURN_AND_WALK = (("TURN_LEFT",), ("TURN_RIGHT",), ("MOVE_FORWARD",))
-
-_ROWS = (
-    Task(
-        id="fetch",
-        rewards=(reaching(target=1.0, other=-0.5), each_decision(-0.01)),
-        reward="+1 for reaching the named object, -0.5 for reaching another, -0.01 per decision",
-        horizon=60,
-        succeeded=lambda step: step.reached == step.target,
-        success="the first object reached is of the named kind",
-        ends=lambda step: bool(step.reached),
-        contexts=_targets(*ITEMS),
-        actors=tuple(ITEMS),
-        actions=TURN_AND_WALK,
-        skill=1,
-        weapon=False,
-    ),
-    Task(
-        id="hunt",
-        rewards=(defeating(target=1.0, other=-0.5), each_decision(-0.01)),
-        reward="+1 for defeating the named monster, -0.5 for defeating another, -0.01 per decision",
-        horizon=60,
-        succeeded=lambda step: step.all_defeated == (step.target,),
-        success="the named monster is defeated before any other",
-        ends=lambda step: step.target in step.all_defeated,
-        contexts=_targets(*MONSTERS),
-        actors=tuple(MONSTERS),
-        actions=TURN_AND_SHOOT,
-        skill=1,
-        first_tic=10,
-        apart=30,
-    ),
-    Task(
-        id="basic",
-        wad="basic.wad",
-        rewards=(points(0.01), each_tic(-0.01)),
-        reward="+1.06 for defeating the cacodemon, -0.05 per shot, -0.01 per tic (the scenario's, over 100)",
-        horizon=75,
-        succeeded=lambda step: step.exited,
-        success="the cacodemon is defeated",
-        contexts=_targets("Cacodemon"),
-        actors=("Cacodemon",),
-        actions=(("MOVE_LEFT",), ("MOVE_RIGHT",), ("ATTACK",)),
-        skill=5,
-        first_tic=14,
-    ),
-    Task(
-        id="defend_the_center",
-        wad="defend_the_center.wad",
-        rewards=(points(), death(-1.0)),
-        reward="+1 for each monster defeated, -1 for dying",
-        horizon=525,
-        succeeded=lambda step: step.total_points >= 10,
-        success="10 monsters are defeated",
-        contexts=_targets("Demon"),
-        actors=("Demon", "MarineChainsawVzd"),
-        actions=TURN_AND_SHOOT,
-        first_tic=10,
-    ),
-    Task(
-        id="health_gathering",
-        wad="health_gathering.wad",
-        rewards=(each_tic(0.01), death(-1.0)),
-        reward="+0.01 per tic alive on the acid floor, -1 for dying (the scenario's reward divided by 100)",
-        horizon=525,
-        succeeded=lambda step: step.last and not step.died,
-        success="alive at the horizon",
-        contexts=_targets("Medikit"),
-        actors=("Medikit",),
-        actions=TURN_AND_WALK,
-    ),
-    Task(
-        id="my_way_home",
-        wad="my_way_home.wad",
-        rewards=(points(), each_tic(-0.0001)),
-        reward="+1 for reaching the green armor, -0.0001 per tic",
-        horizon=525,
-        succeeded=lambda step: step.exited,
-        success="the green armor is reached",
-        contexts=_targets("GreenArmor"),
-        actors=("GreenArmor",),
-        actions=TURN_AND_WALK,
-        skill=5,
-        first_tic=10,
-    ),
-    Task(
-        id="take_cover",
-        wad="take_cover.wad",
-        rewards=(each_tic(0.01),),
-        reward="+0.01 per tic alive under fire (the scenario's reward divided by 100)",
-        horizon=200,
-        succeeded=lambda step: step.last and not step.died,
-        success="alive at the horizon",
-        contexts=_targets("DoomImpBall"),
-        actors=("DoomImp", "DoomImpBall"),
-        actions=(("MOVE_LEFT",), ("MOVE_RIGHT",)),
-        skill=4,
-    ),
-)
-TASKS: dict[str, Task] = {task.id: task for task in _ROWS}
-
-
 def kinds(task: str) -> tuple[str, ...]:
     """Return the object names that can occur in `info["labels"]` of a task."""
     return tuple(WORDS[actor] for actor in _task(task).actors)
@@ -228,7 +78,10 @@ def make(
     Raises:
         ValueError: If the task or the split is unknown, or the task cannot use an option.
     """
-    return DoomEnv(_task(task), options or Defaults(), split=split, labels=labels)
+    row, options = _task(task), options or Defaults()
+    if options.approach_reward and task != "fetch":
+        raise ValueError(f"approach_reward shapes the task 'fetch' only: leave it 0 for {task!r}")
+    return DoomEnv(row, options, split=split, labels=labels)
 
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
@@ -277,7 +130,7 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         labels: Whether to add the simulator's ground truth to `info`.
 
     Raises:
-        ValueError: If the split is unknown, or the task cannot use an option.
+        ValueError: If the split is unknown.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 35 / 4}
@@ -286,8 +139,6 @@ class DoomEnv(gym.Env[Observation, np.int64]):
     def __init__(self, task: Task, options: Defaults, *, split: str, labels: bool) -> None:
         if split not in SPLITS:
             raise ValueError(f"{split!r} is not a split: {' or '.join(SPLITS)}")
-        if options.approach_reward and task.id != "fetch":
-            raise ValueError(f"approach_reward shapes the task 'fetch' only: leave it 0 for {task.id!r}")
         self.task, self.options, self._split, self._labels = task, options, SPLITS.index(split), labels
         self._engine: Engine | None = None
         self._rooms: tuple[Room, ...] = ()

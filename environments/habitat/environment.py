@@ -13,7 +13,6 @@ goal's category as one-hot vectors.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from .. import base
 from ..isolation.interpreters import interpreter
 from ..isolation.isolated import Isolated
-from .furniture import CATEGORIES, NAMES, WORDS
+from .furniture import CATEGORIES, NAMES
 from .houses import FEWEST, MOST
 from .replay import read_replays
+from .tasks import TASKS, Task
 
 __all__ = ["TASKS", "Defaults", "Task", "begin", "demonstrations", "kinds", "make", "oracle"]
 
@@ -52,33 +52,6 @@ class Defaults(BaseModel):
     oracle: Literal["shortest", "searching"] = "shortest"
     data: str = "data"  # habitat's data folder, for scenes=hm3d
     python: str | None = None  # interpreter with habitat-lab; None = the one of `pr2l sim install`
-
-
-@dataclass(frozen=True)
-class Task:
-    """Row of TASKS: the reward, the time limit and the success rule of a task.
-
-    `horizon` is in steps (see Defaults); `contexts` lists all contexts that can occur.
-    """
-
-    id: str
-    reward: str
-    horizon: int
-    success: str
-    contexts: tuple[dict[str, str], ...]
-    prompt: str = "found_here"  # default variant
-
-
-_ROWS = (
-    Task(
-        id="objectnav",
-        reward="decrease of the geodesic distance to the goal in metres, +2.5 for success, -0.001 per step",
-        horizon=500,
-        success="stop less than 0.1 m from a view point, at most 1 m from an object of the named category",
-        contexts=tuple({"target": WORDS[category]} for category in CATEGORIES),
-    ),
-)
-TASKS: dict[str, Task] = {task.id: task for task in _ROWS}
 
 
 def kinds(task: str) -> tuple[str, ...]:

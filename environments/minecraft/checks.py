@@ -58,14 +58,14 @@ def _tasks() -> Link:
 
 def _make_tasks() -> Link:
     from .dojo import make
-    from .tasks import TASKS
+    from .tasks import PAPER_TASKS
 
     try:
-        for task in TASKS:
+        for task in PAPER_TASKS:
             env = make(task, SAMPLE, lidar=True)
     except Exception as error:
         return "tasks can be made", False, f"{task}: {type(error).__name__}: {error}", REINSTALL
-    return "tasks can be made", True, f"{', '.join(TASKS)}; {env.action_space}", ""
+    return "tasks can be made", True, f"{', '.join(PAPER_TASKS)}; {env.action_space}", ""
 
 
 def _java() -> Link:

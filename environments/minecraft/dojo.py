@@ -22,7 +22,7 @@ from typing import Any
 
 from .labels import RAYS
 from .spaces import DEGREES
-from .tasks import SPAWN_RANGE, TASKS, Task
+from .tasks import PAPER_TASKS, SPAWN_RANGE, Task
 
 KILLED = {"zombie_pigman": "pig_zombie", "mooshroom": "mushroom_cow"}  # mob -> name in the kill statistics
 SCRATCH = Path(tempfile.gettempdir()) / "pr2l-minecraft"  # Minecraft's logs and lock files of ports
@@ -35,7 +35,7 @@ def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
     This changes the working folder of the process to SCRATCH.
 
     Args:
-        task: A key of TASKS, or a task id of MineDojo.
+        task: A key of PAPER_TASKS, or a task id of MineDojo.
         options: The options of environment.py's Defaults; "image_size" and "world_seed" are used.
         lidar: Whether observations have "rays", the lidar.
 
@@ -54,7 +54,7 @@ def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
         "use_lidar": lidar,
         "lidar_rays": RAYS,
     }
-    meta, specification = _of_row(TASKS[task]) if task in TASKS else _of_minedojo(task)
+    meta, specification = _of_row(PAPER_TASKS[task]) if task in PAPER_TASKS else _of_minedojo(task)
     parameters = signature(MetaTaskName2Class[meta].__init__).parameters
     arguments = {name: value for name, value in {**specification, **settings}.items() if name in parameters}
     if meta == "combat":
@@ -62,7 +62,7 @@ def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
     SCRATCH.mkdir(exist_ok=True)
     os.chdir(SCRATCH)
     env = ARNNWrapper(_meta_task_make(meta, **arguments), cam_interval=DEGREES)  # as minedojo.make does
-    if task in TASKS:
+    if task in PAPER_TASKS:
         _stay_at_spawn(env)
     _raise_at_mission_end(env.unwrapped._bridge_env)
     return env
@@ -127,7 +127,7 @@ def attach(port: int | None) -> None:
 
 
 def _of_row(row: Task) -> tuple[str, dict[str, Any]]:
-    """Return the meta task and its arguments for a row of TASKS."""
+    """Return the meta task and its arguments for a row of PAPER_TASKS."""
     from minedojo.sim import InventoryItem
 
     arguments = {
@@ -155,11 +155,11 @@ def _of_minedojo(task: str) -> tuple[str, dict[str, Any]]:
     if task in (*ALL_CREATIVE_TASK_IDS, "open-ended"):
         return task.split(":")[0], {}  # creative tasks differ only in their text
     if task not in ALL_TASKS_SPECS:
-        close = get_close_matches(task, [*TASKS, *ALL_TASKS_SPECS, *ALL_CREATIVE_TASK_IDS], n=1)
+        close = get_close_matches(task, [*PAPER_TASKS, *ALL_TASKS_SPECS, *ALL_CREATIVE_TASK_IDS], n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"{task!r} is neither one of {', '.join(TASKS)} nor a task of MineDojo.{hint} `python -c 'import minedojo; "
-            "print(*minedojo.tasks.ALL_TASK_IDS)'` in its interpreter lists them."
+            f"{task!r} is neither one of {', '.join(PAPER_TASKS)} nor a task of MineDojo.{hint} `python -c 'import "
+            "minedojo; print(*minedojo.tasks.ALL_TASK_IDS)'` in its interpreter lists them."
         )
     arguments = {
         name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

@@ -20,32 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from ..isolation.interpreters import interpreter
 from ..isolation.isolated import Isolated, gymnasium_spaces
 from . import spaces as plain
-from . import tasks as minecraft_tasks
 from .labels import KINDS
-from .tasks import HORIZON, Task
+from .tasks import HORIZON, OTHER, TASKS, Task
 
 __all__ = ["TASKS", "Defaults", "Task", "kinds", "make", "oracle"]
 
 REMOTE = "environments.minecraft.remote"
 NEAR = 5.0  # blocks, just out of reach: a labelled object is near below this and far from twice this distance on
-OTHER = Task(
-    id="other",
-    meta="",
-    goal="",
-    lidar_name="",
-    inventory={},
-    mobs=(),
-    biome="",
-    night=False,
-    success_reward=1.0,
-    attack_reward=0.0,
-    approach_reward=0.0,
-    reward="MineDojo's for environment_options.task_id: 1 for the goal",
-    success="MineDojo's for environment_options.task_id",
-    contexts=({},),
-    prompt="describe",
-)
-TASKS = {**minecraft_tasks.TASKS, OTHER.id: OTHER}
 
 
 class Defaults(BaseModel):
@@ -91,7 +72,7 @@ def make(
             installed.
     """
     options = options or Defaults()
-    if (task == OTHER.id) != bool(options.task_id):
+    if (task == OTHER) != bool(options.task_id):
         raise ValueError(
             f"task {task!r} with task_id {options.task_id!r}: use the task `other` with "
             "environment_options.task_id, the id of a task of MineDojo; all other tasks take no task_id"

@@ -14,7 +14,7 @@ from . import dojo, spaces
 from .checks import checks
 from .labels import labels, nearest
 from .rewards import Approach, Attack
-from .tasks import TASKS
+from .tasks import PAPER_TASKS
 
 __all__ = ["Minecraft", "checks", "make"]
 
@@ -26,7 +26,7 @@ def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> Min
     """Make the environment of a task.
 
     Args:
-        task: A key of TASKS, or a task id of MineDojo, which has its own sparse reward.
+        task: A key of PAPER_TASKS, or a task id of MineDojo, which has its own sparse reward.
         options: The options of environment.py's Defaults.
         split: "train" or "evaluation".
         labels: Whether to add the lidar's ground truth to `info`.
@@ -48,7 +48,7 @@ class Minecraft:
     ends its mission, a method raises RuntimeError, and the object cannot be used again.
 
     Args:
-        task: A key of TASKS, or a task id of MineDojo.
+        task: A key of PAPER_TASKS, or a task id of MineDojo.
         options: The options of environment.py's Defaults.
         split: The index of the split in SPLITS.
         labels: Whether to add the lidar's ground truth to `info`.
@@ -58,12 +58,13 @@ class Minecraft:
     """
 
     def __init__(self, task: str, options: dict[str, Any], *, split: int, labels: bool) -> None:
-        self._row, self._options, self._split, self._labels = TASKS.get(task), options, split, labels
+        self._row, self._options, self._split, self._labels = PAPER_TASKS.get(task), options, split, labels
         self._actions: str = options["actions"]
         self._height, self._width = options["image_size"]
         self._success, self._attack, self._approach = (self._weight(of) for of in ("success", "attack", "approach"))
         if self._approach and not self._row:
-            raise ValueError(f"approach_reward: {task!r} has no mob to approach; only {', '.join(TASKS)} have one")
+            names = ", ".join(PAPER_TASKS)
+            raise ValueError(f"approach_reward: {task!r} has no mob to approach; only {names} have one")
         self.action_space = spaces.action_space(self._actions)
         self.observation_space = spaces.observation_space(self._height, self._width, self._actions)
         self._env = dojo.make(task, options, lidar=labels or self._approach > 0)

@@ -27,7 +27,6 @@ ARMOURED = {
 class Task:
     """Row of TASKS: the world, the rewards and the success rule of a task."""
 
-    id: str
     meta: str  # MineDojo's meta task
     goal: str  # a mob to kill (combat), or an item to have in the inventory (harvest)
     lidar_name: str  # the target's name in the lidar
@@ -48,7 +47,6 @@ class Task:
 def _combat(mob: str, *, biome: str, night: bool, lidar_name: str = "") -> Task:
     name = mob.replace("_", " ")
     return Task(
-        id=f"combat_{mob}",
         meta="combat",
         goal=mob,
         lidar_name=lidar_name or mob,
@@ -65,9 +63,8 @@ def _combat(mob: str, *, biome: str, night: bool, lidar_name: str = "") -> Task:
     )
 
 
-def _animal(verb: str, mob: str, *, goal: str, tool: str, done: str) -> Task:
+def _animal(mob: str, *, goal: str, tool: str, done: str) -> Task:
     return Task(
-        id=f"{verb}_{mob}",
         meta="harvest",
         goal=goal,
         lidar_name=mob,
@@ -84,12 +81,29 @@ def _animal(verb: str, mob: str, *, goal: str, tool: str, done: str) -> Task:
     )
 
 
-_ROWS = (
-    _combat("spider", biome="sunflower_plains", night=True),
-    _animal("milk", "cow", goal="milk_bucket", tool="bucket", done="the bucket is full of milk"),
-    _animal("shear", "sheep", goal="wool", tool="shears", done="wool is in the inventory"),
-    _combat("zombie", biome="sunflower_plains", night=True),
-    _combat("enderman", biome="the_end", night=False),
-    _combat("zombie_pigman", biome="nether", night=False, lidar_name="pigzombie"),
-)
-TASKS: dict[str, Task] = {task.id: task for task in _ROWS}
+OTHER = "other"  # the task whose option `task_id` names any task of MineDojo
+TASKS: dict[str, Task] = {
+    "combat_spider": _combat("spider", biome="sunflower_plains", night=True),
+    "milk_cow": _animal("cow", goal="milk_bucket", tool="bucket", done="the bucket is full of milk"),
+    "shear_sheep": _animal("sheep", goal="wool", tool="shears", done="wool is in the inventory"),
+    "combat_zombie": _combat("zombie", biome="sunflower_plains", night=True),
+    "combat_enderman": _combat("enderman", biome="the_end", night=False),
+    "combat_zombie_pigman": _combat("zombie_pigman", biome="nether", night=False, lidar_name="pigzombie"),
+    "other": Task(
+        meta="",
+        goal="",
+        lidar_name="",
+        inventory={},
+        mobs=(),
+        biome="",
+        night=False,
+        success_reward=1.0,
+        attack_reward=0.0,
+        approach_reward=0.0,
+        reward="MineDojo's for environment_options.task_id: 1 for the goal",
+        success="MineDojo's for environment_options.task_id",
+        contexts=({},),
+        prompt="describe",
+    ),
+}
+PAPER_TASKS = {name: task for name, task in TASKS.items() if name != OTHER}

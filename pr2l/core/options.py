@@ -7,19 +7,15 @@ of a plug-in are known even if its simulator or package is not installed.
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-import pr2l
 from pr2l.core import registry
 from pr2l.core.errors import unknown_key
+from pr2l.core.source import find_definition, parse
 
-ROOT = Path(pr2l.__file__).parent
 VLM_FAMILY = "florence2"  # the family of `tiny`; all families share one set of options
 
 
@@ -62,17 +58,16 @@ def options_of_class(file: Path, name: str) -> list[Option] | None:
     Returns:
         The fields in their order, after the fields of the base classes; None if the class or a base class is not found.
     """
-    class_and_file = _class(file, name)
-    if class_and_file is None:
+    node, file = find_definition(file, name) or (None, file)
+    if not isinstance(node, ast.ClassDef):
         return None
-    node, file = class_and_file
     options: dict[str, Option] = {}
     for base in map(ast.unparse, node.bases):
         base_options = [] if base == "BaseModel" else options_of_class(file, base)
         if base_options is None:
             return None
         options |= {option.name: option for option in base_options}
-    source, tree = _parse(file)
+    source, tree = parse(file)
     literals = _literals(tree)
     for field, annotation in _annotated(node):
         type_ = re.sub(r"\w+", lambda word: literals.get(word[0], word[0]), annotation)
@@ -103,30 +98,6 @@ def unknown_keys(kind: str, name: str, keys: Iterable[str], where: str) -> str:
     return "\n".join(unknown_key(where, key, allowed) for key in keys if key not in valid_keys)
 
 
-def _parse(file: Path) -> tuple[str, ast.Module]:
-    """Return the source and the syntax tree of a file, from the cache if the file has not changed."""
-    return _parse_version(file, file.stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=256)  # a suite reads the options of the same few files hundreds of times
-def _parse_version(file: Path, modified_ns: int) -> tuple[str, ast.Module]:
-    source = file.read_text(encoding="utf-8")
-    return source, ast.parse(source)
-
-
-def _class(file: Path, name: str) -> tuple[ast.ClassDef, Path] | None:
-    """Find a class that a file defines or imports by name, and the file that defines the class."""
-    for node in _parse(file)[1].body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return node, file
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                source_file = _file_of(node, file) if (alias.asname or alias.name) == name else None
-                if source_file is not None:
-                    return _class(source_file, alias.name)
-    return None
-
-
 def _annotated(node: ast.ClassDef) -> Iterator[tuple[ast.AnnAssign, str]]:
     """Yield the fields of a class with their annotations."""
     for statement in node.body:
@@ -136,8 +107,8 @@ def _annotated(node: ast.ClassDef) -> Iterator[tuple[ast.AnnAssign, str]]:
 
 def _old_names(file: Path) -> list[str]:
     """Return the old names of options, from the `RENAMED` table of `Defaults`."""
-    class_and_file = _class(file, "Defaults")
-    for statement in class_and_file[0].body if class_and_file else []:
+    node, _ = find_definition(file, "Defaults") or (None, file)
+    for statement in node.body if isinstance(node, ast.ClassDef) else []:
         if (
             isinstance(statement, ast.AnnAssign)
             and ast.unparse(statement.target) == "RENAMED"
@@ -183,25 +154,3 @@ def _comment(field: ast.AnnAssign, lines: list[str]) -> str:
     last = lines[(field.end_lineno or field.lineno) - 1].encode()[field.end_col_offset or 0 :].decode()
     trailing = re.match(r"\s*#\s*(.*)", last)
     return "; ".join(filter(None, [" ".join(above), trailing[1] if trailing else ""]))
-
-
-def _file_of(node: ast.ImportFrom, file: Path) -> Path | None:
-    """Find the file of the module in a `from ... import`; modules of pr2l are found without any import."""
-    names = (node.module or "").split(".") if node.module else []
-    if node.level:
-        folder = file.parents[node.level - 1]
-    elif names[0] == "pr2l":
-        folder, names = ROOT, names[1:]
-    else:
-        spec = find_spec(node.module or "")
-        return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
-    path = folder.joinpath(*names)
-    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-def first_line(source: Path) -> str:
-    """Return the first line of a Python file's docstring, "" if it has none, without importing the file."""
-    return inspect.cleandoc(ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").partition("\n")[0]

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Literal, TypeAlias, TypeVar, overload
 
 from pr2l.core.errors import UnknownName
+from pr2l.core.source import module_file
 
 ModuleKind: TypeAlias = Literal["vlms", "encoders", "environments", "algorithms", "networks"]
 DataKind: TypeAlias = Literal["prompts", "configs"]
@@ -79,7 +80,7 @@ def load(kind: str, name: str) -> ModuleType | Path:
 
 
 def source(kind: str, name: str) -> Path:
-    """Find the file of a plug-in without importing the plug-in.
+    """Find the file of a plug-in without importing the plug-in or its parent packages.
 
     Args:
         kind: One of KINDS.
@@ -91,10 +92,10 @@ def source(kind: str, name: str) -> Path:
     """
     if kind in DATA_PACKAGES:
         return _find(kind, name, _files(kind))
-    spec = find_spec(_find(kind, name, _modules(kind)))
-    if spec is None or spec.origin is None:
+    file = module_file(_find(kind, name, _modules(kind)))
+    if file is None:
         raise ModuleNotFoundError(f"the entry point {name!r} of pr2l.{kind} names a module that does not exist")
-    return Path(spec.origin)
+    return file
 
 
 def is_class_path(name: str) -> bool:

@@ -40,9 +40,10 @@ def as_element(space: spaces.Space[Any], value: Any, name: str) -> Any:
     if isinstance(space, spaces.Text) and isinstance(value, str):
         return str(value)
     if isinstance(space, spaces.Dict) and isinstance(value, Mapping) and value.keys() == space.spaces.keys():
-        return {key: as_element(part, value[key], f"{name}[{key!r}]") for key, part in space.spaces.items()}
+        return {key: as_element(subspace, value[key], f"{name}[{key!r}]") for key, subspace in space.spaces.items()}
     if isinstance(space, spaces.Tuple) and isinstance(value, tuple | list) and len(value) == len(space.spaces):
-        return tuple(as_element(part, value[index], f"{name}[{index}]") for index, part in enumerate(space.spaces))
+        parts = zip(space.spaces, value, strict=True)
+        return tuple(as_element(subspace, part, f"{name}[{index}]") for index, (subspace, part) in enumerate(parts))
     raise _not_an_element(space, value, name)
 
 
@@ -50,7 +51,7 @@ def _as_array(space: spaces.Space[Any], value: Any, name: str) -> Any:
     try:
         array = np.array(value)
         if array.dtype != space.dtype:
-            array = _converted(array, np.dtype(space.dtype))
+            array = _cast(array, np.dtype(space.dtype))
     except (ValueError, TypeError, OverflowError) as error:
         raise _not_an_element(space, value, name) from error
     if array.shape != space.shape or (not isinstance(space, spaces.Box) and not space.contains(array)):
@@ -58,13 +59,13 @@ def _as_array(space: spaces.Space[Any], value: Any, name: str) -> Any:
     return array[()] if isinstance(space, spaces.Discrete) else array
 
 
-def _converted(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _cast(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Convert an array to a dtype; ValueError if the dtype is not of floats and a number would change."""
     with np.errstate(invalid="ignore"):  # NaN as an integer, which is refused here
-        converted = array.astype(dtype)
-    if dtype.kind in "biu" and not np.array_equal(converted, array):
+        elements = array.astype(dtype)
+    if dtype.kind in "biu" and not np.array_equal(elements, array):
         raise ValueError(f"{array} has numbers that {dtype} cannot hold")
-    return converted
+    return elements
 
 
 def _not_an_element(space: spaces.Space[Any], value: Any, name: str) -> UserError:
@@ -102,7 +103,7 @@ def action_to_json(space: spaces.Space[Any], action: Any) -> Any:
         Numbers, strings, and nested lists and dicts of them.
     """
     if isinstance(space, spaces.Dict):
-        return {key: action_to_json(part, action[key]) for key, part in space.spaces.items()}
+        return {key: action_to_json(subspace, action[key]) for key, subspace in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return [action_to_json(part, value) for part, value in zip(space.spaces, action, strict=True)]
+        return [action_to_json(subspace, value) for subspace, value in zip(space.spaces, action, strict=True)]
     return action if isinstance(action, str) else np.asarray(action).tolist()

@@ -182,7 +182,6 @@ class Task:
     """Row of TASKS for a "module:Class" environment."""
 
     contexts: tuple[Context, ...] | None
-    id: str = TASK
     prompt: str | None = None
     horizon: int | None = None  # unknown: the environment sets it
     reward: str = "the environment's own"

@@ -1,8 +1,8 @@
 """Gymnasium ids for every task of every environment: gymnasium.make("pr2l/doom-fetch-v0").
 
-`import pr2l` makes them available, because Gymnasium 1 has no entry points for plug-ins. The module of an environment,
-which may import a simulator, is imported on the first use of one of its ids. So `import pr2l` stays fast, and no list
-of tasks is needed.
+`import pr2l` registers them, because Gymnasium 1 has no entry points for plug-ins. The names of the tasks are the keys
+of TASKS, a dict literal, which is read from the source of an environment. So the environment, which may need a
+simulator, is imported when it is made, and no list of tasks is needed.
 """
 
 from __future__ import annotations
@@ -10,42 +10,31 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs import registration
 
 from pr2l.core import registry
+from pr2l.core.source import dict_keys
 
 NAMESPACE = "pr2l"
 
 
-class LazyRegistry(dict[str, registration.EnvSpec]):
-    """Registry of Gymnasium ids that registers the tasks of an environment at the first lookup of one of them."""
+def register() -> None:
+    """Register an id for each task of each environment; ids that exist already stay as they are.
 
-    def get(self, key: str, default: Any = None) -> Any:
-        if key not in self and key.startswith(f"{NAMESPACE}/"):
-            register(key.removeprefix(f"{NAMESPACE}/"))
-        return super().get(key, default)
-
-
-def install() -> None:
-    """Add the ids of pr2l to Gymnasium; a second call has no effect."""
-    if not isinstance(registration.registry, LazyRegistry):
-        registration.registry = gym.registry = gym.envs.registry = LazyRegistry(registration.registry)
-
-
-def register(name: str) -> None:
-    """Register all tasks of one environment.
-
-    Args:
-        name: An id of the environment without the namespace, "ENVIRONMENT-TASK-v0". An unknown one is ignored.
+    An environment whose source cannot be read, or whose TASKS is not a dict literal, gets no ids. Configs and
+    `pr2l list` find it nevertheless.
     """
-    environments = [known for known in registry.names("environments") if name.startswith(f"{known}-")]
-    if not environments:
-        return
-    environment = max(environments, key=len)
-    ids = {f"{NAMESPACE}/{environment}-{task}-v0": task for task in registry.load("environments", environment).TASKS}
-    for env_id in ids.keys() - registration.registry.keys():
-        kwargs = {"environment": environment, "task": ids[env_id]}
-        gym.register(env_id, entry_point=f"{__name__}:make", kwargs=kwargs)
+    for environment in registry.names("environments"):
+        for task in _tasks(environment):
+            env_id = f"{NAMESPACE}/{environment}-{task}-v0"
+            if env_id not in gym.registry:
+                gym.register(env_id, f"{__name__}:make", kwargs={"environment": environment, "task": task})
+
+
+def _tasks(environment: str) -> list[str]:
+    try:
+        return dict_keys(registry.source("environments", environment), "TASKS")
+    except (ImportError, OSError, SyntaxError, ValueError):  # a broken plug-in must not break `import pr2l`
+        return []
 
 
 def make(

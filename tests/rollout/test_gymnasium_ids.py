@@ -1,5 +1,6 @@
-"""Every task of every environment has a Gymnasium id, and costs nothing until it is asked for."""
+"""Every task of every environment has a Gymnasium id after `import pr2l`, without the import of an environment."""
 
+import pickle
 import subprocess
 import sys
 
@@ -10,19 +11,35 @@ from gymnasium.utils.env_checker import check_env
 
 import pr2l
 from pr2l.core import registry
-
-IDS = [
-    (environment, task)
-    for environment in registry.names("environments")
-    for task in registry.load("environments", environment).TASKS
-]
+from pr2l.rollout import gymnasium_ids
 
 
-@pytest.mark.parametrize(("environment", "task"), IDS)
-def test_every_task_has_an_id(environment, task):
-    spec = gym.spec(f"{pr2l.__name__}/{environment}-{task}-v0")
-    assert (spec.kwargs["environment"], spec.kwargs["task"]) == (environment, task)
-    assert spec.id in gym.registry
+@pytest.fixture(autouse=True)
+def registered():
+    """Forgets the ids that a test registers."""
+    before = dict(gym.registry)
+    yield
+    for env_id in gym.registry.keys() - before:
+        del gym.registry[env_id]
+
+
+def ids_of(environment):
+    return [env_id for env_id in gym.registry if env_id.startswith(f"{pr2l.__name__}/{environment}-")]
+
+
+@pytest.mark.parametrize("environment", registry.names("environments"))
+def test_every_task_has_an_id(environment):
+    tasks = registry.load("environments", environment).TASKS
+    assert ids_of(environment) == [f"pr2l/{environment}-{task}-v0" for task in tasks]
+    for env_id, task in zip(ids_of(environment), tasks, strict=True):
+        spec = pickle.loads(pickle.dumps(gym.spec(env_id)))
+        assert (spec.kwargs["environment"], spec.kwargs["task"]) == (environment, task)
+
+
+def test_gymnasium_lists_them(capsys):
+    gym.pprint_registry()
+    assert "pr2l/doom-fetch-v0" in capsys.readouterr().out
+    assert type(gym.registry) is dict and gym.registry is gym.envs.registration.registry
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # what Gymnasium says of any environment that it did not make
@@ -43,9 +60,18 @@ def test_an_id_takes_the_environments_options():
 
 
 def test_a_plug_in_from_outside_has_ids_too(write_plugin):
-    write_plugin("environments", "toys", "from toy_world import *")
+    write_plugin("environments", "toys", "from toy_world import Defaults, kinds, make\nTASKS = {'colours': None}\n")
+    gymnasium_ids.register()
+    gymnasium_ids.register()  # without a warning that an id exists already
     with gym.make("pr2l/toys-colours-v0") as env:
         assert env.reset(seed=0)[0]["frame"].shape == (6, 8, 3)
+
+
+@pytest.mark.parametrize("source", ["TASKS = dict(walk=None)", "def make(", "import a_package_that_is_not_there"])
+def test_a_plug_in_whose_tasks_cannot_be_read_has_no_ids(write_plugin, source):
+    write_plugin("environments", "toys", source)
+    gymnasium_ids.register()
+    assert ids_of("toys") == [] and ids_of("doom")
 
 
 def test_a_wrong_task_and_a_missing_version_are_met_as_gymnasium_meets_them():
@@ -60,8 +86,8 @@ def test_a_wrong_task_and_a_missing_version_are_met_as_gymnasium_meets_them():
 @pytest.mark.parametrize("first", ["pr2l, gymnasium", "gymnasium, pr2l"])
 def test_importing_pr2l_registers_without_importing_a_simulator(first):
     program = (
-        f"import {first}, sys; assert not {{'vizdoom', 'torch', 'pr2l.environments.doom'}} & sys.modules.keys();"
-        "gymnasium.make('CartPole-v1'); assert 'vizdoom' not in sys.modules;"
-        "from gymnasium import registry; registry['pr2l/doom-fetch-v0' if registry.get('pr2l/doom-fetch-v0') else '']"
+        f"from gymnasium import registry; import {first}, sys;"
+        "assert not {'vizdoom', 'torch', 'pydantic', 'pr2l.environments.doom'} & sys.modules.keys();"
+        "assert registry is gymnasium.registry and 'pr2l/doom-fetch-v0' in registry"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
