@@ -43,6 +43,12 @@ READ = {".safetensors", ".bin", ".pt", ".json", ".jinja", ".model", ".txt"}  # f
 EARLIER_NAMES = {"evaluation.json": "exam.json", "evaluation_before.json": "exam_before.json"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CONNECT_SECONDS = 5
+# Without it, transformers asks on a terminal whether to run Python code of the checkpoint's author.
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+NEEDS_CODE = (
+    "needs Python code that comes with the checkpoint, and pr2l runs no such code. Use a checkpoint whose architecture"
+    " is in transformers; many models have a converted one, often named `...-hf`."
+)
 
 
 def locate(name: str) -> str:
@@ -118,7 +124,7 @@ def read_config(path: str) -> Any:
     Raises:
         UserError: It cannot be read.
     """
-    return _read(path, "config", lambda: AutoConfig.from_pretrained(path))
+    return _read(path, "config", lambda: AutoConfig.from_pretrained(path, **NO_CODE))
 
 
 def read_model(
@@ -213,7 +219,7 @@ def read_weights(path: str, dtype: torch.dtype, config: Any | None = None) -> An
             layers.
     """
     with nullcontext() if config is None else surplus_unreported():
-        return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, config=config)
+        return AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, config=config, **NO_CODE)
 
 
 def read_tokenizer(path: str, subfolder: str = "") -> Any:
@@ -226,17 +232,17 @@ def read_tokenizer(path: str, subfolder: str = "") -> Any:
     Raises:
         UserError: It cannot be read.
     """
-    return _read(path, "tokenizer", lambda: AutoTokenizer.from_pretrained(path, subfolder=subfolder))
+    return _read(path, "tokenizer", lambda: AutoTokenizer.from_pretrained(path, subfolder=subfolder, **NO_CODE))
 
 
 def read_image_processor(path: str) -> Any:
     """Read the image processor in its PIL version, which does not need torchvision."""
-    return _read(path, "image processor", lambda: AutoImageProcessor.from_pretrained(path, backend="pil"))
+    return _read(path, "image processor", lambda: AutoImageProcessor.from_pretrained(path, backend="pil", **NO_CODE))
 
 
 def read_processor(path: str) -> Any:
     """Read the whole processor, for a model of no known family."""
-    return _read(path, "processor", lambda: AutoProcessor.from_pretrained(path, backend="pil"))
+    return _read(path, "processor", lambda: AutoProcessor.from_pretrained(path, backend="pil", **NO_CODE))
 
 
 def read_chat_template(path: str, tokenizer: Any) -> str | None:
@@ -283,9 +289,16 @@ def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
         # Damaged files raise all kinds of errors, of Rust too; an error while a model is built comes from its code.
         if part == "model" and not isinstance(error, ImportError | ValueError):
             raise
+        if needs_code(error):
+            raise UserError(f"the {part} of {path!r} {NEEDS_CODE}") from error
         raise UserError(
             f"transformers {transformers.__version__} cannot read the {part} of {path!r}: {_first_line(error)}"
         ) from error
+
+
+def needs_code(error: Exception) -> bool:
+    """Return whether transformers raised an error because a checkpoint needs Python code of its own."""
+    return "custom code" in str(error)
 
 
 @contextmanager

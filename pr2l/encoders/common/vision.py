@@ -198,7 +198,8 @@ class HubEncoder(VisionEncoder):
 
     def preprocessing(self) -> Callable[[Frames], Tensor]:
         weights = self.options.weights
-        processor = read_pretrained(weights, lambda: AutoImageProcessor.from_pretrained(weights, backend="pil"))
+        options = {"backend": "pil", **checkpoint.NO_CODE}
+        processor = read_pretrained(weights, lambda: AutoImageProcessor.from_pretrained(weights, **options))
         side = processor.crop_size if getattr(processor, "do_center_crop", None) else processor.size
         return Pixels(processor, int(side.height or side.shortest_edge), self.device, self.dtype)
 
@@ -227,7 +228,7 @@ def load_pretrained(model_class: Any, weights: str, dtype: torch.dtype) -> Any:
 
     def read() -> Any:
         with checkpoint.surplus_unreported():
-            return model_class.from_pretrained(weights, dtype=dtype, output_loading_info=True)
+            return model_class.from_pretrained(weights, dtype=dtype, output_loading_info=True, **checkpoint.NO_CODE)
 
     model, report = read_pretrained(weights, read)
     if missing := sorted(report["missing_keys"]):
@@ -254,6 +255,8 @@ def read_pretrained(weights: str, read: Callable[[], Value]) -> Value:
     try:
         return read()
     except (*UNREADABLE, OSError, SafetensorError) as error:
+        if checkpoint.needs_code(error):
+            raise UserError(f"encoder_options: weights={weights!r} {checkpoint.NEEDS_CODE}") from error
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         if Path(weights).is_dir() or not isinstance(error, OSError):
             raise UserError(
