@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import tempfile
 from difflib import get_close_matches
 from inspect import signature
@@ -25,14 +26,13 @@ from .spaces import DEGREES
 from .tasks import PAPER_TASKS, SPAWN_RANGE, Task
 
 KILLED = {"zombie_pigman": "pig_zombie", "mooshroom": "mushroom_cow"}  # mob -> name in the kill statistics
-SCRATCH = Path(tempfile.gettempdir()) / "pr2l-minecraft"  # Minecraft's logs and lock files of ports
-_LOCKS: list[Any] = []  # open files: their locks last until this process ends
+_LOCKS: list[int] = []  # open files: their locks last until this process ends
 
 
 def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
     """Make MineDojo's environment of a task without starting Minecraft.
 
-    This changes the working folder of the process to SCRATCH.
+    This changes the working folder of the process to `scratch_folder()`.
 
     Args:
         task: A key of PAPER_TASKS, or a task id of MineDojo.
@@ -59,13 +59,28 @@ def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
     arguments = {name: value for name, value in {**specification, **settings}.items() if name in parameters}
     if meta == "combat":
         arguments["target_names"] = KILLED.get(arguments["target_names"], arguments["target_names"])
-    SCRATCH.mkdir(exist_ok=True)
-    os.chdir(SCRATCH)
+    os.chdir(scratch_folder())
     env = ARNNWrapper(_meta_task_make(meta, **arguments), cam_interval=DEGREES)  # as minedojo.make does
     if task in PAPER_TASKS:
         _stay_at_spawn(env)
     _raise_at_mission_end(env.unwrapped._bridge_env)
     return env
+
+
+def scratch_folder() -> Path:
+    """Return the user's own folder for Minecraft's logs and the lock files of ports, and make it if it is missing.
+
+    Raises:
+        ValueError: If the folder belongs to another user, or is a link. That user could redirect what is written.
+    """
+    folder = Path(tempfile.gettempdir()) / f"pr2l-minecraft-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise ValueError(
+            f"{folder} is not a folder of this user with mode 0700; remove it, or set TMPDIR to another folder"
+        )
+    return folder
 
 
 def seed_mobs(env: Any, seed: int) -> None:
@@ -99,11 +114,11 @@ def claim(ports: list[int]) -> int | None:
     for port in ports:
         if not InstanceManager._is_port_taken(port):
             raise ValueError(f"nothing listens on port {port} of existing_ports: start Malmo there first")
-        lock = open(SCRATCH / f"{port}.lock", "w")  # noqa: SIM115  # open as long as this process
+        lock = os.open(scratch_folder() / f"{port}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            lock.close()
+            os.close(lock)
         else:
             _LOCKS.append(lock)
             return port

@@ -1,0 +1,42 @@
+"""Folder for Minecraft's logs and locks: one per user, and no links are followed."""
+
+import os
+
+import pytest
+
+from pr2l.environments.minecraft.dojo import scratch_folder
+
+
+@pytest.fixture(autouse=True)
+def temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def test_folder_belongs_to_the_user_alone(tmp_path):
+    folder = scratch_folder()
+    assert folder == tmp_path / f"pr2l-minecraft-{os.getuid()}" == scratch_folder()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_link_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "victim").mkdir(mode=0o700)
+    (tmp_path / f"pr2l-minecraft-{os.getuid()}").symlink_to(tmp_path / "victim")
+    with pytest.raises(ValueError, match="not a folder of this user"):
+        scratch_folder()
+
+
+def test_folder_that_others_can_write_to_is_refused(tmp_path):
+    folder = tmp_path / f"pr2l-minecraft-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(ValueError, match="0700"):
+        scratch_folder()
+
+
+def test_folder_of_another_user_is_refused(tmp_path, monkeypatch):
+    scratch_folder()
+    owner = os.getuid()
+    (tmp_path / f"pr2l-minecraft-{owner}").rename(tmp_path / f"pr2l-minecraft-{owner + 1}")
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    with pytest.raises(ValueError, match="not a folder of this user"):
+        scratch_folder()
