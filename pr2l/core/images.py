@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,14 @@ DEEP = ("I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes with more than 8 b
 MAX_PIXELS = 64_000_000
 
 
-def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
+def read_image(file: str | Path | BinaryIO, name: str | None = None) -> npt.NDArray[np.uint8]:
     """Read an image file as a frame.
 
+    Other formats are refused before they are decoded, because Pillow runs other programs for some of them.
+
     Args:
-        path: A PNG, JPEG, WebP or BMP file; gray images and palettes become RGB, and transparency is dropped.
+        file: A PNG, JPEG, WebP or BMP file; gray images and palettes become RGB, and transparency is dropped.
+        name: Name of the file in errors; None = its path.
 
     Returns:
         uint8 [H, W, 3], RGB, upright according to the file's EXIF orientation.
@@ -28,15 +32,16 @@ def read_image(path: str | Path) -> npt.NDArray[np.uint8]:
         UserError: The file is missing, has another format, is damaged, is too large, or has more than 8 bits per
             channel.
     """
+    path = str(file) if name is None else name
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{path} has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
             if image.mode in DEEP:
                 raise UserError(f"{path} has more than 8 bits per channel ({image.mode}); convert it to 8 bits")
             return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
     except FileNotFoundError as error:
-        raise UserError(f"there is no image file {str(path)!r}") from error
+        raise UserError(f"there is no image file {path!r}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         formats = ", ".join(FORMATS)
         raise UserError(f"{path} cannot be read as an image ({formats}): {error}") from error

@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from pr2l.core import digest, registry
 from pr2l.core.errors import UserError, did_you_mean
+from pr2l.core.images import read_image
 from pr2l.core.prompt import task_contexts
 from pr2l.core.types import Context, Contexts, Frames, Labels
 from pr2l.data.labelled_frames import Progress, Source, load_or_play
@@ -229,10 +229,7 @@ def _word(row: dict[str, str], column: str, allowed: Sequence[str], line: int) -
 def _pictures(files: Sequence[Path]) -> Frames:
     pictures = []
     for file in files:
-        try:
-            pictures.append(np.asarray(Image.open(file).convert("RGB")))
-        except (OSError, UnidentifiedImageError) as error:
-            raise UserError(f"{file}, named in {TABLE}, cannot be read as a picture: {error}") from error
+        pictures.append(read_image(file, f"{file}, named in {TABLE},"))
         if pictures[-1].shape != pictures[0].shape:
             sizes = [f"{shape[1]}x{shape[0]}" for shape in (pictures[0].shape, pictures[-1].shape)]
             raise UserError(f"{file} is {sizes[1]} and {files[0]} is {sizes[0]}; give all pictures one size")

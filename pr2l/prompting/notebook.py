@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.table import Table
 
+from pr2l.core.errors import UserError
+from pr2l.core.images import read_image
 from pr2l.core.types import Frames
 
 PICTURES = Path("pictures")  # folder for pictures if there is no upload widget
@@ -77,8 +79,8 @@ def pictures(uploaded: Any, size: tuple[int, int]) -> list[Frames]:
     frames = []
     for source in [*contents, *files]:
         try:
-            with Image.open(source) as picture:
-                frames.append(np.asarray(picture.convert("RGB").resize(size[::-1])))
-        except (OSError, UnidentifiedImageError):
+            picture = Image.fromarray(read_image(source))
+        except UserError:
             continue
+        frames.append(np.asarray(picture.resize(size[::-1])))
     return frames
