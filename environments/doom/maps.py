@@ -4,7 +4,7 @@ A map is one rectangular sector with random walls, floor, ceiling, light, start 
 of a room is independent of the objects in it.
 
         y ^  (0, height) ------------- (width, height)        angles in degrees, 0 = east, 90 = north,
-          |      |   thing      thing      |                  counter-clockwise, as in the engine
+          |      |   object     object     |                  counter-clockwise, as in the engine
           |      |        start            |
           |    (0, 0) ---------------- (width, 0)
           +------------------------------------> x            one map unit is about 3 cm
@@ -55,7 +55,7 @@ class MapObject:
     """Actor on a map.
 
     Args:
-        name: The actor's ViZDoom name, a key of THINGS.
+        name: The actor's ViZDoom name, a key of ACTORS.
         x: Map units to the east.
         y: Map units to the north.
         angle: The direction that the actor faces, in degrees; 0 = east, 90 = north.

@@ -103,7 +103,7 @@ def my_way_home(scene: Scene) -> str:
 
 
 def take_cover(scene: Scene) -> str:
-    """Step sideways, facing east, to the place that the fireballs miss by most; among equals prefer the middle."""
+    """Step sideways, facing east, to the position farthest from all fireballs; of equal ones, to the most central."""
     ends = [y for wall in scene.walls for y in wall[1::2]]
     candidates = range(int(min(ends)) + 16, int(max(ends)) - 15, 32)
     middle = (min(ends) + max(ends)) / 2

@@ -193,7 +193,7 @@ def _stay_at_spawn(env: Any) -> None:
 
 
 def _raise_at_mission_end(bridge: Any) -> None:
-    """Let steps raise when a mission ends; since MineDojo's missions have no end rule, the connection was lost."""
+    """Make steps raise an error when a mission ends: no rule of MineDojo ends one, so the connection was lost."""
     bridge_step = bridge.step
 
     def step(actions: list[str]) -> Any:

@@ -37,7 +37,7 @@ def restore_optimizer(optimizer: Optimizer, tensors: Tensors, param_groups: list
 
 
 def below(tensors: Tensors, folder: str) -> Tensors:
-    """Return the tensors whose names begin with "<folder>/", under the rest of their names."""
+    """Return the tensors whose names begin with "<folder>/"; the keys are their names without it."""
     start = f"{folder}/"
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 

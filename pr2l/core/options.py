@@ -1,6 +1,6 @@
 """Options of plug-ins, read from their source files: names, types, defaults, and comments with units and reasons.
 
-No plug-in is imported. So a misspelled option is found before the import of torch, which takes seconds, and the options
+No plug-in is imported, so a misspelled option is found before the import of torch, which takes seconds, and the options
 of a plug-in are known even if its simulator or package is not installed.
 """
 

@@ -84,7 +84,7 @@ class QuestionMix(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    found: float = 0.35  # fraction of all questions: would a thing be found here? Only if the room is known
+    found: float = 0.35  # fraction of all questions: would such a room have the object? Only if the room is known
     whole: float = 0.25  # fraction of the remaining questions: about the whole frame
     repeats: float = 0.3  # fraction of the remaining questions: how many? Only if a name is repeated, which is rare
     absent: float = 0.35  # fraction of the remaining questions: about a name that is not in the frame

@@ -46,7 +46,7 @@ from pr2l.vlms.loading import load_vlm
 
 SEGMENTS: tuple[Segment, ...] = ("image", "prompt", "generated")
 BATCH = 16  # frames per VLM call
-IMAGE_TOKENS = 16  # the image segment is pooled to a 4 x 4 grid, so that a probe can locate things
+IMAGE_TOKENS = 16  # the image segment is pooled to a 4 x 4 grid, so that a probe can locate objects
 MOST_LAYERS = 12  # maximum number of layers in the heat map
 FRAMES = Path("data/labelled")  # played frames, in folders named by a digest of their source
 STORED_ANSWERS = 6  # answers kept in score.json
@@ -354,7 +354,7 @@ def agreements(scores: Sequence[PromptScore]) -> Table:
 
 
 def _kappas(scores: Sequence[PromptScore]) -> list[list[float | None]]:
-    return [[agreement(left.says, right.says) for right in scores] for left in scores]
+    return [[agreement(row.says, column.says) for column in scores] for row in scores]
 
 
 def _report(scoring: Scoring, examples: Examples, scores: Sequence[PromptScore]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Checkpoint:
     values: dict[str, Any]
 
     def below(self, folder: str) -> dict[str, torch.Tensor]:
-        """Return the tensors whose names begin with "<folder>/", under the rest of their names."""
+        """Return the tensors whose names begin with "<folder>/"; the keys are their names without it."""
         start = f"{folder}/"
         return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
 
