@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from pr2l.cli import OPTIONS_OF, main
 from pr2l.core import registry
 from pr2l.core.config import OTHER_SCHEMAS
 from pr2l.core.console import Console
-from pr2l.core.options import VLM_FAMILY, read_options
+from pr2l.core.options import VLM_OPTIONS, read_options
 from pr2l.environments.doom import Defaults, make
 from pr2l.profiling.speed import SECTIONS
 from pr2l.training.runs import Run
@@ -164,7 +165,7 @@ def test_the_options_of_every_plugin_are_read_from_its_source(pr2l, kind, name) 
     """Against the class itself: the same names in the same order, and the same defaults."""
     kinds = OPTIONS_OF[kind]
     rows = read_options(kinds, name)
-    fields = registry.load(kinds, VLM_FAMILY if kind == "vlm" else name).Defaults.model_fields
+    fields = (import_module(VLM_OPTIONS) if kind == "vlm" else registry.load(kinds, name)).Defaults.model_fields
     assert [row.name for row in rows] == list(fields)
     for row in rows:
         default = fields[row.name].get_default(call_default_factory=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
@@ -239,9 +240,9 @@ def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = renamed_keys(RunConfig, config, "", warn=False)
     for kind, plugins in _PLUGINS.items():
-        key, name = f"{kind}_options", "florence2" if kind == "vlm" else values.get(kind)
-        if isinstance(values.get(key), dict) and name in registry.names(plugins):
-            values[key] = renamed_keys(registry.load(plugins, name).Defaults, values[key], "", warn=False)
+        key, name = f"{kind}_options", values.get(kind)
+        if isinstance(values.get(key), dict) and (kind == "vlm" or name in registry.names(plugins)):
+            values[key] = renamed_keys(_defaults(kind, str(name)), values[key], "", warn=False)
     return values
 
 
@@ -333,7 +334,7 @@ def _hint(kind: OptionKind, name: str) -> str:
 
 def _options(config: RunConfig, kind: OptionKind, *, warn: bool) -> Any:
     """Return the validated options of a plug-in."""
-    model, values = _plugin(config, kind).Defaults, getattr(config, f"{kind}_options")
+    model, values = _defaults(kind, getattr(config, kind)), getattr(config, f"{kind}_options")
     try:
         return parse_options(model, values, f"{kind}_options of {getattr(config, kind)!r}", warn=warn)
     except UserError as error:
@@ -349,10 +350,12 @@ def _check_timeouts(timeouts: dict[str, Any]) -> None:
     parse_options(Timeouts, timeouts, "timeouts")
 
 
-def _plugin(config: RunConfig, kind: OptionKind) -> Any:
-    # The config names a checkpoint, not a family, and all families share one set of options.
-    name = "florence2" if kind == "vlm" else getattr(config, kind)
-    return registry.load(_PLUGINS[kind], name)
+def _defaults(kind: OptionKind, name: str) -> type[BaseModel]:
+    """Return the model of a plug-in's options."""
+    # A config names a checkpoint, not a family. The import of a family would import transformers, which takes seconds.
+    module = import_module(plugin_options.VLM_OPTIONS) if kind == "vlm" else registry.load(_PLUGINS[kind], name)
+    model: type[BaseModel] = module.Defaults
+    return model
 
 
 def _unknown_key(error: ValidationError) -> bool:

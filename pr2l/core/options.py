@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from pr2l.core import registry
 from pr2l.core.errors import unknown_key
-from pr2l.core.source import find_definition, parse
+from pr2l.core.source import find_definition, module_file, parse
 
-VLM_FAMILY = "florence2"  # the family of `tiny`; all families share one set of options
+VLM_OPTIONS = "pr2l.vlms.options"  # the module whose Defaults all families of VLMs share; it does not import torch
 
 
 class Option(NamedTuple):
@@ -44,8 +44,7 @@ def read_options(kind: str, name: str) -> list[Option] | None:
     """
     if registry.is_class_path(name):
         return None
-    file = registry.source(kind, VLM_FAMILY if kind == "vlms" else name)
-    return options_of_class(file, "Defaults")
+    return options_of_class(_source(kind, name), "Defaults")
 
 
 def options_of_class(file: Path, name: str) -> list[Option] | None:
@@ -94,8 +93,14 @@ def unknown_keys(kind: str, name: str, keys: Iterable[str], where: str) -> str:
     if options is None:
         return ""
     allowed = [option.name for option in options]
-    valid_keys = {*allowed, *_old_names(registry.source(kind, VLM_FAMILY if kind == "vlms" else name))}
+    valid_keys = {*allowed, *_old_names(_source(kind, name))}
     return "\n".join(unknown_key(where, key, allowed) for key in keys if key not in valid_keys)
+
+
+def _source(kind: str, name: str) -> Path:
+    """Return the file that defines or imports the `Defaults` of a plug-in."""
+    shared = module_file(VLM_OPTIONS) if kind == "vlms" else None
+    return shared or registry.source(kind, name)
 
 
 def _annotated(node: ast.ClassDef) -> Iterator[tuple[ast.AnnAssign, str]]:

@@ -1,6 +1,7 @@
 """Configs over the doors world of CONTRIBUTING.md, which the `examples` fixture installs."""
 
 import string
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -38,6 +39,15 @@ def test_plugin_defaults_are_written_out_and_the_file_wins_over_them(examples) -
     assert config.algorithm_options["gamma"] == 0.99  # of policies/ppo.py
     assert config.vlm_options["layers"] == [-2, -1]
     assert config.prompt_name == "doors/choose/where"
+
+
+def test_configs_load_without_importing_a_vlm_family(examples, monkeypatch) -> None:
+    """A family imports transformers, which takes seconds and which runs without a VLM do not need."""
+    for name in [name for name in sys.modules if name.startswith("pr2l.vlms.families.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pr2l.vlms.base", None)
+    config = load_config(NAME, ["vlm_options.new_tokens=3"])
+    assert upgrade(config.model_dump(mode="json"))["vlm_options"]["new_tokens"] == 3
 
 
 def test_options_are_the_plugins_own_frozen_model(examples) -> None:
