@@ -32,6 +32,7 @@ from transformers import (
     PreTrainedConfig,
 )
 from transformers.utils.hub import cached_file
+from transformers.utils.logging import set_tqdm_hook
 
 from pr2l.core import digest
 from pr2l.core.errors import UserError, did_you_mean
@@ -43,6 +44,7 @@ READ = {".safetensors", ".bin", ".pt", ".json", ".jinja", ".model", ".txt"}  # f
 EARLIER_NAMES = {"evaluation.json": "exam.json", "evaluation_before.json": "exam_before.json"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CONNECT_SECONDS = 5
+BAR_SECONDS = 2.0  # the weights of small models are read in less, and need no progress bar
 # Without it, transformers asks on a terminal whether to run Python code of the checkpoint's author.
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 NEEDS_CODE = (
@@ -280,7 +282,8 @@ def read_json(path: str, name: str) -> Any:
 
 def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
     try:
-        return read()
+        with late_progress_bars():
+            return read()
     except SafetensorError as error:  # an interrupted download, or a pointer that git-lfs left
         raise UserError(f"the {part} of {path!r} is no whole .safetensors file ({error}); fetch it anew") from error
     except OSError as error:
@@ -299,6 +302,16 @@ def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
 def needs_code(error: Exception) -> bool:
     """Return whether transformers raised an error because a checkpoint needs Python code of its own."""
     return "custom code" in str(error)
+
+
+@contextmanager
+def late_progress_bars() -> Iterator[None]:
+    """Show transformers' progress bars, which go to stderr, only for work that takes longer than BAR_SECONDS."""
+    hook = set_tqdm_hook(lambda new_bar, args, options: new_bar(*args, **{"delay": BAR_SECONDS, **options}))
+    try:
+        yield
+    finally:
+        set_tqdm_hook(hook)
 
 
 @contextmanager

@@ -38,6 +38,15 @@ def test_each_model_type_has_one_family():
     assert family("never heard of").__name__ == "pr2l.vlms.families.generic"
 
 
+def test_a_progress_bar_is_shown_only_for_weights_that_take_long(capsys, monkeypatch) -> None:
+    load_vlm("tiny")
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(checkpoint, "BAR_SECONDS", 0)
+    load_vlm("tiny")
+    out, err = capsys.readouterr()
+    assert out == "" and "Loading weights" in err
+
+
 def test_every_family_has_the_same_options():
     assert {registry.load("vlms", name).Defaults for name in registry.names("vlms")} == {Defaults}
 

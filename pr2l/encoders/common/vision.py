@@ -253,7 +253,8 @@ def read_pretrained(weights: str, read: Callable[[], Value]) -> Value:
         UserError: `read` failed; the error names the reason and the next step.
     """
     try:
-        return read()
+        with checkpoint.late_progress_bars():
+            return read()
     except (*UNREADABLE, OSError, SafetensorError) as error:
         if checkpoint.needs_code(error):
             raise UserError(f"encoder_options: weights={weights!r} {checkpoint.NEEDS_CODE}") from error
