@@ -20,7 +20,8 @@ from torch import Tensor
 from pr2l.core.errors import UserError
 from pr2l.core.messages import Message, split_images
 from pr2l.core.types import Frame
-from pr2l.vlms.base import IGNORE_INDEX, VLM
+from pr2l.vlms.base import VLM
+from pr2l.vlms.token_ids import IGNORE_INDEX
 
 
 class Defaults(BaseModel):

@@ -24,10 +24,11 @@ from pr2l.data.labelled_frames import LabelledFrames, Source
 from pr2l.data.questions import Question
 from pr2l.pretraining.examples import draw_frames, draw_questions
 from pr2l.pretraining.stages import OnStep, Stage, run_stages
-from pr2l.vlms.base import IGNORE_INDEX, VLM, Defaults
+from pr2l.vlms.base import VLM, Defaults
 from pr2l.vlms.checkpoint import locate
 from pr2l.vlms.loading import load_vlm
 from pr2l.vlms.lora import Lora, add_lora, save_lora
+from pr2l.vlms.token_ids import IGNORE_INDEX
 
 Example = tuple[Frames, Question]  # a frame uint8 [H, W, 3], and a question about it with the right answer
 BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja")  # config, tokenizer, processors, chat template

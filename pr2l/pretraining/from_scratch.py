@@ -25,8 +25,9 @@ from pr2l.data.questions import Question
 from pr2l.pretraining.architecture import Architecture, build
 from pr2l.pretraining.examples import FrameBatch, QuestionMix, draw_frames, draw_questions
 from pr2l.pretraining.stages import OnStep, Stage, run_stages
-from pr2l.vlms.base import IGNORE_INDEX, VLM
+from pr2l.vlms.base import VLM
 from pr2l.vlms.loading import load_vlm
+from pr2l.vlms.token_ids import IGNORE_INDEX, padded
 
 
 class TrainingOptions(BaseModel):
@@ -142,9 +143,7 @@ def _answer_ids(vlm: VLM, question: Question) -> list[int]:
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
     """Pad token ids on the right with `fill`; return ids and mask (1 = real token), both int64 [B, T]."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
-    return ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    return padded(rows, fill), padded([[1] * len(row) for row in rows], 0)
 
 
 # Training.

@@ -36,9 +36,10 @@ from pr2l.profiling import shapes
 from pr2l.profiling.timing import MedianRange, flops, matrix_ceiling, peak_memory, profile, speedup, time_in_turn
 from pr2l.rollout import build
 from pr2l.rollout.vec_embed import VecEmbed, observation_space
-from pr2l.vlms.base import OPTIMIZATIONS, VLM, Defaults
+from pr2l.vlms.base import VLM, Defaults
 from pr2l.vlms.checkpoint import cpu_has_bfloat16
 from pr2l.vlms.loading import load_vlm
+from pr2l.vlms.options import OPTIMIZATIONS
 
 TEXT = "where is the red torch ?"
 # Overrides with which a rollout takes minutes instead of an hour, and an update takes less time too.

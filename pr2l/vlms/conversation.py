@@ -101,3 +101,36 @@ def images_of(prompts: Sequence[Prompt], rows: Sequence[int]) -> list[int]:
         return list(rows)
     ends = np.cumsum([image_count(prompt) for prompt in prompts]).tolist()
     return [image for row in rows for image in range(ends[row - 1] if row else 0, ends[row])]
+
+
+def select_rows(frames: Frames, prompts: Sequence[Prompt], rows: Sequence[int]) -> tuple[Frames, list[Prompt]]:
+    """Return some rows of a batch: their images and prompts.
+
+    Args:
+        frames: uint8 [M, H, W, 3], the images of all rows.
+        prompts: Prompts of all rows.
+        rows: Indices of the rows; they may repeat.
+    """
+    return frames[images_of(prompts, rows)], [prompts[row] for row in rows]
+
+
+def images_by_row(frames: Frames, prompts: Sequence[Prompt]) -> list[Frames]:
+    """Return the images of each row, uint8 [images, H, W, 3].
+
+    Args:
+        frames: uint8 [M, H, W, 3], the images of all rows.
+        prompts: Prompts of all rows.
+    """
+    return [frames[images_of(prompts, [row])] for row in range(len(prompts))]
+
+
+def check_image_counts(frames: Images, prompts: Sequence[Prompt]) -> None:
+    """Raise ValueError unless there are prompts, and as many images as they refer to."""
+    counts = [image_count(prompt) for prompt in prompts]
+    if not isinstance(frames, np.ndarray) and [len(images) for images in frames] != counts:
+        raise ValueError(f"rows have {[len(images) for images in frames]} images, their prompts refer to {counts}")
+    if not counts or (isinstance(frames, np.ndarray) and len(frames) != sum(counts)):
+        raise ValueError(
+            f"{len(counts)} prompts with {sum(counts)} images for {len(frames)} frames; give one text per frame, or"
+            " messages with one image part per frame"
+        )

@@ -1,14 +1,15 @@
-"""Choice of the next token: greedy, or sampled with random numbers of each row."""
+"""Choice of the next token, greedy or sampled with random numbers of each row, and the end of an answer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor
 
 from pr2l.core.types import Frames
 from pr2l.vlms.conversation import Prompt
@@ -49,6 +50,45 @@ class Decoding(LogitsProcessor):
         probabilities = torch.softmax(scores.cpu().double() / self.temperature, dim=-1)
         cumulative = probabilities.cumsum(-1)
         return (cumulative <= uniform * cumulative[:, -1:]).sum(-1, keepdim=True).clamp(max=scores.shape[1] - 1)
+
+
+def take_over_decoding(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Drop the checkpoint's settings for decoding (beams, penalties, forced tokens), and return its EOS ids.
+
+    EOS is dropped too. `generate` then always makes all its tokens, so that every row has a state at every position;
+    positions after the end of an answer are masked with `before_end`.
+
+    Args:
+        model: A transformers model, changed in place.
+        tokenizer: Its tokenizer, whose EOS is used if the model has none.
+
+    Returns:
+        Ids of all tokens that end an answer; empty if there is none.
+    """
+    ends = model.generation_config.eos_token_id
+    # BLIP-2 and InstructBLIP call `generate` of the language model inside them.
+    inner: Any = getattr(model, "language_model", None)
+    for module in (model, inner):
+        if (old := getattr(module, "generation_config", None)) is not None:
+            ends = old.eos_token_id if ends is None else ends
+            names = ("bos_token_id", "pad_token_id", "decoder_start_token_id")
+            module.generation_config = GenerationConfig(**{name: getattr(old, name) for name in names})
+    ends = ends or tokenizer.eos_token_id
+    return () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
+
+
+def before_end(tokens: torch.Tensor, eos: Sequence[int]) -> torch.Tensor:
+    """Return a mask of generated tokens, True up to and including the token that ends the answer.
+
+    Args:
+        tokens: int64 [B, N].
+        eos: Token ids that end an answer.
+
+    Returns:
+        bool [B, N].
+    """
+    ends = torch.isin(tokens, torch.tensor(eos, device=tokens.device, dtype=tokens.dtype))
+    return ends.cumsum(1) - ends.long() == 0
 
 
 def uniforms(

@@ -19,6 +19,12 @@ from pr2l.vlms.resize import goes_down_first, pad_to_square, resize, stretched
 GREY = 127  # padding of a letterbox if the processor has no mean colour
 
 
+def check_batch(frames: Frames) -> None:
+    """Raise ValueError unless frames are uint8 [M, H, W, 3] with M >= 1."""
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+        raise ValueError(f"frames are {frames.dtype} {frames.shape}; a batch is uint8 [B, H, W, 3], RGB, B >= 1")
+
+
 class Pixels:
     """Preprocessor that resizes and normalises a batch of frames as one image processor does.
 

@@ -19,8 +19,8 @@ from pr2l.profiling.speed import (
     speed,
 )
 from pr2l.profiling.timing import MedianRange, flops, matrix_ceiling, peak_memory, profile, speedup, time_in_turn
-from pr2l.vlms.base import OPTIMIZATIONS, Defaults
 from pr2l.vlms.loading import load_vlm
+from pr2l.vlms.options import OPTIMIZATIONS, Defaults
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 120, 160, 3), dtype=np.uint8)
 TEXTS = ["where is the imp ?"] * 3

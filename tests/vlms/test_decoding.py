@@ -104,9 +104,9 @@ def test_states_after_the_end_of_an_answer_are_masked():
     before = model.hidden(frames, texts)
     _, (_, ids, _) = next(model.passes(frames, texts))
     assert len(set(ids[0].tolist())) == N and before.mask.all()
-    ends, model._eos = model._eos, (int(ids[0, 1]),)
+    ends, model.eos_token_ids = model.eos_token_ids, (int(ids[0, 1]),)
     after, answer = model.hidden(frames, texts), model.answer(frames, texts, N)
-    model._eos = ends
+    model.eos_token_ids = ends
     generated = after.spans["generated"]
     assert after.mask[0, generated].tolist() == [True, True, False]
     assert torch.equal(after.states[:, :, generated][:, :, :2], before.states[:, :, generated][:, :, :2])

@@ -301,7 +301,7 @@ def test_what_is_longer_than_the_positions_of_a_model_is_refused(name):
 
 
 def test_positions_that_are_computed_have_no_end():
-    assert vlm(LLAVA)._positions is None
+    assert vlm(LLAVA).max_positions is None
     assert vlm(LLAVA).hidden(pictures(LLAVA)[:1], ["is it near ? " * 100]).spans["prompt"].stop > 256
 
 

@@ -33,8 +33,7 @@ from pr2l.core.types import Contexts, Frames, Labels, Tokens
 from pr2l.encoders.base import Encoder, EncoderSource
 from pr2l.encoders.common.states import pool_grid, pooled_length
 from pr2l.vlms import checkpoint
-from pr2l.vlms.base import check_batch
-from pr2l.vlms.pixels import Pixels
+from pr2l.vlms.pixels import Pixels, check_batch
 
 Value = TypeVar("Value")
 

@@ -39,7 +39,7 @@ Choose = Callable[[Any, Tensor], Tensor]  # (ignored, logits [B, V]) -> scores w
 
 
 class LocalModel(Protocol):
-    """Interface of a VLM whose passes run in this process; see `pr2l.vlms.base.VLM` for each member."""
+    """Interface of a VLM whose passes run in this process; see `pr2l.vlms.family.Family` for each member."""
 
     options: Defaults
     config: Any
@@ -60,7 +60,6 @@ class LocalModel(Protocol):
     def ids(self, prompts: Sequence[Prompt]) -> Tensor: ...
     def encode_images(self, frames: Frames) -> Any: ...
     def lm_inputs(self, image_features: Any, prompts: Sequence[Prompt]) -> dict[str, Any]: ...
-    def distinct(self, frames: Frames) -> tuple[list[int], list[int]]: ...
 
 
 class PassStates(NamedTuple):
@@ -143,7 +142,8 @@ class Engine:
 
         The prompts may then go through the language model in several passes.
         """
-        first, places = self.vlm.distinct(frames)
+        rows = list(range(len(frames)))
+        first, places = (rows, rows) if "shared_vision" in self.vlm.options.disable else distinct(frames)
         padded = self.vlm.buckets.padded(first)
         return ImageFeatures(self.vlm.encode_images(frames[padded]), places, len(padded), len(first) < len(places))
 
@@ -204,7 +204,12 @@ class Engine:
 
     def chosen(self, states: tuple[Tensor, ...]) -> Tensor:
         """Return the chosen layers of a model's tuple of hidden states, float32 [B, L, T, D]."""
-        return torch.stack([states[layer] for layer in self.layers], dim=1).float()
+        return chosen_layers(states, self.layers)
+
+
+def chosen_layers(states: tuple[Tensor, ...], layers: Sequence[int]) -> Tensor:
+    """Return some layers of a model's tuple of hidden states, float32 [B, L, T, D]."""
+    return torch.stack([states[layer] for layer in layers], dim=1).float()
 
 
 def _next(choose: Choose, logits: Tensor) -> Tensor:

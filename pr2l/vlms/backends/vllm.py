@@ -5,10 +5,10 @@
     texts --layout, 1 placeholder--> ids /                              \\--> states, in a file of a shared folder
 
 One request is sent per row, for all rows of a batch at once. vLLM's method "extract_hidden_states" writes the states of
-the input and of every generated token but the last, so one more token than requested is generated, as in base.py. It
-numbers states as transformers does, 0 = embeddings, but returns the last one without the final norm, which is therefore
-applied here. vLLM computes the pixels with the checkpoint's own processor, so frames are sent as squares of a size that
-this processor does not change.
+the input and of every generated token but the last, so one more token than requested is generated, as in generate.py.
+It numbers states as transformers does, 0 = embeddings, but returns the last one without the final norm, which is
+therefore applied here. vLLM computes the pixels with the checkpoint's own processor, so frames are sent as squares of a
+size that this processor does not change.
 
 Written from the source of vLLM 0.33: entrypoints/scale_out/token_in_token_out and, below distributed/kv_transfer,
 kv_connector/v1/example_hidden_states_connector.py.
@@ -44,6 +44,8 @@ from pr2l.vlms import checkpoint
 from pr2l.vlms.backends.local import PassStates
 from pr2l.vlms.base import VLM, Defaults
 from pr2l.vlms.conversation import Images, Prompt, Prompts, image_count
+from pr2l.vlms.decoding import before_end
+from pr2l.vlms.token_ids import image_tokens_first
 
 MODEL_TYPES = ("llava", "qwen2_5_vl", "qwen3_vl")  # families whose class in vLLM returns states
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -224,7 +226,7 @@ class Served(VLM):
     """Overrides of a family whose passes run in a server. Its states differ from local ones by rounding only."""
 
     has_engine = False
-    _positions = None  # the server has its own limit
+    max_positions = None  # the server has its own limit
 
     def read_model(self, path: str) -> Any:
         """Read the parts that are needed beside the forward passes; states arrive on the CPU."""
@@ -256,7 +258,7 @@ class Served(VLM):
             raise UserError("sampling is not possible with server; use temperature=0, or leave out server.")
         replies = self._ask(*self.batch(frames, prompts), max_tokens=new_tokens)
         return [
-            tokens[0, self._before_end(tokens)[0]].tolist()
+            tokens[0, before_end(tokens, self.eos_token_ids)[0]].tolist()
             for tokens in (torch.tensor([reply.chosen]) for reply in replies)
             for _ in range(samples)
         ]
@@ -281,7 +283,8 @@ class Served(VLM):
         layers = [self._layers.index(layer % (self.depth + 1)) for layer in self.options.layers]
         whole, length = states[:, layers].transpose(0, 1)[None], len(self.token_ids(prompt))
         tokens = torch.tensor([reply.ids[length:]], dtype=torch.long)
-        return PassStates(whole[:, :, self._order(self.ids([prompt]))], tokens, whole[:, :, length:])
+        order = image_tokens_first(self.ids([prompt]), self.image_token_id)
+        return PassStates(whole[:, :, order], tokens, whole[:, :, length:])
 
     def _ask(self, frames: Frames, prompts: list[Prompt], **sampling: Any) -> list[Reply]:
         """Return one reply per row."""
@@ -298,7 +301,7 @@ class Served(VLM):
             raise self._server.wrong("reads other tokens than this checkpoint's tokenizer writes")
         return reply
 
-    def _probe_vision(self) -> tuple[int, int]:
+    def probe_vision(self) -> tuple[int, int]:
         """Return the number of image tokens, from one black frame, and 0 for the tower's width, which is unknown."""
         self._check_pixels()
         self.vision_length = 1  # a layout then has one placeholder, as a request has
@@ -323,8 +326,8 @@ class Served(VLM):
                 f" image processor would resize or crop such a square. Use image_size={self.default_image_size()}."
             )
 
-    def _check_options(self, path: str) -> None:
-        super()._check_options(path)
+    def check_options(self, path: str) -> None:
+        super().check_options(path)
         kind, options = self.config.model_type, self.options
         if kind not in MODEL_TYPES:
             raise UserError(

@@ -17,12 +17,13 @@ import torch
 from pr2l.core.errors import UserError
 from pr2l.core.types import Frames
 from pr2l.vlms import checkpoint
-from pr2l.vlms.backends.local import PassStates
+from pr2l.vlms.backends.local import PassStates, chosen_layers
 from pr2l.vlms.base import Defaults
 from pr2l.vlms.chat import ChatVLM
-from pr2l.vlms.conversation import Conversation, Images, Prompts, image_count
+from pr2l.vlms.conversation import Conversation, Images, Prompts, image_count, images_by_row
 from pr2l.vlms.pixels import GREY
 from pr2l.vlms.resize import pad_to_square, resize
+from pr2l.vlms.token_ids import image_tokens_first
 
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
 
@@ -102,7 +103,7 @@ class Generic(ChatVLM):
         written = [self.write(row) if isinstance(row, str) else self.write_conversation(row) for row in rows]
         special = not self.tokenizer.bos_token or not written[0].startswith(self.tokenizer.bos_token)
         processed = self._processor(
-            images=[list(pictures) for pictures in self._split(self.fit(frames), rows)],
+            images=[list(pictures) for pictures in images_by_row(self.fit(frames), rows)],
             text=written,
             padding=True,
             padding_side="right",
@@ -144,8 +145,8 @@ class Generic(ChatVLM):
     def _noise(self) -> Frames:
         return np.random.default_rng(0).integers(0, 256, self._black.shape, dtype=np.uint8)
 
-    def _probe_vision(self) -> tuple[int, int]:
-        return super()._probe_vision() if self._has_image_features else (0, 0)
+    def probe_vision(self) -> tuple[int, int]:
+        return super().probe_vision() if self._has_image_features else (0, 0)
 
     @torch.no_grad()
     def _states_of_one(self, question: str) -> PassStates:
@@ -166,19 +167,23 @@ class Generic(ChatVLM):
     def _unmodified(self, chosen: torch.Tensor) -> torch.Tensor:
         """Return the states [1, L, I + P + N, D] of one plain forward pass over the input and the chosen answer."""
         inputs = self.inputs(self._noise, QUESTIONS[:1])
-        order, count = self._order(inputs["input_ids"]), chosen.shape[1]
+        order, count = image_tokens_first(inputs["input_ids"], self.image_token_id), chosen.shape[1]
+        layers = self.options.layers
         if self.is_encoder_decoder:
             start = self.model.generation_config.decoder_start_token_id
             fed = torch.cat([torch.full_like(inputs["input_ids"][:, :1], start), chosen], dim=1)
             out = self.model(**inputs, decoder_input_ids=fed, output_hidden_states=True)
-            before, after = map(self._chosen_layers, (out.encoder_hidden_states, out.decoder_hidden_states))
+            before, after = (
+                chosen_layers(out.encoder_hidden_states, layers),
+                chosen_layers(out.decoder_hidden_states, layers),
+            )
             return torch.cat([before[:, :, order], after[:, :, 1:]], dim=2)
         longer = {"input_ids": chosen, "attention_mask": torch.ones_like(chosen)}
         for key, value in inputs.items():
             if value.shape == inputs["input_ids"].shape and key not in longer:
                 longer[key] = torch.zeros_like(chosen, dtype=value.dtype)  # type ids: text is 0
         inputs |= {key: torch.cat([inputs[key], more], dim=1) for key, more in longer.items()}
-        whole = self._chosen_layers(self.model(**inputs, output_hidden_states=True).hidden_states)
+        whole = chosen_layers(self.model(**inputs, output_hidden_states=True).hidden_states, layers)
         length = whole.shape[2] - count
         return torch.cat([whole[:, :, order], whole[:, :, length:]], dim=2)
 
@@ -188,6 +193,6 @@ def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-_NEXT_STEP = "use a model of a known family (`pr2l list vlms`), or write one in pr2l/vlms/."
+_NEXT_STEP = "use a model of a known family (`pr2l list vlms`), or write one in pr2l/vlms/families/."
 
 load = Generic.load
