@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -128,16 +128,27 @@ def _files(kind: str) -> dict[str, Path]:
 
 def _installed(kind: str) -> dict[str, str]:
     """Return a dict from names to modules of the plug-ins of other installed packages."""
-    return _entry_points(kind, tuple((folder, _modified(folder)) for folder in sys.path))
+    packages: dict[str, dict[str, dict[str, str]]] = {}
+    for folder in reversed(sys.path):  # as in imports, a package hides one of the same name in a later folder
+        packages |= _entry_points(folder, _modified(folder))
+    return {name: module for groups in packages.values() for name, module in groups.get(f"pr2l.{kind}", {}).items()}
 
 
-@lru_cache(maxsize=len(KINDS))  # reading the metadata of all packages takes 10 ms, and one config needs it many times
-def _entry_points(kind: str, folders: tuple[tuple[str, int], ...]) -> dict[str, str]:
-    """Return a dict from names to modules of the entry points of a kind.
+@lru_cache(maxsize=256)  # reading the metadata of all packages takes 10 ms or more, and one config needs it many times
+def _entry_points(folder: str, modified: int) -> dict[str, dict[str, dict[str, str]]]:
+    """Return the entry points for pr2l in a folder: from packages to groups to names to modules.
 
-    `folders`, the folders of sys.path with their modification times, is only part of the cache's key.
+    `modified`, the modification time of the folder, is only part of the cache's key.
     """
-    return {point.name: point.module for point in entry_points(group=f"pr2l.{kind}")}
+    packages: dict[str, dict[str, dict[str, str]]] = {}
+    for distribution in distributions(path=[folder]):
+        groups: dict[str, dict[str, str]] = {}
+        for point in distribution.entry_points:
+            if point.group.startswith("pr2l."):
+                groups.setdefault(point.group, {})[point.name] = point.module
+        if groups:
+            packages.setdefault(distribution.name, groups)
+    return packages
 
 
 def _modified(folder: str) -> int:

@@ -86,14 +86,27 @@ def test_plugins_of_another_package_are_found_by_entry_point(write_plugin) -> No
     assert registry.load("prompts", "maze/walk/what").read_text() == "text: what\n"
 
 
-def test_lists_of_packages_are_read_again_only_after_an_installation(write_plugin, monkeypatch) -> None:
-    asked = []
-    read = registry.entry_points
-    monkeypatch.setattr(registry, "entry_points", lambda **group: asked.append(group) or read(**group))
+def test_entry_points_are_read_again_only_after_an_installation(write_plugin, monkeypatch) -> None:
+    folders = []
+    read = registry.distributions
+    monkeypatch.setattr(registry, "distributions", lambda path: folders.extend(path) or read(path=path))
     write_plugin("encoders", "first", "")
-    assert all("first" in registry.names("encoders") for _ in range(3)) and len(asked) == 1
+    assert "first" in registry.names("encoders") and len(folders) == len(set(folders))
+    folders.clear()
+    assert all("first" in registry.names(kind) for kind in ("encoders", "encoders")) and registry.names("networks")
+    assert folders == []
     write_plugin("encoders", "second", "")
-    assert {"first", "second"} <= set(registry.names("encoders")) and len(asked) == 2
+    assert {"first", "second"} <= set(registry.names("encoders")) and len(folders) == 1  # the others have not changed
+
+
+def test_a_package_hides_one_of_the_same_name_in_a_later_folder(tmp_path, monkeypatch) -> None:
+    for folder, module in (("later", "old"), ("earlier", "new")):
+        metadata = tmp_path / folder / "parrots-1.0.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: parrots\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(f"[pr2l.encoders]\nparrot_{module} = {module}\n")
+        monkeypatch.syspath_prepend(tmp_path / folder)
+    assert [name for name in registry.names("encoders") if name.startswith("parrot")] == ["parrot_new"]
 
 
 def test_this_project_wins_over_an_outside_plugin_of_the_same_name(write_plugin) -> None:
