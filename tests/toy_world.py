@@ -1,7 +1,9 @@
-"""A world that a policy learns in seconds: do the action that the frame's colour stands for, until the episode ends.
+"""Environment plug-in that a policy learns in seconds: the frame's colour is the right action.
 
-Written as a plug-in, so that tests can run whole programs in it. Each right action is worth 1; an episode lasts
-4 to 7 steps (of its seed), so environments fall out of step; success is an episode without a mistake.
+The reward is 1 for each right action. An episode lasts 4 to 7 steps, depending on its seed, so that parallel episodes
+end at different times. An episode without a wrong action is a success.
+
+Environment variables: TOY_DELAY is the duration of a step in seconds, and step number TOY_HANG_AT never ends.
 """
 
 import os
@@ -17,9 +19,9 @@ from pydantic import BaseModel, ConfigDict
 class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    hang_at: int = 0  # the engine's lifetime in steps, after which it dies; 0 = for ever
-    nan_at: int = 0  # the step whose reward is NaN; 0 = none
-    killed_every: int = 0  # steps between two kills of its whole process, on average; 0 = never
+    crash_at: int = 0  # the step, counted over all episodes, that raises RuntimeError; 0 = none
+    nan_at: int = 0  # the step, counted over all episodes, whose reward is NaN; 0 = none
+    kill_every: int = 0  # mean number of steps between two kills of its own process; 0 = never
 
 
 class Task:
@@ -62,27 +64,27 @@ class Colours(gym.Env):
         self.engine, self.time, self.faultless = True, 0, True
         self.horizon = int(self.np_random.integers(4, 8))
         self.target = int(self.np_random.integers(2))
-        return self._look(), self._info()
+        return self._observation(), self._info()
 
     def step(self, action):
         self.steps += 1
-        held = self.steps == int(os.environ.get("TOY_HOLD", 0))  # a step that never ends, as has each of TOY_DELAY
-        time.sleep(10_000 if held else float(os.environ.get("TOY_DELAY", 0)))  # seconds
-        if self.options.killed_every and random.random() < 1 / self.options.killed_every:
+        hangs = self.steps == int(os.environ.get("TOY_HANG_AT", 0))
+        time.sleep(10_000 if hangs else float(os.environ.get("TOY_DELAY", 0)))
+        if self.options.kill_every and random.random() < 1 / self.options.kill_every:
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.steps == self.options.hang_at:
+        if self.steps == self.options.crash_at:
             raise RuntimeError("the toy engine has died")
         reward = float(action == self.colour)
         self.faultless &= bool(reward)
         self.time += 1
         reward = float("nan") if self.steps == self.options.nan_at else reward
-        return self._look(), reward, False, self.time == self.horizon, self._info()
+        return self._observation(), reward, False, self.time == self.horizon, self._info()
 
     def close(self):
         Colours.open_engines -= self.engine
         self.engine = False
 
-    def _look(self):
+    def _observation(self):
         self.colour = int(self.np_random.integers(3))
         frame = np.zeros((6, 8, 3), np.uint8)
         frame[:, 4 * self.target : 4 * self.target + 4, self.colour] = 200
@@ -98,9 +100,9 @@ class Colours(gym.Env):
         return info | {"labels": [{"name": "patch", "box": box, "distance": 1.0}], "scene": scene}
 
 
-class EndedTwice(gym.Wrapper):
-    """The last step of each episode is its own end and that of its time at once."""
+class TerminatedAndTruncated(gym.Wrapper):
+    """The last step of each episode is terminated and truncated at once."""
 
     def step(self, action):
-        shown, reward, _, last, info = self.env.step(action)
-        return shown, reward, last, last, info
+        observation, reward, _, truncated, info = self.env.step(action)
+        return observation, reward, truncated, truncated, info

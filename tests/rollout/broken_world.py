@@ -1,6 +1,6 @@
-"""A world that breaks the environment contract in the way and at the step that it is told to.
+"""Environment that violates the environment contract in a given way at a given step.
 
-In this process, in workers, and as the module of an isolated environment. Episodes last 6 steps of reward 1.
+Tests use it in this process, in worker processes and isolated. Episodes last 6 steps of reward 1.
 """
 
 import gymnasium as gym
@@ -42,7 +42,7 @@ def replaced(**changes):
     )
 
 
-def framed(change):
+def with_frame(change):
     return lambda observation, *rest: ({**observation, "frame": change(observation["frame"])}, *rest)
 
 
@@ -50,33 +50,33 @@ def with_proprio(value):
     return lambda observation, *rest: ({**observation, "proprio": value}, *rest)
 
 
-def informed(**changes):
+def with_info(**changes):
     return lambda *result: (*result[:4], {**result[4], **changes})
 
 
-# What step makes of its five values -> what the error must say.
+# Name of the violation -> function that changes the result of step, and a part of the error message.
 WRONG = {
-    "float frame": (framed(lambda f: f.astype(np.float32) / 255), "frame is float32 [6, 8, 3] with values from 0 to"),
-    "rgba frame": (framed(lambda f: np.concatenate([f, f[..., :1]], axis=2)), "frame is uint8 [6, 8, 4]"),
-    "gray frame": (framed(lambda f: f[..., 0].copy()), "frame is uint8 [6, 8]"),
-    "channels first": (framed(lambda f: f.transpose(2, 0, 1).copy()), "frame is uint8 [3, 6, 8]"),
-    "int64 frame": (framed(lambda f: f.astype(np.int64)), "frame is int64 [6, 8, 3]"),
-    "negative pixels": (framed(lambda f: f.astype(np.int16) - 40), "frame is int16 [6, 8, 3] with values from -40"),
-    "no frame": (framed(lambda f: None), "frame is None"),
-    "listed frame": (framed(lambda f: f.tolist()), "frame is a list"),
-    "another shape": (framed(lambda f: np.zeros((12, 16, 3), np.uint8)), "frame is uint8 [12, 16, 3]"),
+    "float frame": (with_frame(lambda f: f.astype(np.float32) / 255), "float32 [6, 8, 3] with values from 0 to"),
+    "rgba frame": (with_frame(lambda f: np.concatenate([f, f[..., :1]], axis=2)), "frame is uint8 [6, 8, 4]"),
+    "gray frame": (with_frame(lambda f: f[..., 0].copy()), "frame is uint8 [6, 8]"),
+    "channels first": (with_frame(lambda f: f.transpose(2, 0, 1).copy()), "frame is uint8 [3, 6, 8]"),
+    "int64 frame": (with_frame(lambda f: f.astype(np.int64)), "frame is int64 [6, 8, 3]"),
+    "negative pixels": (with_frame(lambda f: f.astype(np.int16) - 40), "frame is int16 [6, 8, 3] with values from -40"),
+    "no frame": (with_frame(lambda f: None), "frame is None"),
+    "listed frame": (with_frame(lambda f: f.tolist()), "frame is a list"),
+    "another shape": (with_frame(lambda f: np.zeros((12, 16, 3), np.uint8)), "frame is uint8 [12, 16, 3]"),
     "no observation": (replaced(observation=None), "the observation is None"),
     "other keys": (replaced(observation={"image": 1}), "the observation is a dict of ['image']"),
     "proprio shape": (with_proprio(np.zeros(3, np.float32)), "proprio is float32 [3]"),
     "proprio dtype": (with_proprio(np.zeros(2)), "proprio is float64 [2]"),
     "proprio NaN": (with_proprio(np.array([0, np.nan], np.float32)), "proprio is float32 [2] with 1 NaN"),
     "proprio inf": (with_proprio(np.array([0, np.inf], np.float32)), "and 1 infinite"),
-    "context": (informed(context={"target": 3}), "info['context'] is {'target': 3}"),
-    "no context": (informed(context=None), "info['context'] is None"),
-    "success text": (informed(success="yes"), "info['success'] is 'yes'"),
-    "success number": (informed(success=1.0), "info['success'] is 1.0"),
+    "context": (with_info(context={"target": 3}), "info['context'] is {'target': 3}"),
+    "no context": (with_info(context=None), "info['context'] is None"),
+    "success text": (with_info(success="yes"), "info['success'] is 'yes'"),
+    "success number": (with_info(success=1.0), "info['success'] is 1.0"),
     "no success": (lambda *result: (*result[:4], {"context": {}}), "info has no 'success'"),
-    "measures": (informed(measures={"gap": "far"}), "info['measures']['gap'] is 'far'"),
+    "measures": (with_info(measures={"gap": "far"}), "info['measures']['gap'] is 'far'"),
     "no info": (replaced(info=None), "info is None"),
     "four values": (lambda *result: result[:4], "step returned 4 values"),
     "nothing": (lambda *result: None, "step returned None"),
@@ -105,21 +105,21 @@ class Broken(gym.Env):
         self.break_at("", 0)
 
     def break_at(self, wrong, step):
-        """Break a step (0 = the reset) in the way of WRONG (or WRONG_RESETS); "" = never."""
+        """Violate the contract as in WRONG at a step, or as in WRONG_RESETS at the reset, step 0; "" = never."""
         self.wrong, self.at = wrong, step
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.steps = 0
-        result = self._look(), {"context": {}}
+        result = self._observation(), {"context": {}}
         return WRONG_RESETS[self.wrong][0](*result) if self.wrong and not self.at else result
 
     def step(self, action):
         self.steps += 1
         if self.wrong == "own error" and self.steps == self.at:
             raise ZeroDivisionError("a mistake in the simulator's own code")
-        result = self._look(), 1.0, self.steps == 6, False, {"context": {}, "success": False, "measures": {}}
+        result = self._observation(), 1.0, self.steps == 6, False, {"context": {}, "success": False, "measures": {}}
         return WRONG[self.wrong][0](*result) if self.wrong and self.steps == self.at else result
 
-    def _look(self):
+    def _observation(self):
         return {"frame": np.arange(144, dtype=np.uint8).reshape(FRAME), "proprio": np.zeros(2, np.float32)}

@@ -1,4 +1,4 @@
-"""Actions of every kind of space have its types, come back exactly from JSON, and are refused if they are wrong."""
+"""Conversion of actions to elements of a space and to JSON."""
 
 import json
 
@@ -33,7 +33,7 @@ SPACES = [
 
 
 def types_of(element):
-    """The same structure with dtypes and shapes for leaves."""
+    """Return the same structure with types, or dtypes and shapes, as leaves."""
     if isinstance(element, dict):
         return {key: types_of(part) for key, part in element.items()}
     if isinstance(element, tuple):
@@ -42,44 +42,44 @@ def types_of(element):
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
-def test_elements_come_back_from_json_with_their_types(space) -> None:
+def test_elements_are_restored_from_json_with_their_types(space) -> None:
     space.seed(0)
     for _ in range(5):
         action = space.sample()
         element = as_element(space, action, "action")
-        again = as_element(space, json.loads(json.dumps(action_to_json(space, element))), "action")
-        assert space.contains(again) and types_of(again) == types_of(element) == types_of(action)
-        assert action_to_json(space, again) == action_to_json(space, action)
+        restored = as_element(space, json.loads(json.dumps(action_to_json(space, element))), "action")
+        assert space.contains(restored) and types_of(restored) == types_of(element) == types_of(action)
+        assert action_to_json(space, restored) == action_to_json(space, action)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_floats_come_back_bit_for_bit(dtype) -> None:
+def test_floats_are_restored_from_json_exactly(dtype) -> None:
     space = spaces.Box(-np.inf, np.inf, (4,), dtype)
     numbers = np.array([0.1, -1 / 3, np.nextafter(dtype(1), dtype(2)), np.finfo(dtype).tiny], dtype)
-    again = as_element(space, json.loads(json.dumps(action_to_json(space, numbers))), "action")
-    assert again.tobytes() == numbers.tobytes()
+    restored = as_element(space, json.loads(json.dumps(action_to_json(space, numbers))), "action")
+    assert restored.tobytes() == numbers.tobytes()
 
 
 @pytest.mark.parametrize("value", [2, 2.0, np.int32(2), np.float32(2), np.array(2, np.uint8)], ids=repr)
-def test_whole_numbers_of_other_types_become_the_spaces(value) -> None:
+def test_integers_of_other_types_are_converted(value) -> None:
     element = as_element(spaces.Discrete(3), value, "action")
     assert element == 2 and type(element) is np.int64
     assert as_element(spaces.MultiDiscrete([3, 3]), [value, 0], "action").tolist() == [2, 0]
 
 
-def test_an_element_is_a_copy() -> None:
+def test_element_is_a_copy() -> None:
     action = {"move": np.zeros(2, np.float32), "jump": np.int64(1)}
     element = as_element(MOVES, action, "action")
     element["move"][:] = 1
     assert not action["move"].any()
 
 
-def test_numbers_of_a_box_may_lie_outside_its_bounds() -> None:
+def test_box_elements_may_be_out_of_bounds() -> None:
     assert as_element(spaces.Box(-1, 1, (2,), np.float32), [3, -0.5], "action").tolist() == [3, -0.5]
 
 
-BUTTON = {"keys": [[0, 1], "a"], "mouse": {"move": [0, 0], "button": 2}}
-KEYS = {"keys": [[0, 3], "a"], "mouse": {"move": [0, 0], "button": 1}}
+WRONG_BUTTON = {"keys": [[0, 1], "a"], "mouse": {"move": [0, 0], "button": 2}}
+WRONG_KEYS = {"keys": [[0, 3], "a"], "mouse": {"move": [0, 0], "button": 1}}
 WRONG = [
     (spaces.Discrete(3), 0.5, "the action is 0.5 (float)"),
     (spaces.Discrete(3), 0.5, "Discrete(3): send an integer from 0 to 2"),
@@ -107,14 +107,14 @@ WRONG = [
     (spaces.Tuple([spaces.Discrete(2)]), (0, 1), "send a tuple of 1 elements"),
     (spaces.Tuple([spaces.Discrete(2)]), None, "send a tuple of 1 elements"),
     (spaces.Tuple([spaces.Discrete(2), spaces.Text(3)]), "0a", "send a tuple of 2 elements"),
-    (NESTED, BUTTON, "the action['mouse']['button'] is 2 (int)"),
-    (NESTED, KEYS, "the action['keys'][0] is [0, 3] (list)"),
+    (NESTED, WRONG_BUTTON, "the action['mouse']['button'] is 2 (int)"),
+    (NESTED, WRONG_KEYS, "the action['keys'][0] is [0, 3] (list)"),
     (spaces.Sequence(spaces.Discrete(2)), (0, 1), "declare another space; pr2l supports Discrete, Box, "),
 ]
 
 
 @pytest.mark.parametrize(("space", "action", "message"), WRONG)
-def test_a_wrong_action_is_an_error_that_says_what_to_send(space, action, message) -> None:
+def test_wrong_action_raises_with_the_expected_form(space, action, message) -> None:
     with pytest.raises(UserError, match="no element of its space") as error:
         as_element(space, action, "action")
     assert message in str(error.value)

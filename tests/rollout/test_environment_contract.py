@@ -1,4 +1,4 @@
-"""One contract for environments, wherever they run: what breaks it is named, and what passes is a copy."""
+"""The environment contract is checked in this process, in workers and for isolated environments."""
 
 from contextlib import closing
 from functools import partial
@@ -58,9 +58,8 @@ class InWorkers:
 
 class InIsolation:
     def __init__(self):
-        known = SPACE, spaces.Discrete(3)
-        how = {"split": "train", "labels": False, "name": "toys", "spaces": known}
-        env = Isolated(str(Path(broken_world.__file__)), "broken", {}, **how)
+        arguments = {"split": "train", "labels": False, "name": "toys", "spaces": (SPACE, spaces.Discrete(3))}
+        env = Isolated(str(Path(broken_world.__file__)), "broken", {}, **arguments)
         self.env = SeededEpisodes(env, lambda number: 7, "toys/broken")
         self.env.reset()
         self.break_at = partial(self.env.unwrapped.call, "break_at")
@@ -70,34 +69,34 @@ class InIsolation:
         self.env.close()
 
 
-@pytest.fixture(scope="module", params=[InProcess, InWorkers, InIsolation], ids=lambda place: place.__name__)
+@pytest.fixture(scope="module", params=[InProcess, InWorkers, InIsolation], ids=lambda cls: cls.__name__)
 def world(request):
     with closing(request.param()) as world:
         yield world
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_step_that_breaks_the_contract_is_named(world, wrong):
+def test_contract_violation_of_a_step_raises(world, wrong):
     world.break_at("", 0)
     world.reset()
     world.break_at(wrong, 2)
     world.step()
-    with pytest.raises(ContractError) as caught:
+    with pytest.raises(ContractError) as error:
         world.step()
-    assert str(caught.value).startswith("toys/broken, episode seed 7, step 2: ")
-    assert WRONG[wrong][1] in str(caught.value) and "it must be " in str(caught.value)
+    assert str(error.value).startswith("toys/broken, episode seed 7, step 2: ")
+    assert WRONG[wrong][1] in str(error.value) and "it must be " in str(error.value)
 
 
 @pytest.mark.parametrize("wrong", WRONG_RESETS)
-def test_a_reset_that_breaks_the_contract_is_named(world, wrong):
+def test_contract_violation_of_a_reset_raises(world, wrong):
     world.break_at(wrong, 0)
-    with pytest.raises(ContractError) as caught:
+    with pytest.raises(ContractError) as error:
         world.reset()
-    assert str(caught.value).startswith("toys/broken, episode seed 7, reset: ")
-    assert WRONG_RESETS[wrong][1] in str(caught.value)
+    assert str(error.value).startswith("toys/broken, episode seed 7, reset: ")
+    assert WRONG_RESETS[wrong][1] in str(error.value)
 
 
-def test_an_error_of_the_environments_own_is_left_as_it_is():
+def test_error_of_the_environment_is_not_changed():
     env = episodes()
     env.reset()
     env.unwrapped.break_at("own error", 1)
@@ -106,7 +105,7 @@ def test_an_error_of_the_environments_own_is_left_as_it_is():
 
 
 @pytest.mark.parametrize("wrong", BAD_VALUES)
-def test_an_episode_with_a_bad_value_is_cut_and_repeated_on_request(wrong):
+def test_bad_value_truncates_and_repeats_the_episode_with_the_option(wrong):
     env = episodes(on_bad_value="truncate")
     first, _ = env.reset()
     env.unwrapped.break_at(wrong, 1)
@@ -125,7 +124,7 @@ FRAMES = [wrong for wrong in WRONG if "frame" in wrong and "no " not in wrong] +
 
 
 @pytest.mark.parametrize("wrong", [*FRAMES, "another shape"])
-def test_the_conversion_that_an_error_gives_works(wrong):
+def test_conversion_in_the_error_message_works(wrong):
     class Converted(Broken):
         code = "frame"
 
@@ -137,9 +136,9 @@ def test_the_conversion_that_an_error_gives_works(wrong):
     env = ContractCheck(Converted())
     env.reset()
     env.unwrapped.break_at(wrong, 1)
-    with pytest.raises(ContractError, match="Convert it in the environment: ") as caught:
+    with pytest.raises(ContractError, match="Convert it in the environment: ") as error:
         env.step(0)
-    env.unwrapped.code = str(caught.value).rpartition("environment: ")[2]
+    env.unwrapped.code = str(error.value).rpartition("environment: ")[2]
     env.reset()
     observation, *_ = env.step(0)
     assert observation["frame"].dtype == np.uint8 and observation["frame"].shape == (6, 8, 3)
@@ -150,7 +149,7 @@ def test_the_conversion_that_an_error_gives_works(wrong):
     st.sampled_from([(6, 8), (6, 8, 1), (6, 8, 4), (3, 6, 8), (1, 6, 8), (9, 7, 3), (4, 9, 7), (5,), (2, 6, 8, 3)]),
     st.sampled_from([np.uint8, np.int64, np.float32, np.float64, bool, np.int8, object]),
 )
-def test_only_frames_of_the_space_pass(shape, dtype):
+def test_frames_outside_the_space_raise(shape, dtype):
     class Shaped(Broken):
         def step(self, action):
             observation, *rest = super().step(action)
@@ -162,19 +161,19 @@ def test_only_frames_of_the_space_pass(shape, dtype):
         env.step(0)
 
 
-def space_of(**parts):
+def env_with(**parts):
     env = Broken()
     env.observation_space = spaces.Dict({**SPACE.spaces, **parts})
     return env
 
 
-def acting(space):
+def env_with_actions(space):
     env = Broken()
     env.action_space = space
     return env
 
 
-def without_frame():
+def env_without_frame():
     env = Broken()
     env.observation_space = spaces.Box(0, 255, (6, 8, 3), np.uint8)
     return env
@@ -183,23 +182,23 @@ def without_frame():
 @pytest.mark.parametrize(
     ("env", "text"),
     [
-        (space_of(frame=spaces.Box(0, 1, (6, 8, 3), np.float32)), "(frame.clip(0, 1) * 255).round().astype(np.uint8)"),
-        (space_of(frame=spaces.Box(0, 255, (3, 6, 8), np.uint8)), "frame.transpose(1, 2, 0)"),
-        (space_of(frame=spaces.Discrete(3)), "must be Box(0, 255, (H, W, 3), np.uint8)"),
-        (space_of(proprio=spaces.Box(-1, 1, (2,), np.float64)), "must be Box(..., (P,), np.float32)"),
-        (without_frame(), "must be Dict(frame=Box"),
-        (acting(spaces.Discrete(3, start=1)), "begins with 1"),
-        (acting(spaces.Dict(move=spaces.MultiDiscrete([2, 2], start=[0, 1]))), "begins with [0, 1]"),
+        (env_with(frame=spaces.Box(0, 1, (6, 8, 3), np.float32)), "(frame.clip(0, 1) * 255).round().astype(np.uint8)"),
+        (env_with(frame=spaces.Box(0, 255, (3, 6, 8), np.uint8)), "frame.transpose(1, 2, 0)"),
+        (env_with(frame=spaces.Discrete(3)), "must be Box(0, 255, (H, W, 3), np.uint8)"),
+        (env_with(proprio=spaces.Box(-1, 1, (2,), np.float64)), "must be Box(..., (P,), np.float32)"),
+        (env_without_frame(), "must be Dict(frame=Box"),
+        (env_with_actions(spaces.Discrete(3, start=1)), "begins with 1"),
+        (env_with_actions(spaces.Dict(move=spaces.MultiDiscrete([2, 2], start=[0, 1]))), "begins with [0, 1]"),
     ],
 )
-def test_spaces_that_break_the_contract_are_refused(env, text):
-    with pytest.raises(ContractError) as caught:
-        check_spaces(env, "mine")
-    assert str(caught.value).startswith("mine: ") and text in str(caught.value)
+def test_spaces_that_violate_the_contract_raise(env, text):
+    with pytest.raises(ContractError) as error:
+        check_spaces(env, "name")
+    assert str(error.value).startswith("name: ") and text in str(error.value)
 
 
 @pytest.mark.parametrize("isolated", [False, True])
-def test_spaces_are_checked_where_an_environment_is_made(write_plugin, isolated):
+def test_make_episodes_checks_the_spaces(write_plugin, isolated):
     source = (
         "from toy_world import *\n"
         "import gymnasium\n"
@@ -209,11 +208,11 @@ def test_spaces_are_checked_where_an_environment_is_made(write_plugin, isolated)
         "    return env\n"
     )
     write_plugin("environments", "shifted", source)
-    with pytest.raises(UserError, match="shifted/colours: its action space .* begins with 1"):
+    with pytest.raises(UserError, match="shifted/colours.*begins with 1"):
         make_episodes("shifted", "colours", None, "train", False, seeds, isolated)
 
 
-def test_slots_of_the_prompt_and_labels_must_be_there():
+def test_missing_slots_of_the_prompt_and_missing_labels_raise():
     env = episodes(slots=["target"])
     with pytest.raises(ContractError, match="info\\['context'\\] has nothing; .* a string for 'target'"):
         env.reset()
@@ -222,7 +221,7 @@ def test_slots_of_the_prompt_and_labels_must_be_there():
 
 
 class Reusing(Broken):
-    """Counts steps in one frame and one info, which it returns again and again."""
+    """Environment that returns the same frame array and the same info at every step."""
 
     def reset(self, *, seed=None, options=None):
         self.steps = 0
@@ -239,20 +238,20 @@ class Reusing(Broken):
         return observation, np.float32(1), self.steps == 3, False, self.info
 
 
-def test_an_environment_may_reuse_its_arrays_and_its_info():
+def test_environment_may_reuse_arrays_and_infos():
     env = SeededEpisodes(Reusing(), seeds)
-    seen = []
+    results = []
     for _ in range(2):
-        seen.append(env.reset())
-        seen += [(step[0], step[-1]) for step in (env.step(0) for _ in range(3))]
-    assert [observation["frame"][0, 0, 0] for observation, _ in seen] == [0, 1, 2, 3] * 2
-    assert ["episode" in info for _, info in seen] == [False, False, False, True] * 2
-    assert [info["context"]["target"] for _, info in seen] == ["70"] * 4 + ["71"] * 4
-    last = seen[3][1]["episode"]
-    assert last["measures"] == {"steps": 3.0} and type(last["measures"]["steps"]) is float
-    assert type(last["r"]) is float and type(last["success"]) is bool
+        results.append(env.reset())
+        results += [(step[0], step[-1]) for step in (env.step(0) for _ in range(3))]
+    assert [observation["frame"][0, 0, 0] for observation, _ in results] == [0, 1, 2, 3] * 2
+    assert ["episode" in info for _, info in results] == [False, False, False, True] * 2
+    assert [info["context"]["target"] for _, info in results] == ["70"] * 4 + ["71"] * 4
+    episode = results[3][1]["episode"]
+    assert episode["measures"] == {"steps": 3.0} and type(episode["measures"]["steps"]) is float
+    assert type(episode["r"]) is float and type(episode["success"]) is bool
 
 
-def test_a_wrapped_environment_still_looks_like_one():
+def test_contract_check_is_a_gymnasium_environment():
     env = ContractCheck(Broken())
     assert isinstance(env, gym.Env) and env.observation_space == SPACE and env.unwrapped.action_space.n == 3

@@ -1,4 +1,4 @@
-"""Episodes are their seed and their actions: numbered, accounted for, and played again exactly."""
+"""Numbered and seeded episodes: statistics, restoration from seed and actions, repetition after failures."""
 
 import json
 from contextlib import closing
@@ -17,7 +17,7 @@ from pr2l.rollout.episodes import SeededEpisodes, evaluation_seed, make_episodes
 
 
 class DiceWorld(gym.Env):
-    """Shows a die per step; the action is added up with it, and the episode ends when the sum reaches 30."""
+    """The frame is a die. Die and action are added up, and the episode ends when the sum reaches 30."""
 
     observation_space = spaces.Dict({"frame": spaces.Box(0, 255, (1, 1, 3), np.uint8)})
     action_space = spaces.Discrete(4)
@@ -45,7 +45,13 @@ def play(env, actions):
     return [env.step(action) for action in actions]
 
 
-def test_episodes_are_seeded_by_their_number_whatever_the_caller_asks():
+def assert_same_steps(steps, expected_steps):
+    for step, expected in zip(steps, expected_steps, strict=True):
+        assert np.array_equal(step[0]["frame"], expected[0]["frame"])
+        assert step[1:] == expected[1:]
+
+
+def test_seed_of_an_episode_depends_on_its_number_only():
     env = SeededEpisodes(DiceWorld(), seeds)
     env.reset(seed=3)
     assert env.unwrapped.seed == 100
@@ -53,7 +59,7 @@ def test_episodes_are_seeded_by_their_number_whatever_the_caller_asks():
     assert env.unwrapped.seed == 101
 
 
-def test_rewound_they_begin_with_the_first_even_after_one_that_was_to_be_played_again():
+def test_rewind_starts_with_the_first_episode_also_before_a_repetition():
     env = SeededEpisodes(DiceWorld(), seeds)
     env.reset()
     env.reset()
@@ -63,7 +69,7 @@ def test_rewound_they_begin_with_the_first_even_after_one_that_was_to_be_played_
     assert env.unwrapped.seed == 100 and not env._again
 
 
-def test_the_last_step_accounts_for_the_episode():
+def test_last_info_has_the_statistics_of_the_episode():
     env = SeededEpisodes(DiceWorld(), seeds)
     env.reset()
     for _ in range(2):
@@ -83,7 +89,7 @@ def test_the_last_step_accounts_for_the_episode():
     assert "episode" not in env.step(0)[-1]
 
 
-def test_a_restored_episode_goes_on_exactly():
+def test_restored_episode_continues_exactly():
     first, second = (SeededEpisodes(DiceWorld(), seeds) for _ in range(2))
     first.reset()
     first.reset()
@@ -91,14 +97,12 @@ def test_a_restored_episode_goes_on_exactly():
     observation, info = second.restore(json.loads(json.dumps(first.state())))
     assert observation["frame"][0, 0, 0] == first.unwrapped.die
     assert info["success"] is False
-    ours, theirs = play(first, [3] * 6), play(second, [3] * 6)
-    for mine, its in zip(ours, theirs, strict=True):
-        assert np.array_equal(mine[0]["frame"], its[0]["frame"])
-        assert mine[1:] == its[1:]
-    assert any("episode" in step[-1] for step in ours)
+    expected = play(first, [3] * 6)
+    assert_same_steps(play(second, [3] * 6), expected)
+    assert any("episode" in step[-1] for step in expected)
 
 
-def test_an_episode_that_has_not_begun_is_restored_to_its_reset():
+def test_episode_without_steps_is_restored_to_its_reset():
     env = SeededEpisodes(DiceWorld(), seeds)
     env.reset()
     again = SeededEpisodes(DiceWorld(), seeds)
@@ -106,16 +110,16 @@ def test_an_episode_that_has_not_begun_is_restored_to_its_reset():
     assert observation["frame"][0, 0, 0] == env.unwrapped.die
 
 
-def test_a_simulator_that_is_not_deterministic_is_noticed():
+def test_restore_warns_if_the_simulator_is_not_deterministic():
     env = SeededEpisodes(DiceWorld(), seeds)
     env.reset()
     play(env, [0, 0])
     state = {**env.state(), "observation": "of another frame"}
-    with pytest.warns(UserWarning, match="shows another observation: the simulator is not deterministic"):
+    with pytest.warns(UserWarning, match="the simulator is not deterministic"):
         SeededEpisodes(DiceWorld(), seeds).restore(state)
 
 
-def test_an_episode_that_ends_early_when_played_again_gives_way_to_the_next():
+def test_restore_goes_to_the_next_episode_if_the_replay_ends_early():
     env = SeededEpisodes(DiceWorld(), seeds)
     with pytest.warns(UserWarning, match="ended after .* of 40 actions"):
         env.restore({"episode": 4, "actions": [3] * 40, "observation": ""})
@@ -123,7 +127,7 @@ def test_an_episode_that_ends_early_when_played_again_gives_way_to_the_next():
 
 
 class Summing(DiceWorld):
-    """Adds up the numbers of any action; an action of other types or another dtype than its space's is an error."""
+    """The frame is the sum of the numbers in the action, which must be in the space with its dtype."""
 
     def __init__(self, space):
         self.action_space = space
@@ -150,35 +154,35 @@ class Summing(DiceWorld):
     ],
     ids=str,
 )
-def test_actions_of_every_space_are_replayed_bit_for_bit(space):
+def test_actions_of_all_spaces_are_replayed_exactly(space):
     space.seed(0)
     env, again = (SeededEpisodes(Summing(space), seeds) for _ in range(2))
     env.reset()
     play(env, [space.sample() for _ in range(5)])
     state = json.loads(json.dumps(env.state(), allow_nan=False))
-    observation, _ = again.restore(state)  # warns, which is an error here, if the last frame is another
+    observation, _ = again.restore(state)  # a warning about another frame is an error in tests
     assert observation["frame"][0, 0, 0] == env.unwrapped.die and again.state() == env.state()
 
 
-def test_an_environment_gets_actions_of_its_space_as_a_replay_would_give_them():
+def test_environment_gets_actions_in_the_dtype_of_its_space():
     env = SeededEpisodes(Summing(spaces.Box(-1, 1, (2,), np.float64)), seeds)
     env.reset()
-    env.step(np.array([0.1, 0.2], np.float32))  # as Stable-Baselines3 sends them
+    env.step(np.array([0.1, 0.2], np.float32))  # the dtype of Stable-Baselines3
 
 
-def test_a_wrong_action_is_refused_before_the_environment_takes_it():
+def test_wrong_action_raises_before_the_step():
     env = SeededEpisodes(DiceWorld(), seeds)
     env.reset()
-    with pytest.raises(UserError, match="the action is 0.5 .* send an integer from 0 to 3"):
+    with pytest.raises(UserError, match="0.5 .* integer from 0 to 3"):
         env.step(0.5)
     assert env.state()["actions"] == [] and env.unwrapped.sum == 0
 
 
-class CutDice(DiceWorld):
-    """A simulator that fails in the second step of every attempt but the last of each seed, as Isolated shows it."""
+class FailingDice(DiceWorld):
+    """The simulator fails in the second step of the first attempts at an episode, and returns what Isolated does."""
 
     def __init__(self, failures):
-        self.failures, self.restarts = dict(failures), 0  # seed -> attempts that fail
+        self.failures, self.restarts = dict(failures), 0  # seed -> number of attempts that fail
 
     def reset(self, *, seed=None, options=None):
         self.steps = 0
@@ -194,8 +198,8 @@ class CutDice(DiceWorld):
         return super().step(action)
 
 
-def test_a_cut_episode_is_played_again_once():
-    env = SeededEpisodes(CutDice({100: 1, 101: 2}), seeds)
+def test_cut_episode_is_repeated_once():
+    env = SeededEpisodes(FailingDice({100: 1, 101: 2}), seeds)
     ended = []
     while len(ended) < 5:
         env.reset()
@@ -204,30 +208,30 @@ def test_a_cut_episode_is_played_again_once():
             *_, terminated, truncated, info = env.step(3)
             done = terminated or truncated
         ended.append(info["episode"])
-    assert [one["number"] for one in ended] == [0, 0, 1, 1, 2]
-    assert [(one.get("again"), one.get("cut")) for one in ended] == [
+    assert [episode["number"] for episode in ended] == [0, 0, 1, 1, 2]
+    assert [(episode.get("again"), episode.get("cut")) for episode in ended] == [
         (True, None), (None, None), (True, None), (None, "killed"), (None, None)
     ]  # fmt: skip
-    assert [one["l"] == 2 for one in ended] == [True, False, True, True, False]
+    assert [episode["l"] == 2 for episode in ended] == [True, False, True, True, False]
     assert env.restarts == 3
     assert SeededEpisodes(DiceWorld(), seeds).restarts == 0
 
 
 @pytest.mark.parametrize("failures", [1, 2])
-def test_a_restored_second_attempt_is_the_last(failures):
-    env = SeededEpisodes(CutDice({100: failures}), seeds)
+def test_restored_second_attempt_is_not_repeated(failures):
+    env = SeededEpisodes(FailingDice({100: failures}), seeds)
     env.reset()
     play(env, [3, 3])  # the first attempt is cut
     env.reset()
     env.step(3)
     state = json.loads(json.dumps(env.state()))
-    again = SeededEpisodes(CutDice({100: failures - 1}), seeds)
+    again = SeededEpisodes(FailingDice({100: failures - 1}), seeds)
     again.restore(state)
     first, *_ = (info["episode"] for *_, info in play(again, [3] * 9) if "episode" in info)
     assert first.get("cut") == (None if failures == 1 else "killed") and "again" not in first
 
 
-def test_a_state_of_an_earlier_version_is_restored():
+def test_state_of_an_earlier_version_is_restored():
     env = SeededEpisodes(DiceWorld(), seeds)
     env.reset()
     state = env.state()
@@ -235,40 +239,38 @@ def test_a_state_of_an_earlier_version_is_restored():
     SeededEpisodes(DiceWorld(), seeds).restore(state)
 
 
-def test_a_simulator_that_fails_during_a_replay_is_replayed_anew():
+def test_restore_repeats_the_replay_if_the_simulator_fails():
     env = SeededEpisodes(DiceWorld(), seeds)
     env.reset()
     play(env, [1, 1])
-    again = SeededEpisodes(CutDice({100: 2}), seeds)
+    again = SeededEpisodes(FailingDice({100: 2}), seeds)
     observation, _ = again.restore(env.state())
     assert observation["frame"][0, 0, 0] == env.unwrapped.die and again.state() == env.state()
 
 
-def test_a_second_attempt_is_the_same_episode():
-    whole, again = SeededEpisodes(DiceWorld(), seeds), SeededEpisodes(CutDice({100: 1}), seeds)
-    whole.reset()
-    again.reset()
-    play(again, [1, 1])
-    again.reset()
-    for mine, its in zip(play(whole, [1] * 3), play(again, [1] * 3), strict=True):
-        assert np.array_equal(mine[0]["frame"], its[0]["frame"])
-        assert mine[1:] == its[1:]
+def test_second_attempt_equals_the_episode():
+    uncut, repeated = SeededEpisodes(DiceWorld(), seeds), SeededEpisodes(FailingDice({100: 1}), seeds)
+    uncut.reset()
+    repeated.reset()
+    play(repeated, [1, 1])
+    repeated.reset()
+    assert_same_steps(play(repeated, [1] * 3), play(uncut, [1] * 3))
 
 
-def test_an_isolated_doom_is_restored_from_its_seed_and_actions():
+def test_isolated_doom_is_restored_from_seed_and_actions():
     make = partial(make_episodes, "doom", "fetch", doom.Defaults(rooms=4), "train", False, seeds)
     with closing(make(isolated=True)) as first, closing(make()) as second:
         first.reset()
         play(first, [0, 2, 1])
         assert isinstance(first.unwrapped, Isolated) and first.restarts == 0
         observation, _ = second.restore(json.loads(json.dumps(first.state())))
-        ours, theirs = first.step(2), second.step(2)
-        assert np.array_equal(ours[0]["frame"], theirs[0]["frame"]) and ours[1:] == theirs[1:]
+        expected = first.step(2)
+        assert_same_steps([second.step(2)], [expected])
         with closing(make(isolated=True)) as third:
-            assert np.array_equal(third.restore(first.state())[0]["frame"], ours[0]["frame"])
+            assert np.array_equal(third.restore(first.state())[0]["frame"], expected[0]["frame"])
 
 
-def test_what_is_isolated_by_itself_is_not_isolated_twice(write_plugin):
+def test_isolated_environment_is_not_isolated_again(write_plugin):
     source = "from pr2l.environments.isolation.isolated import Isolated, Timeouts\nfrom toy_world import Defaults\n"
     far = Path(__file__).parents[1] / "remote_world.py"
     call = f"Isolated({str(far)!r}, 'count', {{}}, split=split, labels=labels, name='far', timeouts=Timeouts(step=7))"
@@ -282,12 +284,12 @@ def test_timeouts_reach_an_isolated_environment():
     make = partial(make_episodes, "doom", "fetch", doom.Defaults(), "train", False, seeds)
     with closing(make(isolated=True, timeouts={"step": 7, "memory": 500})) as env:
         assert env.unwrapped.timeouts == Timeouts(step=7, memory=500)
-    make(timeouts={"step": 7}).close()  # which whatever steps it takes care of
-    with pytest.raises(UserError, match="timeouts.memory is for isolated simulators; add isolated=true for doom"):
+    make(timeouts={"step": 7}).close()  # the vector environment uses this timeout
+    with pytest.raises(UserError, match="timeouts.memory .*isolated=true"):
         make(timeouts={"step": 7, "memory": 500})
 
 
-def test_no_two_episodes_share_a_seed():
+def test_seeds_of_all_episodes_differ():
     training = {
         training_seed(run, env, episode) for run in range(3) for env in range(8) for episode in range(100)
     }

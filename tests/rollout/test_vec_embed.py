@@ -1,4 +1,4 @@
-"""VecEmbed in a world where every frame says which episode and which step it belongs to."""
+"""VecEmbed in an environment whose frames tell the episode and the step."""
 
 from contextlib import closing
 from functools import partial
@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
+from diary_world import DiaryWorld, seeded_diary
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pr2l.core.errors import UserError
@@ -17,42 +17,12 @@ from pr2l.policies import ppo
 from pr2l.policies.base import Hooks
 from pr2l.policies.networks import mlp
 from pr2l.rollout.contract import ContractError
-from pr2l.rollout.episodes import SeededEpisodes
 from pr2l.rollout.vec_embed import HALF_MAX, VecEmbed
 from pr2l.rollout.workers import Workers
 
 
-class DiaryWorld(gym.Env):
-    """All pixels are 10 * episode + step; the context names the episode. Episodes last `length` steps."""
-
-    action_space = spaces.Discrete(2)
-
-    def __init__(self, length=2, truncated=False, proprio=True):
-        self.length, self.truncated, self.episode = length, truncated, -1
-        parts = {"frame": spaces.Box(0, 255, (4, 4, 3), np.uint8)}
-        if proprio:
-            parts["proprio"] = spaces.Box(-1, 1, (2,), np.float32)
-        self.observation_space = spaces.Dict(parts)
-
-    def reset(self, *, seed=None, options=None):
-        self.episode, self.time = self.episode + 1, 0
-        return self._seen()
-
-    def step(self, action):
-        self.time += 1
-        done = self.time == self.length
-        observation, info = self._seen()
-        return observation, 1.0, done and not self.truncated, done and self.truncated, info
-
-    def _seen(self):
-        frame = np.full((4, 4, 3), 10 * self.episode + self.time, np.uint8)
-        info = {"context": {"target": str(self.episode)}, "success": False, "labels": [{}] * self.time}
-        observation = {"frame": frame, "proprio": np.array([self.time / 10, self.episode / 10], np.float32)}
-        return {key: observation[key] for key in self.observation_space}, info
-
-
 class Echo(Encoder):
-    """Two tokens of [brightness, the context's episode, number of labels]; the second one is padding."""
+    """A token of [brightness, episode in the context, number of labels], and a token of padding."""
 
     tokens, width, needs_labels = 2, 3, True
 
@@ -81,34 +51,34 @@ def real_tokens(observation):
     return observation["tokens"][:, 0].tolist()
 
 
-def test_each_frame_meets_the_context_and_labels_of_its_own_episode():
+def test_frames_are_encoded_with_context_and_labels_of_their_episode():
     venv = embedded(2, 3)
     assert real_tokens(venv.reset()) == [[0, 0, 0], [0, 0, 0]]
     actions = np.zeros(2, int)
     assert real_tokens(venv.step(actions)[0]) == [[1, 0, 1], [1, 0, 1]]
     observation, _, dones, infos = venv.step(actions)
     assert dones.tolist() == [True, False]
-    assert real_tokens(observation) == [[10, 1, 0], [2, 0, 2]]  # the first shows its next episode already
-    last = infos[0]["terminal_observation"]
-    assert last["tokens"][0].tolist() == [2, 0, 2]  # and its last frame keeps the old context
-    assert np.allclose(last["proprio"], [0.2, 0])
+    assert real_tokens(observation) == [[10, 1, 0], [2, 0, 2]]  # the first environment is in its next episode
+    terminal = infos[0]["terminal_observation"]
+    assert terminal["tokens"][0].tolist() == [2, 0, 2]  # the last frame has the context of its episode
+    assert np.allclose(terminal["proprio"], [0.2, 0])
     assert (infos[0]["terminal_frame"] == 2).all()
     observation, _, dones, infos = venv.step(actions)
     assert real_tokens(observation) == [[11, 1, 1], [10, 1, 0]]
     assert infos[1]["terminal_observation"]["tokens"][0].tolist() == [3, 0, 3]
 
 
-def test_the_two_traps_of_the_vector_interface_are_there():
-    """If these fail, Stable-Baselines3 has changed and `VecEmbed.step_wait` can be made simpler."""
+def test_vec_env_interface_has_contexts_in_different_places():
+    """If this fails, Stable-Baselines3 has changed, and `VecEmbed.step_wait` can become simpler."""
     venv = embedded(1)
     venv.reset()
     _, _, _, infos = venv.step(np.zeros(1, int))
-    assert infos[0]["context"] == {"target": "0"}  # of the ended episode, beside the new one's frame
-    assert venv.reset_infos == [{}]  # the wrapper's own, which hides the environment's
+    assert infos[0]["context"] == {"target": "0"}  # of the ended episode, while the frame is of the next one
+    assert venv.reset_infos == [{}]  # an attribute of the wrapper, which hides that of the environment
     assert venv.unwrapped.reset_infos[0]["context"] == {"target": "1"}
 
 
-def test_one_batch_per_step_with_the_last_frames_in_it():
+def test_one_batch_per_step_includes_terminal_frames():
     venv = embedded(2, 3, 2)
     venv.reset()
     for _ in range(6):
@@ -117,26 +87,26 @@ def test_one_batch_per_step_with_the_last_frames_in_it():
 
 
 @pytest.mark.parametrize("n_epochs", [1, 7])
-def test_learning_encodes_once_per_step_whatever_the_epochs(n_epochs):
+def test_learning_encodes_once_per_step_for_any_number_of_epochs(n_epochs):
     venv = embedded(2, 3, truncated=True)
     options = ppo.Defaults(n_steps=16, batch_size=8, n_epochs=n_epochs, device="cpu")
-    spaces = (venv.observation_space, venv.action_space, venv.num_envs)
-    learner = ppo.create(*spaces, mlp.Network, mlp.Defaults(hidden=(4,)), options, seed=0)
+    arguments = (venv.observation_space, venv.action_space, venv.num_envs)
+    learner = ppo.create(*arguments, mlp.Network, mlp.Defaults(hidden=(4,)), options, seed=0)
     learner.learn(venv, 64, Hooks())
     assert len(venv.encoder.batches) == 32 + 1  # 64 steps of two environments, and the reset
 
 
-def test_observations_fit_their_space_in_half_precision():
+def test_observations_are_in_their_space_in_half_precision():
     venv = embedded(2)
     observation = venv.reset()
     assert observation["tokens"].dtype == np.float16
     assert observation["mask"].tolist() == [[1, 0]]
-    assert (observation["tokens"][:, 1] == 0).all()  # what an encoder leaves in padding is not kept
+    assert (observation["tokens"][:, 1] == 0).all()  # padding is set to zero
     single = {key: part[0] for key, part in observation.items()}
     assert venv.observation_space.contains(single)
 
 
-def test_without_proprio():
+def test_observation_without_proprio():
     venv = embedded(2, proprio=False)
     assert set(venv.reset()) == set(venv.observation_space.spaces) == {"tokens", "mask"}
 
@@ -150,7 +120,7 @@ class Extreme(Echo):
 
 
 class History(Echo):
-    """One token, the brightness of the last three frames."""
+    """One token: the brightness of the last three frames."""
 
     tokens, width, needs_labels, frame_history = 1, 3, False, 3
 
@@ -166,13 +136,9 @@ def history(*lengths, workers=False):
     return VecEmbed(Workers(makers, 2, 2) if workers else DummyVecEnv(makers), History())
 
 
-def seeded_diary(length):
-    return SeededEpisodes(DiaryWorld(length), seed_of=lambda number: number)
-
-
 @pytest.mark.parametrize("workers", [False, True])
-def test_an_encoder_of_several_frames_gets_the_last_ones_of_the_episode(workers):
-    """Brightness is 10 * episode + step; an episode's first frame stands for those before it."""
+def test_encoder_with_frame_history_gets_frames_of_one_episode(workers):
+    """At the start of an episode, its first frame is repeated."""
     with closing(history(2, 3, workers=workers)) as venv:
         actions = np.zeros(2, int)
         assert real_tokens(venv.reset()) == [[0, 0, 0], [0, 0, 0]]
@@ -184,33 +150,33 @@ def test_an_encoder_of_several_frames_gets_the_last_ones_of_the_episode(workers)
         assert venv.frames.shape == (2, 4, 4, 3) and venv.frames[1].max() == 2
 
 
-def test_frames_before_a_restored_step_are_those_of_its_episode():
-    with closing(history(5, 4)) as one, closing(history(5, 4)) as other:
-        one.reset()
+def test_restored_environment_has_the_frame_history_of_its_episode():
+    with closing(history(5, 4)) as venv, closing(history(5, 4)) as restored:
+        venv.reset()
         for _ in range(2):
-            one.step(np.zeros(2, int))
-        other.restore(one.states())
-        ours, theirs = (venv.step(np.zeros(2, int))[0]["tokens"] for venv in (one, other))
-        assert ours[:, 0].tolist() == theirs[:, 0].tolist() == [[1, 2, 3], [1, 2, 3]]
+            venv.step(np.zeros(2, int))
+        restored.restore(venv.states())
+        for env in (venv, restored):
+            assert env.step(np.zeros(2, int))[0]["tokens"][:, 0].tolist() == [[1, 2, 3], [1, 2, 3]]
 
 
-def test_frames_that_nobody_keeps_are_asked_for():
+def test_frame_history_needs_contract_check():
     with pytest.raises(UserError, match="takes the last 3 frames.*ContractCheck"):
         embedded(2, encoder=History())
 
 
 @pytest.mark.parametrize("value", [1e6, -1e6, float("inf")])
-def test_states_beyond_half_precision_are_clipped_and_counted(value):
+def test_values_beyond_half_precision_are_clipped_and_counted(value):
     encoder = Extreme()
     encoder.value = value
     venv = embedded(2, encoder=encoder)
     assert venv.metrics() == {}
     assert venv.reset()["tokens"][0, 0, 0] == np.copysign(HALF_MAX, value)
-    assert venv.metrics() == {"tokens/clipped": 3}  # of the one token that is no padding
+    assert venv.metrics() == {"tokens/clipped": 3}  # the three numbers of the token that is not padding
 
 
 @pytest.mark.parametrize("value", [HALF_MAX, -3.0])
-def test_states_that_half_precision_can_hold_are_not_counted(value):
+def test_values_within_half_precision_are_not_counted(value):
     encoder = Extreme()
     encoder.value = value
     venv = embedded(2, encoder=encoder)
@@ -218,14 +184,14 @@ def test_states_that_half_precision_can_hold_are_not_counted(value):
     assert venv.metrics() == {}
 
 
-def test_nan_is_an_error_that_says_what_to_try():
+def test_nan_raises():
     encoder = Extreme()
     encoder.value = float("nan")
     with pytest.raises(FloatingPointError, match="vlm_options.dtype=float32"):
         embedded(2, encoder=encoder).reset()
 
 
-def test_what_was_embedded_can_be_shown():
+def test_frames_contexts_and_answers_of_the_latest_batch():
     venv = embedded(1, 2)
     venv.reset()
     venv.step(np.zeros(2, int))
@@ -234,6 +200,6 @@ def test_what_was_embedded_can_be_shown():
     assert venv.answers == ["row 0", "row 1"]
 
 
-def test_an_environment_without_frames_is_refused():
-    with pytest.raises(ContractError, match="needs observations Dict.frame, proprio."):
+def test_environment_without_frames_raises():
+    with pytest.raises(ContractError, match="Dict.frame, proprio."):
         VecEmbed(DummyVecEnv([lambda: gym.make("CartPole-v1")]), Echo())

@@ -1,4 +1,4 @@
-"""Whoever waits for a simulator notices that it hangs."""
+"""Detection and reports of calls that exceed their timeout."""
 
 import io
 import threading
@@ -18,15 +18,15 @@ from pr2l.rollout.watchdog import CallRecord, HangDetector
 LIMITS = Timeouts(start=5, reset=3, step=2)
 
 
-def test_only_one_call_that_exceeds_its_limit_hangs():
+def test_only_a_single_call_over_the_limit_hangs():
     record = CallRecord()
     detector = HangDetector(record, LIMITS)
-    for step in range(9):  # many short calls, whatever they last in all
+    for step in range(9):  # many short calls, whose total exceeds the limit
         with record.during("step", seed=7, step=step):
             assert detector.after(1) is None
         assert detector.after(1) is None
     with record.during("step", seed=7, step=9):
-        assert detector.after(1000) is None  # the wait before that was first seen may be of the watcher's own
+        assert detector.after(1000) is None  # before the first observation, the detector itself may have been late
         assert detector.after(1.9) is None
         assert "step 9 of the episode with seed 7 has not ended for 3 s (timeouts.step is 2 s)" in detector.after(1)
         assert detector.after(1)
@@ -34,7 +34,7 @@ def test_only_one_call_that_exceeds_its_limit_hangs():
 
 
 @pytest.mark.parametrize(("call", "limit"), [("start", 5), ("reset", 3), ("step", 2)])
-def test_each_kind_of_call_has_its_limit(call, limit):
+def test_calls_have_separate_limits(call, limit):
     record = CallRecord()
     detector = HangDetector(record, LIMITS)
     with record.during(call):
@@ -42,20 +42,20 @@ def test_each_kind_of_call_has_its_limit(call, limit):
         assert [detector.after(1) is not None for _ in range(6)] == [second >= limit for second in range(1, 7)]
 
 
-def test_a_call_that_raises_is_over():
+def test_call_that_raises_has_ended():
     record = CallRecord()
     with pytest.raises(ZeroDivisionError), record.during("step"):
         raise ZeroDivisionError
     assert HangDetector(record, LIMITS).after(9) is None
 
 
-class Waiting(toy_world.Colours):
-    def __init__(self, go_on):
+class WaitingToy(toy_world.Colours):
+    def __init__(self, resume):
         super().__init__(toy_world.Defaults(), "train", False)
-        self.go_on = go_on
+        self.resume = resume
 
     def step(self, action):
-        assert self.go_on.wait(20)
+        assert self.resume.wait(20)
         return super().step(action)
 
 
@@ -70,22 +70,22 @@ class Reports(io.StringIO):
         return len(text)
 
 
-def test_in_process_it_is_said_once_where_a_step_hangs(monkeypatch):
-    go_on = threading.Event()
-    reports = Reports(go_on)
+def test_hanging_step_in_process_is_reported_once_with_its_line(monkeypatch):
+    resume = threading.Event()
+    reports = Reports(resume)
     monkeypatch.setattr(watchdog, "INTERVAL", 0.01)
     monkeypatch.setattr(watchdog.sys, "stderr", reports)
-    make = partial(SeededEpisodes, Waiting(go_on), lambda number: 70 + number)
+    make = partial(SeededEpisodes, WaitingToy(resume), lambda number: 70 + number)
     with closing(InProcessVecEnv([make], Timeouts(step=0.03))) as venv:
         venv.reset()
-        venv.step(np.zeros(1, int))  # which goes on once that has been said
+        venv.step(np.zeros(1, int))  # it continues when the report has been written
     text = reports.getvalue()
     assert text.startswith("environment 0: step 1 of the episode with seed 70 has not ended")
-    assert "test_watchdog.py" in text and "self.go_on.wait" in text
+    assert "test_watchdog.py" in text and "self.resume.wait" in text
     assert text.count("has not ended") == 1
 
 
-def test_environments_that_were_made_are_closed_where_another_cannot_be_made():
+def test_failed_factory_closes_the_other_environments():
     def broken():
         raise ValueError("no engine")
 

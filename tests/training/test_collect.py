@@ -1,3 +1,5 @@
+"""Recording of episodes as Minari data sets."""
+
 import json
 import signal
 
@@ -13,30 +15,30 @@ from pr2l.data.space_arrays import read
 from pr2l.training.collect import Recorder, collect, not_interrupted
 
 
-def frames_of(seed: int) -> tuple[np.ndarray, dict[str, str]]:
-    """The first frame and the context of an episode of the doors world."""
+def first_frame(seed: int) -> tuple[np.ndarray, dict[str, str]]:
+    """Return the first frame and the context of an episode of the environment `doors`."""
     doors = registry.load("environments", "doors")
     env = doors.make("choose", doors.Defaults(size=32))
     observation, info = env.reset(seed=seed)
     return observation["frame"], info["context"]
 
 
-def test_frames_actions_rewards_and_contexts_come_back_exactly(examples, tmp_path) -> None:
+def test_data_set_has_frames_actions_rewards_and_contexts(examples, tmp_path) -> None:
     folder = tmp_path / "episodes"
     collect("doors", "choose", folder, policy="oracle", episodes=3, options={"size": 32}, seed=5)
     dataset = minari.MinariDataset(folder / "data")
     metadata = list(dataset.storage.get_episode_metadata(range(3)))
-    assert [one["seed"] for one in metadata] == [5, 6, 7]
-    for episode, about in zip(dataset.iterate_episodes(), metadata, strict=True):
-        frame, context = frames_of(about["seed"])
-        assert about["context"] == context and about["success"] and about["return"] == 1.0
+    assert [episode["seed"] for episode in metadata] == [5, 6, 7]
+    for episode, values in zip(dataset.iterate_episodes(), metadata, strict=True):
+        frame, context = first_frame(values["seed"])
+        assert values["context"] == context and values["success"] and values["return"] == 1.0
         assert (episode.observations["frame"][0] == frame).all()  # lossless
         assert episode.observations["frame"].shape == (2, 32, 32, 3)  # one more than actions
         assert episode.observations["proprio"].dtype == np.float32
         assert episode.rewards.tolist() == [1.0] and episode.terminations.tolist() == [True]
 
 
-def test_the_same_seed_gives_the_same_random_episodes_and_another_does_not(examples, tmp_path) -> None:
+def test_random_episodes_depend_on_the_seed(examples, tmp_path) -> None:
     def actions(name: str, seed: int) -> list[int]:
         dataset = collect("doors", "choose", tmp_path / name, episodes=20, seed=seed)
         return [int(episode.actions[0]) for episode in dataset]
@@ -44,14 +46,14 @@ def test_the_same_seed_gives_the_same_random_episodes_and_another_does_not(examp
     assert actions("a", 0) == actions("b", 0) != actions("c", 1)
 
 
-def test_minari_finds_the_data_set_by_name(examples, tmp_path, monkeypatch) -> None:
+def test_minari_loads_the_data_set_by_name(examples, tmp_path, monkeypatch) -> None:
     collect("doors", "choose", tmp_path / "doors-random-v0", episodes=2)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     assert minari.load_dataset("doors-random-v0").total_episodes == 2
 
 
 class Failing(gym.Env):
-    """Episodes of one step; a simulator that fails has cut every other one."""
+    """Episodes of one step; action 1 makes the simulator fail."""
 
     action_space = gym.spaces.Discrete(2)
     observation_space = gym.spaces.Dict(frame=gym.spaces.Box(0, 255, (1, 1, 3), np.uint8))
@@ -64,16 +66,16 @@ class Failing(gym.Env):
         return self.reset()[0], 1.0, False, True, {"context": {}, "success": False, **cut}
 
 
-def test_an_episode_that_a_failing_simulator_has_cut_is_left_out() -> None:
-    written = []
-    env = Recorder(Failing(), lambda episode, about, labels: written.append(episode))
+def test_cut_episodes_are_not_recorded() -> None:
+    episodes = []
+    env = Recorder(Failing(), lambda episode, metadata, labels: episodes.append(episode))
     for action in (0, 1, 0):
         env.reset()
         env.step(action)
-    assert [episode.actions.tolist() for episode in written] == [[0], [0]]
+    assert [episode.actions.tolist() for episode in episodes] == [[0], [0]]
 
 
-SPACES = {  # of actions; actions an oracle may return, and what is stored
+SPACES = {  # action space, two actions of the oracle, the stored actions
     "box": ("Box(-1, 1, (2,), np.float32)", [[0.5, -0.25], [0, 1]], np.array([[0.5, -0.25], [0, 1]], np.float32)),
     "doubles": ("Box(-1, 1, (1, 2), np.float64)", [[[0.1, 2**-40]]] * 2, np.array([[[0.1, 2**-40]]] * 2)),
     "bytes": ("Box(0, 255, (2,), np.uint8)", [[3, 255], [0, 1]], np.array([[3, 255], [0, 1]], np.uint8)),
@@ -94,7 +96,7 @@ SPACES = {  # of actions; actions an oracle may return, and what is stored
 }
 
 REUSING = '''
-"""Counts its two steps in the frame; gives the same arrays and the same info again and again."""
+"""An environment of two steps whose frame is the step; it returns the same arrays and infos at every step."""
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
@@ -106,7 +108,7 @@ class Task:
     id, prompt, horizon, reward, success = "count", None, 2, "none", "always"
     contexts = ({"step": "0"}, {"step": "1"}, {"step": "2"})
 TASKS = {"count": Task()}
-SEEN = []
+ACTIONS = []
 def kinds(task): return ()
 def make(task, options, *, split="train", labels=False): return Counting(options)
 def oracle(task): return lambda env: env.unwrapped.options.actions[env.unwrapped.time]
@@ -116,18 +118,18 @@ class Counting(gym.Env):
         self.options, self.frame, self.info = options, np.zeros((1, 2, 3), np.uint8), {"success": True, "context": {}}
         self.action_space = eval(options.space)
         self.observation_space = Dict(frame=Box(0, 255, (1, 2, 3), np.uint8))
-    def look(self):
+    def observation(self):
         self.frame[:] = self.time
         self.info["context"]["step"] = str(self.time)
         self.info.update(measures={"time": self.time / 2}, place=np.array([self.time, -1.0]))
         return {"frame": self.frame}, self.info
     def reset(self, *, seed=None, options=None):
         self.time = 0
-        return self.look()
+        return self.observation()
     def step(self, action):
-        SEEN.append(action)
+        ACTIONS.append(action)
         self.time += 1
-        observation, info = self.look()
+        observation, info = self.observation()
         return observation, self.time, self.time == 2, False, info
 '''
 
@@ -147,24 +149,24 @@ def assert_same(stored, expected) -> None:
 
 @pytest.fixture
 def reusing(write_plugin):
-    """The world whose arrays and info are the same objects at every step."""
+    """The environment that returns the same arrays and infos at every step."""
     write_plugin("environments", "reusing", REUSING)
 
 
 @pytest.mark.parametrize("kind", SPACES)
-def test_actions_of_every_space_come_back_in_its_dtype(reusing, tmp_path, kind) -> None:
-    """Those taken, those chosen in place of noise, and those that the environment was given."""
+def test_actions_are_stored_in_the_dtype_of_their_space(reusing, tmp_path, kind) -> None:
+    """The recorded actions, the choices that noise replaces, and the actions that the environment gets."""
     space, actions, expected = SPACES[kind]
     options = {"space": space, "actions": actions}
     if kind == "discrete":
         options["actions"] = [float(action) for action in actions]
     dataset = collect("reusing", "count", tmp_path / "a", policy="oracle", episodes=2, options=options)
-    seen = registry.load("environments", "reusing").SEEN
+    taken = registry.load("environments", "reusing").ACTIONS
     for episode in dataset:
         assert_same(episode.actions, expected)
-        assert all(dataset.action_space.contains(action) for action in seen)
-    more = {"policy": "oracle", "episodes": 5, "options": options, "noise": 1}
-    storage = collect("reusing", "count", tmp_path / "b", **more).storage
+        assert all(dataset.action_space.contains(action) for action in taken)
+    arguments = {"policy": "oracle", "episodes": 5, "options": options, "noise": 1}
+    storage = collect("reusing", "count", tmp_path / "b", **arguments).storage
     with h5py.File(tmp_path / "b" / "data" / "main_data.hdf5") as file:
         for episode in file.values():
             assert_same(read(storage.action_space, episode["infos/choice"], "choice"), expected)
@@ -180,7 +182,7 @@ def test_random_actions_of_every_space_are_recorded(reusing, tmp_path, kind) -> 
     assert [len(episode.rewards) for episode in dataset] == [2, 2, 2]
 
 
-def test_what_an_environment_reuses_is_copied(reusing, tmp_path) -> None:
+def test_reused_arrays_and_infos_are_copied(reusing, tmp_path) -> None:
     options = {"space": "Discrete(2)"}
     dataset = collect("reusing", "count", tmp_path / "a", episodes=2, options=options, infos=("measures", "place"))
     for episode in dataset:
@@ -192,22 +194,22 @@ def test_what_an_environment_reuses_is_copied(reusing, tmp_path) -> None:
         assert episode.infos["place"].tolist() == [[0, -1], [1, -1], [2, -1]]
 
 
-def test_an_oracles_action_outside_the_space_is_refused(reusing, tmp_path) -> None:
+def test_oracle_action_outside_the_space_raises(reusing, tmp_path) -> None:
     options = {"space": "Discrete(2)", "actions": [0.5, 1]}
     with pytest.raises(UserError, match="action of the oracle is 0.5"):
         collect("reusing", "count", tmp_path / "a", policy="oracle", options=options)
     assert not (tmp_path / "a").exists()  # nothing was recorded
 
 
-def test_infos_that_are_not_there_are_named(reusing, tmp_path) -> None:
+def test_unknown_infos_raise(reusing, tmp_path) -> None:
     options = {"space": "Discrete(2)"}
-    with pytest.raises(UserError, match="no 'measure'; it has context, measures, place, success"):
+    with pytest.raises(UserError, match="'measure'.*context, measures, place, success"):
         collect("reusing", "count", tmp_path / "a", options=options, infos=("measure",))
-    with pytest.raises(UserError, match="'choice' cannot be asked for"):
+    with pytest.raises(UserError, match="'choice'"):
         collect("reusing", "count", tmp_path / "b", options=options, infos=("choice",))
 
 
-def test_it_says_on_one_line_what_to_run_next(examples, tmp_path, monkeypatch, capsys) -> None:
+def test_collect_prints_the_embed_command_on_one_line(examples, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     collect("doors", "choose", episodes=1, options={"size": 32})
     line = next(line for line in capsys.readouterr().out.splitlines() if "pr2l embed" in line)
@@ -216,8 +218,8 @@ def test_it_says_on_one_line_what_to_run_next(examples, tmp_path, monkeypatch, c
     assert (tmp_path / "data" / "doors-choose" / "data").is_dir()
 
 
-def test_what_is_there_is_not_overwritten(examples, tmp_path) -> None:
-    with pytest.raises(UserError, match="exists already"):
+def test_existing_folder_is_not_overwritten(examples, tmp_path) -> None:
+    with pytest.raises(UserError, match="exists"):
         collect("doors", "choose", tmp_path)
 
 
@@ -226,10 +228,10 @@ def test_what_is_there_is_not_overwritten(examples, tmp_path) -> None:
     [
         ("chose", "random", {}, "Did you mean 'choose'"),
         ("choose", "orcale", {}, "Did you mean 'oracle'"),
-        ("choose", "random", {"sise": 8}, "unknown key 'sise'. Did you mean 'size'"),
+        ("choose", "random", {"sise": 8}, "'sise'. Did you mean 'size'"),
     ],
 )
-def test_wrong_names_teach_before_anything_is_written(
+def test_wrong_names_raise_before_files_are_written(
     examples, tmp_path, task, policy, options, message
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -237,7 +239,7 @@ def test_wrong_names_teach_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
-def test_ctrl_c_keeps_the_episodes_that_are_whole(examples, tmp_path) -> None:
+def test_ctrl_c_keeps_complete_episodes(examples, tmp_path) -> None:
     doors = registry.load("environments", "doors")
     choose, played = doors.oracle, []
 
@@ -252,15 +254,15 @@ def test_ctrl_c_keeps_the_episodes_that_are_whole(examples, tmp_path) -> None:
 
     doors.oracle = interrupted
     with pytest.raises(KeyboardInterrupt):
-        collect("doors", "choose", tmp_path / "cut", policy="oracle", episodes=9)
-    assert [e.rewards.tolist() for e in minari.MinariDataset(tmp_path / "cut" / "data")] == [[1.0], [1.0]]
+        collect("doors", "choose", tmp_path / "interrupted", policy="oracle", episodes=9)
+    assert [e.rewards.tolist() for e in minari.MinariDataset(tmp_path / "interrupted" / "data")] == [[1.0], [1.0]]
 
 
-def test_ctrl_c_while_a_file_is_written_waits_until_it_is() -> None:
+def test_ctrl_c_waits_for_not_interrupted() -> None:
     written = []
     with pytest.raises(KeyboardInterrupt), not_interrupted():
         signal.raise_signal(signal.SIGINT)
-        written.append("all")
-    assert written == ["all"]
-    with pytest.raises(KeyboardInterrupt):  # and afterwards it is as it was
+        written.append("file")
+    assert written == ["file"]
+    with pytest.raises(KeyboardInterrupt):  # the signal handler is restored
         signal.raise_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Evaluation plays the same numbered episodes whatever the policy, and says what ships with the repository."""
+"""Evaluation on numbered episodes, and comparison with committed results."""
 
 import json
 from typing import ClassVar
@@ -24,20 +24,20 @@ LENGTHS = (3, 1, 7, 5, 2, 6, 4)
 
 
 class CountDown(gym.Env):
-    """The seed is the episode's number, which says how many steps it lasts and so what it returns."""
+    """The seed is the number of the episode; it lasts LENGTHS[number] steps of reward 1."""
 
     observation_space = spaces.Dict({"frame": spaces.Box(0, 255, (1, 1, 3), np.uint8)})
     action_space = spaces.Discrete(5)
 
     def reset(self, *, seed=None, options=None):
         self.left = LENGTHS[seed % 7]
-        return self._seen(), {"context": {}, "success": False}
+        return self._observation(), {"context": {}, "success": False}
 
     def step(self, action):
         self.left -= 1
-        return self._seen(), 1.0, self.left == 0, False, {"context": {}, "success": True}
+        return self._observation(), 1.0, self.left == 0, False, {"context": {}, "success": True}
 
-    def _seen(self):
+    def _observation(self):
         return {"frame": np.zeros((1, 1, 3), np.uint8)}
 
 
@@ -46,21 +46,21 @@ def count_downs(count):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_the_same_episodes_are_played_however_many_run_side_by_side(count):
-    """Taking the first seven to end would play the short ones twice and the long ones never."""
+def test_episodes_do_not_depend_on_the_number_of_environments(count):
+    """The first seven episodes that end would not include the long ones."""
     played = play(count_downs(count), lambda observation, starts: np.zeros(count, int), 7)
     assert [(one["number"], one["l"], one["r"]) for one in played] == [(n, LENGTHS[n], LENGTHS[n]) for n in range(7)]
 
 
-def test_rewound_simulators_play_the_same_episodes_again():
+def test_rewound_environments_repeat_the_episodes():
     venv, act = count_downs(3), lambda observation, starts: np.zeros(3, int)
     first = play(venv, act, 7)
     venv.env_method("rewind")
     assert play(venv, act, 7) == first
 
 
-class Cut(CountDown):
-    """Simulators that fail in the first step of some episodes, so many times."""
+class Failing(CountDown):
+    """The simulator fails in the first step of episodes, failures[number] times."""
 
     failures: ClassVar[dict[int, int]] = {}
 
@@ -72,13 +72,13 @@ class Cut(CountDown):
         if not self.failures.get(self.number, 0):
             return super().step(action)
         self.failures[self.number] -= 1
-        return self._seen(), 0.0, False, True, {"context": {}, "success": False, "cut": "killed"}
+        return self._observation(), 0.0, False, True, {"context": {}, "success": False, "cut": "killed"}
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_cut_episode_is_no_failure_but_played_again_and_one_cut_twice_is_said(count):
-    Cut.failures = {0: 1, 4: 2, 6: 1}
-    envs = [lambda row=row: SeededEpisodes(Cut(), lambda n: row + n * count) for row in range(count)]
+def test_cut_episode_is_repeated_once(count):
+    Failing.failures = {0: 1, 4: 2, 6: 1}
+    envs = [lambda row=row: SeededEpisodes(Failing(), lambda n: row + n * count) for row in range(count)]
     played = play(DummyVecEnv(envs), lambda observation, starts: np.zeros(count, int), 7)
     assert [(one["number"], one["l"]) for one in played] == [(n, 1 if n == 4 else LENGTHS[n]) for n in range(7)]
     assert [one["number"] for one in played if not one["success"]] == [4]
@@ -86,23 +86,23 @@ def test_a_cut_episode_is_no_failure_but_played_again_and_one_cut_twice_is_said(
     assert (score.cut, score.episodes) == (1, 7)
     assert Score.from_json(json.loads(json.dumps(score.as_json()))) == score
     console = Console(width=200)
-    with console.capture() as said:
+    with console.capture() as capture:
         console.print(table("", {"one": score}))
-    assert "7 (1 cut)" in said.get()
+    assert "7 (1 cut)" in capture.get()
 
 
-def test_a_policy_is_told_where_episodes_begin():
-    told = []
+def test_actor_gets_the_starts_of_episodes():
+    all_starts = []
 
     def act(observation, starts):
-        told.append(starts.tolist())
+        all_starts.append(starts.tolist())
         return np.zeros(2, int)
 
-    play(count_downs(2), act, 4)  # of 3 and 7 steps beside 1 and 5
-    assert told[:4] == [[True, True], [False, True], [False, False], [True, False]]
+    play(count_downs(2), act, 4)  # 3 and 7 steps in one environment, 1 and 5 in the other
+    assert all_starts[:4] == [[True, True], [False, True], [False, False], [True, False]]
 
 
-def test_random_play_is_seeded_and_reaches_every_action():
+def test_random_actor_is_seeded_and_takes_all_actions():
     rolls = [[random_actor(spaces.Discrete(5), 3, seed)(None, None).tolist() for _ in range(9)] for seed in (1, 1, 2)]
     assert rolls[0] != rolls[2]
     first, again = (random_actor(spaces.Discrete(5), 3, 1) for _ in range(2))
@@ -111,7 +111,7 @@ def test_random_play_is_seeded_and_reaches_every_action():
     assert set(actor(None, None).tolist()) == set(range(5))
 
 
-def test_a_score_survives_json():
+def test_score_is_restored_from_json():
     score = Score.of([{"success": s, "r": r, "l": 3} for s, r in ((True, 1.0), (False, -0.5), (True, 0.75))])
     assert score.success.value == pytest.approx(2 / 3)
     assert score.returned.value == pytest.approx(1.25 / 3)
@@ -119,7 +119,7 @@ def test_a_score_survives_json():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), np.float32("nan")])
-def test_measures_that_are_no_numbers_are_null_and_their_episodes_named(bad):
+def test_undefined_measures_are_null_and_their_episodes_are_reported(bad):
     values = (np.float32(0.5), bad, 1.0)
     played = [
         {"success": True, "r": 0.0, "l": 1, "number": n, "context": {}, "measures": {"spl": value}}
@@ -133,7 +133,7 @@ def test_measures_that_are_no_numbers_are_null_and_their_episodes_named(bad):
     assert Score.of(played[1:2]).measures == {}
 
 
-def test_measures_and_what_an_episode_was_about():
+def test_scores_by_context():
     ended = (("bed", True, 0.5), ("tv", False, 0.0), ("bed", True, 1.0))
     played = [
         {"success": s, "r": 0.0, "l": 3, "context": {"target": target}, "measures": {"spl": spl}}
@@ -147,13 +147,13 @@ def test_measures_and_what_an_episode_was_about():
     }
     assert Score.from_json(json.loads(json.dumps(score.as_json()))) == score
     console = Console(width=200)
-    with console.capture() as said:
+    with console.capture() as capture:
         console.print(table("", groups, of="context"))
-    assert "context" in said.get() and "spl" in said.get() and "0.75 [0.50, 1.00]" in said.get()
+    assert "context" in capture.get() and "spl" in capture.get() and "0.75 [0.50, 1.00]" in capture.get()
 
 
 @pytest.mark.parametrize("greedy", [False, True])
-def test_a_greedy_evaluation_takes_the_most_probable_action(greedy):
+def test_learner_actor_passes_greedy_to_the_learner(greedy):
     class Learner:
         def act(self, observation, memory, starts, *, greedy):
             return Actions(np.array([int(greedy)]))
@@ -162,7 +162,7 @@ def test_a_greedy_evaluation_takes_the_most_probable_action(greedy):
     assert act({}, np.ones(1, bool)).tolist() == [int(greedy)]
 
 
-def test_committed_results_of_the_same_task_are_shown_and_marked(tmp_path, monkeypatch):
+def test_committed_results_of_the_same_task_and_algorithm_are_shown(tmp_path, monkeypatch):
     score = Score.of([{"success": True, "r": 1.0, "l": 3}])
     for name, task, algorithm, encoder in (
         ("a", "fetch", "ppo", "image_only"),
@@ -179,6 +179,6 @@ def test_committed_results_of_the_same_task_are_shown_and_marked(tmp_path, monke
     assert table("title", rows).row_count == 1
 
 
-def test_without_committed_results_there_are_no_rows(tmp_path, monkeypatch):
+def test_no_committed_results(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "COMMITTED", tmp_path / "absent")
     assert committed(CONFIG) == {}

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: checkpoints that are whole, metrics that lose no column, videos, curves."""
+"""Files of a run: checkpoints, config, metrics, videos, curves."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def checkpoint(step):
     return Checkpoint(step, tensors, {"big": 2**100, "third": 1 / 3, "list": [step]})
 
 
-def test_a_checkpoint_comes_back_exactly(tmp_path):
+def test_checkpoint_is_read_as_written(tmp_path):
     checkpoints.write(tmp_path, checkpoint(7))
     read = checkpoints.read_latest(tmp_path)
     assert (read.step, read.values) == (7, {"big": 2**100, "third": 1 / 3, "list": [7]})
@@ -46,25 +46,25 @@ def test_a_checkpoint_comes_back_exactly(tmp_path):
     assert read.below("model").keys() == {"a", "policy/b"}
 
 
-def test_the_newest_two_are_kept(tmp_path):
+def test_latest_two_checkpoints_are_kept(tmp_path):
     for step in (5, 100, 20, 3000):
         checkpoints.write(tmp_path, checkpoint(step))
     assert checkpoints.steps(tmp_path) == [100, 3000]
 
 
 @pytest.mark.parametrize("damage", ["tensors.safetensors", "values.json"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
+def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
     for step in (1, 2):
         checkpoints.write(tmp_path, checkpoint(step))
     (tmp_path / "000000002" / damage).write_bytes(b"{")
-    with pytest.warns(UserWarning, match="step 2 in .* is damaged .*step 1 is taken"):
+    with pytest.warns(UserWarning, match="step 2 in .* is damaged .*step 1"):
         assert checkpoints.read_latest(tmp_path).step == 1
-    checkpoints.write(tmp_path, checkpoint(2))  # in the damaged one's place
+    checkpoints.write(tmp_path, checkpoint(2))  # replaces the damaged one
     assert checkpoints.read_latest(tmp_path).values["list"] == [2]
 
 
-def test_a_run_that_goes_on_removes_damaged_checkpoints(tmp_path):
-    """They would count as the newest otherwise, and the whole ones before them would go first."""
+def test_damaged_checkpoints_are_removed_on_resume(tmp_path):
+    """Otherwise they would count among the latest two, and intact ones would be deleted."""
     for step in (1, 2):
         checkpoints.write(tmp_path, checkpoint(step))
     (tmp_path / "000000002" / "tensors.safetensors").write_bytes(b"")
@@ -73,7 +73,7 @@ def test_a_run_that_goes_on_removes_damaged_checkpoints(tmp_path):
     assert checkpoints.steps(tmp_path) == [1]
 
 
-def test_what_was_being_written_when_the_process_died_does_not_count(tmp_path):
+def test_partially_written_checkpoint_is_ignored(tmp_path):
     checkpoints.write(tmp_path, checkpoint(1))
     shutil.copytree(tmp_path / "000000001", tmp_path / ".partial-000000002")
     (tmp_path / ".partial-000000002" / "values.json").unlink()
@@ -82,48 +82,48 @@ def test_what_was_being_written_when_the_process_died_does_not_count(tmp_path):
     assert checkpoints.read_latest(tmp_path).values["list"] == [2]
 
 
-def test_a_full_disk_costs_the_new_checkpoint_only(tmp_path):
-    """A real refusal of the operating system: files may not become longer than 4 kB."""
+def test_full_disk_keeps_the_previous_checkpoint(tmp_path):
+    """The operating system limits files to 4 kB."""
     folder = tmp_path / "run" / "checkpoints"
     checkpoints.write(folder, checkpoint(1))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
-        with pytest.raises(checkpoints.CheckpointNotWritten) as failure:
+        with pytest.raises(checkpoints.CheckpointNotWritten) as error:
             checkpoints.write(folder, Checkpoint(2, {"w": torch.zeros(500_000)}, {}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    said = str(failure.value)
-    assert "step 2 could not be written" in said and "about 2.0 MB" in said and "step 1 is whole" in said
-    assert f"pr2l train --resume {tmp_path / 'run'}" in said.splitlines()
+    message = str(error.value)
+    assert "step 2 could not be written" in message and "about 2.0 MB" in message and "step 1 is whole" in message
+    assert f"pr2l train --resume {tmp_path / 'run'}" in message.splitlines()
     assert [path.name for path in folder.iterdir()] == ["000000001"]
 
 
-def test_a_full_disk_costs_the_new_config_only(tmp_path, monkeypatch):
+def test_full_disk_keeps_the_previous_config(tmp_path, monkeypatch):
     CONFIG.save(tmp_path / "config.yaml")
     before = (tmp_path / "config.yaml").read_bytes()
 
-    def half(path, text, **how):
+    def write_first_bytes(path, text, **options):
         path.write_bytes(text.encode()[:20])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(Path, "write_text", write_first_bytes)
     with pytest.raises(OSError, match="no space"):
         CONFIG.save(tmp_path / "config.yaml")
     assert (tmp_path / "config.yaml").read_bytes() == before
 
 
-def test_no_checkpoint_is_an_error_that_says_so(tmp_path):
-    with pytest.raises(UserError, match="there is no checkpoint in .*stopped before its first one"):
+def test_folder_without_checkpoint_raises(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint in"):
         checkpoints.read_latest(tmp_path)
 
 
-def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path):
+def test_runs_of_the_same_second_have_separate_folders(tmp_path):
     paths = {Run.create(CONFIG, tmp_path).path for _ in range(3)}
     assert len(paths) == 3
 
 
-def test_a_run_says_where_it_comes_from(tmp_path):
+def test_run_json_has_packages_seed_command_commit_and_machine(tmp_path):
     facts = json.loads((Run.create(CONFIG, tmp_path).path / "run.json").read_text())
     assert facts["packages"]["torch"] == torch.__version__
     assert facts["seed"] == 0 and facts["command"] and facts["python"].count(".") == 2
@@ -132,32 +132,32 @@ def test_a_run_says_where_it_comes_from(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "named"),
+    ("cpuinfo", "name"),
     [
         ("processor\t: 0\nmodel name\t: A Chip: 9R14\nflags\t: fpu\n\nmodel name\t: another\n", "A Chip: 9R14"),
-        ("processor\t: 0\nCPU part\t: 0xd0c\n", platform.processor() or platform.machine()),  # as ARM has it
+        ("processor\t: 0\nCPU part\t: 0xd0c\n", platform.processor() or platform.machine()),  # ARM
         (None, platform.processor() or platform.machine()),
     ],
 )
-def test_the_processor_is_named_with_its_instructions(said, named, tmp_path, monkeypatch):
+def test_processor_has_name_and_instruction_set(cpuinfo, name, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
-    if said is not None:
-        (tmp_path / "cpuinfo").write_text(said)
-    assert processor() == f"{named} ({torch.backends.cpu.get_cpu_capability()})"
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert processor() == f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
-def test_a_run_may_be_named_by_text_as_in_the_notebooks(tmp_path):
-    made = Run.create(CONFIG, tmp_path)
-    assert Run.load(str(made.path)).path == made.path
+def test_run_is_loaded_from_a_path_or_a_string(tmp_path):
+    run = Run.create(CONFIG, tmp_path)
+    assert Run.load(str(run.path)).path == Run.load(run.path).path == run.path
 
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """checkout(message): a commit of a project in whose folder runs are made; its hash."""
-    place = tmp_path / "project"
-    (place / "pr2l").mkdir(parents=True)
-    monkeypatch.setattr(runs, "__file__", str(place / "pr2l" / "runs.py"))
-    git = ["git", "-C", str(place), "-c", "user.name=me", "-c", "user.email=me@here"]
+    """checkout(message) -> hash of a new commit of the repository that contains pr2l."""
+    project = tmp_path / "project"
+    (project / "pr2l").mkdir(parents=True)
+    monkeypatch.setattr(runs, "__file__", str(project / "pr2l" / "runs.py"))
+    git = ["git", "-C", str(project), "-c", "user.name=me", "-c", "user.email=me@here"]
     subprocess.run([*git, "init", "-q"], check=True)
 
     def commit(message):
@@ -172,16 +172,16 @@ def origin(run):
     return facts["commit"], facts["uncommitted"], facts.get("went_on_at")
 
 
-def test_a_plug_in_that_is_not_committed_is_told(checkout, tmp_path):
-    first, place = checkout("first"), tmp_path / "project"
-    (place / "notes.txt").write_text("mine")
+def test_uncommitted_plugin_is_recorded(checkout, tmp_path):
+    first, project = checkout("first"), tmp_path / "project"
+    (project / "notes.txt").write_text("text")
     assert origin(Run.create(CONFIG, tmp_path)) == (first, False, None)
-    (place / "environments").mkdir()
-    (place / "environments" / "mine.py").write_text("")
+    (project / "environments").mkdir()
+    (project / "environments" / "new.py").write_text("")
     assert origin(Run.create(CONFIG, tmp_path)) == (first, True, None)
 
 
-def test_a_run_that_goes_on_with_other_code_is_of_no_one_commit(checkout, tmp_path):
+def test_resume_with_another_commit_is_recorded(checkout, tmp_path):
     first, run = checkout("first"), Run.create(CONFIG, tmp_path)
     config = Run.load(run.path).config
     config.save(run.path / "config.yaml")
@@ -190,12 +190,12 @@ def test_a_run_that_goes_on_with_other_code_is_of_no_one_commit(checkout, tmp_pa
     assert origin(Run.reopen(run.path, config)) == (first, True, second)
 
 
-def test_a_folder_that_is_no_run(tmp_path):
-    with pytest.raises(UserError, match="it has no config.yaml"):
+def test_folder_without_config_raises(tmp_path):
+    with pytest.raises(UserError, match="no config.yaml"):
         Run.load(tmp_path)
 
 
-def test_json_is_replaced_whole(tmp_path):
+def test_failed_write_json_keeps_the_file(tmp_path):
     file = tmp_path / "a.json"
     write_json(file, {"a": 1})
     with pytest.raises(TypeError):
@@ -203,7 +203,7 @@ def test_json_is_replaced_whole(tmp_path):
     assert json.loads(file.read_text()) == {"a": 1}
 
 
-def test_a_column_that_comes_late_is_not_lost(tmp_path):
+def test_table_adds_new_columns_to_earlier_rows(tmp_path):
     table = Table(tmp_path / "t.csv")
     table.append({"step": 1, "a": 0.1})
     table.append({"step": 2, "late": np.float32(0.5), "a": None})
@@ -215,7 +215,7 @@ def test_a_column_that_comes_late_is_not_lost(tmp_path):
     ]
 
 
-def test_a_resumed_run_drops_the_rows_that_will_come_again(tmp_path):
+def test_resumed_metrics_drop_rows_after_the_checkpoint(tmp_path):
     first = Metrics(tmp_path, CONFIG)
     for step in (64, 128, 192):
         first.write({"step": step, "return": 1.0})
@@ -226,7 +226,7 @@ def test_a_resumed_run_drops_the_rows_that_will_come_again(tmp_path):
     assert [(row["step"], row["return"]) for row in rows] == [("64", "1.0"), ("128", "1.0"), ("192", "2.0")]
 
 
-def test_tensorboard_gets_the_same_numbers(tmp_path):
+def test_tensorboard_has_the_same_numbers(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = Metrics(tmp_path, CONFIG)
@@ -237,20 +237,20 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("rollout/return")] == [(64, 1.5)]
 
 
-def test_wandb_that_is_asked_for_but_missing(tmp_path, monkeypatch):
+def test_missing_wandb_raises(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="wandb=offline needs .*pip install 'pr2l\\[wandb\\]', or wandb=off"):
+    with pytest.raises(UserError, match="wandb=offline .*pr2l\\[wandb\\].*wandb=off"):
         Metrics(tmp_path, CONFIG.model_copy(update={"wandb": "offline"}))
 
 
-def test_smoothing_averages_over_the_last_episodes():
+def test_smooth_averages_over_the_last_episodes():
     values, episodes = np.array([0.0, 1.0, 2.0, 10.0]), np.array([1.0, 1.0, 2.0, 1.0])
     assert smooth(values, episodes, 3).tolist() == [0, 0.5, 5 / 3, 14 / 3]
     assert smooth(values, episodes, 1).tolist() == [0, 1, 2, 10]
     assert smooth(values, episodes, 99).tolist() == pytest.approx([0, 0.5, 1.25, 3])
 
 
-def test_a_video_shows_the_first_episode_of_each_environment():
+def test_video_shows_the_first_episode_of_each_environment():
     recorder = video.EpisodeVideo(2)
     black, white = np.zeros((2, 4, 4, 3), np.uint8), np.full((2, 4, 4, 3), 255, np.uint8)
     contexts = [{"target": "imp"}, {"target": "armor"}]
@@ -262,10 +262,10 @@ def test_a_video_shows_the_first_episode_of_each_environment():
     pictures = recorder.pictures()
     assert len(pictures) == (1 + video.REPEATS) + 2
     height = 4 * (video.WIDTH // 4)
-    bright = [one[:height].mean() for one in pictures]
-    assert bright == [0] + [255] * video.REPEATS + [0, 255]
-    assert all(one.shape[0] % 2 == one.shape[1] % 2 == 0 for one in pictures)
-    assert pictures[0][height:].max() == 255  # something is written below
+    brightness = [picture[:height].mean() for picture in pictures]
+    assert brightness == [0] + [255] * video.REPEATS + [0, 255]
+    assert all(picture.shape[0] % 2 == picture.shape[1] % 2 == 0 for picture in pictures)
+    assert pictures[0][height:].max() == 255  # text below the frame
 
 
 PICTURES = [np.full((32, 48, 3), shade, np.uint8) for shade in (0, 128, 255)]
@@ -287,11 +287,11 @@ def test_without_a_codec_a_video_is_a_gif(tmp_path, monkeypatch):
     assert math.isclose(np.mean([frame.mean() for frame in imageio.mimread(path)]), 127.7, abs_tol=2)
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_curves_show_what_random_actions_reach(known):
+@pytest.mark.parametrize("has_chance", [True, False])
+def test_curves_show_the_level_of_the_random_policy(has_chance):
     rows = [{"step": str(64 * n), "return": "1", "success": "0.5", "episodes": str(9 * n)} for n in (1, 2, 3)]
-    panels = curves(rows, {"return": -0.25, "success": 0.125} if known else {}).axes
+    panels = curves(rows, {"return": -0.25, "success": 0.125} if has_chance else {}).axes
     for panel, level in zip(panels, (-0.25, 0.125), strict=True):
         random = [line for line in panel.lines if line.get_label().startswith("random")]
-        assert [set(line.get_ydata()) for line in random] == ([{level}] if known else [])
-        assert len(panel.get_legend().get_texts()) == 2 + known
+        assert [set(line.get_ydata()) for line in random] == ([{level}] if has_chance else [])
+        assert len(panel.get_legend().get_texts()) == 2 + has_chance

@@ -1,128 +1,74 @@
-"""Whole runs in a toy world: learned, killed, gone on with, and compared."""
+"""Whole runs in the toy world: training, interruption, resumption."""
 
-import csv
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+import toy_runs
 import yaml
-from processes import TIMEOUT, command_line
-from safetensors.torch import load_file
+from processes import command_line
+from toy_runs import FITTED, TOY_WORLD, assert_same_run, metrics, wait_for_checkpoint, weights
 
+from pr2l import cli
+from pr2l.core import registry
 from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
 from pr2l.rollout import build
 from pr2l.training import metrics as metrics_module
 from pr2l.training.evaluate import evaluate
+from pr2l.training.runs import Run
 from pr2l.training.train import train
 
-TOY = {
-    "why": "a test",
-    "environment": "toy",
-    "task": "colours",
-    "encoder": "pixels",
-    "encoder_options": {"size": 8},
-    "network": "mlp",
-    "network_options": {"hidden": [16]},
+TOY = toy_runs.TOY | {
     "algorithm_options": {
         "learning_rate": 0.01, "n_steps": 16, "n_epochs": 4, "batch_size": 32, "head_sizes": [16], "device": "cpu",
         "schedule": "linear",
     },
-    "num_envs": 4,
-    "steps": 640,
-    "checkpoint_every": 128,
-    "evaluation_episodes": 10,
 }  # fmt: skip
-
-TIMES = {"seconds", "fps"}
 
 
 @pytest.fixture
 def toy(write_plugin, tmp_path):
     """toy(key=value, ...) -> config of a run in the toy world; its YAML is in tmp_path/toy.yaml."""
-    write_plugin("environments", "toy", (Path(__file__).parents[1] / "toy_world.py").read_text())
+    write_plugin("environments", "toy", TOY_WORLD)
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(TOY))
     return lambda *overrides: load_config(tmp_path / "toy.yaml", overrides)
 
 
-def world():
-    """The toy plug-in as the registry has loaded it last."""
-    from pr2l.core import registry
-
-    return registry.load("environments", "toy").Colours
-
-
-def metrics(run):
-    with (run / "metrics.csv").open(newline="") as file:
-        return [{key: row[key] for key in row if key not in TIMES} for row in csv.DictReader(file)]
-
-
-def weights(run):
-    last = sorted((run / "checkpoints").iterdir())[-1]
-    return last.name, load_file(last / "tensors.safetensors")
-
-
-def assert_same_run(one, other):
-    assert metrics(one) == metrics(other)
-    (step, ours), (other_step, theirs) = weights(one), weights(other)
-    assert step == other_step
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    assert (one / "results.json").read_text() == (other / "results.json").read_text()
+@pytest.fixture(scope="module")
+def finished_runs():
+    """Folders of finished runs by their overrides."""
+    return {}
 
 
 @pytest.fixture
-def start(tmp_path):
-    """start(word, ...): `pr2l train` in a process of its own, with the toy world's plug-in and runs/ in tmp_path."""
-    started = []
-    path = f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"
-    environment = {**os.environ, "PYTHONPATH": path, "TOY_DELAY": "0.001", "TOY_HOLD": "140"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+def finished(toy, finished_runs, tmp_path_factory):
+    """finished(key=value, ...) -> folder of a finished, uninterrupted run, which tests share and do not change."""
 
-    def start(*words):
-        command = [sys.executable, "-m", "pr2l.cli", "train", *words]
-        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes))
-        return started[-1]
+    def run(*overrides):
+        if overrides not in finished_runs:
+            finished_runs[overrides] = train(toy(*overrides), root=tmp_path_factory.mktemp("runs"))
+        return finished_runs[overrides]
 
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    return run
 
 
-def wait_for_step(tmp_path, process, step):
-    """Waits until a run in tmp_path/runs has a checkpoint of at least this step; returns the run."""
-
-    def reached():
-        places = (tmp_path / "runs").glob("*/checkpoints/[0-9]*")
-        return [place.parents[1] for place in places if int(place.name) >= step]
-
-    return wait_until(process, reached)[0]
-
-
-def wait_until(process, happened):
-    """What happened() returns once that is true; fails if the process ends or TIMEOUT runs out before."""
-    deadline = time.monotonic() + TIMEOUT
-    while time.monotonic() < deadline:
-        if result := happened():
-            return result
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
-    raise TimeoutError("the other process has not come so far")
+def toy_class():
+    """Return the environment class of the latest toy plug-in."""
+    return registry.load("environments", "toy").Colours
 
 
 @pytest.mark.pictures
-def test_a_run_learns_and_leaves_everything_behind(toy, tmp_path):
+def test_run_learns_the_toy_task_and_writes_all_files(toy, tmp_path):
     run = train(toy("steps=4096"), root=tmp_path / "runs")
     result = json.loads((run / "results.json").read_text())
     assert result["evaluation"]["success"]["value"] >= 0.9
@@ -131,37 +77,33 @@ def test_a_run_learns_and_leaves_everything_behind(toy, tmp_path):
     assert (result["steps"], result["evaluation"]["episodes"]) == (4096, 10)
     expected = {"config.yaml", "run.json", "metrics.csv", "tensorboard", "checkpoints", "curves.png", "video.mp4"}
     assert expected <= {path.name for path in run.iterdir()}
-    assert world().open_engines == 0
+    assert toy_class().open_engines == 0
 
 
-def test_same_seed_same_run_and_another_seed_another(toy, tmp_path):
-    runs = [train(toy("steps=192", f"seed={seed}"), root=tmp_path / "runs") for seed in (0, 0, 1)]
-    assert_same_run(runs[0], runs[1])
-    assert metrics(runs[0]) != metrics(runs[2])
+def test_equal_seeds_give_equal_runs(toy, finished, tmp_path):
+    same, other = (train(toy("steps=192", f"seed={seed}"), root=tmp_path / "runs") for seed in (0, 1))
+    assert_same_run(same, finished("steps=192"))
+    assert metrics(other) != metrics(same)
 
 
-def test_without_handles_the_run_is_the_same(toy, tmp_path):
-    runs = [train(toy("steps=192", f"algorithm_options.handles={word}"), root=tmp_path) for word in ("true", "false")]
-    assert_same_run(*runs)
+def test_handles_do_not_change_the_run(toy, finished, tmp_path):
+    config = toy("steps=192")
+    assert config.options("algorithm").handles
+    assert_same_run(train(toy("steps=192", "algorithm_options.handles=false"), root=tmp_path), finished("steps=192"))
 
 
-def test_rows_say_where_the_run_was(toy, tmp_path):
-    rows = metrics(train(toy("steps=192"), root=tmp_path / "runs"))
+def test_metrics_rows_hold_steps_and_episode_statistics(finished):
+    rows = metrics(finished("steps=192"))
     assert [int(row["step"]) for row in rows] == [64, 128, 192]
     assert all(0 <= float(row["success"]) <= 1 and 4 <= float(row["length"]) <= 7 for row in rows)
     assert 192 / 7 - 4 <= int(rows[-1]["episodes"]) <= 192 / 4
     assert all(row["train/value_loss"] for row in rows)
 
 
-def test_rows_say_how_many_frames_of_their_rollout_came_again(toy, tmp_path):
-    """The toy world shows three colours on two sides, so a rollout of 64 frames asks for at most six."""
-    from pr2l.core import registry
-
-    registry.load("encoders", "pixels").PixelsEncoder.costly = True
-    try:
-        rows = metrics(train(toy("steps=128"), root=tmp_path / "runs"))
-    finally:
-        del registry.load("encoders", "pixels").PixelsEncoder.costly
+def test_metrics_rows_hold_the_cache_hit_rate_of_their_rollout(toy, tmp_path, monkeypatch):
+    """The toy world has three colours on two sides, so at most six of the 64 frames of a rollout are new."""
+    monkeypatch.setattr(registry.load("encoders", "pixels").PixelsEncoder, "costly", True)
+    rows = metrics(train(toy("steps=128"), root=tmp_path / "runs"))
     assert [1 - 6 / 64 <= float(row["cache/hit_rate"]) < 1 for row in rows] == [True, True]
 
 
@@ -169,21 +111,27 @@ def test_rows_say_how_many_frames_of_their_rollout_came_again(toy, tmp_path):
     ("recurrent", "workers"),
     [(False, 2), pytest.param(False, 0, marks=pytest.mark.slow), pytest.param(True, 0, marks=pytest.mark.slow)],
 )
-def test_killed_and_resumed_is_never_killed(toy, start, tmp_path, recurrent, workers):
-    """kill -9 at some moment after the third checkpoint; then the last whole checkpoint is the truth.
-
-    And that whatever the number of worker processes: the run that was never killed has none.
-    """
-    words = ["toy.yaml", f"algorithm_options.recurrent={str(recurrent).lower()}", "algorithm_options.lstm_size=8"]
+def test_resume_after_kill_equals_uninterrupted_run(toy, finished, tmp_path, recurrent, workers):
+    """SIGKILL at some time after the third checkpoint. The uninterrupted run has no worker processes."""
+    overrides = ["algorithm_options.recurrent=true", "algorithm_options.lstm_size=8"] if recurrent else []
     toy()
-    process = start(*words, f"workers={workers}")
-    killed = wait_for_step(tmp_path, process, 256)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    path = f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pr2l.cli", "train", "toy.yaml", *overrides, f"workers={workers}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "TOY_DELAY": "0.001", "TOY_HANG_AT": "140"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process:
+        try:
+            killed = wait_for_checkpoint(tmp_path, process, 256)
+        finally:
+            process.kill()
     assert len(metrics(killed)) < 10
     resumed = train(load_config(killed / "config.yaml"), resume=killed)
-    whole = train(toy(*words[1:]), root=tmp_path / "whole")
-    assert_same_run(resumed, whole)
+    assert_same_run(resumed, finished(*overrides))
     assert [int(row["step"]) for row in metrics(resumed)] == list(range(64, 641, 64))
 
 
@@ -196,111 +144,125 @@ DOOM = {
     "encoder_options": {},
     "algorithm_options": TOY["algorithm_options"] | {"schedule": "constant"},
     "num_envs": 2,
-    "steps": 256,
+    "steps": 160,
     "checkpoint_every": 32,
-    "evaluation_episodes": 4,
+    "evaluation_episodes": 2,
 }
 
 
-def test_a_killed_doom_run_goes_on_exactly(start, tmp_path):
-    """The real simulator comes back from its seeds and actions, so even here nothing differs: no tolerance."""
+def test_resumed_doom_run_equals_uninterrupted_run(tmp_path, monkeypatch):
+    """The resumed run has the files that a kill after step 128 leaves, with the latest checkpoint at step 96."""
     (tmp_path / "doom.yaml").write_text(yaml.safe_dump(DOOM))
-    process = start("doom.yaml", "steps=1000000")  # so that it is not at its end before somebody looks
-    killed = wait_for_step(tmp_path, process, 96)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    steps = f"steps={int(weights(killed)[0]) + 96}"
+    save, killed = Run.save, tmp_path / "killed"
+
+    def copy_and_save(run, checkpoint):
+        if checkpoint.step == 128:
+            shutil.copytree(run.path, killed)
+        save(run, checkpoint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", copy_and_save)
+        uninterrupted = train(load_config(tmp_path / "doom.yaml"), root=tmp_path / "runs")
+    assert weights(killed)[0] == "000000096" and metrics(killed)[-1]["step"] == "128"
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # an episode that came back otherwise
-        resumed = train(load_config(killed / "config.yaml", [steps]), resume=killed)
-    assert_same_run(resumed, train(load_config(tmp_path / "doom.yaml", [steps]), root=tmp_path / "whole"))
+        warnings.simplefilter("error", UserWarning)  # of an episode that is not restored exactly
+        resumed = train(load_config(killed / "config.yaml"), resume=killed)
+    assert_same_run(resumed, uninterrupted)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)],  # tests/test_cli.py sends SIGINT
-)
-def test_a_stopped_run_saves_what_it_has(toy, start, tmp_path, number, code):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_saves_a_checkpoint_and_resume_equals_uninterrupted_run(
+    toy, finished, tmp_path, monkeypatch, capsys, number, code
+):
+    """The signal arrives in the third rollout. tests/test_cli.py sends one to another process."""
     toy()
-    process = start("toy.yaml", "checkpoint_every=1000000", "steps=1000000")
-    run = wait_for_step(tmp_path, process, 0)
-    wait_until(process, lambda: (run / "metrics.csv").exists() and len(metrics(run)) > 2)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == code, output
-    assert f"pr2l train --resume runs/{run.name}" in output.splitlines()  # so that it can be copied
-    last = int(weights(run)[0])
-    assert last >= 2 * 64
-    resumed = train(load_config(run / "config.yaml", [f"steps={last + 128}"]), resume=run)
-    assert [int(row["step"]) for row in metrics(resumed)] == list(range(64, last + 129, 64))
+    step = toy_class().step
+
+    def step_with_signal(env, action):
+        if env.steps == 40:
+            signal.raise_signal(number)
+        return step(env, action)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pr2l", "train", "toy.yaml", "checkpoint_every=1000000", "steps=256"])
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as exit_:
+        patch.setattr(toy_class(), "step", step_with_signal)
+        cli.main()
+    assert exit_.value.code == code
+    [run] = (tmp_path / "runs").iterdir()
+    assert f"pr2l train --resume runs/{run.name}" in capsys.readouterr().out.splitlines()  # on one line, to be copied
+    assert weights(run)[0] == "000000128"
+    assert toy_class().open_engines == 0
+    assert_same_run(train(load_config(run / "config.yaml"), resume=run), finished("steps=256"))
 
 
-def test_a_crash_saves_and_leaves_no_engine(toy, tmp_path):
+def test_environment_error_saves_a_checkpoint_and_closes_environments(toy, tmp_path):
     with pytest.raises(RuntimeError, match="the toy engine has died"):
-        train(toy("environment_options.hang_at=50", "checkpoint_every=1000000"), root=tmp_path)
-    assert world().open_engines == 0
+        train(toy("environment_options.crash_at=50", "checkpoint_every=1000000"), root=tmp_path)
+    assert toy_class().open_engines == 0
     (run,) = tmp_path.glob("toy-colours-*")
     assert weights(run)[0] == "000000192"  # three rollouts of 16 steps in 4 environments
 
 
-@pytest.mark.parametrize("place", [[], ["workers=2"], ["isolated=true"]], ids=str)
-def test_a_reward_that_is_nan_stops_a_run_which_is_saved(toy, tmp_path, place):
+@pytest.mark.parametrize("override", ["workers=0", "workers=2", "isolated=true"])
+def test_nan_reward_stops_the_run_with_a_checkpoint(toy, tmp_path, override):
     with pytest.raises(UserError, match=r"toy/colours, episode seed \d+, step \d: the reward is nan"):
-        train(toy("environment_options.nan_at=20", *place), root=tmp_path)
+        train(toy("num_envs=2", "environment_options.nan_at=20", override), root=tmp_path)
     (run,) = tmp_path.glob("toy-colours-*")
-    assert weights(run)[0] == "000000064"
+    assert weights(run)[0] == "000000032"
 
 
 @pytest.mark.filterwarnings("ignore:the episode is cut")
-def test_a_reward_that_is_nan_may_end_its_episode_only(toy, tmp_path):
-    words = ["environment_options.nan_at=20", "on_bad_value=truncate", "steps=256", "evaluation_episodes=2"]
+def test_nan_reward_can_truncate_its_episode(toy, tmp_path):
+    words = ["environment_options.nan_at=20", "on_bad_value=truncate", "steps=128", "evaluation_episodes=2"]
     run = train(toy(*words), root=tmp_path)
     assert metrics(run)[-1]["restarts"] == "4"  # one in each environment
 
 
-def test_an_isolated_run_is_the_same(toy, tmp_path):
-    words = ["steps=256", "evaluation_episodes=2"]
-    runs = [train(toy(*words, *more), root=tmp_path / "runs") for more in ([], ["isolated=true"])]
-    assert_same_run(*runs)
-    assert all(row["restarts"] == "0" for row in metrics(runs[0]))
+def test_isolated_run_equals_run_in_this_process(toy, tmp_path):
+    words = ["num_envs=2", "steps=64", "evaluation_episodes=2"]
+    local, isolated = (train(toy(*words, f"isolated={word}"), root=tmp_path / "runs") for word in ("false", "true"))
+    assert_same_run(isolated, local)
+    assert all(row["restarts"] == "0" for row in metrics(local))
 
 
 @pytest.mark.filterwarnings("ignore:toy is replaced")
-def test_a_run_whose_simulators_die_goes_on_and_counts_them(toy, tmp_path):
-    """Each engine dies in its 50th step: 4 x 160 steps see 12 die in training, as many as there are whole fifties."""
-    run = train(toy("isolated=true", "environment_options.hang_at=50"), root=tmp_path / "runs")
-    rows = metrics(run)
-    restarts = [int(row["restarts"]) for row in rows]
-    assert [int(row["step"]) for row in rows] == list(range(64, 641, 64))
-    assert restarts == sorted(restarts) and restarts[-1] == 4 * (160 // 50)
-    assert json.loads((run / "results.json").read_text())["evaluation"]["episodes"] == 10
-    longer = train(load_config(run / "config.yaml", ["steps=704"]), resume=run)
-    assert int(metrics(longer)[-1]["restarts"]) >= restarts[-1]
+def test_run_restarts_crashed_simulators_and_counts_the_restarts(toy, tmp_path):
+    """A simulator crashes at its 30th step: twice in 64 steps of training, and at least once in the evaluation."""
+    words = ["isolated=true", "num_envs=1", "algorithm_options.batch_size=16", "environment_options.crash_at=30"]
+    run = train(toy(*words, "steps=64", "evaluation_episodes=4"), root=tmp_path / "runs")
+    restarts = [int(row["restarts"]) for row in metrics(run)]
+    assert [int(row["step"]) for row in metrics(run)] == [16, 32, 48, 64]
+    assert restarts == sorted(restarts) and restarts[-1] == 2
+    assert json.loads((run / "results.json").read_text())["evaluation"]["episodes"] == 4
+    extended = train(load_config(run / "config.yaml", ["steps=80"]), resume=run)
+    assert int(metrics(extended)[-1]["restarts"]) >= 2
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @pytest.mark.filterwarnings("ignore:toy is replaced")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_long_run_survives_workers_that_are_killed_at_random(toy, tmp_path, workers):
-    """PR2L_SOAK=100000 makes it that many steps, with a kill about every 2,000 of them."""
+def test_long_run_survives_random_kills_of_simulators(toy, tmp_path, workers):
+    """With PR2L_SOAK=100000 the run has that many steps, with a kill about every 2,000 of them."""
     steps = int(os.environ.get("PR2L_SOAK", "6000"))
-    every = 300 if steps < 50_000 else 2000
-    words = [f"steps={steps}", f"environment_options.killed_every={every}", "checkpoint_every=1000000"]
+    kill_every = 300 if steps < 50_000 else 2000
+    words = [f"steps={steps}", f"environment_options.kill_every={kill_every}", "checkpoint_every=1000000"]
     run = train(toy("isolated=true", f"workers={workers}", *words), root=tmp_path / "runs")
     last = metrics(run)[-1]
     assert int(last["step"]) >= steps
-    assert steps / every / 3 <= int(last["restarts"]) <= steps / every * 3
-    assert not [one for one in psutil.Process().children(recursive=True) if "worker.py" in command_line(one)]
+    assert steps / kill_every / 3 <= int(last["restarts"]) <= steps / kill_every * 3
+    children = psutil.Process().children(recursive=True)
+    assert not [process for process in children if "worker.py" in command_line(process)]
 
 
-def test_only_two_checkpoints_are_kept(toy, tmp_path):
-    run = train(toy("evaluation_episodes=1"), root=tmp_path / "runs")
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["000000512", "000000640"]
+def test_run_keeps_its_latest_two_checkpoints(finished):
+    checkpoints = sorted(path.name for path in (finished() / "checkpoints").iterdir())
+    assert checkpoints == ["000000512", "000000640"]
 
 
-def test_a_prolonged_linear_schedule_is_restated_and_said_so(toy, tmp_path, capsys):
-    run = train(toy("steps=128", "evaluation_episodes=1"), root=tmp_path / "runs")
+def test_extended_run_restates_its_linear_schedule(finished, tmp_path, capsys):
+    run = shutil.copytree(finished("steps=128"), tmp_path / "run")
     train(load_config(run / "config.yaml", ["steps=256"]), resume=run)
     assert "steps was 128 and is now 256: the linear schedule is restated" in capsys.readouterr().out.replace("\n", " ")
     rates = [float(row["train/learning_rate"]) for row in metrics(run)]
@@ -308,190 +270,158 @@ def test_a_prolonged_linear_schedule_is_restated_and_said_so(toy, tmp_path, caps
 
 
 @pytest.mark.parametrize("recurrent", ["false", "true"])
-def test_a_finished_run_can_be_prolonged(toy, tmp_path, recurrent):
+def test_extended_run_equals_a_longer_run(toy, tmp_path, recurrent):
     words = ["algorithm_options.schedule=constant", f"algorithm_options.recurrent={recurrent}"]
     words += ["algorithm_options.lstm_size=8"]
-    run = train(toy("steps=128", *words), root=tmp_path / "runs")
-    longer = load_config(run / "config.yaml", ["steps=256"])
-    whole = train(toy("steps=256", *words), root=tmp_path / "whole")
-    assert_same_run(train(longer, resume=run), whole)
+    run = train(toy("steps=64", *words), root=tmp_path / "runs")
+    extended = train(load_config(run / "config.yaml", ["steps=128"]), resume=run)
+    assert_same_run(extended, train(toy("steps=128", *words), root=tmp_path / "longer"))
 
 
-def test_an_interrupt_in_the_middle_of_an_update_saves_no_half_of_it(toy, tmp_path, monkeypatch):
-    """Four epochs of two batches: the 13th step of the optimizer lies in the second update."""
-    whole = train(toy("steps=256"), root=tmp_path / "whole")
+def test_interrupt_during_an_update_saves_the_state_before_it(toy, finished, tmp_path, monkeypatch):
+    """An update has four epochs of two batches, so step 13 of the optimizer is in the second update."""
     step, count = torch.optim.Adam.step, itertools.count(1)
 
-    def interrupted(optimizer, *given, **named):
+    def interrupted(optimizer, *arguments, **options):
         if next(count) == 13:
-            optimizer.param_groups[0]["params"][0].data += 1  # half of a step
+            optimizer.param_groups[0]["params"][0].data += 1  # as if half of the step were done
             raise KeyboardInterrupt
-        return step(optimizer, *given, **named)
+        return step(optimizer, *arguments, **options)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.optim.Adam, "step", interrupted)
         train(toy("steps=256"), root=tmp_path / "runs")
     [run] = (tmp_path / "runs").iterdir()
     assert weights(run)[0] == "000000064"
-    assert_same_run(train(load_config(run / "config.yaml"), resume=run), whole)
+    assert_same_run(train(load_config(run / "config.yaml"), resume=run), finished("steps=256"))
 
 
-def test_a_damaged_newest_checkpoint_is_told_and_made_again(toy, tmp_path):
-    words = ("steps=192", "checkpoint_every=64")
-    whole = train(toy(*words), root=tmp_path / "whole")
-    run = train(toy(*words), root=tmp_path / "runs")
-    newest = run / "checkpoints" / "000000192" / "tensors.safetensors"
-    newest.write_bytes(newest.read_bytes()[:100])
-    with pytest.warns(UserWarning, match="step 192 in .* is damaged .*step 128 is taken"):
+def test_resume_falls_back_to_the_checkpoint_before_a_damaged_one(finished, tmp_path):
+    uninterrupted = finished("steps=192", "checkpoint_every=64")
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    latest = run / "checkpoints" / "000000192" / "tensors.safetensors"
+    latest.write_bytes(latest.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="step 192 in .* is damaged .*step 128"):
         train(load_config(run / "config.yaml"), resume=run)
-    assert_same_run(run, whole)
+    assert_same_run(run, uninterrupted)
     assert json.loads((run / "results.json").read_text())["steps"] == 192
 
 
-def test_what_cannot_work_is_refused_before_there_is_a_run_or_an_encoder(toy, tmp_path, monkeypatch):
+def test_invalid_config_is_rejected_before_the_encoder_is_loaded(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(metrics_module, "find_spec", lambda name: None)
-    monkeypatch.setattr(build, "encoder", lambda config: pytest.fail("loaded"))
-    with pytest.raises(UserError, match="wandb=offline needs .*wandb=off"):
+    monkeypatch.setattr(build, "encoder", lambda config: pytest.fail("the encoder was loaded"))
+    with pytest.raises(UserError, match="wandb=offline .*wandb=off"):
         train(toy("wandb=offline"), root=tmp_path / "runs")
     with pytest.raises(UserError, match="num_envs"):
         toy("num_envs=1000000")
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_rollout_that_cannot_fit_is_refused_before_there_is_a_simulator(toy, tmp_path):
-    with pytest.raises(UserError, match="TB of observations.*take fewer num_envs"):
+def test_rollout_beyond_memory_is_rejected_before_simulators_start(toy, tmp_path):
+    with pytest.raises(UserError, match="TB of observations.*fewer num_envs"):
         train(toy("algorithm_options.n_steps=1000000000000"), root=tmp_path / "runs")
-    assert not (tmp_path / "runs").exists() and world().open_engines == 0
+    assert not (tmp_path / "runs").exists() and toy_class().open_engines == 0
 
 
-def test_a_resumed_run_may_not_become_another_experiment(toy, tmp_path):
-    run = train(toy("steps=64"), root=tmp_path / "runs")
-    with pytest.raises(UserError, match="seed was 0 and is now 5.*Resume it with its own config"):
-        train(toy("seed=5"), resume=run)
+def test_resume_rejects_another_seed(toy, finished):
+    with pytest.raises(UserError, match="seed was 0 and is now 5"):
+        train(toy("seed=5"), resume=finished("steps=128"))
 
 
-def test_pca_is_fitted_once_and_stored(toy, tmp_path, write_plugin):
-    """A plug-in encoder that counts its fittings: the resumed process has none."""
+def test_encoder_is_fitted_once_and_restored_from_the_checkpoint(toy, tmp_path, write_plugin):
     write_plugin("encoders", "fitted", FITTED)
     words = ("encoder=fitted", "encoder_options={}")
     run = train(toy("steps=64", *words), root=tmp_path / "runs")
-    from pr2l.core import registry
-
     encoder = registry.load("encoders", "fitted")
-    assert encoder.FITTED == [(40, 40)]
+    assert encoder.FIT_CALLS == [(40, 40)]
     shift = weights(run)[1]["encoder/shift"]
-    whole = train(toy("steps=128", *words, "algorithm_options.schedule=constant"), root=tmp_path / "whole")
+    longer = train(toy("steps=128", *words, "algorithm_options.schedule=constant"), root=tmp_path / "longer")
     resumed = train(load_config(run / "config.yaml", ["steps=128"]), resume=run)
-    assert encoder.FITTED == [(40, 40)] * 2
+    assert encoder.FIT_CALLS == [(40, 40)] * 2
     assert torch.equal(weights(resumed)[1]["encoder/shift"], shift)
-    assert torch.equal(weights(whole)[1]["encoder/shift"], shift)
+    assert torch.equal(weights(longer)[1]["encoder/shift"], shift)
 
 
-FITTED = '''
-"""Mean colour, less the mean of the frames it was fitted on."""
-import torch
-from pydantic import BaseModel
-from pr2l.encoders.base import Encoder
-from pr2l.core.types import Tokens
-FITTED = []
-class Defaults(BaseModel): pass
-class Fitted(Encoder):
-    tokens, width, fit_frames = 1, 3, 40
-    shift = torch.zeros(3)
-    def mean(self, frames):
-        return torch.from_numpy(frames).float().mean(dim=(1, 2)) / 255
-    def fit(self, frames, contexts):
-        FITTED.append((len(frames), len(contexts)))
-        self.shift = self.mean(frames).mean(dim=0)
-    def encode(self, frames, contexts, labels=None):
-        values = (self.mean(frames) - self.shift)[:, None]
-        return Tokens(values, torch.ones(len(frames), 1, dtype=torch.bool))
-    def state_dict(self): return {"shift": self.shift}
-    def load_state_dict(self, state): self.shift = state["shift"]
-def create(source, options): return Fitted()
-'''
-
-
-def test_rows_say_how_many_numbers_of_their_rollout_were_clipped(toy, tmp_path, write_plugin):
-    """Red frames give infinity; a rollout of 64 frames has some, and counts no number of another rollout."""
-    write_plugin("encoders", "loud", LOUD)
-    rows = metrics(train(toy("steps=128", "encoder=loud", "encoder_options={}"), root=tmp_path / "runs"))
+def test_metrics_rows_count_the_clipped_numbers_of_their_rollout(toy, tmp_path, write_plugin):
+    write_plugin("encoders", "infinite", INFINITE)
+    rows = metrics(train(toy("steps=128", "encoder=infinite", "encoder_options={}"), root=tmp_path / "runs"))
     clipped = [float(row["tokens/clipped"]) for row in rows]
-    assert len(clipped) == 2 and all(0 < count <= 80 for count in clipped)  # 64 frames, and the last ones of episodes
+    assert len(clipped) == 2 and all(0 < count <= 80 for count in clipped)  # 64 frames, and last frames of episodes
 
 
-LOUD = '''
+INFINITE = '''
+"""Infinity for red frames, 1 for others."""
 import torch
 from pydantic import BaseModel
 from pr2l.encoders import Encoder
 from pr2l.core.types import Tokens
 class Defaults(BaseModel): pass
-class Loud(Encoder):
+class Infinite(Encoder):
     tokens, width = 1, 1
     def encode(self, frames, contexts, labels=None):
         red = torch.from_numpy(frames).amax(dim=(1, 2))[:, :1] > 0
         values = torch.where(red, torch.inf, 1.0)[:, None]
         return Tokens(values, torch.ones(len(frames), 1, dtype=torch.bool))
-def create(source, options): return Loud()
+def create(source, options): return Infinite()
 '''
 
 
-def test_a_run_that_remembers_goes_on_exactly(toy, tmp_path, write_plugin):
-    """An encoder whose numbers depend on its batch, as a VLM's last bits do, only more so."""
-    write_plugin("encoders", "batched", BATCHED)
-    words = ("encoder=batched", "encoder_options={}", "algorithm_options.schedule=constant")
-    whole = train(toy("steps=256", *words), root=tmp_path / "whole")
-    run = train(toy("steps=128", *words), root=tmp_path / "runs")
-    assert_same_run(train(load_config(run / "config.yaml", ["steps=256"]), resume=run), whole)
-    once = (whole / "results.json").read_text()
-    evaluate(whole)
-    assert (whole / "results.json").read_text() == once
-    forgetful = train(toy("steps=128", *words, "cache_frames=0"), root=tmp_path / "forgetful")
-    assert metrics(forgetful) != metrics(run)  # so something was remembered
+def test_resume_restores_the_frame_cache(toy, tmp_path, write_plugin):
+    """The numbers of the encoder depend on its batch, so a run without the same cache would differ."""
+    write_plugin("encoders", "batch_size", BATCH_SIZE)
+    words = ("encoder=batch_size", "encoder_options={}", "algorithm_options.schedule=constant")
+    longer = train(toy("steps=128", *words), root=tmp_path / "longer")
+    run = train(toy("steps=64", *words), root=tmp_path / "runs")
+    no_cache = train(toy("steps=64", *words, "cache_frames=0"), root=tmp_path / "no_cache")
+    assert metrics(no_cache) != metrics(run)
+    assert_same_run(train(load_config(run / "config.yaml", ["steps=128"]), resume=run), longer)
+    results = (longer / "results.json").read_text()
+    evaluate(longer)
+    assert (longer / "results.json").read_text() == results
 
 
-def test_following_a_token_that_is_right_is_perfect_and_goes_on_exactly(toy, tmp_path, write_plugin):
-    write_plugin("encoders", "told", TOLD)
-    words = ("encoder=told", "encoder_options={}", "algorithm=follow", "algorithm_options={n_steps: 16}")
-    whole = train(toy("steps=256", *words), root=tmp_path / "whole")
-    run = train(toy("steps=128", *words), root=tmp_path / "runs")
-    assert_same_run(train(load_config(run / "config.yaml", ["steps=256"]), resume=run), whole)
-    assert json.loads((whole / "results.json").read_text())["evaluation"]["success"]["value"] == 1
-
-
-TOLD = '''
-"""The colour as one-hot: the number of the right action."""
+BATCH_SIZE = '''
+"""Mean colour, plus a hundredth of the batch size."""
 import torch
 from pydantic import BaseModel
 from pr2l.encoders.base import Encoder
 from pr2l.core.types import Tokens
 class Defaults(BaseModel): pass
-class Told(Encoder):
-    tokens, width = 1, 3
-    def encode(self, frames, contexts, labels=None):
-        values = torch.from_numpy(frames).float().amax(dim=(1, 2)) / 200
-        return Tokens(values[:, None], torch.ones(len(frames), 1, dtype=torch.bool))
-def create(source, options): return Told()
-'''
-
-
-BATCHED = '''
-"""Mean colour, plus a hundredth of the number of rows."""
-import torch
-from pydantic import BaseModel
-from pr2l.encoders.base import Encoder
-from pr2l.core.types import Tokens
-class Defaults(BaseModel): pass
-class Batched(Encoder):
+class BatchSize(Encoder):
     tokens, width, costly = 1, 3, True
     def encode(self, frames, contexts, labels=None):
         values = torch.from_numpy(frames).float().mean(dim=(1, 2)) / 255 + len(frames) / 100
         return Tokens(values[:, None], torch.ones(len(frames), 1, dtype=torch.bool))
-def create(source, options): return Batched()
+def create(source, options): return BatchSize()
+'''
+
+
+def test_follow_with_the_right_action_as_token_succeeds_and_resumes_exactly(toy, tmp_path, write_plugin):
+    write_plugin("encoders", "right_action", RIGHT_ACTION)
+    words = ("encoder=right_action", "encoder_options={}", "algorithm=follow", "algorithm_options={n_steps: 16}")
+    longer = train(toy("steps=128", *words), root=tmp_path / "longer")
+    run = train(toy("steps=64", *words), root=tmp_path / "runs")
+    assert_same_run(train(load_config(run / "config.yaml", ["steps=128"]), resume=run), longer)
+    assert json.loads((longer / "results.json").read_text())["evaluation"]["success"]["value"] == 1
+
+
+RIGHT_ACTION = '''
+"""The colour as one-hot, which is the right action."""
+import torch
+from pydantic import BaseModel
+from pr2l.encoders.base import Encoder
+from pr2l.core.types import Tokens
+class Defaults(BaseModel): pass
+class RightAction(Encoder):
+    tokens, width = 1, 3
+    def encode(self, frames, contexts, labels=None):
+        values = torch.from_numpy(frames).float().amax(dim=(1, 2)) / 200
+        return Tokens(values[:, None], torch.ones(len(frames), 1, dtype=torch.bool))
+def create(source, options): return RightAction()
 '''
 
 
 @pytest.mark.parametrize("encoder", ["pixels", "oracle", "random_features"])
-def test_encoders_that_need_no_vlm_train(toy, tmp_path, encoder):
+def test_encoders_without_vlm_can_be_trained_on(toy, tmp_path, encoder):
     run = train(toy("steps=64", f"encoder={encoder}", "encoder_options={}"), root=tmp_path / "runs")
     assert json.loads((run / "results.json").read_text())["encoder"] == encoder
