@@ -28,7 +28,6 @@ from pr2l.core.io import write_json
 from pr2l.core.statistics import FEW_SEEDS, Estimate, bootstrap_runs, episode_mean, wilson
 from pr2l.training.curves import WINDOW, smooth
 from pr2l.training.evaluate import Score
-from pr2l.training.metrics import Table as MetricsTable
 from pr2l.training.runs import Run
 
 POINTS = 60  # number of points of a curve
@@ -53,12 +52,12 @@ class Method:
     @cached_property
     def results(self) -> list[dict[str, Any]]:
         """Content of each run's results.json; UserError if a run has not been evaluated."""
-        return [_results(run) for run in self.runs]
+        return [run.results() for run in self.runs]
 
     @cached_property
     def metrics(self) -> list[Metrics]:
         """Rows of each run's metrics.csv."""
-        return [MetricsTable(run.path / "metrics.csv").rows() for run in self.runs]
+        return [run.metrics() for run in self.runs]
 
     def estimate(self, key: str, context: str | None = None) -> Estimate:
         """Return the mean over runs and episodes, with its 95 % confidence interval.
@@ -179,14 +178,6 @@ def _task(runs: Sequence[Run]) -> str:
     return tasks[0]
 
 
-def _results(run: Run) -> dict[str, Any]:
-    path = run.path / "results.json"
-    if not path.exists():
-        raise UserError(f"{run.path} has not been evaluated; `pr2l evaluate {run.path}` does it")
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return results
-
-
 def _check_evaluations(methods: Sequence[Method]) -> None:
     """Check that episodes and contexts are the same for all runs, and steps for the runs of a method."""
     for method in methods:
@@ -224,7 +215,7 @@ def _as_json(method: Method) -> dict[str, Any]:
         "random": results[0]["random"],
         "seeds": [values["seed"] for values in results],
         "success_of_each_seed": [values["evaluation"]["success"]["value"] for values in results],
-        "commits": sorted({json.loads((run.path / "run.json").read_text())["commit"] for run in method.runs}, key=str),
+        "commits": sorted({run.facts()["commit"] for run in method.runs}, key=str),
     }
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
@@ -17,8 +15,6 @@ from pathlib import Path
 
 import psutil
 import torch
-
-from pr2l.core.errors import UserError
 
 THREADS = "OMP_NUM_THREADS"
 INTERVAL = 1.0  # seconds between two calls of `watch`
@@ -71,26 +67,6 @@ def side_by_side(
             process.terminate()
         for process in running:
             process.join()
-
-
-@contextmanager
-def alone(folder: Path, *, patient: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on a folder; the system releases it when the process ends, even after a kill.
-
-    Args:
-        folder: Folder to lock. It is created if it does not exist.
-        patient: Whether to wait if another process holds the lock.
-
-    Raises:
-        UserError: If another process holds the lock and `patient` is False.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if patient else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is using {folder}; wait until it ends, or give another folder") from None
-        yield
 
 
 def _fits(job: Job, running: dict[SpawnProcess, Job], at_once: int) -> bool:

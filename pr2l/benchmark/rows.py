@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -30,8 +29,7 @@ from pr2l.benchmark.compare import curve, random_score
 from pr2l.benchmark.suites import Name, Suite, load_suite, names, names_with, row_name
 from pr2l.core import registry
 from pr2l.core.errors import UserError, explain
-from pr2l.core.io import write_json
-from pr2l.training.metrics import Table as MetricsTable
+from pr2l.core.io import read_json, write_json
 from pr2l.training.runs import Run
 
 COST = "cost.json"  # in the folder of a run that `pr2l bench run` made
@@ -121,7 +119,7 @@ def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
     task = f"{run.config.environment}/{run.config.task}"
     method = method or _method(run, suite, config)
     _check_config(suite, task, method, config, str(run.path))
-    facts, results = _read(run.path / "run.json"), _read(run.path / "results.json")
+    facts, results = run.facts(), run.results()
     if not facts["commit"]:
         raise UserError(f"{run.path} was made outside a git checkout, so it has no commit. {UNREPRODUCIBLE}")
     command = (
@@ -129,7 +127,7 @@ def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
         if method in suite.methods
         else _command_line(facts["command"])
     )
-    last = MetricsTable(run.path / "metrics.csv").rows()[-1]
+    last = run.metrics()[-1]
     values = {
         "suite": suite.name,
         "version": suite.definition.version,
@@ -140,7 +138,7 @@ def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
         **{key: facts[key] for key in ("commit", "uncommitted", "started", "machine", "python")},
         "packages": {name: version for name, version in facts["packages"].items() if name.lower() in PACKAGES},
         "frames_per_second": float(last["step"]) / max(float(last["seconds"]), 1e-9),
-        "cost": _read(run.path / COST) if (run.path / COST).exists() else {},
+        "cost": read_json(run.path / COST) if (run.path / COST).exists() else {},
         "config": config,
         "results": results,
         "curve": _curve(run),
@@ -223,11 +221,8 @@ def read_row(path: Path) -> Row:
     Raises:
         UserError: If the content is not a valid row, or the file is not named `<suite>/<row name>.json`.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    row = validated(values, str(path))
+    hint = "`pr2l bench submit RUN` writes it again; if you edited it on purpose, remove its key 'digest'."
+    row = validated(read_json(path, hint), str(path))
     if path.stem != row.name or path.parent.name != row.suite:
         raise UserError(f"{path} holds the row {row.suite}/{row.name}; rename the file")
     return row
@@ -345,15 +340,8 @@ def _command_line(words: Sequence[str]) -> str:
     return shlex.join(["pr2l", *words[1:]] if console else ["python", program.name, *words[1:]])
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise UserError(f"{path.parent} has no {path.name}; `pr2l evaluate {path.parent}` writes it")
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return values
-
-
 def _curve(run: Run) -> dict[str, list[float | None]]:
-    metrics = MetricsTable(run.path / "metrics.csv").rows()
+    metrics = run.metrics()
     steps = np.linspace(0, run.config.steps, POINTS + 1)[1:]
     full_windows = (float(row["step"]) for row in metrics if float(row.get("episodes") or 0) >= RECENT)
     early = steps < next(full_windows, np.inf)

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,14 +24,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pr2l.benchmark.jobs import Job, alone, side_by_side
+from pr2l.benchmark.jobs import Job, side_by_side
 from pr2l.benchmark.rows import COST, Row, check, read_row, row_of, write_row
 from pr2l.benchmark.suites import MEASURES, PlannedRun, Suite, load_suite
 from pr2l.core import registry
 from pr2l.core.config import RunConfig
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
-from pr2l.core.io import write_json
+from pr2l.core.io import read_json, write_json
+from pr2l.core.lock import locked
 from pr2l.data.recorded import batch_source, learns_from_data, recording
 from pr2l.policies.base import Hooks, Learner
 from pr2l.profiling.timing import flops, highest_memory
@@ -77,7 +77,7 @@ def run(name: str, out: Path, at_once: int | None = None) -> None:
     """
     suite = load_suite(name)
     folder = out / suite.name
-    with alone(folder, patient=False):
+    with locked(folder):
         failed_jobs = _run(name, suite, folder, *_share(at_once))
     if failed_jobs:
         raise UserError("\n".join(map(_failure, failed_jobs)))
@@ -173,7 +173,7 @@ def _failure(job: Job) -> str:
 def _make(suite: Suite, planned: PlannedRun, folder: Path, threads: int) -> None:
     """Start or resume a run, and write its row."""
     run_folder, runs = folder / planned.name, _runs(suite, folder, planned.name)
-    with alone(run_folder):  # a process of an earlier call, whose parent was killed, may still be saving
+    with locked(run_folder, wait=True):  # a process of an earlier call, whose parent was killed, may still be saving
         start, previous = time.monotonic(), _resumable(planned, runs)
         if previous is None or not _evaluated(previous):
             run = Run.load(train(planned.config, previous.path if previous else None, runs))
@@ -211,7 +211,7 @@ def _evaluated(run: Run) -> bool:
     path = run.path / "results.json"
     if not path.exists():
         return False
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = run.results()
     episodes = run.config.evaluation_episodes
     return bool(results["steps"] >= run.config.steps and results["evaluation"]["episodes"] == episodes)
 
@@ -250,7 +250,7 @@ def _probes(suite: Suite, folder: Path, threads: int) -> dict[str, dict[str, Any
     for method in suite.methods:
         path = _probe_file(method, folder)
         if path.exists():
-            probe = json.loads(path.read_text(encoding="utf-8"))
+            probe = read_json(path)
             configs = [_timing_config(run.config) for run in suite.planned() if run.method == method]
             if probe.get("threads") == threads and probe.get("config") in configs:
                 probes[method] = probe
@@ -380,5 +380,5 @@ class _Display:
 
 def _steps_done(runs: Path) -> int:
     tables = sorted(runs.glob("*/metrics.csv"))
-    rows = Metrics(tables[-1]).rows() if tables else []
+    rows = Metrics(tables[-1]).complete_rows() if tables else []
     return int(rows[-1]["step"]) if rows else 0

@@ -6,21 +6,19 @@ contains the values of all options, so that a run folder records everything that
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from pr2l.core import options as plugin_options
 from pr2l.core import prompt as prompts
 from pr2l.core import registry
 from pr2l.core.errors import UnknownName, UserError, explain
-from pr2l.core.yaml_files import parse, read_mapping
+from pr2l.core.yaml_files import parse, read_mapping, write_mapping
 
 OptionKind = Literal["environment", "vlm", "encoder", "algorithm", "network"]
 Model = TypeVar("Model", bound=BaseModel)
@@ -112,9 +110,7 @@ class RunConfig(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write the config atomically as YAML; `load_config` reads an equal config from it."""
-        partial = path.with_name(f".partial-{path.name}")
-        partial.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-        os.replace(partial, path)
+        write_mapping(path, self.model_dump(mode="json"))
 
 
 def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -171,7 +167,8 @@ def read_config(model: type[Model], name_or_path: str | Path, overrides: Sequenc
         UserError: The file does not exist, or a key or a value is not allowed.
     """
     path = _find(str(name_or_path))
-    values = renamed_keys(model, read_mapping(path), str(path), warn=not _of_a_run(name_or_path))
+    of_a_run = _of_a_run(name_or_path)
+    values = renamed_keys(model, read_mapping(path, verify=of_a_run), str(path), warn=not of_a_run)
     for override in overrides:
         apply_override(values, _renamed_override(model, override))
     try:

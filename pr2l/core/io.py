@@ -1,4 +1,8 @@
-"""Atomic writing of files."""
+"""Atomic writing of files, and checksums that are verified when a file is read.
+
+`write_json` stores a digest of the values beside them, under the key "digest"; `read_json` verifies and removes it. A
+file without that key, from an earlier version or another program, is read without verification.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,79 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pr2l.core import digest
+from pr2l.core.errors import UserError
+
+DIGEST = "digest"
+
+
+class DamagedFile(UserError):
+    """Error for a file that is not as it was written: truncated, overwritten in part, or edited.
+
+    Args:
+        path: The file.
+        problem: What is wrong with it.
+        next_step: What the user can do, "" for none.
+    """
+
+    def __init__(self, path: Path, problem: str, next_step: str = "") -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path} is damaged: {problem}. {next_step}".rstrip())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically: the new file replaces the old file when it is complete on the disk.
+
+    Args:
+        path: The file; its folder must exist.
+        text: The content.
+    """
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(text, encoding="utf-8")
+    sync(partial)
+    os.replace(partial, path)
+
 
 def write_json(path: Path, values: dict[str, Any], *, lines: bool = False) -> None:
-    """Write a dict as a JSON file atomically: the new file replaces the old file when it is complete on the disk.
+    """Write a dict as a JSON file, atomically and with a digest.
 
     Args:
         path: The file; its folder must exist.
         values: JSON values.
         lines: Write each key with its value on one line, so that diffs stay small; False = indented JSON.
     """
-    text = json.dumps(values, indent=2)
+    signed = {**values, DIGEST: _digest(values)}
+    text = json.dumps(signed, indent=2)
     if lines:
-        text = "{\n" + ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items()) + "\n}"
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(text + "\n", encoding="utf-8")
-    sync(partial)
-    os.replace(partial, path)
+        text = "{\n" + ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in signed.items()) + "\n}"
+    write_text(path, text + "\n")
+
+
+def read_json(path: Path, next_step: str = "") -> dict[str, Any]:
+    """Read a dict from a JSON file, and verify its digest if it has one.
+
+    Args:
+        path: The file.
+        next_step: What the user can do if the file is damaged, "" for nothing.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        DamagedFile: The file is no JSON object, or its values do not have the digest.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or an integer of 5,000 digits
+        raise DamagedFile(path, f"it is not JSON ({error})", next_step) from error
+    if not isinstance(values, dict):
+        raise DamagedFile(path, f"it holds a {type(values).__name__}, not a JSON object", next_step)
+    written = values.pop(DIGEST, None)
+    if written is not None and written != _digest(values):
+        raise DamagedFile(path, "its values differ from those that were written", next_step)
+    return values
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return digest.of_json(json.loads(json.dumps(values)))  # as read from the file: lists in place of tuples
 
 
 def sync(path: Path) -> None:

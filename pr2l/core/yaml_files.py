@@ -9,7 +9,11 @@ from typing import Any
 
 import yaml
 
+from pr2l.core import digest
 from pr2l.core.errors import UserError
+from pr2l.core.io import DamagedFile, write_text
+
+DIGEST_COMMENT = "# digest of the lines above: "
 
 BOOL, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
 
@@ -51,11 +55,27 @@ def parse(text: str, where: str) -> Any:
         raise UserError(f"{where} is not valid YAML: {error}") from error
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
+def write_mapping(path: Path, values: dict[str, Any]) -> None:
+    """Write a dict as a YAML file, atomically and with a digest in a comment at the end.
+
+    Args:
+        path: The file; its folder must exist.
+        values: JSON values.
+    """
+    text = yaml.safe_dump(values, sort_keys=False)
+    write_text(path, f"{text}{DIGEST_COMMENT}{digest.of_json(text)}\n")
+
+
+def read_mapping(path: Path, *, verify: bool = False) -> dict[str, Any]:
     """Read a YAML file of keys and values.
+
+    Args:
+        path: The file.
+        verify: Verify the digest of `write_mapping`, if the file has one.
 
     Raises:
         UserError: The file cannot be read, is not valid YAML, or contains anything but a mapping.
+        DamagedFile: The content differs from what was written.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -63,6 +83,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a UTF-8 text file ({error}); save it as UTF-8") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    content, comment, written = text.rpartition(DIGEST_COMMENT)
+    if verify and comment and written.strip() != digest.of_json(content):
+        raise DamagedFile(
+            path,
+            "its content differs from what pr2l wrote",
+            "If you edited it on purpose, remove its last line; to change values, give them as key=value.",
+        )
     value = parse(text, str(path))
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold `key: value` lines, but it holds {type(value).__name__}")

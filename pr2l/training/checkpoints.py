@@ -1,14 +1,14 @@
 """Checkpoints on disk: one folder each, with tensors as safetensors and other values as JSON, never as pickle.
 
     <checkpoints>/000012288/tensors.safetensors
-                            values.json
+                            values.json             with the digests of both files
 
-`write` fills a folder with a temporary name and renames it, so a folder with the name of a step is always complete.
+`write` fills a folder with a temporary name and renames it, so a folder with the name of a step is always complete. The
+digests are verified whenever a checkpoint is read.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -19,14 +19,31 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from pr2l.core import digest
 from pr2l.core.errors import UserError
-from pr2l.core.io import sync
+from pr2l.core.io import DamagedFile, read_json, sync, write_json
 
 KEEP = 2  # checkpoints on disk: the last one, and the one before it in case the last is damaged
+TENSORS_DIGEST = "tensors_digest"  # key in values.json
 
 
 class CheckpointNotWritten(UserError):
     """Error in writing a checkpoint, such as a full disk; earlier checkpoints are unchanged."""
+
+
+class NotFinite(UserError):
+    """Error for NaN or infinite numbers in a loss or in the state of a training; no checkpoint gets them.
+
+    Args:
+        step: Steps of training so far.
+        problem: What is not finite.
+    """
+
+    def __init__(self, step: int, problem: str) -> None:
+        super().__init__(
+            f"the training has diverged: at step {step:,} {problem}. The checkpoints are from before. Start a new run"
+            " with a smaller learning rate (algorithm_options.learning_rate), or other rewards."
+        )
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,12 @@ class Checkpoint:
         start = f"{folder}/"
         return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
 
+    def check_finite(self) -> None:
+        """Raise NotFinite if a tensor contains NaN or infinite numbers."""
+        names = [name for name, t in self.tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+        if names:
+            raise NotFinite(self.step, f"{names[0]} and {len(names) - 1} other tensors have NaN or infinite numbers")
+
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, then remove all but the newest KEEP.
@@ -59,16 +82,20 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
         checkpoint: Checkpoint to write.
 
     Raises:
+        NotFinite: A tensor contains NaN or infinite numbers.
         CheckpointNotWritten: The checkpoint cannot be written, for example because the disk is full.
     """
+    checkpoint.check_finite()
     destination = folder / f"{checkpoint.step:09d}"
     if not _readable(destination):
         partial = folder / f".partial-{destination.name}"
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            save_file(checkpoint.tensors, partial / "tensors.safetensors")
-            (partial / "values.json").write_text(json.dumps(checkpoint.values), encoding="utf-8")
+            tensors = partial / "tensors.safetensors"
+            save_file(checkpoint.tensors, tensors)
+            values = {**checkpoint.values, TENSORS_DIGEST: digest.of_file(tensors)}
+            write_json(partial / "values.json", values, lines=True)
             for path in (*partial.iterdir(), partial):  # on disk before the rename, even if the power fails
                 sync(path)
             shutil.rmtree(destination, ignore_errors=True)  # a damaged one
@@ -124,22 +151,26 @@ def _readable(path: Path) -> bool:
 
 
 def _read(path: Path, step: int) -> Checkpoint:
-    values = json.loads((path / "values.json").read_text(encoding="utf-8"))
-    return Checkpoint(step, load_file(path / "tensors.safetensors"), values)
+    values, tensors = read_json(path / "values.json"), path / "tensors.safetensors"
+    digest_when_written = values.pop(TENSORS_DIGEST, None)  # absent in checkpoints of earlier versions
+    if digest_when_written is not None and digest_when_written != digest.of_file(tensors):
+        raise DamagedFile(tensors, "its content differs from what was written")
+    return Checkpoint(step, load_file(tensors), values)
 
 
 def _not_written(path: Path, checkpoint: Checkpoint, error: Exception) -> str:
     needed = sum(tensor.nbytes for tensor in checkpoint.tensors.values()) / 1e6
     folder = next(parent for parent in path.parents if parent.is_dir())
     free = shutil.disk_usage(folder).free / 1e6
-    complete = steps(path.parent)
-    consequence = (
-        f"The checkpoint of step {complete[-1]:,} is whole: free some space, then go on with\n"
-        f"pr2l train --resume {path.parents[1]}"
-        if complete
-        else "The run has no earlier one: free some space and start it again."
-    )
     return (
         f"the checkpoint of step {checkpoint.step:,} could not be written to {path}: {error}. "
-        f"It takes about {needed:,.1f} MB; {free:,.1f} MB are free there. {consequence}"
+        f"It takes about {needed:,.1f} MB; {free:,.1f} MB are free there. Free some space. {_earlier(path.parent)}"
     )
+
+
+def _earlier(folder: Path) -> str:
+    """Return a sentence about the newest checkpoint on disk, from which the run can be resumed."""
+    if not (earlier := steps(folder)):
+        return "The run has no earlier checkpoint, so start a new one."
+    command = f"pr2l train --resume {folder.parent}"
+    return f"The checkpoint of step {earlier[-1]:,} is complete; to resume from it:\n{command}"

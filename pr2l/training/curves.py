@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pr2l.core.io import read_json
 from pr2l.training.metrics import Table
 
 WINDOW = 100  # number of episodes in the moving average
@@ -59,7 +59,7 @@ def curves(rows: list[dict[str, str]], chance: dict[str, float]) -> Figure:
 def _chance(path: Path) -> dict[str, float]:
     if not path.exists():
         return {}
-    random = json.loads(path.read_text(encoding="utf-8"))["random"]
+    random = read_json(path)["random"]
     return {key: random[key]["value"] for key in ("return", "success")}
 
 

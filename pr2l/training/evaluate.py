@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -19,7 +18,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pr2l.core.config import RunConfig
 from pr2l.core.console import Console
-from pr2l.core.io import write_json
+from pr2l.core.errors import UserError
+from pr2l.core.io import read_json, write_json
+from pr2l.core.lock import locked
 from pr2l.core.statistics import Estimate, bootstrap, episode_mean, success_rate
 from pr2l.encoders.base import Encoder
 from pr2l.policies.base import Learner
@@ -116,7 +117,24 @@ def evaluate(path: Path, episodes: int | None = None) -> dict[str, Any]:
         UserError: The folder holds no run or no checkpoint.
     """
     run = Run.load(path)
-    return report(run, *trained(run), episodes)
+    with locked(path):
+        encoder, learner, step = trained(run)
+        _check_newer_results(run, step)
+        return report(run, encoder, learner, step, episodes)
+
+
+def _check_newer_results(run: Run, step: int) -> None:
+    """Check that the results on disk are not of a later step, whose checkpoint is damaged."""
+    try:
+        earlier = run.results()["steps"]
+    except UserError:  # missing or damaged: they are written again
+        return
+    if earlier > step:
+        raise UserError(
+            f"{run.path}/results.json is of step {earlier:,}, and the newest undamaged checkpoint is of step {step:,}. "
+            f"`pr2l train --resume {run.path}` trains those steps again; to evaluate step {step:,}, move results.json "
+            "away first"
+        )
 
 
 def trained(run: Run) -> tuple[Encoder, Learner, int]:
@@ -329,7 +347,7 @@ def committed(config: RunConfig) -> dict[str, Score]:
     """
     rows = {}
     for path in sorted(COMMITTED.glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path)
         identity = tuple(result.get(key) for key in ("environment", "task", "encoder"))
         same_algorithm = result.get("algorithm", "ppo") == config.algorithm
         if same_algorithm and identity == (config.environment, config.task, "image_only"):

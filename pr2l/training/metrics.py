@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
+import zlib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +15,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pr2l.core.config import RunConfig
 from pr2l.core.errors import UserError
+from pr2l.core.io import DamagedFile
 
+CHECKSUM = "checksum"  # last column of metrics.csv
 Row = Mapping[str, float | None]
 
 
@@ -30,7 +34,7 @@ class Metrics:
     def __init__(self, folder: Path, config: RunConfig, after: int | None = None) -> None:
         self._table = Table(folder / "metrics.csv")
         if after is not None:
-            self._table.rewrite([row for row in self._table.rows() if int(row["step"]) <= after])
+            self._table.keep_until(after)
         purge = None if after is None else after + 1
         self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
         self._wandb = _start_wandb(folder, config) if config.wandb != "off" else None
@@ -60,21 +64,47 @@ class Metrics:
 class Table:
     """CSV file to which rows can add columns, which are blank in earlier rows.
 
+    The last column is a checksum over the row and all rows before it, so that `rows` detects changed, torn and missing
+    rows. Files of earlier versions have no such column, and are not verified.
+
     Args:
         path: The file, which need not exist.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        rows = self.rows()
-        self.columns = list(rows[0]) if rows else []
+        self.columns: list[str] = []  # known once this object has written the file
+        self._checksum = 0  # of all rows that it has written
 
     def rows(self) -> list[dict[str, str]]:
-        """Return all rows, each with every column; "" = no value."""
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        """Return all rows, each with every column but the checksum; "" = no value.
+
+        Raises:
+            DamagedFile: The file is not CSV, or a row does not have its checksum.
+        """
+        _, rows, problem = self._read()
+        if problem:
+            raise DamagedFile(self.path, problem)
+        return rows
+
+    def complete_rows(self) -> list[dict[str, str]]:
+        """Return the rows before the first damage; for a file to which another process may be writing."""
+        return self._read()[1]
+
+    def keep_until(self, step: int) -> None:
+        """Remove the rows after a step, and rows that are damaged; warn if those are not after the step.
+
+        Args:
+            step: Last step to keep.
+        """
+        self.columns, rows, problem = self._read()
+        kept = [row for row in rows if row["step"].isdigit() and int(row["step"]) <= step]
+        if problem and (not kept or int(kept[-1]["step"]) < step):
+            warnings.warn(
+                f"{self.path} is damaged: {problem}. Its rows up to step {step:,} after the damage are lost",
+                stacklevel=2,
+            )
+        self.rewrite(kept)
 
     def append(self, row: Row) -> None:
         """Append a row, and rewrite the file if the row has new columns."""
@@ -83,17 +113,53 @@ class Table:
             self.rewrite([*self.rows(), text])
             return
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.columns, restval="").writerow(text)
+            csv.DictWriter(file, [*self.columns, CHECKSUM], restval="").writerow(self._signed(text))
 
     def rewrite(self, rows: list[dict[str, str]]) -> None:
         """Replace all rows; columns remain even if no row has them."""
         self.columns = list(dict.fromkeys([*self.columns, *(key for row in rows for key in row)]))
+        self._checksum = 0
         partial = self.path.with_name(f".partial-{self.path.name}")
         with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns, restval="")
+            writer = csv.DictWriter(file, [*self.columns, CHECKSUM], restval="")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(map(self._signed, rows))
         os.replace(partial, self.path)
+
+    def _signed(self, row: Mapping[str, str]) -> dict[str, str]:
+        self._checksum = _checksum(row, self._checksum)
+        return {**row, CHECKSUM: f"{self._checksum:08x}"}
+
+    def _read(self) -> tuple[list[str], list[dict[str, str]], str]:
+        """Return the columns, the rows before the first damage, and what the damage is; "" = none."""
+        if not self.path.exists():
+            return [], [], ""
+        rows: list[dict[str, str]] = []
+        header: list[str] = []
+        checksum = 0
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                reader = csv.reader(file, strict=True)
+                header = next(reader, [])
+                for values in reader:
+                    row = dict(zip(header, values, strict=True))
+                    written = row.pop(CHECKSUM, None)
+                    checksum = _checksum(row, checksum)
+                    if written is not None and written != f"{checksum:08x}":
+                        raise ValueError(f"row {len(rows) + 1} is not as it was written")
+                    rows.append(row)
+        except (csv.Error, ValueError) as error:  # also: not UTF-8, or too few or too many values in a row
+            return _without_checksum(header), rows, str(error)
+        return _without_checksum(header), rows, ""
+
+
+def _without_checksum(header: list[str]) -> list[str]:
+    return [name for name in header if name != CHECKSUM]
+
+
+def _checksum(row: Mapping[str, str], before: int) -> int:
+    """Return the checksum of a row; blank values do not count, because later rows may add columns."""
+    return zlib.crc32("".join(f"{key}={value}\n" for key, value in row.items() if value).encode(), before)
 
 
 def check_tracking(config: RunConfig) -> None:

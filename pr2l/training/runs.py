@@ -7,7 +7,6 @@ checkpoints/   see checkpoints.py           results.json, video.mp4     evaluati
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 import sys
@@ -19,10 +18,11 @@ from typing import Any
 
 from pr2l.core.config import RunConfig, load_config, run_config_file
 from pr2l.core.errors import UserError
-from pr2l.core.io import write_json
+from pr2l.core.io import DamagedFile, read_json, write_json
 from pr2l.core.machine import machine
 from pr2l.training import checkpoints
 from pr2l.training.checkpoints import Checkpoint
+from pr2l.training.metrics import Table
 
 # Keys that may change when a run is resumed.
 MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "evaluation_greedy"}
@@ -95,6 +95,43 @@ class Run:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
+    def facts(self) -> dict[str, Any]:
+        """Read run.json: seed, command, commit, machine and packages.
+
+        Raises:
+            UserError: The file is missing or damaged.
+        """
+        path = self.path / "run.json"
+        if not path.exists():
+            raise UserError(f"{self.path} has no run.json, which `pr2l train` writes; was it copied in part?")
+        return read_json(path)
+
+    def results(self) -> dict[str, Any]:
+        """Read results.json, see `evaluate.report`.
+
+        Raises:
+            UserError: The run has not been evaluated, or the file is damaged.
+        """
+        path = self.path / "results.json"
+        if not path.exists():
+            raise UserError(f"{self.path} has not been evaluated; `pr2l evaluate {self.path}` does it")
+        return read_json(path, f"`pr2l evaluate {self.path}` writes it again.")
+
+    def metrics(self) -> list[dict[str, str]]:
+        """Read the rows of metrics.csv, text by column.
+
+        Raises:
+            UserError: The file is damaged, or it ends before the step of results.json.
+        """
+        path = self.path / "metrics.csv"
+        rows = Table(path).rows()
+        if not (self.path / "results.json").exists():
+            return rows
+        last, steps = (rows[-1]["step"] if rows else "0"), self.results()["steps"]
+        if not last.isdigit() or int(last) < steps:
+            raise DamagedFile(path, f"it ends at step {last}, and results.json is of step {steps:,}")
+        return rows
+
     def latest(self, *, remove_damaged: bool = False) -> Checkpoint:
         """Read the newest readable checkpoint; see `checkpoints.read_latest`.
 
@@ -150,8 +187,8 @@ def _code() -> dict[str, Any]:
 
 def _note_code(path: Path) -> None:
     """Note in run.json if the run is resumed with other code, because then no single commit can repeat it."""
-    facts, now = json.loads(path.read_text(encoding="utf-8")), _code()
-    if any(facts[key] != value for key, value in now.items()):
+    facts, now = read_json(path), _code()
+    if any(facts.get(key) != value for key, value in now.items()):
         write_json(path, facts | {"uncommitted": True, "went_on_at": now["commit"]})
 
 

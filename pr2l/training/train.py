@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from pr2l.core.config import RunConfig
+from pr2l.core.config import RunConfig, run_config_file
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
+from pr2l.core.lock import locked
 from pr2l.data.recorded import batch_source, learns_from_data, recorded_spaces, recording
 from pr2l.encoders.base import Encoder
 from pr2l.policies.base import Hooks, Learner
@@ -35,7 +36,7 @@ from pr2l.rollout import build
 from pr2l.rollout.episodes import EXPLORATION
 from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.training.check import rollout_memory
-from pr2l.training.checkpoints import Checkpoint, CheckpointNotWritten
+from pr2l.training.checkpoints import Checkpoint, CheckpointNotWritten, NotFinite
 from pr2l.training.evaluate import report
 from pr2l.training.metrics import Metrics, check_tracking
 from pr2l.training.progress import TrainingProgress
@@ -62,12 +63,21 @@ def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs
         UserError: Parts of the config do not fit together, or the folder cannot be resumed.
     """
     check_tracking(config)
+    with _sigterm_exits():
+        if resume is None:
+            return _train(config, None, root)
+        run_config_file(resume)
+        with locked(resume):
+            return _train(config, resume, root)
+
+
+def _train(config: RunConfig, resume: Path | None, root: Path) -> Path:
     earlier_steps = Run.load(resume).config.steps if resume else config.steps
     run = Run.reopen(resume, config) if resume else None
     checkpoint = run.latest(remove_damaged=True) if run else None
     data = recording(config) if learns_from_data(config) else None
     encoder = build.encoder(config, data.frame_shape if data else None)
-    with _sigterm_exits(), ExitStack() as stack:
+    with ExitStack() as stack:
         source: Any
         if data is not None:
             spaces = recorded_spaces(data)
@@ -84,7 +94,9 @@ def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs
         if checkpoint is not None:
             encoder.load_state_dict(checkpoint.below("encoder"))
         learner = build.learner(config, encoder, spaces)
-        run = run or Run.create(config, root)
+        if run is None:
+            run = Run.create(config, root)
+            stack.enter_context(locked(run.path))
         if config.steps != earlier_steps and getattr(config.options("algorithm"), "schedule", "") == "linear":
             Console().print(
                 f"steps was {earlier_steps:,} and is now {config.steps:,}: the linear schedule is restated, so the"
@@ -142,8 +154,13 @@ def _learn(run: Run, learner: Learner, encoder: Encoder, source: Any, checkpoint
             learner.learn(source, config.steps, training)
         except CheckpointNotWritten:
             raise
-        except BaseException:
+        except NotFinite:
             training.save()
+            raise
+        except BaseException as error:
+            training.save()
+            if isinstance(error, Exception):
+                training.check_finite(error)
             console.print("stopped; go on with", highlight=False)
             # On one line, whatever its length, so that users can copy it.
             command = f"pr2l train --resume {shlex.quote(str(run.path))}"
@@ -191,7 +208,16 @@ class Training(Hooks):
         if self._saved_step is None or learner.num_timesteps - self._saved_step >= self.run.config.checkpoint_every:
             self.save()
 
+    def check_finite(self, error: Exception) -> None:
+        """Raise NotFinite from an error if the learner's state has NaN or infinite numbers, which explain the error."""
+        try:
+            self.state().check_finite()
+        except NotFinite as not_finite:
+            raise not_finite from error
+
     def on_update(self, metrics: Mapping[str, float]) -> None:
+        if bad := [name for name, value in metrics.items() if "loss" in name and not np.isfinite(value)]:
+            raise NotFinite(self.learner.num_timesteps, f"{bad[0]} is {metrics[bad[0]]}")
         self.seconds = self._seconds_before + self._elapsed()
         self.metrics.write(self.row(metrics))
         self.progress.update(self.learner.num_timesteps, self.summary(metrics))
@@ -226,7 +252,9 @@ class Training(Hooks):
         return Checkpoint(self.learner.num_timesteps, all_tensors, {"model": values, "progress": progress})
 
     def _take_state(self) -> None:
-        self._state = self.state()
+        state = self.state()
+        state.check_finite()
+        self._state = state
         # A resumed run starts here with an empty cache. The last bits of an embedding depend on the batch in which the
         # VLM computed it, so this run must continue with an empty cache too.
         self.encoder.clear_cache()

@@ -1,7 +1,6 @@
 """Suites that are run: side by side, each run once, and on after a kill."""
 
 import fcntl
-import json
 import multiprocessing
 import os
 import subprocess
@@ -15,10 +14,12 @@ import pytest
 from rich.console import Console
 
 from pr2l.benchmark import runner as bench
-from pr2l.benchmark.jobs import Job, _fits, alone, side_by_side
+from pr2l.benchmark.jobs import Job, _fits, side_by_side
 from pr2l.benchmark.rows import read_row, read_rows
 from pr2l.benchmark.suites import load_suite
 from pr2l.core.errors import UserError
+from pr2l.core.io import read_json, write_json
+from pr2l.core.lock import locked
 from pr2l.training import checkpoints
 from pr2l.training.evaluate import evaluate
 from pr2l.training.train import train
@@ -42,8 +43,8 @@ def test_what_is_missing_is_made_once(write_suite, tmp_path, capsys):
 
 def test_a_second_program_in_the_same_folder_is_refused(write_suite, tmp_path):
     name = write_suite("two")
-    busy = pytest.raises(UserError, match=r"another process is using .*out/two; wait")
-    with alone(tmp_path / "out" / "two"), busy:
+    busy = pytest.raises(UserError, match=r"out/two is in use by process")
+    with locked(tmp_path / "out" / "two"), busy:
         bench.run(name, tmp_path / "out")
     assert read_rows(tmp_path / "out", load_suite(name)) == []
 
@@ -85,7 +86,7 @@ def test_a_stopped_run_that_was_evaluated_goes_on(write_suite, tmp_path):
     stopped = train(cell.config.model_copy(update={"steps": 64}), root=tmp_path / "two" / cell.name)
     cell.config.save(stopped / "config.yaml")
     bench._make(suite, cell, tmp_path / "two", threads=1)
-    assert json.loads((stopped / "results.json").read_text())["steps"] == 128
+    assert read_json(stopped / "results.json")["steps"] == 128
     assert read_row(tmp_path / "two" / f"{cell.name}.json").results["steps"] == 128
 
 
@@ -166,7 +167,7 @@ def test_rows_of_another_version_are_made_again(toys, rows):
     home = rows / "toys"
     assert bench.missing(toys, home) == []
     for path in home.glob("toy-again-*"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 2}))
+        write_json(path, read_json(path) | {"version": 2})
     assert {cell.task for cell in bench.missing(toys, home)} == {"toy/again"}
 
 
@@ -190,7 +191,7 @@ def test_what_it_will_cost(toys, rows, tmp_path, capsys, monkeypatch):
 def test_a_probe_is_the_first_update(steps, toys, tmp_path, monkeypatch):
     monkeypatch.setenv("TOY_DELAY", "0.002")
     bench._probe(toys.planned()[0].config.model_copy(update={"steps": steps}), 1, tmp_path / "probe.json")
-    probe = json.loads((tmp_path / "probe.json").read_text())
+    probe = read_json(tmp_path / "probe.json")
     assert probe["start"] > 0 and 10 < probe["speed"] <= 1 / 0.002  # also where there is no second rollout
     assert not any(tmp_path.glob("runs/*"))  # it leaves no run
 
@@ -202,7 +203,7 @@ def test_a_probe_counts_while_its_method_and_threads_are_the_same(write_suite, t
     config = load_suite(write_suite("first")).planned()[0].config
     (tmp_path / "probes").mkdir()
     probe = {"threads": 1, "config": bench._timing_config(config)}
-    (tmp_path / "probes" / "small.json").write_text(json.dumps(probe))
+    write_json(tmp_path / "probes" / "small.json", probe)
     assert probed("first", 1) == probed("longer", 1, steps=256, seeds=[3]) == ["small"]
     assert probed("first", 2) == probed("other", 1, overrides=["num_envs=2"]) == []
     (tmp_path / "probes" / "small.json").write_text('{"start": 1.0, "speed": 2.0}')  # of an earlier version
@@ -227,6 +228,6 @@ def test_a_probe_that_fails_ends_the_others(toys, tmp_path, monkeypatch):
 
 def test_a_folder_is_one_processs_at_a_time(tmp_path):
     with (tmp_path / ".lock").open("w") as other:
-        with alone(tmp_path), pytest.raises(BlockingIOError):
+        with locked(tmp_path), pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free again

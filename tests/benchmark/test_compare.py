@@ -1,6 +1,5 @@
 """Runs side by side, from run folders whose numbers are made up and so known."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from pr2l.benchmark.compare import compare, curve, group
 from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
+from pr2l.core.io import read_json, write_json
 from pr2l.training.evaluate import Score
 from pr2l.training.runs import Run
 
@@ -29,7 +29,7 @@ def make_run(tmp_path: Path):
             "random": Score.of(played).as_json(),
             "played": {"success": successes, "return": [one["r"] for one in played]},
         }
-        (run.path / "results.json").write_text(json.dumps(results))
+        write_json(run.path / "results.json", results)
         return run.path
 
     return make
@@ -48,7 +48,7 @@ def test_methods_and_their_numbers(make_run, tmp_path):
     assert methods[0].estimate("success").value == 0.75 and methods[0].estimate("return").value == 1.5
     assert methods[1].estimate("success") == pytest.approx((0.0, 0.0, 0.6576), abs=1e-4)  # Wilson's of 0 of 2
     assert methods[1].estimate("return") == (0.0, 0.0, 0.0)
-    made = json.loads((tmp_path / "out" / "doom-fetch-prompted-where.json").read_text())
+    made = read_json(tmp_path / "out" / "doom-fetch-prompted-where.json")
     assert made["success_of_each_seed"] == [0.5, 1.0] and made["evaluation"]["episodes"] == 4
     assert "| prompted-where | 0.75 [" in (tmp_path / "out" / "doom-fetch.md").read_text()
     assert (tmp_path / "out" / "doom-fetch.png").stat().st_size > 10_000
@@ -58,11 +58,11 @@ def test_measures_and_contexts_have_columns_and_tables_of_their_own(make_run, tm
     ended = [("bed", 1.0, 0.8), ("tv", 0.0, 0.0), ("bed", 1.0, 0.4)]
     paths = [make_run("doom/fetch/pixels", seed, [success for _, success, _ in ended]) for seed in (0, 1)]
     for path in paths:
-        results = json.loads((path / "results.json").read_text())
+        results = read_json(path / "results.json")
         results["played"] |= {"context": [name for name, _, _ in ended], "spl": [spl for *_, spl in ended]}
         results["evaluation"]["measures"] = {"spl": {"value": 0.4, "low": 0.0, "high": 1.0}}
         results["by_context"] = {"bed": {}, "tv": {}}
-        (path / "results.json").write_text(json.dumps(results))
+        write_json(path / "results.json", results)
     [method] = compare(paths, tmp_path / "out")
     assert method.estimate("spl").value == pytest.approx(0.4)
     assert method.estimate("spl", "bed").value == pytest.approx(0.6)
@@ -70,7 +70,7 @@ def test_measures_and_contexts_have_columns_and_tables_of_their_own(make_run, tm
     header = "| method | success rate | spl | return | each seed | steps |\n|---|---|---|---|---|---|\n"
     assert header + "| pixels | 0.67 [" in page
     assert "| spl by context | bed | tv |\n|---|---|---|\n| pixels | 0.60 [" in page
-    made = json.loads((tmp_path / "out" / "doom-fetch-pixels.json").read_text())
+    made = read_json(tmp_path / "out" / "doom-fetch-pixels.json")
     assert made["evaluation"]["measures"]["spl"]["value"] == pytest.approx(0.4)
 
 
@@ -131,8 +131,8 @@ def test_a_run_without_results_says_what_to_do(make_run, tmp_path):
 
 
 def change(path, **changed):
-    values = json.loads(path.read_text())
-    path.write_text(json.dumps(values | changed))
+    values = read_json(path)
+    write_json(path, values | changed)
 
 
 def test_runs_that_were_evaluated_unevenly_cannot_be_compared(make_run, tmp_path):
@@ -155,13 +155,13 @@ def test_a_run_made_outside_a_checkout_has_no_commit_and_is_compared(make_run, t
     for path, commit in zip(paths, ("abc", None), strict=True):
         change(path / "run.json", commit=commit)
     compare(paths, tmp_path / "out")
-    made = json.loads((tmp_path / "out" / "doom-fetch-pixels.json").read_text())
+    made = read_json(tmp_path / "out" / "doom-fetch-pixels.json")
     assert made["commits"] == [None, "abc"]
 
 
 def test_a_clone_has_a_name_of_its_own_and_no_curve(make_run, tmp_path):
     run = make_run("doom/fetch/bc", 0, [1.0])
-    (run / "metrics.csv").write_text("step,train/loss\n100,0.5\n")
+    (run / "metrics.csv").write_text("step,train/loss\n200,0.5\n")
     methods = compare([run, make_run("doom/fetch/prompted", 0, [0.0])], tmp_path / "out")
     assert [method.name for method in methods] == ["bc-prompted-where", "prompted-where"]
     assert np.isnan(curve(methods[0].metrics[0], "success", np.array([0.0, 100.0]))).all()

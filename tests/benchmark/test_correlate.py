@@ -1,12 +1,12 @@
 """Rank correlations of variants whose order is known on paper, and of real prompts with invented success rates."""
 
-import json
 
 import pytest
 
 from pr2l.benchmark.rows import row_of, write_row
 from pr2l.benchmark.suites import load_suite
 from pr2l.core.errors import UserError
+from pr2l.core.io import read_json
 from pr2l.core.prompt import Prompt
 from pr2l.core.statistics import Estimate
 from pr2l.prompting import correlate as program
@@ -100,7 +100,7 @@ def prompts_run(toys, write_suite, finished, tmp_path):
 def test_from_rows_to_the_page(prompts_run, tmp_path, capsys):
     out = tmp_path / "out"
     found = correlate(prompts_run, tmp_path / "rows", out, frames=240, methods=VARIANTS)
-    values = json.loads((out / "correlation.json").read_text())["doom/fetch"]
+    values = read_json(out / "correlation.json")["doom/fetch"]
     assert set(values["variants"]) == set(VARIANTS)
     scores = {name: each["score"] for name, each in values["variants"].items()}
     assert min(scores["where"], scores["present"]) > max(scores["describe"], scores["act"])

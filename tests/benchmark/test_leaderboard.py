@@ -17,6 +17,7 @@ from pr2l.benchmark import leaderboard
 from pr2l.benchmark.leaderboard import site
 from pr2l.cli import app
 from pr2l.core.errors import UserError
+from pr2l.core.io import read_json, write_json
 from pr2l.training.video import write_video
 
 pytestmark = pytest.mark.pictures  # browsers play the videos
@@ -59,10 +60,10 @@ class Page(HTMLParser):
 @pytest.fixture
 def made(rows, tmp_path):
     path = rows / "toys" / "toy-colours-pixels-seed0.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"machine": EVIL, "uncommitted": True}))
+    write_json(path, read_json(path) | {"machine": EVIL, "uncommitted": True})
     for method, commit in (("pixels", "9c"), ("small", "12ab")):
         other = rows / "toys" / f"toy-colours-{method}-seed1.json"
-        other.write_text(json.dumps(json.loads(other.read_text()) | {"commit": commit.ljust(40, "0")}))
+        write_json(other, read_json(other) | {"commit": commit.ljust(40, "0")})
     write_video(path.with_suffix(""), [np.full((32, 48, 3), shade, np.uint8) for shade in (0, 255)], fps=2)
     (rows / "toys" / "toy-colours-small-seed0.gif").write_bytes(b"GIF89a")
     return site(rows, tmp_path / "site").parent
@@ -74,12 +75,12 @@ def pages(made):
 
 def test_every_row_is_there_with_its_command_and_commit(made, rows):
     assert set(pages(made)) == {"index.html", "toys-toy-colours.html", "toys-toy-again.html"}
-    found = [json.loads(path.read_text()) for path in (rows / "toys").glob("*.json")]
+    found = [read_json(path) for path in (rows / "toys").glob("*.json")]
     for row in found:
         page = pages(made)[f"toys-{row['task'].replace('/', '-')}.html"]
         assert f"git checkout {row['commit']}\nOMP_NUM_THREADS=1 {row['command']}" in page.words
         name = f"{row['task'].replace('/', '-')}-{row['method']}-seed{row['seed']}.json"
-        assert json.loads((made / "rows" / "toys" / name).read_text()) == row
+        assert read_json(made / "rows" / "toys" / name) == row
     assert "0.75 [0.40, 0.90]" in pages(made)["index.html"].words
     assert "and uncommitted changes" in pages(made)["toys-toy-colours.html"].words
 
@@ -195,7 +196,7 @@ def test_a_row_without_commit_or_command_stops_the_site(made, rows):
     for key in ("commit", "command"):
         path = rows / "toys" / "toy-again-small-seed0.json"
         kept = path.read_text()
-        path.write_text(json.dumps(json.loads(kept) | {key: ""}))
+        write_json(path, read_json(path) | {key: ""})
         with pytest.raises(UserError, match=f"{path.name}: {key} = ''.*\n.*so that others can reproduce it"):
             site(rows, made)
         path.write_text(kept)

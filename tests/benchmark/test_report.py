@@ -11,6 +11,7 @@ from pr2l.benchmark.report import AGGREGATES, few_seeds, interval, markdown, of_
 from pr2l.benchmark.rows import read_rows
 from pr2l.benchmark.suites import load_suite
 from pr2l.core.errors import UserError
+from pr2l.core.io import read_json, write_json
 
 
 @pytest.fixture
@@ -47,10 +48,10 @@ def test_random_actions_are_in_every_table_and_what_is_worse_is_marked(toys, row
     summary["methods"]["small"]["iqm"] = [0.1, 0.0, 0.2]
     assert [row[0] for row in overall(summary)] == ["pixels", "random", "small (below random)"]
     path = rows / "toys" / "toy-again-pixels-seed0.json"
-    values = json.loads(path.read_text())
+    values = read_json(path)
     values["results"]["played"] = {"success": [0.0] * 4, "return": [0.0] * 4}
     values["results"]["evaluation"]["success"]["value"] = 0.0
-    path.write_text(json.dumps(values))
+    write_json(path, values)
     report("toys", rows, tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| pixels (below random) | 0.00 [0.00, 0." in text and text.count(f"| random | {eighth} |") == 2
@@ -92,10 +93,10 @@ def test_half_done_counts_the_seeds_that_all_tasks_have(toys, rows):
 
 def test_a_run_that_never_gets_there(toys, rows):
     for path in (rows / "toys").glob("toy-again-*.json"):
-        values = json.loads(path.read_text())
+        values = read_json(path)
         if "small" in path.name or values["seed"] == 1:
             values["curve"]["success"] = [None, *[0.1] * 59]
-        path.write_text(json.dumps(values))
+        write_json(path, values)
     again = summarise(toys, read_rows(rows, toys))["tasks"]["toy/again"]
     assert again["pixels"]["steps_to_threshold"]["median"] is None
     text = markdown(summarise(toys, read_rows(rows, toys)))
@@ -105,7 +106,7 @@ def test_a_run_that_never_gets_there(toys, rows):
 def test_the_files_of_a_report_and_the_same_again(toys, rows, tmp_path):
     summary = report("toys", rows)
     first = {path.name: path.read_bytes() for path in (rows / "toys" / "report").iterdir()}
-    assert json.loads(first["report.json"]) == summary
+    assert json.loads(first["report.json"]).items() >= summary.items()
     lines = list(csv.DictReader(first["report.csv"].decode().splitlines()))
     [mean] = [line for line in lines if (line["task"], line["method"], line["statistic"]) == ("all", "pixels", "mean")]
     assert float(mean["value"]) == 0.625

@@ -1,6 +1,5 @@
 """A row says what made it, and one that does not, or says something else, is refused."""
 
-import json
 import shlex
 
 import pytest
@@ -9,6 +8,7 @@ from pr2l.benchmark.rows import check, read_row, read_rows, row_of, submit, vide
 from pr2l.benchmark.suites import load_suite
 from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
+from pr2l.core.io import read_json, write_json
 from pr2l.training.runs import Run
 
 
@@ -25,7 +25,7 @@ def test_a_row_holds_what_made_the_run_and_comes_back(toys, finished, tmp_path):
     path = tmp_path / "toys" / f"{row.name}.json"
     write_row(path, row)
     assert path.name == "toy-again-small-seed1.json" and read_row(path) == row
-    assert len(path.read_text().splitlines()) == len(json.loads(path.read_text())) + 2
+    assert len(path.read_text().splitlines()) == len(read_json(path)) + 3
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_a_row_holds_what_made_the_run_and_comes_back(toys, finished, tmp_path):
 )
 def test_what_is_no_row_is_refused(toys, rows, changed, message):
     path = rows / "toys" / "toy-colours-pixels-seed0.json"
-    values = json.loads(path.read_text()) | changed
-    path.write_text(json.dumps(values))
+    values = read_json(path) | changed
+    write_json(path, values)
     with pytest.raises(UserError, match=message):
         read_rows(rows, toys)
 
@@ -89,9 +89,9 @@ def test_a_curve_begins_when_twenty_episodes_have_ended(toys, finished):
 def test_a_row_that_lacks_a_key_is_refused(toys, rows):
     path = rows / "toys" / "toy-colours-pixels-seed0.json"
     for key in ("commit", "command"):
-        values = json.loads(path.read_text())
+        values = read_json(path)
         del values[key]
-        (rows / "toys" / "partial.json").write_text(json.dumps(values))
+        write_json(rows / "toys" / "partial.json", values)
         with pytest.raises(UserError, match=f"the key '{key}' is missing.*\n.*so that others can reproduce it"):
             read_row(rows / "toys" / "partial.json")
 
@@ -162,8 +162,8 @@ def test_a_method_of_ones_own_is_named_and_keeps_to_the_protocol(toys, finished,
 )
 def test_the_command_of_a_method_of_ones_own_is_one_for_everybody(typed, command, toys, finished):
     run = Run.load(finished("colours", "pixels", 0, 2))
-    facts = json.loads((run.path / "run.json").read_text())
-    (run.path / "run.json").write_text(json.dumps(facts | {"command": typed}))
+    facts = read_json(run.path / "run.json")
+    write_json(run.path / "run.json", facts | {"command": typed})
     if command:
         assert row_of(run, toys, "mine").command == command
         return
@@ -179,10 +179,10 @@ def test_a_run_of_another_task_is_no_run_of_the_suite(finished, write_suite):
 
 def test_a_run_without_a_commit_or_an_end_is_no_row(toys, finished):
     run = Run.load(finished("colours", "pixels", 0, 2))
-    facts = json.loads((run.path / "run.json").read_text())
-    (run.path / "run.json").write_text(json.dumps(facts | {"commit": None}))
+    facts = read_json(run.path / "run.json")
+    write_json(run.path / "run.json", facts | {"commit": None})
     with pytest.raises(UserError, match="has no commit"):
         row_of(run, toys)
     (run.path / "results.json").unlink()
-    with pytest.raises(UserError, match="has no results.json; `pr2l evaluate"):
+    with pytest.raises(UserError, match="has not been evaluated; `pr2l evaluate"):
         row_of(run, toys)

@@ -17,7 +17,7 @@ import torch
 from pr2l.core import machine
 from pr2l.core.config import RunConfig
 from pr2l.core.errors import UserError
-from pr2l.core.io import write_json
+from pr2l.core.io import read_json, write_json
 from pr2l.core.machine import processor
 from pr2l.training import checkpoints, metrics, runs, video
 from pr2l.training.checkpoints import Checkpoint
@@ -94,7 +94,7 @@ def test_full_disk_keeps_the_previous_checkpoint(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     message = str(error.value)
-    assert "step 2 could not be written" in message and "about 2.0 MB" in message and "step 1 is whole" in message
+    assert "step 2 could not be written" in message and "about 2.0 MB" in message and "step 1 is complete" in message
     assert f"pr2l train --resume {tmp_path / 'run'}" in message.splitlines()
     assert [path.name for path in folder.iterdir()] == ["000000001"]
 
@@ -200,7 +200,7 @@ def test_failed_write_json_keeps_the_file(tmp_path):
     write_json(file, {"a": 1})
     with pytest.raises(TypeError):
         write_json(file, {"a": object()})
-    assert json.loads(file.read_text()) == {"a": 1}
+    assert read_json(file) == {"a": 1}
 
 
 def test_table_adds_new_columns_to_earlier_rows(tmp_path):
