@@ -1,20 +1,36 @@
-"""docs/benchmarks.md leads to what it says: its steps with the suite `smoke`, one after the other, on real Doom."""
+"""The commands of docs/benchmarks.md, run one after the other with the suite `smoke` on Doom."""
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pages import DOCS, commands, follow
 
-QUICK = [
+from pr2l.benchmark import runner
+from pr2l.benchmark.jobs import Job
+
+SMOKE_COMMANDS = [
     command
     for command in commands(DOCS / "benchmarks.md")
     if "smoke" in command or command.endswith("--results runs/bench")
 ]
 
 
-def test_the_page_can_be_followed(tmp_path, monkeypatch, capsys):
+def run_in_this_process(
+    jobs: Sequence[Job], at_once: int, threads: int, watch: Callable[[list[Job]], None]
+) -> Iterator[tuple[Job, int]]:
+    """Run the jobs one after the other, instead of `side_by_side`, whose processes would import torch six times."""
+    for job in jobs:
+        watch([job])
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        job.run()
+        yield job, 0
+
+
+def test_commands_of_the_benchmark_page_run_the_smoke_suite(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert [command.split()[2] for command in QUICK] == ["run", "run", "report", "site"]
-    printed = follow(QUICK, monkeypatch, capsys)
+    monkeypatch.setattr(runner, "side_by_side", run_in_this_process)
+    assert [command.split()[2] for command in SMOKE_COMMANDS] == ["run", "run", "report", "site"]
+    printed = follow(SMOKE_COMMANDS, monkeypatch, capsys)
     assert "runs: 4; core-hours" in printed["pr2l bench run smoke --plan"]
     assert len(list(Path("runs/bench/smoke").glob("*.json"))) == 4
     assert "| oracle |" in Path("runs/bench/smoke/report/report.md").read_text()
