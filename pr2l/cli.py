@@ -185,8 +185,7 @@ def pretrain(
     output: Annotated[Path | None, typer.Option(help="Output folder.", show_default="runs/NAME")] = None,
 ) -> None:
     """Train a small VLM on simulator labels from scratch, or fine-tune a checkpoint; run again to resume."""
-    if not config.endswith((".yaml", ".yml")):
-        registry.source("configs", config)
+    config_module.find(config)
     from pr2l.pretraining.pretrain import pretrain as run
 
     run(config, overrides or [], output)
@@ -405,6 +404,8 @@ def prompts_search(
     out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="runs/search/TASK")] = None,
 ) -> None:
     """Search for a good prompt by successive halving; run again to resume."""
+    if space is not None:
+        config_module.find(space)
     scoring = _scoring(task, options)
     from pr2l.prompting.search import search
 
@@ -483,8 +484,11 @@ def _check_task(environment: str, task: str) -> None:
 
 
 def _check_suite(suite: str) -> None:
+    if suite.endswith((".yaml", ".yml")):
+        config_module.find(suite)
+        return
     suites = [name.removeprefix("benchmarks/") for name in registry.names("configs") if name.startswith("benchmarks/")]
-    if not suite.endswith((".yaml", ".yml")) and suite not in suites:
+    if suite not in suites:
         raise UnknownName("suites", suite, suites, hint="`pr2l list configs` shows them.")
 
 

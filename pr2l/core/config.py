@@ -166,7 +166,7 @@ def read_config(model: type[Model], name_or_path: str | Path, overrides: Sequenc
     Raises:
         UserError: The file does not exist, or a key or a value is not allowed.
     """
-    path = _find(str(name_or_path))
+    path = find(str(name_or_path))
     of_a_run = _of_a_run(name_or_path)
     values = renamed_keys(model, read_mapping(path, verify=of_a_run), str(path), warn=not of_a_run)
     for override in overrides:
@@ -184,7 +184,7 @@ def read_values(name_or_path: str | Path, overrides: Sequence[str] = ()) -> dict
         name_or_path: A name from `pr2l list configs`, or the path of a YAML file.
         overrides: "key=value" or "key.inner=value", with values in YAML; later overrides win.
     """
-    values = read_mapping(_find(str(name_or_path)))
+    values = read_mapping(find(str(name_or_path)))
     for override in overrides:
         apply_override(values, override)
     return values
@@ -260,7 +260,7 @@ def _renamed_override(model: type[BaseModel], override: str) -> str:
 
 def _of_a_run(path: str | Path) -> bool:
     """Return whether a config is in a run folder; an earlier version may have written it, so old keys do not warn."""
-    return Path(path).with_name("run.json").is_file()
+    return Path(path).expanduser().with_name("run.json").is_file()
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:
@@ -288,9 +288,16 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     values[names[-1]] = value
 
 
-def _find(name_or_path: str) -> Path:
-    """Return the file of a config; a path that ends in .yaml may be in the working folder or in configs/."""
-    path = Path(name_or_path)
+def find(name_or_path: str) -> Path:
+    """Return the file of a config.
+
+    Args:
+        name_or_path: A name in configs/, such as "doom/fetch/prompted", or the path of a YAML file.
+
+    Raises:
+        UnknownName: There is no such config; the error lists the nearest names.
+    """
+    path = Path(name_or_path).expanduser()  # shells leave --config=~/FILE as it is
     if path.suffix not in (".yaml", ".yml"):
         return registry.load("configs", name_or_path)
     if path.is_file():

@@ -30,6 +30,7 @@ Context: TypeAlias = dict[str, str]
 ContextOf: TypeAlias = Callable[[Any, Info], Context]  # of the environment's own observation and info
 
 TASK = "default"
+MODULE_AND_CLASS = "Write module:Class, such as my_module:MyEnv for the class MyEnv of my_module.py"  # in errors
 
 
 @dataclass(frozen=True)
@@ -249,6 +250,8 @@ def load(name: str) -> ExternalModule:
         UserError: If there is no such module or class. Errors that the module itself raises on import are not caught.
     """
     module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise UserError(f"environment {name!r}: {module_name!r} is no name of a module. {MODULE_AND_CLASS}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -258,7 +261,7 @@ def load(name: str) -> ExternalModule:
             raise
         raise UserError(
             f"environment {name!r}: there is no module {module_name!r} in the working folder or among the installed "
-            "ones. Write module:Class, such as my_module:MyEnv for the class MyEnv of my_module.py"
+            f"ones. {MODULE_AND_CLASS}"
         ) from error
     if not callable(make_env := getattr(module, attribute, None)):
         hint = did_you_mean(attribute, vars(module))

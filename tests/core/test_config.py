@@ -171,6 +171,22 @@ def test_a_config_can_be_named_as_the_file_that_it_is(examples) -> None:
     assert load_config(f"configs/{NAME}.yaml") == load_config(NAME)
 
 
+@pytest.mark.parametrize("name", ["{folder}/mine.yaml", "mine.yaml", "./mine.yml", "../home/mine.yaml", "~/mine.yaml"])
+def test_a_config_may_be_any_path(examples, tmp_path: Path, monkeypatch, name: str) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("HOME", str(home))
+    for suffix in ("yaml", "yml"):
+        Path(f"mine.{suffix}").write_text(yaml.safe_dump({**SMALLEST, "steps": 1, "seed": 7}))
+    assert load_config(name.format(folder=home)).seed == 7
+
+
+def test_a_path_without_a_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match=r"There is no file .*mine.yaml' either"):
+        load_config(tmp_path / "mine.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -1,14 +1,16 @@
 """The search for a prompt: rungs by hand, a known winner, and no work done twice."""
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
 import yaml
 
+from pr2l.cli import main
 from pr2l.core import prompt, registry
 from pr2l.core.config import read_config
-from pr2l.core.errors import UserError
+from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.prompt import Prompt
 from pr2l.core.statistics import Estimate
 from pr2l.prompting import search as program
@@ -105,6 +107,28 @@ def test_the_best_wins_and_is_written_as_a_prompt(world, tmp_path):
     assert world.readings[8:] == [(f"x {{target}} {word}", 240) for word in WORDS[1:]]
     written = prompt.load(str(tmp_path / "out" / "best.yaml"))
     assert (written.text, written.slots) == ("x {target} dddd", ("target",))
+
+
+@pytest.mark.parametrize("name", ["{folder}/space.yaml", "space.yaml", "./space.yaml", "~/space.yaml"])
+def test_a_space_may_be_any_path(world, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert search(name.format(folder=tmp_path), SCORING, tmp_path / "out", 1440)[0].prompt.text == "x {target} dddd"
+
+
+def test_the_command_takes_the_path_of_a_space(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["pr2l", "prompts", "search", "doom/fetch", "--space", "space.yaml"])
+    with contextlib.suppress(SystemExit):
+        main()
+    assert prompt.load("runs/search/doom-fetch/best.yaml").text == "x {target} dddd"
+
+
+def test_a_space_that_is_nowhere_is_named(tmp_path):
+    with pytest.raises(UnknownName, match=r"There is no file .*none.yaml' either"):
+        search(str(tmp_path / "none.yaml"), SCORING, tmp_path / "out", 1440)
+    with pytest.raises(UnknownName, match="Did you mean 'search/doom'"):
+        search("search/dom", SCORING, tmp_path / "out", 1440)
 
 
 def test_a_stopped_search_goes_on_and_reads_nothing_twice(world, tmp_path):

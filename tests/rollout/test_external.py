@@ -116,6 +116,11 @@ def test_class_is_loaded_as_environment_module():
     [
         ("picture_wrolds:Pictures", "no module 'picture_wrolds'"),
         ("picture_worlds:Picture", "no class 'Picture'. Did you mean 'Pictures'"),
+        ("picture_worlds.py:Pictures", "no module 'picture_worlds.py'.* such as my_module:MyEnv"),
+        ("./picture_worlds.py:Pictures", "is no name of a module. Write module:Class, such as my_module:MyEnv"),
+        ("rollout/picture_worlds:Pictures", "'rollout/picture_worlds' is no name of a module"),
+        (":Pictures", "'' is no name of a module"),
+        ("picture_worlds:", "no class ''"),
     ],
 )
 def test_wrong_module_or_class_raises(name, text):
