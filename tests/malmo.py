@@ -1,10 +1,9 @@
-"""A stand-in for Minecraft with Malmo: a flat world with a few mobs, on the socket that MineDojo's Python speaks to.
+"""Replacement for Minecraft with Malmo: a flat world with a few mobs that serves MineDojo's Python side.
 
     python malmo.py [--ports N] [--bite N] [--lose STEP | --end STEP]
 
-prints its ports on one line and serves until it is killed; every connection is a world of its own. The messages are
-what MineDojo's Python side reads and its Java source writes, so this shows what the adapter makes of them, not what
-Minecraft does. The world, so that its answers are known on paper:
+It prints its ports on one line and serves until it is killed. Each connection has a separate world. The messages have
+the format of MineDojo's Java source. Tests with it check the adapter, not Minecraft. The rules of the world are simple:
 
 The player starts at x 0.5, y 64, z 0.5, looking south (yaw 0, +z; west is 90). A step moves one block and turns by the
 angles given, first the turn. Grass below, air around, one block of wood at (1, 64, 0), so to the east of the start.
@@ -53,7 +52,7 @@ MOBS = ("spider", "cow", "sheep", "pig", "zombie", "enderman", "pig_zombie")
 
 
 class World:
-    """What a mission's XML asks for."""
+    """The world of a mission's XML."""
 
     def __init__(self, xml: str, bite: int) -> None:
         number = r'"(-?[\d.e-]+)"'
@@ -76,12 +75,12 @@ class World:
         self.items[slot] = (item, DURABILITY.get(item, -1))
 
     def step(self, lines: list[str]) -> None:
-        said = [line for line in lines if line.startswith("chat ")]
+        commands = [line for line in lines if line.startswith("chat ")]
         keys = dict(line.partition(" ")[::2] for line in lines if not line.startswith("chat "))
         if self.life <= 0:
             self.begin()
         self.life -= self.bite * any(math.dist((self.x, self.z), mob[1:3]) <= 2 for mob in self.mobs)
-        for line in said:
+        for line in commands:
             self.command(line.split()[1:])
         pitch, yaw = map(float, keys["camera"].split())
         self.yaw, self.pitch = (self.yaw + yaw + 180) % 360 - 180, max(-90, min(90, self.pitch + pitch))
@@ -189,7 +188,7 @@ class World:
         return values
 
     def info(self) -> dict:
-        told = {
+        values = {
             **{"xpos": self.x, "ypos": 64.0, "zpos": self.z, "yaw": self.yaw, "pitch": self.pitch, "life": self.life},
             **{"food": 20, "air": 300, "armor": 0, "saturation": 5.0, "xp": 0, "is_sleeping": False, "is_alive": True},
             **{"sun_brightness": 0.9, "sky_light_level": 0.7, "light_level": 15, "can_see_sky": 1, "is_raining": 0},
@@ -206,8 +205,8 @@ class World:
                 for slot, (name, durability) in enumerate(self.items)
             ],
         }
-        told["rays"] = [value for ray in self.rays for value in self.ray(*ray)]
-        return told | ({"voxels": self.voxels()} if self.grid else {})
+        values["rays"] = [value for ray in self.rays for value in self.ray(*ray)]
+        return values | ({"voxels": self.voxels()} if self.grid else {})
 
 
 def receive(connection: socket.socket) -> str:
@@ -224,8 +223,8 @@ def send(connection: socket.socket, *parts: bytes) -> None:
     connection.sendall(b"".join(struct.pack("!I", len(part)) + part for part in parts))
 
 
-def serve(connection: socket.socket, asked: argparse.Namespace) -> None:
-    """The life of a connection. A mission's steps are counted from 1."""
+def serve(connection: socket.socket, options: argparse.Namespace) -> None:
+    """Serve a connection until it ends. The steps of a mission are counted from 1."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     world, steps = None, 0
     while True:
@@ -234,26 +233,26 @@ def serve(connection: socket.socket, asked: argparse.Namespace) -> None:
             send(connection, struct.pack("!I", 1))
         elif message.startswith("<MissionInit") or "<Mission" in message:
             receive(connection)  # its token
-            world, steps = World(message, asked.bite), 0
+            world, steps = World(message, options.bite), 0
             send(connection, struct.pack("!I", 1))
         elif message.startswith("<Peek"):
             send(connection, world.frame()[::-1].tobytes(), json.dumps(world.info()).encode(), struct.pack("!b", 0))
         elif message.startswith("<StepClient"):
             steps += 1
-            if steps == asked.lose:
+            if steps == options.lose:
                 return connection.close()
             world.step(re.search(r">(.*)<", message, re.DOTALL)[1].split("\n"))
-            print(message, file=asked.log, flush=True)
-            done = struct.pack("!dbb", 0.0, steps == asked.end, 1)
+            print(message, file=options.log, flush=True)
+            done = struct.pack("!dbb", 0.0, steps == options.end, 1)
             send(connection, world.frame()[::-1].tobytes(), done, json.dumps(world.info()).encode())
         elif message.startswith("<Disconnect"):
             return connection.close()
 
 
-def listen(server: socket.socket, asked: argparse.Namespace) -> None:
+def listen(server: socket.socket, options: argparse.Namespace) -> None:
     def one(connection: socket.socket) -> None:
         try:
-            serve(connection, asked)
+            serve(connection, options)
         except (EOFError, ConnectionError):
             connection.close()
 
@@ -266,10 +265,10 @@ def main() -> None:
     for option, default in (("ports", 1), ("bite", 0), ("lose", 0), ("end", 0)):
         parser.add_argument(f"--{option}", type=int, default=default)
     parser.add_argument("--log", type=argparse.FileType("w"), default="/dev/null")  # the messages of all steps
-    asked = parser.parse_args()
-    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(asked.ports)]
+    options = parser.parse_args()
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(options.ports)]
     for server in servers:
-        threading.Thread(target=listen, args=(server, asked), daemon=True).start()
+        threading.Thread(target=listen, args=(server, options), daemon=True).start()
     print(*(server.getsockname()[1] for server in servers), flush=True)
     while True:
         time.sleep(3600)

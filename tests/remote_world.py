@@ -1,7 +1,7 @@
-"""A far environment whose frames and rewards are known on paper, and which fails in every way that it is told to.
+"""Remote environment with simple frames and rewards, which can fail in several ways.
 
-A frame is filled with the episode's seed + the steps taken; the reward is the action + steps / 10; the episode ends at
-step `horizon`. `fail` happens in step number `at` of an episode with the seed `on` (None = every).
+The pixels of a frame are seed + step, the reward is action + step / 10, and the episode ends at step `horizon`. The
+failure `fail` happens at step `at` of episodes with the seed `on` (None = all).
 """
 
 import os
@@ -27,7 +27,7 @@ def make(task, options, *, split, labels):
 
 def checks(options):
     yield "numbers", True, "0 to 9", ""
-    print("what a simulator prints")
+    print("output of a simulator")
     yield "engine", options.get("engine", False), "none", "build the engine"
 
 
@@ -35,7 +35,7 @@ class Count:
     def __init__(self, *, split, labels, size=8, horizon=5, fail=None, at=3, on=None, kinds=1, engine=True):
         self.labels, self.split, self.horizon = labels, split, horizon
         self.fail, self.at, self.on = fail, at, on
-        self.size, self.hoard, self.child = size, [], None
+        self.size, self.memory, self.child = size, [], None
         self.metadata = {"render_fps": 7}
         self.observation_space = {
             "frame": {"type": "Box", "low": 0, "high": 255, "shape": [size, size, 3], "dtype": "uint8"},
@@ -48,14 +48,14 @@ class Count:
         self.seed, self.steps = seed, 0
         if self.fail == "reset":
             os._exit(3)
-        return self._show(), self._info()
+        return self._observation(), self._info()
 
     def step(self, action):
         self.steps += 1
         if self.steps == self.at and self.on in (None, self.seed):
             getattr(self, f"fail_{self.fail}", int)()
         reward = float(np.sum(action)) + self.steps / 10
-        return self._show(), reward, self.steps == self.horizon, False, self._info()
+        return self._observation(), reward, self.steps == self.horizon, False, self._info()
 
     def call(self, name, *arguments):
         if name == "pids":
@@ -68,10 +68,10 @@ class Count:
             return sys.path, sys.version_info[:2], os.environ.get("FAR_WORLD")
         if name == "oracle_action":
             return self.seed % 4
-        if name == "wait":  # says in one file that it waits for another
-            called, go_on = arguments
+        if name == "wait":  # creates the first file and waits for the second
+            called, resume = arguments
             open(called, "w").close()
-            while not os.path.exists(go_on):
+            while not os.path.exists(resume):
                 time.sleep(0.02)
             return "waited"
         if name == "fail":
@@ -85,7 +85,7 @@ class Count:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def fail_error(self):
-        print("the engine says why", file=sys.stderr)
+        print("output of the engine", file=sys.stderr)
         raise RuntimeError("the engine has failed")
 
     def fail_stop(self):
@@ -105,9 +105,9 @@ class Count:
         os.write(int(sys.argv[1]), b"Segmentation fault\n")  # into the socket
 
     def fail_grow(self):
-        self.hoard.append(np.ones(200 << 20, np.uint8))
+        self.memory.append(np.ones(200 << 20, np.uint8))
 
-    def _show(self):
+    def _observation(self):
         frame = np.full((self.size, self.size, 3), (self.seed + self.steps) % 256, np.uint8)
         return {"frame": frame, "proprio": np.array([self.steps / 10, self.split == "train"], np.float32)}
 

@@ -1,4 +1,4 @@
-"""Data sets written by Minari alone, with the layout that `pr2l collect` has always had."""
+"""Data sets with the layout of `pr2l collect`, written by Minari only."""
 
 import json
 from pathlib import Path
@@ -17,10 +17,15 @@ OBSERVATION = spaces.Dict(frame=FRAME, proprio=spaces.Box(-np.inf, np.inf, (2,),
 
 
 def write(folder: Path, episodes: list[dict], action_space=DISCRETE, observation_space=OBSERVATION, **more):
-    """A data set with the layout of `pr2l collect`, by Minari alone.
+    """Write a data set.
 
-    episodes: each with rewards, terminated, and perhaps actions, choices and contexts. The r-th row of all has the
-    number r in its frame, and [r, -r] as proprio.
+    Args:
+        folder: The folder of the data set.
+        episodes: Dicts with "rewards", "terminated" and, optionally, "actions", "choices" and "contexts". Row r of the
+            data set has the number r in its frame and [r, -r] as proprio.
+        action_space: The action space.
+        observation_space: The observation space.
+        more: Further metadata.
     """
     (folder / "data").mkdir(parents=True)
     storage = MinariStorage.new(folder / "data", observation_space, action_space, jpeg_encoding=False)
@@ -32,8 +37,8 @@ def write(folder: Path, episodes: list[dict], action_space=DISCRETE, observation
         row += steps + 1
         frames = np.broadcast_to(rows[:, None, None, None] % 256, (steps + 1, 1, 2, 3)).astype(np.uint8)
         proprio = np.stack([rows, -rows], axis=1).astype(np.float32)
-        shown = {"frame": frames, "proprio": proprio}
-        observations = {key: shown[key] for key in observation_space.spaces}
+        parts = {"frame": frames, "proprio": proprio}
+        observations = {key: parts[key] for key in observation_space.spaces}
         infos = {}
         if "choices" in episode:
             infos["choice"] = stack(action_space, episode["choices"])
@@ -48,6 +53,6 @@ def write(folder: Path, episodes: list[dict], action_space=DISCRETE, observation
             infos=infos or None,
         )
         storage.update_episodes([buffer])
-        target = {"context/target": "armor", "success": True, "return": 0.0}
-        storage.update_episode_metadata([target], [storage.total_episodes - 1])
+        metadata = {"context/target": "armor", "success": True, "return": 0.0}
+        storage.update_episode_metadata([metadata], [storage.total_episodes - 1])
     return folder

@@ -1,4 +1,4 @@
-"""Labelled frames: played once, found again, and cut into cells whose content is known on paper."""
+"""Sets of labelled frames, and the content of grid cells."""
 
 import json
 from itertools import islice
@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_a_set_holds_what_was_asked_for(folder):
+def test_set_has_frames_and_labels(folder):
     frames = load_or_play(SOURCE, folder)
     assert frames.frames.shape == (12, 120, 160, 3) and len(frames) == 12
     assert {"cacodemon", "medikit"} <= set(frames.names)
@@ -28,24 +28,24 @@ def test_a_set_holds_what_was_asked_for(folder):
         assert label["name"] in frames.names and 0 <= x0 < x1 <= 160 and 0 <= y0 < y1 <= 120
 
 
-def test_the_same_source_gives_the_same_set(folder, tmp_path):
+def test_equal_sources_give_equal_sets(folder, tmp_path):
     first, second = load_or_play(SOURCE, folder), load_or_play(SOURCE, tmp_path)
     np.testing.assert_array_equal(first.frames, second.frames)
     assert first.labels == second.labels
 
 
-def test_a_whole_set_is_not_played_again_and_a_cut_one_is(folder):
-    played = []
-    load_or_play(SOURCE, folder, played.append)
-    assert played == []
-    for part in ("set.json", "scenes.jsonl", "episodes.npy"):
-        next(folder.glob(f"*/{part}")).unlink()
-        load_or_play(SOURCE, folder, played.append)
-        assert played == list(range(1, 13))
-        played.clear()
+def test_only_incomplete_sets_are_played_again(folder):
+    progress = []
+    load_or_play(SOURCE, folder, progress.append)
+    assert progress == []
+    for file in ("set.json", "scenes.jsonl", "episodes.npy"):
+        next(folder.glob(f"*/{file}")).unlink()
+        load_or_play(SOURCE, folder, progress.append)
+        assert progress == list(range(1, 13))
+        progress.clear()
 
 
-def test_another_source_is_another_set(folder):
+def test_sources_have_separate_sets(folder):
     load_or_play(SOURCE, folder)
     other = load_or_play(SOURCE.model_copy(update={"split": "evaluation"}), folder)
     assert len(list(folder.glob("*/set.json"))) == 2
@@ -55,7 +55,7 @@ def test_another_source_is_another_set(folder):
 
 
 class Recorder(gym.Env):
-    """Takes any action of its space, and notes it; an episode lasts 5 steps."""
+    """Records its actions; an episode lasts 5 steps."""
 
     def __init__(self, action_space):
         self.action_space, self.taken = action_space, []
@@ -84,26 +84,26 @@ class Recorder(gym.Env):
     ],
     ids=str,
 )
-def test_random_actions_are_of_the_action_space(space):
+def test_random_actions_are_in_the_action_space_and_seeded(space):
     env = Recorder(space)
     assert len(list(islice(play(env, None, np.random.default_rng(0)), 60))) == 60
-    assert len({str(action) for action in env.taken}) > 2, "and they differ"
-    again = Recorder(space)
-    list(islice(play(again, None, np.random.default_rng(0)), 60))
-    assert str(again.taken) == str(env.taken)
+    assert len({str(action) for action in env.taken}) > 2
+    same = Recorder(space)
+    list(islice(play(same, None, np.random.default_rng(0)), 60))
+    assert str(same.taken) == str(env.taken)
 
 
-def test_actions_that_end_an_episode_are_not_drawn():
+def test_random_actions_exclude_ending_actions():
     env = Recorder(gym.spaces.Discrete(3, start=1))
     list(islice(play(env, None, np.random.default_rng(0), never=(2,)), 60))
     assert set(env.taken) == {1, 3}
 
 
-def test_cells_by_hand():
-    # A 40 x 40 frame in 4 x 4 cells of 10 pixels: the far box covers two whole cells and a tenth of two others, the
-    # near one the lower right cell of them and the one to its right.
+def test_cells_of_two_boxes():
+    # A 40 x 40 frame has 4 x 4 cells of 10 pixels. The far box (X) covers two cells and a tenth of the two below, the
+    # near box (N) covers the right one of the two and the cell to its right.
     #   . . . .
-    #   . X N N     row 1; the far centre is at (1, 2), where an even split rounds up, as is the near box's left half
+    #   . X N N     row 1; the centre of the far box is on the border of (1, 2), which counts as (1, 2)
     #   . - - .     row 2: one pixel of ten, below 30 %
     labels = [
         [
@@ -114,12 +114,12 @@ def test_cells_by_hand():
     content = cells(labels, ("imp", "medikit"), (40, 40), 4)
     assert content.shape == (1, 2 * 2 + 3, 4, 4)
     where = [[tuple(cell) for cell in np.argwhere(channel)] for channel in content[0]]
-    assert where[0:2] == [[(1, 1), (1, 2)], [(1, 2), (1, 3)]], "shown"
-    assert where[2:4] == [[(1, 2)], [(1, 3)]], "centred"
-    assert where[4:7] == [[(1, 2), (1, 3)], [], [(1, 1)]], "near, middle, far of the nearest"
+    assert where[0:2] == [[(1, 1), (1, 2)], [(1, 2), (1, 3)]], "covered"
+    assert where[2:4] == [[(1, 2)], [(1, 3)]], "with a centre"
+    assert where[4:7] == [[(1, 2), (1, 3)], [], [(1, 1)]], "nearest box is near, middle, far"
 
 
-def test_a_small_thing_is_shown_where_its_centre_is():
+def test_small_box_covers_the_cell_of_its_centre():
     labels = [[{"name": "imp", "box": (38, 39, 40, 40), "distance": 1.0}]]
-    shown = cells(labels, ("imp",), (40, 40), 4)
-    assert [tuple(cell) for cell in np.argwhere(shown[0, 0])] == [(3, 3)]
+    content = cells(labels, ("imp",), (40, 40), 4)
+    assert [tuple(cell) for cell in np.argwhere(content[0, 0])] == [(3, 3)]

@@ -1,4 +1,4 @@
-"""Questions about frames whose answers are known on paper."""
+"""Questions and answers about a labelled frame."""
 
 import pytest
 from hypothesis import given
@@ -26,16 +26,16 @@ def answers(name: str) -> dict[str, str]:
     return {question.kind: question.answer for question in about(view, name)}
 
 
-def test_what_is_there():
+def test_answers_about_visible_objects():
     assert answers("imp") == {"presence": "yes", "direction": "far left", "distance": "near", "count": "two"}
     assert answers("red torch") == {"presence": "yes", "direction": "left", "distance": "middle", "count": "one"}
 
 
-def test_what_is_not_there():
+def test_answers_about_absent_objects():
     assert answers("medikit") == {"presence": "no", "direction": "nowhere", "distance": "nowhere", "count": "zero"}
 
 
-def test_the_whole_frame_from_left_to_right():
+def test_questions_about_the_whole_frame():
     view = View.of(FRAME, WIDTH, HEIGHT)
     assert [(question.text, question.answer) for question in overall(view)] == [
         ("what do you see ?", "imp and red torch"),
@@ -45,7 +45,7 @@ def test_the_whole_frame_from_left_to_right():
     assert overall(View.of([], WIDTH, HEIGHT))[0].answer == "nothing"
 
 
-def test_the_texts_are_those_of_the_prompts():
+def test_questions_about_an_object():
     view = View.of(FRAME, WIDTH, HEIGHT)
     assert [question.text for question in about(view, "imp")] == [
         "is there a imp ?",
@@ -55,27 +55,27 @@ def test_the_texts_are_those_of_the_prompts():
     ]
 
 
-def test_nothing_is_asked_about_what_is_too_small_to_see():
+def test_no_questions_about_tiny_objects():
     speck = label("imp", 80, 84, y1=44)  # 16 of 19,200 pixels
     view = View.of([speck, label("medikit", 0, 20)], WIDTH, HEIGHT)
     assert about(view, "imp") == [] and overall(view) == []
     assert about(view, "medikit") != []
 
 
-@pytest.mark.parametrize("far, word", [(0.99, "near"), (1.0, "middle"), (2.0, "middle"), (2.01, "far")])
-def test_distance_words(far, word):
-    view = View.of([label("imp", 0, 20, distance=far)], WIDTH, HEIGHT)
+@pytest.mark.parametrize("distance, word", [(0.99, "near"), (1.0, "middle"), (2.0, "middle"), (2.01, "far")])
+def test_distance_words(distance, word):
+    view = View.of([label("imp", 0, 20, distance=distance)], WIDTH, HEIGHT)
     assert about(view, "imp")[2].answer == word
 
 
 SCENE = {"room": "living room", "kept": {"imp": True, "medikit": False, "speck": True}}
 
 
-def test_a_room_says_what_is_found_there_and_why():
+def test_questions_about_the_room():
     speck = label("speck", 80, 84, y1=44)
     view = View.of([*FRAME, speck], WIDTH, HEIGHT, SCENE)
-    asked = [one for name in ("imp", "medikit", "speck", "red torch") for one in found(view, name)]
-    assert [(one.text, one.answer) for one in asked] == [
+    questions = [question for name in ("imp", "medikit", "speck", "red torch") for question in found(view, name)]
+    assert [(question.text, question.answer) for question in questions] == [
         ("Would a imp be found here?", "yes"),
         ("Would a imp be found here? Why or why not?", "yes this is a living room and a imp is far left and near"),
         ("Would a medikit be found here?", "no"),
@@ -83,23 +83,23 @@ def test_a_room_says_what_is_found_there_and_why():
         ("Would a speck be found here?", "yes"),
         ("Would a speck be found here? Why or why not?", "yes this is a living room"),
     ]
-    assert [(one.text, one.answer) for one in overall(view)] == [("What room is this?", "living room")]
+    assert [(question.text, question.answer) for question in overall(view)] == [("What room is this?", "living room")]
     assert overall(View.of(FRAME, WIDTH, HEIGHT, SCENE))[-1].kind == "room"
     assert found(View.of(FRAME, WIDTH, HEIGHT), "imp") == []
 
 
 @given(st.floats(0, 159), st.floats(0, 159))
-def test_further_right_is_never_further_left(one, other):
+def test_direction_is_monotonic(one, other):
     left, right = sorted((one, other))
     bins = [DIRECTIONS.index(direction(label("imp", x, x), WIDTH)) for x in (left, right)]
     assert bins[0] <= bins[1]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["imp", "red torch"]), st.integers(0, 140)), max_size=6))
-def test_the_vocabulary_holds_every_word(things):
+def test_vocabulary_has_all_words(objects):
     names = ["imp", "red torch", "medikit"]
-    view = View.of([label(name, x, x + 20) for name, x in things], WIDTH, HEIGHT, SCENE)
-    asked = [question for name in names for question in (*about(view, name), *found(view, name))] + overall(view)
-    text = " ".join(f"{question.text} {question.answer}" for question in asked).lower().replace("?", " ? ")
+    view = View.of([label(name, x, x + 20) for name, x in objects], WIDTH, HEIGHT, SCENE)
+    questions = [question for name in names for question in (*about(view, name), *found(view, name))] + overall(view)
+    text = " ".join(f"{question.text} {question.answer}" for question in questions).lower().replace("?", " ? ")
     assert set(text.split()) <= set(vocabulary(names, ["living room", "hall"]))
     assert not {"would", "hall"} & set(vocabulary(names))

@@ -1,7 +1,6 @@
-"""Data sets that open: those of earlier versions, and those of other programs; and those that do not, in words."""
+"""Reading of data sets of this version, earlier versions and other programs, and errors for invalid ones."""
 
 import json
-from pathlib import Path
 
 import minari
 import numpy as np
@@ -10,14 +9,15 @@ from data_sets import DISCRETE, FRAME, OBSERVATION, write
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
+from toy_runs import TOY_WORLD
 
 from pr2l.core.errors import UserError
 from pr2l.data.recording import Recording
 from pr2l.training.collect import collect
 
 
-def elsewhere(folder, observation_space, frames, *, jpeg=False, ends=(True, False), context=None):
-    """A data set of one episode that another program recorded: no contexts, no success, nothing but Minari's own."""
+def write_minari(folder, observation_space, frames, *, jpeg=False, ends=(True, False), context=None):
+    """Write a data set of one episode with the metadata of Minari only: no contexts, no success."""
     (folder / "data").mkdir(parents=True)
     storage = MinariStorage.new(folder / "data", observation_space, DISCRETE, jpeg_encoding=jpeg)
     storage.update_metadata({"dataset_id": folder.name, "minari_version": minari.__version__})
@@ -33,32 +33,32 @@ def elsewhere(folder, observation_space, frames, *, jpeg=False, ends=(True, Fals
     return folder
 
 
-def test_a_data_set_of_an_earlier_version_opens(tmp_path):
-    """Environment and task were in its description alone; contexts were those of the episodes' starts."""
+def test_data_set_of_an_earlier_version(tmp_path):
+    """Environment and task were in the description only, and an episode had one context."""
     episodes = [{"rewards": [1.0, 2.0], "terminated": True, "choices": [3, 4]}, {"rewards": [3.0], "terminated": False}]
-    about = {"description": "oracle plays toy/colours, train episodes from seed 0", "noise": 0.1}
-    recording = Recording(write(tmp_path / "old", episodes, **about))
+    metadata = {"description": "oracle plays toy/colours, train episodes from seed 0", "noise": 0.1}
+    recording = Recording(write(tmp_path / "old", episodes, **metadata))
     assert (recording.environment, recording.task) == ("toy", "colours")
     assert recording.episodes == 2 and len(recording) == 5 and recording.frame_shape == (1, 2, 3)
     first, second = recording.episode(0), recording.episode(1)
     assert first.actions.tolist() == [0, 1] and first.expert_actions.tolist() == [3, 4]
     assert first.terminated.tolist() == [False, True] and second.truncated.tolist() == [True]
     assert second.expert_actions is None and first.contexts == [{"target": "armor"}] * 3
-    assert recording.key.keys() == {"name", "episodes", "frames", "sha256"}  # those that stores were made under
+    assert recording.key.keys() == {"name", "episodes", "frames", "sha256"}  # the key of existing stores
 
 
 @pytest.mark.parametrize("bare", [True, False])
 @pytest.mark.parametrize("jpeg", [True, False])
-def test_a_data_set_of_another_program_opens(tmp_path, bare, jpeg):
-    """Frames alone or in a dict, lossless or as JPEG; an episode that just stops was cut off."""
+def test_data_set_of_another_program(tmp_path, bare, jpeg):
+    """An episode that is neither terminated nor truncated counts as truncated."""
     space = spaces.Box(0, 255, (16, 16, 3), np.uint8)
     frames = np.broadcast_to(np.arange(4, dtype=np.uint8)[:, None, None, None] * 60, (4, 16, 16, 3))
     observation_space = space if bare else spaces.Dict(frame=space)
-    folder = elsewhere(tmp_path / "other", observation_space, frames, jpeg=jpeg, ends=(False, False))
+    folder = write_minari(tmp_path / "other", observation_space, frames, jpeg=jpeg, ends=(False, False))
     recording = Recording(folder)
     assert recording.observation_space == spaces.Dict(frame=space)
-    ((read, contexts),) = recording.batches(0, 9)
-    assert contexts == [{}] * 4 and np.abs(read.astype(int) - frames).max() <= 2 * jpeg
+    ((batch, contexts),) = recording.batches(0, 9)
+    assert contexts == [{}] * 4 and np.abs(batch.astype(int) - frames).max() <= 2 * jpeg
     episode = recording.episode(0)
     assert episode.proprio is None and episode.truncated.tolist() == [False, False, True]
     assert not episode.terminated.any() and recording.environment is None
@@ -78,24 +78,24 @@ FLOATS = spaces.Box(0, 1, (2, 2, 3), np.float32)
         (spaces.Box(-1, 1, (4,)), np.zeros((3, 4), np.float32), r"\[H, W, 3\]"),
     ],
 )
-def test_frames_that_are_no_pictures_are_refused(tmp_path, space, frames, message):
+def test_observations_that_are_not_images_raise(tmp_path, space, frames, message):
     with pytest.raises(UserError, match=message):
-        Recording(elsewhere(tmp_path / "a", space, frames))
+        Recording(write_minari(tmp_path / "a", space, frames))
 
 
-def test_what_else_is_no_recording_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no folder `data`; `pr2l collect` makes one"):
+def test_folders_that_are_no_data_set_raise(tmp_path):
+    with pytest.raises(UserError, match="no folder `data`"):
         Recording(tmp_path)
     (tmp_path / "data").mkdir()
-    with pytest.raises(UserError, match="no data set that Minari can read"):
+    with pytest.raises(UserError, match="no data set"):
         Recording(tmp_path)
-    with pytest.raises(UserError, match="must be frames, .* or a Dict whose 'frame' is one"):
+    with pytest.raises(UserError, match="a Dict whose 'frame'"):
         Recording(write(tmp_path / "a", [], observation_space=spaces.Dict(image=FRAME)))
-    with pytest.raises(UserError, match="has no complete episode"):
+    with pytest.raises(UserError, match="no complete episode"):
         Recording(write(tmp_path / "b", []))
 
 
-def test_actions_that_an_earlier_version_rounded_are_refused(tmp_path):
+def test_rounded_actions_of_an_earlier_version_raise(tmp_path):
     write(tmp_path / "a", [{"rewards": [0.0], "terminated": True}], action_space=DISCRETE)
     metadata = tmp_path / "a" / "data" / "metadata.json"
     box = minari.serialization.serialize_space(spaces.Box(-1, 1, (), np.float32))
@@ -109,18 +109,18 @@ def json_text(space):
     return json.dumps(space if isinstance(space, str) else minari.serialization.serialize_space(space))
 
 
-def test_infos_that_were_kept_come_back(write_plugin, tmp_path):
-    write_plugin("environments", "toy", (Path(__file__).parents[1] / "toy_world.py").read_text())
+def test_infos_are_read(write_plugin, tmp_path):
+    write_plugin("environments", "toy", TOY_WORLD)
     collect("toy", "colours", tmp_path / "a", episodes=2, infos=("measures", "success"))
     recording = Recording(tmp_path / "a")
     assert (recording.environment, recording.task) == ("toy", "colours")
     steps = len(recording.episode(1).rewards)
     assert recording.infos(1, "measures") == [{"seconds": step / 2} for step in range(steps + 1)]
     assert recording.infos(1, "success").dtype == bool and len(recording.infos(1, "success")) == steps + 1
-    with pytest.raises(UserError, match="no infos\\['labels'\\]; it has: measures, success"):
+    with pytest.raises(UserError, match="'labels'.*measures, success"):
         recording.infos(1, "labels")
 
 
-def test_the_spaces_are_those_of_the_environment(tmp_path):
+def test_spaces_of_the_environment(tmp_path):
     recording = Recording(write(tmp_path / "a", [{"rewards": [0.0], "terminated": True}]))
     assert recording.observation_space == OBSERVATION and recording.action_space == DISCRETE

@@ -1,4 +1,4 @@
-"""Transitions and trajectories against a loop over the episodes that were written, whatever those hold."""
+"""Transitions and trajectories compared with a loop over the written episodes."""
 
 import json
 from pathlib import Path
@@ -20,8 +20,8 @@ from pr2l.data.space_arrays import stack
 from pr2l.data.store import Store
 
 
-def stored(recording: Recording) -> Store:
-    """Tokens whose values are the numbers of their rows, two to a frame, the second one padding in odd rows."""
+def create_store(recording: Recording) -> Store:
+    """Store two tokens per frame with the number of the row; in odd rows the second token is padding."""
     store = Store.create(recording.folder / "store", {"a": 1}, (len(recording), 2, 3))
     rows = torch.arange(len(recording)).float()
     mask = torch.stack([torch.ones(len(rows)), 1 - rows % 2], dim=1).bool()
@@ -30,20 +30,20 @@ def stored(recording: Recording) -> Store:
     return Store.open(store.path, {"a": 1})
 
 
-def loaded(folder: Path, episodes: list[dict], gamma: float = 0.5, **more) -> Episodes:
+def write_and_read(folder: Path, episodes: list[dict], gamma: float = 0.5, **more) -> Episodes:
     recording = Recording(write(folder, episodes, **more))
-    return Episodes(recording, stored(recording), gamma)
+    return Episodes(recording, create_store(recording), gamma)
 
 
-def naive(episodes: list[dict], gamma: float, n_step: int) -> list[dict]:
-    """All transitions by definition, one loop in another."""
-    found, row = [], 0
+def reference_transitions(episodes: list[dict], gamma: float, n_step: int) -> list[dict]:
+    """Compute all transitions with nested loops."""
+    transitions, row = [], 0
     for episode in episodes:
         rewards = episode["rewards"]
         for step in range(len(rewards)):
             end = min(step + n_step, len(rewards))
             last = end == len(rewards)
-            found.append(
+            transitions.append(
                 {
                     "row": row + step,
                     "next_row": row + end,
@@ -57,7 +57,7 @@ def naive(episodes: list[dict], gamma: float, n_step: int) -> list[dict]:
                 }
             )
         row += len(rewards) + 1
-    return found
+    return transitions
 
 
 EPISODES = st.lists(
@@ -71,20 +71,20 @@ EPISODES = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(EPISODES, st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.integers(1, 7), st.randoms(use_true_random=False))
-def test_transitions_are_those_of_a_naive_loop(tmp_path_factory, episodes, gamma, n_step, random):
-    data = loaded(tmp_path_factory.mktemp("data") / "a", episodes, gamma)
-    expected = naive(episodes, gamma, n_step)
+def test_transitions_equal_a_reference_loop(tmp_path_factory, episodes, gamma, n_step, random):
+    data = write_and_read(tmp_path_factory.mktemp("data") / "a", episodes, gamma)
+    expected = reference_transitions(episodes, gamma, n_step)
     assert data.steps == len(expected) and len(data) == len(episodes)
     numbers = random.choices(range(len(expected)), k=10)
     batch, rows = data.transitions(np.array(numbers), n_step), [expected[number] for number in numbers]
     for observations, key in ((batch.observations, "row"), (batch.next_observations, "next_row")):
-        place = torch.tensor([float(row[key]) for row in rows])
-        real = observations["mask"]
-        assert real.dtype == torch.bool and real[:, 0].all() and (real[:, 1] == (place % 2 == 0)).all()
+        numbers_of_rows = torch.tensor([float(row[key]) for row in rows])
+        mask = observations["mask"]
+        assert mask.dtype == torch.bool and mask[:, 0].all() and (mask[:, 1] == (numbers_of_rows % 2 == 0)).all()
         tokens = observations["tokens"]
         assert tokens.dtype == torch.float16
-        assert torch.equal(tokens.float(), (place[:, None, None] * real[..., None]).expand(-1, -1, 3))
-        assert torch.equal(observations["proprio"], torch.stack([place, -place], dim=1))
+        assert torch.equal(tokens.float(), (numbers_of_rows[:, None, None] * mask[..., None]).expand(-1, -1, 3))
+        assert torch.equal(observations["proprio"], torch.stack([numbers_of_rows, -numbers_of_rows], dim=1))
     for values, key in (
         (batch.rewards, "reward"),
         (batch.monte_carlo_returns, "return"),
@@ -100,8 +100,8 @@ def test_transitions_are_those_of_a_naive_loop(tmp_path_factory, episodes, gamma
 
 @settings(max_examples=20, deadline=None)
 @given(EPISODES, st.sampled_from([0.5, 1.0]))
-def test_a_trajectory_is_the_transitions_of_its_episode(tmp_path_factory, episodes, gamma):
-    data = loaded(tmp_path_factory.mktemp("data") / "a", episodes, gamma)
+def test_trajectory_equals_the_transitions_of_its_episode(tmp_path_factory, episodes, gamma):
+    data = write_and_read(tmp_path_factory.mktemp("data") / "a", episodes, gamma)
     first = 0
     for number, episode in enumerate(episodes):
         steps = np.arange(first, first + len(episode["rewards"]))
@@ -116,16 +116,16 @@ def test_a_trajectory_is_the_transitions_of_its_episode(tmp_path_factory, episod
         first += len(steps)
 
 
-def test_returns_on_paper(tmp_path):
-    """r = 1, 0, 4 at gamma = 1/2: G2 = 4, G1 = 0 + 4/2 = 2, G0 = 1 + 2/2 = 2, whether it ends there or is cut off.
+def test_returns_of_three_rewards(tmp_path):
+    """r = 1, 0, 4 at gamma = 1/2: G2 = 4, G1 = 0 + 4/2 = 2, G0 = 1 + 2/2 = 2, terminated or truncated.
 
-    Two steps from 0 are worth 1 + 0/2 and lead to the observation 2, whose value counts gamma^2 = 1/4; from 1 they are
-    worth 0 + 4/2, and the last observation counts 1/4 if the episode was cut off there, and nothing if it ended.
+    The 2-step reward from step 0 is 1 + 0/2, and the discount of observation 2 is gamma^2 = 1/4. From step 1 it is
+    0 + 4/2, and the discount of the last observation is 1/4 if the episode is truncated, 0 if it is terminated.
     """
     rewards = [1.0, 0.0, 4.0]
     assert discounted_returns(np.array(rewards), 0.5).tolist() == [2, 2, 4]
     both = [{"rewards": rewards, "terminated": True}, {"rewards": rewards, "terminated": False}]
-    batch = loaded(tmp_path / "a", both).transitions(np.arange(6), n_step=2)
+    batch = write_and_read(tmp_path / "a", both).transitions(np.arange(6), n_step=2)
     assert batch.monte_carlo_returns.tolist() == [2, 2, 4, 2, 2, 4]
     assert batch.rewards.tolist() == [1, 2, 4, 1, 2, 4]
     assert batch.discounts.tolist() == [0.25, 0, 0, 0.25, 0.25, 0.5]
@@ -135,16 +135,16 @@ def test_returns_on_paper(tmp_path):
     assert batch.truncated.tolist() == [False, False, False, False, True, True]
 
 
-def test_they_are_minaris_own_episodes(tmp_path):
-    """Observation i, action i, reward i, observation i + 1, as Minari's EpisodeData says."""
+def test_transitions_equal_those_of_minari(tmp_path):
+    """Observation i, action i, reward i and observation i + 1 of Minari's EpisodeData."""
     episodes = [{"rewards": [1.0, 2.0], "terminated": True}, {"rewards": [3.0], "terminated": False}]
-    data = loaded(tmp_path / "a", episodes)
+    data = write_and_read(tmp_path / "a", episodes)
     batch, expected = data.transitions(np.arange(3)), []
     for episode in minari.MinariDataset(tmp_path / "a" / "data"):
         for step in range(len(episode.rewards)):
-            shown = [episode.observations["proprio"][place].tolist() for place in (step, step + 1)]
+            proprio = [episode.observations["proprio"][row].tolist() for row in (step, step + 1)]
             ends = bool(episode.terminations[step]), bool(episode.truncations[step])
-            expected.append((*shown, int(episode.actions[step]), float(episode.rewards[step]), *ends))
+            expected.append((*proprio, int(episode.actions[step]), float(episode.rewards[step]), *ends))
     columns = (
         batch.observations["proprio"],
         batch.next_observations["proprio"],
@@ -168,12 +168,12 @@ ACTIONS = {
 
 
 @pytest.mark.parametrize("kind", ACTIONS)
-def test_actions_of_every_space_come_in_its_dtype(tmp_path, kind):
-    """The second of two episodes is the first one backwards, and its expert would have done it forwards."""
+def test_actions_have_the_dtype_of_their_space(tmp_path, kind):
+    """The second episode has the actions in reverse order, and as expert actions those of the first."""
     space, actions = ACTIONS[kind]
     forwards = {"rewards": [0.0, 0.0], "terminated": True, "actions": actions}
     episodes = [forwards, {**forwards, "actions": actions[::-1], "choices": actions}]
-    data = loaded(tmp_path / "a", episodes, action_space=space)
+    data = write_and_read(tmp_path / "a", episodes, action_space=space)
     assert_actions(data.transitions(np.array([3, 0])).actions, stack(space, [actions[0], actions[0]]))
     assert_actions(data.transitions(np.array([3, 0])).expert_actions, stack(space, [actions[1], actions[0]]))
     assert_actions(data[1].actions, stack(space, actions[::-1]))
@@ -191,16 +191,17 @@ def assert_actions(actions, expected):
         assert torch.equal(actions, torch.from_numpy(expected)) and actions.dtype == torch.from_numpy(expected).dtype
 
 
-def test_a_context_may_change_within_an_episode(tmp_path):
-    told = [{"app": "mail"}, {"app": "maps", "step": "2"}, {"app": "mail"}]
-    episodes = [{"rewards": [0.0, 1.0], "terminated": True, "contexts": told}, {"rewards": [0.0], "terminated": True}]
-    data = loaded(tmp_path / "a", episodes)
+def test_context_may_change_within_an_episode(tmp_path):
+    changing = [{"app": "mail"}, {"app": "maps", "step": "2"}, {"app": "mail"}]
+    first = {"rewards": [0.0, 1.0], "terminated": True, "contexts": changing}
+    episodes = [first, {"rewards": [0.0], "terminated": True}]
+    data = write_and_read(tmp_path / "a", episodes)
     armor = {"target": "armor"}
-    assert data.transitions(np.array([2, 1, 0])).contexts == [armor, told[1], told[0]]
-    assert list(data[0].contexts) == told and list(data[1].contexts) == [armor] * 2
-    assert [contexts for _, contexts in data.recording.batches(1, 2)] == [told[1:], [armor] * 2]
-    assert data.recording.sample(9)[1] == [*told, armor, armor]
-    assert data.recording.all_contexts() == [told[0], told[1], armor]
+    assert data.transitions(np.array([2, 1, 0])).contexts == [armor, changing[1], changing[0]]
+    assert list(data[0].contexts) == changing and list(data[1].contexts) == [armor] * 2
+    assert [contexts for _, contexts in data.recording.batches(1, 2)] == [changing[1:], [armor] * 2]
+    assert data.recording.sample(9)[1] == [*changing, armor, armor]
+    assert data.recording.all_contexts() == [changing[0], changing[1], armor]
 
 
 MANY = [{"rewards": [float(i)] * (1 + i % 3), "terminated": i % 2 == 0} for i in range(7)]
@@ -208,11 +209,11 @@ MANY = [{"rewards": [float(i)] * (1 + i % 3), "terminated": i % 2 == 0} for i in
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    return loaded(tmp_path_factory.mktemp("data") / "many", MANY)
+    return write_and_read(tmp_path_factory.mktemp("data") / "many", MANY)
 
 
 @pytest.mark.parametrize("kind", [TransitionSource, TrajectorySource])
-def test_every_item_comes_once_an_epoch_in_an_order_of_the_seed(many, kind):
+def test_each_epoch_has_all_items_in_an_order_of_the_seed(many, kind):
     def numbers(source, count):
         batch = source.next_batch(count)
         if kind is TransitionSource:
@@ -221,33 +222,33 @@ def test_every_item_comes_once_an_epoch_in_an_order_of_the_seed(many, kind):
 
     source = kind(many, seed=3)
     size = len(source)
-    everything = [numbers(source, size) for _ in range(2)]
-    assert sorted(everything[0]) == sorted(everything[1]) and len(set(everything[0])) == size
-    assert everything[0] != everything[1] and source.epoch == 2
-    assert numbers(kind(many, seed=3), size) == everything[0] != numbers(kind(many, seed=4), size)
-    across = kind(many, seed=3)
-    numbers(across, size - 2)
-    assert numbers(across, 5) == everything[0][-2:] + everything[1][:3]
+    epochs = [numbers(source, size) for _ in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) and len(set(epochs[0])) == size
+    assert epochs[0] != epochs[1] and source.epoch == 2
+    assert numbers(kind(many, seed=3), size) == epochs[0] != numbers(kind(many, seed=4), size)
+    source = kind(many, seed=3)
+    numbers(source, size - 2)
+    assert numbers(source, 5) == epochs[0][-2:] + epochs[1][:3]
 
 
 @pytest.mark.parametrize("kind", [TransitionSource, TrajectorySource])
 @pytest.mark.parametrize("before", [0, 5, 30])
-def test_a_resumed_source_goes_on_bit_for_bit(many, kind, before):
-    def drawn(source):
+def test_restored_source_continues_exactly(many, kind, before):
+    def rewards(source):
         batch = source.next_batch(4)
-        return [each.rewards.tolist() for each in batch] if kind is TrajectorySource else batch.rewards.tolist()
+        return [item.rewards.tolist() for item in batch] if kind is TrajectorySource else batch.rewards.tolist()
 
     first = kind(many, seed=0)
     first.next_batch(before)
     state = json.loads(json.dumps(first.state_dict()))
     second = kind(many, seed=0)
     second.load_state_dict(state)
-    assert [drawn(first) for _ in range(9)] == [drawn(second) for _ in range(9)]
-    with pytest.raises(UserError, match="holds other episodes than when the run was stopped"):
+    assert [rewards(first) for _ in range(9)] == [rewards(second) for _ in range(9)]
+    with pytest.raises(UserError, match="other episodes"):
         second.load_state_dict({**state, "data": "other"})
 
 
-def test_a_batch_reads_the_rows_that_it_needs(many, monkeypatch):
+def test_batch_reads_only_its_rows(many, monkeypatch):
     read = []
     original = Store.__getitem__
     monkeypatch.setattr(Store, "__getitem__", lambda self, rows: read.append(rows) or original(self, rows))

@@ -1,4 +1,4 @@
-"""Doom engine processes: none survives its program, none leaves files, and several live side by side."""
+"""Doom engine processes end with their program, leave no files, and do not disturb each other."""
 
 import mmap
 import os
@@ -29,7 +29,7 @@ env = doom.make("fetch", doom.Defaults(rooms=4))
 env.reset(seed=0)
 print("playing", flush=True)
 """
-WITHOUT_END = """
+STEP_FOREVER = """
 while True:
     if any(env.step(0)[2:4]):
         env.reset()
@@ -38,10 +38,10 @@ while True:
 
 @pytest.fixture
 def start(tmp_path):
-    """start(program): a Python process in the empty folder `work`, whose temporary files go to `temp`."""
+    """start(program) -> a Python process in the folder `work`, whose temporary files are in `temp`."""
     for name in ("work", "temp"):
         (tmp_path / name).mkdir()
-    started = []
+    processes = []
 
     def run(program):
         process = subprocess.Popen(
@@ -54,11 +54,11 @@ def start(tmp_path):
             text=True,
             start_new_session=True,
         )
-        started.append(process)
+        processes.append(process)
         return process
 
     yield run
-    for process in started:
+    for process in processes:
         with process:  # leaving it closes the pipes and collects the exit code
             process.kill()
     for engine in engines(tmp_path):
@@ -67,19 +67,19 @@ def start(tmp_path):
 
 
 def engines(tmp_path):
-    """The processes that were started with files below tmp_path."""
+    """Return the processes with a file below tmp_path in their command line."""
     processes = psutil.process_iter(["cmdline"])
     return [process for process in processes if any(str(tmp_path) in word for word in process.info["cmdline"] or ())]
 
 
 def wait_until(condition):
     deadline = time.monotonic() + TIMEOUT
-    while not (met := condition()) and time.monotonic() < deadline:
+    while not (result := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return met
+    return result
 
 
-def assert_nothing_is_left(tmp_path, instance):
+def assert_no_engine_and_no_files(tmp_path, instance):
     assert wait_until(lambda: not engines(tmp_path)), "the engine still runs"
     assert not list(Path("/dev/shm").glob(f"*{instance}"))
     assert not [path.name for name in ("work", "temp") for path in (tmp_path / name).iterdir()]
@@ -94,38 +94,46 @@ def instance_of(tmp_path):
 @pytest.mark.parametrize(
     ("ending", "code"),
     [
-        ("env.close()", 0),
-        ("sys.exit(0)", 0),
+        pytest.param("env.close()", 0, marks=pytest.mark.slow),
+        pytest.param("sys.exit(0)", 0, marks=pytest.mark.slow),
         ("raise ValueError('boom')", 1),
         ("os._exit(3)", 3),
-        ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV),
+        pytest.param("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("os.kill(os.getpid(), signal.SIGSEGV)", -signal.SIGSEGV, marks=pytest.mark.slow),
     ],
 )
-def test_no_engine_survives_the_end_of_its_program(ending, code, start, tmp_path):
+def test_engine_ends_with_its_program(ending, code, start, tmp_path):
     process = start(f"{PLAYING}\nsys.stdin.read()\n{ending}")
     assert process.stdout.readline() == "playing\n"
     instance = instance_of(tmp_path)
     process.stdin.close()
     assert process.wait(timeout=TIMEOUT) == code
-    assert_nothing_is_left(tmp_path, instance)
+    assert_no_engine_and_no_files(tmp_path, instance)
 
 
 @linux_only
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_no_engine_survives_a_signal_in_the_middle_of_a_step(number, start, tmp_path):
-    process = start(PLAYING + WITHOUT_END)
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGKILL,
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
+def test_engine_ends_when_a_signal_ends_its_program_during_a_step(number, start, tmp_path):
+    process = start(PLAYING + STEP_FOREVER)
     assert process.stdout.readline() == "playing\n"
     instance = instance_of(tmp_path)
     process.send_signal(number)
     assert process.wait(timeout=TIMEOUT) != 0
-    assert_nothing_is_left(tmp_path, instance)
+    assert_no_engine_and_no_files(tmp_path, instance)
 
 
 @linux_only
 @pytest.mark.parametrize("delay", [0.01, *(pytest.param(delay, marks=pytest.mark.slow) for delay in (0.0, 0.05))])
-def test_no_engine_survives_a_kill_while_it_starts(delay, start, tmp_path):
-    process = start(PLAYING + WITHOUT_END)  # so that what starts is not over before somebody looks
+def test_engine_ends_when_its_program_is_killed_during_the_start(delay, start, tmp_path):
+    process = start(PLAYING + STEP_FOREVER)  # so that the program still runs when the test finds its engine
     assert wait_until(lambda: list((tmp_path / "temp").glob("*/engine")) or engines(tmp_path))
     time.sleep(delay)
     process.kill()
@@ -134,8 +142,8 @@ def test_no_engine_survives_a_kill_while_it_starts(delay, start, tmp_path):
 
 
 @linux_only
-def test_ctrl_c_leaves_the_engine_to_the_program(start, tmp_path):
-    """A terminal sends SIGINT to the whole process group; the program may want to go on, in order to save."""
+def test_engine_ignores_ctrl_c(start, tmp_path):
+    """A terminal sends SIGINT to the whole process group, and the program may continue in order to save."""
     wait = "try:\n    print('waiting', flush=True)\n    signal.pause()\n"
     process = start(f"{PLAYING}{wait}except KeyboardInterrupt:\n    print(env.step(0)[1])\n")
     assert [process.stdout.readline() for _ in range(2)] == ["playing\n", "waiting\n"]
@@ -145,7 +153,7 @@ def test_ctrl_c_leaves_the_engine_to_the_program(start, tmp_path):
 
 
 @linux_only
-def test_a_running_engine_has_left_no_trace_in_any_folder(start, tmp_path):
+def test_running_engine_has_no_files(start, tmp_path):
     process = start(f"{PLAYING}\nsys.stdin.read()")
     assert process.stdout.readline() == "playing\n"
     assert not list(Path("/dev/shm").glob(f"*{instance_of(tmp_path)}"))
@@ -153,7 +161,7 @@ def test_a_running_engine_has_left_no_trace_in_any_folder(start, tmp_path):
 
 
 @linux_only
-def test_what_a_kill_during_a_start_leaves_is_swept_up_later(tmp_path, monkeypatch):
+def test_next_start_removes_folders_of_killed_programs(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     stale, young, foreign = (tmp_path / name for name in (f"{FOLDER_PREFIX}1", f"{FOLDER_PREFIX}2", "other"))
     for folder in (stale, young, foreign):
@@ -165,7 +173,7 @@ def test_what_a_kill_during_a_start_leaves_is_swept_up_later(tmp_path, monkeypat
 
 
 @linux_only
-def test_shared_memory_that_a_kill_leaves_is_removed_later(tmp_path, monkeypatch):
+def test_next_start_removes_unused_shared_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(doom_engine, "SHARED_MEMORY", tmp_path)
     stale, used, young, foreign = (tmp_path / name for name in ("ViZDoomMQ1", "ViZDoomSM2", "ViZDoomMQ3", "other"))
     for memory in (stale, used, young, foreign):
@@ -178,45 +186,45 @@ def test_shared_memory_that_a_kill_leaves_is_removed_later(tmp_path, monkeypatch
 
 
 @linux_only
-@pytest.mark.parametrize("mine", [True, False])
-def test_the_launcher_starts_an_engine_only_for_a_living_parent(mine, tmp_path):
-    parent = os.getpid() if mine else psutil.Process().ppid()
+@pytest.mark.parametrize("is_parent", [True, False])
+def test_launcher_starts_no_engine_without_its_parent(is_parent, tmp_path):
+    parent = os.getpid() if is_parent else psutil.Process().ppid()
     engine = tmp_path / "engine"
     engine.write_text("#!/bin/sh\npwd > started\necho $1 >> started\n")
     engine.chmod(0o700)
     command = [sys.executable, "-IS", launcher.__file__]
     subprocess.run([*command, str(parent), str(tmp_path), str(engine), "word"], check=True, timeout=TIMEOUT)
-    assert (tmp_path / "started").exists() is mine
-    if mine:
+    assert (tmp_path / "started").exists() is is_parent
+    if is_parent:
         assert (tmp_path / "started").read_text().split() == [str(tmp_path), "word"]
 
 
-def test_eight_environments_in_one_process_do_not_disturb_one_another():
-    tasks = [*doom.TASKS, "fetch"]
-    together = [doom.make(task) for task in tasks]
-    for seed, env in enumerate(together):
+def test_environments_in_one_process_do_not_disturb_each_other():
+    """Frames of four environments that take turns equal the frames of the same environments one after the other."""
+    tasks = ["fetch", "fetch", "hunt", "basic"]
+    envs = [doom.make(task, doom.Defaults(rooms=4)) for task in tasks]
+    for seed, env in enumerate(envs):
         env.reset(seed=seed)
-    side_by_side = [[env.step(step % 2)[0]["frame"].tobytes() for env in together] for step in range(12)]
-    for env in together:
+    in_turns = [[env.step(step % 2)[0]["frame"].tobytes() for env in envs] for step in range(12)]
+    for env in envs:
         env.close()
-    for seed, task in enumerate(tasks):
-        env = doom.make(task)
+    for seed, env in enumerate(envs):
         env.reset(seed=seed)
         alone = [env.step(step % 2)[0]["frame"].tobytes() for step in range(12)]
         env.close()
-        assert alone == [frames[seed] for frames in side_by_side]
+        assert alone == [frames[seed] for frames in in_turns]
 
 
-def test_a_closed_environment_can_be_closed_again_and_reset():
+def test_closed_environment_can_be_closed_and_reset():
     env = doom.make("fetch", doom.Defaults(rooms=4))
-    before = env.reset(seed=1)[0]["frame"]
+    frame = env.reset(seed=1)[0]["frame"]
     env.close()
     env.close()
-    assert (env.reset(seed=1)[0]["frame"] == before).all()
+    assert (env.reset(seed=1)[0]["frame"] == frame).all()
     env.close()
 
 
-def test_a_failed_start_says_what_to_look_at_and_cleans_up(tmp_path):
+def test_failed_start_names_the_file_and_removes_its_folder(tmp_path):
     folder = tmp_path / "engine"
     folder.mkdir()
     with pytest.raises(RuntimeError, match=r"did not start \(.*missing.wad.*TMPDIR"):

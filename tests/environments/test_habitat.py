@@ -1,4 +1,4 @@
-"""ObjectNav's near side, which needs no simulator."""
+"""The part of ObjectNav that needs no simulator."""
 
 import math
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from pr2l.environments.isolation.interpreters import folder
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """An interpreter where the installed one would be; it is never started."""
+    """A file in place of the interpreter of the simulator; no test starts it."""
     monkeypatch.setenv("PR2L_SIMS", str(tmp_path))
     python = folder("habitat-lite") / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -24,7 +24,7 @@ def installed(tmp_path, monkeypatch):
     python.chmod(0o755)
 
 
-def test_the_space_is_known_before_the_simulator_starts(installed) -> None:
+def test_spaces_are_known_before_the_simulator_starts(installed) -> None:
     env = habitat.make("objectnav", habitat.Defaults(frame_size="320x240"))
     assert env.observation_space["frame"].shape == (240, 320, 3)
     assert env.observation_space["proprio"].shape == (14,)
@@ -32,7 +32,7 @@ def test_the_space_is_known_before_the_simulator_starts(installed) -> None:
     env.close()
 
 
-def test_the_context_names_every_category_as_the_labels_do() -> None:
+def test_contexts_have_the_names_of_the_labels() -> None:
     row = habitat.TASKS["objectnav"]
     assert [context["target"] for context in row.contexts] == ["chair", "bed", "plant", "toilet", "tv", "sofa"]
     assert {context["target"] for context in row.contexts} < set(habitat.kinds("objectnav"))
@@ -43,16 +43,16 @@ def test_the_context_names_every_category_as_the_labels_do() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"task": "objectnaw"}, "'objectnaw' is not a task of habitat. Did you mean 'objectnav'"),
-        ({"task": "objectnav", "split": "val"}, "'val' is not a split: train or evaluation"),
+        ({"task": "objectnaw"}, "'objectnaw'.*Did you mean 'objectnav'"),
+        ({"task": "objectnav", "split": "val"}, "'val'.*train or evaluation"),
     ],
 )
-def test_errors_say_what_is_allowed(installed, arguments, message) -> None:
+def test_invalid_arguments_raise(installed, arguments, message) -> None:
     with pytest.raises(ValueError, match=message):
         habitat.make(**arguments)
 
 
-def test_without_its_interpreter_it_says_how_to_get_it(tmp_path, monkeypatch) -> None:
+def test_missing_interpreter_raises_with_the_install_command(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PR2L_SIMS", str(tmp_path))
     with pytest.raises(ValueError, match="pr2l sim install habitat-lite"):
         habitat.make("objectnav")
@@ -61,24 +61,24 @@ def test_without_its_interpreter_it_says_how_to_get_it(tmp_path, monkeypatch) ->
 
 
 @pytest.mark.parametrize("options", [{"rooms": 2}, {"rooms": 9}, {"houses": 0}, {"scenes": "mp3d"}, {"room": 3}])
-def test_options_that_make_no_house_are_refused(options) -> None:
+def test_invalid_options_raise(options) -> None:
     with pytest.raises(ValidationError):
         habitat.Defaults(**options)
 
 
-def test_the_shim_stands_aside_where_habitat_sim_is(monkeypatch) -> None:
-    stubbed = []
-    monkeypatch.setattr(shim, "_stub", lambda name, **attributes: stubbed.append(name))
+def test_shim_makes_no_stubs_if_habitat_sim_is_installed(monkeypatch) -> None:
+    stubs = []
+    monkeypatch.setattr(shim, "_stub", lambda name, **attributes: stubs.append(name))
     monkeypatch.setattr(shim, "installed", lambda: True)
     shim.prepare()
-    assert stubbed == []
+    assert stubs == []
     monkeypatch.setattr(shim, "installed", lambda: False)
     shim.prepare()
-    assert len(stubbed) == 4
+    assert len(stubs) == 4
 
 
 class Body:
-    """The part of the simulator that the oracle asks, at the end of a wall that once held it fast."""
+    """What the oracle uses of the simulator, at the end of a wall at which the oracle once got stuck."""
 
     floor = Floor([(8.96, 3.7, 9.02, 5.8), (8.9, 3.7, 8.96, 5.8)], 0.18)
     habitat_config = SimpleNamespace(turn_angle=30)
@@ -99,7 +99,7 @@ class Body:
             self.heading += math.radians(30 if action == "turn_left" else -30)
 
 
-def test_the_oracle_walks_on_where_a_step_on_the_shortest_way_is_blocked(monkeypatch) -> None:
+def test_oracle_continues_if_a_step_on_the_shortest_path_is_blocked(monkeypatch) -> None:
     lattice = [(x, z) for x in np.arange(8.0, 8.6, 0.14) for z in np.arange(4.0, 4.6, 0.14)]
     monkeypatch.setattr(experts, "_view_points", lambda env: lattice)
     measurements = SimpleNamespace(success=SimpleNamespace(success_distance=0.1))
@@ -117,10 +117,10 @@ def test_the_oracle_walks_on_where_a_step_on_the_shortest_way_is_blocked(monkeyp
     "x, z, action",
     [(0, -1, "stop"), (-1, -1, "turn_left"), (1, -1, "turn_right"), (0.2, -1, "stop"), (-0.4, -1, "turn_left")],
 )
-def test_the_searching_oracle_faces_the_nearest_goal(x, z, action) -> None:
-    """It looks north, along -z; 15 degrees to either side are near enough."""
-    near, far_off = Piece("toilet", x, z, 0, 0, 0, 0), Piece("toilet", 5, 5, 0, 0, 0, 0)
+def test_searching_oracle_turns_to_the_nearest_goal(x, z, action) -> None:
+    """The agent looks north, along -z, and stops if the goal is within 15 degrees."""
+    near, far = Piece("toilet", x, z, 0, 0, 0, 0), Piece("toilet", 5, 5, 0, 0, 0, 0)
     simulator = SimpleNamespace(position=np.zeros(2), heading=0.0)
-    assert experts._face(simulator, {1: far_off, 2: near}) == action
+    assert experts._face(simulator, {1: far, 2: near}) == action
     simulator.heading = 4 * math.pi
-    assert experts._face(simulator, {1: far_off, 2: near}) == action
+    assert experts._face(simulator, {1: far, 2: near}) == action

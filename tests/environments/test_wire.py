@@ -1,4 +1,4 @@
-"""Messages come out as they went in, and no other bytes come out at all."""
+"""Encoding and decoding of messages, and errors for invalid bytes."""
 
 import socket
 import struct
@@ -35,67 +35,68 @@ values = st.recursive(
 )
 
 
-def same(one, other):
-    if isinstance(one, np.ndarray):
-        return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
-    return type(one) is type(other) and (one == other or one != one and other != other)
+def equal(a, b):
+    """Return whether values, types and dtypes are equal; NaN equals NaN."""
+    if isinstance(a, np.ndarray):
+        return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
+    return type(a) is type(b) and (a == b or a != a and b != b)
 
 
 def parts(message):
-    """The JSON and the arrays of a message."""
-    text = HEADER.size + HEADER.unpack(message[: HEADER.size])[2]
-    return message[HEADER.size : text], message[text:]
+    """Return the JSON and the arrays of a message."""
+    end = HEADER.size + HEADER.unpack(message[: HEADER.size])[2]
+    return message[HEADER.size : end], message[end:]
 
 
-def received(stream):
-    """What receive() makes of a stream that ends."""
-    one, other = socket.socketpair()
-    with one, other:
-        one.sendall(stream)
-        one.close()
-        return receive(other)
+def receive_bytes(stream):
+    """Return what receive() returns for a stream that then ends."""
+    sender, receiver = socket.socketpair()
+    with sender, receiver:
+        sender.sendall(stream)
+        sender.close()
+        return receive(receiver)
 
 
 @given(values)
-def test_a_message_comes_out_as_it_went_in(value):
-    assert same(decode(*parts(encode(value))), value)
+def test_decoded_message_equals_the_value(value):
+    assert equal(decode(*parts(encode(value))), value)
 
 
 @given(st.lists(values, max_size=3))
-def test_messages_come_out_of_a_stream_one_by_one(several):
-    one, other = socket.socketpair()
-    with one, other:
-        for value in several:
-            wire.send(one, value)
-        one.close()
-        for value in several:
-            assert same(receive(other), value)
+def test_messages_of_a_stream_are_received_in_order(messages):
+    sender, receiver = socket.socketpair()
+    with sender, receiver:
+        for value in messages:
+            wire.send(sender, value)
+        sender.close()
+        for value in messages:
+            assert equal(receive(receiver), value)
         with pytest.raises(EOFError):
-            receive(other)
+            receive(receiver)
 
 
 @given(values, st.data())
-def test_a_message_that_is_cut_short_is_an_error(value, data):
+def test_truncated_message_raises(value, data):
     message = encode(value)
     length = data.draw(st.integers(1, len(message) - 1))
     with pytest.raises(WireError, match="the stream ended in the middle"):
-        received(message[:length])
+        receive_bytes(message[:length])
 
 
 @given(st.binary(min_size=HEADER.size))
-def test_bytes_that_are_no_message_are_an_error(stream):
+def test_other_bytes_raise(stream):
     with pytest.raises(WireError):
-        received(stream)
+        receive_bytes(stream)
 
 
 @given(st.binary(), st.binary())
-def test_what_is_in_a_message_is_not_trusted(text, beside):
+def test_decode_of_any_bytes_raises_wire_error_only(text, arrays):
     with suppress(WireError):
-        decode(text, beside)
+        decode(text, arrays)
 
 
 @pytest.mark.parametrize(
@@ -115,31 +116,31 @@ def test_what_is_in_a_message_is_not_trusted(text, beside):
         "[" * 100_000,
     ],
 )
-def test_an_array_that_is_not_there_is_an_error(text):
+def test_invalid_array_description_raises(text):
     with pytest.raises(WireError):
         decode(text.encode(), b"\0\0\0\0")
 
 
-def test_a_message_that_is_too_large_is_refused_before_it_is_read(monkeypatch):
+def test_message_over_the_limit_raises_before_it_is_read(monkeypatch):
     for sizes in ((LIMIT + 1, 0), (0, LIMIT + 1)):
         with pytest.raises(WireError, match="over the limit"):
-            received(HEADER.pack(MAGIC, VERSION, *sizes))
+            receive_bytes(HEADER.pack(MAGIC, VERSION, *sizes))
     monkeypatch.setattr(wire, "LIMIT", 10)
     for value in (np.zeros(11, np.uint8), "eleven char"):
         with pytest.raises(WireError, match="over the limit of 10"):
             encode(value)
 
 
-def test_another_version_is_refused():
-    with pytest.raises(WireError, match="speaks version 2, this one 1"):
-        received(struct.pack("!4sHII", b"pr2l", 2, 0, 0))
+def test_other_version_raises():
+    with pytest.raises(WireError, match="version 2, this one 1"):
+        receive_bytes(struct.pack("!4sHII", b"pr2l", 2, 0, 0))
 
 
 @pytest.mark.parametrize("value", [object(), {1: 2}, {"__array__": 1}, {"__tuple__": 1}, np.array([None]), {1, 2}, b""])
-def test_what_cannot_cross_is_said(value):
+def test_values_that_cannot_be_encoded_raise(value):
     with pytest.raises(WireError):
         encode([value])
 
 
-def test_numpy_scalars_become_numbers():
+def test_numpy_scalars_are_decoded_as_python_numbers():
     assert decode(*parts(encode([np.float32(0.5), np.int64(3), np.bool_(True)]))) == [0.5, 3, True]

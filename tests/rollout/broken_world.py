@@ -96,6 +96,13 @@ WRONG_RESETS = {
 }
 
 
+def broken_episodes():
+    """Return the environment with episodes of seed 7."""
+    from pr2l.rollout.episodes import SeededEpisodes  # only here, because an isolated worker does not need it
+
+    return SeededEpisodes(Broken(), lambda number: 7, "toys/broken")
+
+
 class Broken(gym.Env):
     def __init__(self):
         self.action_space = gym.spaces.Discrete(3)

@@ -9,7 +9,7 @@ import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
-from broken_world import BAD_VALUES, WRONG, WRONG_RESETS, Broken
+from broken_world import BAD_VALUES, WRONG, WRONG_RESETS, Broken, broken_episodes
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,13 +31,9 @@ def episodes(**options):
     return SeededEpisodes(Broken(), seeds, "toys/broken", **options)
 
 
-def seventh_episodes():
-    return SeededEpisodes(Broken(), lambda number: 7, "toys/broken")
-
-
 class InProcess:
     def __init__(self):
-        self.env = seventh_episodes()
+        self.env = broken_episodes()
         self.break_at, self.reset, self.step = self.env.unwrapped.break_at, self.env.reset, lambda: self.env.step(0)
 
     def close(self):
@@ -46,7 +42,7 @@ class InProcess:
 
 class InWorkers:
     def __init__(self):
-        self.venv = Workers([seventh_episodes], 1)
+        self.venv = Workers([broken_episodes], 1)
         self.reset, self.step = self.venv.reset, lambda: self.venv.step(np.zeros(1, int))
 
     def break_at(self, *arguments):

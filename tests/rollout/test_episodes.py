@@ -290,9 +290,7 @@ def test_timeouts_reach_an_isolated_environment():
 
 
 def test_seeds_of_all_episodes_differ():
-    training = {
-        training_seed(run, env, episode) for run in range(3) for env in range(8) for episode in range(100)
-    }
+    training = {training_seed(run, env, episode) for run in range(3) for env in range(8) for episode in range(100)}
     evaluation = {evaluation_seed(number) for number in range(1000)}
     assert (len(training), len(evaluation)) == (2400, 1000)
     assert not training & evaluation

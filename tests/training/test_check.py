@@ -23,45 +23,45 @@ def findings_by_name(*overrides: str, last: str = "") -> dict[str, Finding]:
 
 
 def test_valid_config_passes_all_checks(examples) -> None:
-    found = findings_by_name(*SHORT_ROLLOUT)
-    assert all(finding.good for finding in found.values())
-    assert found.keys() >= {"policy", "first steps"} and "cache_frames" not in found  # the encoder is not costly
-    assert found["prompt"].description == "3 texts, such as 'where is the red door ?'"
-    assert found["environment"].description == "4 x frame (32, 32, 3), proprio (3,); Discrete(2)"
-    assert found["encoder"].description == "columns: 2 tokens of 3 numbers a frame"
-    assert found["task"].description == "success: the door has the named colour; at most 1 decisions an episode"
+    by_name = findings_by_name(*SHORT_ROLLOUT)
+    assert all(finding.good for finding in by_name.values())
+    assert by_name.keys() >= {"policy", "first steps"} and "cache_frames" not in by_name  # the encoder is not costly
+    assert by_name["prompt"].description == "3 texts, such as 'where is the red door ?'"
+    assert by_name["environment"].description == "4 x frame (32, 32, 3), proprio (3,); Discrete(2)"
+    assert by_name["encoder"].description == "columns: 2 tokens of 3 numbers a frame"
+    assert by_name["task"].description == "success: the door has the named colour; at most 1 decisions an episode"
 
 
 def test_memory_of_a_rollout(examples) -> None:
     """Tokens are in float16 with a mask of bytes; Stable-Baselines3 stores observations twice."""
     tokens, proprio, rows = 2 * 3 * 2 + 2 * 1, 3 * 4, 6 * 128
     overrides = ("num_envs=6", "algorithm_options.n_steps=128", "algorithm_options.device=cpu")
-    found = findings_by_name(*overrides, last="memory")["memory"].description
+    description = findings_by_name(*overrides, last="memory")["memory"].description
     table = (1 + rows + 6) * tokens
-    assert found.startswith(f"a rollout takes {(table + 2 * rows * (8 + proprio)) / 1000:.3g} kB of observations")
-    found = findings_by_name(*overrides, "algorithm_options.handles=false", last="memory")["memory"].description
-    assert found.startswith(f"a rollout takes {2 * rows * (tokens + proprio) / 1000:.3g} kB of observations")
+    assert description.startswith(f"a rollout takes {(table + 2 * rows * (8 + proprio)) / 1000:.3g} kB of observations")
+    description = findings_by_name(*overrides, "algorithm_options.handles=false", last="memory")["memory"].description
+    assert description.startswith(f"a rollout takes {2 * rows * (tokens + proprio) / 1000:.3g} kB of observations")
 
 
 def test_memory_of_the_frame_cache(examples, monkeypatch) -> None:
     monkeypatch.setattr(registry.load("encoders", "columns").Columns, "costly", True)
-    found = findings_by_name("cache_frames=1000", last="cache_frames")["cache_frames"]
-    assert found.good and found.description.startswith("embeddings of the last 1,000 frames take 26 kB;")
+    finding = findings_by_name("cache_frames=1000", last="cache_frames")["cache_frames"]
+    assert finding.good and finding.description.startswith("embeddings of the last 1,000 frames take 26 kB;")
     assert not findings_by_name(f"cache_frames={10**15}", last="cache_frames")["cache_frames"].good
     assert "cache_frames" not in findings_by_name("cache_frames=0", last="policy")
 
 
 def test_worker_processes_and_their_batches(examples) -> None:
-    found = findings_by_name("workers=3", *SHORT_ROLLOUT)
-    assert found["environment"].description.endswith("; 3 worker processes, VLM batches of 3 + 1 frames a step")
-    assert found["first steps"].good
+    by_name = findings_by_name("workers=3", *SHORT_ROLLOUT)
+    assert by_name["environment"].description.endswith("; 3 worker processes, VLM batches of 3 + 1 frames a step")
+    assert by_name["first steps"].good
 
 
 def test_rollout_beyond_memory_fails_before_the_policy_is_created(examples) -> None:
-    found = findings_by_name("algorithm_options.n_steps=1000000000000")
-    assert not found["memory"].good and "fewer num_envs" in found["memory"].problem
-    assert "policy" not in found
-    assert "TB of observations" in found["memory"].description
+    by_name = findings_by_name("algorithm_options.n_steps=1000000000000")
+    assert not by_name["memory"].good and "fewer num_envs" in by_name["memory"].problem
+    assert "policy" not in by_name
+    assert "TB of observations" in by_name["memory"].description
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_invalid_part_fails_with_a_message(
 ) -> None:
     text = "text: is it {item}\nslots: [item]\nwhy: a test\nsource: this test\n"
     write_plugin("prompts", "maze/walk/what", text)
-    found = findings_by_name(*SHORT_ROLLOUT, *overrides)
-    assert [what for what, finding in found.items() if not finding.good] == [name]
-    assert message in found[name].problem
+    by_name = findings_by_name(*SHORT_ROLLOUT, *overrides)
+    assert [what for what, finding in by_name.items() if not finding.good] == [name]
+    assert message in by_name[name].problem
 
 
 @pytest.mark.parametrize(("steps", "warned"), [(1024, True), (2048, True), (2049, False), (8192, False)])

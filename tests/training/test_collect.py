@@ -231,9 +231,7 @@ def test_existing_folder_is_not_overwritten(examples, tmp_path) -> None:
         ("choose", "random", {"sise": 8}, "'sise'. Did you mean 'size'"),
     ],
 )
-def test_wrong_names_raise_before_files_are_written(
-    examples, tmp_path, task, policy, options, message
-) -> None:
+def test_wrong_names_raise_before_files_are_written(examples, tmp_path, task, policy, options, message) -> None:
     with pytest.raises(UserError, match=message):
         collect("doors", task, tmp_path / "new", policy=policy, options=options)
     assert not (tmp_path / "new").exists()
