@@ -9,7 +9,7 @@ The number of a step seeds its batch, so a resumed training equals an uninterrup
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from pr2l.core.errors import UserError
 from pr2l.data import questions
 from pr2l.data.labelled_frames import LabelledFrames, cells
-from pr2l.data.questions import Question
 from pr2l.pretraining.architecture import Architecture, build
 from pr2l.pretraining.examples import FrameBatch, QuestionMix, draw_frames, draw_questions
 from pr2l.pretraining.stages import OnStep, Stage, run_stages
@@ -64,11 +63,20 @@ class ScratchModel:
     read_out: nn.Linear
     names: tuple[str, ...]
     grid: int
+    _answer_ids: dict[str, list[int]] = field(default_factory=dict, repr=False)
 
     @property
     def model(self) -> Any:
         """Model of transformers."""
         return self.vlm.model
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """Return the token ids of an answer, with the end token; each answer is tokenized once."""
+        if answer not in self._answer_ids:
+            tokenizer = self.vlm.tokenizer
+            ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+            self._answer_ids[answer] = [*ids, tokenizer.eos_token_id]
+        return self._answer_ids[answer]
 
 
 # Losses.
@@ -118,8 +126,9 @@ def language_loss(
     questions_of_frames = [draw_questions(view, scratch.names, count, batch.rng, mix) for view in batch.views()]
     flat_questions = [question for frame_questions in questions_of_frames for question in frame_questions]
     row = torch.tensor([index for index, frame_questions in enumerate(questions_of_frames) for _ in frame_questions])
-    ids, mask = _padded([scratch.vlm.layout(question.text) for question in flat_questions], model.config.pad_token_id)
-    answers, real = _padded([_answer_ids(scratch.vlm, question) for question in flat_questions], IGNORE_INDEX)
+    prompts = [scratch.vlm.token_ids(question.text) for question in flat_questions]
+    ids, mask = _padded(prompts, model.config.pad_token_id)
+    answers, real = _padded([scratch.answer_ids(question.answer) for question in flat_questions], IGNORE_INDEX)
     embedded = model.get_input_embeddings()(ids)
     image_features = model.model.multi_modal_projector(tower)[row].to(embedded.dtype)
     embedded = embedded.masked_scatter((ids == model.config.image_token_id)[..., None], image_features)
@@ -135,10 +144,6 @@ def _tower(scratch: ScratchModel, batch: FrameBatch) -> Tensor:
     """Compute the output [B, C, grid, grid] of the last stage of the vision tower."""
     states: Tensor = scratch.model.model.vision_tower(scratch.vlm.preprocess(batch.frames)).last_hidden_state
     return states
-
-
-def _answer_ids(vlm: VLM, question: Question) -> list[int]:
-    return [*vlm.tokenizer(question.answer, add_special_tokens=False)["input_ids"], vlm.tokenizer.eos_token_id]
 
 
 def _padded(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
