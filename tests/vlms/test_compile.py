@@ -1,9 +1,8 @@
-"""Compiled modules: the states that uncompiled ones give, from two batch sizes alone."""
+"""Compiled modules give the states of uncompiled ones, and are compiled for two batch sizes only."""
 
 import pytest
 import torch
-from test_families import CASES, TEXTS, folder, vlm
-from test_local_backend import ENGINES, fresh, same
+from small_vlms import CASE, ENGINES, TEXTS, assert_same_hidden, folder, load, vlm
 from tiny_parts import frames
 
 from pr2l.core.errors import UserError
@@ -11,37 +10,48 @@ from pr2l.vlms.base import Defaults
 from pr2l.vlms.compile import Buckets
 from pr2l.vlms.loading import load_vlm
 
-CASE = {case.name: case for case in CASES}
-ONE_LENGTH = [TEXTS[1], TEXTS[2]] * 5
-ALWAYS = {("llava", "none"), ("florence2", "greedy")}
+EQUALLY_LONG_TEXTS = [TEXTS[1], TEXTS[2]] * 10
 
 
-def parameters(*values, always):
-    """Parameters and their id; `make test` traces a few models only, as it takes up to a minute each."""
-    return pytest.param(*values[:-1], id=values[-1], marks=() if always else pytest.mark.slow)
+def slow_unless(fast, *values, name):
+    """Return parameters; `make test` traces a few models only, as tracing one takes several seconds."""
+    return pytest.param(*values, id=name, marks=() if fast else pytest.mark.slow)
 
 
 @pytest.fixture
 def compiled_batches(monkeypatch):
-    """Compiling here is only tracing; the list grows by the rows of the results of each graph that is made."""
+    """Replace compiling by tracing; return a list that grows by the batch size of each traced graph."""
     make, batches = torch.compile, []
 
     def backend(graph, inputs):
         output = next(node for node in graph.graph.nodes if node.op == "output")
         results = [node.meta["example_value"] for node in output.args[0]]
-        batches.append(next((len(each) for each in results if torch.is_tensor(each) and each.ndim), 0))
+        batches.append(next((len(result) for result in results if torch.is_tensor(result) and result.ndim), 0))
         return graph.forward
 
     torch._dynamo.reset()
-    monkeypatch.setattr(torch, "compile", lambda module, **how: make(module, dynamic=how["dynamic"], backend=backend))
+    monkeypatch.setattr(
+        torch, "compile", lambda module, **options: make(module, dynamic=options["dynamic"], backend=backend)
+    )
     return batches
 
 
-def shown(case, count):
+def load_compiled(case, **options):
+    return load_vlm(str(folder(case)), Defaults(image_size=case.image_size, compile=True, **options))
+
+
+def pictures(case, count):
     return frames(count, case.size, case.size, seed=count)
 
 
-def test_batch_sizes_by_hand():
+def assert_same_states(compiled, plain, case, count):
+    """Compare the hidden states of a batch, and the vision tower's tokens."""
+    images, texts = pictures(case, count), EQUALLY_LONG_TEXTS[:count]
+    assert_same_hidden(compiled.hidden(images, texts), plain.hidden(images, texts))
+    torch.testing.assert_close(compiled.vision(images).values, plain.vision(images).values, rtol=0, atol=1e-5)
+
+
+def test_batches_are_split_and_padded_to_buckets():
     buckets = Buckets(fixed=True)
     assert buckets.pieces(4) == [[0, 1, 2, 3]] and buckets.n == 4
     assert buckets.pieces(9) == [[0, 1, 2, 3, 4, 5, 6, 7], [8]] and buckets.n == 4
@@ -52,79 +62,81 @@ def test_batch_sizes_by_hand():
     assert free.pieces(2) == [[0, 1]] and free.pieces(5) == [[0, 1, 2, 3, 4]] and free.padded([0, 3, 4]) == [0, 3, 4]
 
 
-@pytest.mark.parametrize(
-    "case", [parameters(case, case.name, always=case.name == "instructblip-t5") for case in ENGINES]
-)
-def test_a_traced_model_gives_what_the_plain_one_gives(case, compiled_batches):
+@pytest.mark.parametrize("case", [slow_unless(False, case, name=case.name) for case in ENGINES])
+def test_a_traced_model_equals_the_plain_one(case, compiled_batches):
     """A full batch, and one with a terminal frame, whose prompts have two lengths."""
-    fast, plain = (fresh(case, generation="none", compile=on) for on in (True, False))
+    compiled, plain = load_compiled(case, generation="none"), load(case, generation="none")
     for texts in (TEXTS[1:], TEXTS):
-        pictures = shown(case, len(texts))
-        same(fast.hidden(pictures, texts), plain.hidden(pictures, texts))
+        images = pictures(case, len(texts))
+        assert_same_hidden(compiled.hidden(images, texts), plain.hidden(images, texts))
     assert compiled_batches
 
 
 @pytest.mark.parametrize(
     ("name", "generation"),
     [
-        parameters(name, generation, f"{name}-{generation}", always=(name, generation) in ALWAYS)
-        for name in ("llava", "florence2")
+        slow_unless((name, generation) == ("instructblip-t5", "greedy"), name, generation, name=f"{name}-{generation}")
+        for name in ("llava", "florence2", "instructblip-t5")
         for generation in ("none", "greedy")
     ],
 )
-def test_batches_of_any_size_give_what_the_plain_model_gives(name, generation, compiled_batches):
-    """Full, short, and larger than two buckets; for the vision encoder alone too."""
-    case = CASE[name]
-    fast, plain = (fresh(case, generation=generation, new_tokens=2, compile=on) for on in (True, False))
+def test_batches_of_any_size_equal_the_plain_model(name, generation, compiled_batches):
+    """Full, short, larger than two buckets, and with prompts of two lengths."""
+    case, options = CASE[name], {"generation": generation, "new_tokens": 2}
+    compiled, plain = load_compiled(case, **options), load(case, **options)
     for count in (2, 2, 1, 5):
-        pictures, texts = shown(case, count), ONE_LENGTH[:count]
-        same(fast.hidden(pictures, texts), plain.hidden(pictures, texts))
-        torch.testing.assert_close(fast.vision(pictures).values, plain.vision(pictures).values, rtol=0, atol=1e-5)
+        assert_same_states(compiled, plain, case, count)
+    images = pictures(case, len(TEXTS))
+    assert_same_hidden(compiled.hidden(images, TEXTS), plain.hidden(images, TEXTS))
+    assert compiled_batches
 
 
-@pytest.mark.parametrize("name", ["llava", parameters("blip2-t5", "blip2-t5", always=False)])
-def test_each_of_two_modules_is_compiled_for_two_batch_sizes(name, compiled_batches):
+@pytest.mark.parametrize("name", ["llava", slow_unless(False, "blip2-t5", name="blip2-t5")])
+def test_both_modules_are_compiled_for_two_batch_sizes(name, compiled_batches):
     case = CASE[name]
-    fast = fresh(case, generation="none", compile=True)
-    for count, made in ((4, 0), (4, 2), (3, 2), (1, 2), (5, 4), (8, 4), (4, 4), (20, 4)):
-        fast.hidden(shown(case, count), [*ONE_LENGTH, *ONE_LENGTH][:count])
-        assert len(compiled_batches) == made, f"{count} rows"
+    compiled, plain = load_compiled(case, generation="none"), load(case, generation="none")
+    compiled.hidden(pictures(case, 4), EQUALLY_LONG_TEXTS[:4])
+    assert compiled_batches == []  # the first pass is never compiled
+    for count, graphs in ((4, 2), (3, 2), (1, 2), (5, 4), (8, 4), (4, 4), (20, 4)):
+        assert_same_states(compiled, plain, case, count)
+        assert len(compiled_batches) == graphs, f"{count} rows"
     assert compiled_batches == [4, 4, 8, 8]
 
 
-def test_a_causal_model_that_generates_compiles_its_vision_alone(compiled_batches):
+def test_a_causal_model_that_generates_compiles_only_its_vision_tower(compiled_batches):
     case = CASE["llava"]
-    fast = fresh(case, new_tokens=2, compile=True)
+    compiled = load_compiled(case, new_tokens=2)
     for _ in range(2):  # the first pass is never compiled
-        fast.hidden(shown(case, 4), ONE_LENGTH[:4])
+        compiled.hidden(pictures(case, 4), EQUALLY_LONG_TEXTS[:4])
     assert len(compiled_batches) == 1
 
 
-def test_a_kept_text_is_not_used_where_passes_are_compiled(compiled_batches):
+def test_a_compiled_model_does_not_use_stored_texts(compiled_batches):
     case = CASE["llava"]
     options = {"generation": "none", "token_order": "text_first"}
-    fast, pictures = fresh(case, **options, compile=True), shown(case, 2)
-    theirs = fresh(case, **options).hidden(pictures, ONE_LENGTH[:2])
+    compiled, images = load_compiled(case, **options), pictures(case, 2)
+    theirs = load(case, **options).hidden(images, EQUALLY_LONG_TEXTS[:2])
     for _ in range(2):
-        same(fast.hidden(pictures, ONE_LENGTH[:2]), theirs)
+        assert_same_hidden(compiled.hidden(images, EQUALLY_LONG_TEXTS[:2]), theirs)
     assert len(compiled_batches) == 2
 
 
-def test_compiling_changes_no_key():
+def test_the_key_does_not_depend_on_compile():
     assert vlm(CASE["llava"], compile=True).key() == vlm(CASE["llava"]).key()
 
 
-def test_a_model_without_passes_of_its_own_is_not_compiled():
+def test_compile_is_refused_without_own_passes():
     for name, options in (("vipllava", {}), ("llava", {"disable": ("own_passes",)})):
-        with pytest.raises(UserError, match="compile=true is not possible.*passes of its own"):
+        with pytest.raises(UserError, match="compile=true is not possible.*compile=false"):
             load_vlm(str(folder(CASE[name])), Defaults(compile=True, **options))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["llava", "florence2", "blip2-t5", "instructblip-vicuna"])
-def test_compiled_code_gives_what_the_plain_model_gives(name):
+def test_compiled_code_equals_the_plain_model(name):
     """The real compiler, which needs one for C++."""
-    case = CASE[name]
-    fast, plain = (fresh(case, generation="none", layers=(0, -2, -1), compile=on) for on in (True, False))
+    case, options = CASE[name], {"generation": "none", "layers": (0, -2, -1)}
+    compiled, plain = load_compiled(case, **options), load(case, **options)
     for count in (2, 2, 3):
-        same(fast.hidden(shown(case, count), ONE_LENGTH[:count]), plain.hidden(shown(case, count), ONE_LENGTH[:count]))
+        images, texts = pictures(case, count), EQUALLY_LONG_TEXTS[:count]
+        assert_same_hidden(compiled.hidden(images, texts), plain.hidden(images, texts))

@@ -1,4 +1,4 @@
-"""The fast path from frames to pixels against the image processors of the Hub's families, bit for bit."""
+"""The fast preprocessing of frames equals the image processors of transformers bit for bit."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from pr2l.vlms.pixels import Pixels
 from pr2l.vlms.resize import FILTERS, goes_down_first, pad_to_square, resize, stretched
 
-# What would change the geometry is switched off, since here a frame is always one stretched square.
-WHOLE = {
+# Without crops and tiles, as a frame is always one stretched square here.
+OPTIONS = {
     CLIPImageProcessorPil: {"do_center_crop": False},
     BlipImageProcessorPil: {},
     Gemma3ImageProcessorPil: {"do_pan_and_scan": False},
@@ -29,11 +29,11 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devic
 DEVICES = [("cpu", False), ("cpu", True), pytest.param("cuda", True, marks=NO_GPU)]
 
 
-@pytest.mark.parametrize("processor_class", WHOLE)
+@pytest.mark.parametrize("processor_class", OPTIONS)
 @pytest.mark.parametrize("size", [28, 160])
 @pytest.mark.parametrize(("device", "in_torch"), DEVICES)
-def test_the_result_is_the_image_processors(processor_class, size, device, in_torch):
-    processor = processor_class(size={"height": size, "width": size}, **WHOLE[processor_class])
+def test_pixels_equal_the_image_processor(processor_class, size, device, in_torch):
+    processor = processor_class(size={"height": size, "width": size}, **OPTIONS[processor_class])
     pictures = frames(3, 120, 160)
     pixels = Pixels(processor, size, torch.device(device), torch.float32)
     assert pixels.in_torch == (device == "cuda")
@@ -43,15 +43,15 @@ def test_the_result_is_the_image_processors(processor_class, size, device, in_to
     assert torch.equal(ours, theirs) and ours.is_contiguous()
 
 
-def test_steps_that_the_checkpoint_switches_off_are_left_out():
+def test_disabled_steps_are_left_out():
     processor = SiglipImageProcessorPil(do_rescale=False, do_normalize=False)
     pictures = frames(2, 40, 40)
     ours = Pixels(processor, 40, torch.device("cpu"), torch.float32)(pictures)
     assert torch.equal(ours, torch.from_numpy(pictures).permute(0, 3, 1, 2).float())
 
 
-def as_pil_does(pictures, size, resample):
-    """Pictures uint8 [B, H, W, 3] stretched in torch."""
+def stretched_in_torch(pictures, size, resample):
+    """Stretch pictures uint8 [B, H, W, 3] in torch."""
     down_first = goes_down_first(*pictures.shape[1:3], (size, size), resample)
     assert down_first is not None
     ours = stretched(torch.from_numpy(pictures).permute(0, 3, 1, 2), (size, size), resample, down_first)
@@ -59,34 +59,34 @@ def as_pil_does(pictures, size, resample):
     return ours.permute(0, 2, 3, 1).numpy()
 
 
-# Of fewer new pixels the order of the passes might not show in the noise.
+# With fewer new pixels, the order of the passes might make no difference.
 sides = st.tuples(st.integers(1, 70), st.integers(1, 70), st.integers(8, 70))
 
 
 @settings(deadline=None)
 @given(st.sampled_from([*FILTERS]), sides, st.integers(0, 2**32 - 1))
-def test_a_batch_is_stretched_as_pil_stretches_each_picture(resample, sides, seed):
+def test_stretching_a_batch_in_torch_equals_pil(resample, sides, seed):
     height, width, size = sides
     pictures = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), np.uint8)
-    pictures[1] = pictures[1] // 128 * 255  # black and white: weights below 0 lead beyond what a byte can hold
+    pictures[1] = pictures[1] // 128 * 255  # black and white: negative weights exceed the range of a byte
     theirs = [np.asarray(Image.fromarray(picture).resize((size, size), resample)) for picture in pictures]
-    assert np.array_equal(as_pil_does(pictures, size, resample), theirs)
+    assert np.array_equal(stretched_in_torch(pictures, size, resample), theirs)
 
 
 @pytest.mark.parametrize("resample", FILTERS)
 @pytest.mark.parametrize(("height", "width", "size"), [(120, 160, 512), (480, 640, 384), (601, 799, 336)])
-def test_so_are_large_ones(resample, height, width, size):
+def test_stretching_large_pictures_in_torch_equals_pil(resample, height, width, size):
     pictures = frames(1, height, width)
-    assert np.array_equal(as_pil_does(pictures, size, resample), resize(pictures, size, resample))
+    assert np.array_equal(stretched_in_torch(pictures, size, resample), resize(pictures, size, resample))
 
 
-def test_passes_in_another_order_round_otherwise():
+def test_the_order_of_the_passes_changes_rounding():
     pictures = torch.from_numpy(frames(1, 40, 50)).permute(0, 3, 1, 2)
     one, other = (stretched(pictures, (30, 30), Image.Resampling.BICUBIC, order) for order in (False, True))
     assert not torch.equal(one, other)
 
 
-def test_what_torch_cannot_stretch_goes_through_pil():
+def test_filters_that_torch_lacks_use_pil():
     pictures = frames(2, 12, 16)
     pixels = Pixels(SiglipImageProcessorPil(resample=4), 8, torch.device("cpu"), torch.float32)
     assert goes_down_first(12, 16, (8, 8), pixels.resample) is None
@@ -94,7 +94,7 @@ def test_what_torch_cannot_stretch_goes_through_pil():
     assert np.array_equal(pixels.resize(pictures).permute(0, 2, 3, 1), resize(pictures, 8, Image.Resampling.BOX))
 
 
-def test_the_sides_of_a_wide_frame_stay_in_the_picture():
+def test_a_wide_frame_is_not_cropped():
     wide = frames(1, 10, 40) // 2
     wide[:, :, :10] = wide[:, :, -10:] = 255
     square = resize(wide, 10)
@@ -108,13 +108,13 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
 def two_halves(height, width):
-    """A frame whose left half is red and whose right half is blue, uint8 [1, height, width, 3]."""
+    """Return a frame whose left half is red and whose right half is blue, uint8 [1, height, width, 3]."""
     frame = np.zeros((1, height, width, 3), np.uint8)
     frame[:, :, : width // 2], frame[:, :, width // 2 :] = RED, BLUE
     return frame
 
 
-def test_a_letterbox_pads_both_sides_evenly():
+def test_letterbox_pads_both_sides_evenly():
     """A tall phone screen in a square, by hand: 2 x 6 pixels become 6 x 6, the picture in columns 2 and 3."""
     square = pad_to_square(two_halves(6, 2), np.array((1, 2, 3), np.uint8))
     assert square.shape == (1, 6, 6, 3)
@@ -128,7 +128,7 @@ def test_a_letterbox_pads_both_sides_evenly():
 
 
 @pytest.mark.parametrize(("normalize", "padding"), [(True, (127, 102, 51)), (False, (127, 127, 127))])
-def test_padding_is_the_processors_mean_colour(normalize, padding):
+def test_padding_has_the_mean_colour_of_the_processor(normalize, padding):
     mean = [0.5, 0.4, 0.2]
     processor = SiglipImageProcessorPil(do_normalize=normalize, image_mean=mean, image_std=[0.5] * 3)
     pixels = Pixels(processor, 36, torch.device("cpu"), torch.float32, letterbox=True)
@@ -142,13 +142,13 @@ def test_padding_is_the_processors_mean_colour(normalize, padding):
         assert values[..., 0].abs().max() < 0.01  # the mean becomes 0
 
 
-def test_without_a_letterbox_a_tall_frame_is_stretched():
+def test_without_letterbox_a_tall_frame_is_stretched():
     pixels = Pixels(SiglipImageProcessorPil(), 36, torch.device("cpu"), torch.float32)
     fitted = pixels.fit(two_halves(36, 18))
     assert (fitted[0, :, [0, 35]] == [[RED], [BLUE]]).all()
 
 
-def test_a_picture_need_not_be_square():
+def test_pictures_that_are_not_square():
     pixels = Pixels(SiglipImageProcessorPil(), (20, 40), torch.device("cpu"), torch.float32)
     pictures = frames(3, 33, 50)
     pixels.in_torch = True

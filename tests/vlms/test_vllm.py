@@ -1,4 +1,4 @@
-"""A served VLM against its own family in this process, through a stand-in for `vllm serve` (see vllm_standin.py).
+"""A VLM behind `vllm serve` equals the same VLM in this process. The server is a fake one, see fake_vllm.py.
 
 Tolerance: float32, 1e-5, as for the families.
 """
@@ -13,9 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_families import CASES, TEXTS, N, close, folder, pictures
+from fake_vllm import FakeVllm, Server, parse_command
+from small_vlms import CASE, CASES, NEW_TOKENS, TEXTS, assert_same_hidden, folder, pictures
+from small_vlms import load as load_local
 from tiny_parts import frames
-from vllm_standin import Server, Standin, arguments
 
 from pr2l.core.errors import UserError
 from pr2l.pretraining.finetune import FinetuneConfig, load_for_training
@@ -24,167 +25,163 @@ from pr2l.vlms.backends.vllm import MODEL_TYPES, serve_command
 from pr2l.vlms.base import Defaults
 from pr2l.vlms.loading import load_vlm
 
-CASE = {case.name: case for case in CASES}
 LLAVA, QWEN, QWEN3 = CASE["llava"], CASE["qwen2_5_vl"], CASE["qwen3_vl"]
 NOWHERE = "http://127.0.0.1:1"
 
 
-def given(case, **options):
-    few = {"new_tokens": N, "layers": (-1, 0, -2), "image_size": case.image_size, "dtype": "float32"}
-    return Defaults(**(few | options))
+def options_for(case, **options):
+    defaults = {"new_tokens": NEW_TOKENS, "layers": (-1, 0, -2), "image_size": case.image_size, "dtype": "float32"}
+    return Defaults(**(defaults | options))
 
 
 @pytest.fixture
 def server():
-    """Listens on a port of its own."""
-    with Server() as one:
-        thread = threading.Thread(target=one.serve_forever)
+    """Serve on a free port."""
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
-        yield one
-        one.shutdown()
+        yield server
+        server.shutdown()
         thread.join()
 
 
 @pytest.fixture
 def serve(server, tmp_path):
-    """serve(case, path, command, **options): the VLM here, the served one, and the stand-in behind it."""
+    """serve(case, path, command, **options): return the local VLM, the served one, and the fake vLLM."""
     shared = tmp_path / "shared"
     shared.mkdir()
 
     def start(case=LLAVA, path=None, command=None, **options):
-        here, path = given(case, **options), str(path or folder(case))
-        there = here.model_copy(update={"server": server.url})
-        server.standin = Standin(command or serve_command(path, there), shared)
-        return load_vlm(path, here), load_vlm(path, there), server.standin
+        local_options = options_for(case, **options)
+        local = load_local(case, **local_options.model_dump()) if path is None else load_vlm(str(path), local_options)
+        path, served_options = str(path or folder(case)), local_options.model_copy(update={"server": server.url})
+        server.vllm = FakeVllm(command or serve_command(path, served_options), shared)
+        return local, load_vlm(path, served_options), server.vllm
 
     return start
 
 
-def same(theirs, ours):
-    assert ours.spans == theirs.spans and ours.answers == theirs.answers
-    assert torch.equal(ours.mask, theirs.mask)
-    close(ours.states, theirs.states)
-
-
 @pytest.mark.parametrize("order", ["image_first", "text_first"])
 @pytest.mark.parametrize("case", [LLAVA, QWEN], ids=lambda case: case.name)
-def test_states_answers_and_lengths_are_those_of_the_family(serve, case, order):
-    here, there, standin = serve(case, token_order=order, min_new_tokens=2)
-    same(here.hidden(pictures(case), TEXTS), there.hidden(pictures(case), TEXTS))
-    same(here.hidden(pictures(case), TEXTS, 60), there.hidden(pictures(case), TEXTS, 60))
-    assert (there.image_length(), there.prompt_length(TEXTS)) == (here.image_length(), here.prompt_length(TEXTS))
-    assert (there.hidden_size, there.new_tokens) == (here.hidden_size, here.new_tokens)
-    assert list(standin.folder.iterdir()) == []  # every file was deleted
+def test_states_answers_and_lengths_equal_the_local_vlm(serve, case, order):
+    local, served, vllm = serve(case, token_order=order, min_new_tokens=2)
+    assert_same_hidden(local.hidden(pictures(case), TEXTS), served.hidden(pictures(case), TEXTS))
+    assert_same_hidden(local.hidden(pictures(case), TEXTS, 60), served.hidden(pictures(case), TEXTS, 60))
+    assert (served.image_length(), served.prompt_length(TEXTS)) == (local.image_length(), local.prompt_length(TEXTS))
+    assert (served.hidden_size, served.new_tokens) == (local.hidden_size, local.new_tokens)
+    assert list(vllm.folder.iterdir()) == []  # every file is deleted
 
 
-def test_a_wide_frame_is_stretched_here_and_neither_cropped_nor_cut_there(serve):
-    here, there, _ = serve(LLAVA)
+def test_a_wide_frame_is_stretched_and_not_cropped_by_the_server(serve):
+    local, served, _ = serve(LLAVA)
     wide = frames(3, 24, 80)
-    same(here.hidden(wide, TEXTS), there.hidden(wide, TEXTS))
+    assert_same_hidden(local.hidden(wide, TEXTS), served.hidden(wide, TEXTS))
 
 
-def test_without_generation_one_token_is_made_and_none_has_a_state(serve):
-    here, there, standin = serve(LLAVA, generation="none", min_new_tokens=3)
-    same(here.hidden(pictures(LLAVA), TEXTS), there.hidden(pictures(LLAVA), TEXTS))
-    assert standin.seen[-1]["sampling_params"]["max_tokens"] == 1
+def test_generation_none_requests_one_token_and_drops_it(serve):
+    local, served, vllm = serve(LLAVA, generation="none", min_new_tokens=3)
+    assert_same_hidden(local.hidden(pictures(LLAVA), TEXTS), served.hidden(pictures(LLAVA), TEXTS))
+    assert vllm.requests[-1]["sampling_params"]["max_tokens"] == 1
 
 
-def test_layers_below_the_last_need_no_norm(serve):
-    here, there, _ = serve(LLAVA, layers=(2, 1))
-    same(here.hidden(pictures(LLAVA), TEXTS), there.hidden(pictures(LLAVA), TEXTS))
+def test_layers_below_the_last(serve):
+    local, served, _ = serve(LLAVA, layers=(2, 1))
+    assert_same_hidden(local.hidden(pictures(LLAVA), TEXTS), served.hidden(pictures(LLAVA), TEXTS))
 
 
-def test_answers_are_those_of_the_family(serve):
-    here, there, standin = serve(LLAVA)
-    assert there.answer(pictures(LLAVA), TEXTS, 6) == here.answer(pictures(LLAVA), TEXTS, 6)
-    assert list(standin.folder.iterdir()) == []
+def test_answers_equal_the_local_vlm(serve):
+    local, served, vllm = serve(LLAVA)
+    assert served.answer(pictures(LLAVA), TEXTS, 6) == local.answer(pictures(LLAVA), TEXTS, 6)
+    assert list(vllm.folder.iterdir()) == []
 
 
-@pytest.mark.parametrize(("shortest", "mask"), [(0, [True, False, False]), (2, [True, True, True])])
-def test_an_answer_stops_at_its_end_and_what_would_follow_is_masked(serve, tmp_path, shortest, mask):
+@pytest.mark.parametrize(("min_new_tokens", "mask"), [(0, [True, False, False]), (2, [True, True, True])])
+def test_states_after_eos_are_masked(serve, tmp_path, min_new_tokens, mask):
     path = shutil.copytree(folder(LLAVA), tmp_path / "nearly-all-tokens-end")
     size = json.loads((path / "config.json").read_text())["text_config"]["vocab_size"]
     ends = [token for token in range(size) if token != 5]
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
-    here, there, standin = serve(LLAVA, path=path, min_new_tokens=shortest)
-    theirs, ours = (vlm.hidden(pictures(LLAVA), TEXTS) for vlm in (here, there))
-    same(theirs, ours)
+    local, served, vllm = serve(LLAVA, path=path, min_new_tokens=min_new_tokens)
+    theirs, ours = (vlm.hidden(pictures(LLAVA), TEXTS) for vlm in (local, served))
+    assert_same_hidden(theirs, ours)
     assert ours.mask[:, ours.spans["generated"]].tolist() == [mask] * len(TEXTS)
-    assert there.answer(pictures(LLAVA), TEXTS, 6) == here.answer(pictures(LLAVA), TEXTS, 6)
-    assert [len(made) for made in standin.made[1:]] == [N + 1] * len(TEXTS) + [1] * len(TEXTS)
+    assert served.answer(pictures(LLAVA), TEXTS, 6) == local.answer(pictures(LLAVA), TEXTS, 6)
+    assert [len(tokens) for tokens in vllm.generated[1:]] == [NEW_TOKENS + 1] * len(TEXTS) + [1] * len(TEXTS)
 
 
-def test_a_proxy_is_not_asked(serve, monkeypatch):
+def test_proxy_settings_are_ignored(serve, monkeypatch):
     monkeypatch.setenv("http_proxy", NOWHERE)
     monkeypatch.delenv("no_proxy", raising=False)
     serve(LLAVA)
 
 
-def test_all_rows_of_a_batch_are_asked_at_once(serve, monkeypatch):
-    _, there, standin = serve(LLAVA)
-    together = threading.Barrier(len(TEXTS), timeout=20)
-    generate = standin.generate
-    monkeypatch.setattr(standin, "generate", lambda request: (together.wait(), generate(request))[1])
-    there.hidden(pictures(LLAVA), TEXTS)  # one after the other, the first would wait in vain for the rest
+def test_rows_of_a_batch_are_requested_concurrently(serve, monkeypatch):
+    _, served, vllm = serve(LLAVA)
+    all_rows = threading.Barrier(len(TEXTS), timeout=20)
+    generate = vllm.generate
+    monkeypatch.setattr(vllm, "generate", lambda request: (all_rows.wait(), generate(request))[1])
+    served.hidden(pictures(LLAVA), TEXTS)  # one after the other, the first request would time out
 
 
-def test_half_precision_arrives_as_float32_and_is_in_the_key(serve):
-    here, there, _ = serve(LLAVA, dtype="bfloat16")
-    states = there.hidden(pictures(LLAVA), TEXTS).states
-    assert states.dtype == torch.float32 and there.key()["dtype"] == "bfloat16"
-    torch.testing.assert_close(states, here.hidden(pictures(LLAVA), TEXTS).states, rtol=0, atol=0.1)
+def test_bfloat16_states_are_returned_as_float32(serve):
+    local, served, _ = serve(LLAVA, dtype="bfloat16")
+    states = served.hidden(pictures(LLAVA), TEXTS).states
+    assert states.dtype == torch.float32 and served.key()["dtype"] == "bfloat16"
+    torch.testing.assert_close(states, local.hidden(pictures(LLAVA), TEXTS).states, rtol=0, atol=0.1)
 
 
-def test_stores_of_both_backends_do_not_mix_and_the_address_does_not_matter(serve):
-    here, there, _ = serve(LLAVA)
-    assert there.key() == here.key() | {"backend": "vllm"}
-    assert "server" not in json.dumps(here.key())
+def test_the_key_contains_the_backend_but_not_the_address(serve):
+    local, served, _ = serve(LLAVA)
+    assert served.key() == local.key() | {"backend": "vllm"}
+    assert "server" not in json.dumps(local.key())
 
 
-def test_the_command_names_the_layers_and_vllm_reads_it():
-    flags = arguments(serve_command(str(folder(LLAVA)), Defaults(server="http://gpu-box:8123")))
+def test_serve_command_is_valid_and_names_the_layers():
+    flags = parse_command(serve_command(str(folder(LLAVA)), Defaults(server="http://gpu-box:8123")))
     assert flags.served_model_name == f"{folder(LLAVA)}@2,3"  # of three layers, the last two
     assert (flags.model, flags.host, flags.port, flags.dtype) == (str(folder(LLAVA)), "gpu-box", 8123, "auto")
     layers = {"hf_config": {"eagle_aux_hidden_state_layer_ids": [2, 3]}}
     assert flags.speculative_config["draft_model_config"] == layers
 
 
-def test_the_command_in_the_documentation_is_the_one_for_its_model(monkeypatch):
+def test_docs_show_the_serve_command(monkeypatch):
     page = (Path(__file__).parents[2] / "docs" / "vllm.md").read_text(encoding="utf-8")
-    shown = page[page.index("vllm serve ") :].split("```")[0]
+    command = page[page.index("vllm serve ") :].split("```")[0]
     depth = SimpleNamespace(num_hidden_layers=32, max_position_embeddings=4096)
     monkeypatch.setattr(checkpoint, "read_config", lambda path: SimpleNamespace(get_text_config=lambda: depth))
-    assert shlex.split(shown.replace("\\\n", " ")) == shlex.split(serve_command("llava-hf/llava-1.5-7b-hf", Defaults()))
+    assert shlex.split(command.replace("\\\n", " ")) == shlex.split(
+        serve_command("llava-hf/llava-1.5-7b-hf", Defaults())
+    )
 
 
-def test_no_server_says_how_to_start_one():
-    with pytest.raises(UserError, match=f"no vLLM server answers at server='{NOWHERE}'.*docs/vllm.md") as error:
-        load_vlm(str(folder(LLAVA)), given(LLAVA, server=NOWHERE))
-    assert str(error.value).endswith(serve_command(str(folder(LLAVA)), given(LLAVA, server=NOWHERE)))
+def test_without_a_server_the_error_gives_the_command():
+    with pytest.raises(UserError, match=f"server='{NOWHERE}'.*docs/vllm.md") as error:
+        load_vlm(str(folder(LLAVA)), options_for(LLAVA, server=NOWHERE))
+    assert str(error.value).endswith(serve_command(str(folder(LLAVA)), options_for(LLAVA, server=NOWHERE)))
 
 
-def test_something_else_that_listens_is_no_server():
-    with socket.create_server(("127.0.0.1", 0)) as other:
+def test_another_service_at_the_address_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def talk():
-            one, _ = other.accept()
-            one.recv(100)
-            one.sendall(b"SSH-2.0-OpenSSH\r\n")
-            one.close()
+        def answer():
+            connection, _ = listener.accept()
+            connection.recv(100)
+            connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+            connection.close()
 
-        threading.Thread(target=talk).start()
+        threading.Thread(target=answer).start()
         with pytest.raises(UserError, match="no vLLM server answers"):
-            load_vlm(str(folder(LLAVA)), given(LLAVA, server=f"http://127.0.0.1:{other.getsockname()[1]}"))
+            load_vlm(str(folder(LLAVA)), options_for(LLAVA, server=f"http://127.0.0.1:{listener.getsockname()[1]}"))
 
 
-def test_a_server_that_dies_later_is_noticed(serve, server):
-    _, there, _ = serve(LLAVA)
+def test_a_server_that_stops_later_is_reported(serve, server):
+    _, served, _ = serve(LLAVA)
     server.socket.close()
     with pytest.raises(UserError, match="no vLLM server answers"):
-        there.hidden(pictures(LLAVA), TEXTS)
+        served.hidden(pictures(LLAVA), TEXTS)
 
 
-def edited(command, before, after):
+def replaced(command, before, after):
     assert before in command
     return command.replace(before, after)
 
@@ -198,10 +195,10 @@ def edited(command, before, after):
         ("--dtype float32", "--dtype bfloat16", "computes in bfloat16, not in dtype=float32"),
     ],
 )
-def test_a_server_started_otherwise_is_refused_with_the_right_command(serve, server, before, after, message):
-    right = serve_command(str(folder(LLAVA)), given(LLAVA, server=server.url))
+def test_a_server_with_other_options_is_refused_with_the_right_command(serve, server, before, after, message):
+    right = serve_command(str(folder(LLAVA)), options_for(LLAVA, server=server.url))
     with pytest.raises(UserError, match=message) as error:
-        serve(LLAVA, command=edited(right, before, after))
+        serve(LLAVA, command=replaced(right, before, after))
     assert str(error.value).endswith(right)
 
 
@@ -209,24 +206,24 @@ def test_a_server_started_otherwise_is_refused_with_the_right_command(serve, ser
     ("fault", "message"),
     [
         ("no connector", "gives no hidden states"),
-        ("no file", "cannot be read and deleted here.*shared_storage_path"),
+        ("no file", "shared_storage_path"),
         ("fewer states", "gives .* states for .* tokens"),
         ("no BOS", "reads other tokens"),
-        ("short", f"stopped after {N - 1} of {N} tokens"),
+        ("short", f"stopped after {NEW_TOKENS - 1} of {NEW_TOKENS} tokens"),
     ],
 )
-def test_each_fault_of_a_server_is_told(serve, fault, message):
-    _, there, standin = serve(LLAVA)
-    standin.faults.add(fault)
+def test_faulty_responses_are_refused(serve, fault, message):
+    _, served, vllm = serve(LLAVA)
+    vllm.faults.add(fault)
     with pytest.raises(UserError, match=message):
-        there.hidden(pictures(LLAVA), TEXTS)
+        served.hidden(pictures(LLAVA), TEXTS)
 
 
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.model_type not in MODEL_TYPES], ids=lambda case: case.name
 )
-def test_families_that_vllm_gives_no_states_of_are_refused(case):
-    with pytest.raises(UserError, match=f"no hidden states of .*, a {case.model_type}; .*llava, qwen2_5_vl, qwen3_vl"):
+def test_families_without_vllm_support_are_refused(case):
+    with pytest.raises(UserError, match=f"{case.model_type}; .*llava, qwen2_5_vl, qwen3_vl"):
         load_vlm(str(folder(case)), Defaults(server=NOWHERE, image_size=case.image_size))
 
 
@@ -240,20 +237,20 @@ def test_families_that_vllm_gives_no_states_of_are_refused(case):
         (QWEN3, {"layers": (1, -1)}, r"the states of \[1\] would not be those of transformers.*use 0, or 2 to 3"),
     ],
 )
-def test_options_that_a_server_cannot_serve_are_refused(case, options, message):
+def test_options_without_vllm_support_are_refused(case, options, message):
     with pytest.raises(UserError, match=message):
-        load_vlm(str(folder(case)), given(case, **({"server": NOWHERE} | options)))
+        load_vlm(str(folder(case)), options_for(case, **({"server": NOWHERE} | options)))
 
 
-def test_an_address_is_a_url():
+def test_server_must_be_a_url():
     with pytest.raises(ValueError, match="https"):
         Defaults(server="localhost:8000")
 
 
-def test_the_tower_and_the_weights_are_out_of_reach(serve):
-    _, there, _ = serve(LLAVA)
-    with pytest.raises(UserError, match="vision tower's tokens; leave out server"):
-        there.vision(pictures(LLAVA))
+def test_vision_tokens_and_training_are_refused(serve):
+    _, served, _ = serve(LLAVA)
+    with pytest.raises(UserError, match="leave out server"):
+        served.vision(pictures(LLAVA))
     settings = {"why": "a test", "vlm": str(folder(LLAVA)), "train": [], "test": [], "steps": 1}
-    with pytest.raises(UserError, match="no weights here.*leave out vlm_options.server"):
-        load_for_training(FinetuneConfig(**settings, vlm_options=there.options))
+    with pytest.raises(UserError, match="leave out vlm_options.server"):
+        load_for_training(FinetuneConfig(**settings, vlm_options=served.options))

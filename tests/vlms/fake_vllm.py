@@ -1,4 +1,4 @@
-"""A stand-in for `vllm serve`: its command line, requests, answers and files, with states from transformers.
+"""A fake `vllm serve`: its command line, requests, responses and files, with states from transformers.
 
 Written from the source of vLLM 0.33, which it follows in
 
@@ -10,7 +10,7 @@ Written from the source of vLLM 0.33, which it follows in
     model_executor/models/llama.py, qwen2.py                which layer an id means; the last is not normed
     distributed/kv_transfer/kv_connector/v1/example_hidden_states_connector.py    files, locks, include_output_tokens
 
-Unlike vLLM, it refuses fields that it does not know, so that a misspelt one shows.
+Unlike vLLM, it refuses unknown fields, so that misspelt ones are noticed.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import threading
 import time
 from base64 import b64decode
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -35,8 +36,8 @@ REQUEST = {"model", "token_ids", "content_parts", "sampling_params", "kv_transfe
 SAMPLING = {"temperature", "detokenize", "max_tokens", "min_tokens", "ignore_eos"}
 
 
-def arguments(command: str) -> argparse.Namespace:
-    """What `vllm serve` reads of its command line; it exits with 2 on a flag that is not there."""
+def parse_command(command: str) -> argparse.Namespace:
+    """Parse a command line of `vllm serve`; unknown flags exit with status 2."""
     program, verb, *words = shlex.split(command)
     assert (program, verb) == ("vllm", "serve")
     flags = argparse.ArgumentParser()
@@ -53,8 +54,13 @@ def arguments(command: str) -> argparse.Namespace:
     return flags.parse_args(words)
 
 
+@cache
+def read_model(path: str, dtype: str) -> torch.nn.Module:
+    return AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+
+
 class Refused(Exception):
-    """An answer that is no 200."""
+    """A response with a status other than 200."""
 
     def __init__(self, code: int, kind: str, message: str) -> None:
         self.code = code
@@ -62,21 +68,25 @@ class Refused(Exception):
 
 
 @dataclass
-class Standin:
-    """Serves what a command line says.
+class FakeVllm:
+    """A server with the options of a command line.
 
-    folder: where its files go, in place of the command's. faults: names of what is to go wrong. seen, made: the
-    requests that came, and the ids that were chosen for each.
+    Args:
+        command: The command line.
+        folder: Folder for its files, in place of the command's.
+        faults: Names of faults to simulate.
+        requests: The requests so far.
+        generated: The generated token ids of each request.
     """
 
     command: str
     folder: Path
     faults: set[str] = field(default_factory=set)
-    seen: list[dict] = field(default_factory=list)
-    made: list[list[int]] = field(default_factory=list)
+    requests: list[dict] = field(default_factory=list)
+    generated: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.flags = arguments(self.command)
+        self.flags = parse_command(self.command)
         assert self.flags.enable_prefix_caching is False and self.flags.enable_chunked_prefill is False
         method, transfer = self.flags.speculative_config, self.flags.kv_transfer_config
         assert method["method"] == "extract_hidden_states" and method["num_speculative_tokens"] == 1
@@ -86,9 +96,9 @@ class Standin:
         self.layers = sorted(set(layers))  # as in EagleModelMixin._set_aux_hidden_state_layers
         assert len(self.layers) == len(layers)
         dtype = {"auto": "float32"}.get(self.flags.dtype, self.flags.dtype)
-        self.model = AutoModelForImageTextToText.from_pretrained(self.flags.model, dtype=getattr(torch, dtype)).eval()
+        self.model = read_model(self.flags.model, dtype)
         self.processor = AutoImageProcessor.from_pretrained(self.flags.model, backend="pil")
-        self.one_at_a_time = threading.Lock()
+        self.lock = threading.Lock()
 
     def generate(self, request: dict) -> dict:
         """POST /inference/v1/generate."""
@@ -99,18 +109,19 @@ class Standin:
             name = self.flags.served_model_name
             message = f"The model `{request['model']}` does not exist. Valid aliases: {name}."
             raise Refused(404, "NotFoundError", message)
-        with self.one_at_a_time, torch.no_grad():
-            self.seen.append(request)
-            given = self._expanded(request["token_ids"], pixels := self._pixels(request["content_parts"]))
-            chosen = self._chosen(given, pixels, **request["sampling_params"])
-            self.made.append(chosen)
-            # all_token_ids[:-1]: the last token was never an input, so it has no state.
-            out = (request["kv_transfer_params"] or {}).get("include_output_tokens", False)
-            kept = [*given, *chosen][:-1] if out else given
-            file = self._write(kept, self._states(kept, pixels))
+        with self.lock, torch.no_grad():
+            self.requests.append(request)
+            pixels = self._pixels(request["content_parts"])
+            prompt = self._expanded(request["token_ids"], pixels)
+            tokens = self._generate_tokens(prompt, pixels, **request["sampling_params"])
+            self.generated.append(tokens)
+            # As all_token_ids[:-1]: the last token is never an input, so it has no state.
+            with_output = (request["kv_transfer_params"] or {}).get("include_output_tokens", False)
+            ids = [*prompt, *tokens][:-1] if with_output else prompt
+            file = self._write(ids, self._states(ids, pixels))
         return {
-            "request_id": f"generate-tokens-{len(self.seen)}",
-            "choices": [{"index": 0, "finish_reason": "length", "token_ids": chosen, "logprobs": None}],
+            "request_id": f"generate-tokens-{len(self.requests)}",
+            "choices": [{"index": 0, "finish_reason": "length", "token_ids": tokens, "logprobs": None}],
             "prompt_token_ids": None,
             "output_mode": "tokens",
             "kv_transfer_params": None if "no connector" in self.faults else {"hidden_states_path": file},
@@ -120,8 +131,10 @@ class Standin:
         (part,) = parts
         assert part["type"] == "image_url" and part["url"].startswith("data:image/")
         picture = Image.open(BytesIO(b64decode(part["url"].split(",", 1)[1]))).convert("RGB")
-        made = self.processor(images=[np.asarray(picture)], return_tensors="pt")
-        return {key: value.to(self.model.dtype) if value.is_floating_point() else value for key, value in made.items()}
+        values = self.processor(images=[np.asarray(picture)], return_tensors="pt")
+        return {
+            key: value.to(self.model.dtype) if value.is_floating_point() else value for key, value in values.items()
+        }
 
     def _expanded(self, ids: list[int], pixels: dict) -> list[int]:
         vision, placeholder = self.model.config.vision_config, self.model.config.image_token_id
@@ -132,10 +145,10 @@ class Standin:
         if ids.count(placeholder) != 1:
             raise Refused(400, "BadRequestError", f"Expected 1 placeholder, found {ids.count(placeholder)}")
         ids = ids[1:] if "no BOS" in self.faults else ids
-        at = ids.index(placeholder)
-        return [*ids[:at], *[placeholder] * count, *ids[at + 1 :]]
+        index = ids.index(placeholder)
+        return [*ids[:index], *[placeholder] * count, *ids[index + 1 :]]
 
-    def _chosen(self, ids, pixels, *, max_tokens, min_tokens=0, ignore_eos=False, **fixed):
+    def _generate_tokens(self, ids, pixels, *, max_tokens, min_tokens=0, ignore_eos=False, **fixed):
         assert fixed == {"temperature": 0.0, "detokenize": False}
         if min_tokens > max_tokens:
             raise Refused(400, "BadRequestError", "min_tokens must be less than or equal to max_tokens")
@@ -151,7 +164,7 @@ class Standin:
         return chosen
 
     def _states(self, ids: list[int], pixels: dict) -> torch.Tensor:
-        """[tokens, layers, D]"""
+        """Return states [tokens, layers, D]; the last layer is not normed."""
         unnormed: list[torch.Tensor] = []
         norm = self.model.get_decoder().norm
         hook = norm.register_forward_pre_hook(lambda _, inputs: unnormed.append(inputs[0]))
@@ -167,8 +180,8 @@ class Standin:
         return self.model(input_ids=tokens, **pixels, output_hidden_states=True)
 
     def _write(self, ids: list[int], states: torch.Tensor) -> str:
-        """Locks before the answer, writes after it."""
-        file = self.folder / f"generate-tokens-{len(self.seen)}.safetensors"
+        """Lock the file before the response, write it after."""
+        file = self.folder / f"generate-tokens-{len(self.requests)}.safetensors"
         lock = open(f"{file}.lock", "w")  # noqa: SIM115
         fcntl.flock(lock, fcntl.LOCK_EX)
         missing = "fewer states" in self.faults
@@ -185,9 +198,9 @@ class Standin:
 
 
 class Server(ThreadingHTTPServer):
-    """The socket; `standin` answers, once there is one."""
+    """HTTP server; `vllm` responds."""
 
-    standin: Standin | None = None
+    vllm: FakeVllm | None = None
     daemon_threads = True
 
     def __init__(self) -> None:
@@ -205,15 +218,15 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.path != "/inference/v1/generate":
                 raise Refused(404, "NotFoundError", "Not Found")
-            code, body = 200, self.server.standin.generate(request)
+            code, body = 200, self.server.vllm.generate(request)
         except Refused as refused:
             code, body = refused.code, refused.body
-        written = json.dumps(body).encode()
+        response = json.dumps(body).encode()
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(written)))
+        self.send_header("Content-Length", str(len(response)))
         self.end_headers()
-        self.wfile.write(written)
+        self.wfile.write(response)
 
     def log_message(self, *_) -> None:
         pass
