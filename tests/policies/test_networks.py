@@ -1,4 +1,4 @@
-"""Every network: shapes, gradients everywhere, and padding that cannot be seen."""
+"""Every network: shapes, gradients of all parameters, and no influence of padding."""
 
 import gymnasium as gym
 import pytest
@@ -9,7 +9,7 @@ from pr2l.core import registry
 from pr2l.policies.common.tokens import Handles, TokenTable
 from pr2l.policies.networks import cnn, mlp, token_transformer
 
-TOKENS, WIDTH = 8, 24  # a width that cnn can read as RGB
+TOKENS, WIDTH = 8, 24  # cnn reads rows of RGB
 NETWORKS = registry.names("networks")
 
 
@@ -39,19 +39,19 @@ def test_proprio_is_appended_to_the_summary_unchanged(name, proprio):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_handles_are_read_as_the_tokens_that_they_stand_for(name):
+def test_handles_give_the_features_of_their_tokens(name):
     table = TokenTable(2, 5, (TOKENS, WIDTH), torch.float32, torch.device("cpu"))
     observation, others = observations(), observations(proprio=None)
-    for shown in (others, observation):
-        ids = table.put(shown["tokens"].numpy(), shown["mask"].numpy())
+    for stored in (others, observation):
+        ids = table.put(stored["tokens"].numpy(), stored["mask"].numpy())
     space = gym.spaces.Dict({"handle": Handles(table), "proprio": token_space(TOKENS, WIDTH, 3)["proprio"]})
     torch.manual_seed(0)
     module = registry.load("networks", name)
     network = module.Network(space, module.Defaults())
-    handled = {"handle": torch.from_numpy(ids).float()[:, None], "proprio": observation["proprio"]}
-    assert torch.equal(network(handled), build(name)(observation))
+    with_handle = {"handle": torch.from_numpy(ids).float()[:, None], "proprio": observation["proprio"]}
+    assert torch.equal(network(with_handle), build(name)(observation))
     assert torch.equal(network(observation), build(name)(observation))
-    assert list(network.state_dict()) == list(build(name).state_dict())  # the table is not among the weights
+    assert list(network.state_dict()) == list(build(name).state_dict())  # the table is not a weight
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -63,16 +63,16 @@ def test_every_parameter_gets_a_gradient(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("garbage", [1e4, float("nan"), float("inf")])
-def test_what_lies_in_padding_cannot_be_seen(name, garbage):
+def test_features_do_not_depend_on_padding(name, garbage):
     network, clean = build(name), observations()
-    dirty = {**clean, "tokens": clean["tokens"].clone()}
-    dirty["tokens"][0, 3:] = garbage
+    changed = {**clean, "tokens": clean["tokens"].clone()}
+    changed["tokens"][0, 3:] = garbage
     clean["tokens"][0, 3:] = 0
-    assert torch.equal(network(dirty), network(clean))
+    assert torch.equal(network(changed), network(clean))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_row_of_padding_alone_is_finite_and_constant(name):
+def test_rows_without_real_tokens_have_finite_constant_features(name):
     network, observation = build(name, proprio=None), observations(proprio=None)
     observation["mask"][:2] = 0
     features = network(observation)
@@ -81,7 +81,7 @@ def test_a_row_of_padding_alone_is_finite_and_constant(name):
 
 
 class NoEncoderMask(token_transformer.Network):
-    """Wrong on purpose: real tokens attend to padding."""
+    """A wrong network, in which real tokens attend to padding."""
 
     def summarise(self, tokens, mask):
         padding = ~token_transformer.attendable(mask)
@@ -91,7 +91,7 @@ class NoEncoderMask(token_transformer.Network):
 
 
 class NoDecoderMask(token_transformer.Network):
-    """Wrong on purpose, as the published notebook is: the query attends to padding."""
+    """A wrong network, in which the query attends to padding, as in the published notebook."""
 
     def summarise(self, tokens, mask):
         memory = self.encoder(self.project(tokens), src_key_padding_mask=~token_transformer.attendable(mask))
@@ -102,31 +102,31 @@ class NoDecoderMask(token_transformer.Network):
 @pytest.mark.parametrize(
     ("network", "leaks"), [(token_transformer.Network, False), (NoEncoderMask, True), (NoDecoderMask, True)]
 )
-def test_the_attention_masks_alone_hide_padding(network, leaks, train):
-    """`summarise` by itself, since `forward` also zeroes padding, which would hide a missing mask."""
+def test_attention_masks_hide_padding(network, leaks, train):
+    """Calls `summarise`, because `forward` also zeroes padding, which would hide a missing mask."""
     torch.manual_seed(0)
     options = token_transformer.Defaults(width=16, feedforward=16, summary=8)
-    built = network(token_space(TOKENS, WIDTH, None), options).train(train)
+    model = network(token_space(TOKENS, WIDTH, None), options).train(train)
     observation = observations(proprio=None)
     mask, tokens = observation["mask"].bool(), observation["tokens"]
     other = tokens.masked_fill(~mask[..., None], 5.0)
     with torch.no_grad():
-        moved = (built.summarise(other, mask) - built.summarise(tokens, mask)).abs().amax(dim=1)
-    assert (moved[0] > 1e-3) == leaks
-    assert (moved[1:] == 0).all()
+        difference = (model.summarise(other, mask) - model.summarise(tokens, mask)).abs().amax(dim=1)
+    assert (difference[0] > 1e-3) == leaks
+    assert (difference[1:] == 0).all()
 
 
-def test_without_a_query_the_summary_is_the_mean_of_the_real_tokens():
+def test_zero_queries_average_the_real_tokens():
     network, observation = build("token_transformer", None, width=16, queries=0), observations(proprio=None)
-    memory = network.encoder(network.project(observation["tokens"][:1, :3]))  # of row 0 the rest is padding
+    memory = network.encoder(network.project(observation["tokens"][:1, :3]))  # the other tokens of row 0 are padding
     expected = network.to_summary(memory.mean(dim=1))
     assert torch.allclose(network(observation)[:1], expected, atol=1e-6)
     network(observation).sum().backward()
     assert all(value.grad is not None for value in network.parameters())
 
 
-def test_outputs_of_several_queries_stand_side_by_side():
-    """Two queries change places, and their columns of the next layer with them: the summary stays."""
+def test_outputs_of_several_queries_are_concatenated():
+    """Exchanging two queries, and their columns of the next layer, does not change the summary."""
     network, observation = build("token_transformer", None, width=16, queries=2), observations(proprio=None)
     before, layer = network(observation), network.to_summary[0]
     with torch.no_grad():
@@ -136,8 +136,8 @@ def test_outputs_of_several_queries_stand_side_by_side():
     assert torch.allclose(network(observation), before, atol=1e-6)
 
 
-def test_position_embeddings_tell_tokens_apart_by_their_slot():
-    """Without them the tokens are a set; with them (once learned) they are a sequence."""
+def test_position_embeddings_make_the_order_of_tokens_matter():
+    """Without them the tokens are a set, with them a sequence."""
     observation = observations(proprio=None)
     observation["mask"][:] = 1
     flipped = {**observation, "tokens": observation["tokens"].flip(1)}
@@ -147,7 +147,7 @@ def test_position_embeddings_tell_tokens_apart_by_their_slot():
     assert not torch.allclose(ordered(flipped), ordered(observation), atol=1e-2)
 
 
-def test_the_mlp_averages_real_tokens_only():
+def test_mlp_averages_real_tokens_only():
     network = mlp.Network(token_space(3, 1, None), mlp.Defaults(hidden=(1,)))
     torch.nn.init.ones_(network.layers[0].weight)
     torch.nn.init.zeros_(network.layers[0].bias)
@@ -155,20 +155,20 @@ def test_the_mlp_averages_real_tokens_only():
     assert network(observation).item() == 3.0
 
 
-def test_cnn_sees_the_image_that_the_rows_make():
-    """A red frame and a blue frame differ only in which of three channels is lit."""
+def test_cnn_reads_the_rows_as_an_image():
+    """A red frame is 1 in the first channel only."""
     network = cnn.Network(token_space(8, 24, None), cnn.Defaults(channels=(4,)))
-    seen = []
-    network.convolutions.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images = []
+    network.convolutions.register_forward_pre_hook(lambda _, inputs: images.append(inputs[0]))
     red = torch.zeros(1, 8, 24)
     red[:, :, 0::3] = 1
     network({"tokens": red, "mask": torch.ones(1, 8)})
-    assert seen[0].shape == (1, 3, 8, 8)
-    assert torch.equal(seen[0].sum(dim=(0, 2, 3)), torch.tensor([64.0, 0.0, 0.0]))
+    assert images[0].shape == (1, 3, 8, 8)
+    assert torch.equal(images[0].sum(dim=(0, 2, 3)), torch.tensor([64.0, 0.0, 0.0]))
 
 
-def test_errors_say_what_to_use_instead():
-    with pytest.raises(ValueError, match="not a multiple of heads 3; try width=63"):
+def test_invalid_widths_are_refused_with_a_suggestion():
+    with pytest.raises(ValueError, match="heads 3; try width=63"):
         build("token_transformer", width=64, heads=3)
-    with pytest.raises(ValueError, match="width 7 is not a multiple of 3; use encoder pixels"):
+    with pytest.raises(ValueError, match="width 7.*use encoder pixels"):
         cnn.Network(token_space(4, 7, None), cnn.Defaults())

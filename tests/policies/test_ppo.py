@@ -1,7 +1,8 @@
-"""PPO on a world whose answer is known, its memory, and its state taken apart and put together again."""
+"""PPO in an environment with a known optimum: learning, storage, and exact resumption from a saved state."""
 
 import copy
 import json
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
-from token_world import TokenWorld, created_for, token_space, token_worlds
+from token_world import TokenWorld, spaces_and_count, token_space, token_worlds
 
 from pr2l.policies import ppo
 from pr2l.policies.base import Hooks
@@ -19,59 +20,59 @@ SMALL = {"learning_rate": 3e-3, "n_steps": 32, "n_epochs": 4, "head_sizes": (16,
 NETWORK = mlp.Defaults(hidden=(16,))
 
 
-def model(venv, seed=0, **options):
-    return ppo.create(*created_for(venv), mlp.Network, NETWORK, ppo.Defaults(**{**SMALL, **options}), seed=seed)
+def create(venv, seed=0, **options):
+    return ppo.create(*spaces_and_count(venv), mlp.Network, NETWORK, ppo.Defaults(**{**SMALL, **options}), seed=seed)
 
 
 class Recorder(Hooks):
-    """Keeps the weights' sums before each rollout, and a copy of everything after `take_at` steps, world included."""
+    """Record the sums of the weights before each rollout, and learner and `venv` after `snapshot_at` steps."""
 
-    def __init__(self, take_at=None, world=None):
-        self.take_at, self.world, self.trace, self.taken, self.metrics = take_at, world, [], None, []
+    def __init__(self, snapshot_at=None, venv=None):
+        self.snapshot_at, self.venv, self.weight_sums, self.snapshot, self.metrics = snapshot_at, venv, [], None, []
 
     def on_update_start(self, learner):
-        self.trace.append((learner.num_timesteps, fingerprint(learner)))
-        if learner.num_timesteps == self.take_at:
-            self.taken = (*learner.state_dict(), copy.deepcopy(self.world))
+        self.weight_sums.append((learner.num_timesteps, weight_sums(learner)))
+        if learner.num_timesteps == self.snapshot_at:
+            self.snapshot = (*learner.state_dict(), copy.deepcopy(self.venv))
 
     def on_update(self, metrics):
         self.metrics.append(metrics)
 
 
-def fingerprint(learner):
-    """Of the weights, as the state has them."""
-    weights = sorted(learner.state_dict()[0].items())
-    return [tensor.double().sum().item() for name, tensor in weights if name.startswith("policy/")]
+def weight_sums(learner):
+    """Return the sum of each weight of the policy."""
+    tensors = sorted(learner.state_dict()[0].items())
+    return [tensor.double().sum().item() for name, tensor in tensors if name.startswith("policy/")]
 
 
-def test_learns_to_name_what_it_sees():
-    venv = token_worlds(kinds=3, horizon=4)
-    trained = ppo.create(
-        *created_for(venv),
+def test_learns_the_optimal_policy():
+    venv = token_worlds(num_actions=3, horizon=4)
+    learner = ppo.create(
+        *spaces_and_count(venv),
         token_transformer.Network,
         token_transformer.Defaults(width=16, feedforward=16, summary=16),
-        ppo.Defaults(**SMALL),
+        ppo.Defaults(**{**SMALL, "learning_rate": 1e-2}),
         seed=0,
     )
-    trained.learn(venv, 3000, Recorder())
-    observation, returned = venv.reset(), 0.0
+    learner.learn(venv, 1280, Recorder())
+    observation, episode_return = venv.reset(), 0.0
     for _ in range(4):
-        observation, rewards, _, _ = venv.step(trained.act(observation, greedy=True).actions)
-        returned += rewards.mean()
-    assert returned == 4
+        observation, rewards, _, _ = venv.step(learner.act(observation, greedy=True).actions)
+        episode_return += rewards.mean()
+    assert episode_return == 4
 
 
-def test_without_handles_the_rollout_stores_half_precision_tokens():
+def test_without_handles_the_buffer_stores_float16_tokens():
     venv = token_worlds(count=4, tokens=5, width=8)
-    buffer = model(venv, n_steps=32, handles=False).model.rollout_buffer
+    buffer = create(venv, n_steps=32, handles=False).model.rollout_buffer
     assert buffer.observations["tokens"].dtype == np.float16
-    stored = sum(part.nbytes for part in buffer.observations.values())
+    stored = sum(array.nbytes for array in buffer.observations.values())
     assert stored == 32 * 4 * (5 * 8 * 2 + 5 + 4)
     needed = ppo.rollout_bytes(venv.observation_space, 4, ppo.Defaults(n_steps=32, handles=False))
     assert needed == {"cpu": 2 * stored}  # SB3 flattens a copy
 
 
-def test_a_long_rollout_takes_what_arithmetic_says():
+def test_rollout_bytes_of_a_long_rollout():
     space = token_space(64, 4096, proprio=None)
     row, rows = 64 * (4096 * 2 + 1), 2048 * 8
     options = {"n_steps": 2048, "device": "cpu"}
@@ -79,38 +80,48 @@ def test_a_long_rollout_takes_what_arithmetic_says():
     assert ppo.rollout_bytes(space, 8, ppo.Defaults(**options)) == {"cpu": (rows + 8 + 1) * row + 2 * rows * 8}
 
 
-def test_same_seed_same_weights():
-    traces = []
+def test_the_seed_determines_the_weights():
+    runs = []
     for seed in (0, 0, 1):
         recorder = Recorder()
         venv = token_worlds()
-        model(venv, seed).learn(venv, 512, recorder)
-        traces.append(recorder.trace)
-    assert traces[0] == traces[1]
-    assert traces[0] != traces[2]
+        create(venv, seed).learn(venv, 512, recorder)
+        runs.append(recorder.weight_sums)
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+@cache
+def uninterrupted_run(recurrent):
+    """Train for 640 steps with a snapshot after 256; return recorder and learner, which tests only read."""
+    venv = token_worlds(horizon=5)  # 5 does not divide 32, so episodes cross the ends of rollouts
+    recorder, learner = Recorder(snapshot_at=256, venv=venv), create(venv, recurrent=recurrent, schedule="linear")
+    learner.learn(venv, 640, recorder)
+    return recorder, learner
+
+
+def resume(snapshot, recurrent, **changed_tensors):
+    """Train a new learner, with another seed, from a snapshot to 640 steps; return its recorder and the learner."""
+    tensors, values, venv = copy.deepcopy(snapshot)  # training changes them in place
+    learner, recorder = create(venv, seed=99, recurrent=recurrent, schedule="linear"), Recorder()
+    learner.load_state_dict({**tensors, **changed_tensors}, json.loads(json.dumps(values)))
+    learner.learn(venv, 640, recorder)
+    return recorder, learner
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
-def test_a_restored_model_goes_on_bit_for_bit(recurrent):
-    options = {"recurrent": recurrent, "schedule": "linear"}
-    worlds = token_worlds(horizon=5)  # 5 does not divide 32: episodes straddle rollouts
-    whole, first = Recorder(take_at=256, world=worlds), model(worlds, **options)
-    first.learn(worlds, 640, whole)
-
-    tensors, values, world = whole.taken
+def test_resumed_training_equals_uninterrupted_training(recurrent):
+    expected, uninterrupted = uninterrupted_run(recurrent)
     torch.manual_seed(99), np.random.seed(99)
-    second, rest = model(world, seed=99, **options), Recorder()
-    second.load_state_dict(tensors, json.loads(json.dumps(values)))
-    second.learn(world, 640, rest)
-
-    assert [step for step, _ in rest.trace] == [256, 384, 512]
-    assert rest.trace == whole.trace[2:]
-    assert fingerprint(second) == fingerprint(first)
-    assert rest.metrics == whole.metrics[2:] and rest.metrics[-1]["train/n_updates"] == 20
+    recorder, resumed = resume(expected.snapshot, recurrent)
+    assert [step for step, _ in recorder.weight_sums] == [256, 384, 512]
+    assert recorder.weight_sums == expected.weight_sums[2:]
+    assert weight_sums(resumed) == weight_sums(uninterrupted)
+    assert recorder.metrics == expected.metrics[2:] and recorder.metrics[-1]["train/n_updates"] == 20
 
 
-class SteeringWorld(TokenWorld):
-    """Actions in Box(-1, 1): worth more the nearer the first number is to where the token points."""
+class BoxActionWorld(TokenWorld):
+    """Actions in Box(-1, 1); the reward is minus the distance of the first number from half of the answer."""
 
     def __init__(self, **options):
         super().__init__(**options)
@@ -122,15 +133,12 @@ class SteeringWorld(TokenWorld):
         return observation, -abs(float(action[0]) - 0.5 * self.answer), terminated, truncated, info
 
 
-def test_a_restored_learner_of_box_actions_goes_on_bit_for_bit():
-    worlds = DummyVecEnv([lambda: SteeringWorld(horizon=5)] * 4)
-    whole, first = Recorder(take_at=256, world=worlds), model(worlds, schedule="linear")
-    first.learn(worlds, 512, whole)
-    tensors, values, world = whole.taken
-    second, rest = model(world, seed=99, schedule="linear"), Recorder()
-    second.load_state_dict(tensors, json.loads(json.dumps(values)))
-    second.learn(world, 512, rest)
-    assert rest.trace == whole.trace[2:] and fingerprint(second) == fingerprint(first)
+def test_resumed_training_with_box_actions_equals_uninterrupted_training():
+    venv = DummyVecEnv([lambda: BoxActionWorld(horizon=5)] * 4)
+    expected, uninterrupted = Recorder(snapshot_at=256, venv=venv), create(venv, schedule="linear")
+    uninterrupted.learn(venv, 640, expected)
+    recorder, resumed = resume(expected.snapshot, recurrent=False)
+    assert recorder.weight_sums == expected.weight_sums[2:] and weight_sums(resumed) == weight_sums(uninterrupted)
 
 
 @pytest.mark.parametrize(
@@ -142,77 +150,72 @@ def test_a_restored_learner_of_box_actions_goes_on_bit_for_bit():
         ("constant", 256, [1, 1]),
     ],
 )
-def test_the_learning_rate_of_an_update_is_that_of_its_own_rollout(schedule, total, rates):
-    """128 steps a rollout; none is spent at rate 0, however few there are."""
+def test_learning_rate_schedule(schedule, total, rates):
+    """A rollout has 128 steps; its rate is that of its first step, so no update has the rate 0."""
     venv, recorder = token_worlds(), Recorder()
-    model(venv, schedule=schedule).learn(venv, total, recorder)
+    create(venv, schedule=schedule).learn(venv, total, recorder)
     assert [row["train/learning_rate"] for row in recorder.metrics] == pytest.approx([3e-3 * rate for rate in rates])
 
 
-def test_a_schedule_is_stated_anew_for_more_steps():
-    """Finished after 256 steps; with 512 the next update is at half of the rate, where it is half way."""
+def test_learning_rate_schedule_of_a_longer_second_training():
+    """After 256 of 256 steps, a training to 512 steps continues at half of the rate."""
     venv, recorder = token_worlds(), Recorder()
-    learner = model(venv, schedule="linear")
+    learner = create(venv, schedule="linear")
     learner.learn(venv, 256, Hooks())
     learner.learn(venv, 512, recorder)
     assert [row["train/learning_rate"] for row in recorder.metrics] == pytest.approx([1.5e-3, 0.75e-3])
 
 
-@pytest.mark.parametrize("forgotten", ["optimizer/", "random/torch", "observation/tokens", "lstm/"])
-def test_every_part_of_the_state_matters(forgotten):
-    """The same comparison fails when any one part is left as it is in a fresh model."""
-    options = {"recurrent": True}
-    worlds = token_worlds(horizon=5)  # 5 does not divide 32: episodes straddle rollouts
-    whole, first = Recorder(take_at=256, world=worlds), model(worlds, **options)
-    first.learn(worlds, 640, whole)
-    tensors, values, world = whole.taken
-    second, rest = model(world, seed=99, **options), Recorder()
-    fresh = {name: torch.zeros_like(tensors[name]) for name in tensors if name.startswith(forgotten)}
-    if forgotten == "random/torch":
-        fresh = {"random/torch": torch.get_rng_state()}
-    assert fresh
-    second.load_state_dict({**tensors, **fresh}, values)
-    second.learn(world, 640, rest)
-    assert rest.trace[0] == whole.trace[2]
-    assert fingerprint(second) != fingerprint(first)
+@pytest.mark.parametrize("prefix", ["optimizer/", "random/torch", "observation/tokens", "lstm/"])
+def test_resumed_training_differs_without_part_of_the_state(prefix):
+    expected, uninterrupted = uninterrupted_run(recurrent=True)
+    tensors = expected.snapshot[0]
+    if prefix == "random/torch":
+        reset = {"random/torch": torch.get_rng_state()}
+    else:
+        reset = {name: torch.zeros_like(tensors[name]) for name in tensors if name.startswith(prefix)}
+    assert reset
+    recorder, resumed = resume(expected.snapshot, recurrent=True, **reset)
+    assert recorder.weight_sums[0] == expected.weight_sums[2]
+    assert weight_sums(resumed) != weight_sums(uninterrupted)
 
 
-def test_state_is_a_copy():
-    recorder = Recorder(take_at=128)
+def test_state_dict_is_a_copy():
+    recorder = Recorder(snapshot_at=128)
     venv = token_worlds()
-    trained = model(venv)
-    trained.learn(venv, 256, recorder)
-    tensors, _, _ = recorder.taken
-    last = trained.state_dict()[0]
+    learner = create(venv)
+    learner.learn(venv, 256, recorder)
+    tensors, _, _ = recorder.snapshot
+    last = learner.state_dict()[0]
     weights = [name for name in tensors if name.startswith("policy/mlp_extractor")]
     assert weights and all(not torch.equal(tensors[name], last[name]) for name in weights)
 
 
-def test_an_update_runs_on_its_own_number_of_threads():
-    class Watch(Hooks):
+def test_threads_apply_to_the_update_only():
+    class ThreadRecorder(Hooks):
         threads: ClassVar[list] = []
 
         def on_update_start(self, learner):
             self.threads.append(torch.get_num_threads())
 
     venv = token_worlds()
-    trained, watch, update = model(venv, threads=2), Watch(), []
-    inner = trained.model.train
-    trained.model.train = lambda: (update.append(torch.get_num_threads()), inner())
+    learner, recorder, update_threads = create(venv, threads=2, n_epochs=1), ThreadRecorder(), []
+    train = learner.model.train
+    learner.model.train = lambda: (update_threads.append(torch.get_num_threads()), train())
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        trained.learn(venv, 256, watch)
-        assert (watch.threads, update, torch.get_num_threads()) == ([3, 3], [2, 2], 3)
+        learner.learn(venv, 256, recorder)
+        assert (recorder.threads, update_threads, torch.get_num_threads()) == ([3, 3], [2, 2], 3)
     finally:
         torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("greedy", [False, True])
-def test_it_acts_as_stable_baselines3_predicts(recurrent, greedy):
+def test_act_equals_predict_of_stable_baselines3(recurrent, greedy):
     venv = token_worlds()
-    learner = model(venv, recurrent=recurrent)
+    learner = create(venv, recurrent=recurrent)
     observation, ours, theirs = venv.reset(), None, None
     for starts in (np.ones(4, bool), np.zeros(4, bool), np.array([True, False, False, True])):
         torch.manual_seed(0)
@@ -225,10 +228,10 @@ def test_it_acts_as_stable_baselines3_predicts(recurrent, greedy):
         assert (log_probabilities < 0).all() and log_probabilities.shape == (4,)
 
 
-def test_actions_of_a_box_are_clipped_to_it():
+def test_box_actions_are_clipped():
     venv = token_worlds()
     box = spaces.Box(np.float32(-0.1), np.float32(0.1), (2,))
-    observation_space, _, count = created_for(venv)
+    observation_space, _, count = spaces_and_count(venv)
     learner = ppo.create(observation_space, box, count, mlp.Network, NETWORK, ppo.Defaults(**SMALL), seed=0)
     actions = learner.act(venv.reset()).actions
     assert actions.shape == (4, 2) and actions.dtype == np.float32 and np.abs(actions).max() == np.float32(0.1)
@@ -236,30 +239,30 @@ def test_actions_of_a_box_are_clipped_to_it():
 
 @pytest.mark.parametrize(
     ("space", "message"),
-    [(spaces.Dict(a=spaces.Discrete(2)), "PPO chooses actions of Discrete"), (spaces.Discrete(3, start=1), "add 1")],
+    [(spaces.Dict(a=spaces.Discrete(2)), "Discrete"), (spaces.Discrete(3, start=1), "add 1")],
 )
-def test_actions_that_it_cannot_choose_are_refused(space, message):
-    observation_space, _, count = created_for(token_worlds())
+def test_unsupported_action_spaces_are_refused(space, message):
+    observation_space, _, count = spaces_and_count(token_worlds())
     with pytest.raises(ValueError, match=message):
         ppo.create(observation_space, space, count, mlp.Network, NETWORK, ppo.Defaults(**SMALL), seed=0)
 
 
-def test_a_learner_that_has_not_learned_yet_has_a_state_too():
+def test_state_dict_of_an_untrained_learner():
     venv = token_worlds()
-    first = model(venv)
+    first = create(venv)
     tensors, values = first.state_dict()
-    second = model(venv, seed=1)
+    second = create(venv, seed=1)
     second.load_state_dict(tensors, values)
-    assert fingerprint(second) == fingerprint(first) and second.num_timesteps == 0
+    assert weight_sums(second) == weight_sums(first) and second.num_timesteps == 0
 
 
-def test_twelve_gpus_get_back_their_own_generators(monkeypatch):
-    """By number: as text, cuda/10 would come before cuda/2."""
+def test_random_states_of_twelve_gpus_are_restored_in_order(monkeypatch):
+    """In numerical order: alphabetically, cuda/10 would be before cuda/2."""
     restored = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 12)
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.extend)
     venv = token_worlds()
-    tensors, values = model(venv).state_dict()
+    tensors, values = create(venv).state_dict()
     tensors |= {f"random/cuda/{index}": torch.tensor([index]) for index in range(12)}
-    model(venv).load_state_dict(dict(sorted(tensors.items())), values)
+    create(venv).load_state_dict(dict(sorted(tensors.items())), values)
     assert [int(generator) for generator in restored] == list(range(12))

@@ -1,6 +1,6 @@
-"""A world of tokens whose best play is known: the first token is a one-hot name of the action to take.
+"""An environment with token observations and a known optimum: the first token is the one-hot right action.
 
-Each right action is worth 1, so a perfect episode returns `horizon` and blind play horizon / kinds.
+A right action gives a reward of 1. The best return is `horizon`; that of random actions is horizon / num_actions.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 
 class TokenWorld(gym.Env):
-    def __init__(self, kinds: int = 3, horizon: int = 4, tokens: int = 2, width: int = 8):
-        self.kinds, self.horizon = kinds, horizon
-        self.action_space = spaces.Discrete(kinds)
+    def __init__(self, num_actions: int = 3, horizon: int = 4, tokens: int = 2, width: int = 8):
+        self.num_actions, self.horizon = num_actions, horizon
+        self.action_space = spaces.Discrete(num_actions)
         self.observation_space = token_space(tokens, width, proprio=1)
 
     def reset(self, *, seed=None, options=None):
@@ -29,8 +29,8 @@ class TokenWorld(gym.Env):
         return self._observe(), reward, False, self.time == self.horizon, {}
 
     def _observe(self):
-        self.answer = int(self.np_random.integers(self.kinds))
-        observation = {key: np.zeros(part.shape, part.dtype) for key, part in self.observation_space.items()}
+        self.answer = int(self.np_random.integers(self.num_actions))
+        observation = {key: np.zeros(space.shape, space.dtype) for key, space in self.observation_space.items()}
         observation["tokens"][0, self.answer] = 1
         observation["mask"][0] = 1
         observation["proprio"][0] = self.time / self.horizon
@@ -38,17 +38,17 @@ class TokenWorld(gym.Env):
 
 
 def token_space(tokens: int, width: int, proprio: int | None) -> spaces.Dict:
-    parts = {
+    spaces_of = {
         "tokens": spaces.Box(-np.inf, np.inf, (tokens, width), np.float16),
         "mask": spaces.Box(0, 1, (tokens,), np.uint8),
     }
     if proprio:
-        parts["proprio"] = spaces.Box(-np.inf, np.inf, (proprio,), np.float32)
-    return spaces.Dict(parts)
+        spaces_of["proprio"] = spaces.Box(-np.inf, np.inf, (proprio,), np.float32)
+    return spaces.Dict(spaces_of)
 
 
-def created_for(venv) -> tuple:
-    """The first arguments of an algorithm's `create`."""
+def spaces_and_count(venv) -> tuple:
+    """Return the first arguments of an algorithm's `create`."""
     return venv.observation_space, venv.action_space, venv.num_envs
 
 

@@ -1,4 +1,4 @@
-"""Which questions the evaluation asks, and how it groups the answers."""
+"""The questions of the evaluation, and the accuracy per kind, answer and name."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ FRAMES = LabelledFrames(np.zeros((2, 120, 160, 3), np.uint8), [[IMP], []], ("imp
 
 
 class AnswersFromLabels:
-    """Answers from the labels, which it reads off the frames' first pixel; `wrong` kinds get another answer."""
+    """A VLM that answers right, except questions of the `wrong` kinds; the first pixel of a frame is its number."""
 
     def __init__(self, wrong: set[str]) -> None:
         self.wrong = wrong
@@ -21,19 +21,19 @@ class AnswersFromLabels:
 
     def _one(self, row, text):
         view = View.of(FRAMES.labels[row], 160, 120)
-        known = [question for name in FRAMES.names for question in about(view, name)] + overall(view)
-        question = next(question for question in known if question.text == text)
+        questions = [question for name in FRAMES.names for question in about(view, name)] + overall(view)
+        question = next(question for question in questions if question.text == text)
         return "?" if question.kind in self.wrong else question.answer
 
 
-def numbered() -> LabelledFrames:
+def numbered_frames() -> LabelledFrames:
     frames = FRAMES.frames.copy()
     frames[1] = 1
     return LabelledFrames(frames, FRAMES.labels, FRAMES.names)
 
 
-def test_a_perfect_and_a_partly_wrong_model():
-    perfect = evaluate_answers(AnswersFromLabels(set()), numbered())["questions"]
+def test_accuracy_of_right_and_of_partly_wrong_answers():
+    perfect = evaluate_answers(AnswersFromLabels(set()), numbered_frames())["questions"]
     # Frame 0: four questions about the imp, presence of the absent medikit. Frame 1: presence of one absent name.
     assert {kind: score["asked"] for kind, score in perfect.items()} == {
         "presence": 3,
@@ -44,13 +44,13 @@ def test_a_perfect_and_a_partly_wrong_model():
         "left": 2,
     }
     assert {score["accuracy"] for score in perfect.values()} == {1.0}
-    partly = evaluate_answers(AnswersFromLabels({"direction"}), numbered())["questions"]
-    assert partly["direction"]["accuracy"] == 0.0 and partly["distance"]["accuracy"] == 1.0
+    partly_wrong = evaluate_answers(AnswersFromLabels({"direction"}), numbered_frames())["questions"]
+    assert partly_wrong["direction"]["accuracy"] == 0.0 and partly_wrong["distance"]["accuracy"] == 1.0
 
 
-def test_accuracies_by_hand():
-    asked = [Question("presence", "imp", "is there a imp ?", answer) for answer in ("yes", "yes", "no", "no")]
-    result = accuracies(asked, [True, False, True, True])
+def test_accuracies_per_kind_answer_and_name():
+    questions = [Question("presence", "imp", "is there a imp ?", answer) for answer in ("yes", "yes", "no", "no")]
+    result = accuracies(questions, [True, False, True, True])
     assert result["questions"] == {"presence": {"accuracy": 0.75, "asked": 4}}
     assert result["answers"]["presence"]["yes"] == {"accuracy": 0.5, "asked": 2}
     assert result["answers"]["presence"]["no"] == {"accuracy": 1.0, "asked": 2}
