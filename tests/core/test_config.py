@@ -1,4 +1,4 @@
-"""Configs over the doors world of CONTRIBUTING.md, which the `examples` fixture installs."""
+"""Configs of the environment `doors` of CONTRIBUTING.md, which the fixture `examples` installs."""
 
 import string
 import sys
@@ -31,12 +31,12 @@ SMALLEST = {
 }
 
 
-def test_plugin_defaults_are_written_out_and_the_file_wins_over_them(examples) -> None:
+def test_the_config_contains_plugin_defaults_and_the_values_of_the_file(examples) -> None:
     config = load_config(NAME)
     assert config.environment_options == {"size": 32}
     assert config.network_options == {"summary": 128}
-    assert config.algorithm_options["learning_rate"] == 3e-3  # of the file
-    assert config.algorithm_options["gamma"] == 0.99  # of policies/ppo.py
+    assert config.algorithm_options["learning_rate"] == 3e-3  # from the file
+    assert config.algorithm_options["gamma"] == 0.99  # from policies/ppo.py
     assert config.vlm_options["layers"] == [-2, -1]
     assert config.prompt_name == "doors/choose/where"
 
@@ -50,26 +50,26 @@ def test_configs_load_without_importing_a_vlm_family(examples, monkeypatch) -> N
     assert upgrade(config.model_dump(mode="json"))["vlm_options"]["new_tokens"] == 3
 
 
-def test_options_are_the_plugins_own_frozen_model(examples) -> None:
+def test_options_are_instances_of_the_plugins_defaults(examples) -> None:
     options = load_config(NAME, ["vlm_options.layers=[-1]"]).options("vlm")
     assert options.layers == (-1,) and options.new_tokens == 8
     with pytest.raises(ValidationError):
         options.new_tokens = 3
 
 
-def test_a_saved_config_loads_as_the_same(examples, tmp_path) -> None:
+def test_saved_config_loads_equal(examples, tmp_path) -> None:
     config = load_config(NAME, ["algorithm_options.learning_rate=1e-5", "wandb=off", "prompt=null"])
     config.save(tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
     assert config.prompt_name is None
 
 
-def test_a_prompt_of_another_task_is_named_in_full() -> None:
+def test_prompt_name_with_and_without_slashes() -> None:
     assert RunConfig(**SMALLEST, steps=1, prompt="a/b/c").prompt_name == "a/b/c"
     assert RunConfig(**SMALLEST, steps=1, prompt="c").prompt_name == "doors/choose/c"
 
 
-def test_a_config_cannot_be_changed() -> None:
+def test_config_is_frozen() -> None:
     config = RunConfig(**SMALLEST, steps=1)
     with pytest.raises(ValidationError):
         config.seed = 2  # type: ignore[misc]
@@ -87,11 +87,11 @@ def test_a_config_cannot_be_changed() -> None:
         ("encoder_options={strips: 4}", "encoder_options", {"strips": 4}),
     ],
 )
-def test_overrides_are_yaml(examples, override: str, key: str, value: object) -> None:
+def test_override_values_are_yaml(examples, override: str, key: str, value: object) -> None:
     assert getattr(load_config(NAME, [override]), key) == value
 
 
-def test_later_overrides_win_and_nested_ones_keep_the_rest(examples) -> None:
+def test_later_overrides_win_and_nested_overrides_keep_other_keys(examples) -> None:
     overrides = ["algorithm_options.gamma=0.5", "algorithm_options.gamma=0.9", "environment_options.size=8"]
     config = load_config(NAME, overrides)
     assert config.algorithm_options["gamma"] == 0.9 and config.algorithm_options["learning_rate"] == 3e-3
@@ -131,17 +131,17 @@ def test_later_overrides_win_and_nested_ones_keep_the_rest(examples) -> None:
         ("encoder=pixels", "unknown key 'strips'.*\n.*`encoder_options={}` drops"),
     ],
 )
-def test_every_mistake_teaches(examples, override: str, message: str) -> None:
-    given = ["seed=3"] if override == "seed.deep=3" else []
+def test_invalid_overrides_are_refused(examples, override: str, message: str) -> None:
+    overrides = ["seed=3", override] if override == "seed.deep=3" else [override]
     with pytest.raises(UserError, match=message):
-        load_config(NAME, [*given, override])
+        load_config(NAME, overrides)
 
 
-def test_options_of_the_file_can_be_dropped_for_another_plugin(examples) -> None:
+def test_empty_options_replace_those_of_the_file(examples) -> None:
     assert load_config(NAME, ["encoder=pixels", "encoder_options={}"]).encoder_options == {"size": 64}
 
 
-def test_an_unknown_config_names_the_nearest(examples, tmp_path) -> None:
+def test_an_unknown_config_gives_the_most_similar_name(examples, tmp_path) -> None:
     for name in ("doors/choose/column", "configs/doors/choose/column.yaml"):
         with pytest.raises(UnknownName, match=f"Did you mean '{NAME}'"):
             load_config(name)
@@ -156,7 +156,7 @@ class Dark(gym.Env):
 """
 
 
-def test_an_environment_may_be_a_class_of_a_module_in_the_working_folder(tmp_path: Path, monkeypatch) -> None:
+def test_environment_may_be_a_class_in_the_working_folder(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     Path("dark_world.py").write_text(CLASS)
@@ -167,7 +167,7 @@ def test_an_environment_may_be_a_class_of_a_module_in_the_working_folder(tmp_pat
         load_config("dark.yaml", ["environment=dark_world:Drak"])
 
 
-def test_a_config_can_be_named_as_the_file_that_it_is(examples) -> None:
+def test_a_config_can_be_loaded_by_the_path_of_its_file(examples) -> None:
     assert load_config(f"configs/{NAME}.yaml") == load_config(NAME)
 
 
@@ -190,21 +190,21 @@ def test_a_path_without_a_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a\n- b\n", "must hold `key: value` lines, but it holds list"),
+        ("- a\n- b\n", "`key: value` lines, but it holds list"),
         ("seed: 1\nseed: 2\n", "key given twice: seed"),
         ("seed: [1\n", "is not valid YAML"),
         ("steps: 3\n", "the key 'why' is missing"),
     ],
 )
-def test_a_file_that_is_no_config_says_why(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_config_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         read_config(RunConfig, tmp_path / "bad.yaml")
 
 
-def test_a_file_in_another_encoding_is_a_mistake_of_the_user(tmp_path: Path) -> None:
+def test_files_must_be_utf8(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes("why: für alle\n".encode("latin-1"))
-    with pytest.raises(UserError, match="latin.yaml is not a UTF-8 text file"):
+    with pytest.raises(UserError, match="latin.yaml.*UTF-8"):
         read_config(RunConfig, tmp_path / "latin.yaml")
 
 
@@ -221,7 +221,7 @@ class Tables(BaseModel):
 
 
 @pytest.mark.parametrize("text", ["one: {rate: 1, swich: true}", "one: {rate: 1}\nmany: [{rate: 1, swich: true}]"])
-def test_an_unknown_key_of_a_nested_table_is_compared_with_that_table(tmp_path: Path, text: str) -> None:
+def test_an_unknown_nested_key_gives_the_keys_of_its_table(tmp_path: Path, text: str) -> None:
     (tmp_path / "nested.yaml").write_text(text)
     with pytest.raises(UserError, match=r"swich'. Did you mean 'switch'\? Allowed keys: rate, switch"):
         read_config(Tables, tmp_path / "nested.yaml")
@@ -231,13 +231,13 @@ def test_an_unknown_key_of_a_nested_table_is_compared_with_that_table(tmp_path: 
     ("text", "value"),
     [("1e-4", 1e-4), ("1E+2", 100.0), (".5e1", 5.0), ("-2.e3", -2000.0), ("7", 7.0), ("1_000.5", 1000.5)],
 )
-def test_numbers_are_read_as_people_write_them(tmp_path: Path, text: str, value: float) -> None:
+def test_floats_without_a_point_are_numbers(tmp_path: Path, text: str, value: float) -> None:
     (tmp_path / "numbers.yaml").write_text(f"rate: {text}\nswitch: true\n")
     assert read_config(Numbers, tmp_path / "numbers.yaml") == Numbers(rate=value, switch=True)
 
 
 class Old(BaseModel):
-    """A plug-in's options: `size` was `width` in the version before, and `inner.rate` was `inner.speed`."""
+    """Options of a plug-in in which `size` was called `width`, and `inner.rate` was called `inner.speed`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     RENAMED: ClassVar[dict[str, str]] = {"width": "size"}
@@ -252,7 +252,7 @@ class Old(BaseModel):
 
 @pytest.fixture
 def renamed_strips(examples) -> None:
-    """As if `strips` of the encoder `columns` had been called `bars` in the version before."""
+    """Rename the option `bars` of the encoder `columns` to `strips`."""
     file = registry.source("encoders", "columns")
     source = file.read_text().replace("    strips: int", '    RENAMED: ClassVar = {"bars": "strips"}\n    strips: int')
     file.write_text(f"from typing import ClassVar\n{source}")
@@ -273,15 +273,13 @@ def renamed_strips(examples) -> None:
     ],
     ids=str,
 )
-def test_an_old_name_of_a_key_still_works_and_the_warning_names_the_new_one(
-    renamed_strips, overrides, expected
-) -> None:
+def test_old_keys_work_with_a_warning(renamed_strips, overrides, expected) -> None:
     with pytest.warns(FutureWarning, match="is now called '(cache_frames|step_groups|timeouts|strips)'"):
         config = load_config(NAME, overrides)
     assert {key: getattr(config, key) for key in expected} == expected
 
 
-def test_a_file_may_have_old_names_and_the_warning_names_the_file(renamed_strips, tmp_path: Path) -> None:
+def test_old_keys_in_a_file_give_a_warning_with_its_name(renamed_strips, tmp_path: Path) -> None:
     old = tmp_path / "old.yaml"
     old.write_text(yaml.safe_dump({**SMALLEST, "steps": 1, "remember": 5, "encoder_options": {"bars": 3}}))
     with pytest.warns(FutureWarning, match=f"{old.name}: 'remember' is now called 'cache_frames'"):
@@ -290,9 +288,7 @@ def test_a_file_may_have_old_names_and_the_warning_names_the_file(renamed_strips
 
 
 @pytest.mark.filterwarnings("error")
-def test_the_config_of_a_run_folder_and_a_stored_one_may_have_old_names_without_a_warning(
-    renamed_strips, tmp_path: Path
-) -> None:
+def test_old_keys_in_stored_configs_give_no_warning(renamed_strips, tmp_path: Path) -> None:
     values = {**SMALLEST, "steps": 1, "patience": {"step": 5}, "encoder_options": {"bars": 3}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     (tmp_path / "run.json").write_text("{}")
@@ -301,7 +297,7 @@ def test_the_config_of_a_run_folder_and_a_stored_one_may_have_old_names_without_
     assert upgrade(values)["timeouts"] == {"step": 5} and upgrade(values)["encoder_options"] == {"strips": 3}
 
 
-def test_old_names_inside_a_table_of_options_are_renamed_too() -> None:
+def test_old_keys_in_nested_options() -> None:
     with pytest.warns(FutureWarning, match="options, inner: 'speed' is now called 'rate'"):
         assert parse_options(Old, {"inner": {"speed": 3}}, "options").inner.rate == 3
     with pytest.raises(UserError, match="unknown key 'widht'"):
@@ -309,7 +305,7 @@ def test_old_names_inside_a_table_of_options_are_renamed_too() -> None:
 
 
 @pytest.mark.parametrize("kind", registry.MODULE_PACKAGES)
-def test_every_renamed_key_leads_to_a_key_and_is_none_itself(kind) -> None:
+def test_renamed_keys_are_valid(kind) -> None:
     models = [registry.load(kind, name).Defaults for name in registry.names(kind)] + [RunConfig, Old]
     for model in models:
         for old, new in getattr(model, "RENAMED", {}).items():
@@ -329,9 +325,9 @@ VALUES = st.one_of(
 
 
 @given(st.lists(KEYS, min_size=1, max_size=3), VALUES)
-@example(["key"], "\xa0")  # what YAML writes without quotes, and str.strip would take away
+@example(["key"], "\xa0")  # YAML writes it without quotes, and str.strip would remove it
 @example(["key"], "0\xa0")
-def test_any_value_survives_being_written_as_an_override(path: list[str], value: object) -> None:
+def test_any_yaml_value_can_be_an_override(path: list[str], value: object) -> None:
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
     values: dict = {}
     apply_override(values, f"{'.'.join(path)}={text.removesuffix('...' + chr(10)).removesuffix(chr(10))}")
@@ -341,7 +337,7 @@ def test_any_value_survives_being_written_as_an_override(path: list[str], value:
 
 
 @given(st.text(max_size=20))
-def test_any_other_text_is_refused_with_a_lesson_or_taken(text: str) -> None:
+def test_any_text_is_applied_or_refused_with_a_user_error(text: str) -> None:
     values: dict = {}
     try:
         apply_override(values, text)
@@ -352,11 +348,11 @@ def test_any_other_text_is_refused_with_a_lesson_or_taken(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", registry.names("configs"))
-def test_every_config_of_the_project_is_valid(name: str) -> None:
+def test_configs_of_the_project_are_valid(name: str) -> None:
     if name.startswith("sims/"):
         assert sims.load(name.removeprefix("sims/")).why
     elif name.startswith("benchmarks/"):
-        assert read_config(Definition, name).why  # tests/benchmark/test_suites.py resolves what it asks for
+        assert read_config(Definition, name).why  # tests/benchmark/test_suites.py resolves its runs
     elif name.startswith("search/"):
         assert read_config(Space, name).why
     elif not name.startswith("pretrain/"):

@@ -1,3 +1,5 @@
+"""Prompts: slots, conversations, and prompt files."""
+
 import string
 
 import pytest
@@ -14,34 +16,34 @@ WORDS = st.text(string.ascii_lowercase, min_size=1, max_size=8)
 TEXT = st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]), max_size=20)
 
 
-def where(text: str = "where is the {target} ?", slots: tuple[str, ...] = ("target",)) -> Prompt:
+def where_prompt(text: str = "where is the {target} ?", slots: tuple[str, ...] = ("target",)) -> Prompt:
     return Prompt(name="a/b/where", text=text, slots=slots, why="a test", source="this file")
 
 
-def test_render_fills_the_slots_and_ignores_the_rest_of_the_context() -> None:
-    assert where().render({"target": "red armor", "room": "7"}) == "where is the red armor ?"
+def test_render_fills_slots_and_ignores_other_keys() -> None:
+    assert where_prompt().render({"target": "red armor", "room": "7"}) == "where is the red armor ?"
 
 
-def test_an_empty_text_renders_as_such() -> None:
-    assert where("", ()).render({"target": "clip"}) == ""
+def test_render_of_an_empty_text() -> None:
+    assert where_prompt("", ()).render({"target": "clip"}) == ""
 
 
-def test_a_missing_slot_names_what_the_context_gives() -> None:
+def test_a_missing_slot_gives_the_keys_of_the_context() -> None:
     with pytest.raises(UserError, match=r"needs 'target'.*gives 'targets'.*Did you mean 'targets'\?"):
-        where().render({"targets": "clip"})
+        where_prompt().render({"targets": "clip"})
 
 
-def test_check_renders_every_context_in_order_and_refuses_one_that_lacks_a_slot() -> None:
-    assert prompt.check(where("{target}"), [{"target": "a"}, {"target": "b"}]) == ["a", "b"]
+def test_check_renders_all_contexts_and_refuses_a_missing_slot() -> None:
+    assert prompt.check(where_prompt("{target}"), [{"target": "a"}, {"target": "b"}]) == ["a", "b"]
     with pytest.raises(UserError, match="gives nothing"):
-        prompt.check(where(), [{"target": "a"}, {}])
+        prompt.check(where_prompt(), [{"target": "a"}, {}])
 
 
 @given(st.lists(st.tuples(TEXT, WORDS), max_size=5), st.dictionaries(WORDS, TEXT))
-def test_render_replaces_slots_and_nothing_else(parts: list[tuple[str, str]], extra: dict[str, str]) -> None:
+def test_render_replaces_slots_only(parts: list[tuple[str, str]], extra: dict[str, str]) -> None:
     context = {**extra, **{slot: slot.upper() for _, slot in parts}}
     text = "".join(f"{before}{{{slot}}}" for before, slot in parts)
-    rendered = where(text, tuple({slot for _, slot in parts})).render(context)
+    rendered = where_prompt(text, tuple({slot for _, slot in parts})).render(context)
     assert rendered == "".join(before + slot.upper() for before, slot in parts)
 
 
@@ -55,8 +57,8 @@ def test_render_replaces_slots_and_nothing_else(parts: list[tuple[str, str]], ex
         ("text: 'is {target.name} there'\nslots: [target]", "plain name"),
         ("text: 'is {target!r} there'\nslots: [target]", "plain name"),
         ("text: 'is { there'", "write {{ or }} for a brace"),
-        ("slots: []", "has either the key 'text' or the key 'messages'"),
-        ("text: there\nmessages: [{role: user, content: there}]", "has either the key 'text' or the key 'messages'"),
+        ("slots: []", "either the key 'text' or the key 'messages'"),
+        ("text: there\nmessages: [{role: user, content: there}]", "either the key 'text' or the key 'messages'"),
         ("messages: [{role: usr, content: there}]", r"bad.yaml: messages\[0\]: unknown role 'usr'"),
         ("messages: []", "bad.yaml: messages: expected a list of at least one message"),
         ("messages: [{role: user, content: 'is {target} there'}]", r"uses the slots \['target'\], but `slots:` lists"),
@@ -66,29 +68,29 @@ def test_render_replaces_slots_and_nothing_else(parts: list[tuple[str, str]], ex
         ("text: there\nvlm_option: {}", "unknown key 'vlm_option'. Did you mean 'vlm_options'"),
     ],
 )
-def test_a_wrong_file_is_refused_with_a_reason(write_plugin, lines: str, message: str) -> None:
+def test_invalid_prompt_files_are_refused(write_plugin, lines: str, message: str) -> None:
     write_plugin("prompts", "maze/walk/bad", f"why: a test\nsource: this file\n{lines}\n")
     with pytest.raises(UserError, match=message):
         prompt.load("maze/walk/bad")
 
 
-def test_braces_can_be_written(write_plugin) -> None:
+def test_double_braces_are_literal(write_plugin) -> None:
     text = "text: 'as {{json}}: {target}'\nslots: [target]\nwhy: a test\nsource: this file\n"
     write_plugin("prompts", "maze/walk/json", text)
     assert prompt.load("maze/walk/json").render({"target": "clip"}) == "as {json}: clip"
 
 
-def test_a_prompt_may_advise_how_it_is_read_and_need_not(write_plugin) -> None:
+def test_recommended_options_of_a_prompt_are_optional(write_plugin) -> None:
     lines = "text: there\nwhy: a test\nsource: this file\n"
     write_plugin("prompts", "maze/walk/plain", lines)
-    write_plugin("prompts", "maze/walk/advised", lines + "vlm_options: {new_tokens: 3}\nsegments: [generated]\n")
-    plain, advised = prompt.load("maze/walk/plain"), prompt.load("maze/walk/advised")
+    write_plugin("prompts", "maze/walk/recommended", lines + "vlm_options: {new_tokens: 3}\nsegments: [generated]\n")
+    plain, recommended = prompt.load("maze/walk/plain"), prompt.load("maze/walk/recommended")
     assert (plain.vlm_options, plain.segments) == ({}, ("image", "prompt", "generated"))
-    assert (advised.vlm_options, advised.segments) == ({"new_tokens": 3}, ("generated",))
+    assert (recommended.vlm_options, recommended.segments) == ({"new_tokens": 3}, ("generated",))
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".yml"])
-def test_a_path_works_wherever_a_name_does(suffix: str, tmp_path, monkeypatch) -> None:
+def test_a_prompt_can_be_given_by_path(suffix: str, tmp_path, monkeypatch) -> None:
     file = tmp_path / f"mine{suffix}"
     file.write_text("text: there\nwhy: a test\nsource: this file\n")
     monkeypatch.chdir(tmp_path)
@@ -99,10 +101,10 @@ def test_a_path_works_wherever_a_name_does(suffix: str, tmp_path, monkeypatch) -
     assert prompt.find("prompts/doom/fetch/where.yaml") == prompt.find("doom/fetch/where")
 
 
-def test_a_path_without_a_file_is_named(tmp_path) -> None:
-    with pytest.raises(UnknownName, match=r"There is no file .*other.yaml' either"):
+def test_a_missing_prompt_file_is_named(tmp_path) -> None:
+    with pytest.raises(UnknownName, match=r"no file .*other.yaml'"):
         prompt.load(str(tmp_path / "other.yaml"))
-    with pytest.raises(UnknownName, match=r"There is no file 'other.yaml' either"):
+    with pytest.raises(UnknownName, match=r"no file 'other.yaml'"):
         load_config("doom/fetch/image_only", ["prompt=other.yaml"])
 
 
@@ -122,11 +124,11 @@ source: this file
 """
 
 
-def test_a_conversation_has_slots_in_its_texts_and_places_for_frames(write_plugin) -> None:
+def test_conversations_have_slots_and_frames(write_plugin) -> None:
     write_plugin("prompts", "maze/walk/chat", CONVERSATION)
     loaded = prompt.load("maze/walk/chat")
     assert (loaded.images, loaded.text) == (3, "")
-    image, history = {"type": "image"}, "{left} } {0"  # braces in a value are no slots
+    image, history = {"type": "image"}, "{left} } {0"  # braces in a value are literal
     expected = [
         {"role": "system", "content": [{"type": "text", "text": "answer in one word"}]},
         {"role": "user", "content": [image, image, {"type": "text", "text": f"do it , so far {history}"}]},
@@ -140,24 +142,24 @@ def test_a_conversation_has_slots_in_its_texts_and_places_for_frames(write_plugi
         loaded.render({"instruction": "it", "history": "left"})
 
 
-def test_a_text_is_a_conversation_of_one_message() -> None:
-    assert where().render_messages({"target": "clip"}) == from_text("where is the clip ?")
-    assert where().images == 1
+def test_render_messages_of_a_text_gives_one_message() -> None:
+    assert where_prompt().render_messages({"target": "clip"}) == from_text("where is the clip ?")
+    assert where_prompt().images == 1
 
 
 @given(st.text(max_size=20))
-def test_the_value_of_a_slot_is_literal(value: str) -> None:
-    assert where("a {target} b").render({"target": value}) == f"a {value} b"
+def test_slot_values_are_literal(value: str) -> None:
+    assert where_prompt("a {target} b").render({"target": value}) == f"a {value} b"
 
 
-def test_an_unknown_prompt_names_the_nearest(write_plugin) -> None:
+def test_an_unknown_prompt_gives_the_most_similar_name(write_plugin) -> None:
     write_plugin("prompts", "maze/walk/where", "text: where\nwhy: a test\nsource: this file\n")
     with pytest.raises(UnknownName, match="Did you mean 'maze/walk/where'"):
         prompt.load("maze/walk/wher")
 
 
 @pytest.mark.parametrize("name", registry.names("prompts"))
-def test_every_prompt_of_the_project_loads_and_gives_its_reason(name: str) -> None:
+def test_prompts_of_the_project_are_valid(name: str) -> None:
     loaded = prompt.load(name)
     assert loaded.why and loaded.source
     assert loaded.render({slot: "thing" for slot in loaded.slots}).count("thing") >= len(loaded.slots)

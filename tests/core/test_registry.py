@@ -1,3 +1,5 @@
+"""The registry of plug-ins, and rules that every plug-in keeps."""
+
 import ast
 import inspect
 import re
@@ -13,7 +15,7 @@ PLUGINS = [(kind, name) for kind in registry.MODULE_PACKAGES for name in registr
 
 
 @pytest.mark.parametrize(("kind", "name"), PLUGINS)
-def test_every_plugin_says_what_it_is_and_has_closed_frozen_defaults(kind: str, name: str) -> None:
+def test_plugins_have_a_docstring_and_frozen_defaults(kind: str, name: str) -> None:
     plugin = registry.load(kind, name)
     defaults = plugin.Defaults
     assert (plugin.__doc__ or "").strip()
@@ -23,26 +25,26 @@ def test_every_plugin_says_what_it_is_and_has_closed_frozen_defaults(kind: str, 
 
 
 @pytest.mark.parametrize(("kind", "name"), PLUGINS)
-def test_every_default_has_a_clause_of_reason(kind: str, name: str) -> None:
-    assert silent_fields(registry.load(kind, name).Defaults) == []
+def test_every_default_has_a_comment(kind: str, name: str) -> None:
+    assert fields_without_comment(registry.load(kind, name).Defaults) == []
 
 
-def silent_fields(model: type[BaseModel]) -> list[str]:
-    """Fields without a comment on their lines or just above them, and without a docstring below."""
+def fields_without_comment(model: type[BaseModel]) -> list[str]:
+    """Return the fields without a comment on their lines or just above them, and without a docstring below."""
     source = textwrap.dedent(inspect.getsource(model))
     body = ast.parse(source).body[0].body  # type: ignore[attr-defined]
     lines = source.splitlines()
-    silent = []
-    for before, node, after in zip([None, *body], body, [*body[1:], None], strict=False):
+    names = []
+    for previous, node, following in zip([None, *body], body, [*body[1:], None], strict=False):
         if isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.dump(node.annotation):
-            start = before.end_lineno if before else 1
-            described = re.search(r"#\s*\w", "\n".join(lines[start : node.end_lineno]))
-            if not described and not isinstance(after, ast.Expr):
-                silent.append(node.target.id)  # type: ignore[union-attr]
-    return silent
+            start = previous.end_lineno if previous else 1
+            comment = re.search(r"#\s*\w", "\n".join(lines[start : node.end_lineno]))
+            if not comment and not isinstance(following, ast.Expr):
+                names.append(node.target.id)  # type: ignore[union-attr]
+    return names
 
 
-class HalfExplained(BaseModel):
+class PartlyCommented(BaseModel):
     width: int = 1  # tokens
     height: int = 1
     depth: int = 1  #
@@ -52,11 +54,11 @@ class HalfExplained(BaseModel):
     """in cubic tokens"""
 
 
-def test_the_clause_rule_sees_a_silent_field() -> None:
-    assert silent_fields(HalfExplained) == ["height", "depth"]
+def test_fields_without_comment() -> None:
+    assert fields_without_comment(PartlyCommented) == ["height", "depth"]
 
 
-def test_the_file_name_is_the_name_and_an_underscore_hides_a_file() -> None:
+def test_plugin_names_are_file_names_without_leading_underscore() -> None:
     assert registry.load("networks", "mlp").__name__ == "pr2l.policies.networks.mlp"
     assert "mlp" in registry.names("networks")
     assert not any(name.startswith("_") for kind in registry.KINDS for name in registry.names(kind))
@@ -64,19 +66,19 @@ def test_the_file_name_is_the_name_and_an_underscore_hides_a_file() -> None:
         registry.load("networks", "_base")
 
 
-def test_an_unknown_name_teaches_the_nearest_and_all_others() -> None:
+def test_an_unknown_name_gives_the_most_similar_and_all_names() -> None:
     with pytest.raises(UnknownName, match=r"Did you mean 'token_transformer'\? Known networks: .*mlp.*`pr2l list"):
         registry.load("networks", "token_transfomer")
 
 
-def test_an_unknown_kind_teaches_the_kinds() -> None:
+def test_an_unknown_kind_gives_the_most_similar_kind() -> None:
     with pytest.raises(UnknownName, match=r"'encoder' is not among the kinds of plug-in. Did you mean 'encoders'"):
         registry.names("encoder")
     with pytest.raises(UnknownName, match="kinds of plug-in"):
         registry.load("encoder", "pixels")  # type: ignore[call-overload]
 
 
-def test_plugins_of_another_package_are_found_by_entry_point(write_plugin) -> None:
+def test_entry_points_of_other_packages_are_plugins(write_plugin) -> None:
     write_plugin("encoders", "mean_colour", "ANSWER = 42\n")
     write_plugin("prompts", "maze/walk/where", "text: where\n")
     write_plugin("prompts", "maze/walk/what", "text: what\n")
@@ -99,7 +101,7 @@ def test_entry_points_are_read_again_only_after_an_installation(write_plugin, mo
     assert {"first", "second"} <= set(registry.names("encoders")) and len(folders) == 1  # the others have not changed
 
 
-def test_a_package_hides_one_of_the_same_name_in_a_later_folder(tmp_path, monkeypatch) -> None:
+def test_a_package_in_an_earlier_folder_hides_one_of_the_same_name(tmp_path, monkeypatch) -> None:
     for folder, module in (("later", "old"), ("earlier", "new")):
         metadata = tmp_path / folder / "parrots-1.0.dist-info"
         metadata.mkdir(parents=True)
@@ -109,14 +111,14 @@ def test_a_package_hides_one_of_the_same_name_in_a_later_folder(tmp_path, monkey
     assert [name for name in registry.names("encoders") if name.startswith("parrot")] == ["parrot_new"]
 
 
-def test_this_project_wins_over_an_outside_plugin_of_the_same_name(write_plugin) -> None:
+def test_plugins_of_the_project_win_over_entry_points(write_plugin) -> None:
     write_plugin("networks", "mlp", "raise RuntimeError('the wrong one')\n")
     assert registry.names("networks").count("mlp") == 1
     assert registry.load("networks", "mlp").__name__ == "pr2l.policies.networks.mlp"
 
 
-def test_an_error_inside_a_plugin_is_shown_as_it_is(write_plugin) -> None:
+def test_import_errors_of_a_plugin_are_raised_unchanged(write_plugin) -> None:
     write_plugin("encoders", "broken", "import a_package_that_is_not_there\n")
-    assert "broken" in registry.names("encoders")  # names import nothing
+    assert "broken" in registry.names("encoders")  # `names` imports nothing
     with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
         registry.load("encoders", "broken")

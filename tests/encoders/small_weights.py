@@ -31,7 +31,7 @@ SQUARE = {"height": SIDE, "width": SIDE}
 
 
 def options(name, folder, seed=0):
-    """Writes the encoder's checkpoint into the folder; the options to read it, none for encoders without weights."""
+    """Write the encoder's checkpoint into the folder; return its options, {} for encoders without weights."""
     write = globals().get(name)
     return {} if write is None else {"weights": str(write(folder, torch.Generator().manual_seed(seed)))}
 
@@ -47,7 +47,7 @@ def siglip(folder, generator):
 
 
 def dinov2(folder, generator):
-    """With registers, and with positions of a larger picture, as on the Hub."""
+    """With registers, and with position embeddings for a larger picture, as on the Hub."""
     model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**PICTURE | {"image_size": 56}))
     return _saved(folder, generator, model, BitImageProcessorPil(size={"shortest_edge": 36}, crop_size=SQUARE))
 
@@ -67,7 +67,7 @@ def resnet50(folder, generator):
 
 
 def vc1(folder, generator, width=128, patch=16, depth=2):
-    """Two heads, 2 x 2 patches; the decoder of the autoencoder is there too."""
+    """Two heads, 2 x 2 patches; with the decoder of the autoencoder."""
     shapes = {"cls_token": (1, 1, width), "pos_embed": (1, 5, width), "mask_token": (1, 1, 8)}
     shapes |= {"patch_embed.proj.weight": (width, 3, patch, patch), "patch_embed.proj.bias": (width,)}
     shapes |= _norm("norm", width) | _linear("decoder_embed", width, 8)
@@ -76,11 +76,11 @@ def vc1(folder, generator, width=128, patch=16, depth=2):
         shapes |= _norm(f"{name}.norm1", width) | _norm(f"{name}.norm2", width)
         shapes |= _linear(f"{name}.attn.qkv", width, 3 * width) | _linear(f"{name}.attn.proj", width, width)
         shapes |= _linear(f"{name}.mlp.fc1", width, 4 * width) | _linear(f"{name}.mlp.fc2", 4 * width, width)
-    return _file(folder / "vc1.pth", {"model": _drawn(shapes, generator)})
+    return _file(folder / "vc1.pth", {"model": _random_weights(shapes, generator)})
 
 
 def r3m(folder, generator, depths=(1, 2, 1, 1), bottleneck=True):
-    """As torchvision names a ResNet's weights, with 8 to 64 channels."""
+    """With torchvision's names of the weights of a ResNet, and 8 to 64 channels."""
     shapes, before = _convolution("conv1", 3, 8, 7) | _batch_norm("bn1", 8), 8
     for stage, depth in enumerate(depths, start=1):
         inner = 4 * 2 ** (stage - 1)
@@ -96,7 +96,7 @@ def r3m(folder, generator, depths=(1, 2, 1, 1), bottleneck=True):
                 shapes |= _batch_norm(f"{name}.downsample.1", after)
             before = after
     named = {f"module.convnet.{name}": shape for name, shape in shapes.items()}
-    return _file(folder / "r3m.pt", {"r3m": _drawn(named | {"module.lang_rew.weight": (3, 4)}, generator)})
+    return _file(folder / "r3m.pt", {"r3m": _random_weights(named | {"module.lang_rew.weight": (3, 4)}, generator)})
 
 
 def mineclip(folder, generator, width=128, patch=32, feature=64, depth=2):
@@ -121,7 +121,9 @@ def mineclip(folder, generator, width=128, patch=32, feature=64, depth=2):
             video |= {f"{name}.1.to_out.weight": (feature, 128)}
     named = {f"model.image_encoder.{name}": shape for name, shape in image.items()}
     named |= {f"model.temporal_encoder.attn.model.{name}": shape for name, shape in video.items()}
-    return _file(folder / "attn.pth", {"state_dict": _drawn(named | {"model.clip_model.logit_scale": ()}, generator)})
+    return _file(
+        folder / "attn.pth", {"state_dict": _random_weights(named | {"model.clip_model.logit_scale": ()}, generator)}
+    )
 
 
 def answer_text(folder, generator):
@@ -132,19 +134,19 @@ def answer_text(folder, generator):
 
 def _saved(folder, generator, model, *processors):
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items() if weight.is_floating_point()}
-    model.load_state_dict(_drawn(shapes, generator), strict=False)
-    for part in (model, *processors):
-        part.save_pretrained(folder)
+    model.load_state_dict(_random_weights(shapes, generator), strict=False)
+    for saved in (model, *processors):
+        saved.save_pretrained(folder)
     return folder
 
 
-def _file(path, held):
-    torch.save(held, path)
+def _file(path, values):
+    torch.save(values, path)
     return path
 
 
-def _drawn(shapes, generator):
-    """Weights of such sizes that states stay near 1, and that whatever is left out shows."""
+def _random_weights(shapes, generator):
+    """Return random weights with which states stay near 1, so that an omitted weight changes the result clearly."""
     return {name: _draw(name, torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
 
 

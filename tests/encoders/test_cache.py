@@ -1,4 +1,4 @@
-"""The cache around an encoder that records which rows it encoded."""
+"""The cache of an encoder, with an encoder that records the rows that it encodes."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ NAMES = "abc"
 
 
 class RecordingEncoder(Encoder):
-    """A token [brightness + fitted shift, the context's letter], then a padding token; records its batches."""
+    """Record batches; a row becomes a token [brightness + fitted shift, letter of the context] and a padding token."""
 
     tokens, width, fit_frames, costly = 2, 2, 3, True
 
@@ -44,7 +44,7 @@ class RecordingEncoder(Encoder):
 
 
 def batch(*rows):
-    """Frames and contexts of rows such as (7, "a"): brightness and target."""
+    """Return frames and contexts of rows such as (7, "a"): brightness and target."""
     frames = np.stack([np.full((2, 3, 3), value, np.uint8) for value, _ in rows])
     return frames, [{"target": letter, "item": "x"} for _, letter in rows]
 
@@ -54,20 +54,20 @@ def assert_equal(ours, theirs):
     assert torch.equal(ours.values, theirs.values) and torch.equal(ours.mask, theirs.mask)
 
 
-def test_only_new_rows_are_encoded_in_one_batch_and_each_once():
+def test_new_rows_are_encoded_once_in_one_batch():
     cache = CachedEncoder(RecordingEncoder(), capacity=10)
     cache.encode(*batch((1, "a"), (2, "a"), (1, "a")))
     assert cache.encoder.batches == [[(1, "a"), (2, "a")]]
-    given = batch((3, "a"), (1, "b"), (2, "a"), (3, "a"), (1, "a"))
-    tokens = cache.encode(*given)
+    rows = batch((3, "a"), (1, "b"), (2, "a"), (3, "a"), (1, "a"))
+    tokens = cache.encode(*rows)
     assert cache.encoder.batches[1:] == [[(3, "a"), (1, "b")]]
     assert cache.answers() == ["a3", "b1", "a2", "a3", "a1"]
-    assert_equal(tokens, RecordingEncoder().encode(*given))
-    cache.encode(*given)
-    assert len(cache.encoder.batches) == 2  # nothing was new
+    assert_equal(tokens, RecordingEncoder().encode(*rows))
+    cache.encode(*rows)
+    assert len(cache.encoder.batches) == 2  # no row was new
 
 
-def test_the_same_bytes_in_another_shape_are_another_frame():
+def test_frames_of_another_shape_are_other_rows():
     cache = CachedEncoder(RecordingEncoder(), capacity=10)
     frames, contexts = batch((1, "a"))
     cache.encode(frames, contexts)
@@ -75,7 +75,7 @@ def test_the_same_bytes_in_another_shape_are_another_frame():
     assert len(cache.encoder.batches) == 2
 
 
-def test_a_context_is_its_names_with_their_values_in_any_order():
+def test_contexts_are_compared_regardless_of_order():
     cache = CachedEncoder(RecordingEncoder(), capacity=10)
     frames, _ = batch((1, "a"))
     for context in ({"target": "a", "item": "x"}, {"item": "x", "target": "a"}, {"target": "x", "item": "a"}):
@@ -83,21 +83,21 @@ def test_a_context_is_its_names_with_their_values_in_any_order():
     assert cache.encoder.batches == [[(1, "a")], [(1, "x")]]
 
 
-def test_the_least_recently_used_row_goes_first():
+def test_the_least_recently_used_row_is_evicted():
     cache = CachedEncoder(RecordingEncoder(), capacity=2)
     for row in ((1, "a"), (2, "a"), (1, "a"), (3, "a"), (1, "a"), (2, "a")):
         cache.encode(*batch(row))
-    asked = [value for rows in cache.encoder.batches for value, _ in rows]
-    assert asked == [1, 2, 3, 2]  # 3 took the place of 2, since 1 had been asked for again
+    encoded = [value for rows in cache.encoder.batches for value, _ in rows]
+    assert encoded == [1, 2, 3, 2]  # 3 replaced 2, because 1 had been used again
 
 
-def test_a_batch_larger_than_the_cache_comes_out_whole():
+def test_a_batch_may_be_larger_than_the_cache():
     cache = CachedEncoder(RecordingEncoder(), capacity=1)
-    given = batch((1, "a"), (2, "b"), (3, "c"))
-    assert_equal(cache.encode(*given), RecordingEncoder().encode(*given))
+    rows = batch((1, "a"), (2, "b"), (3, "c"))
+    assert_equal(cache.encode(*rows), RecordingEncoder().encode(*rows))
 
 
-def test_rows_keep_no_larger_batch_alive():
+def test_stored_rows_do_not_keep_their_batch_in_memory():
     cache = CachedEncoder(RecordingEncoder(), capacity=1)
     cache.encode(*batch((1, "a"), (2, "b"), (3, "c")))
     (row,) = cache._rows.values()
@@ -106,42 +106,42 @@ def test_rows_keep_no_larger_batch_alive():
 
 
 @pytest.mark.parametrize("change", ["fit", "load", "clear_cache"])
-def test_rows_from_before_a_change_are_not_returned(change):
-    cache, given = CachedEncoder(RecordingEncoder(), capacity=9), batch((1, "a"))
-    before = cache.encode(*given).values[0, 0, 0]
+def test_fit_load_and_clear_cache_remove_stored_rows(change):
+    cache, rows = CachedEncoder(RecordingEncoder(), capacity=9), batch((1, "a"))
+    before = cache.encode(*rows).values[0, 0, 0]
     if change == "fit":
         cache.fit(*batch((5, "a")))
     elif change == "load":
         cache.load_state_dict({"shift": torch.tensor([5.0])})
     else:
         cache.clear_cache()
-    assert cache.encode(*given).values[0, 0, 0] == before + (0 if change == "clear_cache" else 5)
+    assert cache.encode(*rows).values[0, 0, 0] == before + (0 if change == "clear_cache" else 5)
     assert len(cache.encoder.batches) == 2
     assert cache.state_dict() is not None and cache.state_dict().keys() == {"shift"}
 
 
-def test_the_hit_rate_counts_rows_since_the_cache_was_cleared():
+def test_hit_rate_since_clear_cache():
     cache = CachedEncoder(RecordingEncoder(), capacity=9)
     assert cache.metrics() == {}
-    cache.encode(*batch((1, "a"), (2, "a"), (1, "a")))  # one that comes twice in its batch
+    cache.encode(*batch((1, "a"), (2, "a"), (1, "a")))  # one row occurs twice in its batch
     cache.encode(*batch((1, "a"), (3, "a"), (2, "a"), (2, "b"), (1, "a")))
     assert cache.metrics() == {"cache/hit_rate": 4 / 8}
     cache.clear_cache()
     assert cache.metrics() == {}
 
 
-def test_everything_else_is_the_encoders():
+def test_attributes_and_key_are_those_of_the_encoder():
     cache = CachedEncoder(RecordingEncoder(), capacity=9)
     assert (cache.tokens, cache.width, cache.fit_frames, cache.needs_labels) == (2, 2, 3, False)
     assert cache.key() == RecordingEncoder().key()
 
 
-def test_an_encoder_that_asks_nothing_has_no_answers():
-    class Silent(RecordingEncoder):
+def test_an_encoder_without_answers():
+    class NoAnswers(RecordingEncoder):
         def answers(self):
             return []
 
-    cache = CachedEncoder(Silent(), capacity=9)
+    cache = CachedEncoder(NoAnswers(), capacity=9)
     for _ in range(2):
         cache.encode(*batch((1, "a"), (1, "b")))
         assert cache.answers() == []
@@ -152,23 +152,23 @@ rows = st.tuples(st.integers(0, 4), st.sampled_from(NAMES))
 
 @settings(deadline=None)
 @given(st.integers(1, 6), st.lists(st.lists(rows, min_size=1, max_size=5), max_size=12))
-def test_it_behaves_like_a_list_of_the_last_rows(capacity, batches):
-    """Model: a plain list, the row that was used last at its end."""
-    cache, kept, asked = CachedEncoder(RecordingEncoder(), capacity), [], []
-    for each in batches:
-        tokens = cache.encode(*batch(*each))
-        bare = RecordingEncoder()
-        assert_equal(tokens, bare.encode(*batch(*each)))
-        assert cache.answers() == bare.answers()
-        if new := [row for row in dict.fromkeys(each) if row not in kept]:
-            asked.append(new)
-        for row in each:
-            kept = [*(other for other in kept if other != row), row]
-        kept = kept[-capacity:]
-    assert cache.encoder.batches == asked
+def test_cache_behaves_like_a_list_of_the_last_rows(capacity, batches):
+    """The reference is a list with the most recently used row at its end."""
+    cache, stored, encoded = CachedEncoder(RecordingEncoder(), capacity), [], []
+    for batch_rows in batches:
+        tokens = cache.encode(*batch(*batch_rows))
+        encoder = RecordingEncoder()
+        assert_equal(tokens, encoder.encode(*batch(*batch_rows)))
+        assert cache.answers() == encoder.answers()
+        if new := [row for row in dict.fromkeys(batch_rows) if row not in stored]:
+            encoded.append(new)
+        for row in batch_rows:
+            stored = [*(other for other in stored if other != row), row]
+        stored = stored[-capacity:]
+    assert cache.encoder.batches == encoded
 
 
-def test_metrics_of_the_encoder_are_passed_on_and_cleared_with_the_cache():
+def test_metrics_contain_those_of_the_encoder():
     class Counting(RecordingEncoder):
         rows = 0
 

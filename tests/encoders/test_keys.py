@@ -1,4 +1,4 @@
-"""Encoders that could give other tokens have other keys; those that could not, and differ in name only, the same."""
+"""Keys of encoders and VLMs differ if and only if their tokens can differ."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import pytest
 import small_weights
 import torch
 from safetensors.torch import load_file, save_file
-from test_families import CASES, folder
+from small_vlms import CASE, load
 
 from pr2l.core import registry
 from pr2l.core.prompt import Prompt
@@ -25,7 +25,7 @@ from pr2l.vlms.loading import load_vlm
 CONTEXTS = [{"target": "imp"}, {"target": "green armor"}]
 WHERE = Prompt(name="test", text="where is the {target}", slots=("target",), why="", source="")
 
-# Another value for each option of each encoder; small ones, as they are made on a small VLM.
+# A value other than the default for each option of each encoder; small, because the VLM is small.
 ENCODER_OPTIONS = {
     "prompted": {
         "max_prompt_tokens": 40,
@@ -71,7 +71,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def copy(checkpoint, tmp_path):
-    """The same checkpoint elsewhere, for a test to change."""
+    """Return a copy of the checkpoint that a test may change."""
     return shutil.copytree(checkpoint, tmp_path / "small")
 
 
@@ -101,101 +101,100 @@ def test_every_option_of_an_encoder_is_in_its_key(name, checkpoint, tmp_path):
             folder.mkdir()
         plain, other = (small_weights.options(name, folder, seed) for seed, folder in enumerate(folders))
         varied = varied | other
-    assert set(varied) == set(registry.load("encoders", name).Defaults.model_fields), "give a value for the new option"
+    assert set(varied) == set(registry.load("encoders", name).Defaults.model_fields), "add a value for the new option"
     changes = [{}, *({option: value} for option, value in varied.items())]
     keys = [key(name, source(checkpoint), **plain | change) for change in changes]
-    # pca_frames alone changes nothing; all the others must be told apart, and it does no harm.
-    assert len({json.dumps(each, sort_keys=True) for each in keys}) == len(keys)
-    assert all(json.loads(json.dumps(each)) == each for each in keys)
+    # pca_frames without pca changes no tokens, but is in the key too.
+    assert len({json.dumps(value, sort_keys=True) for value in keys}) == len(keys)
+    assert all(json.loads(json.dumps(value)) == value for value in keys)
     assert keys[0] == key(name, source(checkpoint), **plain)
 
 
 def test_every_option_of_the_vlm_is_in_its_key(checkpoint):
     sources = [source(checkpoint, **{option: value}) for option, value in VLM_OPTIONS.items()]
-    keys = [each.load_vlm().key() for each in (*sources, source(checkpoint))]
-    assert len({json.dumps(each, sort_keys=True) for each in keys}) == len(keys)
-    # A server shows as "backend" (tests/vlms/test_vllm.py); random_weights, aspect and frame_size are left out at their
-    # defaults, so that embeddings from before these options are found; the others change no states.
+    keys = [vlm_source.load_vlm().key() for vlm_source in (*sources, source(checkpoint))]
+    assert len({json.dumps(value, sort_keys=True) for value in keys}) == len(keys)
+    # A server appears as "backend" (tests/vlms/test_vllm.py). The defaults of random_weights, aspect and frame_size are
+    # left out, so that embeddings stored before these options existed are found. The others change no states.
     unnamed = {"device", "disable", "compile", "server", "random_weights", "aspect", "frame_size"}
     assert set(Defaults.model_fields) - unnamed <= set(keys[0])
 
 
-def test_levers_change_no_key_and_int8_does(checkpoint):
-    plain, pulled, rounded = (
+def test_optimizations_do_not_change_the_key_and_int8_does(checkpoint):
+    default, without_passes, int8 = (
         source(checkpoint, **options).load_vlm().key()
         for options in ({}, {"disable": ("own_passes",)}, {"dtype": "int8"})
     )
-    assert plain == pulled
-    assert {name for name in plain if plain[name] != rounded[name]} == {"dtype"}
+    assert default == without_passes
+    assert {name for name in default if default[name] != int8[name]} == {"dtype"}
 
 
 @pytest.mark.parametrize("name", ["prompted", "image_only"])
-def test_the_key_of_the_vlm_is_in_that_of_its_encoder(name, checkpoint):
+def test_the_key_of_an_encoder_contains_the_key_of_its_vlm(name, checkpoint):
     assert key(name, source(checkpoint))["vlm"] == source(checkpoint).load_vlm().key()
 
 
 def test_the_token_order_is_in_the_key():
-    llava = next(case for case in CASES if case.name == "llava")
-    first, second = (
-        load_vlm(str(folder(llava)), Defaults(token_order=order)).key() for order in ("image_first", "text_first")
-    )
+    first, second = (load(CASE["llava"], token_order=order).key() for order in ("image_first", "text_first"))
     assert {name for name in first if first[name] != second[name]} == {"token_order"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="auto is another precision on a GPU")
-def test_options_left_to_the_checkpoint_are_in_the_key_as_they_came_out(checkpoint):
+def test_automatic_options_are_in_the_key_with_their_values(checkpoint):
     assert key("prompted", source(checkpoint)) == key(
         "prompted", source(checkpoint, dtype="float32", image_size=64, device="cpu")
     )
 
 
-def test_the_prompts_text_is_in_the_key_and_its_name_is_not(checkpoint):
+def test_the_text_of_the_prompt_is_in_the_key_but_not_its_name(checkpoint):
     renamed, reworded = (WHERE.model_copy(update=update) for update in ({"name": "other", "why": "x"}, {"text": "is"}))
-    named, asked, none = (key("prompted", source(checkpoint, prompt)) for prompt in (renamed, reworded, None))
-    assert named == key("prompted", source(checkpoint))
-    assert len({each["prompt"] for each in (named, asked, none)}) == 3
+    other_name, other_text, no_prompt = (
+        key("prompted", source(checkpoint, prompt)) for prompt in (renamed, reworded, None)
+    )
+    assert other_name == key("prompted", source(checkpoint))
+    assert len({value["prompt"] for value in (other_name, other_text, no_prompt)}) == 3
 
 
-def test_which_end_of_a_value_is_kept_is_in_the_key_where_a_prompt_may_be_truncated(checkpoint):
+def test_keep_end_is_in_the_key_if_prompts_may_be_truncated(checkpoint):
     prompts = [WHERE, WHERE.model_copy(update={"keep_end": ("target",)})]
     assert len({str(key("prompted", source(checkpoint, prompt))) for prompt in prompts}) == 1
     assert len({str(key("prompted", source(checkpoint, prompt), max_prompt_tokens=9)) for prompt in prompts}) == 2
 
 
-def test_the_weights_are_in_the_key_and_their_place_is_not(checkpoint, copy):
+def test_the_weights_are_in_the_key_but_not_their_path(checkpoint, copy):
     weights = load_file(copy / "model.safetensors")
-    here = source(checkpoint).load_vlm().key()
-    assert checkpoints.source(str(copy)) == {"name": "small", "revision": here["revision"]}
+    original = source(checkpoint).load_vlm().key()
+    assert checkpoints.source(str(copy)) == {"name": "small", "revision": original["revision"]}
     next(iter(weights.values())).view(-1)[0] += 1e-3
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    assert source(copy).load_vlm().key()["revision"] != here["revision"]
+    assert source(copy).load_vlm().key()["revision"] != original["revision"]
 
 
 @pytest.mark.parametrize("file", ["preprocessor_config.json", "tokenizer.json", "generation_config.json"])
-def test_what_stands_beside_the_weights_is_in_the_key(copy, file):
+def test_files_beside_the_weights_are_in_the_key(copy, file):
     before = checkpoints.source(str(copy))
-    (copy / "README.md").write_text("nothing that a model reads")
+    (copy / "README.md").write_text("no model reads this")
     assert checkpoints.source(str(copy)) == before
     (copy / file).write_text((copy / file).read_text() + " ")
     assert checkpoints.source(str(copy)) != before
 
 
-def test_the_embedded_vlm_is_known_by_its_name_and_digest():
-    """It is pinned: with another digest, embeddings that were stored before would not be found."""
-    found = load_vlm("tiny").key()
-    assert (found["name"], found["revision"]) == ("tiny", "sha256 73298c09b1b222c3")
+def test_the_key_of_tiny_contains_its_digest():
+    """With another digest, embeddings that users stored would not be found."""
+    key = load_vlm("tiny").key()
+    assert (key["name"], key["revision"]) == ("tiny", "sha256 73298c09b1b222c3")
 
 
-def test_a_hub_model_is_known_by_its_commit(checkpoint, tmp_path, monkeypatch):
-    """A cache as `hf download someone/small` leaves it."""
+def test_the_key_of_a_hub_model_contains_its_commit(checkpoint, tmp_path, monkeypatch):
+    """The cache is as `hf download someone/small` writes it."""
     commit = "0123456789" * 4
     cache = tmp_path / "models--someone--small"
     shutil.copytree(checkpoint, cache / "snapshots" / commit)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text(commit)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    found = load_vlm("someone/small").key()
-    assert (found["name"], found["revision"]) == ("someone/small", f"commit {commit}")
+    key = load_vlm("someone/small").key()
+    assert (key["name"], key["revision"]) == ("someone/small", f"commit {commit}")
 
 
 def test_a_fitted_pca_is_in_the_key(checkpoint):
@@ -205,15 +204,15 @@ def test_a_fitted_pca_is_in_the_key(checkpoint):
         encoder.fit(frames, CONTEXTS * 3)
         return encoder
 
-    one, same, other = fitted(0), fitted(0), fitted(1)
-    assert one.key() == same.key()
-    assert one.key()["fitted"] != other.key()["fitted"]
-    other.load_state_dict(one.state_dict())
-    assert one.key() == other.key()
+    first, same_seed, other_seed = fitted(0), fitted(0), fitted(1)
+    assert first.key() == same_seed.key()
+    assert first.key()["fitted"] != other_seed.key()["fitted"]
+    other_seed.load_state_dict(first.state_dict())
+    assert first.key() == other_seed.key()
 
 
-def test_the_oracle_goes_by_the_kinds_and_the_frame_too():
+def test_the_key_of_the_oracle_contains_kinds_and_frame_shape():
     changes = [{}, {"kinds": ("armor", "imp")}, {"frame_shape": (24, 33, 3)}, {"frame_shape": (25, 32, 3)}]
-    plain = {"kinds": ("imp", "armor"), "frame_shape": (24, 32, 3)}
-    keys = [oracle.create(SimpleNamespace(**plain | change), oracle.Defaults()).key() for change in changes]
-    assert len({json.dumps(each) for each in keys}) == 4
+    defaults = {"kinds": ("imp", "armor"), "frame_shape": (24, 32, 3)}
+    keys = [oracle.create(SimpleNamespace(**defaults | change), oracle.Defaults()).key() for change in changes]
+    assert len({json.dumps(value) for value in keys}) == 4

@@ -1,6 +1,6 @@
-"""Contexts that no list holds: free text in slots, a bound on the prompt's length, and what is lost by it.
+"""Open contexts: free text in slots, the limit max_prompt_tokens, and truncation of prompts.
 
-In the known VLM every word is a token, so that lengths can be counted by hand.
+In FakeVLM every word is a token, so lengths can be counted by hand.
 """
 
 import dataclasses
@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_encoders import IMAGE, NEW, KnownSource, frames
-from test_families import CASES, folder, vlm
+from small_vlms import CASE, CASES, all_cases, folder, vlm
+from test_encoders import IMAGE, NEW, FakeSource, frames
 
 from pr2l.core import registry
 from pr2l.core.errors import UserError
@@ -24,7 +24,7 @@ from pr2l.vlms.base import Defaults
 
 DO = Prompt(name="test", text="do {instruction} after {history}", slots=("instruction", "history"),
             keep_end=("history",), why="", source="")  # fmt: skip
-BOUND = 6  # "do", "after" and four words of values
+MAX_TOKENS = 6  # "do", "after" and four words of the values
 VLM_OPTIONS = Defaults(new_tokens=NEW)
 
 FREE = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -34,11 +34,11 @@ OPEN = st.lists(st.fixed_dictionaries({"instruction": VALUES, "history": VALUES}
 
 
 def source(prompt=DO, contexts=None):
-    return KnownSource("known", VLM_OPTIONS, prompt, contexts, (4, 8, 3), ())
+    return FakeSource("known", VLM_OPTIONS, prompt, contexts, (4, 8, 3), ())
 
 
 def source_of(model, prompt):
-    """A source with open contexts whose VLM is loaded already."""
+    """Return a source with open contexts and a loaded VLM."""
 
     @dataclasses.dataclass(frozen=True)
     class Loaded(EncoderSource):
@@ -48,45 +48,45 @@ def source_of(model, prompt):
     return Loaded("loaded", model.options, prompt, None, (4, 4, 3), ())
 
 
-def make(bound=BOUND, prompt=DO):
-    return prompted.create(source(prompt), prompted.Defaults(max_prompt_tokens=bound))
+def create(max_tokens=MAX_TOKENS, prompt=DO):
+    return prompted.create(source(prompt), prompted.Defaults(max_prompt_tokens=max_tokens))
 
 
 @pytest.mark.filterwarnings("ignore:a prompt of")
 @settings(deadline=None)
 @given(OPEN)
-def test_any_text_gives_tokens_of_the_fixed_number_with_a_right_mask_and_count(contexts):
-    encoder = make()
+def test_any_text_gives_a_fixed_number_of_tokens_and_right_metrics(contexts):
+    encoder = create()
     tokens = encoder.encode(frames(len(contexts)), contexts)
-    assert encoder.tokens == tokens.values.shape[1] == IMAGE + BOUND + NEW
+    assert encoder.tokens == tokens.values.shape[1] == IMAGE + MAX_TOKENS + NEW
     texts = [answer.removeprefix("say ") for answer in encoder.answers()]
     words = [len(text.split()) for text in texts]
-    assert tokens.mask[:, IMAGE : IMAGE + BOUND].sum(dim=1).tolist() == words and max(words) <= BOUND
-    assert tokens.mask[:, :IMAGE].all() and tokens.mask[:, IMAGE + BOUND :].all()
+    assert tokens.mask[:, IMAGE : IMAGE + MAX_TOKENS].sum(dim=1).tolist() == words and max(words) <= MAX_TOKENS
+    assert tokens.mask[:, :IMAGE].all() and tokens.mask[:, IMAGE + MAX_TOKENS :].all()
     lengths = [2 + len(context["instruction"].split()) + len(context["history"].split()) for context in contexts]
     specials = any(token in str(context).lower() for context in contexts for token in ("<image>", "</s>"))
-    if not specials:  # there a special token becomes two words
+    if not specials:  # a special token becomes two words
         assert encoder.metrics() == {
-            "prompt/truncated": np.mean([length > BOUND for length in lengths]),
+            "prompt/truncated": np.mean([length > MAX_TOKENS for length in lengths]),
             "prompt/longest": max(lengths),
         }
         for text, context, length in zip(texts, contexts, lengths, strict=True):
-            assert length > BOUND or text == DO.render(context)
+            assert length > MAX_TOKENS or text == DO.render(context)
     assert not any(token in text.lower() for text in texts for token in ("<image>", "</s>"))
 
 
-def test_the_longest_values_are_cut_at_their_end_or_at_their_beginning():
-    encoder = make()
+def test_the_longest_values_are_truncated_at_their_end_or_beginning():
+    encoder = create()
     context = {"instruction": "a1 b1 c1 d1", "history": "w1 x1 y1 z1"}
-    with pytest.warns(UserWarning, match="a prompt of 10 tokens was truncated to max_prompt_tokens=6"):
+    with pytest.warns(UserWarning, match="10 tokens.*max_prompt_tokens=6"):
         encoder.encode(frames(1), [context])
     assert encoder.answers() == ["say do a1 b1 after y1 z1"]
     encoder.encode(frames(1), [context | {"instruction": "a1"}])
     assert encoder.answers() == ["say do a1 after x1 y1 z1"]
 
 
-def test_counts_are_since_the_cache_was_cleared_and_pass_through_a_cache():
-    encoder = CachedEncoder(make(), capacity=4)
+def test_metrics_since_clear_cache_pass_through_a_cached_encoder():
+    encoder = CachedEncoder(create(), capacity=4)
     long, short = ({"instruction": "a1 " * words, "history": ""} for words in (9, 1))
     assert encoder.metrics() == {}
     with pytest.warns(UserWarning, match="was truncated"):
@@ -96,31 +96,31 @@ def test_counts_are_since_the_cache_was_cleared_and_pass_through_a_cache():
     assert encoder.metrics() == {}
 
 
-def test_a_bound_shorter_than_the_prompts_own_text_is_refused():
-    with pytest.raises(UserError, match="max_prompt_tokens=1, but the text of prompt 'test' alone takes 2 tokens"):
-        make(bound=1)
-    assert make(bound=2).tokens == IMAGE + 2 + NEW
+def test_max_prompt_tokens_below_the_length_of_the_text_is_refused():
+    with pytest.raises(UserError, match="max_prompt_tokens=1.*'test'.* 2 tokens"):
+        create(max_tokens=1)
+    assert create(max_tokens=2).tokens == IMAGE + 2 + NEW
 
 
-def test_open_contexts_without_a_bound_are_refused_unless_the_prompt_has_no_slots():
-    with pytest.raises(UserError, match="set encoder_options.max_prompt_tokens, e.g. to 128"):
-        make(bound=None)
+def test_open_contexts_need_max_prompt_tokens_if_the_prompt_has_slots():
+    with pytest.raises(UserError, match="encoder_options.max_prompt_tokens"):
+        create(max_tokens=None)
     fixed = Prompt(name="test", text="what is there", why="", source="")
-    assert make(bound=None, prompt=fixed).tokens == IMAGE + 3 + NEW
+    assert create(max_tokens=None, prompt=fixed).tokens == IMAGE + 3 + NEW
 
 
-def test_a_bound_may_be_given_where_contexts_are_listed():
+def test_max_prompt_tokens_with_listed_contexts():
     contexts = [{"instruction": "a", "history": "b"}]
     listed = prompted.create(source(contexts=contexts), prompted.Defaults())
-    bounded = prompted.create(source(contexts=contexts), prompted.Defaults(max_prompt_tokens=9))
-    assert (listed.tokens, bounded.tokens) == (IMAGE + 4 + NEW, IMAGE + 9 + NEW)
+    limited = prompted.create(source(contexts=contexts), prompted.Defaults(max_prompt_tokens=9))
+    assert (listed.tokens, limited.tokens) == (IMAGE + 4 + NEW, IMAGE + 9 + NEW)
     listed.encode(frames(1), contexts)
     assert listed.metrics() == {}  # nothing can be truncated
 
 
-def test_other_encoders_take_open_contexts():
+def test_other_encoders_accept_open_contexts():
     contexts = [{"instruction": "find the imp", "history": ""}]
-    actions = answer_action.Defaults(actions=(("demon",), ("imp",)), max_prompt_tokens=BOUND)
+    actions = answer_action.Defaults(actions=(("demon",), ("imp",)), max_prompt_tokens=MAX_TOKENS)
     encoder = answer_action.create(source(), actions)
     assert encoder.encode(frames(1), contexts).values.tolist() == [[[0, 1]]]
     assert encoder.metrics()["prompt/truncated"] == 0
@@ -128,7 +128,7 @@ def test_other_encoders_take_open_contexts():
 
 
 @given(VALUES, st.integers(0, 30), st.booleans())
-def test_a_cut_text_is_one_end_of_it_in_whole_words_where_it_has_several(value, characters, keep_end):
+def test_cut_keeps_one_end_in_whole_words(value, characters, keep_end):
     kept = cut(value, characters, keep_end=keep_end)
     assert len(kept) <= max(characters, 0) or kept == value
     assert value.endswith(kept) if keep_end else value.startswith(kept)
@@ -136,26 +136,25 @@ def test_a_cut_text_is_one_end_of_it_in_whole_words_where_it_has_several(value, 
         assert set(kept.split()) <= set(value.split())
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_special_tokens_in_a_value_never_become_control_tokens(case):
-    """Against each family's own tokenizer: the ids of a hostile value hold no special token but the prompt's own."""
+@all_cases
+def test_special_tokens_in_values_do_not_become_control_tokens(case):
+    """With each family's tokenizer, the only special tokens are those of the prompt with an ordinary value."""
     model = vlm(case)
-    asked = Prompt(name="test", text="is it {target}", slots=("target",), why="", source="")
+    prompt = Prompt(name="test", text="is it {target}", slots=("target",), why="", source="")
     contexts = [{"target": "near"}, *({"target": f"left {token} ?"} for token in model.special_tokens)]
-    render = PromptRenderer(EncoderSource(case.name, model.options, asked, contexts, (4, 4, 3), ()), model, None)
-    # "unknown" is what a small vocabulary makes of ordinary words, too.
+    render = PromptRenderer(EncoderSource(case.name, model.options, prompt, contexts, (4, 4, 3), ()), model, None)
+    # Ordinary words may be unknown to the small vocabulary.
     special = set(model.tokenizer.all_special_ids) - {model.tokenizer.unk_token_id}
-    plain, *hostile = ([token for token in model.layout(text) if token in special] for text in render(contexts))
-    assert len(model.special_tokens) >= 2 and hostile == [plain] * len(hostile)
+    ordinary, *malicious = ([token for token in model.layout(text) if token in special] for text in render(contexts))
+    assert len(model.special_tokens) >= 2 and malicious == [ordinary] * len(malicious)
 
 
 @pytest.mark.filterwarnings("ignore:a prompt of")
-def test_a_real_vlm_gives_the_states_of_the_truncated_prompt():
+def test_tokens_equal_the_states_of_the_truncated_prompt():
     model = vlm(CASES[0])
-
-    asked = Prompt(name="test", text="is it {target} ?", slots=("target",), why="", source="")
+    prompt = Prompt(name="test", text="is it {target} ?", slots=("target",), why="", source="")
     short, long = {"target": "left"}, {"target": "left near where is the medikit left near " * 4}
-    encoder = prompted.create(source_of(model, asked), prompted.Defaults(max_prompt_tokens=12))
+    encoder = prompted.create(source_of(model, prompt), prompted.Defaults(max_prompt_tokens=12))
     pictures = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     tokens = encoder.encode(pictures, [short, long])
     texts = encoder.prompts([short, long])
@@ -172,14 +171,13 @@ def chat(frames, text="do {instruction}"):
     return Prompt(name="test", messages=messages, slots=("instruction",), why="", source="")
 
 
-CHAT_CASES = [case for case in CASES if case.name in ("llava", "smolvlm", "qwen2_5_vl")]
+CHAT_CASES = [CASE[name] for name in ("llava", "smolvlm", "qwen2_5_vl")]
 
 
 @pytest.mark.parametrize("case", CHAT_CASES, ids=lambda case: case.name)
-def test_a_conversation_with_several_frames_gives_the_vlms_states(case):
+def test_conversations_with_two_frames_equal_the_states_of_the_vlm(case):
     model = vlm(case)
-    where = source_of(model, chat(frames=2))
-    encoder = prompted.create(where, prompted.Defaults(max_prompt_tokens=60))
+    encoder = prompted.create(source_of(model, chat(frames=2)), prompted.Defaults(max_prompt_tokens=60))
     assert encoder.frame_history == CachedEncoder(encoder, 3).frame_history == 2
     pictures = np.random.default_rng(0).integers(0, 256, (2, 2, 24, 24, 3), dtype=np.uint8)
     contexts = [{"instruction": "left"}, {"instruction": "near " * 90}]
@@ -190,12 +188,12 @@ def test_a_conversation_with_several_frames_gives_the_vlms_states(case):
     expected = model.hidden([list(row) for row in pictures], encoder.prompts(contexts), prompt_tokens=60)
     assert torch.equal(tokens.mask, expected.mask)
     assert torch.equal(tokens.values, expected.states.transpose(1, 2).flatten(2))
-    other = encoder.encode(pictures[:, ::-1].copy(), contexts)  # the order of the frames matters
-    assert not torch.allclose(other.values, tokens.values)
+    reversed_frames = encoder.encode(pictures[:, ::-1].copy(), contexts)
+    assert not torch.allclose(reversed_frames.values, tokens.values)
 
 
-def test_each_frame_of_a_conversation_is_pooled_by_itself():
-    model = vlm(next(case for case in CASES if case.name == "llava"))
+def test_frames_of_a_conversation_are_pooled_separately():
+    model = vlm(CASE["llava"])
     pictures = np.random.default_rng(0).integers(0, 256, (1, 2, 24, 24, 3), dtype=np.uint8)
     options = {"max_prompt_tokens": 60, "segments": ("image",)}
     full, pooled = (
@@ -207,32 +205,32 @@ def test_each_frame_of_a_conversation_is_pooled_by_itself():
     assert pooled.tokens == 2
 
 
-def test_frames_of_another_number_are_refused():
-    model = vlm(next(case for case in CASES if case.name == "llava"))
+def test_a_wrong_number_of_frames_is_refused():
+    model = vlm(CASE["llava"])
     encoder = prompted.create(source_of(model, chat(frames=3)), prompted.Defaults(max_prompt_tokens=60))
     for shape in ((1, 8, 8, 3), (1, 2, 8, 8, 3)):
         with pytest.raises(ValueError, match=r"prompt 'test' takes \['B', 3, 'H', 'W', 3\]"):
             encoder.encode(np.zeros(shape, np.uint8), [{"instruction": "left"}])
     with pytest.raises(ValueError, match=r"takes \['B', 'H', 'W', 3\]"):
-        make().encode(np.zeros((1, 2, 4, 8, 3), np.uint8), [{"instruction": "", "history": ""}])
+        create().encode(np.zeros((1, 2, 4, 8, 3), np.uint8), [{"instruction": "", "history": ""}])
 
 
-def test_a_family_with_one_place_for_its_image_says_so():
-    model = vlm(next(case for case in CASES if case.name.startswith("florence")))
-    with pytest.raises(UserError, match="takes one image and then one text"):
+def test_conversations_are_refused_by_families_with_one_image():
+    model = vlm(CASE["florence2"])
+    with pytest.raises(UserError, match="one image and then one text"):
         prompted.create(source_of(model, chat(frames=2)), prompted.Defaults(max_prompt_tokens=60))
 
 
-def test_a_picture_of_the_frames_own_shape_takes_it_from_the_environment():
-    case = next(case for case in CASES if case.name == "qwen2_5_vl")
+def test_native_aspect_uses_the_frame_shape_of_the_environment():
+    case = CASE["qwen2_5_vl"]
     options = Defaults(aspect="native", generation="none")
-    where = EncoderSource(str(folder(case)), options, chat(frames=1), None, (60, 30, 3), ())
-    assert where.load_vlm().options.frame_size == (60, 30)
-    encoder = prompted.create(where, prompted.Defaults(max_prompt_tokens=60))
+    native = EncoderSource(str(folder(case)), options, chat(frames=1), None, (60, 30, 3), ())
+    assert native.load_vlm().options.frame_size == (60, 30)
+    encoder = prompted.create(native, prompted.Defaults(max_prompt_tokens=60))
     frame = np.zeros((1, 60, 30, 3), np.uint8)
     assert encoder.encode(frame, [{"instruction": "left"}]).values.shape[1] == encoder.tokens
     with pytest.raises(UserError, match="image_tokens=1 pools a square grid.*aspect=letterbox"):
-        prompted.create(where, prompted.Defaults(max_prompt_tokens=60, image_tokens=1))
+        prompted.create(native, prompted.Defaults(max_prompt_tokens=60, image_tokens=1))
 
 
 OPEN_WORLD = """
@@ -255,7 +253,7 @@ def make(task, options=None, *, split="train", labels=False):
 """
 
 
-def test_a_run_in_a_task_with_open_contexts_logs_how_many_prompts_were_truncated(write_plugin, tmp_path):
+def test_training_with_open_contexts_logs_truncated_prompts(write_plugin, tmp_path):
     from pr2l.core.config import load_config
     from pr2l.training.check import check
     from pr2l.training.train import train
@@ -281,14 +279,14 @@ def test_a_run_in_a_task_with_open_contexts_logs_how_many_prompts_were_truncated
     assert registry.load("environments", "open_world").TASKS
 
 
-def test_a_run_with_conversations_over_several_frames_trains(write_plugin, tmp_path):
+def test_training_with_conversations_of_two_frames(write_plugin, tmp_path):
     from pathlib import Path
 
     from pr2l.core.config import load_config
     from pr2l.training.check import check
     from pr2l.training.train import train
 
-    llava = next(case for case in CASES if case.name == "llava")
+    llava = CASE["llava"]
     write_plugin("environments", "toy", (Path(__file__).parents[1] / "toy_world.py").read_text())
     (tmp_path / "chat.yaml").write_text(
         "messages: [{role: user, content: [{type: image, frames: 2}, {type: text, text: 'is it {target} ?'}]}]\n"

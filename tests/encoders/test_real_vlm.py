@@ -1,4 +1,4 @@
-"""Encoders over a real (small, untrained) VLM: lengths known beforehand, rows that do not depend on neighbours."""
+"""Encoders with a small untrained VLM: fixed shapes and independent rows."""
 
 import numpy as np
 import pytest
@@ -33,34 +33,33 @@ def frames(rows):
 
 @pytest.mark.parametrize("generation", ["none", "greedy"])
 @pytest.mark.parametrize("prompt", [WHERE, None])
-def test_every_context_gives_the_promised_shape(checkpoint, generation, prompt):
+def test_every_context_gives_the_same_shape(checkpoint, generation, prompt):
     encoder = prompted.create(source(checkpoint, prompt, generation=generation), prompted.Defaults())
-    longest = encoder.encode(frames(3), CONTEXTS)
-    assert longest.values.shape == (3, encoder.tokens, encoder.width)
+    tokens = encoder.encode(frames(3), CONTEXTS)
+    assert tokens.values.shape == (3, encoder.tokens, encoder.width)
     for context in CONTEXTS:
         assert encoder.encode(frames(1), [context]).values.shape == (1, encoder.tokens, encoder.width)
 
 
-def test_a_row_does_not_depend_on_its_neighbours(checkpoint):
+def test_rows_are_independent(checkpoint):
     encoder = prompted.create(source(checkpoint), prompted.Defaults())
-    together = encoder.encode(frames(3), CONTEXTS)
+    batched = encoder.encode(frames(3), CONTEXTS)
     for row, context in enumerate(CONTEXTS):
-        alone = encoder.encode(frames(3)[row : row + 1], [context])
-        assert torch.equal(alone.mask[0], together.mask[row])
-        difference = (alone.values[0] - together.values[row])[alone.mask[0]]
+        single = encoder.encode(frames(3)[row : row + 1], [context])
+        assert torch.equal(single.mask[0], batched.mask[row])
+        difference = (single.values[0] - batched.values[row])[single.mask[0]]
         assert difference.abs().max() < 1e-5
 
 
-def test_the_prompt_reaches_prompted_tokens_and_no_others(checkpoint):
-    frame, other = frames(1), [CONTEXTS[1]]
+def test_tokens_of_prompted_depend_on_the_context(checkpoint):
     for module, differs in ((prompted, True), (image_only, False)):
         encoder = module.create(source(checkpoint), module.Defaults())
-        one, two = (encoder.encode(frame, context).values for context in ([CONTEXTS[0]], other))
-        assert torch.equal(one, two) != differs
+        first, second = (encoder.encode(frames(1), [context]).values for context in CONTEXTS[:2])
+        assert torch.equal(first, second) != differs
 
 
 def test_pooling_and_pca_of_vision_tokens(checkpoint):
     encoder = image_only.create(source(checkpoint), image_only.Defaults(image_tokens=1, pca=4, pca_frames=8))
     encoder.fit(frames(8), [CONTEXTS[0]] * 8)
-    # The pooled grid, and the mean token that a Florence-2 tower puts before it.
+    # The pooled grid, and the mean token of Florence-2 before it.
     assert encoder.encode(frames(2), CONTEXTS[:2]).values.shape == (2, 1 + 1, 4)

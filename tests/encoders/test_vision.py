@@ -1,4 +1,4 @@
-"""Encoders of frozen vision models against the class called plainly, or the original layer arithmetic written out."""
+"""Encoders of frozen vision models equal the class of transformers, or the original network written out here."""
 
 import json
 import shutil
@@ -30,41 +30,41 @@ from pr2l.encoders.base import EncoderSource
 from pr2l.vlms.base import Defaults
 
 SHAPE = (24, 40, 3)
-MEAN, STD = (torch.tensor(part)[:, None, None] for part in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+MEAN, STD = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 CLASSES = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel, "dinov2": AutoModel, "dinov3": DINOv3ViTModel}
 REGISTERS = {"dinov2": 4, "dinov3": 4}
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """weights(name): the place of the encoder's small checkpoint, which is written once."""
-    written = {}
+    """weights(name): return the path of the encoder's small checkpoint, which is written once."""
+    paths = {}
 
-    def place(name):
-        if name not in written:
-            written[name] = small_weights.options(name, tmp_path_factory.mktemp(name))["weights"]
-        return written[name]
+    def path(name):
+        if name not in paths:
+            paths[name] = small_weights.options(name, tmp_path_factory.mktemp(name))["weights"]
+        return paths[name]
 
-    return place
+    return path
 
 
 def source(shape=SHAPE, **options):
     return EncoderSource("tiny", Defaults(**options), None, [{}], shape, ())
 
 
-def make(name, shape=SHAPE, **options):
+def create(name, shape=SHAPE, **options):
     module = registry.load("encoders", name)
     return module.create(source(shape), module.Defaults(**options))
 
 
-def encoded(name, pictures, **options):
-    encoder = make(name, pictures.shape[1:], **options)
+def encode(name, pictures, **options):
+    encoder = create(name, pictures.shape[1:], **options)
     values = encoder.encode(pictures, [{}] * len(pictures)).values
     assert values.shape == (len(pictures), encoder.tokens, encoder.width)
     return values
 
 
-def close(ours, theirs):
+def assert_close(ours, theirs):
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
@@ -72,8 +72,8 @@ def close(ours, theirs):
 
 
 def processed(name, pictures, weights):
-    """The pixels that the checkpoint's own processor makes of whole, stretched frames."""
-    if name == "dinov3":  # its processor needs torchvision: scaled, then resized as PIL resizes floats
+    """Return the pixels of the checkpoint's own processor for stretched frames, without a crop."""
+    if name == "dinov3":  # its processor needs torchvision: it scales, and then resizes floats as PIL does
         squares = [np.stack([_resized(channel) for channel in picture.transpose(2, 0, 1)]) for picture in pictures]
         return (torch.tensor(np.stack(squares)) - MEAN) / STD
     processor = AutoImageProcessor.from_pretrained(weights, backend="pil")
@@ -88,46 +88,46 @@ def _resized(channel):
 
 @pytest.mark.parametrize("name", CLASSES)
 @torch.no_grad()
-def test_tokens_are_those_of_the_class_on_its_processors_pixels(name, weights):
+def test_tokens_equal_the_class_of_transformers(name, weights):
     pictures = frames(2, *SHAPE[:2])
     out = CLASSES[name].from_pretrained(weights(name)).eval()(processed(name, pictures, weights(name)))
     first = 0 if name == "siglip" else 1 + REGISTERS.get(name, 0)
     patches = out.last_hidden_state[:, first:]
     assert patches.shape[1] == 16
-    close(encoded(name, pictures, weights=weights(name), tokens="cls")[:, 0], out.pooler_output)
-    close(encoded(name, pictures, weights=weights(name), tokens="mean")[:, 0], patches.mean(1))
+    assert_close(encode(name, pictures, weights=weights(name), tokens="cls")[:, 0], out.pooler_output)
+    assert_close(encode(name, pictures, weights=weights(name), tokens="mean")[:, 0], patches.mean(1))
     before = out.last_hidden_state[:, : min(first, 1)]
-    close(encoded(name, pictures, weights=weights(name)), torch.cat([before, patches], dim=1))
+    assert_close(encode(name, pictures, weights=weights(name)), torch.cat([before, patches], dim=1))
     quarters = patches.unflatten(1, (2, 2, 2, 2)).mean(dim=(2, 4)).flatten(1, 2)
-    pooled = encoded(name, pictures, weights=weights(name), image_tokens=4)
-    close(pooled, torch.cat([before, quarters], dim=1))
+    pooled = encode(name, pictures, weights=weights(name), image_tokens=4)
+    assert_close(pooled, torch.cat([before, quarters], dim=1))
 
 
-def test_a_square_frame_is_what_clips_processor_leaves_whole(weights):
-    """Where there is nothing to crop, the default processor does the same."""
+def test_pixels_of_square_frames_equal_the_default_processor(weights):
+    """A square frame is not cropped by the default processor."""
     pictures = frames(2, 48, 48)
     processor = AutoImageProcessor.from_pretrained(weights("clip"), backend="pil")
     theirs = processor(list(pictures), return_tensors="pt")["pixel_values"]
-    assert torch.equal(make("clip", (48, 48, 3), weights=weights("clip")).pixels(pictures), theirs)
+    assert torch.equal(create("clip", (48, 48, 3), weights=weights("clip")).pixels(pictures), theirs)
 
 
 @torch.no_grad()
-def test_resnets_tokens_are_the_places_of_its_last_map(weights):
-    pictures = frames(2, 64, 64)  # of its size, which its processor would crop to and ours leaves alone
+def test_resnet50_tokens_are_the_cells_of_its_last_feature_map(weights):
+    pictures = frames(2, 64, 64)  # of the size to which its processor crops
     processor = AutoImageProcessor.from_pretrained(weights("resnet50"), backend="pil")
     pixels = processor(list(pictures), do_resize=False, return_tensors="pt")["pixel_values"]
     out = ResNetModel.from_pretrained(weights("resnet50")).eval()(pixels)
     assert out.last_hidden_state.shape == (2, 32, 2, 2)
-    places = torch.stack([out.last_hidden_state[:, :, y, x] for y in range(2) for x in range(2)], dim=1)
-    close(encoded("resnet50", pictures, weights=weights("resnet50")), places)
-    close(encoded("resnet50", pictures, weights=weights("resnet50"), tokens="cls")[:, 0], places.mean(1))
+    cells = torch.stack([out.last_hidden_state[:, :, y, x] for y in range(2) for x in range(2)], dim=1)
+    assert_close(encode("resnet50", pictures, weights=weights("resnet50")), cells)
+    assert_close(encode("resnet50", pictures, weights=weights("resnet50"), tokens="cls")[:, 0], cells.mean(1))
 
 
-# Published files, whose arithmetic is written out.
+# Published files, with the network written out.
 
 
 def normalised(pictures, size, resample):
-    stretched = [np.asarray(Image.fromarray(one).resize((size, size), resample)) for one in pictures]
+    stretched = [np.asarray(Image.fromarray(picture).resize((size, size), resample)) for picture in pictures]
     return (torch.tensor(np.stack(stretched)).permute(0, 3, 1, 2) / 255 - MEAN) / STD
 
 
@@ -139,43 +139,43 @@ def linear(x, w, name):
     return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
 
 
-def attended(q, k, v, heads=2):
-    """Softmax of the scaled products, head by head."""
-    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
-    shares = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
-    return (shares @ v).transpose(1, 2).flatten(2)
+def multi_head_attention(q, k, v, heads=2):
+    """Return scaled dot-product attention of each head."""
+    q, k, v = (values.unflatten(-1, (heads, -1)).transpose(1, 2) for values in (q, k, v))
+    weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
 
 
 def vision_transformer(w, pixels):
-    """As facebookresearch/eai-vc, vit.py: timm's blocks, positions added before the class token joins."""
+    """As facebookresearch/eai-vc, vit.py: timm's blocks, positions are added before the class token is prepended."""
     x = F.conv2d(pixels, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=16)
     x = x.flatten(2).transpose(1, 2) + w["pos_embed"][:, 1:]
     first = w["cls_token"] + w["pos_embed"][:, :1]
     x = torch.cat([first.expand(len(x), -1, -1), x], dim=1)
     for block in ("blocks.0", "blocks.1"):
         qkv = linear(norm(x, w, f"{block}.norm1", 1e-6), w, f"{block}.attn.qkv")
-        x = x + linear(attended(*qkv.chunk(3, dim=-1)), w, f"{block}.attn.proj")
+        x = x + linear(multi_head_attention(*qkv.chunk(3, dim=-1)), w, f"{block}.attn.proj")
         hidden = F.gelu(linear(norm(x, w, f"{block}.norm2", 1e-6), w, f"{block}.mlp.fc1"))
         x = x + linear(hidden, w, f"{block}.mlp.fc2")
     return norm(x, w, "norm", 1e-6)
 
 
-def test_vc1_is_its_vision_transformer(weights):
+def test_vc1_equals_its_vision_transformer(weights):
     pictures = frames(2, *SHAPE[:2])
     states = vision_transformer(
         torch.load(weights("vc1"), weights_only=True)["model"], normalised(pictures, 32, Image.Resampling.BICUBIC)
     )
-    close(encoded("vc1", pictures, weights=weights("vc1")), states)
-    close(encoded("vc1", pictures, weights=weights("vc1"), tokens="cls")[:, 0], states[:, 0])
+    assert_close(encode("vc1", pictures, weights=weights("vc1")), states)
+    assert_close(encode("vc1", pictures, weights=weights("vc1"), tokens="cls")[:, 0], states[:, 0])
 
 
 def resnet(w, pixels):
-    """As torchvision's: in a bottleneck it is the convolution of 3 x 3 that halves the side."""
+    """As in torchvision, the 3 x 3 convolution of a bottleneck has the stride."""
 
     def conv_norm(x, conv, norm, stride):
         kernel = w[f"{conv}.weight"]
         x = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
-        return F.batch_norm(x, *(w[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")))
+        return F.batch_norm(x, *(w[f"{norm}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")))
 
     x = F.max_pool2d(conv_norm(pixels, "conv1", "bn1", 2).relu(), 3, stride=2, padding=1)
     for stage in (1, 2, 3, 4):
@@ -195,101 +195,102 @@ def resnet(w, pixels):
 
 
 @pytest.mark.parametrize("bottleneck", [True, False])
-def test_r3m_is_torchvisions_resnet(bottleneck, tmp_path):
+def test_r3m_equals_torchvisions_resnet(bottleneck, tmp_path):
     file = small_weights.r3m(tmp_path, torch.Generator().manual_seed(0), bottleneck=bottleneck)
-    prefix, held = "module.convnet.", torch.load(file, weights_only=True)["r3m"]
-    w = {name.removeprefix(prefix): weight for name, weight in held.items() if name.startswith(prefix)}
+    prefix, saved = "module.convnet.", torch.load(file, weights_only=True)["r3m"]
+    w = {name.removeprefix(prefix): weight for name, weight in saved.items() if name.startswith(prefix)}
     pictures = frames(2, *SHAPE[:2])
     maps = resnet(w, normalised(pictures, 224, Image.Resampling.BILINEAR))
     assert maps.shape[2:] == (7, 7)
-    close(encoded("r3m", pictures, weights=str(file)), maps.flatten(2).transpose(1, 2))
-    close(encoded("r3m", pictures, weights=str(file), tokens="cls")[:, 0], maps.mean(dim=(2, 3)))
+    assert_close(encode("r3m", pictures, weights=str(file)), maps.flatten(2).transpose(1, 2))
+    assert_close(encode("r3m", pictures, weights=str(file), tokens="cls")[:, 0], maps.mean(dim=(2, 3)))
 
 
 def clip_tower(w, pixels):
-    """As MineCLIP, clip.py: the feature and the states after the last layer."""
+    """As in MineCLIP, clip.py: return the feature and the states after the last layer."""
     x = F.conv2d(pixels, w["conv1.weight"], stride=32).flatten(2).transpose(1, 2)
     x = torch.cat([w["cls_token"].repeat(len(x), 1, 1), x], dim=1) + w["pos_embed"]
     x = norm(x, w, "ln_pre", 1e-5)
     for block in ("blocks.0", "blocks.1"):
         y = norm(x, w, f"{block}.ln_1", 1e-5)
         qkv = F.linear(y, w[f"{block}.attn.in_proj_weight"], w[f"{block}.attn.in_proj_bias"])
-        x = x + linear(attended(*qkv.chunk(3, dim=-1)), w, f"{block}.attn.out_proj")
+        x = x + linear(multi_head_attention(*qkv.chunk(3, dim=-1)), w, f"{block}.attn.out_proj")
         hidden = linear(norm(x, w, f"{block}.ln_2", 1e-5), w, f"{block}.mlp.c_fc")
         x = x + linear(hidden * torch.sigmoid(1.702 * hidden), w, f"{block}.mlp.c_proj")
     return norm(x[:, 0], w, "ln_post", 1e-5) @ w["projection"], x
 
 
 def temporal_pooling(w, x):
-    """As x-transformers 0.27.1 with absolute positions, pre-norm and glu with swish; then MineCLIP's mean."""
+    """As in x-transformers 0.27.1 with absolute positions, pre-norm and GLU with swish; then MineCLIP's mean."""
     x = x + w["pos_emb.emb.weight"][: x.shape[1]] * x.shape[2] ** -0.5
     for layer in range(0, 4, 2):
         attention, forward = f"attn_layers.layers.{layer}", f"attn_layers.layers.{layer + 1}"
         y = norm(x, w, f"{attention}.0.0", 1e-5)
-        mixed = attended(*(linear(y, w, f"{attention}.1.{part}") for part in ("to_q", "to_k", "to_v")))
+        mixed = multi_head_attention(*(linear(y, w, f"{attention}.1.{name}") for name in ("to_q", "to_k", "to_v")))
         x = x + linear(mixed, w, f"{attention}.1.to_out")
         values, gate = linear(norm(x, w, f"{forward}.0.0", 1e-5), w, f"{forward}.1.net.0.proj").chunk(2, dim=-1)
         x = x + linear(values * F.silu(gate), w, f"{forward}.1.net.3")
     return norm(x, w, "norm", 1e-5).mean(1)
 
 
-def test_mineclip_is_its_tower_and_its_temporal_pooling(weights):
+def test_mineclip_equals_its_tower_and_temporal_pooling(weights):
     file, pictures = weights("mineclip"), frames(2, 160, 256)
-    held = torch.load(file, weights_only=True)["state_dict"]
-    image, video = (mineclip.below(held, prefix) for prefix in (mineclip.IMAGE_PREFIX, mineclip.VIDEO_PREFIX))
-    mean, std = (torch.tensor(part)[:, None, None] for part in (mineclip.MEAN, mineclip.STD))
+    saved = torch.load(file, weights_only=True)["state_dict"]
+    image, video = (mineclip.below(saved, prefix) for prefix in (mineclip.IMAGE_PREFIX, mineclip.VIDEO_PREFIX))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (mineclip.MEAN, mineclip.STD))
     pixels = (torch.tensor(pictures).permute(0, 3, 1, 2) / 255 - mean) / std
     feature, states = clip_tower(image, pixels)
-    close(encoded("mineclip", pictures, weights=file)[:, 0], feature)
-    close(encoded("mineclip", pictures, weights=file, tokens="all"), states)
+    assert_close(encode("mineclip", pictures, weights=file)[:, 0], feature)
+    assert_close(encode("mineclip", pictures, weights=file, tokens="all"), states)
     still = feature[:, None].repeat(1, 16, 1)
-    close(encoded("mineclip", pictures, weights=file, video=True)[:, 0], temporal_pooling(video, still))
+    assert_close(encode("mineclip", pictures, weights=file, video=True)[:, 0], temporal_pooling(video, still))
 
 
-def test_mineclip_stretches_other_frames(weights):
-    """As PIL does in floats: bilinear, averaging over all that a new pixel covers."""
+def test_mineclip_stretches_frames_of_other_sizes(weights):
+    """As PIL stretches floats: bilinear, with antialiasing."""
     pictures, size = frames(2, 320, 512), (256, 160)
     scaled = [
-        [np.asarray(Image.fromarray(one[..., channel].astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
-         for channel in range(3)] for one in pictures
+        [np.asarray(Image.fromarray(picture[..., channel].astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+         for channel in range(3)] for picture in pictures
     ]  # fmt: skip
-    mean, std = (torch.tensor(part)[:, None, None] for part in (mineclip.MEAN, mineclip.STD))
-    encoder = make("mineclip", weights=weights("mineclip"))
-    close(encoder.pixels(pictures), (torch.tensor(np.array(scaled)) / 255 - mean) / std)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (mineclip.MEAN, mineclip.STD))
+    encoder = create("mineclip", weights=weights("mineclip"))
+    assert_close(encoder.pixels(pictures), (torch.tensor(np.array(scaled)) / 255 - mean) / std)
 
 
-def test_safetensors_hold_the_same(weights, tmp_path):
+def test_safetensors_give_the_same_tokens(weights, tmp_path):
     pictures = frames(1, *SHAPE[:2])
     save_file(torch.load(weights("vc1"), weights_only=True)["model"], tmp_path / "vc1.safetensors")
     ours, theirs = (
-        encoded("vc1", pictures, weights=str(place)) for place in (tmp_path / "vc1.safetensors", weights("vc1"))
+        encode("vc1", pictures, weights=str(path)) for path in (tmp_path / "vc1.safetensors", weights("vc1"))
     )
     assert torch.equal(ours, theirs)
 
 
-# Without weights, and of words.
+# Random features and answer_text.
 
 
-def test_random_features_are_a_network_of_the_seed():
-    """One layer, whose arithmetic is a product of each patch with the kernels."""
+def test_random_features_are_a_convolution_with_random_kernels():
+    """One layer: the product of each patch with the kernels."""
     pictures = frames(2, 4, 4)
-    encoder = make("random_features", (4, 4, 3), size=4, channels=(5,))
+    encoder = create("random_features", (4, 4, 3), size=4, channels=(5,))
     maps = F.pad(torch.tensor(pictures).permute(0, 3, 1, 2) / 127.5 - 1, (1, 1, 1, 1))
     patches = [maps[:, :, y : y + 3, x : x + 3].flatten(1) for y in (0, 2) for x in (0, 2)]
-    wanted = torch.stack([(patch @ encoder.kernels[0].flatten(1).T).relu() for patch in patches], dim=1)
-    close(encoder.encode(pictures, [{}] * 2).values, wanted)
-    same, other = (make("random_features", (4, 4, 3), size=4, channels=(5,), seed=seed) for seed in (0, 1))
-    assert torch.equal(same.kernels[0], encoder.kernels[0]) and not torch.equal(other.kernels[0], encoder.kernels[0])
+    expected = torch.stack([(patch @ encoder.kernels[0].flatten(1).T).relu() for patch in patches], dim=1)
+    assert_close(encoder.encode(pictures, [{}] * 2).values, expected)
+    same_seed, other_seed = (create("random_features", (4, 4, 3), size=4, channels=(5,), seed=seed) for seed in (0, 1))
+    assert torch.equal(same_seed.kernels[0], encoder.kernels[0])
+    assert not torch.equal(other_seed.kernels[0], encoder.kernels[0])
 
 
-def test_random_features_keep_the_scale_of_what_they_read():
+def test_random_features_keep_the_scale_of_their_input():
     noise = np.random.default_rng(0).integers(0, 2, (8, 64, 64, 3), dtype=np.uint8) * 255  # mean square 1
-    values = make("random_features", (64, 64, 3)).encode(noise, [{}] * 8).values
-    assert values.shape == (8, 64, 64) and 0.4 < values.square().mean() < 0.8  # some is lost at the borders
+    values = create("random_features", (64, 64, 3)).encode(noise, [{}] * 8).values
+    assert values.shape == (8, 64, 64) and 0.4 < values.square().mean() < 0.8  # zero padding reduces it at the borders
 
 
-class Answering:
-    """A VLM that answers what it is asked."""
+class EchoVLM:
+    """A VLM that answers with the prompt in upper case."""
 
     special_tokens = ()
 
@@ -301,91 +302,91 @@ class Answering:
 
 
 @torch.no_grad()
-def test_an_answers_embedding_is_the_mean_of_its_own_tokens_divided_by_its_norm(weights):
-    """Each text alone needs no padding, so that its plain mean is what the batch must give."""
+def test_answer_text_is_the_normalised_mean_of_token_embeddings(weights):
+    """The reference embeds each text alone, without padding."""
     prompt = Prompt(name="test", text="{text}", slots=("text",), why="", source="")
-    asked = SimpleNamespace(vlm_options=Defaults(), prompt=prompt, load_vlm=Answering)
-    asked.contexts = [{"text": "is it near ?"}, {"text": "where is the medikit , left of you ?"}, {"text": ""}]
-    encoder = answer_text.create(asked, answer_text.Defaults(weights=weights("answer_text")))
-    tokens = encoder.encode(frames(3, 4, 4), asked.contexts)
+    text_source = SimpleNamespace(vlm_options=Defaults(), prompt=prompt, load_vlm=EchoVLM)
+    text_source.contexts = [{"text": "is it near ?"}, {"text": "where is the medikit , left of you ?"}, {"text": ""}]
+    encoder = answer_text.create(text_source, answer_text.Defaults(weights=weights("answer_text")))
+    tokens = encoder.encode(frames(3, 4, 4), text_source.contexts)
     assert tokens.values.shape == (3, 1, encoder.width) and tokens.mask.all()
     assert encoder.answers() == ["IS IT NEAR ?", "WHERE IS THE MEDIKIT , LEFT OF YOU ?", ""]
     model = AutoModel.from_pretrained(weights("answer_text")).eval()
     for text, ours in zip(encoder.answers(), tokens.values[:, 0], strict=True):
-        alone = model(**encoder.embedder.tokenizer([text], return_tensors="pt")).last_hidden_state[0].mean(0)
-        close(ours, alone / alone.norm())
+        embedding = model(**encoder.embedder.tokenizer([text], return_tensors="pt")).last_hidden_state[0].mean(0)
+        assert_close(ours, embedding / embedding.norm())
 
 
-PARTS = ("Transformer", "Pooling", "Normalize")
+MODULES = ("Transformer", "Pooling", "Normalize")
 
 
 @pytest.mark.parametrize(
-    ("kinds", "pooling", "wrong"),
+    ("modules", "pooling", "reason"),
     [
-        (PARTS, {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, None),
-        (PARTS, {"pooling_mode": "mean", "include_prompt": True}, None),
-        (PARTS, {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "pooling by cls_token"),
-        (PARTS, {"pooling_mode": "lasttoken"}, "pooling by lasttoken"),
-        ((*PARTS[:2], "Dense"), {"pooling_mode_mean_tokens": True}, "a layer of type Dense"),
+        (MODULES, {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, None),
+        (MODULES, {"pooling_mode": "mean", "include_prompt": True}, None),
+        (MODULES, {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "pooling by cls_token"),
+        (MODULES, {"pooling_mode": "lasttoken"}, "pooling by lasttoken"),
+        ((*MODULES[:2], "Dense"), {"pooling_mode_mean_tokens": True}, "a layer of type Dense"),
     ],
 )
-def test_a_sentence_embedder_that_is_made_otherwise_is_refused(kinds, pooling, wrong, weights, tmp_path):
-    folder = shutil.copytree(weights("answer_text"), tmp_path / "it")
-    parts = [{"type": f"sentence_transformers.models.{kind}", "path": kind[:2]} for kind in kinds]
-    (folder / "modules.json").write_text(json.dumps(parts))
+def test_only_sentence_embedders_with_mean_pooling_are_accepted(modules, pooling, reason, weights, tmp_path):
+    folder = shutil.copytree(weights("answer_text"), tmp_path / "embedder")
+    entries = [{"type": f"sentence_transformers.models.{name}", "path": name[:2]} for name in modules]
+    (folder / "modules.json").write_text(json.dumps(entries))
     (folder / "Po").mkdir()
     (folder / "Po" / "config.json").write_text(json.dumps({"word_embedding_dimension": 16, **pooling}))
-    if wrong is None:
+    if reason is None:
         assert answer_text.SentenceEmbedder(str(folder), "cpu")(["yes"]).shape[0] == 1
         return
-    with pytest.raises(UserError, match=f"it' has {wrong}; answer_text takes models with mean pooling"):
+    with pytest.raises(UserError, match=f"embedder' has {reason}; .*mean pooling"):
         answer_text.SentenceEmbedder(str(folder), "cpu")
 
 
-def test_without_generation_there_is_no_answer_to_embed():
-    with pytest.raises(UserError, match="use vlm_options.generation=greedy"):
+def test_answer_text_needs_generation():
+    with pytest.raises(UserError, match="generation=greedy"):
         answer_text.create(source(generation="none"), answer_text.Defaults())
 
 
-# What is wrong is said.
+# Errors.
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "dinov2", "dinov3", "resnet50"])
-def test_a_model_that_cannot_be_fetched_says_which_and_what_to_do(name):
+def test_a_missing_model_gives_the_download_command(name):
     default = registry.load("encoders", name).Defaults().weights
-    with pytest.raises(UserError, match=f"'{default}' is neither a folder.*hf download {default} --local-dir FOLDER"):
-        make(name)
+    with pytest.raises(UserError, match=f"'{default}'.*hf download {default} --local-dir FOLDER"):
+        create(name)
 
 
-@pytest.mark.parametrize(("name", "where"), [("vc1", "dl.fbaipublicfiles.com"), ("r3m", "drive.google"),
+@pytest.mark.parametrize(("name", "source"), [("vc1", "dl.fbaipublicfiles.com"), ("r3m", "drive.google"),
                                              ("mineclip", "github.com/MineDojo/MineCLIP")])  # fmt: skip
-def test_a_missing_file_says_which_and_where_it_is_had(name, where):
+def test_a_missing_file_gives_its_source(name, source):
     default = registry.load("encoders", name).Defaults().weights
-    with pytest.raises(UserError, match=f"'{default}' is not a file.*{where}.*encoder_options.weights"):
-        make(name)
+    with pytest.raises(UserError, match=f"'{default}'.*{source}.*encoder_options.weights"):
+        create(name)
 
 
-def test_another_architecture_is_refused(weights):
-    with pytest.raises(UserError, match="has the model type 'clip', and this encoder reads 'siglip' or .*NaFlex"):
-        make("siglip", weights=weights("clip"))
+def test_weights_of_another_architecture_are_refused(weights):
+    with pytest.raises(UserError, match="'clip'.*'siglip'"):
+        create("siglip", weights=weights("clip"))
 
 
-def test_an_incomplete_checkpoint_is_refused_instead_of_filled_with_random_numbers(tmp_path):
+def test_missing_weights_are_refused(tmp_path):
     folder = small_weights.options("dinov3", tmp_path)["weights"]
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
-    with pytest.raises(UserError, match="is not a complete DINOv3ViTModel: .* weights are missing"):
-        make("dinov3", weights=folder)
+    with pytest.raises(UserError, match="DINOv3ViTModel: .* weights are missing"):
+        create("dinov3", weights=folder)
 
 
-class Code:
-    """What a pickle may hold beside tensors; to read it would run its module."""
+class NotATensor:
+    """A class whose module would run when a pickle is read."""
 
 
 @pytest.mark.parametrize(
-    ("held", "message"),
+    ("saved", "message"),
     [
-        ({"model": Code()}, "holds more than tensors.*if you trust it"),
+        ({"model": NotATensor()}, "holds more than tensors.*if you trust it"),
         ({"state_dict": {}}, "no entry 'model' with weights; it holds 'state_dict'"),
         ({"model": torch.zeros(1)}, "no entry 'model' with weights; it holds 'model'"),
         (torch.zeros(1), "it holds Tensor"),
@@ -399,66 +400,65 @@ class Code:
         ({"model": {"patch_embed.proj.weight": 3}}, "holds 'patch_embed.proj.weight', which is no tensor"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_something_else_is_refused(held, message, tmp_path):
-    torch.save(held, tmp_path / "vc1.pth")
+def test_invalid_vc1_files_are_refused(saved, message, tmp_path):
+    torch.save(saved, tmp_path / "vc1.pth")
     with pytest.raises(UserError, match=message):
-        make("vc1", weights=str(tmp_path / "vc1.pth"))
+        create("vc1", weights=str(tmp_path / "vc1.pth"))
 
 
 @pytest.mark.parametrize(("name", "message"), [("vc1.pth", "ends too early"), ("vc1.safetensors", "not a complete")])
-def test_half_a_download_is_refused(name, message, tmp_path):
+def test_empty_files_are_refused(name, message, tmp_path):
     (tmp_path / name).touch()
     with pytest.raises(UserError, match=message):
-        make("vc1", weights=str(tmp_path / name))
+        create("vc1", weights=str(tmp_path / name))
 
 
-def test_a_pointer_that_git_lfs_left_is_no_model(weights, tmp_path):
+def test_a_git_lfs_pointer_is_refused(weights, tmp_path):
     folder = Path(shutil.copytree(weights("clip"), tmp_path / "clip"))
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(UserError, match="is incomplete, damaged or not a model"):
-        make("clip", weights=str(folder))
+    with pytest.raises(UserError, match="incomplete, damaged"):
+        create("clip", weights=str(folder))
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 100, 5000])
 @pytest.mark.parametrize("name", ["clip", "resnet50", "vc1", "r3m", "mineclip", "answer_text"])
-def test_truncated_weights_are_refused_with_a_next_step(name, size, weights, tmp_path):
-    place = Path(weights(name))
-    if place.is_dir():
-        copied = Path(shutil.copytree(place, tmp_path / name))
+def test_truncated_weights_are_refused(name, size, weights, tmp_path):
+    path = Path(weights(name))
+    if path.is_dir():
+        copied = Path(shutil.copytree(path, tmp_path / name))
         file = copied / "model.safetensors"
     else:
-        copied = file = Path(shutil.copy(place, tmp_path / place.name))
+        copied = file = Path(shutil.copy(path, tmp_path / path.name))
     file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(UserError, match="Download it again"):
-        make(name, weights=str(copied))
+        create(name, weights=str(copied))
 
 
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"model_type": 3}', "\x00"])
-def test_a_damaged_description_of_a_model_is_refused(file, text, weights, tmp_path):
+def test_damaged_json_files_are_refused(file, text, weights, tmp_path):
     copied = Path(shutil.copytree(weights("clip"), tmp_path / "clip"))
     (copied / file).write_text(text)
     with pytest.raises(UserError, match="encoder_options: .*weights="):
-        make("clip", weights=str(copied))
+        create("clip", weights=str(copied))
 
 
-def test_a_file_below_the_home_folder(weights, tmp_path, monkeypatch):
+def test_weights_may_be_below_the_home_folder(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copy(weights("vc1"), tmp_path / "mine.pth")
-    ours = make("vc1", weights="~/mine.pth")
-    assert ours.key()["weights"]["name"] == "mine.pth"
+    assert create("vc1", weights="~/mine.pth").key()["weights"]["name"] == "mine.pth"
 
 
 @pytest.mark.parametrize("module", [r3m, mineclip])
-def test_weights_of_something_else_are_refused(module, tmp_path):
+def test_files_without_the_right_weights_are_refused(module, tmp_path):
     torch.save({"r3m": {"x": torch.zeros(1)}, "state_dict": {"x": torch.zeros(1)}}, tmp_path / "file.pt")
-    with pytest.raises(UserError, match="so it is not a checkpoint of"):
+    with pytest.raises(UserError, match="not a checkpoint of"):
         module.create(source(), module.Defaults(weights=str(tmp_path / "file.pt")))
 
 
-def test_image_tokens_are_for_all_tokens(weights):
-    with pytest.raises(UserError, match="image_tokens=1 pools the patches, of which tokens=cls keeps none"):
-        make("vc1", weights=weights("vc1"), tokens="cls", image_tokens=1)
-    with pytest.raises(UserError, match="must be one of 1, 4 or null"):
-        make("vc1", weights=weights("vc1"), image_tokens=3)
-    assert make("vc1", weights=weights("vc1"), image_tokens=1).tokens == 2
+def test_image_tokens_options(weights):
+    with pytest.raises(UserError, match="image_tokens=1.*tokens=cls"):
+        create("vc1", weights=weights("vc1"), tokens="cls", image_tokens=1)
+    with pytest.raises(UserError, match="1, 4 or null"):
+        create("vc1", weights=weights("vc1"), image_tokens=3)
+    assert create("vc1", weights=weights("vc1"), image_tokens=1).tokens == 2
