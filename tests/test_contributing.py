@@ -1,4 +1,4 @@
-"""The files that CONTRIBUTING.md shows are loaded, as somebody else's package, and run together."""
+"""The example files of CONTRIBUTING.md, installed as plug-ins of another package, load and run together."""
 
 import numpy as np
 import pytest
@@ -16,37 +16,38 @@ from pr2l.vlms.base import Defaults
 from pr2l.vlms.loading import load_vlm
 
 
-def test_there_is_one_example_of_every_kind_and_it_loads(examples) -> None:
+def test_page_has_one_example_of_every_kind_of_plugin(examples) -> None:
     assert sorted(kind for kind, _ in examples) == sorted(registry.KINDS)
     for kind, name in examples:
         assert name in registry.names(kind)
         assert registry.load(kind, name)
 
 
-def test_the_experiment_is_valid(examples) -> None:
+def test_example_config_is_valid(examples) -> None:
     config = load_config("doors/choose/columns", ["seed=3"])
     assert (config.seed, config.encoder_options, config.environment_options) == (3, {"strips": 2}, {"size": 32})
     assert config.algorithm_options["learning_rate"] == 3e-3
 
 
-def test_the_oracle_solves_the_environment_and_chance_does_not(examples) -> None:
+def test_oracle_solves_the_example_environment(examples) -> None:
+    """A policy that always goes left succeeds in about half of the episodes."""
     doors = registry.load("environments", "doors")
     env = doors.make("choose", doors.Defaults())
-    wins = {"oracle": 0, "left": 0}
-    for player, act in (("oracle", doors.oracle("choose")), ("left", lambda env: 0)):
+    successes = {"oracle": 0, "left": 0}
+    for policy, act in (("oracle", doors.oracle("choose")), ("left", lambda env: 0)):
         for seed in range(100):
             env.reset(seed=seed)
-            wins[player] += env.step(act(env))[4]["success"]
-    assert wins["oracle"] == 100
-    assert 30 < wins["left"] < 70
+            successes[policy] += env.step(act(env))[4]["success"]
+    assert successes["oracle"] == 100
+    assert 30 < successes["left"] < 70
 
 
-def test_the_encoder_sees_which_door_is_left(examples) -> None:
+def test_example_encoder_returns_the_mean_colour_of_each_door(examples) -> None:
     doors, columns = registry.load("environments", "doors"), registry.load("encoders", "columns")
     task = doors.TASKS["choose"]
-    where = prompt.load("doors/choose/where")
-    assert prompt.check(where, task.contexts)[0] == "where is the red door ?"
-    source = EncoderSource("tiny", None, where, list(task.contexts), (32, 32, 3), doors.kinds("choose"))
+    variant = prompt.load("doors/choose/where")
+    assert prompt.check(variant, task.contexts)[0] == "where is the red door ?"
+    source = EncoderSource("tiny", None, variant, list(task.contexts), (32, 32, 3), doors.kinds("choose"))
     encoder = columns.create(source, columns.Defaults())
     observation, info = doors.make("choose", doors.Defaults(), labels=True).reset(seed=0)
     tokens = encoder.encode(observation["frame"][None], [info["context"]])
@@ -55,7 +56,7 @@ def test_the_encoder_sees_which_door_is_left(examples) -> None:
     assert tokens.mask.all() and tokens.values.shape == (1, encoder.tokens, encoder.width)
 
 
-def test_the_experiment_learns_the_task_and_a_data_set_of_the_run_shows_it(examples, tmp_path) -> None:
+def test_example_experiment_learns_the_task(examples, tmp_path) -> None:
     run = train(load_config("doors/choose/columns"), root=tmp_path)
     episodes = collect("doors", "choose", tmp_path / "episodes", policy=str(run), episodes=40, seed=1000)
     assert np.mean([episode.rewards[0] for episode in episodes]) > 0.95  # chance is 0.5
@@ -63,7 +64,7 @@ def test_the_experiment_learns_the_task_and_a_data_set_of_the_run_shows_it(examp
         collect("doom", "fetch", tmp_path / "other", policy=str(run))
 
 
-def test_the_algorithm_trains_and_goes_on_where_it_stopped(examples, tmp_path) -> None:
+def test_example_algorithm_trains_and_resumes(examples, tmp_path) -> None:
     overrides = ["algorithm=a2c", "algorithm_options={}", "evaluation_episodes=2"]
     run = train(load_config("doors/choose/columns", [*overrides, "steps=200"]), root=tmp_path)
     train(load_config(run / "config.yaml", ["steps=400"]), resume=run)
@@ -73,27 +74,26 @@ def test_the_algorithm_trains_and_goes_on_where_it_stopped(examples, tmp_path) -
 
 @pytest.fixture
 def vipllava_folder(tmp_path):
-    """A ViP-LLaVA of random weights with 2 x 2 image tokens."""
-    words = tiny_parts.tokenizer(["<image>"])
+    """A ViP-LLaVA checkpoint with random weights and 2 x 2 image tokens."""
+    tokenizer = tiny_parts.tokenizer(["<image>"])
     vision = {"model_type": "clip_vision_model", "image_size": 16, "patch_size": 8, "num_hidden_layers": 2}
-    text = {"model_type": "llama", "vocab_size": len(words), "num_hidden_layers": 2, "num_key_value_heads": 2}
+    text = {"model_type": "llama", "vocab_size": len(tokenizer), "num_hidden_layers": 2, "num_key_value_heads": 2}
     small = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
     config = VipLlavaConfig(
         vision_config=vision | small,
         text_config=text | small | {"head_dim": 8},
         vision_feature_layer=[-1, -2],
-        image_token_index=words.convert_tokens_to_ids("<image>"),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=4,
     )
     model = AutoModelForImageTextToText.from_config(config)
-    square = {"height": 16, "width": 16}
-    pixels = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=square)
-    tiny_parts.save(tmp_path / "vipllava", model, words, pixels)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    tiny_parts.save(tmp_path / "vipllava", model, tokenizer, processor)
     return tmp_path / "vipllava"
 
 
 @torch.no_grad()
-def test_the_vlm_family_gives_what_the_unmodified_model_returns(examples, vipllava_folder) -> None:
+def test_states_of_example_family_equal_those_of_transformers(examples, vipllava_folder) -> None:
     vlm = load_vlm(str(vipllava_folder), Defaults(layers=(0, -1), generation="none"))
     assert type(vlm).__name__ == "VipLlava"
     frame = tiny_parts.frames(1, 16, 16)
