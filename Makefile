@@ -5,7 +5,8 @@ BIN := .venv/bin
 STAMP := .venv/.matches-the-lock
 DOCS_BIN := .venv-docs/bin
 DOCS_STAMP := .venv-docs/.matches-the-lock
-PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile
+# Files in the order of collection: by number of tests, which is the default, long files of few tests would come last.
+PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help train smoke bench leaderboard docs test coverage test-all sims lint
