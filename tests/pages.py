@@ -1,4 +1,4 @@
-"""The commands that pages of the documentation show, and how a test types them."""
+"""Functions that read commands and code from pages of the documentation, and run the commands."""
 
 import re
 import shlex
@@ -14,34 +14,50 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def commands(page: Path) -> list[str]:
-    """Every `pr2l` line of a page's console blocks, without its comment."""
+    """Return the `pr2l` commands in the console blocks of a page, without comments."""
     blocks = re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     lines = (line for block in blocks for line in block.splitlines())
     return [line.split("#")[0].strip() for line in lines if line.startswith("pr2l ")]
 
 
-def run(command: str, monkeypatch: pytest.MonkeyPatch, more: Sequence[str] = ()) -> None:
-    """Runs a command in this process, with more words after its own; it has to succeed."""
-    monkeypatch.setattr(sys, "argv", [*shlex.split(command), *more])
-    with pytest.raises(SystemExit) as done:
+def run_command(command: str, monkeypatch: pytest.MonkeyPatch, extra_arguments: Sequence[str] = ()) -> None:
+    """Run a command in this process and check that it succeeds.
+
+    Args:
+        command: A line such as `pr2l list prompts`.
+        monkeypatch: Sets `sys.argv`.
+        extra_arguments: Arguments appended to those of the command.
+    """
+    monkeypatch.setattr(sys, "argv", [*shlex.split(command), *extra_arguments])
+    with pytest.raises(SystemExit) as error:
         main()
-    assert not done.value.code, command
+    assert not error.value.code, command
 
 
-def follow(
+def run_commands(
     commands: Sequence[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    more: Callable[[str], Sequence[str]] = lambda command: (),
+    extra_arguments: Callable[[str], Sequence[str]] = lambda command: (),
 ) -> dict[str, str]:
-    """Runs commands one after the other, each with `more` words; what each printed."""
-    printed = {}
+    """Run commands one after the other in this process, and check that they succeed.
+
+    Args:
+        commands: Lines such as `pr2l list prompts`.
+        monkeypatch: Sets `sys.argv`.
+        capsys: Captures the output.
+        extra_arguments: Returns arguments to append to a command.
+
+    Returns:
+        Standard output of each command.
+    """
+    outputs = {}
     for command in commands:
-        run(command, monkeypatch, more(command))
-        printed[command] = capsys.readouterr().out
-    return printed
+        run_command(command, monkeypatch, extra_arguments(command))
+        outputs[command] = capsys.readouterr().out
+    return outputs
 
 
 def python_blocks(page: Path) -> list[str]:
-    """The Python code blocks of a page."""
+    """Return the Python code blocks of a page."""
     return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
-from pages import commands, run
+from pages import commands, run_command
 from test_imports import ORDER
 from typer.main import get_command
 
@@ -142,4 +142,4 @@ def test_the_commands_of_a_page_run_in_their_order_in_a_fresh_folder(page, tmp_p
         if "runs/RUN" in command:
             command = command.replace("runs/RUN", runs[0])
         more = next((words for start, words in SMALL.items() if command.startswith(start)), [])
-        run(command, monkeypatch, more)
+        run_command(command, monkeypatch, more)

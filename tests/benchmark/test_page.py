@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pages import DOCS, commands, follow
+from pages import DOCS, commands, run_commands
 
 from pr2l.benchmark import runner
 from pr2l.benchmark.jobs import Job
@@ -30,7 +30,7 @@ def test_commands_of_the_benchmark_page_run_the_smoke_suite(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runner, "side_by_side", run_in_this_process)
     assert [command.split()[2] for command in SMOKE_COMMANDS] == ["run", "run", "report", "site"]
-    printed = follow(SMOKE_COMMANDS, monkeypatch, capsys)
+    printed = run_commands(SMOKE_COMMANDS, monkeypatch, capsys)
     assert "runs: 4; core-hours" in printed["pr2l bench run smoke --plan"]
     assert len(list(Path("runs/bench/smoke").glob("*.json"))) == 4
     assert "| oracle |" in Path("runs/bench/smoke/report/report.md").read_text()

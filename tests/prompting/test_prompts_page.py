@@ -1,36 +1,37 @@
-"""docs/prompts.md leads to what it says: its commands run one after the other, on fewer frames."""
+"""The commands of docs/prompts.md, one after the other, on fewer frames."""
 
 import json
 import re
 import shlex
 from pathlib import Path
 
-from pages import DOCS, commands, follow
+from pages import DOCS, commands, run_commands
 
 PAGE = DOCS / "prompts.md"
-FEWER = {  # last words win over those of the page
-    "score": ["frames=60", "environment_options.rooms=30"],
+# Arguments appended to the commands, so that they are quick; the last value of an option counts. 30 frames are the
+# fewest of which targets are present and absent in enough episodes.
+EXTRA_ARGUMENTS = {
+    "score": ["frames=30", "environment_options.rooms=30"],
     "search": ["environment_options.rooms=30", "--budget", "60"],
     "collect": ["--episodes", "12"],
 }
 
 
-def fewer(command: str) -> list[str]:
-    """Words that make a command of the page quick."""
+def extra_arguments(command: str) -> list[str]:
     words = shlex.split(command)
-    more = FEWER.get(words[2] if words[1] == "prompts" else words[1], [])
+    extra = EXTRA_ARGUMENTS.get(words[2] if words[1] == "prompts" else words[1], [])
     if words[1:3] == ["prompts", "score"] and "--prompts" not in words:
-        more = [*more, "--prompts", "present"]
-    return more
+        extra = [*extra, "--prompts", "present"]  # one of the task's nine
+    return extra
 
 
-def test_the_page_can_be_followed(tmp_path, monkeypatch, capsys):
+def test_commands_of_the_prompts_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    [written] = re.findall(r"```yaml\n# mine.yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    Path("mine.yaml").write_text(written)
-    follow(commands(PAGE), monkeypatch, capsys, fewer)
+    [prompt_file] = re.findall(r"```yaml\n# mine.yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    Path("mine.yaml").write_text(prompt_file)
+    run_commands(commands(PAGE), monkeypatch, capsys, extra_arguments)
     assert Path("runs/search/doom-fetch/best.yaml").is_file()
-    [where] = json.loads(Path("runs/prompts/doom-fetch/score.json").read_text())["scores"]
-    assert where["answers"]["present"]["value"] > 0.8 and where["answers"]["absent"]["value"] > 0.8
-    assert where["view"]["presence"]["value"] > 0.8
+    [score] = json.loads(Path("runs/prompts/doom-fetch/score.json").read_text())["scores"]
+    assert score["answers"]["present"]["value"] > 0.8 and score["answers"]["absent"]["value"] > 0.8
+    assert score["view"]["presence"]["value"] > 0.8
