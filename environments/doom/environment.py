@@ -43,7 +43,7 @@ NEAR = 160.0  # map units: a labelled object is near below this distance and far
 class Defaults(BaseModel):
     """Options of the Doom environment."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     frame_size: Literal["160x120", "200x150", "320x240", "400x300", "640x480"] = "160x120"  # pixels; same view
     frame_skip: int = Field(default=4, ge=1)  # game tics per decision; 4 as in published ViZDoom agents

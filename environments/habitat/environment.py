@@ -40,7 +40,7 @@ SPLITS = ("train", "evaluation")
 class Defaults(BaseModel):
     """Options of the Habitat environment."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scenes: Literal["embedded", "hm3d"] = "embedded"  # generated houses; hm3d needs habitat-sim and the scans
     frame_size: Literal["160x120", "224x224", "320x240", "640x480"] = "160x120"  # pixels

@@ -48,7 +48,7 @@ GUARD_TIME = 5.0  # seconds for the guard to end once its worker is dead
 class Timeouts(BaseModel):
     """Timeouts and restart limits of a worker; times in seconds, with defaults that suit Minecraft."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     start: PositiveFloat = 600.0  # for the interpreter, its imports and make()
     reset: PositiveFloat = 600.0  # for a reset; Minecraft starts in the first one

@@ -32,7 +32,7 @@ NEAR = 5.0  # blocks, just out of reach: a labelled object is near below this an
 class Defaults(BaseModel):
     """Options of the Minecraft environment."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     image_size: tuple[PositiveInt, PositiveInt] = (160, 256)  # height and width in pixels, as in MineCLIP
     actions: Literal["discrete", "full"] = "discrete"  # 89 actions, or MineDojo's MultiDiscrete of 8 numbers

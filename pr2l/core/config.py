@@ -6,6 +6,7 @@ contains the values of all options, so that a run folder records everything that
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -200,12 +201,23 @@ def parse_options(model: type[Model], values: Mapping[str, Any], where: str, *, 
         warn: Whether an old name gives a FutureWarning.
 
     Raises:
-        UserError: An unknown key, or a value that is not allowed.
+        UserError: An unknown key, or a value that is not allowed, such as NaN or infinity.
     """
     try:
-        return model.model_validate(renamed_keys(model, values, where, warn=warn))
+        options = model.model_validate(renamed_keys(model, values, where, warn=warn))
     except ValidationError as error:
         raise UserError(explain(error, where, model)) from error
+    _check_finite(options, where)
+    return options
+
+
+def _check_finite(options: BaseModel, where: str) -> None:
+    """Check that options are finite numbers, also in plug-ins whose models accept NaN and infinity."""
+    for key in type(options).model_fields:
+        value = getattr(options, key)
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise UserError(f"{where}: {key} = {value!r}: Input should be a finite number.")
 
 
 def renamed_keys(model: type[BaseModel], values: Mapping[str, Any], where: str, *, warn: bool = True) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pr2l.encoders.base import Encoder, EncoderSource
 class Defaults(BaseModel):
     """Options of the encoder `oracle`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     objects: int = 16  # tokens; the nearest objects are kept
     named: bool = True  # add a number: whether the context names the object's kind, like a perfect answer

@@ -82,7 +82,7 @@ def mirrored(frame: Frames, labels: Labels) -> tuple[Frames, Labels]:
 class QuestionMix(BaseModel):
     """Proportions of the kinds of questions about a frame, each in 0..1."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     found: float = 0.35  # fraction of all questions: would such a room have the object? Only if the room is known
     whole: float = 0.25  # fraction of the remaining questions: about the whole frame

@@ -37,7 +37,7 @@ BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja")  # config, tokenizer,
 class FinetuneConfig(BaseModel):
     """Config of a fine-tuning."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     RENAMED: ClassVar = {"batch": "batch_size", "rate": "learning_rate"}
 
     why: str  # purpose of the training, in a sentence

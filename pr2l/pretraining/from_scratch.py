@@ -32,7 +32,7 @@ from pr2l.vlms.token_ids import IGNORE_INDEX, padded
 class TrainingOptions(BaseModel):
     """Options of a training from scratch."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     RENAMED: ClassVar = {"warmup_rate": "warmup_learning_rate", "language_rate": "language_learning_rate"}
 
     warmup_steps: PositiveInt  # gradient steps of the vision tower alone

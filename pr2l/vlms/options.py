@@ -14,7 +14,7 @@ OPTIMIZATIONS: tuple[Optimization, ...] = get_args(Optimization)
 class Defaults(BaseModel):
     """Options of a VLM, the same for every family."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     RENAMED: ClassVar[dict[str, str]] = {"without": "disable"}
 
     # indices into output_hidden_states: 0 = embeddings, k = after layer k, -1 = after the last layer and the
