@@ -33,7 +33,6 @@ from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.io import read_json, write_json
 from pr2l.core.lock import locked
-from pr2l.data.recorded import batch_source, learns_from_data, recording
 from pr2l.policies.base import Hooks, Learner
 from pr2l.profiling.timing import flops, highest_memory
 from pr2l.rollout import build
@@ -42,7 +41,7 @@ from pr2l.training import checkpoints
 from pr2l.training.evaluate import trained
 from pr2l.training.metrics import Table as Metrics
 from pr2l.training.runs import MAY_CHANGE, Run
-from pr2l.training.train import fit, train
+from pr2l.training.train import train, training_source
 
 DEFAULT_MEMORY = 2_000_000_000  # bytes assumed for a process until a run of its method has been measured
 
@@ -264,16 +263,9 @@ def _timing_config(config: RunConfig) -> dict[str, Any]:
 
 def _probe(config: RunConfig, threads: int, path: Path) -> None:
     """Measure start-up seconds, steps per second and memory of a config; write them together with the config."""
-    start_time, encoder = time.monotonic(), build.encoder(config)
-    clock = _FirstUpdate()
-    with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
-        source: Any
-        if learns_from_data(config):
-            source = batch_source(config, encoder, recording(config))
-        else:
-            fit(encoder, frames, config.seed)
-            source = VecEmbed(frames, encoder)
-        learner = build.learner(config, encoder, build.spaces_of(frames))
+    start_time, clock = time.monotonic(), _FirstUpdate()
+    with training_source(config) as (encoder, spaces, source):
+        learner = build.learner(config, encoder, spaces)
         start = time.monotonic() - start_time
         with suppress(_Enough):
             learner.learn(source, config.steps, clock)

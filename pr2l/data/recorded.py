@@ -6,7 +6,7 @@ These algorithms need no simulator: the spaces come from the data set, and the t
 from __future__ import annotations
 
 from pr2l.core import registry
-from pr2l.core.config import RunConfig
+from pr2l.core.config import RunConfig, parse_options
 from pr2l.core.errors import UserError
 from pr2l.data.embed import embed_with
 from pr2l.data.recording import Recording
@@ -46,8 +46,7 @@ def recording(config: RunConfig) -> Recording:
 
     Raises:
         UserError: If the data set was recorded in another environment or task, or its spaces differ from the
-            environment's. The spaces are not compared if the environment cannot be made, for example because its
-            simulator is not installed.
+            environment's.
     """
     assert config.data is not None
     data = Recording(config.data)
@@ -57,10 +56,33 @@ def recording(config: RunConfig) -> Recording:
             f"the data set {config.data} was recorded in {data.environment}/{data.task}, but the config is for "
             f"{config.environment}/{config.task}; use a config of the recorded task, or collect another data set"
         )
+    if not _has_options_of(config, data):
+        _check_spaces(config, data)
+    return data
+
+
+def _has_options_of(config: RunConfig, data: Recording) -> bool:
+    """Return whether the data set was recorded with the config's environment options, so that its spaces are equal."""
+    if data.environment is None or data.environment_options is None:
+        return False
+    options = config.options("environment")
     try:
+        return parse_options(type(options), data.environment_options, "", warn=False) == options
+    except UserError:  # options of another version
+        return False
+
+
+def _check_spaces(config: RunConfig, data: Recording) -> None:
+    """Raise UserError if the spaces of a data set differ from the environment's.
+
+    The spaces are not compared if the environment cannot be made, for example because its simulator is not installed.
+    """
+    try:
+        # Only the environment knows its spaces with other options, and without this comparison a difference would be
+        # found in the evaluation, after the training.
         environment = frame_spaces(config)
     except (ImportError, ValueError):
-        return data
+        return
     for name in ("observation_space", "action_space"):
         in_data, in_environment = getattr(data, name), getattr(environment, name)
         if in_data != in_environment:
@@ -68,7 +90,6 @@ def recording(config: RunConfig) -> Recording:
                 f"the {name} of the data set {config.data} is {in_data}, but that of the config's environment is "
                 f"{in_environment}; use the environment_options that it was collected with, or collect another"
             )
-    return data
 
 
 def recorded_spaces(data: Recording) -> Spaces:

@@ -66,6 +66,7 @@ class Recording:
         starts: int64 [episodes + 1], the first row of each episode, then the number of all rows.
         contexts: The context at the start of each episode; {} if none was recorded.
         environment, task: The names of environment and task; None if the metadata lack them.
+        environment_options: The environment's options; None if the metadata lack them.
         key: JSON values that identify the data set in the key of a store.
 
     Raises:
@@ -93,6 +94,7 @@ class Recording:
         self.contexts: Contexts = [dict(context) if isinstance(context, dict) else {} for context in contexts]
         self.starts = np.cumsum([0, *(int(episode["total_steps"]) + 1 for episode in metadata)])
         self.environment, self.task = _played(self.storage.metadata)
+        self.environment_options: dict[str, Any] | None = self.storage.metadata.get("environment_options")
         name = self.storage.metadata.get("dataset_id", folder.name)
         contents = digest.of_files(folder, (folder / "data").glob("*.hdf5"))
         self.key = {"name": name, "episodes": len(metadata), "frames": len(self), "sha256": contents}

@@ -73,17 +73,12 @@ def encoder(config: RunConfig, frame_shape: tuple[int, int, int] | None = None) 
         frame_shape: The shape of a frame, (H, W, 3). None = read it from the environment, which is made and closed.
     """
     module = registry.load("environments", config.environment)
-    if frame_shape is None:
-        with closing(module.make(config.task, config.options("environment"))) as env:
-            check_spaces(env, f"{config.environment}/{config.task}")
-            height, width, _ = env.observation_space["frame"].shape
-        frame_shape = (height, width, 3)
     source = EncoderSource(
         vlm=config.vlm,
         vlm_options=config.options("vlm"),
         prompt=prompt.load(config.prompt_name) if config.prompt_name else None,
         contexts=prompt.task_contexts(module.TASKS[config.task]),
-        frame_shape=frame_shape,
+        frame_shape=frame_shape or frame_spaces(config).frame_shape,
         kinds=module.kinds(config.task),
     )
     base_encoder: Encoder = registry.load("encoders", config.encoder).create(source, config.options("encoder"))
@@ -98,11 +93,22 @@ class Spaces(NamedTuple):
     observation_space: spaces.Dict
     action_space: spaces.Space[Any]
 
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Shape of a frame, (H, W, 3)."""
+        height, width, channels = self.observation_space["frame"].shape or (0, 0, 0)
+        return height, width, channels
+
 
 def frame_spaces(config: RunConfig) -> Spaces:
-    """Return the spaces of the config's environments without starting their simulators."""
+    """Return the spaces of the config's environments; this makes an environment and closes it, without a reset.
+
+    Raises:
+        ContractError: If the spaces violate the contract.
+    """
     module = registry.load("environments", config.environment)
     with closing(module.make(config.task, config.options("environment"))) as env:
+        check_spaces(env, f"{config.environment}/{config.task}")
         return Spaces(env.observation_space, env.action_space)
 
 

@@ -70,12 +70,12 @@ def findings(config: RunConfig) -> Iterator[Finding]:
     try:
         subject = "prompt"
         yield _prompt(config)
-        subject = "encoder"
-        encoder = build.encoder(config)
-        yield _encoder(config, encoder)
         subject = "environment"
-        spaces = build.frame_spaces(config)
+        spaces = build.frame_spaces(config)  # also if the run learns from data: its evaluation plays
         yield _environment(config, spaces)
+        subject = "encoder"
+        encoder = build.encoder(config, spaces.frame_shape)
+        yield _encoder(config, encoder)
         subject = "data"
         if learns_from_data(config):
             yield _data(config)

@@ -130,7 +130,7 @@ def collect(
             "description": f"{title}, {split} episodes from seed {seed}",
             "environment": environment,
             "task": task,
-            "environment_options": values,
+            "environment_options": defaults.model_dump(mode="json"),  # all, as the defaults may change
             "policy": policy,
             "split": split,
             "noise": noise,

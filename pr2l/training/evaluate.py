@@ -150,10 +150,11 @@ def trained(run: Run) -> tuple[Encoder, Learner, int]:
         UserError: The run has no readable checkpoint.
     """
     checkpoint = run.latest()
-    encoder = build.encoder(run.config)
+    spaces = build.frame_spaces(run.config)
+    encoder = build.encoder(run.config, spaces.frame_shape)
     if encoder.fit_frames:
         encoder.load_state_dict(checkpoint.below("encoder"))
-    learner = build.learner(run.config, encoder, build.frame_spaces(run.config))
+    learner = build.learner(run.config, encoder, spaces)
     learner.load_policy(checkpoint.below("model"))
     return encoder, learner, checkpoint.step
 

@@ -75,22 +75,8 @@ def _train(config: RunConfig, resume: Path | None, root: Path) -> Path:
     earlier_steps = Run.load(resume).config.steps if resume else config.steps
     run = Run.reopen(resume, config) if resume else None
     checkpoint = run.latest(remove_damaged=True) if run else None
-    data = recording(config) if learns_from_data(config) else None
-    encoder = build.encoder(config, data.frame_shape if data else None)
     with ExitStack() as stack:
-        source: Any
-        if data is not None:
-            spaces = recorded_spaces(data)
-            source = batch_source(config, encoder, data)
-        else:
-            memory = rollout_memory(config, encoder, build.frame_spaces(config))
-            if not memory.good:
-                raise UserError(f"{memory.description}: {memory.problem}")
-            frames = stack.enter_context(closing(build.environments(config, "train", labels=encoder.needs_labels)))
-            if checkpoint is None:
-                fit(encoder, frames, config.seed)
-            spaces = build.spaces_of(frames)
-            source = VecEmbed(frames, encoder)
+        encoder, spaces, source = stack.enter_context(training_source(config, fit_encoder=checkpoint is None))
         if checkpoint is not None:
             encoder.load_state_dict(checkpoint.below("encoder"))
         learner = build.learner(config, encoder, spaces)
@@ -110,6 +96,37 @@ def _train(config: RunConfig, resume: Path | None, root: Path) -> Path:
     report(run, encoder, learner, learner.num_timesteps)
     draw_curves(run.path)  # again, with the random policy's level
     return run.path
+
+
+@contextmanager
+def training_source(config: RunConfig, *, fit_encoder: bool = True) -> Iterator[tuple[Encoder, build.Spaces, Any]]:
+    """Open what the learner of a config learns from: recorded episodes, or environments, which are closed at the end.
+
+    Args:
+        config: Config of the run.
+        fit_encoder: Whether to fit the encoder on frames of the environments. On recorded episodes it is always
+            fitted, or gets the state of an earlier fit.
+
+    Yields:
+        The encoder, the spaces of the environments before the encoder, and the argument of `Learner.learn`.
+
+    Raises:
+        UserError: Parts of the config do not fit together, or a rollout does not fit into the memory.
+    """
+    if learns_from_data(config):
+        data = recording(config)
+        encoder = build.encoder(config, data.frame_shape)
+        yield encoder, recorded_spaces(data), batch_source(config, encoder, data)
+        return
+    spaces = build.frame_spaces(config)
+    encoder = build.encoder(config, spaces.frame_shape)
+    memory = rollout_memory(config, encoder, spaces)
+    if not memory.good:
+        raise UserError(f"{memory.description}: {memory.problem}")
+    with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
+        if fit_encoder:
+            fit(encoder, frames, config.seed)
+        yield encoder, spaces, VecEmbed(frames, encoder)
 
 
 def fit(encoder: Encoder, frames: VecEnv, seed: int) -> None:

@@ -225,6 +225,47 @@ def test_training_needs_no_simulator_before_the_evaluation(toy, tmp_path, monkey
     assert metrics(run) and weights(run)[0] and not (run / "results.json").exists()
 
 
+@pytest.fixture
+def make_calls(toy, monkeypatch):
+    """List that grows with each environment of the toy world that is made."""
+    module, calls = registry.load("environments", "toy"), []
+    make = module.make
+    monkeypatch.setattr(module, "make", lambda *arguments, **options: calls.append(1) or make(*arguments, **options))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("metadata", "overrides", "count"),
+    [
+        ({}, [], 0),
+        ({"environment_options": {}}, [], 0),  # earlier versions stored only the options that were set
+        ({}, ["environment_options.crash_at=999"], 1),  # other options may mean other spaces
+        ({"environment_options": {"speed": 3}}, [], 1),  # an option that no longer exists
+        ({"environment_options": None}, [], 1),  # of an unknown program
+        ({"environment": None}, [], 1),
+    ],
+)
+def test_environments_are_made_before_the_evaluation_only_if_options_differ(
+    toy, tmp_path, monkeypatch, make_calls, metadata, overrides, count
+):
+    file = tmp_path / "episodes" / "data" / "metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | metadata))
+    before_evaluation = []
+    monkeypatch.setattr("pr2l.training.train.report", lambda *arguments: before_evaluation.append(len(make_calls)))
+    config = toy("steps=64", *overrides)
+    train(config, root=tmp_path / "runs")
+    assert before_evaluation == [count]
+
+
+def test_check_makes_one_environment_and_evaluation_as_many_as_it_plays(toy, tmp_path, make_calls):
+    assert all(finding.good for finding in findings(toy()))
+    assert len(make_calls) == 1
+    run = train(toy("steps=64", "num_envs=2", "evaluation_episodes=2"), root=tmp_path / "runs")
+    assert len(make_calls) == 1 + 2
+    evaluate(run)
+    assert len(make_calls) == 1 + 2 + 3  # one of them for the spaces
+
+
 TRANSITIONS = """
 from typing import ClassVar
 from pydantic import BaseModel
