@@ -33,9 +33,12 @@ def nearest(rays: dict[str, np.ndarray], name: str) -> float | None:
 
     Returns:
         The distance in blocks; None if no ray hits such an entity.
+
+    Raises:
+        RuntimeError: If a distance is NaN or infinite.
     """
     distances = rays["entity_distance"][rays["entity_name"] == name]
-    return float(distances.min()) if distances.size else None
+    return _smallest(distances, name) if distances.size else None
 
 
 def labels(rays: dict[str, np.ndarray], yaw: float, pitch: float, height: int, width: int) -> list[dict[str, Any]]:
@@ -54,6 +57,9 @@ def labels(rays: dict[str, np.ndarray], yaw: float, pitch: float, height: int, w
     Returns:
         Dicts {"name", "distance": in blocks, "box": (x0, y0, x1, y1), ends exclusive}. The box spans the rays that hit
         the entities; for a single ray it is one pixel.
+
+    Raises:
+        RuntimeError: If a distance is NaN or infinite.
     """
     columns, rows = _pixels(rays, yaw, pitch, height, width)
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
@@ -61,9 +67,15 @@ def labels(rays: dict[str, np.ndarray], yaw: float, pitch: float, height: int, w
     for name in sorted(set(rays["entity_name"][inside].tolist()) - {"null"}):
         hit = inside & (rays["entity_name"] == name)
         box = (columns[hit].min(), rows[hit].min(), columns[hit].max() + 1, rows[hit].max() + 1)
-        distance = float(rays["entity_distance"][hit].min())
+        distance = _smallest(rays["entity_distance"][hit], name)
         result.append({"name": WORDS.get(name, name), "distance": distance, "box": tuple(int(edge) for edge in box)})
     return result
+
+
+def _smallest(distances: np.ndarray, name: str) -> float:
+    if not np.isfinite(distances).all():
+        raise RuntimeError(f"Minecraft's lidar gave the distances {distances.tolist()} to {name!r}")
+    return float(distances.min())
 
 
 def _pixels(

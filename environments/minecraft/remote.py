@@ -6,6 +6,7 @@ parts of actions.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,9 @@ class Minecraft:
 
     The seed and the split determine the positions of a task's mobs, but not their behaviour. An episode terminates
     after success, after death, or if the task's tool is lost or worn out. It is truncated after `horizon` steps. `info`
-    has `context`, `success`, `seed`, and with labels=True `labels` (see labels.py). If Minecraft does not answer or
-    ends its mission, a method raises RuntimeError, and the object cannot be used again.
+    has `context`, `success`, `seed`, and with labels=True `labels` (see labels.py). If Minecraft does not answer, ends
+    its mission, or gives a NaN on which the reward or the end of the episode depends, a method raises RuntimeError, and
+    the object cannot be used again. A NaN in the player's position or direction is in proprio, which the caller checks.
 
     Args:
         task: A key of PAPER_TASKS, or a task id of MineDojo.
@@ -135,7 +137,7 @@ class Minecraft:
         return action
 
     def _durability(self) -> float:
-        return float(self._observations["inventory"]["cur_durability"][0])
+        return self._number("inventory", "cur_durability")
 
     def _distance(self) -> float | None:
         return nearest(self._observations["rays"], self._row.lidar_name) if self._approach > 0 and self._row else None
@@ -146,8 +148,15 @@ class Minecraft:
     def _lost(self) -> bool:
         """Return whether the player is dead or has lost the tool of the task; a respawned player has no tool."""
         tool = self._row is not None and "mainhand" in self._row.inventory
-        dead = self._observations["life_stats"]["life"][0] <= 0
+        dead = self._number("life_stats", "life") <= 0
         return dead or bool(tool and self._observations["inventory"]["name"][0] == "air")
+
+    def _number(self, group: str, name: str) -> float:
+        """Return a number of MineDojo's observation; a NaN would never be a hit or a death, without any message."""
+        value = float(self._observations[group][name][0])
+        if not math.isfinite(value):
+            raise RuntimeError(f"Minecraft gave {group}.{name} = {value}")
+        return value
 
     def _observation(self, action: Any) -> dict[str, np.ndarray]:
         stats, blocks = self._observations["location_stats"], self._observations["voxels"]["block_name"]

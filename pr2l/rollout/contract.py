@@ -3,7 +3,8 @@
     observation   Dict(frame uint8 [H, W, 3], proprio float32 [P] (optional), ...), of the space's shapes, finite
     step          observation, reward (a finite real number), terminated, truncated (bools), info
     info          "success" (a bool, after every step), "context" (dict of str to str, optional where no prompt slot
-                  needs it), "measures" (dict of numbers, optional), "labels" (a list, if they were requested)
+                  needs it), "measures" (dict of numbers, optional; NaN = undefined), "labels" (a list of {name, box,
+                  distance}, if they were requested; finite)
 
 The checks take a few microseconds, so they run at every step. Observations and infos are copied after the checks, so
 that an environment may reuse its arrays and its info.
@@ -50,7 +51,7 @@ class ContractError(UserError):
 
 
 class BadValueError(ContractError):
-    """Violation by a NaN or an infinity in the reward or in a float part of the observation."""
+    """Violation by a NaN or an infinity in the reward, in a float part of the observation, or in a label's distance."""
 
 
 class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
@@ -64,9 +65,9 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         slots: Keys that `info["context"]` must have, such as the slots of a prompt.
         labels: Whether `info["labels"]` must be a list.
         success: Whether every step must return `info["success"]`.
-        on_bad_value: How to handle a NaN or an infinity in the reward or the observation. "stop" raises BadValueError;
-            "truncate" ends the episode with the last valid observation, reward 0, truncated = True, `success` = False
-            and the reason in `info["cut"]`.
+        on_bad_value: How to handle a NaN or an infinity in a step. "stop" raises BadValueError; "truncate" ends the
+            episode with the last valid observation, reward 0, truncated = True, `success` = False and the reason in
+            `info["cut"]`.
 
     Attributes:
         cuts: The number of episodes that were ended by "truncate".
@@ -125,6 +126,7 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         observation, reward, terminated, truncated, info = result
         try:
             observation, reward = self._check_observation(observation), self._check_reward(reward)
+            info = self._check_info(info)
         except BadValueError as error:
             if self._on_bad_value == "stop":
                 raise
@@ -134,8 +136,7 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         for key, value in (("terminated", terminated), ("truncated", truncated)):
             if not isinstance(value, bool | np.bool_):
                 self._fail(f"{key} is {describe(value)}", "True or False", f"bool({key})")
-        self._observation, info = observation, self._check_info(info)
-        self._info = dict(info)
+        self._observation, self._info = observation, dict(info)
         self._add_history(observation, info)
         return observation, reward, bool(terminated), bool(truncated), info
 
@@ -194,10 +195,20 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
             self._fail("info has no 'success'", "a bool in info['success'], after every step")
         if "measures" in copied:
             copied["measures"] = self._check_measures(copied["measures"])
-        if self._labels and not isinstance(copied.get("labels"), list):
-            came = describe(copied["labels"]) if "labels" in copied else "missing"
-            self._fail(f"info['labels'] is {came}", "a list of {name, box, distance}, which make(labels=True) asks for")
+        if self._labels:
+            self._check_labels(copied)
         return copied
+
+    def _check_labels(self, info: Info) -> None:
+        if not isinstance(info.get("labels"), list):
+            came = describe(info["labels"]) if "labels" in info else "missing"
+            self._fail(f"info['labels'] is {came}", "a list of {name, box, distance}, which make(labels=True) asks for")
+        for label in info["labels"]:
+            distance = label.get("distance") if isinstance(label, Mapping) else None
+            if isinstance(distance, NUMBERS) and not math.isfinite(distance):
+                self._fail(
+                    f"the distance of the label {label.get('name')!r} is {distance}", "finite", error=BadValueError
+                )
 
     def _check_context(self, context: Any) -> dict[str, str]:
         texts = isinstance(context, dict) and all(isinstance(text, str) for pair in context.items() for text in pair)

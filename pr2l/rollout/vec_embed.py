@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from pr2l.core.errors import UserError
 from pr2l.core.types import Tokens
 from pr2l.encoders.base import Encoder
-from pr2l.rollout.contract import ContractCheck, ContractError, check_spaces
+from pr2l.rollout.contract import BadValueError, ContractCheck, ContractError, check_spaces, describe
 from pr2l.rollout.episodes import SeededEpisodes
 from pr2l.rollout.external import Arranged, Arrangement, Context, ContextOf
 from pr2l.rollout.worker_process import is_wrapped
@@ -77,7 +77,8 @@ class VecArranged(VecEnvWrapper):
         arrangement: The mapping from its observations and infos to those of the contract.
 
     Raises:
-        ContractError: If the spaces violate the contract.
+        ContractError: If the spaces violate the contract; or, from `reset` and `step`, if a reward or a number of an
+            observation is NaN or infinite.
     """
 
     def __init__(self, venv: VecEnv, arrangement: Arrangement) -> None:
@@ -89,7 +90,7 @@ class VecArranged(VecEnvWrapper):
         observations: Any = self.venv.reset()
         infos = reset_infos(self.venv)
         self.reset_infos = [self._info(_row(observations, row), info) for row, info in enumerate(infos)]
-        return self._arrangement.observation(observations, (self.num_envs,))
+        return self._check_finite(self._arrangement.observation(observations, (self.num_envs,)))
 
     def step_wait(self) -> VecEnvStepReturn:
         observations, rewards, dones, infos = self.venv.step_wait()
@@ -99,9 +100,20 @@ class VecArranged(VecEnvWrapper):
             if done:
                 self.reset_infos[row] = self._info(observation, reset_infos(self.venv)[row])
                 observation = info["terminal_observation"]
-                info = {**info, "terminal_observation": self._arrangement.observation(observation)}
+                last = self._arrangement.observation(observation)
+                info = {**info, "terminal_observation": self._check_finite(last)}
             arranged.append(self._info(observation, info))
-        return self._arrangement.observation(observations, (self.num_envs,)), rewards, dones, arranged
+        self._check_finite({"reward": np.asarray(rewards)})
+        observation = self._check_finite(self._arrangement.observation(observations, (self.num_envs,)))
+        return observation, rewards, dones, arranged
+
+    def _check_finite(self, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return arrays whose numbers are all finite; raise BadValueError otherwise."""
+        for key, value in values.items():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                name = type(self.venv.unwrapped).__name__
+                raise BadValueError(f"{name}: {key} is {describe(value)}; it must be finite in every environment")
+        return values
 
     def _info(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
         return self._arrangement.info(observation, info)
