@@ -1,4 +1,4 @@
-"""Parts that all builders use: a trained tokenizer, a saved folder, and what a builder is."""
+"""Functions and small configs that the builders share, and the class of a small checkpoint."""
 
 from __future__ import annotations
 
@@ -23,13 +23,21 @@ CORPUS = [
 
 @dataclass(frozen=True)
 class Case:
-    """One small checkpoint and what the unmodified model is given for one frame and one text.
+    """A small checkpoint, and the inputs of its unmodified model.
 
-    save: writes the checkpoint into a folder. inputs: (folder, frame uint8 [S, S, 3], text, token order) ->
-    the keyword arguments of the model, made by the family's own Hugging Face processor, batch of one.
-    image_tokens: the number expected. image_sees_prompt: whether image states depend on a prompt after the
-    image. answer_types: the type id that the model gives to generated tokens, where it has type ids. original: what
-    reads the folder in place of transformers, where that has no such model.
+    Args:
+        name: Name in the ids of tests.
+        model_type: As in config.json.
+        save: Function that writes the checkpoint into a folder.
+        inputs: Function from folder, frame uint8 [S, S, 3], text and token order to the model's arguments for a batch
+            of one, from the family's own Hugging Face processor.
+        size: Side S of the frames in pixels.
+        image_tokens: Expected number of image tokens.
+        image_size: Option of the VLM; None = the checkpoint's.
+        image_sees_prompt: Whether image states depend on a prompt after the image.
+        encoder_decoder: Whether the language model is an encoder-decoder.
+        answer_types: Type id of generated tokens, for a model with type ids.
+        original: Function that loads the folder, for a model that transformers does not have.
     """
 
     name: str
@@ -46,7 +54,7 @@ class Case:
 
 
 def tokenizer(special: list[str], bos: str | None = None, eos: str = "</s>", front: str = "", back: str = "", **more):
-    """A byte-level BPE tokenizer trained here; front and back are special tokens put around every text."""
+    """Return a byte-level BPE tokenizer trained on CORPUS, which puts every text between front and back."""
     base = Tokenizer(models.BPE())
     base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     base.decoder = decoders.ByteLevel()
@@ -64,8 +72,7 @@ def tokenizer(special: list[str], bos: str | None = None, eos: str = "</s>", fro
 
 
 def save(folder: Path, model: torch.nn.Module, *processors: Any) -> None:
-    """A checkpoint as the Hub would hold it. The weights are spread out so that inputs clearly change the
-    states."""
+    """Save a checkpoint as on the Hub, with large random weights, so that inputs change the states clearly."""
     torch.manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -77,7 +84,7 @@ def save(folder: Path, model: torch.nn.Module, *processors: Any) -> None:
 
 
 def frames(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth random pictures, uint8 [count, height, width, 3]."""
+    """Return smooth random pictures, uint8 [count, height, width, 3]."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, 4, 4, 3))
     rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
@@ -86,7 +93,7 @@ def frames(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def without_video(processor_class: type) -> type:
-    """The processor with no video processor in it; the real ones need torchvision."""
+    """Return the processor class without its video processor, which needs torchvision."""
 
     class Processor(processor_class):
         def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:
@@ -97,8 +104,7 @@ def without_video(processor_class: type) -> type:
 
 
 def chat_template(image: str, start: str = "", user: str = "user: ", end: str = " assistant:") -> str:
-    """A template in the manner of the Hub's: parts of a turn in the order given, `image` where a picture
-    is."""
+    """Return a chat template as on the Hub: parts of a turn in their order, `image` for each image."""
     return (
         start + "{% for turn in messages %}" + user + "{% for part in turn['content'] %}"
         "{% if part['type'] == 'image' %}" + image + "{% else %}{{ part['text'] }}{% endif %}"
@@ -107,19 +113,24 @@ def chat_template(image: str, start: str = "", user: str = "user: ", end: str = 
 
 
 def conversation(processor: Any, frame: np.ndarray, text: str, order: str, **more: Any) -> dict[str, Any]:
-    """What a user would do with a Hugging Face processor: write the conversation, then process it.
+    """Return the inputs of a conversation as a user of a Hugging Face processor would get them.
 
-    text: or messages, with a list of frames.
+    Args:
+        processor: The processor.
+        frame: The frame, or a list of frames with messages.
+        text: The text, or messages.
+        order: Token order.
+        more: Further arguments of the processor.
     """
     parts = [{"type": "image"}, {"type": "text", "text": text}]
     turn = {"role": "user", "content": parts if order == "image_first" else parts[::-1]}
     messages = text if isinstance(text, list) else [turn]
-    written = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return dict(processor(images=frame, text=written, return_tensors="pt", **more))
+    prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return dict(processor(images=frame, text=prompt, return_tensors="pt", **more))
 
 
 def llama(words: Any, **more: Any) -> dict[str, Any]:
-    """A small causal language model's config; works for every Llama-like type."""
+    """Return the config of a small causal language model, for every Llama-like type."""
     small = {
         "model_type": "llama",
         "vocab_size": len(words),
@@ -138,7 +149,7 @@ def llama(words: Any, **more: Any) -> dict[str, Any]:
 
 
 def vit(**more: Any) -> dict[str, Any]:
-    """A small vision transformer's config: 16 patches of a 32 x 32 picture."""
+    """Return the config of a small vision transformer: 16 patches of a 32 x 32 picture."""
     small = {
         "hidden_size": 16,
         "intermediate_size": 32,

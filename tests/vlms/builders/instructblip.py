@@ -13,25 +13,25 @@ QUERIES = 5
 def builder(text, **ends):
     def build(folder):
         words = tokenizer(["<image>"], **ends)
-        asked = tokenizer(["[CLS]", "[SEP]"], front="[CLS]", back="[SEP]")
+        qformer_words = tokenizer(["[CLS]", "[SEP]"], front="[CLS]", back="[SEP]")
         config = InstructBlipConfig(
             vision_config=vit(),
-            qformer_config=vit(vocab_size=len(asked), encoder_hidden_size=16, max_position_embeddings=64),
+            qformer_config=vit(vocab_size=len(qformer_words), encoder_hidden_size=16, max_position_embeddings=64),
             text_config=text(words),
             num_query_tokens=QUERIES,
             image_token_index=words.convert_tokens_to_ids("<image>"),
         )
         pixels = BlipImageProcessorPil(size={"height": 32, "width": 32})
         save(folder, InstructBlipForConditionalGeneration(config), words, pixels)
-        asked.save_pretrained(folder / "qformer_tokenizer")
+        qformer_words.save_pretrained(folder / "qformer_tokenizer")
 
     return build
 
 
 def inputs(folder, frame, text, order):
     words, pixels = AutoTokenizer.from_pretrained(folder), BlipImageProcessorPil.from_pretrained(folder)
-    asked = AutoTokenizer.from_pretrained(folder, subfolder="qformer_tokenizer")
-    processor = InstructBlipProcessor(pixels, words, asked, QUERIES)
+    qformer_words = AutoTokenizer.from_pretrained(folder, subfolder="qformer_tokenizer")
+    processor = InstructBlipProcessor(pixels, words, qformer_words, QUERIES)
     return dict(processor(images=frame, text=text, return_tensors="pt"))
 
 

@@ -27,8 +27,8 @@ def builder(**text):
 def inputs(folder, frame, text, order):
     words, pixels = AutoTokenizer.from_pretrained(folder), SiglipImageProcessorPil.from_pretrained(folder)
     processor = PaliGemmaProcessor(pixels, words)
-    made = processor(images=frame, text=f"<image>{text}", return_tensors="pt", add_special_tokens=False)
-    return {name: value for name, value in made.items() if name != "labels"}
+    values = processor(images=frame, text=f"<image>{text}", return_tensors="pt", add_special_tokens=False)
+    return {name: value for name, value in values.items() if name != "labels"}
 
 
 def case(name, **text):

@@ -1,4 +1,4 @@
-"""A run as TRI-ML's trainer leaves it, and the original's arithmetic in plain torch.
+"""A run as TRI-ML's trainer saves it, and the original model written out in torch.
 
 Read from TRI-ML/prismatic-vlms @ 874c5bb (models/vlms/prismatic.py, models/backbones/vision/dinosiglip_vit.py,
 models/backbones/llm/prompting/base_prompter.py) and timm 0.9.10 (models/vision_transformer.py, layers/pos_embed.py).
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny_parts import Case, llama, tokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-SIDE, PATCH = 224, 56  # 4 x 4 patches, where the real ones of 14 pixels would be 256
+SIDE, PATCH = 224, 56  # 4 x 4 patches, instead of 256 patches of 14 pixels
 RUN = {
     "model": {
         "type": "prism-dinosiglip-224px+7b",
@@ -31,15 +31,15 @@ RUN = {
     "stage": "finetune",
 }
 DINO, SIGLIP, LLAMA = "vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224.webli", "Llama-2-7b-hf"
-IMAGE = -1  # where the original has the embeddings of a patch, and no id
+IMAGE = -1  # in place of token ids at the patches, which have none in the original
 
 
 def random_weights(shapes, seed):
-    """Spread out, so that inputs clearly change the states; norms and scales are near 1."""
-    drawn = torch.Generator().manual_seed(seed)
+    """Return large random weights, so that inputs change the states clearly; norms and scales are near 1."""
+    generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in shapes.items():
-        weight = torch.randn(shape, generator=drawn)
+        weight = torch.randn(shape, generator=generator)
         near_one = name.endswith(("norm1.weight", "norm2.weight", "norm.weight", "gamma"))
         fan_in = weight[0].numel() if len(shape) in (2, 4) else 4
         weights[name] = 1 + 0.2 * weight if near_one else 0.5 * weight / fan_in**0.5
@@ -73,19 +73,19 @@ def build(folder):
     # As llama2.py does for "<PAD>".
     language.resize_token_embeddings(len(words) + 1, pad_to_multiple_of=64, mean_resizing=False)
 
-    dino = timm_shapes(32, 128, 4, 36, {"cls_token": (1, 1, 32), "reg_token": (1, 4, 32)})  # made for 336 pixels
+    dino = timm_shapes(32, 128, 4, 36, {"cls_token": (1, 1, 32), "reg_token": (1, 4, 32)})  # for 336 pixels
     siglip = timm_shapes(48, 80, 3, 16, {"attn_pool.latent": (1, 1, 48), "attn_pool.norm.weight": (48,)})
     for seed, (name, shapes) in enumerate({DINO: dino, SIGLIP: siglip}.items()):
         (folder / name).mkdir()
         save_file(random_weights(shapes, seed), folder / name / "model.safetensors")
 
-    sizes = {0: (320, 80), 2: (16, 320), 4: (16, 16)}  # of an MLP that first widens fourfold
+    sizes = {0: (320, 80), 2: (16, 320), 4: (16, 16)}  # the first layer widens fourfold
     projector = {f"projector.{at}.weight": shape for at, shape in sizes.items()}
     projector |= {f"projector.{at}.bias": shape[:1] for at, shape in sizes.items()}
-    learned = {"projector": random_weights(projector, 2)}
-    learned["llm_backbone"] = random_weights({f"llm.{n}": w.shape for n, w in language.state_dict().items()}, 3)
+    saved = {"projector": random_weights(projector, 2)}
+    saved["llm_backbone"] = random_weights({f"llm.{n}": w.shape for n, w in language.state_dict().items()}, 3)
     (folder / "checkpoints").mkdir()
-    torch.save({"model": learned}, folder / "checkpoints" / "latest-checkpoint.pt")
+    torch.save({"model": saved}, folder / "checkpoints" / "latest-checkpoint.pt")
     (folder / "config.json").write_text(json.dumps(RUN))
 
 
@@ -100,8 +100,8 @@ def timm_features(weights, pixels, heads=16):
 
     def attention(x, name):
         q, k, v = linear(x, f"{name}.qkv").unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-        shares = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
-        return linear((shares @ v).transpose(1, 2).flatten(2), f"{name}.proj")
+        attention_weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
+        return linear((attention_weights @ v).transpose(1, 2).flatten(2), f"{name}.proj")
 
     x = F.conv2d(pixels, weights["patch_embed.proj.weight"], weights["patch_embed.proj.bias"], stride=PATCH)
     grid, positions = x.shape[-2:], weights["pos_embed"]
@@ -121,15 +121,15 @@ def timm_features(weights, pixels, heads=16):
 
 
 class Original:
-    """PrismaticVLM: `forward` for one picture and one text, and `generate` over it."""
+    """PrismaticVLM with `forward` and `generate` for one picture and one text."""
 
     config = SimpleNamespace(image_token_id=IMAGE)
 
     def __init__(self, folder):
-        learned = torch.load(folder / "checkpoints" / "latest-checkpoint.pt", weights_only=True)["model"]
-        self.projector = learned["projector"]
+        saved = torch.load(folder / "checkpoints" / "latest-checkpoint.pt", weights_only=True)["model"]
+        self.projector = saved["projector"]
         self.dino, self.siglip = (load_file(folder / name / "model.safetensors") for name in (DINO, SIGLIP))
-        language = {name.removeprefix("llm."): weight for name, weight in learned["llm_backbone"].items()}
+        language = {name.removeprefix("llm."): weight for name, weight in saved["llm_backbone"].items()}
         config = LlamaConfig.from_pretrained(folder / LLAMA, vocab_size=len(language["lm_head.weight"]))
         self.llm = LlamaForCausalLM(config).eval()
         self.llm.load_state_dict(language)
@@ -145,12 +145,14 @@ class Original:
 
     def embeddings(self, input_ids, pixel_values):
         patches = [timm_features(self.dino, pixel_values["dino"]), timm_features(self.siglip, pixel_values["siglip"])]
-        seen = torch.cat(patches, dim=2)
-        for at in (0, 2, 4):
-            seen = F.gelu(seen) if at else seen
-            seen = F.linear(seen, self.projector[f"projector.{at}.weight"], self.projector[f"projector.{at}.bias"])
+        features = torch.cat(patches, dim=2)
+        for index in (0, 2, 4):
+            features = F.gelu(features) if index else features
+            features = F.linear(
+                features, self.projector[f"projector.{index}.weight"], self.projector[f"projector.{index}.bias"]
+            )
         words = self.llm.get_input_embeddings()(input_ids[input_ids != IMAGE][None])
-        return torch.cat([words[:, :1], seen, words[:, 1:]], dim=1)
+        return torch.cat([words[:, :1], features, words[:, 1:]], dim=1)
 
 
 def inputs(folder, frame, text, order):
