@@ -18,7 +18,7 @@ from pr2l.policies.base import Hooks
 from pr2l.policies.common.tokens import HANDLES, Handles, TokenHandles, TokenTable
 from pr2l.policies.networks import mlp
 
-SMALL = {"learner_rate": 3e-3, "n_steps": 16, "n_epochs": 3, "head_sizes": (16,), "lstm_size": 8, "device": "cpu"}
+SMALL = {"learning_rate": 3e-3, "n_steps": 16, "n_epochs": 3, "head_sizes": (16,), "lstm_size": 8, "device": "cpu"}
 CPU = torch.device("cpu")
 
 
