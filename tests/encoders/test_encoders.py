@@ -232,6 +232,14 @@ def test_pca_refuses_values_that_are_not_finite(value):
     assert pca.basis.isfinite().all()
 
 
+def test_an_encoder_without_fit_has_no_state():
+    encoder = pixels.create(source(), pixels.Defaults())
+    assert encoder.state_dict() == {} and encoder.metrics() == {}
+    encoder.load_state_dict({})
+    with pytest.raises(ValueError, match="basis"):
+        encoder.load_state_dict({"basis": torch.zeros(1)})
+
+
 def test_pixels_are_rows_of_rgb_values():
     encoder = pixels.create(source(), pixels.Defaults(size=2))
     frame = frames(rows=1)

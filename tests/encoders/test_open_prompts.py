@@ -215,6 +215,11 @@ def test_a_wrong_number_of_frames_is_refused():
         create().encode(np.zeros((1, 2, 4, 8, 3), np.uint8), [{"instruction": "", "history": ""}])
 
 
+def test_pca_with_several_frames_is_refused():
+    with pytest.raises(UserError, match="pca=4"):
+        prompted.create(source_of(vlm(CASE["llava"]), chat(frames=2)), prompted.Defaults(max_prompt_tokens=60, pca=4))
+
+
 def test_conversations_are_refused_by_families_with_one_image():
     model = vlm(CASE["florence2"])
     with pytest.raises(UserError, match="one image and then one text"):

@@ -379,6 +379,14 @@ def test_missing_weights_are_refused(tmp_path):
         create("dinov3", weights=folder)
 
 
+def test_unsupported_resize_filters_are_refused(weights, tmp_path):
+    folder = Path(shutil.copytree(weights("dinov3"), tmp_path / "dinov3"))
+    values = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(values | {"resample": 4}))
+    with pytest.raises(UserError, match="filter 4"):
+        create("dinov3", weights=str(folder))
+
+
 class NotATensor:
     """A class whose module would run when a pickle is read."""
 

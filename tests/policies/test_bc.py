@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from token_world import spaces_and_count, token_worlds
 
 from pr2l.policies import bc
@@ -246,6 +247,13 @@ def test_resumed_training_differs_without_part_of_the_state(prefix):
     resumed.load_state_dict(tensors, values)
     resumed.learn(source(), 300, recorder)
     assert recorder.weight_sums[0] == expected.weight_sums[3] and recorder.weight_sums[1:] != expected.weight_sums[4:]
+
+
+def test_only_discrete_actions_are_accepted():
+    observation_space, _, count = spaces_and_count(token_worlds())
+    box = spaces.Box(-1, 1, (2,))
+    with pytest.raises(ValueError, match="discrete actions"):
+        bc.create(observation_space, box, count, mlp.Network, NETWORK, bc.Defaults(device="cpu"), seed=0)
 
 
 def test_action_weights_must_fit_the_actions():

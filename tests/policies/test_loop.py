@@ -3,13 +3,14 @@
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 
 from pr2l.policies.base import Hooks
-from pr2l.policies.common.loop import Loop, ShuffledSource, Update
+from pr2l.policies.common.loop import Loop, ShuffledSource, Update, deferred_signals
 
 
 def create_loop(threads=1, rate=None):
@@ -110,6 +111,27 @@ def test_signals_are_handled_after_the_update(number):
     resumed.load_state_dict(*hooks.snapshot)
     resumed.run(points(), 30, recorder)
     assert recorder.weights == expected.weights[3:]
+
+
+def test_a_second_signal_is_handled_at_once():
+    deferred = []
+    with pytest.raises(KeyboardInterrupt), deferred_signals():
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+            deferred.append(1)
+    assert len(deferred) == 1
+
+
+def test_signals_are_not_deferred_outside_the_main_thread():
+    handler = signal.getsignal(signal.SIGINT)
+
+    def handlers_in_a_block():
+        with deferred_signals() as check:
+            check()
+            return signal.getsignal(signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(handlers_in_a_block).result() is handler
 
 
 def test_state_dict_is_refused_after_an_exception_inside_an_update():

@@ -124,6 +124,9 @@ def test_invalid_conversations_are_refused():
         vlm(case).hidden([images[:1]], [TWO_TURNS[:2]])
     with pytest.raises(UserError, match="chat_template=false"):
         vlm(case, chat_template=False).hidden([images], [TWO_TURNS])
+    text_only = [{"role": "user", "content": [IMAGE, text("left ?")]}, {"role": "assistant", "content": [text("no")]}]
+    with pytest.raises(UserError, match="chat template"):
+        vlm(case, chat_template=False).hidden([images[:1]], [[*text_only, {"role": "user", "content": [text("?")]}]])
     with pytest.raises(UserError, match="<image>"):
         vlm(case).hidden([images[:1]], [[{"role": "user", "content": [IMAGE, text("an <image> ?")]}]])
 

@@ -207,6 +207,13 @@ def test_decoding_settings_of_the_checkpoint_are_ignored(llava):
     assert torch.equal(ours.states, theirs.states) and ours.answers == theirs.answers
 
 
+def test_generation_config_is_optional(llava):
+    (llava / "generation_config.json").unlink()
+    model = load_vlm(str(llava), Defaults(new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, layers=LAYERS))
+    assert model.eos_token_ids == vlm(LLAVA).eos_token_ids
+    assert torch.equal(model.hidden(pictures(LLAVA), TEXTS).states, hidden(LLAVA).states)
+
+
 def test_without_a_chat_template_the_input_is_image_and_text(llava):
     (llava / "chat_template.jinja").unlink()
     disabled = vlm(LLAVA, chat_template=False)

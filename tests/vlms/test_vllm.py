@@ -233,6 +233,7 @@ def test_families_without_vllm_support_are_refused(case):
         (LLAVA, {"image_size": 64}, "image_size=64 is not possible with server.*Use image_size=32"),
         (LLAVA, {"dtype": "int8"}, "dtype='int8' is not possible with server; use one of auto"),
         (LLAVA, {"generation": "sample"}, "generation='sample' is not possible with server"),
+        (QWEN, {"aspect": "native", "frame_size": (64, 32)}, "aspect=native is not possible with server"),
         (LLAVA, {"random_weights": 0}, "random_weights is not possible with server"),
         (QWEN3, {"layers": (1, -1)}, r"the states of \[1\] would not be those of transformers.*use 0, or 2 to 3"),
     ],
@@ -240,6 +241,15 @@ def test_families_without_vllm_support_are_refused(case):
 def test_options_without_vllm_support_are_refused(case, options, message):
     with pytest.raises(UserError, match=message):
         load_vlm(str(folder(case)), options_for(case, **({"server": NOWHERE} | options)))
+
+
+def test_sampling_and_several_images_are_refused(serve):
+    _, served, _ = serve(LLAVA)
+    with pytest.raises(UserError, match="temperature=0"):
+        served.generate(pictures(LLAVA), TEXTS, 2, temperature=1.0)
+    image = {"type": "image"}
+    with pytest.raises(UserError, match="several images.*leave out vlm_options.server"):
+        served.hidden([list(pictures(LLAVA)[:2])], [[{"role": "user", "content": [image, image]}]])
 
 
 def test_server_must_be_a_url():
