@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
 import typer
-import yaml
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand
@@ -34,7 +33,7 @@ from pr2l.core.config import OTHER_SCHEMAS, RunConfig, apply_override, load_conf
 from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.source import first_line
-from pr2l.core.yaml_files import read_mapping
+from pr2l.core.yaml_files import dump, read_mapping
 
 app = typer.Typer(
     help="Reinforcement learning on the hidden states of a frozen vision-language model that is given a prompt.",
@@ -137,7 +136,9 @@ def collect(
         int | None, typer.Option(min=1, help="Number of episodes.", show_default="100; with --from, all")
     ] = None,
     split: Annotated[Literal["train", "evaluation"], typer.Option(help="Which maps and seeds to use.")] = "train",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first episode; each next episode adds 1.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=config_module.MAX_SEED, help="Seed of the first episode; each next episode adds 1.")
+    ] = 0,
     noise: Annotated[
         float, typer.Option(min=0, max=1, help="Probability of a random action; the policy's own is stored, too.")
     ] = 0,
@@ -582,7 +583,7 @@ def _as_yaml(default: str | None) -> str:
         value = ast.literal_eval(default)
     except ValueError:
         return default
-    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True, width=1000)
+    text = dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True, width=1000)
     return text.removesuffix("\n").removesuffix("\n...")
 
 

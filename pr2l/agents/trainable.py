@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from pr2l.agents import base
 from pr2l.agents.base import Response, VLMAgent
+from pr2l.core.config import Seed
 from pr2l.core.errors import UserError
 from pr2l.core.messages import Message
 from pr2l.vlms.base import VLM
@@ -23,7 +24,7 @@ class Defaults(base.Defaults):
     """Options of a trainable agent."""
 
     lora: Lora = Field(default_factory=Lora)
-    seed: NonNegativeInt = 0  # of the adapter's initial weights
+    seed: Seed = 0  # of the adapter's initial weights
 
 
 class TrainableAgent(VLMAgent):

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,6 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -28,6 +28,7 @@ from pydantic import (
 from pr2l.benchmark.compare import curve, random_score
 from pr2l.benchmark.suites import Name, Suite, load_suite, names, names_with, row_name
 from pr2l.core import registry
+from pr2l.core.config import Seed
 from pr2l.core.errors import UserError, explain
 from pr2l.core.io import read_json, write_json
 from pr2l.training.runs import Run
@@ -74,7 +75,7 @@ class Row(BaseModel):
     version: PositiveInt  # of the suite
     task: str  # "<environment>/<task>"
     method: Name
-    seed: NonNegativeInt
+    seed: Seed
     command: Annotated[str, Field(min_length=1)]  # that makes the run
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]  # of this project
     uncommitted: bool  # whether tracked files differed from that commit
@@ -206,13 +207,27 @@ def validated(values: Any, where: str) -> Row:
         where: The file or folder that the values come from, for error messages.
 
     Raises:
-        UserError: If keys are unknown or missing, or values are invalid.
+        UserError: If keys are unknown or missing, or values are invalid, NaN or infinite.
     """
+    for key, number in _not_finite(values):
+        raise UserError(
+            f"{where}: {key} is {number}, and a row holds finite numbers only. A run with such a number cannot be "
+            "ranked; repair its environment or options, and train it again"
+        )
     try:
         return Row.model_validate(values)
     except ValidationError as error:
         missing = any(problem["loc"][:1] in (("commit",), ("command",)) for problem in error.errors())
         raise UserError(explain(error, where, Row) + (f"\n{UNREPRODUCIBLE}" if missing else "")) from error
+
+
+def _not_finite(values: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the keys of all NaN and infinite numbers in JSON values, with dots between the levels, and the numbers."""
+    if isinstance(values, float) and not math.isfinite(values):
+        yield key, values
+    inner = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for name, value in inner:
+        yield from _not_finite(value, f"{key}.{name}" if key else str(name))
 
 
 def read_row(path: Path) -> Row:

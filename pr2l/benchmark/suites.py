@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints
 
 from pr2l.core import registry
-from pr2l.core.config import OptionKind, RunConfig, load_config, read_config, upgrade
+from pr2l.core.config import OptionKind, RunConfig, Seed, load_config, read_config, upgrade
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.training.runs import MAY_CHANGE
 
@@ -59,7 +59,7 @@ class Definition(BaseModel):
     baseline: str  # the method that P(better) compares with
     algorithm: str  # of all runs
     steps: PositiveInt  # environment steps of each run, or transitions if it learns from recorded episodes
-    seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    seeds: tuple[Seed, ...] = Field(min_length=1)
     evaluation_episodes: PositiveInt  # of each run
     threshold: float = Field(gt=0, le=1)  # training success rate for "steps to threshold"
     overrides: tuple[str, ...] = ()  # config overrides for all runs

@@ -23,6 +23,8 @@ from pr2l.core.yaml_files import parse, read_mapping, write_mapping
 
 OptionKind = Literal["environment", "vlm", "encoder", "algorithm", "network"]
 Model = TypeVar("Model", bound=BaseModel)
+MAX_SEED = 2**32 - 1  # the largest seed that NumPy and Stable-Baselines3 take
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 _PLUGINS: dict[OptionKind, registry.ModuleKind] = {
     "environment": "environments",
     "vlm": "vlms",
@@ -79,7 +81,7 @@ class RunConfig(BaseModel):
     step_groups: PositiveInt = 2  # with workers: VLM batches per step, simulation and VLM overlap; 1 = one batch
     # environment steps of the whole run, over all environments; with `data`, transitions over all epochs
     steps: PositiveInt
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     # number of recent frames whose embeddings are kept for repeated frames (in training within a rollout); 0 = none.
     # An embedding takes 4 bytes per number of its tokens: 29 kB in doom/fetch/prompted, 3 MB for 90 tokens of a 7B VLM
     cache_frames: NonNegativeInt = 1024

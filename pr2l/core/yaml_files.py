@@ -1,4 +1,7 @@
-"""Reading of YAML files with the scalars of YAML 1.2: 1e-4 is a number and off is a text. Duplicate keys are errors."""
+"""YAML files with the scalars of YAML 1.2: 1e-4 and 010 are numbers (ten); off, 1:30 and 2026-01-31 are texts.
+
+Duplicate keys are errors.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,34 @@ from pr2l.core.io import DamagedFile, write_text
 
 DIGEST_COMMENT = "# digest of the lines above: "
 
-BOOL, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
+BOOL, INT, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+REPLACED = (BOOL, INT, FLOAT, "tag:yaml.org,2002:timestamp")  # types of YAML 1.1 with other scalars
+BASES = {"0o": 8, "0x": 16}
+SCALARS = (
+    (BOOL, re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
+    (INT, re.compile(r"^([-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")),
+    (
+        FLOAT,
+        re.compile(
+            r"^([-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
+            r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+        ),
+        list("-+.0123456789"),
+    ),
+)
 
 
 class _Loader(yaml.SafeLoader):
-    """Loader for YAML 1.2; PyYAML implements YAML 1.1, in which `off` is False and `1e-4` is a text."""
+    """Loader for YAML 1.2; PyYAML implements YAML 1.1, in which `off` is False, `010` is 8 and `1e-4` is a text."""
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != BOOL]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in REPLACED]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_int(self, node: yaml.ScalarNode) -> int:
+        text = str(self.construct_scalar(node)).replace("_", "")
+        return int(text, BASES.get(text[:2], 10))
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -34,9 +55,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(BOOL, re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_EXPONENT = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
-_Loader.add_implicit_resolver(FLOAT, _EXPONENT, list("-+.0123456789"))
+class _Dumper(yaml.SafeDumper):
+    """Dumper that quotes each text that YAML 1.1 or 1.2 reads as another type."""
+
+
+_Loader.add_constructor(INT, _Loader.construct_int)
+for _scalar in SCALARS:
+    _Loader.add_implicit_resolver(*_scalar)
+    _Dumper.add_implicit_resolver(*_scalar)
 
 
 def parse(text: str, where: str) -> Any:
@@ -51,8 +77,24 @@ def parse(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain data only
+    except RecursionError as error:
+        raise UserError(f"{where} is not valid YAML for pr2l: its lists and tables are nested too deeply") from error
     except yaml.YAMLError as error:
         raise UserError(f"{where} is not valid YAML: {error}") from error
+    # PyYAML's errors for a value that does not fit its tag, such as `!!bool maybe`, and for an integer of 5,000 digits.
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(f"{where} is not valid YAML: a value cannot be read ({problem})") from error
+
+
+def dump(value: Any, **options: Any) -> str:
+    """Return a YAML text that `parse` reads as the same value.
+
+    Args:
+        value: A JSON value.
+        options: Options of `yaml.dump`.
+    """
+    return str(yaml.dump(value, Dumper=_Dumper, **{"sort_keys": False} | options))
 
 
 def write_mapping(path: Path, values: dict[str, Any]) -> None:
@@ -62,7 +104,7 @@ def write_mapping(path: Path, values: dict[str, Any]) -> None:
         path: The file; its folder must exist.
         values: JSON values.
     """
-    text = yaml.safe_dump(values, sort_keys=False)
+    text = dump(values)
     write_text(path, f"{text}{DIGEST_COMMENT}{digest.of_json(text)}\n")
 
 

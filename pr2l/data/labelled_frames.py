@@ -27,6 +27,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from pr2l.core import registry
+from pr2l.core.config import Seed
 from pr2l.core.types import Frames, Labels, Scene
 from pr2l.data.questions import DISTANCES, distance
 
@@ -49,7 +50,7 @@ class Source(BaseModel):
     frames: PositiveInt  # total over all tasks
     episode_frames: PositiveInt | None = None  # most frames of an episode, which then ends; None = no limit
     split: str = "train"  # "train" or "evaluation"; the two have no rooms in common
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)

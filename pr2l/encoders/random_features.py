@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from einops import rearrange
 from PIL.Image import Resampling
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import nn
 
+from pr2l.core.config import Seed
 from pr2l.core.types import Contexts, Frames, Labels, Tokens
 from pr2l.encoders.base import Encoder, EncoderSource
 from pr2l.vlms.resize import resize
@@ -27,7 +28,7 @@ class Defaults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: NonNegativeInt = 0  # of the weights
+    seed: Seed = 0  # of the weights
     size: PositiveInt = 64  # side of the square that frames are stretched to, in pixels
     channels: tuple[PositiveInt, ...] = Field((32, 64, 64), min_length=1)  # NatureCNN's; each layer halves the side
 

@@ -15,9 +15,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from pr2l.core.config import Seed
 from pr2l.core.errors import UserError
 from pr2l.core.types import Frames
 from pr2l.data.labelled_frames import LabelledFrames, Source
@@ -52,7 +53,7 @@ class FinetuneConfig(BaseModel):
     # Highest learning rate of the schedule; None = 2e-4 for lora, 1e-5 for full, which forgets more easily.
     learning_rate: PositiveFloat | None = None
     weight_decay: NonNegativeFloat = 0.0  # weight decay of AdamW; more would make the VLM forget
-    seed: NonNegativeInt = 0  # seed of the adapter's weights and of the batches
+    seed: Seed = 0  # seed of the adapter's weights and of the batches
     threads: PositiveInt = 2  # torch threads on a CPU
 
     @property

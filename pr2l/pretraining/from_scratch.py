@@ -18,6 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from pr2l.core.config import Seed
 from pr2l.core.errors import UserError
 from pr2l.data import questions
 from pr2l.data.labelled_frames import LabelledFrames, cells
@@ -45,7 +46,7 @@ class TrainingOptions(BaseModel):
     mix: QuestionMix = Field(default_factory=QuestionMix)  # proportions of the kinds of questions
     cells_weight: NonNegativeFloat = 0.02  # weight of the warm-up's loss in the language stage
     bfloat16: bool = True  # mixed precision; faster on CPUs with AVX512-BF16 or AMX and on GPUs
-    seed: int = 0  # seed of the weights and of the batches
+    seed: Seed = 0  # seed of the weights and of the batches
 
 
 @dataclass

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 from torch.nn.functional import adaptive_avg_pool1d
 
 from pr2l.core import prompt, registry
-from pr2l.core.config import parse_options
+from pr2l.core.config import Seed, parse_options
 from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError, did_you_mean, explain
 from pr2l.core.io import write_json
@@ -72,7 +72,7 @@ class Scoring(BaseModel):
     environment_options: dict[str, Any] = Field(default_factory=dict)
     frames: PositiveInt = 480  # to play; about half of them are kept, for balance
     split: str = "evaluation"  # of the environment: rooms that neither `tiny` nor a policy was trained in
-    seed: NonNegativeInt = 0  # of the frames; no seed gives episodes that `evaluate` plays
+    seed: Seed = 0  # of the frames; no seed gives episodes that `evaluate` plays
     data: Path | None = None  # a folder with labels.csv or of `pr2l collect --labels`; None = play
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 from rich.text import Text
@@ -247,4 +246,4 @@ def _prompt(name: str, text: str, reading: dict[str, Any]) -> Prompt:
 def _write(best: Prompt, path: Path, scoring: Scoring) -> None:
     values = best.model_dump(mode="json", exclude={"name", "messages"})
     origin = {"why": f"the best of a search on {scoring.task} with {scoring.vlm}", "source": "`pr2l prompts search`"}
-    path.write_text(yaml.safe_dump(values | origin, sort_keys=False), encoding="utf-8")
+    path.write_text(dump(values | origin), encoding="utf-8")

@@ -38,7 +38,7 @@ from rich.progress import Progress
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pr2l.core import registry
-from pr2l.core.config import parse_options
+from pr2l.core.config import MAX_SEED, parse_options
 from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.types import Labels
@@ -119,6 +119,7 @@ def collect(
         policy = f"demonstrations of {demonstrations.name}"
     run = None if demonstrations else _run(policy, environment, task)
     episodes = 100 if episodes is None and demonstrations is None else episodes
+    _check_seeds(seed, episodes or 1)
     values = {**(run.config.environment_options if run else {}), **(options or {})}
     defaults = parse_options(module.Defaults, values, f"options of {environment!r}")
     name, with_labels = f"{environment}/{task}", labels or policy != "random"
@@ -392,6 +393,14 @@ def _play_demonstration(env: Recorder, module: Any, demonstration: Any, seed: in
         if terminated or truncated:
             return ""
     return "its actions do not end the episode"
+
+
+def _check_seeds(seed: int, episodes: int) -> None:
+    if not 0 <= seed <= MAX_SEED - episodes + 1:
+        raise UserError(
+            f"seed={seed} with {episodes} episodes needs the seeds {seed} to {seed + episodes - 1}, and seeds are 0 to "
+            f"{MAX_SEED}; give a seed of at most {MAX_SEED - episodes + 1}"
+        )
 
 
 def _single_actor(decide: Callable[[], Any]) -> Any:

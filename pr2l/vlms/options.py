@@ -7,6 +7,8 @@ from typing import ClassVar, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
+from pr2l.core.config import Seed
+
 Optimization = Literal["own_passes", "early_exit", "shared_vision", "shared_prefix"]
 OPTIMIZATIONS: tuple[Optimization, ...] = get_args(Optimization)
 
@@ -26,7 +28,7 @@ class Defaults(BaseModel):
     # this length
     min_new_tokens: NonNegativeInt = 0  # 8 in the authors' notebook, 32 in their Habitat runs
     temperature: PositiveFloat = 0.4  # of sampling, as in the paper's Habitat runs
-    seed: NonNegativeInt = 0  # of sampling
+    seed: Seed = 0  # of sampling
     token_order: Literal["image_first", "text_first"] = "image_first"  # text first: image tokens attend to the prompt
     # side in pixels of the square that the vision tower reads; None = the checkpoint's. With aspect=native, the area of
     # this square is the largest area of a picture

@@ -15,7 +15,7 @@ from pr2l.benchmark.suites import Definition
 from pr2l.core import registry
 from pr2l.core.config import RunConfig, apply_override, load_config, parse_options, read_config, renamed_keys, upgrade
 from pr2l.core.errors import UnknownName, UserError
-from pr2l.core.yaml_files import read_mapping
+from pr2l.core.yaml_files import dump, read_mapping
 from pr2l.pretraining.finetune import FinetuneConfig
 from pr2l.pretraining.pretrain import PretrainConfig
 from pr2l.prompting.search import Space
@@ -328,7 +328,7 @@ VALUES = st.one_of(
 @example(["key"], "\xa0")  # YAML writes it without quotes, and str.strip would remove it
 @example(["key"], "0\xa0")
 def test_any_yaml_value_can_be_an_override(path: list[str], value: object) -> None:
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
+    text = dump(value, default_flow_style=True, allow_unicode=True, width=1000)
     values: dict = {}
     apply_override(values, f"{'.'.join(path)}={text.removesuffix('...' + chr(10)).removesuffix(chr(10))}")
     for part in path:
