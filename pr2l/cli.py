@@ -137,7 +137,7 @@ def collect(
     ] = None,
     split: Annotated[Literal["train", "evaluation"], typer.Option(help="Which maps and seeds to use.")] = "train",
     seed: Annotated[
-        int, typer.Option(min=0, max=config_module.MAX_SEED, help="Seed of the first episode; each next episode adds 1.")
+        int, typer.Option(min=0, max=config_module.MAX_SEED, help="Seed of the first episode; later ones add 1.")
     ] = 0,
     noise: Annotated[
         float, typer.Option(min=0, max=1, help="Probability of a random action; the policy's own is stored, too.")

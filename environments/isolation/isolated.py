@@ -29,6 +29,7 @@ import psutil
 from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
 
+from .exit_codes import describe_exit
 from .interpreters import variables
 from .wire import WireError, receive, send
 from .worker import BEAT
@@ -386,10 +387,7 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             return "it closed its socket"
         number = -code if code < 0 else code - 128  # its own signal, or 128 + the worker's
-        if number <= 0:
-            return f"exit code {code}"
-        why = " (out of memory?)" if number == signal.SIGKILL else ""
-        return f"killed by {signal.Signals(number).name}{why}"
+        return describe_exit(-number if number > 0 else code)
 
     def _trim_log(self) -> None:
         if os.fstat(self._log.fileno()).st_size > LOG_LIMIT:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.io import read_json, write_json
 from pr2l.core.lock import locked
+from pr2l.environments.isolation.exit_codes import describe_exit
 from pr2l.policies.base import Hooks, Learner
 from pr2l.profiling.timing import flops, highest_memory
 from pr2l.rollout import build
@@ -79,12 +81,12 @@ def run(name: str, out: Path, at_once: int | None = None) -> None:
     with locked(folder):
         failed_jobs = _run(name, suite, folder, *_share(at_once))
     if failed_jobs:
-        raise UserError("\n".join(map(_failure, failed_jobs)))
+        raise UserError("\n".join(starmap(_failure, failed_jobs)))
     Console().print(f"all runs of {suite.name} are done; [bold]pr2l bench report {escape(name)}[/] writes their report")
 
 
-def _run(name: str, suite: Suite, folder: Path, at_once: int, threads: int) -> list[Job]:
-    """Train the missing runs; return the jobs that failed."""
+def _run(name: str, suite: Suite, folder: Path, at_once: int, threads: int) -> list[tuple[Job, int]]:
+    """Train the missing runs; return the jobs that failed, with their exit codes."""
     planned, console = missing(suite, folder), Console()
     console.print(f"{suite.name}: {len(planned)} of {len(suite.planned())} runs to do, {at_once} at a time; {folder}")
     memory = {row.method: row.cost.peak_memory or DEFAULT_MEMORY for row in _rows(suite, folder)}
@@ -96,7 +98,7 @@ def _run(name: str, suite: Suite, folder: Path, at_once: int, threads: int) -> l
             with closing(side_by_side(jobs, at_once, threads, display.show)) as results:
                 for job, code in results:
                     display.done(job, code)
-                    failed_jobs += [job] if code else []
+                    failed_jobs += [(job, code)] if code else []
         except KeyboardInterrupt:
             console.print(f"stopped and saved; resume with [bold]pr2l bench run {escape(name)}", soft_wrap=True)
             raise
@@ -159,8 +161,10 @@ def _job(name: str, work: Callable[[], None], folder: Path, memory: int | None =
     return Job(name, work, folder / name / "log.txt", memory or DEFAULT_MEMORY)
 
 
-def _failure(job: Job) -> str:
-    """Return an error message with the last line of a job's log."""
+def _failure(job: Job, code: int) -> str:
+    """Return an error message for a job with its exit code: the signal that killed it, or the last line of its log."""
+    if code < 0:
+        return f"{job.name} was {describe_exit(code)} (log: {job.log}); the same command resumes it"
     lines = job.log.read_text(encoding="utf-8", errors="replace").splitlines() if job.log.exists() else []
     last = next((line for line in reversed(lines) if line.strip()), "no output")
     return f"{job.name} failed: {last} (log: {job.log})"
@@ -236,7 +240,7 @@ def _probe_first(planned: Sequence[PlannedRun], folder: Path, at_once: int, thre
         for job, code in results:
             console.print(f"probed {job.name}")
             if code:
-                raise UserError(_failure(job))
+                raise UserError(_failure(job, code))
 
 
 def _probe_file(method: str, folder: Path) -> Path:

@@ -31,6 +31,7 @@ from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.prompt import Prompt
 from pr2l.core.types import Segment
+from pr2l.core.yaml_files import dump
 from pr2l.prompting.examples import Examples
 from pr2l.prompting.score import (
     SEGMENTS,

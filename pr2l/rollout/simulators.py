@@ -28,6 +28,7 @@ from pr2l.core import digest, registry
 from pr2l.core.config import read_config
 from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError
+from pr2l.environments.isolation.exit_codes import describe_exit
 from pr2l.environments.isolation.interpreters import folder, interpreter, variables
 from pr2l.environments.isolation.isolated import WORKER, Isolated
 
@@ -185,7 +186,7 @@ def _far_links(recipe: Recipe, far: Path) -> Iterator[Link]:
         return
     yield from (Link(*json.loads(line)) for line in done.stdout.splitlines())
     if done.returncode:
-        problem = f"ended with {done.returncode}\n{_last_lines(done.stderr)}"
+        problem = f"ended with {describe_exit(done.returncode)}\n{_last_lines(done.stderr)}"
         yield Link("checks", False, problem, f"fix this error; to see it again, run {shlex.join(command)}")
 
 

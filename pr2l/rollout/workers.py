@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from pr2l.core.types import Frames
+from pr2l.environments.isolation.exit_codes import describe_exit
 from pr2l.environments.isolation.isolated import Timeouts
 from pr2l.rollout import watchdog
 from pr2l.rollout.contract import ContractError
@@ -261,11 +261,9 @@ class _Worker:
     def death(self) -> str:
         """Describe the end of a process whose pipe is closed."""
         self.process.join(1.0)
-        code = self.process.exitcode
-        how = f"killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
         return (
-            f"{self} has died: {how}. Its last messages are on stderr; if the system killed it, it probably ran out of "
-            "memory. With workers=0 the simulators run in this process, where a debugger reaches them."
+            f"{self} has died: {describe_exit(self.process.exitcode)}. Its last messages are on stderr. With workers=0 "
+            "the simulators run in this process, where a debugger reaches them."
         )
 
     def end(self, deadline: float) -> None:

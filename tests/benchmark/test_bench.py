@@ -141,7 +141,7 @@ def test_one_that_fails_is_told_and_none_outlives_the_caller(tmp_path):
     ended = side_by_side(jobs, 2, 1, lambda running: seen.update(job.name for job in running))
     job, code = next(ended)
     assert (job.name, code) == ("wrong", 1) and seen == {"wrong", "long"}
-    assert "invalid literal for int() with base 10: 'many'" in bench._failure(job)
+    assert "invalid literal for int() with base 10: 'many'" in bench._failure(job, code)
     ended.close()
     assert multiprocessing.active_children() == []
 

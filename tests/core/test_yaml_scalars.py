@@ -45,7 +45,7 @@ def test_a_text_that_looks_like_a_number_stays_a_text(text, tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["a: " + "[" * 5_000, "a: !!bool maybe", "a: " + "1" * 5_000, "a: !!timestamp never", "a: !!float ''", "? [1]\n: 2"],
+    ["[" * 5_000, "a: !!bool maybe", "a: " + "1" * 5_000, "a: !!timestamp never", "a: !!float ''", "? [1]\n: 2"],
 )
 def test_yaml_that_cannot_be_read_is_a_mistake_of_the_user(text, tmp_path):
     (tmp_path / "bad.yaml").write_text(text)
