@@ -155,10 +155,16 @@ def test_a_source_distribution_has_the_tests_and_everything_that_they_import(tmp
         return outside | {name for name in names if name.startswith(".") or name in ("__pycache__", "weights")}
 
     shutil.copytree(ROOT, tmp_path / "source", symlinks=True, ignore=unneeded)
+    results = tmp_path / "source" / "docs" / "results" / "bench" / "suite"
+    results.mkdir(parents=True)
+    for suffix in ("json", "mp4"):
+        (results / f"row.{suffix}").touch()
     build = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", build], cwd=tmp_path / "source", check=True, capture_output=True)
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     needed = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")}
     assert needed - names == set()
+    assert "docs/results/bench/suite/row.json" in names
+    assert not any(name.endswith(".mp4") for name in names), "videos of committed results are a third of the size"
     assert {"Makefile", "requirements.lock", "tests/conftest.py", "pr2l/configs/smoke.yaml"} <= names

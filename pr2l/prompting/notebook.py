@@ -54,12 +54,15 @@ def _cell(tag: str, value: Any) -> str:
 
 
 def upload() -> Any:
-    """Return an upload button for pictures; without ipywidgets, a text that names the folder for them."""
+    """Return an upload button for pictures; without ipywidgets, a text that names the folder and the package."""
     try:
         from ipywidgets import FileUpload  # type: ignore[import-not-found]
     except ImportError:
         PICTURES.mkdir(exist_ok=True)
-        return f"Put pictures into the folder {PICTURES.resolve()} (for example with Jupyter's upload button)."
+        return (
+            f"Put pictures into the folder {PICTURES.resolve()} (for example with Jupyter's upload button), or install "
+            "the package for an upload button here: pip install ipywidgets"
+        )
     return FileUpload(accept="image/*", multiple=True)
 
 

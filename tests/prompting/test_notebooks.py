@@ -67,6 +67,7 @@ def test_pictures_come_from_an_upload_or_a_folder(tmp_path, monkeypatch):
     assert frame.shape == (12, 16, 3) and frame.dtype == "uint8" and (frame == (255, 0, 0)).all()
     monkeypatch.setitem(sys.modules, "ipywidgets", None)  # requirements.lock lacks it
     message = upload()
-    assert str(tmp_path / "pictures") in message and pictures(message, (12, 16)) == []
+    assert str(tmp_path / "pictures") in message and "pip install ipywidgets" in message
+    assert pictures(message, (12, 16)) == []
     (tmp_path / "pictures" / "mine.png").write_bytes(picture.getvalue())
     assert len(pictures(message, (12, 16))) == 1
