@@ -45,7 +45,9 @@ class Workers(VecEnv):
 
     Observations are Dict(frame uint8 [N, H, W, 3], ...); returned arrays are not changed by later steps. An exception
     of an environment is raised here, with the worker's traceback as its cause. If a worker dies or hangs, all workers
-    are closed and a RuntimeError names it. Warnings of environments go to stderr.
+    are closed and a RuntimeError names it. It is not replaced, because the numbers, returns and actions of the running
+    episodes of all its environments are lost with it. `Isolated` moves only a simulator to another process, and can
+    therefore replace it. Warnings of environments go to stderr.
 
     The processes are spawned. A fork would copy this process while torch's threads run, and a fork server would
     survive close() and keep the environment variables from its start. So, as always with multiprocessing, a script
