@@ -1,4 +1,4 @@
-"""Tests run without network, without a display, on one thread, and can be signalled, so they go the same everywhere."""
+"""Shared fixtures; tests run without network and display, on one thread, with the default signal handlers."""
 
 import importlib
 import os
@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# nohup and background jobs ignore these, and every process that a test starts and signals would inherit that.
+# nohup and background jobs ignore these signals, and processes that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -36,9 +36,9 @@ def placeholder_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def write_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
-    """write_plugin(kind, name, source): what somebody else's installed package would add to the registry.
+    """Return write_plugin(kind, name, source), which installs a package with a plug-in.
 
-    The source is Python or, for prompts and configs, YAML; nothing of pr2l is replaced.
+    The source is Python, or YAML for prompts and configs. The plug-ins of pr2l stay.
     """
     package = f"outside_{tmp_path.name}".replace("-", "_")
     metadata = tmp_path / f"{package}-1.0.dist-info"
@@ -68,7 +68,7 @@ def write_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
 
 @pytest.fixture
 def examples(write_plugin: Callable[[str, str, str], None]) -> list[tuple[str, str]]:
-    """The files that CONTRIBUTING.md shows, each a plug-in now; their kinds and names."""
+    """Install the example files of CONTRIBUTING.md as plug-ins, and return their kinds and names."""
     page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\.(?:py|yaml)\n(.*?)```", page, flags=re.DOTALL)
     for path, source in blocks:

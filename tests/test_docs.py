@@ -1,4 +1,4 @@
-"""What the documentation shows is run: configs load, commands exist, links lead somewhere."""
+"""Commands, configs, links and names in the documentation and in mkdocs.yml are valid."""
 
 import re
 import shlex
@@ -20,58 +20,58 @@ from pr2l.pretraining.pretrain import PretrainConfig
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 COMMANDS = [(page.name, command) for page in PAGES for command in commands(page)]
-NO_RUNS = ("pretrain/", "sims/", "search/", "benchmarks/")
-CONFIGS = [name for name in registry.names("configs") if not name.startswith(NO_RUNS)]
+OTHER_CONFIGS = ("pretrain/", "sims/", "search/", "benchmarks/")
+CONFIGS = [name for name in registry.names("configs") if not name.startswith(OTHER_CONFIGS)]
 
 
-def test_there_are_commands_to_check():
+def test_documentation_has_commands():
     assert len(COMMANDS) >= 5
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[command for _, command in COMMANDS])
-def test_every_command_exists_and_takes_its_options(page, command):
-    taken, name, rest = get_command(app), "pr2l", shlex.split(command)[1:]
-    while hasattr(taken, "commands"):  # a group, such as `pr2l sim`
-        name, *rest = rest
-        taken = taken.commands[name]
-    taken.make_context(name, rest, resilient_parsing=False)
+def test_command_and_its_options_exist(page, command):
+    parser, name, arguments = get_command(app), "pr2l", shlex.split(command)[1:]
+    while hasattr(parser, "commands"):  # a group of commands, such as `pr2l sim`
+        name, *arguments = arguments
+        parser = parser.commands[name]
+    parser.make_context(name, arguments, resilient_parsing=False)
 
 
 @pytest.mark.parametrize("command", [c for _, c in COMMANDS if c.startswith(("pr2l train doom", "pr2l check"))])
-def test_every_config_and_override_shown_is_valid(command):
+def test_configs_and_overrides_of_train_and_check_are_valid(command):
     config, *overrides = [word for word in shlex.split(command)[2:] if not word.startswith("--")]
     load_config(config, overrides)
 
 
 @pytest.mark.parametrize("command", [c for _, c in COMMANDS if c.startswith(("pr2l bench run", "pr2l bench report"))])
-def test_every_suite_shown_is_there(command):
+def test_suites_of_bench_commands_exist(command):
     assert shlex.split(command)[3] in names()
 
 
 @pytest.mark.parametrize("command", [c for _, c in COMMANDS if c.startswith("pr2l embed")])
-def test_every_config_and_override_to_embed_with_is_valid(command):
+def test_configs_and_overrides_of_embed_are_valid(command):
     _, option, config, *overrides = shlex.split(command)[2:]
     assert option == "--config"
     load_config(config, overrides)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_shipped_config_is_valid(name):
+def test_included_config_is_valid(name):
     assert load_config(name).why
 
 
-def test_the_pretraining_config_is_valid():
+def test_pretraining_config_is_valid():
     assert read_config(PretrainConfig, "pretrain/tiny").why
 
 
 def slugs(page):
-    """The anchors of a page's headings, as GitHub and mkdocs make them."""
+    """Return the anchors of the headings of a page, as GitHub and mkdocs make them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files_and_headings(page):
+def test_link_targets_exist(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if link.startswith("http"):
             continue
@@ -81,7 +81,7 @@ def test_links_lead_to_files_and_headings(page):
         assert not anchor or target.suffix != ".md" or anchor in slugs(target), link
 
 
-def test_the_site_lists_pages_that_exist():
+def test_nav_of_mkdocs_lists_all_guides_and_only_existing_pages():
     site = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
     listed = set(re.findall(r"[\w./-]+\.md", str(site["nav"])))
     assert listed - {"index.md", "contributing.md", "changelog.md"} <= {
@@ -91,24 +91,24 @@ def test_the_site_lists_pages_that_exist():
     assert guides <= listed, "a page of docs/ is missing in the nav of mkdocs.yml"
 
 
-def test_the_api_pages_name_packages_that_exist():
+def test_packages_of_api_pages_exist():
     for page in ROOT.glob("docs/api/*.md"):
         for name in re.findall(r"^::: (\S+)", page.read_text(encoding="utf-8"), flags=re.MULTILINE):
             assert (ROOT / name.replace(".", "/") / "__init__.py").is_file(), name
 
 
-def test_list_runs_for_everything():
+def test_list_prints_every_kind():
     for kind in ("tasks", "vlms", "encoders", "environments", "prompts", "algorithms", "networks", "configs"):
         result = CliRunner().invoke(get_command(app), ["list", kind])
         assert result.exit_code == 0 and result.output.strip()
 
 
-def test_the_page_of_the_architecture_shows_the_import_order_that_is_enforced():
+def test_architecture_page_states_the_tested_import_order():
     assert " <- ".join(ORDER) in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
-# What makes the pages' commands small; none changes which command runs, or on which files of the ones before.
-SMALL = {
+# Arguments appended to commands so that they are quick.
+EXTRA_ARGUMENTS = {
     "pr2l check doom/fetch/prompted": ["num_envs=2"],
     "pr2l train doom/fetch/prompted": [
         *("steps=64", "num_envs=2", "evaluation_episodes=2"),
@@ -129,8 +129,8 @@ NOT_RUN = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/store.md", "docs/imitation.md"])
-def test_the_commands_of_a_page_run_in_their_order_in_a_fresh_folder(page, tmp_path, monkeypatch):
-    """Every command finds what those before it wrote. Those of other pages: test_prompts_page.py and test_page.py."""
+def test_commands_of_a_page_run_in_order_in_an_empty_folder(page, tmp_path, monkeypatch):
+    """Commands read files that earlier ones wrote. For the other pages see test_prompts_page.py and test_page.py."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     for command in commands(ROOT / page):
@@ -141,5 +141,5 @@ def test_the_commands_of_a_page_run_in_their_order_in_a_fresh_folder(page, tmp_p
         command = command.replace("runs/doom-fetch-*", " ".join(runs))
         if "runs/RUN" in command:
             command = command.replace("runs/RUN", runs[0])
-        more = next((words for start, words in SMALL.items() if command.startswith(start)), [])
-        run_command(command, monkeypatch, more)
+        extra = next((arguments for start, arguments in EXTRA_ARGUMENTS.items() if command.startswith(start)), [])
+        run_command(command, monkeypatch, extra)

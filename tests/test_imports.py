@@ -1,4 +1,4 @@
-"""Who may import whom, read from the source of every file, so that the layers stay layers."""
+"""The imports in the source of every file follow the import order of the packages."""
 
 import ast
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pr2l", "environments", "policies", "prompts", "configs")
-FAR_SIDE = ("environments/isolation/worker.py",)  # runs where `environments` is a package of its own
+WORKER_FILES = ("environments/isolation/worker.py",)  # runs where `environments` is a top-level package
 FILES = [file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))]
 
 # Packages of pr2l in import order: each may import itself and those before it.
@@ -33,7 +33,7 @@ OWNERS = {
 
 
 def imports(source: str, package: str) -> Iterator[str]:
-    """Every module that a source imports anywhere, functions included; package: what "from ." means in it."""
+    """Yield the modules that a source imports, also inside functions; `from .` refers to `package`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -49,37 +49,37 @@ def imports_of(file: Path) -> list[str]:
 
 
 def package_name(parts: tuple[str, ...]) -> str:
-    """Folders below the root -> the dotted package that they are installed as."""
+    """Return the dotted name under which a folder, as parts of its path from the root, is installed."""
     return ".".join(parts if parts[:1] == ("pr2l",) else ("pr2l", *parts))
 
 
 def package_of(module: str) -> str:
-    """The package of a dotted name inside pr2l: "pr2l.core.types" -> "core", "pr2l" -> "" (its __init__)."""
+    """Return the package inside pr2l of a dotted name: "pr2l.core.types" -> "core", "pr2l" -> "" (its __init__)."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 and not parts[1].startswith("__") else ""
 
 
 def problems(file: str, modules: list[str]) -> list[str]:
-    """What a file (path below the root) may not import, among the modules that it imports."""
+    """Return a message for each module that a file, as path from the root, must not import."""
     top_folder = file.split("/")[0]
-    found = []
+    messages = []
     for module in modules:
         top = module.split(".")[0]
-        if top in LEAVES and file not in FAR_SIDE:
-            found.append(f"{file} imports {module}: say pr2l.{module}, or a relative import inside {top}")
+        if top in LEAVES and file not in WORKER_FILES:
+            messages.append(f"{file} imports {module}: write pr2l.{module}, or a relative import inside {top}")
         if top == "pr2l" and top_folder in LEAVES and package_of(module) != top_folder:
-            found.append(f"{file} imports {module}: {top_folder} knows no other package of this project")
+            messages.append(f"{file} imports {module}: {top_folder} must not import other packages of this project")
         if top == "pr2l" and top_folder == "pr2l":
             here, there = package_of(file.removesuffix(".py").replace("/", ".")), package_of(module)
             if here and there not in (*LEAVES, "") and ORDER.index(there) > ORDER.index(here):
-                found.append(f"{file} ({here}) imports {module} ({there}): imports run {' <- '.join(ORDER)}")
+                messages.append(f"{file} ({here}) imports {module} ({there}): the import order is {' <- '.join(ORDER)}")
         if top in OWNERS and not file.startswith(OWNERS[top] or "nobody"):
-            found.append(f"{file} imports {top}, which only {' and '.join(OWNERS[top]) or 'nobody'} may")
-    return found
+            messages.append(f"{file} imports {top}, which only {' and '.join(OWNERS[top]) or 'nobody'} may")
+    return messages
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
-def test_file_keeps_to_its_layer(file: Path) -> None:
+def test_file_follows_the_import_order(file: Path) -> None:
     assert problems(file.relative_to(ROOT).as_posix(), imports_of(file)) == []
 
 
@@ -104,10 +104,10 @@ def test_file_keeps_to_its_layer(file: Path) -> None:
         ("pr2l/cli.py", "from pr2l.training.train import train\nimport minari", 1),
     ],
 )
-def test_the_rule_itself(file: str, source: str, count: int) -> None:
+def test_problems_are_found(file: str, source: str, count: int) -> None:
     assert len(problems(file, list(imports(source, package_name(Path(file).parent.parts))))) == count
 
 
-def test_every_folder_of_the_project_is_read() -> None:
+def test_files_of_every_folder_are_checked() -> None:
     folders = {file.relative_to(ROOT).parent.as_posix() for file in FILES}
     assert folders >= {*PACKAGES, "pr2l/vlms/families", "pr2l/encoders", "policies/networks", "environments/doom"}

@@ -44,46 +44,46 @@ PACKAGES = ("pr2l", "environments", "policies", "prompts", "configs")
 
 
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-docs.lock"])
-def test_a_lock_holds_exact_public_versions_only(lock: str) -> None:
+def test_lock_file_has_only_exact_public_versions(lock: str) -> None:
     wrong = [line for line in lines(lock) if not re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line)]
     assert wrong == []
     assert len(versions(lock)) == len(lines(lock))
 
 
-def test_the_lock_pins_the_torch_that_installs_as_a_cpu_build() -> None:
+def test_locked_torch_installs_as_a_cpu_build() -> None:
     assert LOCK["torch"] == "2.13.0"
 
 
 @pytest.mark.parametrize("requirement", DOCS, ids=str)
-def test_the_lock_of_the_documentation_satisfies_pyproject(requirement: Requirement) -> None:
+def test_docs_lock_file_satisfies_pyproject(requirement: Requirement) -> None:
     version = versions("requirements-docs.lock")[canonicalize_name(requirement.name)]
     assert requirement.specifier.contains(version)
 
 
 @pytest.mark.parametrize("requirement", [r for r in CORE + DEV if r.marker is None], ids=str)
-def test_the_lock_satisfies_pyproject(requirement: Requirement) -> None:
+def test_lock_file_satisfies_pyproject(requirement: Requirement) -> None:
     assert requirement.specifier.contains(LOCK[canonicalize_name(requirement.name)], prereleases=True)
 
 
 @pytest.mark.parametrize("name", sorted(LOCK))
-def test_the_lock_holds_what_its_packages_need(name: str) -> None:
-    """Accelerator libraries, which the CPU build of torch does without, are not pinned."""
+def test_lock_file_satisfies_requirements_of_its_packages(name: str) -> None:
+    """Accelerator libraries are not pinned, because the CPU build of torch does not need them."""
     try:
-        needs = [Requirement(line) for line in requires(name) or []]
+        requirements = [Requirement(line) for line in requires(name) or []]
     except PackageNotFoundError:
         pytest.fail(f"{name} is in the lock but not installed; run make lint to bring .venv up to date")
-    for need in needs:
-        if need.marker is None or need.marker.evaluate({"extra": ""}):
-            if canonicalize_name(need.name).startswith(("nvidia-", "cuda-", "triton")):
+    for requirement in requirements:
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            if canonicalize_name(requirement.name).startswith(("nvidia-", "cuda-", "triton")):
                 continue
-            version = LOCK.get(canonicalize_name(need.name))
-            assert version is not None, f"{name} needs {need.name}, which the lock lacks"
-            assert need.specifier.contains(version, prereleases=True), (
-                f"{name} needs {need}, locked is {version}"
+            version = LOCK.get(canonicalize_name(requirement.name))
+            assert version is not None, f"{name} needs {requirement.name}, which is not in the lock file"
+            assert requirement.specifier.contains(version, prereleases=True), (
+                f"{name} needs {requirement}, but the lock file has {version}"
             )
 
 
-def test_conda_installs_the_lock_on_a_python_that_pyproject_allows() -> None:
+def test_conda_environment_installs_the_lock_file_on_an_allowed_python() -> None:
     dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     [python] = [line for line in dependencies if str(line).startswith("python=")]
     [pip] = [line["pip"] for line in dependencies if isinstance(line, dict)]
@@ -92,17 +92,17 @@ def test_conda_installs_the_lock_on_a_python_that_pyproject_allows() -> None:
     assert pip == ["-r requirements.lock", "-e ."]
 
 
-def test_what_is_installed_has_one_top_level_name() -> None:
-    """Also a user's own folder `configs` hides nothing of ours: setuptools follows the links in pr2l/."""
-    listing = PYPROJECT["tool"]["setuptools"]["packages"]["find"]
-    found = find_packages(str(ROOT), include=listing["include"])
+def test_installed_packages_have_one_top_level_name() -> None:
+    """So a user's own folder `configs` hides none of ours. setuptools follows the links in pr2l/."""
+    options = PYPROJECT["tool"]["setuptools"]["packages"]["find"]
+    installed = find_packages(str(ROOT), include=options["include"])
     folders = {f.parent for package in PACKAGES for f in (ROOT / package).rglob("__init__.py")}
     parts = [f.relative_to(ROOT).parts for f in folders]
-    assert {name.split(".")[0] for name in found} == {"pr2l"}
-    assert set(found) == {".".join(p if p[0] == "pr2l" else ("pr2l", *p)) for p in parts}
+    assert {name.split(".")[0] for name in installed} == {"pr2l"}
+    assert set(installed) == {".".join(p if p[0] == "pr2l" else ("pr2l", *p)) for p in parts}
 
 
-def test_data_files_are_packaged() -> None:
+def test_data_files_are_included() -> None:
     globs = PYPROJECT["tool"]["setuptools"]["package-data"]
     shipped = {file.resolve() for name, patterns in globs.items() for p in patterns for file in folder(name).glob(p)}
     data = {
@@ -118,43 +118,43 @@ def folder(package: str) -> Path:
     return ROOT.joinpath(*package.split("."))
 
 
-def test_the_version_is_written_once_more_and_equal() -> None:
+def test_version_equals_that_of_pyproject() -> None:
     assert pr2l.__version__ == PROJECT["version"]
 
 
-def test_every_import_is_declared_and_every_dependency_imported() -> None:
-    """The indirect ones are imported by transformers' processors, imageio and SB3's logger."""
+def test_dependencies_are_the_imported_packages() -> None:
+    """Indirect dependencies are imported by transformers' processors, imageio and SB3's logger."""
     indirect = {"num2words", "sentencepiece", "pillow", "imageio-ffmpeg", "tensorboard"}
     declared = {canonicalize_name(r.name) for r in CORE}
     distributions = packages_distributions()
     modules = {
-        module for package in PACKAGES for file in folder(package).rglob("*.py") for module in tops(file)
+        module for package in PACKAGES for file in folder(package).rglob("*.py") for module in imported_packages(file)
     }
     used = {canonicalize_name(d) for m in modules for d in distributions.get(m, [])[:1]}
     optional = {canonicalize_name(Requirement(r).name) for r in PROJECT["optional-dependencies"]["wandb"]}
-    assert used - declared - optional - {"pr2l"} == set(), "imported, but not among the dependencies"
-    assert declared - used - indirect == set(), "among the dependencies, but imported by nothing"
+    assert used - declared - optional - {"pr2l"} == set(), "imported, but not a dependency"
+    assert declared - used - indirect == set(), "a dependency, but not imported"
 
 
-def tops(file: Path) -> set[str]:
-    """The top-level packages that a file imports from outside this project and the standard library."""
-    found = set()
+def imported_packages(file: Path) -> set[str]:
+    """Return the top-level packages that a file imports, without those of this project and the standard library."""
+    packages = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            packages |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.split(".")[0])
-    return found - set(sys.stdlib_module_names) - set(PACKAGES)
+            packages.add(node.module.split(".")[0])
+    return packages - set(sys.stdlib_module_names) - set(PACKAGES)
 
 
-def test_a_source_distribution_has_the_tests_and_everything_that_they_import(tmp_path: Path) -> None:
+def test_source_distribution_includes_the_tests(tmp_path: Path) -> None:
     own = {path.name for path in ROOT.iterdir()} - {*PACKAGES, "tests", *(path.name for path in ROOT.glob("*.*"))}
 
-    def unneeded(folder: str, names: list[str]) -> set[str]:
+    def ignore(folder: str, names: list[str]) -> set[str]:
         outside = {"docs", "runs", "data", "site"} & own if Path(folder) == ROOT else set()
         return outside | {name for name in names if name.startswith(".") or name in ("__pycache__", "weights")}
 
-    shutil.copytree(ROOT, tmp_path / "source", symlinks=True, ignore=unneeded)
+    shutil.copytree(ROOT, tmp_path / "source", symlinks=True, ignore=ignore)
     results = tmp_path / "source" / "docs" / "results" / "bench" / "suite"
     results.mkdir(parents=True)
     for suffix in ("json", "mp4"):
