@@ -229,7 +229,7 @@ def _word(row: dict[str, str], column: str, allowed: Sequence[str], line: int) -
 def _pictures(files: Sequence[Path]) -> Frames:
     pictures = []
     for file in files:
-        pictures.append(read_image(file, f"{file}, named in {TABLE},"))
+        pictures.append(read_image(file, f"{file} (named in {TABLE})"))
         if pictures[-1].shape != pictures[0].shape:
             sizes = [f"{shape[1]}x{shape[0]}" for shape in (pictures[0].shape, pictures[-1].shape)]
             raise UserError(f"{file} is {sizes[1]} and {files[0]} is {sizes[0]}; give all pictures one size")

@@ -1,4 +1,4 @@
-"""Examples from labels, tables and recordings whose truth is known on paper."""
+"""Labelled examples from simulator labels, tables of pictures, recordings and played episodes."""
 
 import json
 
@@ -28,11 +28,11 @@ class Task:
     contexts = ({"target": "imp"}, {})
 
 
-class Nameless:
+class TaskWithoutTarget:
     contexts = ({},)
 
 
-TASKS = {"walk": Task(), "other": Nameless()}
+TASKS = {"walk": Task(), "other": TaskWithoutTarget()}
 
 
 def kinds(task):
@@ -48,7 +48,7 @@ def oracle(task):
 
 
 class Walks(gym.Env):
-    '''Episode n lasts 2n + 1 steps, its frames hold n, and every second one shows an imp.'''
+    '''Episode n lasts 2n + 1 steps; its frames have the value n, and every second frame shows an imp.'''
 
     action_space, episode = gym.spaces.Discrete(2), -1
 
@@ -75,64 +75,64 @@ def labelled(labels, seed=0):
     return of_labels(frames, labels, np.arange(len(labels)) // 4, CONTEXTS, seed)
 
 
-def test_the_truth_about_the_nearest_of_what_is_named():
-    known = labelled([[FAR_IMP, IMP]] * 40)
-    there = known.present
-    assert set(known.direction[there]) == {"far left"} and set(known.distance[there]) == {"near"}
-    assert {context["target"] for context, yes in zip(known.contexts, there, strict=True) if yes} == {"imp"}
-    assert set(known.direction[~there]) == {""}
-    assert 10 <= there.sum() <= 30
+def test_labels_are_those_of_the_nearest_target():
+    result = labelled([[FAR_IMP, IMP]] * 40)
+    present = result.present
+    assert set(result.direction[present]) == {"far left"} and set(result.distance[present]) == {"near"}
+    assert {context["target"] for context, shown in zip(result.contexts, present, strict=True) if shown} == {"imp"}
+    assert set(result.direction[~present]) == {""}
+    assert 10 <= present.sum() <= 30
 
 
-def test_what_is_too_small_to_tell_is_not_named():
-    known = labelled([[IMP, SPECK]] * 20)
-    assert {context["target"] for context in known.contexts} == {"imp", "marine"}
+def test_targets_that_are_too_small_in_the_frame_are_not_named():
+    result = labelled([[IMP, SPECK]] * 20)
+    assert {context["target"] for context in result.contexts} == {"imp", "marine"}
 
 
-def test_frames_without_anything_are_as_many_as_those_with():
-    known = labelled([[IMP], [], [], []] * 10)
-    assert abs(2 * known.present.sum() - len(known)) <= 2
-    assert len(known) < 40
+def test_present_and_absent_targets_are_balanced():
+    result = labelled([[IMP], [], [], []] * 10)
+    assert abs(2 * result.present.sum() - len(result)) <= 2
+    assert len(result) < 40
 
 
-def test_a_name_alone_tells_nothing():
-    """Each of two names is there in every second frame, and named as often where it is not."""
+def test_each_target_is_present_in_half_of_the_frames_that_name_it():
+    """Each of two targets is in every second frame."""
     demon = {**IMP, "name": "demon"}
-    known = labelled([[IMP], [demon]] * 100)
+    result = labelled([[IMP], [demon]] * 100)
     for name in ("imp", "demon"):
-        rows = [context["target"] == name for context in known.contexts]
-        assert known.present[rows].mean() == pytest.approx(0.5, abs=0.1)
+        rows = [context["target"] == name for context in result.contexts]
+        assert result.present[rows].mean() == pytest.approx(0.5, abs=0.1)
 
 
-def test_the_same_seed_gives_the_same_examples_and_groups_stay_with_their_frames():
+def test_examples_depend_on_the_seed_and_keep_the_groups_of_their_frames():
     labels = [[IMP], [], [FAR_IMP], [IMP, FAR_IMP]] * 10
-    one, same, other = labelled(labels), labelled(labels), labelled(labels, seed=1)
-    assert one.contexts == same.contexts and one.contexts != other.contexts
-    assert (one.groups == one.frames[:, 0, 0, 0] // 4).all()
+    first, same_seed, other_seed = labelled(labels), labelled(labels), labelled(labels, seed=1)
+    assert first.contexts == same_seed.contexts and first.contexts != other_seed.contexts
+    assert (first.groups == first.frames[:, 0, 0, 0] // 4).all()
 
 
-def test_spread_takes_the_ends_and_what_lies_between():
-    known = labelled([[IMP]] * 41)
-    few = known.spread(3)
-    rows = [0, round((len(known) - 1) / 2), len(known) - 1]
-    assert few.frames[:, 0, 0, 0].tolist() == known.frames[rows, 0, 0, 0].tolist()
-    assert few.contexts == [known.contexts[row] for row in rows]
-    assert len(known.spread(1000)) == len(known)
+def test_spread_takes_evenly_spaced_examples():
+    result = labelled([[IMP]] * 41)
+    few = result.spread(3)
+    rows = [0, round((len(result) - 1) / 2), len(result) - 1]
+    assert few.frames[:, 0, 0, 0].tolist() == result.frames[rows, 0, 0, 0].tolist()
+    assert few.contexts == [result.contexts[row] for row in rows]
+    assert len(result.spread(1000)) == len(result)
 
 
-@pytest.mark.parametrize("part", ["frames", "contexts", "present", "direction", "distance", "groups"])
-def test_another_word_about_one_frame_is_another_digest(part):
-    one, other = labelled([[IMP], []] * 10), labelled([[IMP], []] * 10)
-    assert one.digest == other.digest
-    other = labelled([[IMP], []] * 10)
-    getattr(other, part)[-1] = {"target": "door"} if part == "contexts" else getattr(other, part)[-1] == 0
-    assert one.digest != other.digest
+@pytest.mark.parametrize("field", ["frames", "contexts", "present", "direction", "distance", "groups"])
+def test_digest_depends_on_every_field(field):
+    first, second = labelled([[IMP], []] * 10), labelled([[IMP], []] * 10)
+    assert first.digest == second.digest
+    changed = labelled([[IMP], []] * 10)
+    getattr(changed, field)[-1] = {"target": "door"} if field == "contexts" else getattr(changed, field)[-1] == 0
+    assert first.digest != changed.digest
 
 
-def test_truths_leave_out_what_is_not_known():
-    known = labelled([[IMP], []] * 20)
-    values, rows = known.labels()["direction"]
-    assert set(values) == {"far left"} and (rows == np.flatnonzero(known.present)).all()
+def test_labels_leave_out_frames_without_a_direction():
+    result = labelled([[IMP], []] * 20)
+    values, rows = result.labels()["direction"]
+    assert set(values) == {"far left"} and (rows == np.flatnonzero(result.present)).all()
 
 
 def write_table(folder, text, sizes=((8, 6), (8, 6))):
@@ -141,22 +141,22 @@ def write_table(folder, text, sizes=((8, 6), (8, 6))):
     (folder / "labels.csv").write_text(text, encoding="utf-8")
 
 
-def test_a_table_of_pictures(tmp_path):
+def test_table_of_pictures(tmp_path):
     header = "file,target,present,direction,distance,group\n"
     write_table(tmp_path, header + "0.png,spider,yes,far left,near,walk\n1.png,spider,no,,,walk\n")
-    known = from_table(tmp_path)
-    assert known.frames.shape == (2, 6, 8, 3) and known.frames[:, 0, 0, 0].tolist() == [0, 1]
-    assert known.contexts == [{"target": "spider"}] * 2
-    assert known.present.tolist() == [True, False]
-    assert known.direction.tolist() == ["far left", ""] and known.distance.tolist() == ["near", ""]
-    assert len(set(known.groups)) == 1
+    result = from_table(tmp_path)
+    assert result.frames.shape == (2, 6, 8, 3) and result.frames[:, 0, 0, 0].tolist() == [0, 1]
+    assert result.contexts == [{"target": "spider"}] * 2
+    assert result.present.tolist() == [True, False]
+    assert result.direction.tolist() == ["far left", ""] and result.distance.tolist() == ["near", ""]
+    assert len(set(result.groups)) == 1
 
 
-def test_a_table_may_say_no_more_than_presence(tmp_path):
+def test_table_needs_only_the_column_present(tmp_path):
     write_table(tmp_path, "file,present\n0.png,yes\n1.png,no\n")
-    known = from_table(tmp_path)
-    assert known.contexts == [{}, {}] and len(set(known.groups)) == 2
-    assert len(known.labels()["direction"][1]) == 0
+    result = from_table(tmp_path)
+    assert result.contexts == [{}, {}] and len(set(result.groups)) == 2
+    assert len(result.labels()["direction"][1]) == 0
 
 
 @pytest.mark.parametrize(
@@ -167,70 +167,70 @@ def test_a_table_may_say_no_more_than_presence(tmp_path):
         ("file,present\n0.png,yess\n", "line 2: present is 'yess'; allowed: yes, no. Did you mean 'yes'?"),
         ("file,present\n0.png,\n", "line 2: `present` is empty"),
         ("file,present,direction\n0.png,yes,lefft\n", "Did you mean 'left'?"),
-        ("file,present\n9.png,yes\n", "9.png, named in labels.csv, cannot be read"),
+        ("file,present\n9.png,yes\n", "9.png (named in labels.csv)"),
     ],
 )
-def test_a_wrong_table_is_refused_with_the_line(tmp_path, text, message):
+def test_invalid_table_raises_with_the_line_and_value(tmp_path, text, message):
     write_table(tmp_path, text)
     with pytest.raises(UserError) as error:
         from_table(tmp_path)
     assert message in str(error.value)
 
 
-def test_a_table_from_a_spreadsheet(tmp_path):
-    """Excel's "CSV UTF-8" begins with a mark; its plain CSV is in another encoding; a line may end too soon."""
+def test_table_saved_by_a_spreadsheet(tmp_path):
+    """Excel's "CSV UTF-8" begins with a byte order mark, its CSV may be Latin-1, and empty cells may be missing."""
     write_table(tmp_path, "\ufefffile,present,target\r\n0.png,yes,caf\u00e9\r\n1.png,no\r\n")
-    known = from_table(tmp_path)
-    assert known.contexts == [{"target": "caf\u00e9"}, {"target": ""}]
+    result = from_table(tmp_path)
+    assert result.contexts == [{"target": "caf\u00e9"}, {"target": ""}]
     (tmp_path / "labels.csv").write_text("file,target,present\n0.png,caf\u00e9,yes\n", encoding="latin-1")
-    with pytest.raises(UserError, match=r"labels.csv is not in UTF-8; save it again as CSV UTF-8"):
+    with pytest.raises(UserError, match="labels.csv is not in UTF-8"):
         from_table(tmp_path)
     write_table(tmp_path, "present,file\nyes,0.png\nno\n")
-    with pytest.raises(UserError, match=r"named in labels.csv, cannot be read as a picture"):
+    with pytest.raises(UserError, match=r"\(named in labels.csv\) cannot be read as an image"):
         from_table(tmp_path)
 
 
-def test_pictures_of_two_sizes_are_refused(tmp_path):
+def test_pictures_of_different_sizes_raise(tmp_path):
     write_table(tmp_path, "file,present\n0.png,yes\n1.png,no\n", sizes=((8, 6), (6, 8)))
     with pytest.raises(UserError, match=r"1\.png is 6x8 and .*0\.png is 8x6"):
         from_table(tmp_path)
 
 
-def test_a_recording_with_labels_and_one_without(examples, tmp_path):
-    """Every doors frame shows two of three colours; the recording's labels belong to its frames."""
+def test_recording_with_and_without_labels(examples, tmp_path):
+    """Every frame shows doors of two of three colours, so the labels can be compared with the pixels."""
     doors = [{"target": colour} for colour in ("red", "green", "blue")]
     collect("doors", "choose", tmp_path / "with", episodes=30, labels=True)
-    known = from_recording(tmp_path / "with", doors, 40, seed=0)
+    result = from_recording(tmp_path / "with", doors, 40, seed=0)
     lines = [json.loads(line) for line in (tmp_path / "with" / LABELS).read_text().splitlines()]
     assert len(lines) == 30 and all(len(line) == 2 for line in lines)
-    assert len(known) > 20 and len(set(known.groups)) > 10
+    assert len(result) > 20 and len(set(result.groups)) > 10
     colours = {"red": 0, "green": 1, "blue": 2}
-    for frame, context, there in zip(known.frames, known.contexts, known.present, strict=True):
-        assert (frame[..., colours[context["target"]]].max() == 255) == there
+    for frame, context, present in zip(result.frames, result.contexts, result.present, strict=True):
+        assert (frame[..., colours[context["target"]]].max() == 255) == present
     with (tmp_path / "with" / LABELS).open("a") as file:
-        file.write('[[{"na')  # as a kill leaves it
-    assert from_recording(tmp_path / "with", doors, 40, seed=0).digest == known.digest
+        file.write('[[{"na')  # as after a kill
+    assert from_recording(tmp_path / "with", doors, 40, seed=0).digest == result.digest
     collect("doors", "choose", tmp_path / "without", episodes=1)
-    with pytest.raises(UserError, match="collect it again with --labels"):
+    with pytest.raises(UserError, match="--labels"):
         from_recording(tmp_path / "without", CONTEXTS, 10, seed=0)
 
 
-def played(folder, frames, task="walk"):
+def play_walks(folder, frames, task="walk"):
     return play(Source(environment="walks", tasks=(task,), frames=frames), folder)
 
 
-def test_a_group_of_played_frames_is_an_episode(write_plugin, tmp_path):
-    """The last of 400 frames are of episodes that could give 40 and more; 30 frames are of ten episodes or more."""
+def test_group_of_played_frames_is_an_episode(write_plugin, tmp_path):
+    """400 frames include at most GROUP of a longer episode; 30 frames are from ten or more episodes."""
     write_plugin("environments", "walks", WALKS)
-    known = played(tmp_path, 400)
-    assert (known.groups == known.frames[:, 0, 0, 0]).all()
-    assert 10 < np.bincount(known.groups).max() <= GROUP
-    assert np.bincount(played(tmp_path, 30).groups).max() <= 3
-    assert (played(tmp_path, 400).groups == known.groups).all(), "as found again"
+    result = play_walks(tmp_path, 400)
+    assert (result.groups == result.frames[:, 0, 0, 0]).all()
+    assert 10 < np.bincount(result.groups).max() <= GROUP
+    assert np.bincount(play_walks(tmp_path, 30).groups).max() <= 3
+    assert (play_walks(tmp_path, 400).groups == result.groups).all(), "the stored frames"
 
 
-def test_a_task_that_names_no_target_is_refused(write_plugin, tmp_path):
+def test_task_without_a_target_raises(write_plugin, tmp_path):
     write_plugin("environments", "walks", WALKS)
-    with pytest.raises(UserError, match="names a target; give pictures with a table, data=FOLDER"):
-        played(tmp_path / "sets", 20, "other")
-    assert not (tmp_path / "sets").exists(), "nothing is played in vain"
+    with pytest.raises(UserError, match="names a target.*data=FOLDER"):
+        play_walks(tmp_path / "sets", 20, "other")
+    assert not (tmp_path / "sets").exists(), "no frames are played"

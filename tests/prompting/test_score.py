@@ -1,4 +1,4 @@
-"""Scores of prompts: in a VLM whose states say on paper what they hold, and through the command with the real one."""
+"""Scores of prompts, for a fake VLM whose states contain known labels."""
 
 import json
 import weakref
@@ -20,8 +20,8 @@ WIDTH, IMAGE, PROMPT, GENERATED = 4, 4, 3, 2
 WHERE = Prompt(name="a/b/where", text="where", why="a test", source="this file")
 
 
-def known(count=60):
-    """Frame number n shows the target where n is even; the direction changes with it, every second time."""
+def numbered_examples(count=60):
+    """Frame n has value n. The target is present if n is even, at the left if n is a multiple of 4."""
     numbers = np.arange(count)
     present = numbers % 2 == 0
     direction = np.where(numbers % 4 == 0, "left", "right")
@@ -35,9 +35,12 @@ def known(count=60):
     )
 
 
-class Known:
-    """Zeros, but for the last layer's generated states, which hold presence, and the image's first place of all
-    layers, which holds the direction. Says yes where there is a target, and in frame 1."""
+class FakeVLM:
+    """Answers yes if the target is present, and in frame 1.
+
+    The last layer's last generated state contains the presence, the first image state of every layer the direction;
+    all other states are zeros.
+    """
 
     depth, loaded = 2, 0
 
@@ -60,130 +63,128 @@ class Known:
 
 
 @pytest.fixture
-def known_vlm(monkeypatch):
-    monkeypatch.setattr(program, "load", lambda vlm, options: Known(options))
+def fake_vlm(monkeypatch):
+    monkeypatch.setattr(program, "load", lambda vlm, options: FakeVLM(options))
 
 
-def test_each_cell_shows_what_its_states_hold(known_vlm):
-    found = score_one(WHERE, Defaults(), "known", known())
-    assert list(found.cells) == ["presence", "direction"], "the distance never varies"
-    assert {layer for layer, _ in found.cells["presence"]} == {-3, -2, -1}
-    presence = {cell: each.accuracy.value for cell, each in found.cells["presence"].items()}
-    direction = {cell: each.accuracy.value for cell, each in found.cells["direction"].items()}
+def test_probes_of_each_layer_and_segment_predict_the_labels_in_its_states(fake_vlm):
+    result = score_one(WHERE, Defaults(), "fake", numbered_examples())
+    assert list(result.cells) == ["presence", "direction"], "all distances are equal"
+    assert {layer for layer, _ in result.cells["presence"]} == {-3, -2, -1}
+    presence = {cell: probe.accuracy.value for cell, probe in result.cells["presence"].items()}
+    direction = {cell: probe.accuracy.value for cell, probe in result.cells["direction"].items()}
     assert presence[-1, "generated"] == 1
     assert {value for (_, segment), value in presence.items() if segment == "prompt"} == {0.5}
     assert presence[-2, "generated"] == 0.5
-    assert presence[-1, "image"] == 0.75, "of those present, the half that is at the left"
+    assert presence[-1, "image"] == 0.75, "it contains only the half of the targets that is at the left"
     assert min(value for (_, segment), value in direction.items() if segment == "image") == 1
     assert direction[-1, "generated"] == 0.5
-    assert found.view["presence"].accuracy.value == found.view["direction"].accuracy.value == found.score == 1
+    assert result.view["presence"].accuracy.value == result.view["direction"].accuracy.value == result.score == 1
 
 
-def test_rates_of_answers_by_hand(known_vlm):
-    found = score_one(WHERE, Defaults(), "known", known(), cells=False)
-    assert found.present.value == 1
-    assert found.absent.value == pytest.approx(29 / 30)
-    assert found.cells == {"presence": {}, "direction": {}}
+def test_true_yes_and_true_no_rates(fake_vlm):
+    result = score_one(WHERE, Defaults(), "fake", numbered_examples(), cells=False)
+    assert result.present.value == 1
+    assert result.absent.value == pytest.approx(29 / 30)
+    assert result.cells == {"presence": {}, "direction": {}}
 
 
-def test_a_prompts_advice_decides_what_a_policy_would_be_given(known_vlm):
-    """Only the generated states of the last layer hold presence, and they do not hold the direction."""
-    few = WHERE.model_copy(update={"segments": ("generated",)})
-    found = score_one(few, Defaults(layers=(-1,)), "known", known(), cells=False)
-    assert found.view["presence"].accuracy.value == 1
-    assert found.view["direction"].accuracy.value == 0.5
+def test_segments_and_vlm_options_of_a_prompt_select_the_states(fake_vlm):
+    """The generated states of the last layer contain the presence, but not the direction."""
+    generated_only = WHERE.model_copy(update={"segments": ("generated",)})
+    result = score_one(generated_only, Defaults(layers=(-1,)), "fake", numbered_examples(), cells=False)
+    assert result.view["presence"].accuracy.value == 1
+    assert result.view["direction"].accuracy.value == 0.5
     scoring = scoring_of({"task": "a/b", "vlm_options": {"new_tokens": 3, "layers": [-1]}})
-    advised = WHERE.model_copy(update={"vlm_options": {"new_tokens": 5}})
-    options = program.options_for(advised, scoring)
+    variant = WHERE.model_copy(update={"vlm_options": {"new_tokens": 5}})
+    options = program.options_for(variant, scoring)
     assert (options.new_tokens, options.layers) == (5, (-1,))
 
 
-def test_without_generation_there_is_no_answer_to_rate(known_vlm):
-    found = score_one(WHERE, Defaults(generation="none"), "known", known(), cells=False)
-    assert found.present is None and found.absent is None
+def test_answers_are_not_rated_without_generation(fake_vlm):
+    result = score_one(WHERE, Defaults(generation="none"), "fake", numbered_examples(), cells=False)
+    assert result.present is None and result.absent is None
 
 
-def test_too_few_frames_are_refused(known_vlm):
-    with pytest.raises(UserError, match=r"8 frames of 2 episodes.* are too few.*frames=N.*5 or more episodes"):
-        score_one(WHERE, Defaults(), "known", known(8), cells=False)
+def test_too_few_frames_raise(fake_vlm):
+    with pytest.raises(UserError, match=r"8 frames of 2 episodes.* too few.*frames=N.*5 or more episodes"):
+        score_one(WHERE, Defaults(), "fake", numbered_examples(8), cells=False)
 
 
-def test_a_vlm_is_loaded_once_for_equal_options_and_never_beside_another(monkeypatch):
-    """The first load tells the depth; then one for each of the two kinds of options."""
+def test_vlm_is_loaded_once_per_options_and_freed_before_the_next_load(monkeypatch):
+    """Three loads: one for the number of layers, and one for each of two values of new_tokens."""
     loaded = []
 
     def load_vlm(name, options):
-        assert all(vlm() is None for vlm in loaded)
-        made = Known(options)
-        made.engine = [made]  # they hold each other, as a VLM and its engine do
-        loaded.append(weakref.ref(made))
-        return made
+        assert all(reference() is None for reference in loaded)
+        vlm = FakeVLM(options)
+        vlm.engine = [vlm]  # a reference cycle, like that of a VLM and its engine
+        loaded.append(weakref.ref(vlm))
+        return vlm
 
     monkeypatch.setattr(program, "load_vlm", load_vlm)
-    monkeypatch.setattr(program, "_probes", lambda features, known: {"presence": None})  # which take long
+    monkeypatch.setattr(program, "_probes", lambda features, examples: {"presence": None})  # the probes are slow
     for new_tokens in (3, 3, 5, 5):
-        score_one(WHERE, Defaults(new_tokens=new_tokens), "heavy", known(20))
+        score_one(WHERE, Defaults(new_tokens=new_tokens), "heavy", numbered_examples(20))
     assert len(loaded) == 3
 
 
-def test_brackets_of_a_prompt_are_shown_as_they_are(known_vlm, capsys):
-    asked = WHERE.model_copy(update={"name": "a/b/[red]", "text": "[INST] say [yes/no] :cow: [/INST]"})
-    found = score_one(asked, Defaults(), "known", known(20), cells=False)
-    console = Console(width=200)
-    console.print(program.table(scoring_of({"task": "a/b"}), known(20), [found]), program.agreements([found]))
-    shown = capsys.readouterr().out
-    assert "[red]: [INST] say [yes/no] :cow: [/INST]" in shown and "[red] 1" in shown
+def test_tables_show_brackets_and_colons_of_a_prompt_unchanged(fake_vlm, capsys):
+    variant = WHERE.model_copy(update={"name": "a/b/[red]", "text": "[INST] say [yes/no] :cow: [/INST]"})
+    examples = numbered_examples(20)
+    result = score_one(variant, Defaults(), "fake", examples, cells=False)
+    table = program.table(scoring_of({"task": "a/b"}), examples, [result])
+    Console(width=200).print(table, program.agreements([result]))
+    output = capsys.readouterr().out
+    assert "[red]: [INST] say [yes/no] :cow: [/INST]" in output and "[red] 1" in output
 
 
-def test_reading_keeps_rows_in_order():
-    seen = read(Known(Defaults()), WHERE, known(40))
-    assert seen.answers[:4] == ["yes", "yes", "yes", "no"]
-    assert seen.cells[-1, "image"].shape == (40, IMAGE * WIDTH)
-    assert seen.cells[-1, "image"][:5, 0].tolist() == [20, 0, 0, 0, 20]
-    assert seen.ms > 0
+def test_read_returns_rows_in_the_order_of_the_examples():
+    reading = read(FakeVLM(Defaults()), WHERE, numbered_examples(40))
+    assert reading.answers[:4] == ["yes", "yes", "yes", "no"]
+    assert reading.cells[-1, "image"].shape == (40, IMAGE * WIDTH)
+    assert reading.cells[-1, "image"][:5, 0].tolist() == [20, 0, 0, 0, 20]
+    assert reading.ms > 0
 
 
-def test_prompts_are_all_of_a_task_or_those_named(write_plugin, tmp_path):
+def test_prompts_default_to_all_variants_of_the_task(write_plugin, tmp_path):
     text = "text: there\nwhy: a test\nsource: this file\n"
     for name in ("maze/walk/one", "maze/walk/two", "maze/run/three"):
         write_plugin("prompts", name, text)
     (tmp_path / "mine.yaml").write_text(text)
-    own = prompts_of(scoring_of({"task": "maze/walk"}))
-    assert [each.name for each in own] == ["maze/walk/one", "maze/walk/two"]
+    variants = prompts_of(scoring_of({"task": "maze/walk"}))
+    assert [variant.name for variant in variants] == ["maze/walk/one", "maze/walk/two"]
     names = ("two", "maze/run/three", str(tmp_path / "mine.yaml"))
-    assert [each.name for each in prompts_of(scoring_of({"task": "maze/walk", "prompts": names}))] == [
-        "maze/walk/two",
-        "maze/run/three",
-        names[2],
-    ]
-    with pytest.raises(UserError, match=r"no prompts for 'maze/wlk'. Did you mean 'maze/walk'"):
+    variants = prompts_of(scoring_of({"task": "maze/walk", "prompts": names}))
+    assert [variant.name for variant in variants] == ["maze/walk/two", "maze/run/three", names[2]]
+    with pytest.raises(UserError, match="'maze/wlk'.*Did you mean 'maze/walk'"):
         prompts_of(scoring_of({"task": "maze/wlk"}))
 
 
-def test_a_wrong_option_is_taught():
+def test_misspelled_option_raises_with_a_suggestion():
     with pytest.raises(UserError, match="Did you mean 'frames'"):
         scoring_of({"task": "a/b", "frame": 3})
-    advised = WHERE.model_copy(update={"vlm_options": {"new_token": 5}})
+    variant = WHERE.model_copy(update={"vlm_options": {"new_token": 5}})
     with pytest.raises(UserError, match=r"prompt 'a/b/where'.*Did you mean 'new_tokens'"):
-        program.options_for(advised, scoring_of({"task": "a/b"}))
+        program.options_for(variant, scoring_of({"task": "a/b"}))
 
 
-def test_every_shipped_prompts_advice_is_valid():
+def test_vlm_options_of_included_prompts_are_valid():
     for name in program.registry.names("prompts"):
         program.options_for(program.prompt.load(name), scoring_of({"task": name.rpartition("/")[0]}))
 
 
-def test_a_ranking_is_written_with_its_command(known_vlm, write_plugin, monkeypatch, tmp_path):
-    """Asked of the last layer alone, the one that keeps all segments tells the direction too."""
+def test_score_writes_a_ranking_and_the_command(fake_vlm, write_plugin, monkeypatch, tmp_path):
+    """With the last layer only, the prompt that keeps all segments is better, because of the direction."""
     text = "text: there\nwhy: a test\nsource: this file\nvlm_options: {layers: [-1]}\n"
     write_plugin("prompts", "maze/walk/all", text)
     write_plugin("prompts", "maze/walk/few", text + "segments: [generated]\n")
-    monkeypatch.setattr(program, "examples_of", lambda scoring: known())
+    monkeypatch.setattr(program, "examples_of", lambda scoring: numbered_examples())
     scores = score(scoring_of({"task": "maze/walk", "prompts": ("few", "all")}), tmp_path / "out")
-    assert [each.prompt.name for each in scores] == ["maze/walk/all", "maze/walk/few"]
-    written = json.loads((tmp_path / "out" / "score.json").read_text())
-    assert [each["score"] for each in written["scores"]] == [1, 0.5], "presence alone is half of it"
-    assert written["scores"][0]["cells"]["presence"]["generated/-1"]["value"] == 1
-    assert written["agreement"]["maze/walk/all"] == {"maze/walk/all": 1, "maze/walk/few": 1}
-    assert written["command"] and written["examples"] == {"frames": 60, "present": 30}
+    assert [result.prompt.name for result in scores] == ["maze/walk/all", "maze/walk/few"]
+    report = json.loads((tmp_path / "out" / "score.json").read_text())
+    assert [result["score"] for result in report["scores"]] == [1, 0.5], "the mean skill of presence and direction"
+    assert report["scores"][0]["cells"]["presence"]["generated/-1"]["value"] == 1
+    assert report["agreement"]["maze/walk/all"] == {"maze/walk/all": 1, "maze/walk/few": 1}
+    assert report["command"] and report["examples"] == {"frames": 60, "present": 30}
     assert (tmp_path / "out" / "score.png").read_bytes().startswith(b"\x89PNG")
