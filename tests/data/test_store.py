@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from processes import run_in_fork
 
 from pr2l.core.errors import UserError
+from pr2l.core.io import read_json
 from pr2l.core.types import Tokens
 from pr2l.data.store import Store
 from pr2l.rollout.vec_embed import HALF_MAX
@@ -70,8 +71,7 @@ def test_rows_are_copies_and_the_store_is_read_only(finished):
 def test_files_are_npy_and_json(finished):
     assert np.load(finished / "values.npy", allow_pickle=False).dtype == np.float16
     assert np.load(finished / "mask.npy", allow_pickle=False).tolist() == [[1, 1], [1, 0], [1, 1], [1, 0], [1, 1]]
-    index = json.loads((finished / "store.json").read_text())
-    assert index == {"key": json.loads(json.dumps(KEY)), "shape": [5, 2, 3], "done": 5}
+    assert read_json(finished / "store.json") == {"key": json.loads(json.dumps(KEY)), "shape": [5, 2, 3], "done": 5}
 
 
 def test_values_beyond_half_precision_are_clipped_and_nan_raises(tmp_path):
