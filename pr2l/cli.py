@@ -13,7 +13,9 @@ The import of torch takes seconds, so a command checks names and folders before 
 from __future__ import annotations
 
 import ast
+import atexit
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterable
@@ -32,6 +34,7 @@ from pr2l.core import registry
 from pr2l.core.config import OTHER_SCHEMAS, RunConfig, apply_override, load_config, other_schema, run_config_file
 from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError
+from pr2l.core.signals import stops_once
 from pr2l.core.source import first_line
 from pr2l.core.yaml_files import dump, read_mapping
 
@@ -61,8 +64,10 @@ OPTIONS_OF |= {"algorithm": "algorithms", "network": "networks"}
 def main() -> None:
     """Run the command line, as entry point of the console script."""
     warnings.showwarning = _show_warning
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # Ctrl-C while Python ends would print a traceback
     try:
-        app()
+        with stops_once(signal.SIGINT):
+            app()
     except UserError as error:
         _fail(error)
     except ValueError as error:

@@ -2,8 +2,8 @@
 
     on_update_start -> update(source) -> on_update -> on_update_start -> ... -> on_end
 
-Ctrl-C and SIGTERM take effect after the current update, so that weights, optimizer, source and counters are always of
-the same step. A second signal takes effect at once.
+Ctrl-C, SIGTERM and SIGHUP take effect after the current update, so that weights, optimizer, source and counters are
+always of the same step. A second signal takes effect at once.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from torch.optim import Optimizer
 
 from .state import Tensors, below, copies, optimizer_tensors, restore_optimizer
 from .threads import torch_threads
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 Item = TypeVar("Item")
 Item_co = TypeVar("Item_co", covariant=True)
@@ -285,7 +287,7 @@ class ShuffledSource(Generic[Item]):
 
 @contextmanager
 def deferred_signals() -> Iterator[Callable[[], None]]:
-    """Defer SIGINT and SIGTERM in a `with` block.
+    """Defer SIGINT, SIGTERM and SIGHUP in a `with` block.
 
     A second signal takes effect at once. Outside the main thread, which alone may handle signals, this does nothing.
 
@@ -295,7 +297,7 @@ def deferred_signals() -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     pending: list[tuple[int, FrameType | None]] = []
 
     def act(number: int, frame: FrameType | None) -> None:

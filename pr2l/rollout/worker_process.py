@@ -32,6 +32,7 @@ Rest = dict[str, np.ndarray]  # an observation without its frame
 Step = tuple[Rest, float, bool, dict[str, Any], dict[str, Any] | None]  # reward, done, info, info of the next reset
 
 CLOSING_TIME = 10.0  # seconds for the simulators to close, after which their process is ended
+TERMINAL_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
 DUMP_SIGNAL = getattr(signal, "SIGUSR1", None)  # makes a worker write the stacks of its threads to stderr
 
 
@@ -43,7 +44,8 @@ def serve(pipe: Connection, memory: MutableSequence[int]) -> None:
             (False, (exception, traceback)), which is the last answer to that command.
         memory: The memory that records the running call, see `CallRecord`.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent may want to save first
+    for number in TERMINAL_SIGNALS:  # they reach every process of a terminal; the parent may want to save first
+        signal.signal(number, signal.SIG_IGN)
     if DUMP_SIGNAL is not None:
         faulthandler.register(DUMP_SIGNAL)
         os.set_inheritable(pipe.fileno(), False)  # else a simulator's own processes keep it open after our death

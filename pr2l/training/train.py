@@ -12,14 +12,11 @@ simulator it equals an uninterrupted run, bit for bit.
 from __future__ import annotations
 
 import shlex
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -29,6 +26,7 @@ from pr2l.core.config import RunConfig, run_config_file
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.lock import locked
+from pr2l.core.signals import STOP_SIGNALS, stops_once
 from pr2l.data.recorded import batch_source, learns_from_data, recorded_spaces, recording
 from pr2l.encoders.base import Encoder
 from pr2l.policies.base import Hooks, Learner
@@ -48,7 +46,8 @@ RECENT = 100  # number of episodes that the progress line averages over
 def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs")) -> Path:
     """Train a learner and evaluate it.
 
-    Ctrl-C and SIGTERM save a checkpoint and then raise KeyboardInterrupt or SystemExit.
+    Ctrl-C, SIGTERM and SIGHUP save a checkpoint and then raise KeyboardInterrupt or SystemExit. Further signals within
+    30 s are ignored, so that they do not interrupt the saving.
 
     Args:
         config: Config of the run, from `load_config`.
@@ -63,7 +62,7 @@ def train(config: RunConfig, resume: Path | None = None, root: Path = Path("runs
         UserError: Parts of the config do not fit together, or the folder cannot be resumed.
     """
     check_tracking(config)
-    with _sigterm_exits():
+    with stops_once(*STOP_SIGNALS):
         if resume is None:
             return _train(config, None, root)
         run_config_file(resume)
@@ -178,10 +177,11 @@ def _learn(run: Run, learner: Learner, encoder: Encoder, source: Any, checkpoint
             training.save()
             if isinstance(error, Exception):
                 training.check_finite(error)
-            console.print("stopped; go on with", highlight=False)
-            # On one line, whatever its length, so that users can copy it.
-            command = f"pr2l train --resume {shlex.quote(str(run.path))}"
-            console.print(command, style="bold", highlight=False, markup=False, soft_wrap=True)
+            with suppress(OSError):  # after SIGHUP the terminal is gone
+                console.print("stopped; go on with", highlight=False)
+                # On one line, whatever its length, so that users can copy it.
+                command = f"pr2l train --resume {shlex.quote(str(run.path))}"
+                console.print(command, style="bold", highlight=False, markup=False, soft_wrap=True)
             raise
 
 
@@ -354,20 +354,3 @@ class RolloutTraining(Training):
     def _restarts(self) -> int:
         """Return the number of simulator restarts since the run began."""
         return self.earlier_restarts + sum(self.venv.get_attr("restarts"))
-
-
-@contextmanager
-def _sigterm_exits() -> Iterator[None]:
-    """Raise SystemExit on SIGTERM, which cluster schedulers send, so that the run can save and close its simulators."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,104 @@
+"""Signals that stop a program: the first takes effect, those that follow do not interrupt the saving."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+from processes import TIMEOUT
+from toy_runs import TOY, TOY_WORLD, weights
+
+from pr2l.core import registry, signals
+from pr2l.core.config import load_config
+from pr2l.core.signals import STOP_SIGNALS, stops_once
+from pr2l.training.runs import Run
+from pr2l.training.train import train
+
+ROOT = Path(__file__).parents[2]
+PPO = {"n_steps": 16, "n_epochs": 1, "batch_size": 32, "head_sizes": [16], "device": "cpu"}
+
+INTERRUPTED = """
+import signal, sys, time
+from pr2l import cli
+
+def interrupted(*arguments):
+    try:
+        print("ready", flush=True)
+        signal.pause()
+    finally:
+        for _ in range(10):  # saving, while the other signals arrive
+            time.sleep(0.1)
+
+cli.registry.names = interrupted
+sys.argv = ["pr2l", "list", "encoders"]
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("first", "code"), [(signal.SIGHUP, 129), (signal.SIGTERM, 143), (signal.SIGINT, None)])
+def test_signals_during_the_saving_change_nothing(write_plugin, tmp_path, monkeypatch, first, code):
+    write_plugin("environments", "toy", TOY_WORLD)
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(TOY | {"algorithm_options": PPO}))
+    toy = registry.load("environments", "toy").Colours
+    step, save, sent = toy.step, Run.save, []
+
+    def step_with_signal(env, action):
+        if env.steps == 40:
+            signal.raise_signal(first)
+        return step(env, action)
+
+    def save_with_signals(run, checkpoint):
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if checkpoint.step else ():
+            sent.append(number)
+            signal.raise_signal(number)
+        return save(run, checkpoint)
+
+    monkeypatch.setattr(toy, "step", step_with_signal)
+    monkeypatch.setattr(Run, "save", save_with_signals)
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    config = load_config(tmp_path / "toy.yaml", ["checkpoint_every=1000000", "steps=256"])
+    with pytest.raises(SystemExit if code else KeyboardInterrupt) as stop:
+        train(config, root=tmp_path / "runs")
+    assert code is None or stop.value.code == code
+    [run] = (tmp_path / "runs").iterdir()
+    assert weights(run)[0] == "000000128" and len(sent) == 4
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
+
+
+def test_five_interrupts_end_the_command_without_a_traceback(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", INTERRUPTED], env=environment, cwd=tmp_path, **pipes) as program:
+        try:
+            assert program.stdout.readline() == "ready\n"
+            for _ in range(5):
+                program.send_signal(signal.SIGINT)
+                threading.Event().wait(0.05)
+            _, err = program.communicate(timeout=TIMEOUT)
+        finally:
+            program.kill()
+    assert program.returncode == 130 and "Traceback" not in err
+
+
+def test_a_later_signal_ends_a_program_that_hangs(monkeypatch):
+    monkeypatch.setattr(signals, "SAVING_TIME", 0.0)
+    with pytest.raises(KeyboardInterrupt), stops_once(signal.SIGINT):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_a_program_that_was_started_with_nohup_ignores_the_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stops_once(signal.SIGHUP):
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
