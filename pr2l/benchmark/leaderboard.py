@@ -21,6 +21,7 @@ import cv2
 import jinja2
 import numpy as np
 
+from pr2l.benchmark.public import check_public
 from pr2l.benchmark.report import HEAD, RANDOM, TASK_HEAD, Values, few_seeds, interval, of_task, overall, summarise
 from pr2l.benchmark.rows import RECENT, Row, read_rows, video_of
 from pr2l.benchmark.suites import load_suite
@@ -106,8 +107,8 @@ def site(results: Path, out: Path, repository: str | None = None) -> Path:
         Path of index.html.
 
     Raises:
-        UserError: If there are no rows, a row is invalid (for example without commit or command), or `out` has other
-            files or contains the rows.
+        UserError: If there are no rows, a row is invalid (for example without commit or command) or holds a path of one
+            machine, or `out` has other files or contains the rows.
     """
     folders = sorted({path.parent for path in results.glob("*/*.json")})
     if not folders:
@@ -116,6 +117,8 @@ def site(results: Path, out: Path, repository: str | None = None) -> Path:
         raise UserError(f"{out} contains the rows themselves; give --out another folder")
     suites = [load_suite(folder.name) for folder in folders]
     rows = {suite.name: read_rows(results, suite) for suite in suites}
+    for row in (row for of_suite in rows.values() for row in of_suite):
+        check_public(row.model_dump(mode="json"), str(_file(results, row)))
     summaries = [summarise(suite, rows[suite.name]) for suite in suites]
     clips = {
         (row.suite, row.name): _clip(row, video)

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from pr2l.benchmark.compare import curve, random_score
+from pr2l.benchmark.public import check_public
 from pr2l.benchmark.suites import Name, Suite, load_suite, names, names_with, row_name
 from pr2l.core import registry
 from pr2l.core.config import Seed
@@ -294,7 +295,8 @@ def submit(
         The files of the rows, in the order of `paths`.
 
     Raises:
-        UserError: If a run does not belong to the suite, or the row of another run has the same name.
+        UserError: If a run does not belong to the suite, its row would hold a path of this machine, or the row of
+            another run has the same name.
     """
     if method and not suite:
         raise UserError(f"--method {method} needs --suite, one of {', '.join(names())}")
@@ -308,6 +310,7 @@ def _submit(
 ) -> Path:
     suite = suite or _suite_of(run, suites)
     row = row_of(run, suite, method)
+    check_public(row.model_dump(mode="json"), str(run.path))
     path = out / suite.name / f"{row.name}.json"
     if path.exists() and read_row(path) != row:
         raise UserError(f"{path} exists, and is of another run; delete it to replace it")
