@@ -12,15 +12,18 @@ from typing import Any
 
 import torch
 from rich.progress import Progress
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from pr2l.core import digest, registry
 from pr2l.core.config import RunConfig
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
+from pr2l.core.io import DIGEST, DamagedFile, sync
+from pr2l.core.lock import locked
 from pr2l.core.prompt import task_contexts
 from pr2l.data.recording import Recording
-from pr2l.data.store import Store, exists
+from pr2l.data.store import Store, exists, is_complete
 from pr2l.encoders.base import Encoder
 from pr2l.rollout import build
 
@@ -64,23 +67,35 @@ def embed_with(encoder: Encoder, recording: Recording, config: RunConfig, folder
         The complete store, open for reading.
 
     Raises:
-        UserError: If the config does not fit the data set, or the folder holds other embeddings.
+        UserError: If the config does not fit the data set, the folder holds other embeddings, or another process writes
+            to it.
     """
-    console = Console()
     _check(recording, encoder, config)
     if folder is None:
         name = f"{config.encoder}-{digest.of_json(store_key(recording, encoder))}"
         folder = recording.folder / "embeddings" / name
+    if is_complete(folder):  # processes that only read need no lock
+        return _embed_missing(encoder, recording, config, folder)
+    with locked(folder):
+        return _embed_missing(encoder, recording, config, folder)
+
+
+def _embed_missing(encoder: Encoder, recording: Recording, config: RunConfig, folder: Path) -> Store:
+    """Fit the encoder, embed the missing rows, and open the store for reading."""
+    console = Console()
     if encoder.fit_frames:
         _fit(encoder, recording, folder)
     key = store_key(recording, encoder)
-    store = (
-        Store.resume(folder, key)
-        if exists(folder)
-        else Store.create(folder, key, (len(recording), encoder.tokens, encoder.width))
-    )
+    if is_complete(folder):
+        store = Store.open(folder, key)
+    elif exists(folder):
+        store = Store.resume(folder, key)
+    else:
+        store = Store.create(folder, key, (len(recording), encoder.tokens, encoder.width))
+    frames, seconds = 0, 0.0
     try:
-        frames, seconds = _fill(store, recording, encoder, config.num_envs, console)
+        if store.done < len(store):
+            frames, seconds = _fill(store, recording, encoder, config.num_envs, console)
     finally:
         console.print(f"{store.done:,} of {len(store):,} frames are in {folder}", soft_wrap=True)
         if store.clipped:
@@ -124,13 +139,30 @@ def _check(recording: Recording, encoder: Encoder, config: RunConfig) -> None:
 
 def _fit(encoder: Encoder, recording: Recording, folder: Path) -> None:
     """Fit the encoder and save its state, or load the state from an earlier fit."""
-    if not (folder / FITTED).is_file():
+    path = folder / FITTED
+    if not path.is_file():
         encoder.fit(*recording.sample(encoder.fit_frames))
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".partial-{FITTED}"
-        save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, partial)
-        partial.rename(folder / FITTED)
-    encoder.load_state_dict(load_file(folder / FITTED))
+        state = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
+        save_file(state, partial, metadata={DIGEST: digest.of_tensors(state)})
+        sync(partial)
+        partial.rename(path)
+    encoder.load_state_dict(_read_fitted(path))
+
+
+def _read_fitted(path: Path) -> dict[str, torch.Tensor]:
+    """Read the state of a fitted encoder; DamagedFile if it does not have its digest, which earlier versions omit."""
+    next_step = f"Delete {path.parent} and run `pr2l embed` again."
+    try:
+        state = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            written = (file.metadata() or {}).get(DIGEST)
+    except SafetensorError as error:
+        raise DamagedFile(path, str(error), next_step) from error
+    if written is not None and written != digest.of_tensors(state):
+        raise DamagedFile(path, "its tensors differ from those that were written", next_step)
+    return state
 
 
 def _fill(store: Store, recording: Recording, encoder: Encoder, size: int, console: Console) -> tuple[int, float]:
@@ -140,7 +172,7 @@ def _fill(store: Store, recording: Recording, encoder: Encoder, size: int, conso
     with Progress(console=console) as progress:
         bar = progress.add_task("embedding", total=len(store), completed=before)
         try:
-            for frames, contexts in recording.batches(before, size) if before < len(store) else ():
+            for frames, contexts in recording.batches(before, size):
                 with torch.no_grad():
                     store.append(encoder.encode(frames, contexts))
                 progress.update(bar, completed=store.done)

@@ -1,8 +1,12 @@
 """Stores of embeddings: the tokens of N frames in a folder, memory-mapped, and checked whenever a store is opened.
 
-    values.npy    float16 [N, T, D]
-    mask.npy      uint8 [N, T], 1 = real token
-    store.json    the key (data set, encoder and VLM of the embeddings), the shape, and the number of finished rows
+    values.npy      float16 [N, T, D]
+    mask.npy        uint8 [N, T], 1 = real token
+    checksums.npy   uint32 [N], CRC-32 of the row of values.npy and the row of mask.npy
+    store.json      the key (data set, encoder and VLM of the embeddings), the shape, and the number of finished rows
+
+The checksum of a row is verified when the row is read for the first time. A store of an earlier version has no
+checksums.
 
 `flush` writes the rows to the disk before store.json, which counts them. If the process is killed, the counted rows are
 complete, and the next process continues after them.
@@ -13,6 +17,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,14 +26,18 @@ import numpy.typing as npt
 import torch
 from typing_extensions import Self
 
+from pr2l.core import digest
+from pr2l.core.disk import DiskFull, full_disk_explained, reserve
 from pr2l.core.errors import UserError
-from pr2l.core.io import write_json
+from pr2l.core.io import DamagedFile, read_json, write_json
 from pr2l.core.types import Tokens
 from pr2l.rollout.vec_embed import in_half
 
 Shape = tuple[int, int, int]
 Mode = Literal["w+", "r+", "r"]
 INDEX = "store.json"
+CHECKSUMS = "checksums.npy"
+NEXT_STEP = "free some space, name a folder on another disk with --output, or take fewer tokens (encoder_options)"
 
 
 class Store:
@@ -43,11 +52,16 @@ class Store:
         done: Number of finished rows; `flush` writes them to the disk.
     """
 
-    def __init__(self, path: Path, key: dict[str, Any], shape: Shape, done: int, mode: Mode) -> None:
+    def __init__(
+        self, path: Path, key: dict[str, Any], shape: Shape, done: int, mode: Mode, *, checksums: bool = True
+    ) -> None:
         self.path, self.key, self.shape, self.done = path, key, shape, done
         self.clipped = 0  # entries that `append` clipped to the range of float16
-        self.values = _array(path / "values.npy", mode, np.float16, shape)
-        self.mask = _array(path / "mask.npy", mode, np.uint8, shape[:2])
+        with _full_disk_explained(path, shape) if mode != "r" else nullcontext():
+            self.values = _array(path / "values.npy", mode, np.float16, shape)
+            self.mask = _array(path / "mask.npy", mode, np.uint8, shape[:2])
+            self._checksums = _array(path / CHECKSUMS, mode, np.uint32, shape[:1]) if checksums else None
+        self._verified = np.full(shape[0], not checksums)
 
     @classmethod
     def create(cls, path: Path, key: dict[str, Any], shape: Shape) -> Self:
@@ -64,15 +78,15 @@ class Store:
         if exists(path):
             raise UserError(f"{path} is a store already; go on with Store.resume, or name another folder")
         path.mkdir(parents=True, exist_ok=True)
-        rows, tokens, width = shape
-        needed, free = rows * tokens * (2 * width + 1), shutil.disk_usage(path).free
-        if needed > free:  # writing to a memory map on a full disk kills the process without a message
-            raise UserError(
-                f"{rows:,} frames of {tokens} x {width} numbers take {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB"
-                f" are free at {path}; name a folder on another disk, or take fewer tokens (encoder_options)"
-            )
-        store = cls(path, _as_json(key), shape, 0, "w+")
-        store.flush()
+        if _needed(shape) > shutil.disk_usage(path).free:  # say so before the rest of the disk is reserved
+            raise DiskFull(path, _described(shape), _needed(shape), NEXT_STEP)
+        try:
+            store = cls(path, _as_json(key), shape, 0, "w+")
+            store.flush()
+        except UserError:
+            for name in ("values.npy", "mask.npy", CHECKSUMS):
+                (path / name).unlink(missing_ok=True)
+            raise
         return store
 
     @classmethod
@@ -84,9 +98,11 @@ class Store:
             key: The expected key.
 
         Raises:
-            UserError: If there is no store, the store is damaged, or its key differs.
+            UserError: If there is no store, the store is damaged, its key differs, or the disk has too little space
+                for the missing rows.
         """
-        return cls(path, *_read(path, key), mode="r+")
+        stored, shape, done, checksums = _read(path, key)
+        return cls(path, stored, shape, done, "r+", checksums=checksums)
 
     @classmethod
     def open(cls, path: Path, key: dict[str, Any]) -> Self:
@@ -99,7 +115,8 @@ class Store:
         Raises:
             UserError: If there is no store, the store is damaged, its key differs, or rows are missing.
         """
-        store = cls(path, *_read(path, key), mode="r")
+        stored, shape, done, checksums = _read(path, key)
+        store = cls(path, stored, shape, done, "r", checksums=checksums)
         if store.done < len(store):
             raise UserError(
                 f"{path} has {store.done:,} of {len(store):,} rows; go on with the same `pr2l embed` command"
@@ -117,8 +134,10 @@ class Store:
 
         Raises:
             IndexError: If a row is not finished.
+            DamagedFile: If a row differs from what was written.
         """
         values, mask = (np.array(array[: self.done][rows]) for array in (self.values, self.mask))
+        self._verify(rows, values, mask)
         return Tokens(torch.from_numpy(values), torch.from_numpy(mask).bool())
 
     def append(self, tokens: Tokens) -> None:
@@ -128,15 +147,37 @@ class Store:
             tokens: The tokens of the next B frames, [B, T, D].
         """
         rows = slice(self.done, self.done + len(tokens.mask))
-        self.values[rows], self.mask[rows], clipped = in_half(tokens)
+        values, mask, clipped = in_half(tokens)
+        self.values[rows], self.mask[rows] = values, mask
+        if self._checksums is not None:
+            self._checksums[rows] = _checksums(values, mask)
         self.clipped += clipped
         self.done = rows.stop
 
     def flush(self) -> None:
-        """Write the finished rows to the disk."""
-        self.values.flush()
-        self.mask.flush()
-        write_json(self.path / INDEX, {"key": self.key, "shape": self.shape, "done": self.done})
+        """Write the finished rows to the disk.
+
+        Raises:
+            DiskFull: If the disk has too little space.
+        """
+        checksums = [] if self._checksums is None else [self._checksums]
+        index = {"key": self.key, "shape": self.shape, "done": self.done, "checksums": bool(checksums)}
+        with _full_disk_explained(self.path, self.shape):
+            for array in (self.values, self.mask, *checksums):
+                array.flush()
+            write_json(self.path / INDEX, index)
+
+    def _verify(self, rows: slice | Sequence[int] | npt.NDArray[np.int_], values: Any, mask: Any) -> None:
+        """Compare the values and the mask of these rows with the checksums of those that were not verified before."""
+        if self._checksums is None:
+            return
+        new = np.flatnonzero(~self._verified[: self.done][rows])
+        expected = self._checksums[: self.done][rows][new]
+        if len(wrong := new[_checksums(values[new], mask[new]) != expected]):
+            row = np.arange(self.done)[rows][wrong[0]]
+            problem = f"row {row:,} of the embeddings differs from what was written"
+            raise DamagedFile(self.path, problem, _again(self.path))
+        self._verified[: self.done][rows] = True
 
 
 def exists(path: Path) -> bool:
@@ -144,10 +185,44 @@ def exists(path: Path) -> bool:
     return (path / INDEX).is_file()
 
 
+def is_complete(path: Path) -> bool:
+    """Return whether a folder holds a store without missing rows.
+
+    Raises:
+        DamagedFile: If store.json is damaged.
+    """
+    if not exists(path):
+        return False
+    _, shape, done, _ = _index(path)
+    return done == shape[0]
+
+
+def _needed(shape: Shape) -> int:
+    """Return the size of a store in bytes."""
+    rows, tokens, width = shape
+    return rows * (tokens * (2 * width + 1) + 4)
+
+
+def _described(shape: Shape) -> str:
+    rows, tokens, width = shape
+    return f"{rows:,} frames of {tokens} x {width} numbers"
+
+
+def _full_disk_explained(path: Path, shape: Shape) -> AbstractContextManager[None]:
+    return full_disk_explained(path, _described(shape), _needed(shape), NEXT_STEP)
+
+
+def _checksums(values: npt.NDArray[np.float16], mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """Return the CRC-32 of each row of values [B, T, D] and mask [B, T], uint32 [B]."""
+    return np.array([digest.crc32(row) for row in zip(values, mask, strict=True)], np.uint32)
+
+
 def _array(path: Path, mode: Mode, dtype: type, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    """Open a memory map; UserError if its dtype or shape differs from store.json."""
+    """Open a memory map and, to write, reserve its space; UserError if its dtype or shape differs from store.json."""
     if mode == "w+":
-        return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
+        array = np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
+        reserve(path, array.offset + array.nbytes)
+        return array
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # mode r+ would fill a truncated file up with zeros
     except (OSError, ValueError) as error:
@@ -155,24 +230,33 @@ def _array(path: Path, mode: Mode, dtype: type, shape: tuple[int, ...]) -> np.me
     if array.dtype != dtype or array.shape != shape:
         expected = f"{np.dtype(dtype)} {list(shape)}"
         raise _damaged(path, f"it holds {array.dtype} {list(array.shape)}, but {INDEX} says {expected}")
-    return array if mode == "r" else np.lib.format.open_memmap(path, mode=mode)
+    if mode == "r":
+        return array
+    reserve(path, array.offset + array.nbytes)  # an earlier version has not
+    return np.lib.format.open_memmap(path, mode=mode)
 
 
-def _read(path: Path, key: dict[str, Any]) -> tuple[dict[str, Any], Shape, int]:
-    """Return the key, the shape and the number of finished rows; UserError if the stored key is not `key`."""
-    if not exists(path):
-        raise UserError(f"{path} is no store: it has no {INDEX}; `pr2l embed DATASET --config CONFIG` makes one")
+def _index(path: Path) -> tuple[dict[str, Any], Shape, int, bool]:
+    """Read the key, the shape, the number of finished rows and whether there are checksums."""
+    index = read_json(path / INDEX, _again(path))
     try:
-        index = json.loads((path / INDEX).read_text(encoding="utf-8"))
         stored, (rows, tokens, width), done = index["key"], index["shape"], index["done"]
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path / INDEX, f"{type(error).__name__}: {error}") from error
+    return stored, (rows, tokens, width), done, index.get("checksums", False)
+
+
+def _read(path: Path, key: dict[str, Any]) -> tuple[dict[str, Any], Shape, int, bool]:
+    """Read store.json as `_index` does; UserError if the stored key is not `key`."""
+    if not exists(path):
+        raise UserError(f"{path} is no store: it has no {INDEX}; `pr2l embed DATASET --config CONFIG` makes one")
+    stored, shape, done, checksums = _index(path)
     if changed := _differences(stored, _as_json(key)):
         raise UserError(
             f"the embeddings in {path} are of another data set or config: {'; '.join(changed)}. Write the others to"
             " another folder with `pr2l embed --output FOLDER`, or use the config and the data set of these."
         )
-    return stored, (rows, tokens, width), done
+    return stored, shape, done, checksums
 
 
 def _differences(stored: dict[str, Any], expected: dict[str, Any]) -> list[str]:
@@ -200,5 +284,9 @@ def _as_json(key: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path} is damaged: {why}. Delete {path.parent} and run `pr2l embed` again.")
+def _damaged(path: Path, problem: str) -> DamagedFile:
+    return DamagedFile(path, problem, _again(path.parent))
+
+
+def _again(path: Path) -> str:
+    return f"Delete {path} and run `pr2l embed` again."

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from pr2l.core.disk import full_disk_explained, reserve
 from pr2l.core.types import Frames
 from pr2l.environments.isolation.exit_codes import describe_exit
 from pr2l.environments.isolation.isolated import Timeouts
@@ -34,6 +36,7 @@ from pr2l.rollout.watchdog import CallRecord, HangDetector
 from pr2l.rollout.worker_process import DUMP_SIGNAL, EnvFactory, Rest, call, get, is_wrapped, serve
 
 DUMP_TIME = 0.2  # seconds for a worker to write its stacks
+SHARED = Path("/dev/shm")  # where Linux has the files of shared memory
 
 
 class WorkerTraceback(Exception):
@@ -158,7 +161,7 @@ class Workers(VecEnv):
         if not isinstance(space, spaces.Dict) or "frame" not in space.spaces:
             raise ContractError(f"Workers need observations Dict(frame, proprio), not {space}")
         shape = (self.num_envs, *(space["frame"].shape or ()))
-        self._memory = memory = SharedMemory(create=True, size=int(np.prod(shape)))
+        self._memory = memory = _shared_memory(int(np.prod(shape)), self.num_envs)
         self._frames: Frames = np.ndarray(shape, np.uint8, memory.buf)
         try:
             for worker in self._workers:
@@ -275,6 +278,22 @@ class _Worker:
         finally:
             self.process.kill()
             self.process.join()
+
+
+def _shared_memory(size: int, envs: int) -> SharedMemory:
+    """Make shared memory with reserved space; UserError if the system has too little, as containers often do."""
+    memory = SharedMemory(create=True, size=size)
+    file = SHARED / memory.name.lstrip("/")
+    next_step = "use fewer environments (num_envs) or workers=0, or enlarge it, e.g. docker run --shm-size=2g"
+    try:
+        if file.is_file():
+            with full_disk_explained(SHARED, f"the frames of {envs} environments in shared memory", size, next_step):
+                reserve(file, size)
+    except BaseException:
+        memory.close()
+        memory.unlink()
+        raise
+    return memory
 
 
 def arrange(count: int, workers: int, groups: int) -> list[list[range]]:

@@ -196,7 +196,7 @@ def test_encoder_is_fitted_on_the_whole_data_set_and_stored(toy, dataset, frames
 
 
 def test_encoder_is_fitted_again_after_an_interrupted_write(toy, dataset, monkeypatch):
-    def interrupted(tensors, path):
+    def interrupted(tensors, path, metadata):
         path.write_bytes(b"the first half")
         raise KeyboardInterrupt
 

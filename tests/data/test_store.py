@@ -71,7 +71,8 @@ def test_rows_are_copies_and_the_store_is_read_only(finished):
 def test_files_are_npy_and_json(finished):
     assert np.load(finished / "values.npy", allow_pickle=False).dtype == np.float16
     assert np.load(finished / "mask.npy", allow_pickle=False).tolist() == [[1, 1], [1, 0], [1, 1], [1, 0], [1, 1]]
-    assert read_json(finished / "store.json") == {"key": json.loads(json.dumps(KEY)), "shape": [5, 2, 3], "done": 5}
+    expected = {"key": json.loads(json.dumps(KEY)), "shape": [5, 2, 3], "done": 5, "checksums": True}
+    assert read_json(finished / "store.json") == expected
 
 
 def test_values_beyond_half_precision_are_clipped_and_nan_raises(tmp_path):
@@ -120,7 +121,7 @@ def test_flush_writes_rows_before_their_count(tmp_path, monkeypatch):
     monkeypatch.setattr(np.memmap, "flush", lambda array: order.append(array.ndim))
     monkeypatch.setattr("pr2l.data.store.write_json", lambda path, index: order.append(path.name))
     store.flush()
-    assert order == [3, 2, "store.json"]
+    assert order == [3, 2, 1, "store.json"]
 
 
 def test_folder_without_index_is_no_store(tmp_path):
@@ -156,7 +157,8 @@ def test_other_key_is_rejected_with_the_differences(finished):
         ("values.npy", None, "values.npy is damaged: .*No such file"),
         ("store.json", b"{", "store.json is damaged"),
         ("store.json", b"{}", "store.json is damaged: KeyError"),
-        ("store.json", b"[]", "store.json is damaged: TypeError"),
+        ("store.json", b"[]", "store.json is damaged: it holds a list, not a JSON object. Delete .*store and run"),
+        ("checksums.npy", None, "checksums.npy is damaged: .*No such file"),
     ],
 )
 def test_damaged_files_are_rejected(finished, file, content, message):
@@ -179,11 +181,11 @@ def test_truncated_file_is_rejected(finished):
 
 def test_full_disk_is_rejected_before_files_are_written(tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(5 * 2 * (2 * 3 + 1) - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(5 * (2 * (2 * 3 + 1) + 4) - 1))
     with pytest.raises(UserError, match="5 frames of 2 x 3 numbers"):
         Store.create(tmp_path, KEY, SHAPE)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(5 * 2 * (2 * 3 + 1)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(5 * (2 * (2 * 3 + 1) + 4)))
     Store.create(tmp_path, KEY, SHAPE)
 
 
