@@ -131,7 +131,7 @@ def collect(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "--out", help="Folder of the new data set.", show_default="data/ENVIRONMENT-TASK"),
+        typer.Option("--output", "--out", help="Folder of the data set.", show_default="data/ENVIRONMENT-TASK"),
     ] = None,
     policy: Annotated[str, typer.Option(help="Who acts: random, oracle, or a run folder.")] = "random",
     demonstrations: Annotated[
@@ -154,7 +154,7 @@ def collect(
         list[str] | None, typer.Option(help="Store this entry of the environment's info, too. Can be repeated.")
     ] = None,
 ) -> None:
-    """Record episodes of a task as a Minari data set of observations, actions, rewards and contexts."""
+    """Record episodes of a task as a Minari data set (observations, actions, rewards, ...); run again to continue."""
     values: dict[str, Any] = {}
     for option in options or []:
         apply_override(values, option)

@@ -19,6 +19,7 @@ from gymnasium import spaces
 from pr2l.core import digest
 from pr2l.core.errors import UserError
 from pr2l.core.types import Context, Contexts, Frames
+from pr2l.data.manifest import Manifest
 from pr2l.data.space_arrays import read
 
 FILE = "main_data.hdf5"  # of Minari, below the folder `data`
@@ -70,7 +71,9 @@ class Recording:
         key: JSON values that identify the data set in the key of a store.
 
     Raises:
-        UserError: If the folder has no data set with a complete episode, or its frames are not uint8 [H, W, 3].
+        UserError: If the folder has no data set with a complete episode, `pr2l collect` has not recorded all episodes,
+            or the frames are not uint8 [H, W, 3].
+        DamagedFile: If a file differs from what `pr2l collect` wrote.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -87,8 +90,16 @@ class Recording:
         self._bare_frames = isinstance(self.storage.observation_space, spaces.Box)
         self.observation_space = _with_frame(self.storage.observation_space, folder)
         count = int(self.storage.total_episodes)
+        manifest = Manifest.read(folder)
+        if manifest is not None:
+            manifest.check_complete(folder, count)
         if not count:
             raise UserError(f"{folder} has no complete episode; collect into another folder")
+        digests = {
+            path.relative_to(folder).as_posix(): digest.of_file(path) for path in (folder / "data").glob("*.hdf5")
+        }
+        if manifest is not None:
+            manifest.check_files(folder, digests)
         metadata = list(self.storage.get_episode_metadata(range(count)))
         contexts = [episode.get("context") for episode in metadata]
         self.contexts: Contexts = [dict(context) if isinstance(context, dict) else {} for context in contexts]
@@ -96,8 +107,8 @@ class Recording:
         self.environment, self.task = _played(self.storage.metadata)
         self.environment_options: dict[str, Any] | None = self.storage.metadata.get("environment_options")
         name = self.storage.metadata.get("dataset_id", folder.name)
-        contents = digest.of_files(folder, (folder / "data").glob("*.hdf5"))
-        self.key = {"name": name, "episodes": len(metadata), "frames": len(self), "sha256": contents}
+        contents = {"name": name, "episodes": len(metadata), "frames": len(self)}
+        self.key = {**contents, "sha256": digest.of_json(digests)}
         next(self.batches(0, 1))  # check the dtype of the frames now rather than during training
 
     def __len__(self) -> int:

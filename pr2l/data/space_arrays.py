@@ -1,4 +1,4 @@
-"""Arrays for elements of Gymnasium spaces: stacked over time, and read from HDF5.
+"""Arrays for elements of Gymnasium spaces: stacked over time, written to HDF5, and read from it.
 
 The layout is Minari's: a Dict space is a dict of arrays, a Tuple space a tuple of arrays, a Text space a list of
 strings, and every other space one array [n, ...].
@@ -51,6 +51,26 @@ def stack(space: spaces.Space[Any], elements: Sequence[Any]) -> Any:
     if isinstance(space, spaces.Text):
         return list(elements)
     return np.asarray(elements, dtype=space.dtype).reshape(len(elements), *(space.shape or ()))
+
+
+def write(group: h5py.Group, name: str, values: Any) -> None:
+    """Write stacked values to an HDF5 group, as Minari does.
+
+    Args:
+        group: The group.
+        name: The name of the new data set or, for a dict or a tuple, of the new subgroup.
+        values: Arrays or lists [n, ...] in the layout above.
+    """
+    if isinstance(values, (dict, tuple)):
+        parts = values if isinstance(values, dict) else {f"_index_{i}": part for i, part in enumerate(values)}
+        subgroup = group.create_group(name)
+        for key, part in parts.items():
+            write(subgroup, key, part)
+        return
+    texts = isinstance(values, list) and all(isinstance(value, str) for value in values)
+    shape = (None,) if texts else (None, *np.shape(values)[1:])
+    dtype = h5py.string_dtype("utf-8") if texts else None
+    group.create_dataset(name, data=values, dtype=dtype, chunks=True, maxshape=shape)
 
 
 def read(space: spaces.Space[Any], stored: Any, name: str) -> Any:

@@ -32,9 +32,9 @@ from pr2l.core.images import read_image
 from pr2l.core.prompt import task_contexts
 from pr2l.core.types import Context, Contexts, Frames, Labels
 from pr2l.data.labelled_frames import Progress, Source, load_or_play
+from pr2l.data.manifest import LABELS
 from pr2l.data.questions import DIRECTIONS, DISTANCES, View, direction, distance
 from pr2l.data.recording import Recording
-from pr2l.training.collect import LABELS
 
 GROUP = 20  # maximum number of frames per played episode: many short episodes are more diverse than a few long ones
 FEWEST_GROUPS = 10  # minimum number of played episodes, for any number of frames

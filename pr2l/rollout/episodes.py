@@ -22,7 +22,7 @@ from pr2l.rollout.contract import BadValue, ContractCheck, Info, Observation, ch
 from pr2l.rollout.elements import action_to_json, as_element
 
 # The first number of a spawn key is the purpose of the seed, so that seeds of two purposes differ.
-TRAINING, EVALUATION, EXPLORATION, NOISE = 0, 1, 2, 3
+TRAINING, EVALUATION, EXPLORATION, NOISE, POLICY = 0, 1, 2, 3, 4
 
 ISOLATED_ONLY = ("silence", "memory", "restarts")  # fields of Timeouts that apply to isolated environments only
 REPLAYS = 3  # attempts to replay an episode if its simulator fails during the replay

@@ -29,32 +29,35 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
+import h5py
 import minari
 import numpy as np
 import torch
 from minari.data_collector import EpisodeBuffer
-from minari.dataset.minari_storage import MinariStorage
 from rich.progress import Progress
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from pr2l.core import registry
+from pr2l.core import digest, lock, registry
 from pr2l.core.config import MAX_SEED, parse_options
 from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.types import Labels
+from pr2l.data.episode_writer import EpisodeWriter, new_storage
 from pr2l.data.labelled_frames import measured
-from pr2l.data.space_arrays import check_supported, stack
+from pr2l.data.manifest import NAME, Manifest
+from pr2l.data.recording import FILE
+from pr2l.data.space_arrays import stack
 from pr2l.rollout.contract import ContractCheck
 from pr2l.rollout.elements import as_element
-from pr2l.rollout.episodes import NOISE, SeededEpisodes
+from pr2l.rollout.episodes import NOISE, POLICY, SeededEpisodes
 from pr2l.rollout.vec_embed import VecEmbed
-from pr2l.training.evaluate import learner_actor, play, trained
+from pr2l.training import checkpoints
+from pr2l.training.evaluate import Actor, learner_actor, play, trained
 from pr2l.training.runs import Run
 
 Observation: TypeAlias = dict[str, np.ndarray]
 Write: TypeAlias = Callable[[EpisodeBuffer, dict[str, Any], list[Labels]], None]
 
-LABELS = "labels.jsonl"  # in the folder of the data set: the simulator's labels, if they are stored
 RESERVED = ("choice", "context")  # entries of `infos` that `collect` itself writes
 LONG_CONTEXT = 4096  # characters; HDF5 attributes hold at most 64 kB, so longer contexts are stored per step
 
@@ -74,9 +77,11 @@ def collect(
     labels: bool = False,
     infos: Sequence[str] = (),
 ) -> minari.MinariDataset:
-    """Record episodes of a task with the seeds seed, seed + 1, ...
+    """Record episodes of a task with the seeds seed, seed + 1, ..., or the remaining episodes if the folder has some.
 
-    Each episode is written when it ends, with lossless frames. Ctrl-C keeps the complete episodes. The metadata of an
+    Frames are lossless. Ctrl-C keeps the complete episodes, and a killed process those until a second before; the same
+    call records the others. The actions of a policy in an episode depend on the seed of the episode only, so a data set
+    does not depend on interruptions. A larger number of episodes extends a complete data set. The metadata of an
     episode are `context` (at its start), `success`, `return` and `seed`. The metadata of the data set are
     `environment`, `task`, `environment_options`, `policy`, `split` and `noise`. An episode whose context changes, or
     whose context is long, also has `infos["context"]`: n + 1 JSON texts.
@@ -84,7 +89,7 @@ def collect(
     Args:
         environment: A name from `pr2l list environments`.
         task: A key of the environment's TASKS.
-        folder: The folder to make. None = data/<environment>-<task>.
+        folder: The folder to make or to continue. None = data/<environment>-<task>.
         policy: "random", "oracle", or the folder of a run of this task.
         demonstrations: A file of episodes, such as human demonstrations, whose actions are played in place of a
             policy's; only for environments that can read such files. Demonstrations that cannot be played, or whose
@@ -104,11 +109,12 @@ def collect(
         The data set, as Minari reads it.
 
     Raises:
-        UserError: If the folder exists, a name or an option is wrong, or an observation or action is not in its space.
+        UserError: If the folder exists and is no data set of the same settings, another process writes to it, a name or
+            an option is wrong, or an observation or action is not in its space.
+        DiskFull: If the disk has too little space.
     """
     folder = (folder or default_folder(environment, task)).resolve()  # minari joins relative paths twice
-    if folder.exists():
-        raise UserError(f"{folder} exists already; collect writes a new data set: name another folder with --output")
+    _check_folder(folder)
     if clash := [key for key in infos if key in RESERVED]:
         raise UserError(f"the info {clash[0]!r} cannot be asked for: it is stored already where an episode has it")
     module = registry.load("environments", environment)
@@ -123,41 +129,55 @@ def collect(
     values = {**(run.config.environment_options if run else {}), **(options or {})}
     defaults = parse_options(module.Defaults, values, f"options of {environment!r}")
     name, with_labels = f"{environment}/{task}", labels or policy != "random"
-    env = ContractCheck(module.make(task, defaults, split=split, labels=with_labels), name, labels=labels)
+    settings = {
+        "environment": environment,
+        "task": task,
+        "environment_options": defaults.model_dump(mode="json"),  # all, as the defaults may change
+        "given_options": values,
+        "policy": policy,
+        "checkpoint": _checkpoint(run),
+        "demonstrations": None if demonstrations is None else str(demonstrations.resolve()),
+        "demonstrations_sha256": None if demonstrations is None else digest.of_file(demonstrations),
+        "split": split,
+        "seed": seed,
+        "noise": noise,
+        "labels": labels,
+        "infos": list(infos),
+    }
+    settings = json.loads(json.dumps(settings))  # as they are read from the manifest: lists in place of tuples
     title = f"{policy} {'play' if demonstrations else 'plays'} {name}"
-    with closing(env), Progress() as progress:
-        bar = progress.add_task(title, total=episodes)
-        metadata = {
-            "description": f"{title}, {split} episodes from seed {seed}",
-            "environment": environment,
-            "task": task,
-            "environment_options": defaults.model_dump(mode="json"),  # all, as the defaults may change
-            "policy": policy,
-            "split": split,
-            "noise": noise,
-        }
-        storage = new_storage(folder, env, metadata)
+    metadata = {
+        "description": f"{title}, {split} episodes from seed {seed}",
+        **{key: settings[key] for key in ("environment", "task", "environment_options", "policy", "split", "noise")},
+    }
+    env = ContractCheck(module.make(task, defaults, split=split, labels=with_labels), name, labels=labels)
+    manifest, omissions = Manifest(settings, episodes), Counter[str]()
 
-        def write(episode: EpisodeBuffer, episode_metadata: dict[str, Any], frame_labels: list[Labels]) -> None:
-            with not_interrupted():
-                if labels:
-                    with (folder / LABELS).open("a", encoding="utf-8") as file:
-                        file.write(json.dumps([measured(frame, module) for frame in frame_labels]) + "\n")
-                storage.update_episodes([episode])
-                storage.update_episode_metadata([episode_metadata], [storage.total_episodes - 1])
-            progress.advance(bar)
+    def record(writer: EpisodeWriter) -> None:
+        with Progress() as progress:
+            bar = progress.add_task(title, total=episodes, completed=len(writer.seeds))
 
-        never = getattr(module, "ENDING_ACTIONS", ())
-        recorder = Recorder(env, write, noise, never, infos)
-        omissions: Counter[str] = Counter()
-        try:
+            def write(episode: EpisodeBuffer, episode_metadata: dict[str, Any], frame_labels: list[Labels]) -> None:
+                with not_interrupted():
+                    stored = [measured(frame, module) for frame in frame_labels] if labels else None
+                    writer.append(episode, episode_metadata, stored)
+                progress.advance(bar)
+
+            recorder = Recorder(env, write, noise, getattr(module, "ENDING_ACTIONS", ()), infos)
             if demonstrations is not None:
-                omissions = _play_demonstrations(recorder, module, demonstrations, episodes, seed)
+                present = set(writer.seeds)
+                omissions.update(_play_demonstrations(recorder, module, demonstrations, episodes, seed, present))
             else:
-                assert episodes is not None
-                _play(recorder, module, task, run, policy, episodes, seed)
+                _play(recorder, module, task, run, policy, _missing(manifest, writer), seed)
+
+    with closing(env), lock.locked(folder):
+        existing = _existing(folder, settings)
+        try:
+            writer = _open(folder, env, metadata, manifest, existing)
+            if existing is None or not existing.is_complete or existing.wanted != episodes:
+                _complete(folder, manifest, writer, record)
         except BaseException:
-            if not storage.total_episodes:
+            if _is_empty(folder):
                 shutil.rmtree(folder)
             raise
     console = Console()
@@ -165,9 +185,87 @@ def collect(
         console.print(f"{omissions.total():,} demonstrations are left out; the most frequent reasons:")
     for reason, number in omissions.most_common(5):
         console.print(f"  {number:,}: {reason}", markup=False)
+    if missing := demonstrations is None and _missing(manifest, writer):
+        console.print(f"{len(missing):,} episodes are left out, because the simulator failed in them twice")
     command = embed_command(folder, environment, task, values)
-    console.print(f"{storage.total_episodes:,} episodes are in {folder}; next: {command}", markup=False)
-    return minari.MinariDataset(storage)
+    console.print(f"{len(writer.seeds):,} episodes are in {folder}; next: {command}", markup=False)
+    return minari.MinariDataset(writer.storage)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise UserError if a folder has files, but is no data set that `collect` can continue."""
+    if not folder.exists() or (folder / NAME).is_file():
+        return
+    of_a_killed_process = (lock.NAME, f".partial-{NAME}")
+    if not folder.is_dir() or any(path.name not in of_a_killed_process for path in folder.iterdir()):
+        raise UserError(
+            f"{folder} exists already, without the file {NAME} of a data set that can be continued; name another "
+            "folder with --output"
+        )
+
+
+def _existing(folder: Path, settings: Mapping[str, Any]) -> Manifest | None:
+    """Read the manifest of a data set, None if there is none; UserError if its settings differ."""
+    existing = Manifest.read(folder)
+    if existing is not None:
+        existing.check_settings(settings, folder)
+    return existing
+
+
+def _open(
+    folder: Path, env: gym.Env[Any, Any], metadata: dict[str, Any], manifest: Manifest, existing: Manifest | None
+) -> EpisodeWriter:
+    """Open a data set to append episodes, and make its files if it has none; UserError if it has too many episodes."""
+    if existing is None:
+        manifest.write(folder)
+    elif existing.wanted != manifest.wanted:
+        existing.check_files(folder, {})  # before a longer data set gets new digests
+    new_storage(folder, env, metadata)
+    writer = EpisodeWriter(
+        folder, f"free some space; the episodes so far are kept. To continue:\n{manifest.command(folder)}"
+    )
+    recorded = len(writer.seeds)
+    if manifest.wanted is not None and recorded > manifest.wanted:
+        raise UserError(
+            f"{folder} has {recorded:,} episodes already, more than {manifest.wanted:,}; name another folder with "
+            f"--output, or ask for {recorded:,} episodes or more"
+        )
+    return writer
+
+
+def _complete(folder: Path, manifest: Manifest, writer: EpisodeWriter, record: Callable[[EpisodeWriter], None]) -> None:
+    """Record the missing episodes, and write the manifest of the complete data set."""
+    manifest.write(folder)  # incomplete from now on
+    try:
+        record(writer)
+    except BaseException:
+        with not_interrupted():
+            writer.commit()
+        if writer.seeds:
+            Console().print(
+                f"{len(writer.seeds):,} episodes are kept; to continue:\n{manifest.command(folder)}", markup=False
+            )
+        raise
+    writer.commit()
+    manifest.completed(folder, len(writer.seeds)).write(folder)
+
+
+def _missing(manifest: Manifest, writer: EpisodeWriter) -> list[int]:
+    """Return the numbers of the wanted episodes that are not recorded."""
+    present, seed = set(writer.seeds), manifest.settings["seed"]
+    return [number for number in range(manifest.wanted or 0) if seed + number not in present]
+
+
+def _is_empty(folder: Path) -> bool:
+    """Return whether a data set has no episode on the disk."""
+    path = folder / "data" / FILE
+    if not path.is_file():
+        return True
+    try:
+        with h5py.File(path) as file:
+            return len(file) == 0
+    except OSError:  # it is damaged
+        return False
 
 
 def default_folder(environment: str, task: str) -> Path:
@@ -206,6 +304,9 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
             actions and the actions themselves.
         never: Actions that noise does not draw.
         infos: Keys of the infos to record.
+
+    Attributes:
+        episode_seed: The seed of the running episode.
     """
 
     def __init__(
@@ -224,7 +325,7 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
-        self._seed, self._random = seed, np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(NOISE,)))
+        self.episode_seed, self._random = seed, np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(NOISE,)))
         self._noise_space.seed(int(self._random.integers(2**32)))
         self.begin(observation, info)
         return observation, info
@@ -281,7 +382,7 @@ class Recorder(gym.Wrapper[Observation, Any, Observation, Any]):
         if long or any(context != first for context in self._contexts):
             infos["context"] = [json.dumps(context) for context in self._contexts]
         episode = EpisodeBuffer(
-            seed=self._seed,
+            seed=self.episode_seed,
             observations=stack(self.observation_space, self._observations),
             actions=stack(self.action_space, self._actions),
             rewards=self._rewards,
@@ -333,18 +434,42 @@ def _run(policy: str, environment: str, task: str) -> Run | None:
     return run
 
 
-def _play(env: Recorder, module: Any, task: str, run: Run | None, policy: str, episodes: int, seed: int) -> None:
-    venv = DummyVecEnv([lambda: SeededEpisodes(env, lambda episode: seed + episode)])
+def _checkpoint(run: Run | None) -> int | None:
+    """Return the step of a run's newest checkpoint."""
+    return None if run is None else max(checkpoints.steps(run.checkpoints), default=None)
+
+
+def _play(
+    env: Recorder, module: Any, task: str, run: Run | None, policy: str, numbers: Sequence[int], seed: int
+) -> None:
+    """Play the episodes of these numbers, with a run, the oracle or random actions."""
+    if not numbers:
+        return
+    seeds = [seed + number for number in (*numbers, numbers[0])]  # the last one begins, but is not played
+    venv = DummyVecEnv([lambda: SeededEpisodes(env, lambda episode: seeds[min(episode, len(numbers))])])
     if run is not None:
         encoder, learner, _ = trained(run)
-        torch.manual_seed(seed)
-        play(VecEmbed(venv, encoder), learner_actor(learner, greedy=run.config.evaluation_greedy), episodes)
+        act = learner_actor(learner, greedy=run.config.evaluation_greedy)
+        play(VecEmbed(venv, encoder), _seeded(env, act, torch.manual_seed), len(numbers))
     elif policy == "oracle":
         decide = module.oracle(task)
-        play(venv, _single_actor(lambda: as_element(env.action_space, decide(env), "action of the oracle")), episodes)
+        act = _single_actor(lambda: as_element(env.action_space, decide(env), "action of the oracle"))
+        play(venv, act, len(numbers))
     else:
-        env.action_space.seed(seed)
-        play(venv, _single_actor(env.action_space.sample), episodes)
+        play(venv, _seeded(env, _single_actor(env.action_space.sample), env.action_space.seed), len(numbers))
+
+
+def _seeded(env: Recorder, act: Actor, set_seed: Callable[[int], Any]) -> Actor:
+    """Return an actor whose random actions in an episode depend on nothing but the seed of the episode."""
+
+    def seeded(observation: Any, starts: np.ndarray) -> np.ndarray:
+        if starts[0]:
+            # Not the seed itself, which the environment has: its random numbers would be those of the actions.
+            sequence = np.random.SeedSequence(env.episode_seed, spawn_key=(POLICY,))
+            set_seed(int(sequence.generate_state(1)[0]))
+        return act(observation, starts)
+
+    return seeded
 
 
 def _check_demonstrations(module: Any, environment: str, path: Path, policy: str, noise: float) -> None:
@@ -356,14 +481,21 @@ def _check_demonstrations(module: Any, environment: str, path: Path, policy: str
         raise UserError(f"there is no file {path}")
 
 
-def _play_demonstrations(env: Recorder, module: Any, path: Path, episodes: int | None, seed: int) -> Counter[str]:
-    """Play demonstrations until `episodes` are recorded, and count the omitted demonstrations by reason."""
+def _play_demonstrations(
+    env: Recorder, module: Any, path: Path, episodes: int | None, seed: int, present: Collection[int]
+) -> Counter[str]:
+    """Play demonstrations until `episodes` are recorded, and count the omitted demonstrations by reason.
+
+    Demonstrations whose seeds are in `present` are recorded already.
+    """
     omissions: Counter[str] = Counter()
     episode_count = 0
     for number, demonstration in enumerate(_read_demonstrations(module, path)):
         if episode_count == episodes:
             break
-        problem = demonstration.problem or _play_demonstration(env, module, demonstration, seed + number)
+        problem = ""
+        if seed + number not in present:
+            problem = demonstration.problem or _play_demonstration(env, module, demonstration, seed + number)
         omissions.update([problem] if problem else [])
         episode_count += not problem
     if not episode_count:
@@ -406,25 +538,6 @@ def _check_seeds(seed: int, episodes: int) -> None:
 def _single_actor(decide: Callable[[], Any]) -> Any:
     """Make an actor for one environment; it returns a list, because arrays cannot hold Dict or Text actions."""
     return lambda observation, starts: [decide()]
-
-
-def new_storage(folder: Path, env: gym.Env[Any, Any], metadata: dict[str, Any]) -> MinariStorage:
-    """Make an empty data set for the spaces of an environment.
-
-    Args:
-        folder: The folder of the data set; Minari's files are in its subfolder `data`.
-        env: The environment.
-        metadata: Metadata of the data set, besides the dataset id and the version of Minari.
-
-    Raises:
-        UserError: If the data set cannot hold elements of the spaces.
-    """
-    check_supported(env.observation_space, "observation space")
-    check_supported(env.action_space, "action space")
-    (folder / "data").mkdir(parents=True)
-    storage = MinariStorage.new(folder / "data", env.observation_space, env.action_space, jpeg_encoding=False)
-    storage.update_metadata({"dataset_id": folder.name, "minari_version": minari.__version__, **metadata})
-    return storage
 
 
 @contextmanager

@@ -207,6 +207,7 @@ def test_other_spaces_are_rejected_for_a_data_set_without_environment_name(examp
     values = json.loads(metadata.read_text())
     del values["environment"], values["task"], values["description"]
     metadata.write_text(json.dumps(values))
+    (tmp_path / "episodes" / "collect.json").unlink()
     with pytest.raises(UserError, match="observation_space of the data set.*environment_options"):
         train(toy("environment=doors", "task=choose"), root=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
@@ -250,6 +251,7 @@ def test_environments_are_made_before_the_evaluation_only_if_options_differ(
 ):
     file = tmp_path / "episodes" / "data" / "metadata.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | metadata))
+    (tmp_path / "episodes" / "collect.json").unlink()
     before_evaluation = []
     monkeypatch.setattr("pr2l.training.train.report", lambda *arguments: before_evaluation.append(len(make_calls)))
     config = toy("steps=64", *overrides)

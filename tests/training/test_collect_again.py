@@ -1,0 +1,199 @@
+"""Data sets whose `collect` was stopped, killed, started twice, or damaged afterwards."""
+
+import errno
+import os
+import signal
+from pathlib import Path
+
+import h5py
+import minari
+import pytest
+from processes import run_in_fork
+from toy_runs import TOY_WORLD
+
+from pr2l.core.disk import DiskFull
+from pr2l.core.errors import UserError
+from pr2l.core.io import DamagedFile
+from pr2l.core.lock import locked
+from pr2l.data import episode_writer
+from pr2l.data.episode_writer import EpisodeWriter
+from pr2l.data.manifest import Manifest
+from pr2l.data.recording import Recording
+from pr2l.training.collect import collect
+
+DEMONSTRATIONS = """
+from types import SimpleNamespace
+def demonstrations(path):
+    for problem in path.read_text().splitlines():
+        yield SimpleNamespace(problem=problem.strip("-"), start=None, actions=[0] * 7)
+def begin(env, start): return env.unwrapped._observation(), env.unwrapped._info()
+"""
+KIND = {"noise": 0.3, "labels": True, "seed": 7, "infos": ["measures"], "policy": "random"}
+
+
+@pytest.fixture(autouse=True)
+def toy(write_plugin, monkeypatch):
+    """The toy world, with demonstrations; every episode is committed when it ends."""
+    write_plugin("environments", "toy", TOY_WORLD + DEMONSTRATIONS)
+    monkeypatch.setattr(episode_writer, "COMMIT_EVERY", 0)
+
+
+def killed(folder: Path, monkeypatch: pytest.MonkeyPatch, after: int, **arguments) -> None:
+    """Run `collect` in a process that is killed in the episode after the first `after` ones."""
+    append = EpisodeWriter.append
+
+    def kill(self, *episode):
+        if len(self.seeds) == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        append(self, *episode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeWriter, "append", kill)
+        assert run_in_fork(lambda: collect("toy", "colours", folder, **arguments)) == -signal.SIGKILL
+
+
+def assert_same(folder: Path, expected: Path) -> None:
+    """Two data sets have the same arrays, attributes and labels."""
+    found: list[dict] = []
+    for path in (folder, expected):
+        entries: dict = {"labels": (path / "labels.jsonl").read_bytes() if (path / "labels.jsonl").is_file() else b""}
+        with h5py.File(path / "data" / "main_data.hdf5") as file:
+
+            def add(name, item, entries=entries):
+                entries[f"{name} attributes"] = {key: str(value) for key, value in item.attrs.items()}
+                if isinstance(item, h5py.Dataset):
+                    entries[name] = item[()].tolist()
+
+            file.visititems(add)
+        found.append(entries)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("policy", "after"), [("random", 0), ("random", 3), ("oracle", 3)])
+def test_killed_collect_is_refused_until_it_is_continued(tmp_path, monkeypatch, capsys, policy, after):
+    """The continued data set equals that of an uninterrupted command."""
+    arguments, folder = {**KIND, "policy": policy, "episodes": 5}, tmp_path / "killed"
+    killed(folder, monkeypatch, after, **arguments)
+    dataset = minari.MinariDataset(folder / "data")
+    assert [len(episode.rewards) for episode in dataset] == [len(e.rewards) for e in dataset] and len(dataset) == after
+    with pytest.raises(UserError, match=rf"is incomplete: it has {after} of 5 episodes.*\npr2l collect toy colours"):
+        Recording(folder)
+    collect("toy", "colours", folder, **arguments)
+    assert "which has ended; taking over" in capsys.readouterr().out
+    collect("toy", "colours", tmp_path / "whole", **arguments)
+    assert_same(folder, tmp_path / "whole")
+    assert Recording(folder).episodes == 5
+
+
+def test_killed_collect_of_demonstrations_is_continued(tmp_path, monkeypatch, capsys):
+    """The demonstrations that cannot be played are counted again."""
+    file = tmp_path / "demonstrations"
+    file.write_text("-\nit is damaged\n-\n-\n")
+    killed(tmp_path / "killed", monkeypatch, 2, demonstrations=file)
+    with pytest.raises(UserError, match="(?s)has 2 of all episodes.*--from .*demonstrations\n.* add: --episodes 2"):
+        Recording(tmp_path / "killed")
+    collect("toy", "colours", tmp_path / "killed", demonstrations=file)
+    assert "1 demonstrations are left out" in capsys.readouterr().out
+    collect("toy", "colours", tmp_path / "whole", demonstrations=file)
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+    file.write_text("-\n-\n")
+    with pytest.raises(UserError, match="demonstrations_sha256 is .* there and .* here"):
+        collect("toy", "colours", tmp_path / "whole", demonstrations=file)
+
+
+def test_same_command_does_nothing_and_more_episodes_extend(tmp_path):
+    folder, file = tmp_path / "a", tmp_path / "a" / "data" / "main_data.hdf5"
+    collect("toy", "colours", folder, **KIND, episodes=2)
+    before = file.stat().st_mtime_ns
+    assert collect("toy", "colours", folder, **KIND, episodes=2).total_episodes == 2
+    assert file.stat().st_mtime_ns == before
+    collect("toy", "colours", folder, **KIND, episodes=4)
+    collect("toy", "colours", tmp_path / "b", **KIND, episodes=4)
+    assert_same(folder, tmp_path / "b")
+    assert Recording(folder).episodes == 4
+    with pytest.raises(UserError, match="has 4 episodes already, more than 3"):
+        collect("toy", "colours", folder, **KIND, episodes=3)
+    assert Recording(folder).episodes == 4
+
+
+def test_other_settings_are_refused_with_the_differences(tmp_path):
+    collect("toy", "colours", tmp_path / "a", **KIND, episodes=1)
+    with pytest.raises(UserError, match=r"(?s)noise is 0.3 there and 0.5 here.*--seed 7 --noise 0.3") as error:
+        collect("toy", "colours", tmp_path / "a", **{**KIND, "noise": 0.5}, episodes=2)
+    assert str(error.value).endswith("--episodes 1 --labels --info measures")
+    assert Recording(tmp_path / "a").episodes == 1
+
+
+def test_second_process_is_refused(tmp_path):
+    with locked(tmp_path / "a"), pytest.raises(UserError, match="a is in use by process [0-9]+ on"):
+        collect("toy", "colours", tmp_path / "a", episodes=1)
+
+
+def test_folder_of_an_earlier_version_is_not_continued(tmp_path):
+    collect("toy", "colours", tmp_path / "a", episodes=1)
+    (tmp_path / "a" / "collect.json").unlink()
+    with pytest.raises(UserError, match="exists already, without the file collect.json"):
+        collect("toy", "colours", tmp_path / "a", episodes=1)
+    assert Recording(tmp_path / "a").episodes == 1
+
+
+@pytest.mark.parametrize("name", ["data/main_data.hdf5", "data/metadata.json", "labels.jsonl", "collect.json"])
+def test_damage_is_found_when_the_data_set_is_opened_or_extended(tmp_path, name):
+    collect("toy", "colours", tmp_path / "a", **KIND, episodes=2)
+    file = tmp_path / "a" / name
+    if name == "data/metadata.json":
+        file.write_text(file.read_text().replace('"noise": 0.3', '"noise": 0.4'))
+    else:
+        content = bytearray(file.read_bytes())
+        content[len(content) * 3 // 4] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(DamagedFile, match=rf"{name} is damaged.*Delete .*a and collect it again"):
+        Recording(tmp_path / "a")
+    with pytest.raises(DamagedFile, match=rf"{name} is damaged"):
+        collect("toy", "colours", tmp_path / "a", **KIND, episodes=3)
+
+
+def test_full_disk_keeps_the_episodes_before(tmp_path, monkeypatch):
+    """The disk is full at the third episode."""
+    append = EpisodeWriter.append
+
+    def on_full_disk(self, *episode):
+        def full(*arguments):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            if len(self.seeds) == 2:
+                patch.setattr(os, "pwrite", full)
+            append(self, *episode)
+
+    with monkeypatch.context() as patch, pytest.raises(DiskFull) as error:
+        patch.setattr(EpisodeWriter, "append", on_full_disk)
+        collect("toy", "colours", tmp_path / "a", **KIND, episodes=4)
+    assert "free some space; the episodes so far are kept. To continue:\npr2l collect toy colours" in str(error.value)
+    assert len(minari.MinariDataset(tmp_path / "a" / "data")) == 2
+    collect("toy", "colours", tmp_path / "a", **KIND, episodes=4)
+    collect("toy", "colours", tmp_path / "b", **KIND, episodes=4)
+    assert_same(tmp_path / "a", tmp_path / "b")
+
+
+def test_episodes_are_committed_together_within_a_second(tmp_path, monkeypatch):
+    """All of them when the command ends, also by an error."""
+    monkeypatch.setattr(episode_writer, "COMMIT_EVERY", 1000)
+    with pytest.raises(RuntimeError, match="toy engine has died"):
+        collect("toy", "colours", tmp_path / "a", episodes=50, options={"crash_at": 20})
+    assert 2 <= len(minari.MinariDataset(tmp_path / "a" / "data")) <= 4
+
+
+def test_random_actions_do_not_repeat_the_random_numbers_of_the_environment(tmp_path, monkeypatch):
+    """With the seed of the environment, the length of an episode, its first random number, would tell the action."""
+    monkeypatch.setattr(episode_writer, "COMMIT_EVERY", 1000)
+    episodes = collect("toy", "colours", tmp_path / "a", episodes=40)
+    assert len({(len(episode.rewards), int(episode.actions[0])) for episode in episodes}) >= 9
+
+
+def test_command_of_a_manifest_has_all_settings_that_differ_from_the_defaults(tmp_path):
+    collect("toy", "colours", tmp_path / "a", episodes=1, split="evaluation", options={"crash_at": 90})
+    manifest = Manifest.read(tmp_path / "a")
+    assert manifest is not None and manifest.recorded == manifest.wanted == 1
+    words = f"pr2l collect toy colours crash_at=90 --output {tmp_path / 'a'} --split evaluation --episodes 1"
+    assert manifest.command(tmp_path / "a") == words
