@@ -30,7 +30,7 @@ class EpisodeWriter:
 
     Args:
         folder: The folder of the data set; `new_storage` has made its files.
-        next_step: What the user can do if the disk is full.
+        command: The command that continues the data set, for the error of a full disk.
 
     Attributes:
         storage: Minari's reader of the data set.
@@ -40,13 +40,13 @@ class EpisodeWriter:
         DamagedFile: The data set cannot be read.
     """
 
-    def __init__(self, folder: Path, next_step: str) -> None:
+    def __init__(self, folder: Path, command: str) -> None:
         self.storage = MinariStorage.read(folder / "data")
-        self._folder, self._next_step = folder, next_step
+        self._folder, self._command = folder, command
         self._file = AtomicFile(folder / "data" / FILE)
         self._read_episodes()
         self._labels: list[str] = []  # lines that are not yet written
-        self._last_commit = time.monotonic()
+        self._last_commit, self._committed = time.monotonic(), len(self.seeds)
         _keep_lines(folder / LABELS, len(self.seeds))
         if self.storage.total_episodes != len(self.seeds):  # the process was killed between the two files
             self._write_metadata()
@@ -84,13 +84,15 @@ class EpisodeWriter:
         if not self._file.pending:
             return
         needed = self._file.pending + sum(map(len, self._labels))
-        with full_disk_explained(self._folder, "the next episodes", needed, self._next_step):
+        next_step = f"free some space; {self._committed:,} episodes are kept. To continue:\n{self._command}"
+        with full_disk_explained(self._folder, "the next episodes", needed, next_step):
             try:
                 if self._labels:
                     with (self._folder / LABELS).open("a", encoding="utf-8") as file:
                         file.writelines(self._labels)
                 self._file.commit()
                 self._write_metadata()
+                self._committed = len(self.seeds)
             except BaseException:
                 self._file.discard()
                 self._read_episodes()

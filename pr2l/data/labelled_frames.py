@@ -3,7 +3,7 @@
 A set of labelled frames is a folder with
 
     frames.npy      uint8 [N, H, W, 3]          labels.jsonl, scenes.jsonl   one line per frame
-    episodes.npy    int [N]                     set.json                     the Source
+    episodes.npy    int [N]                     set.json                     the Source, digests of files
 
 Distances are in units of the environment's NEAR, so that frames of several simulators can be mixed. The folder's name
 contains a digest of the Source, so an interrupted `pretrain` uses the same set again.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,11 +26,16 @@ import gymnasium as gym
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from pr2l.core import registry
+from pr2l.core import digest, registry
 from pr2l.core.config import Seed
+from pr2l.core.disk import full_disk_explained, reserve
+from pr2l.core.errors import UserError
+from pr2l.core.io import DamagedFile, read_json, write_json
+from pr2l.core.lock import locked
 from pr2l.core.types import Frames, Labels, Scene
 from pr2l.data.questions import DISTANCES, distance
 
+FILES = ("frames.npy", "labels.jsonl", "scenes.jsonl", "episodes.npy")
 BLANK_SHARE = 0.3  # keep frames without labels less often by this factor: most of a random walk shows bare walls
 KEEP_SHARE = 0.5  # probability of keeping a frame: consecutive frames are nearly the same
 LONGEST_HOLD = 5  # a random action is repeated 1 to 5 times, so that the agent covers some distance
@@ -88,11 +93,17 @@ def load_or_play(source: Source, folder: Path, progress: Progress = lambda count
         source: The parameters of the set.
         folder: The folder of all sets; each set is a subfolder.
         progress: Function that is called with the number of frames so far, after each stored frame.
+
+    Raises:
+        DamagedFile: If a file of the set differs from what was written.
+        DiskFull: If the disk has too little space.
     """
     key = hashlib.sha256(source.model_dump_json(exclude_none=True).encode()).hexdigest()[:8]
     path = folder / f"{'-'.join((source.environment, *source.tasks, source.split))}-{key}"
     if not _is_complete(path, source):
-        _play(source, path, progress)
+        with locked(path, wait=True):
+            if not _is_complete(path, source):  # another process has not played it in the meantime
+                _play(source, path, progress)
     return _read(path)
 
 
@@ -101,12 +112,30 @@ def _is_complete(path: Path, source: Source) -> bool:
     files = (card, path / "scenes.jsonl", path / "episodes.npy")  # sets of earlier versions lack one or two
     if not all(file.exists() for file in files):
         return False
-    return bool(json.loads(card.read_text())["source"] == source.model_dump(mode="json"))
+    return bool(_read_card(path)["source"] == source.model_dump(mode="json"))
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    return read_json(path / "set.json", _again(path))
+
+
+def _again(path: Path) -> str:
+    return f"Delete {path}; the same command plays its episodes again."
+
+
+def _check_files(path: Path) -> None:
+    """Raise DamagedFile if a file does not have its digest; sets of earlier versions have no digests."""
+    for name, written in _read_card(path).get("files", {}).items():
+        if not (path / name).is_file():
+            raise DamagedFile(path / name, "it is missing", _again(path))
+        if digest.of_file(path / name) != written:
+            raise DamagedFile(path / name, "its content differs from what was written", _again(path))
 
 
 def _read(path: Path) -> LabelledFrames:
+    _check_files(path)
     labels, scenes = (_read_lines(path / name) for name in ("labels.jsonl", "scenes.jsonl"))
-    names = json.loads((path / "set.json").read_text())["names"]
+    names = _read_card(path)["names"]
     # Read into memory, not as a memory map: batches draw random frames, and each would need a seek on a slow disk.
     frames, episodes = (np.load(path / name, allow_pickle=False) for name in ("frames.npy", "episodes.npy"))
     return LabelledFrames(frames, labels, tuple(names), scenes, episodes.tolist())
@@ -126,19 +155,31 @@ def _play(source: Source, path: Path, progress: Progress) -> None:
         frames = None
         for count, (frame, info) in enumerate(_frames(world, source)):
             if frames is None:
-                shape = (source.frames, *frame.shape)
-                frames = np.lib.format.open_memmap(path / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
+                frames = _new_frames(path / "frames.npy", (source.frames, *frame.shape))
             frames[count] = frame
             labels.write(json.dumps(measured(info["labels"], world)) + "\n")
             scenes.write(json.dumps(info.get("scene", {})) + "\n")
             episodes.append(info["episode"])
             progress(count + 1)
     np.save(path / "episodes.npy", episodes)
+    if frames is not None:
+        frames.flush()
     names = sorted({name for task in source.tasks for name in world.kinds(task)})
-    card = {"source": source.model_dump(mode="json"), "names": names}
-    unfinished = path / "set.json.part"
-    unfinished.write_text(json.dumps(card, indent=2))
-    os.replace(unfinished, path / "set.json")
+    files = {name: digest.of_file(path / name) for name in FILES}
+    write_json(path / "set.json", {"source": source.model_dump(mode="json"), "names": names, "files": files})
+
+
+def _new_frames(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """Make the memory map of the frames, with reserved space; DiskFull if the disk has too little."""
+    next_step = "free some space, or take fewer frames"
+    try:
+        with full_disk_explained(path.parent, f"{shape[0]:,} labelled frames", math.prod(shape), next_step):
+            frames = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+            reserve(path, frames.offset + frames.nbytes)
+    except UserError:
+        path.unlink(missing_ok=True)
+        raise
+    return frames
 
 
 def _frames(world: ModuleType, source: Source) -> Iterator[tuple[Frames, Info]]:

@@ -40,6 +40,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from pr2l.core import digest, lock, registry
 from pr2l.core.config import MAX_SEED, parse_options
 from pr2l.core.console import Console
+from pr2l.core.disk import DiskFull
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.types import Labels
 from pr2l.data.episode_writer import EpisodeWriter, new_storage
@@ -221,9 +222,7 @@ def _open(
     elif existing.wanted != manifest.wanted:
         existing.check_files(folder, {})  # before a longer data set gets new digests
     new_storage(folder, env, metadata)
-    writer = EpisodeWriter(
-        folder, f"free some space; the episodes so far are kept. To continue:\n{manifest.command(folder)}"
-    )
+    writer = EpisodeWriter(folder, manifest.command(folder))
     recorded = len(writer.seeds)
     if manifest.wanted is not None and recorded > manifest.wanted:
         raise UserError(
@@ -238,13 +237,12 @@ def _complete(folder: Path, manifest: Manifest, writer: EpisodeWriter, record: C
     manifest.write(folder)  # incomplete from now on
     try:
         record(writer)
-    except BaseException:
+    except BaseException as error:
         with not_interrupted():
             writer.commit()
-        if writer.seeds:
-            Console().print(
-                f"{len(writer.seeds):,} episodes are kept; to continue:\n{manifest.command(folder)}", markup=False
-            )
+        if writer.seeds and not isinstance(error, DiskFull):  # which says it itself
+            kept = f"{len(writer.seeds):,} episodes are kept; to continue:"
+            Console().print(f"{kept}\n{manifest.command(folder)}", markup=False)
         raise
     writer.commit()
     manifest.completed(folder, len(writer.seeds)).write(folder)

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import random
 import signal
+import threading
 from pathlib import Path
 
 import h5py
@@ -67,6 +69,28 @@ def assert_same(folder: Path, expected: Path) -> None:
             file.visititems(add)
         found.append(entries)
     assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_collect_that_is_killed_at_random_moments_equals_an_uninterrupted_one(tmp_path):
+    """Killed every few hundredths of a second, in the middle of episodes and of writing."""
+    rng, folder, arguments = random.Random(0), tmp_path / "killed", {**KIND, "episodes": 60}
+    code, kills, counts = -signal.SIGKILL, 0, [0]
+    while code == -signal.SIGKILL:
+        delay = rng.uniform(0.0, 0.6)
+
+        def collect_until_killed(delay=delay):
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            collect("toy", "colours", folder, **arguments)
+
+        code = run_in_fork(collect_until_killed)
+        kills += code == -signal.SIGKILL
+        if (folder / "data").is_dir():
+            counts.append(len(EpisodeWriter(folder, "").seeds))
+    assert code == 0 and kills > 5 and counts == sorted(counts)
+    collect("toy", "colours", tmp_path / "whole", **arguments)
+    assert_same(folder, tmp_path / "whole")
+    assert Recording(folder).episodes == 60
 
 
 @pytest.mark.parametrize(("policy", "after"), [("random", 0), ("random", 3), ("oracle", 3)])
@@ -169,7 +193,7 @@ def test_full_disk_keeps_the_episodes_before(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(DiskFull) as error:
         patch.setattr(EpisodeWriter, "append", on_full_disk)
         collect("toy", "colours", tmp_path / "a", **KIND, episodes=4)
-    assert "free some space; the episodes so far are kept. To continue:\npr2l collect toy colours" in str(error.value)
+    assert "free some space; 2 episodes are kept. To continue:\npr2l collect toy colours" in str(error.value)
     assert len(minari.MinariDataset(tmp_path / "a" / "data")) == 2
     collect("toy", "colours", tmp_path / "a", **KIND, episodes=4)
     collect("toy", "colours", tmp_path / "b", **KIND, episodes=4)
