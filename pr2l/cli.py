@@ -199,7 +199,10 @@ def pretrain(
 
 @app.command()
 def check(config: Annotated[str, CONFIG], overrides: Overrides = None) -> None:
-    """Check a config before a long run: names, options, prompts, spaces, memory, disk space and expected duration."""
+    """Check a config before a long run: names, options, prompts, memory, disk space, first steps and duration.
+
+    Exits with 1 if a part fails.
+    """
     settings = load_config(config, overrides or [])
     from pr2l.training.check import check as run_checks
 

@@ -95,7 +95,7 @@ class Spaces(NamedTuple):
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
-        """Shape of a frame, (H, W, 3)."""
+        """The shape of a frame, (H, W, 3)."""
         height, width, channels = self.observation_space["frame"].shape or (0, 0, 0)
         return height, width, channels
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -14,22 +15,27 @@ import psutil
 import torch
 from rich.markup import escape
 from rich.table import Table
+from stable_baselines3.common.vec_env import VecEnv
 
 from pr2l.core import prompt, registry
 from pr2l.core.config import RunConfig
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.data.recorded import learns_from_data, recording
+from pr2l.data.recording import Recording
 from pr2l.encoders.base import Encoder
 from pr2l.encoders.common.cache import CachedEncoder
+from pr2l.encoders.common.prompts import PromptRenderer
 from pr2l.policies.base import Hooks, Learner
 from pr2l.rollout import build
 from pr2l.rollout.vec_embed import VecEmbed, observation_space
 from pr2l.rollout.workers import arrange
+from pr2l.training import trial
 from pr2l.training.checkpoints import KEEP
 from pr2l.training.metrics import check_tracking
 
 FEW_UPDATES = 3  # with fewer updates, a run hardly learns
+SHOWN = 300  # characters of a prompt that the report shows
 TIMED_SECONDS = 20.0  # seconds after which the timed first rollout stops
 
 
@@ -59,44 +65,59 @@ def check(config: RunConfig) -> bool:
         mark = "[green]ok[/]" if finding.good else "[bold red]fails[/]"
         table.add_row(mark, finding.what, escape("\n".join(filter(None, (finding.description, finding.problem)))))
     Console().print(table)
+    if not good:
+        Console().print("next step: mend what fails, as its line says, then run `pr2l check` again", highlight=False)
     return good
+
+
+@dataclass
+class _Progress:
+    """Name of the part that is checked now, for an error in it."""
+
+    part: str = ""
 
 
 def findings(config: RunConfig) -> Iterator[Finding]:
     """Yield the findings, the cheapest first, until a part of the run cannot be created."""
     yield _task(config)
     yield from _updates(config)
-    subject = ""
+    progress = _Progress()
     try:
-        subject = "prompt"
-        yield _prompt(config)
-        subject = "environment"
-        spaces = build.frame_spaces(config)  # also if the run learns from data: its evaluation plays
-        yield _environment(config, spaces)
-        subject = "encoder"
-        encoder = build.encoder(config, spaces.frame_shape)
-        yield _encoder(config, encoder)
-        subject = "data"
-        if learns_from_data(config):
-            yield _data(config)
-            subject = "policy"
-            yield from _policy(config, encoder, spaces)
-        else:
-            subject = "memory"
-            memory = rollout_memory(config, encoder, spaces)
-            yield memory
-            if isinstance(encoder, CachedEncoder):
-                yield _cache(encoder)
-            subject = "policy"
-            if memory.good:
-                yield from _policy(config, encoder, spaces)
-                subject = "first steps"
-                learner = build.learner(config, encoder, spaces)
-                with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
-                    yield _first_steps(config, learner, VecEmbed(frames, encoder))
+        yield from _parts(config, progress)
     except (UserError, ValueError, ImportError) as error:
-        yield Finding(subject, "", str(error), good=False)
+        yield Finding(progress.part, "", str(error), good=False)
+    except Exception as error:  # a simulator may raise anything
+        traceback.print_exc()
+        name = f"{type(error).__name__}: {error}"
+        yield Finding(
+            progress.part, "", f"{name}\nThe run would end with this error; its traceback is above", good=False
+        )
     yield _tracking(config)
+
+
+def _parts(config: RunConfig, progress: _Progress) -> Iterator[Finding]:
+    """Create the parts of the run one after the other, and yield the findings about each."""
+    progress.part = "prompt"
+    yield _prompt(config)
+    progress.part = "environment"
+    spaces = build.frame_spaces(config)  # also if the run learns from data: its evaluation plays
+    yield _environment(config, spaces)
+    progress.part = "encoder"
+    encoder = build.encoder(config, spaces.frame_shape)
+    yield _encoder(config, encoder)
+    yield from _prompt_length(encoder)
+    progress.part = "data"
+    data = recording(config) if learns_from_data(config) else None
+    if data is not None:
+        yield _data(config, data)
+    good = True
+    for finding in _memory(config, encoder, spaces, data, progress):
+        good &= finding.good
+        yield finding
+    if good:
+        progress.part = "policy"
+        yield from _policy(config, encoder, spaces)
+        yield from _steps(config, encoder, spaces, data, progress)
 
 
 def _task(config: RunConfig) -> Finding:
@@ -125,14 +146,35 @@ def _prompt(config: RunConfig) -> Finding:
         return Finding("prompt", f"filled with free text: {text_prompt.template!r}")
     if text_prompt.messages:
         prompts = [str(text_prompt.render_messages(context)) for context in contexts]
-        summary = f"{len(set(prompts))} conversations over {text_prompt.images} frames, such as {prompts[0]}"
+        kind = f"conversations over {text_prompt.images} frames"
+        summary = f"{len(set(prompts))} {kind}, such as {_shortened(prompts[0])}"
         return Finding("prompt", summary)
     texts = prompt.check(text_prompt, contexts)
-    return Finding("prompt", f"{len(set(texts))} texts, such as {texts[0]!r}")
+    return Finding("prompt", f"{len(set(texts))} texts, such as {_shortened(texts[0])!r}")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 
 def _encoder(config: RunConfig, encoder: Encoder) -> Finding:
     return Finding("encoder", f"{config.encoder}: {encoder.tokens} tokens of {encoder.width} numbers a frame")
+
+
+def _prompt_length(encoder: Encoder) -> Iterator[Finding]:
+    """Yield whether the longest prompt, with images and answer, is within what the VLM was trained for."""
+    encoder = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
+    prompts, vlm = getattr(encoder, "prompts", None), getattr(encoder, "vlm", None)
+    if not isinstance(prompts, PromptRenderer) or vlm is None:
+        return
+    answer = 0 if vlm.is_encoder_decoder else vlm.new_tokens
+    length = prompts.tokens + prompts.images * vlm.image_length() + answer
+    positions = getattr(vlm.config.get_text_config(), "max_position_embeddings", None)
+    bound = "unknown" if positions is None else f"{positions:,}"
+    description = f"at most {prompts.tokens:,} tokens, {length:,} with images and answer; positions of the VLM: {bound}"
+    good = positions is None or length <= positions
+    problem = "use a shorter prompt, fewer vlm_options.new_tokens or a smaller encoder_options.max_prompt_tokens"
+    yield Finding("prompt length", description, "" if good else problem, good)
 
 
 def _environment(config: RunConfig, frames: build.Spaces) -> Finding:
@@ -147,12 +189,50 @@ def _workers(config: RunConfig) -> str:
     return f"{len(groups[0])} worker processes, VLM batches of {sizes} frames a step"
 
 
-def _data(config: RunConfig) -> Finding:
+def _data(config: RunConfig, data: Recording) -> Finding:
     """Return the size of the data set and the number of passes over it."""
-    data = recording(config)
     transitions = len(data) - data.episodes
     epochs = f"{config.steps:,} steps see each {config.steps / transitions:.3g} times"
     return Finding("data", f"{data.episodes:,} episodes of {transitions:,} transitions in {config.data}; {epochs}")
+
+
+def _memory(
+    config: RunConfig, encoder: Encoder, frames: build.Spaces, data: Recording | None, progress: _Progress
+) -> Iterator[Finding]:
+    """Yield whether rollout, cache and simulators fit into the memory."""
+    progress.part = "memory"
+    if data is None:
+        memory = rollout_memory(config, encoder, frames)
+        yield memory
+        if isinstance(encoder, CachedEncoder):
+            yield _cache(encoder)
+        if not memory.good:
+            return
+    progress.part = "environment steps"  # this takes some in one environment
+    if (count := _environment_count(config, data)) > 1:
+        yield simulator_memory(config, count, labels=encoder.needs_labels)
+
+
+def _environment_count(config: RunConfig, data: Recording | None) -> int:
+    """Return the number of environments at the same time; a run on recorded data has them in its evaluation only."""
+    return config.num_envs if data is None else min(config.num_envs, config.evaluation_episodes)
+
+
+def simulator_memory(config: RunConfig, count: int, *, labels: bool) -> Finding:
+    """Check whether the environments of a run fit into the memory, from the memory that one of them takes.
+
+    Args:
+        config: Config of the run.
+        count: Number of environments.
+        labels: Whether infos contain the simulator's ground truth.
+    """
+    one, workers = trial.memory_of_one(config, labels=labels), min(config.workers, count)
+    needed, free = count * one + workers * trial.WORKER_BYTES, psutil.virtual_memory().available
+    processes = f" with {workers} worker processes" if workers else ""
+    description = f"one takes {_size(one)}, {count:,}{processes} take {_size(needed)}; {_size(free)} are free"
+    fits = max(1, int((free - workers * trial.WORKER_BYTES) // max(one, 1)))
+    problem = "" if needed <= free else f"take num_envs={fits} or less, or fewer workers"
+    return Finding("simulators", description, problem, needed <= free)
 
 
 def rollout_memory(config: RunConfig, encoder: Encoder, frames: build.Spaces) -> Finding:
@@ -197,6 +277,30 @@ def _policy(config: RunConfig, encoder: Encoder, frames: build.Spaces) -> Iterat
     needed, free = 3 * 4 * count * (KEEP + 1), shutil.disk_usage(Path.cwd()).free
     problem = "free some space, or start the run from another disk" if needed > free else ""
     yield Finding("disk", f"checkpoints take up to {_size(needed)}; {_size(free)} are free", problem, needed <= free)
+
+
+def _steps(
+    config: RunConfig, encoder: Encoder, frame_spaces: build.Spaces, data: Recording | None, progress: _Progress
+) -> Iterator[Finding]:
+    """Yield what the run's environments return in a few random steps, and in the first rollout of the learner."""
+    progress.part = "environment steps"
+    count = _environment_count(config, data)
+    split: build.Split = "train" if data is None else "evaluation"
+    with closing(build.environments(config, split, labels=encoder.needs_labels, count=count)) as frames:
+        yield _random_steps(config, frames)
+        if data is None:
+            progress.part = "first steps"
+            yield _first_steps(config, build.learner(config, encoder, frame_spaces), VecEmbed(frames, encoder))
+
+
+def _random_steps(config: RunConfig, frames: VecEnv) -> Finding:
+    result = trial.take_steps(frames)
+    where = f"in {config.workers} worker processes" if config.workers else "in this process"
+    description = f"{result.description}; {where}{', isolated' if config.isolated else ''}"
+    if result.cuts:
+        return Finding("environment steps", description, f"an episode was cut: {result.cuts[0]}", good=False)
+    blank = "every frame has one colour: does the simulator draw?" if result.blank else ""
+    return Finding("environment steps", description, blank)
 
 
 def _first_steps(config: RunConfig, learner: Learner, venv: VecEmbed) -> Finding:

@@ -259,9 +259,10 @@ def test_environments_are_made_before_the_evaluation_only_if_options_differ(
     assert before_evaluation == [count]
 
 
-def test_check_makes_one_environment_and_evaluation_as_many_as_it_plays(toy, tmp_path, make_calls):
-    assert all(finding.good for finding in findings(toy()))
-    assert len(make_calls) == 1
+def test_check_makes_the_environments_of_the_evaluation_and_evaluation_as_many_as_it_plays(toy, tmp_path, make_calls):
+    assert all(finding.good for finding in findings(toy("num_envs=3", "evaluation_episodes=2")))
+    assert len(make_calls) == 1 + 2 + 2  # for the spaces, for the memory of one, and those of the evaluation
+    del make_calls[1:]
     run = train(toy("steps=64", "num_envs=2", "evaluation_episodes=2"), root=tmp_path / "runs")
     assert len(make_calls) == 1 + 2
     evaluate(run)
