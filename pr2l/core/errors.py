@@ -20,6 +20,10 @@ class UserError(Exception):
     """
 
 
+class TooLong(UserError):
+    """Error for a prompt or an answer with more tokens than a model has learned positions."""
+
+
 class UnknownName(UserError):
     """Error for a name that does not exist.
 

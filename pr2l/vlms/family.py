@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pr2l.core.errors import UserError
+from pr2l.core.errors import TooLong, UserError
 from pr2l.core.types import Frames
 from pr2l.vlms import checkpoint
 from pr2l.vlms.backends.local import layers_needed, reading_depth, shortened
@@ -344,14 +344,14 @@ class Family:
         return shortened(self.config, needed) if needed < reading_depth(self.config) else None
 
     def check_length(self, tokens: int, what: str) -> None:
-        """Raise UserError if a sequence is longer than the model's learned positions.
+        """Raise TooLong if a sequence is longer than the model's learned positions.
 
         Args:
             tokens: Length of the sequence.
             what: Subject of the error message, such as "the prompt".
         """
         if self.max_positions is not None and tokens > self.max_positions:
-            raise UserError(
+            raise TooLong(
                 f"{what} is too long: {tokens} tokens of image, text and answer, and this {self.config.model_type} has"
                 f" positions for {self.max_positions}. Use a shorter prompt or fewer new tokens."
             )

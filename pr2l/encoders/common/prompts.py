@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from pr2l.core.errors import UserError
+from pr2l.core.errors import TooLong, UserError
 from pr2l.core.messages import Message
 from pr2l.core.prompt import Prompt
 from pr2l.core.types import Context, Contexts, Frames, Hidden
@@ -135,7 +135,7 @@ class PromptRenderer:
 
     def _check_bound(self, bound: int) -> None:
         """Raise UserError if the prompt does not fit even with empty slots."""
-        min_length = self._length(self._fill(dict.fromkeys(self._prompt.slots, "")))
+        min_length = self._prompt_length([self._fill(dict.fromkeys(self._prompt.slots, ""))])
         if min_length > bound:
             raise UserError(
                 f"encoder_options: max_prompt_tokens={bound}, but the text of prompt {self._prompt.name!r} alone takes"
@@ -179,7 +179,13 @@ class PromptRenderer:
         return self._prompt.render_messages(values) if self._prompt.messages else self._prompt.render(values)
 
     def _length(self, prompt: Rendered) -> int:
-        return self._prompt_length([prompt])
+        """Return the number of tokens of a prompt; one more than the bound if the VLM has no positions for it."""
+        try:
+            return self._prompt_length([prompt])
+        except TooLong:
+            if self._bound is None:
+                raise
+            return self._bound + 1  # so it is truncated
 
     def _prompt_length(self, prompts: Any) -> int:
         return self._vlm.prompt_length(prompts)

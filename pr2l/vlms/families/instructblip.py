@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pr2l.core.errors import TooLong
 from pr2l.core.types import Frames
 from pr2l.vlms import checkpoint
 from pr2l.vlms.base import VLM, Defaults
@@ -31,8 +32,19 @@ class InstructBlip(VLM):
         self.qformer_tokenizer = checkpoint.read_tokenizer(path, subfolder="qformer_tokenizer")
 
     def layout(self, text: str) -> list[int]:
+        self._check_question(text)
         # Image tokens come first, even before the token that begins a text.
         return [*[self.image_token_id] * self.image_length(), *self.tokenizer(text)["input_ids"]]
+
+    def _check_question(self, text: str) -> None:
+        """Raise TooLong if the Q-Former, which reads the prompt too, has no positions for it."""
+        tokens = len(self.qformer_tokenizer(text)["input_ids"])
+        positions = self.config.qformer_config.max_position_embeddings
+        if tokens > positions:
+            raise TooLong(
+                f"the prompt {text[:60]!r} is too long: {tokens} tokens for the Q-Former, which has positions for"
+                f" {positions}. Use a shorter prompt."
+            )
 
     def image_length(self) -> int:
         return int(self.config.num_query_tokens)
