@@ -35,11 +35,13 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / NAME).open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{folder} is in use by {_owner(file) or 'another process'}; wait until it ends, or name another folder"
-            ) from None
+            in_use = f"{folder} is in use by {_owner(file) or 'another process'}"
+            if not wait:
+                raise UserError(f"{in_use}; wait until it ends, or name another folder") from None
+            Console().print(f"{in_use}; waiting until it ends", markup=False)
+            fcntl.flock(file, fcntl.LOCK_EX)
         if earlier := _owner(file):
             Console().print(f"{folder} was in use by {earlier}, which has ended; taking over", markup=False)
         _write_owner(file)

@@ -51,7 +51,9 @@ def embed(dataset: Path, config: RunConfig, folder: Path | None = None) -> Store
     return embed_with(build.encoder(config, recording.frame_shape), recording, config, folder)
 
 
-def embed_with(encoder: Encoder, recording: Recording, config: RunConfig, folder: Path | None = None) -> Store:
+def embed_with(
+    encoder: Encoder, recording: Recording, config: RunConfig, folder: Path | None = None, *, wait: bool = False
+) -> Store:
     """Embed all frames of a recording with an existing encoder.
 
     An encoder with a positive `fit_frames` is fitted on frames spread over the data set. If the store's folder has the
@@ -62,6 +64,7 @@ def embed_with(encoder: Encoder, recording: Recording, config: RunConfig, folder
         recording: The data set.
         config: The config of the encoder; batches have `num_envs` frames.
         folder: The folder of the store. None = <dataset>/embeddings/<encoder>-<digest of the store's key>.
+        wait: Wait while another process embeds the same frames, and read its embeddings; False = raise UserError.
 
     Returns:
         The complete store, open for reading.
@@ -76,7 +79,7 @@ def embed_with(encoder: Encoder, recording: Recording, config: RunConfig, folder
         folder = recording.folder / "embeddings" / name
     if is_complete(folder):  # processes that only read need no lock
         return _embed_missing(encoder, recording, config, folder)
-    with locked(folder):
+    with locked(folder, wait=wait):
         return _embed_missing(encoder, recording, config, folder)
 
 

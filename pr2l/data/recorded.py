@@ -115,7 +115,7 @@ def batch_source(config: RunConfig, encoder: Encoder, data: Recording) -> Transi
     kind, options = learns_from(config), config.options("algorithm")
     if kind not in ("transitions", "trajectories"):
         raise UserError(f"{config.algorithm} learns from {kind}, but {config.data} has transitions and trajectories")
-    episodes = Episodes(data, embed_with(encoder, data, config), getattr(options, "gamma", GAMMA))
+    episodes = Episodes(data, embed_with(encoder, data, config, wait=True), getattr(options, "gamma", GAMMA))
     if kind == "transitions":
         return TransitionSource(episodes, config.seed, getattr(options, "n_step", 1))
     return TrajectorySource(episodes, config.seed)

@@ -1,5 +1,7 @@
 """Two embeddings of one data set at the same time, and damage to the state of a fitted encoder."""
 
+import threading
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -51,7 +53,10 @@ def embedded(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "_check", lambda *arguments: None)
     recording = Recording(write(tmp_path / "data", [{"rewards": [0.0, 1.0, 2.0], "terminated": True}]))
-    function = lambda folder="store": embed_with(Shift(), recording, Config, tmp_path / folder)  # noqa: E731
+
+    def function(folder="store", **options):
+        return embed_with(Shift(), recording, Config, tmp_path / folder, **options)
+
     function()
     return function
 
@@ -60,6 +65,18 @@ def test_second_process_is_refused_with_the_owner(embedded, tmp_path):
     with locked(tmp_path / "other"), pytest.raises(UserError, match="other is in use by process [0-9]+ on "):
         embedded("other")
     assert not (tmp_path / "other" / "store.json").exists()
+
+
+def test_training_waits_for_the_process_that_embeds(embedded, tmp_path, capsys):
+    stores = []
+    thread = threading.Thread(target=lambda: stores.append(embedded("other", wait=True)))
+    with locked(tmp_path / "other"):
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive() and "other is in use by process" in (out := capsys.readouterr().out)
+        assert "waiting until it ends" in out
+    thread.join()
+    assert len(stores[0]) == 4
 
 
 def test_complete_store_is_read_while_another_process_has_the_lock(embedded, tmp_path):
