@@ -10,6 +10,13 @@ from typing import Any, TypeVar
 Row = TypeVar("Row")
 
 
+class UserError(ValueError):
+    """Error for a mistake that the user can correct, such as an option that does not suit the task.
+
+    The command line prints its message without a traceback. Every other exception counts as a defect.
+    """
+
+
 @dataclass(frozen=True)
 class Demonstration:
     """Recorded episode that an environment can replay.
@@ -38,10 +45,10 @@ def row(tasks: Mapping[str, Row], name: str, environment: str) -> Row:
         environment: The environment's name, for the error message.
 
     Raises:
-        ValueError: If there is no such task; the message suggests the nearest name.
+        UserError: If there is no such task; the message suggests the nearest name.
     """
     if name not in tasks:
         close = get_close_matches(name, tasks, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{name!r} is not a task of {environment}.{hint} Known tasks: {', '.join(tasks)}.")
+        raise UserError(f"{name!r} is not a task of {environment}.{hint} Known tasks: {', '.join(tasks)}.")
     return tasks[name]

@@ -34,6 +34,13 @@ ActionBatch: TypeAlias = "torch.Tensor | dict[str, ActionBatch] | tuple[ActionBa
 Batch_co = TypeVar("Batch_co", covariant=True)
 
 
+class UserError(ValueError):
+    """Error for a mistake that the user can correct, such as an algorithm that does not suit the actions.
+
+    The command line prints its message without a traceback. Every other exception counts as a defect.
+    """
+
+
 class Actions(NamedTuple):
     """Result of `Learner.act` for a batch of B observations.
 
@@ -318,6 +325,6 @@ class Algorithm(Protocol):
             seed: Seed of all random generators.
 
         Raises:
-            ValueError: Spaces or options do not fit together.
+            UserError: Spaces or options do not fit together.
         """
         ...

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
-from .base import Actions, BatchSource, LearnsFrom, Observation, Tensors, Trajectory, Values
+from .base import Actions, BatchSource, LearnsFrom, Observation, Tensors, Trajectory, UserError, Values
 from .common.actions import discrete_count
 from .common.loop import Loop, LoopLearner, Update
 from .common.options import Device, Number, PositiveNumber
@@ -226,11 +226,11 @@ def create(
     """Create a learner; see `Algorithm.create` for the arguments.
 
     Raises:
-        ValueError: The action space is not Discrete from 0, or `options.action_weights` has another length.
+        UserError: The action space is not Discrete from 0, or `options.action_weights` has another length.
     """
     actions = discrete_count(action_space, "bc")
     if options.action_weights and len(options.action_weights) != actions:
-        raise ValueError(
+        raise UserError(
             f"algorithm_options.action_weights has {len(options.action_weights)} weights for {actions} actions; "
             "give one for each action, or [] for none"
         )

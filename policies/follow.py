@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 
-from .base import Actions, Hooks, LearnsFrom, Observation, Tensors, Values
+from .base import Actions, Hooks, LearnsFrom, Observation, Tensors, UserError, Values
 from .common.actions import discrete_count
 from .common.sb3 import observation_bytes
 from .common.state import below, copies
@@ -98,17 +98,17 @@ def create(
     """Create a controller; see `Algorithm.create` for the arguments. The network and the seed are not used.
 
     Raises:
-        ValueError: The action space is not Discrete from 0, the observation is not one token with one number per
+        UserError: The action space is not Discrete from 0, the observation is not one token with one number per
             action, or `options.default_action` is not an action.
     """
     count, shape = discrete_count(action_space, "follow"), token_shape(observation_space)
     if shape != (1, count):
-        raise ValueError(
+        raise UserError(
             f"follow reads one token with a number for each of {count} actions, but is given {shape[0]} of"
             f" {shape[1]}; use encoder answer_action, with as many encoder_options.actions as there are actions"
         )
     if options.default_action >= count:
-        raise ValueError(f"algorithm_options.default_action={options.default_action}: use 0 to {count - 1}")
+        raise UserError(f"algorithm_options.default_action={options.default_action}: use 0 to {count - 1}")
     return FollowLearner(options)
 
 

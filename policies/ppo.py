@@ -13,6 +13,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
+from .base import UserError
 from .common.options import Device, Fraction, Number, PositiveNumber, Sizes
 from .common.sb3 import OnPolicyLearner, rollout_bytes
 
@@ -37,12 +38,12 @@ def create(
     """Create a learner; see `Algorithm.create` for the arguments.
 
     Raises:
-        ValueError: A minibatch would have a single row, whose advantage cannot be normalised, or the action space is
+        UserError: A minibatch would have a single row, whose advantage cannot be normalised, or the action space is
             not supported.
     """
     rows = num_envs * options.n_steps
     if rows == 1 or (options.recurrent and rows % options.batch_size == 1):
-        raise ValueError(
+        raise UserError(
             f"{num_envs} environments x n_steps {options.n_steps} are {rows} rows, of which the last batch of"
             f" {options.batch_size} would be a single one: its advantages cannot be normalised; take other"
             " num_envs, algorithm_options.n_steps or algorithm_options.batch_size"

@@ -3,8 +3,8 @@
 Exit codes:
 
     0     success
-    1     a check failed, or pr2l has a bug (with a traceback)
-    2     the command has a mistake; the message says how to correct it
+    1     a check failed, or pr2l, a plug-in or an environment has a bug (with a traceback and whose bug it is)
+    2     the command has a mistake, a disk is full or a permission is missing; the message says what to do
     130   interrupted by Ctrl-C, after the run was saved
 
 The import of torch takes seconds, so a command checks names and folders before it imports its program.
@@ -20,6 +20,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any, Literal, TextIO
 
 import typer
@@ -33,7 +34,7 @@ from pr2l.core import options as plugin_options
 from pr2l.core import registry
 from pr2l.core.config import OTHER_SCHEMAS, RunConfig, apply_override, load_config, other_schema, run_config_file
 from pr2l.core.console import Console
-from pr2l.core.errors import UnknownName, UserError
+from pr2l.core.errors import OURS, UnknownName, UserError, explain_os_error, is_user_error, owner_of
 from pr2l.core.signals import stops_once
 from pr2l.core.source import first_line
 from pr2l.core.yaml_files import dump, read_mapping
@@ -65,15 +66,15 @@ def main() -> None:
     """Run the command line, as entry point of the console script."""
     warnings.showwarning = _show_warning
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # Ctrl-C while Python ends would print a traceback
+    sys.excepthook = _show_crash
     try:
         with stops_once(signal.SIGINT):
             app()
-    except UserError as error:
-        _fail(error)
-    except ValueError as error:
-        if not _raised_in_plugin(error):
+    except Exception as error:
+        message = _message(error)
+        if not message:
             raise
-        _fail(error)
+        _fail(message)
 
 
 @app.command()
@@ -242,7 +243,7 @@ def options(
     """List the options of a run, VLM, encoder, environment, algorithm or network: defaults, types and meanings."""
     rows = _options_of(kind, name)
     table = Table(
-        "option", "default", "type", "meaning", title=" ".join(filter(None, [kind, name])), title_justify="left"
+        "option", "default", "type", "meaning", title=escape(" ".join(filter(None, [kind, name]))), title_justify="left"
     )
     for row in rows:
         table.add_row(row.name, escape(_as_yaml(row.default)), escape(row.type), escape(row.comment))
@@ -451,7 +452,7 @@ def list_(
         Console().print(f"[bold]{escape(title)}")
         table = Table(show_header=False, box=None, pad_edge=False)
         for name, summary in rows:
-            table.add_row(name, escape(summary))
+            table.add_row(escape(name), escape(summary))
         Console().print(table)
 
 
@@ -608,17 +609,37 @@ def _show_warning(
     Console(stderr=True).print(f"[yellow]warning:[/] {escape(where + str(message))}")
 
 
-def _raised_in_plugin(error: BaseException) -> bool:
-    """Return whether environments/ or policies/ raised an error; they report users' mistakes as ValueError."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
-    return str(module).startswith(("pr2l.environments.", "pr2l.policies."))
+def _message(error: Exception) -> str:
+    """Return what to print in place of a traceback; "" for an exception that the user cannot correct."""
+    if is_user_error(error):
+        return str(error)
+    if isinstance(error, OSError) and owner_of(error) in (None, OURS):
+        return explain_os_error(error)
+    return ""
 
 
-def _fail(error: Exception) -> None:
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}")
+def _show_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback and whose code raised the exception, as `sys.excepthook`."""
+    sys.__excepthook__(kind, error, trace)
+    if isinstance(error, Exception):
+        Console(stderr=True).print(f"\n{_whose_bug(error)}", markup=False)
+
+
+def _whose_bug(error: Exception) -> str:
+    owner = owner_of(error)
+    if owner in (None, OURS):
+        return (
+            f"This is a bug of pr2l {__version__}. Please report it in the issues of the repository of pr2l, with the "
+            "command and this traceback. Files that are complete stay as they are; a run resumes from its checkpoint"
+        )
+    return (
+        f"This exception was raised in the code of {owner}, not in pr2l; please report it to its author. Files that "
+        "are complete stay as they are; a run resumes from its checkpoint"
+    )
+
+
+def _fail(message: str) -> None:
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}")
     sys.exit(2)
 
 

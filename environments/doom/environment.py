@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from .. import base
+from ..base import UserError
 from . import oracles
 from .engine import SCENARIOS, Engine, Settings, temporary_folder
 from .maps import MapObject, Room, map_name, random_room, wad_of
@@ -76,11 +77,11 @@ def make(
         labels: Whether to add `labels` and `segmentation`, the simulator's ground truth, to `info`; this is slower.
 
     Raises:
-        ValueError: If the task or the split is unknown, or the task cannot use an option.
+        UserError: If the task or the split is unknown, or the task cannot use an option.
     """
     row, options = _task(task), options or Defaults()
     if options.approach_reward and task != "fetch":
-        raise ValueError(f"approach_reward shapes the task 'fetch' only: leave it 0 for {task!r}")
+        raise UserError(f"approach_reward shapes the task 'fetch' only: leave it 0 for {task!r}")
     return DoomEnv(row, options, split=split, labels=labels)
 
 
@@ -99,7 +100,7 @@ def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
     def act(env: gym.Env[Any, Any]) -> int:
         doom = env.unwrapped
         if not isinstance(doom, DoomEnv):
-            raise ValueError(f"the oracle needs Doom in this process, not {doom}: use call('oracle_action')")
+            raise UserError(f"the oracle needs Doom in this process, not {doom}: use call('oracle_action')")
         return row.actions.index((decide(doom.scene()),))
 
     return act
@@ -130,7 +131,7 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         labels: Whether to add the simulator's ground truth to `info`.
 
     Raises:
-        ValueError: If the split is unknown.
+        UserError: If the split is unknown.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 35 / 4}
@@ -138,7 +139,7 @@ class DoomEnv(gym.Env[Observation, np.int64]):
 
     def __init__(self, task: Task, options: Defaults, *, split: str, labels: bool) -> None:
         if split not in SPLITS:
-            raise ValueError(f"{split!r} is not a split: {' or '.join(SPLITS)}")
+            raise UserError(f"{split!r} is not a split: {' or '.join(SPLITS)}")
         self.task, self.options, self._split, self._labels = task, options, SPLITS.index(split), labels
         self._engine: Engine | None = None
         self._rooms: tuple[Room, ...] = ()
@@ -203,10 +204,10 @@ class DoomEnv(gym.Env[Observation, np.int64]):
         """Return the whole map, visible or not, for oracles.
 
         Raises:
-            ValueError: If the environment was not made with labels=True.
+            UserError: If the environment was not made with labels=True.
         """
         if not self._labels:
-            raise ValueError("the scene is ground truth: make the environment with labels=True")
+            raise UserError("the scene is ground truth: make the environment with labels=True")
         engine = self._running()
         actors = [
             oracles.Actor(WORDS[o.name], o.position_x, o.position_y, o.velocity_x, o.velocity_y)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..base import UserError
+
 # ViZDoom actor name -> (editor number, scale at which a person recognises its sprite across a room at 160x120).
 # Editor numbers: zdoom.org/wiki/Standard_editor_numbers. Sprites are Freedoom's, whose "BlueArmor" is red.
 ITEMS: dict[str, tuple[int, float]] = {
@@ -101,7 +103,7 @@ def random_room(rng: np.random.Generator, kinds: Sequence[str], count: int) -> R
         count: The number of objects.
 
     Raises:
-        ValueError: If so many objects do not fit into a room.
+        UserError: If so many objects do not fit into a room.
     """
     width, height, (start, *spots) = _layout(rng, count)
     angles = rng.integers(0, 360, size=count + 1)
@@ -129,7 +131,7 @@ def _layout(rng: np.random.Generator, count: int) -> tuple[int, int, list[Spot]]
             placed.append(spot)
         if len(placed) > count:
             return width, height, placed
-    raise ValueError(f"{count} things do not fit into a room of 416 to 640 units a side; ask for fewer")
+    raise UserError(f"{count} things do not fit into a room of 416 to 640 units a side; ask for fewer")
 
 
 def _free_spot(rng: np.random.Generator, width: int, height: int, placed: Sequence[Spot]) -> Spot | None:
@@ -161,10 +163,10 @@ def wad_of(rooms: Sequence[Room], rules: str = "") -> bytes:
         The bytes of the file.
 
     Raises:
-        ValueError: If the number of rooms is out of range.
+        UserError: If the number of rooms is out of range.
     """
     if not 1 <= len(rooms) <= 9999:
-        raise ValueError(f"a WAD holds 1 to 9999 rooms here, not {len(rooms)}: write several files")
+        raise UserError(f"a WAD holds 1 to 9999 rooms here, not {len(rooms)}: write several files")
     lumps = [("MAPINFO", rules.encode())] if rules else []
     for index, room in enumerate(rooms):
         lumps += [(map_name(index), b""), ("TEXTMAP", udmf(room).encode()), ("ENDMAP", b"")]

@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 from .. import base
+from ..base import UserError
 from ..isolation.interpreters import interpreter
 from ..isolation.isolated import Isolated
 from .furniture import CATEGORIES, NAMES
@@ -77,11 +78,11 @@ def make(
             usually have it}}.
 
     Raises:
-        ValueError: If the task or the split is unknown, or habitat-lab is not installed.
+        UserError: If the task or the split is unknown, or habitat-lab is not installed.
     """
     base.row(TASKS, task, "habitat")
     if split not in SPLITS:
-        raise ValueError(f"{split!r} is not a split: {' or '.join(SPLITS)}")
+        raise UserError(f"{split!r} is not a split: {' or '.join(SPLITS)}")
     options = options or Defaults()
     return Isolated(
         "environments.habitat.remote",
@@ -123,7 +124,7 @@ def demonstrations(path: Path) -> Iterator[base.Demonstration]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not in that format.
+        UserError: If the file is not in that format.
     """
     for replay in read_replays(path):
         start = (replay.scene_id, replay.goal, list(replay.position), list(replay.rotation))
@@ -145,7 +146,7 @@ def begin(env: gym.Env[Any, Any], start: Any) -> tuple[dict[str, np.ndarray], di
         The observation and the info at the start.
 
     Raises:
-        ValueError: If no episode of the environment's data set has the scene and the goal of the demonstration.
+        UserError: If no episode of the environment's data set has the scene and the goal of the demonstration.
     """
     wrapper = env.unwrapped
     assert isinstance(wrapper, Isolated)

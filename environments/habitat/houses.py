@@ -18,6 +18,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..base import UserError
 from .furniture import CATEGORIES, CATEGORY_OF, KINDS
 
 SPLITS = ("train", "val")
@@ -257,15 +258,15 @@ def house(name: str) -> House:
         name: A name made by `house_name`.
 
     Raises:
-        ValueError: If the name is invalid.
+        UserError: If the name is invalid.
     """
     try:
         split, rooms, index = name.split("-")
         key = [SPLITS.index(split), int(rooms), int(index)]
     except ValueError:
-        raise ValueError(f"{name!r} names no house; house_name() does, e.g. 'train-5-0000'") from None
+        raise UserError(f"{name!r} names no house; house_name() does, e.g. 'train-5-0000'") from None
     if not FEWEST <= key[1] <= MOST:
-        raise ValueError(f"a house has {FEWEST} to {MOST} rooms, not {rooms}")
+        raise UserError(f"a house has {FEWEST} to {MOST} rooms, not {rooms}")
     rng = np.random.default_rng(key)
     while True:
         new_house = _furnish(rng, *_shell(rng, key[1]), name=name)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base import UserError
 from . import dataset, experts, shim
 from .furniture import CATEGORIES, NAMES, WORDS
 from .houses import ROOMS_OF
@@ -41,17 +42,17 @@ def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> Obj
         labels: Whether to add the simulator's ground truth to `info`.
 
     Raises:
-        ValueError: If scenes=hm3d and habitat-sim is not installed or labels are requested, or no episode has a path of
+        UserError: If scenes=hm3d and habitat-sim is not installed or labels are requested, or no episode has a path of
             at most `farthest`.
     """
     if options["scenes"] == "hm3d" and not shim.installed():
-        raise ValueError(
+        raise UserError(
             "scenes=hm3d needs habitat-sim in this interpreter, which has no pip package: make a conda environment "
             "with `conda install habitat-sim withbullet headless -c conda-forge -c aihabitat` and `pip install "
             "habitat-lab`, and name its interpreter with environment_options.python; or leave scenes=embedded"
         )
     if options["scenes"] == "hm3d" and labels:
-        raise ValueError("labels exist only for the generated houses: use scenes=embedded, or labels=False")
+        raise UserError("labels exist only for the generated houses: use scenes=embedded, or labels=False")
     return ObjectNav(options, SPLITS[split], labels)
 
 
@@ -116,7 +117,7 @@ class ObjectNav:
             arguments: For "begin": the scene, the goal's category, the position and the rotation.
 
         Raises:
-            ValueError: If the name is unknown, or no episode of the data set has the scene and the goal.
+            UserError: If the name is unknown, or no episode of the data set has the scene and the goal.
         """
         if name == "oracle_action":
             return ACTIONS.index(self._expert.action(self._habitat))
@@ -124,7 +125,7 @@ class ObjectNav:
             return Path(self._habitat.current_episode.scene_id).name
         if name == "begin":
             return self._begin(*arguments)
-        raise ValueError(f"{name!r} is not a call of this environment; 'oracle_action', 'house' and 'begin' are")
+        raise UserError(f"{name!r} is not a call of this environment; 'oracle_action', 'house' and 'begin' are")
 
     def _begin(self, scene_id: str, goal: str, position: Any, rotation: Any) -> tuple[Observation, Info]:
         """Reset to a start that is not in the data set, in a scene and with a goal that are."""
@@ -132,7 +133,7 @@ class ObjectNav:
         episodes = [episode for episode in self._habitat.episodes if Path(episode.scene_id).name == scene]
         episodes = [episode for episode in episodes if episode.object_category == goal]
         if not episodes:
-            raise ValueError(f"no episode of the data set is in the scene {scene} with the goal {goal}")
+            raise UserError(f"no episode of the data set is in the scene {scene} with the goal {goal}")
         # A shallow copy shares the goals; the cached shortest path belongs to the other start.
         episode = copy.copy(episodes[0])
         episode.start_position, episode.start_rotation = list(position), list(rotation)
@@ -225,7 +226,7 @@ def _within(episodes: list[Any], farthest: float | None) -> list[Any]:
     episodes_within = [episode for episode in episodes if episode.info["geodesic_distance"] <= farthest]
     if not episodes_within:
         shortest = min(episode.info["geodesic_distance"] for episode in episodes)
-        raise ValueError(f"no episode has a path of at most {farthest:g} m; the shortest is {shortest:.2f} m")
+        raise UserError(f"no episode has a path of at most {farthest:g} m; the shortest is {shortest:.2f} m")
     return episodes_within
 
 

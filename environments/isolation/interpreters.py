@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..base import UserError
+
 
 def folder(name: str) -> Path:
     """Return the folder in which `pr2l sim install NAME` makes the interpreter.
@@ -22,14 +24,14 @@ def interpreter(name: str, path: str | None = None) -> Path:
         path: The path of the user's own interpreter; None = the one of `pr2l sim install NAME`.
 
     Raises:
-        ValueError: If there is no such interpreter; the message says how to get one.
+        UserError: If there is no such interpreter; the message says how to get one.
     """
     python = Path(path).expanduser() if path else folder(name) / "bin" / "python"
     if os.access(python, os.X_OK) and python.is_file():
         return python
     if path:
-        raise ValueError(f"{path} is no Python interpreter; name one, such as /opt/conda/envs/{name}/bin/python")
-    raise ValueError(
+        raise UserError(f"{path} is no Python interpreter; name one, such as /opt/conda/envs/{name}/bin/python")
+    raise UserError(
         f"the simulator {name} is not installed (there is no {python}): run `pr2l sim install {name}`, or name an "
         "interpreter that has it with environment_options.python=PATH"
     )

@@ -29,6 +29,7 @@ import psutil
 from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
 
+from ..base import UserError
 from .exit_codes import describe_exit
 from .interpreters import variables
 from .wire import WireError, receive, send
@@ -84,7 +85,7 @@ class Isolated(gym.Env[Observation, Any]):
         restarts: The number of workers that have failed.
 
     Raises:
-        ValueError: If the module's `make` rejects its arguments; from the constructor or a reset.
+        UserError: If the module's `make` rejects its arguments; from the constructor or a reset.
         RuntimeError: After `timeouts.restarts` + 1 failures in a row.
     """
 
@@ -155,7 +156,7 @@ class Isolated(gym.Env[Observation, Any]):
             The method's result, JSON values and arrays.
 
         Raises:
-            ValueError: If the method raises ValueError.
+            UserError: If the method raises ValueError.
             RuntimeError: If the worker fails; the next step then ends the episode.
         """
         try:
@@ -210,7 +211,7 @@ class Isolated(gym.Env[Observation, Any]):
         if kind == "mistake":
             if command == "make":
                 self.close()
-            raise ValueError(value if command == "call" else f"{self.name}: {value}")
+            raise UserError(value if command == "call" else f"{self.name}: {value}")
         if kind != "answer":
             raise WorkerLost(str(value))
         return value
@@ -273,12 +274,12 @@ class WorkerProcess:
         memory_checked: The time of the last memory check, in seconds of `time.monotonic`; -inf = none yet.
 
     Raises:
-        ValueError: If the interpreter cannot be started, or the system is not Linux or macOS.
+        UserError: If the interpreter cannot be started, or the system is not Linux or macOS.
     """
 
     def __init__(self, python: str, env: dict[str, str], log: Path | None) -> None:
         if os.name != "posix":
-            raise ValueError("a simulator in an interpreter of its own needs Linux or macOS")
+            raise UserError("a simulator in an interpreter of its own needs Linux or macOS")
         self._log = _log(log)
         self._memory = _memory()
         self._socket, theirs = socket.socketpair()
@@ -301,7 +302,7 @@ class WorkerProcess:
             except OSError as error:
                 for resource in self._ours:
                     resource.close()
-                raise ValueError(f"{python} cannot be started: {error}") from error
+                raise UserError(f"{python} cannot be started: {error}") from error
         self._finalizer = weakref.finalize(self, _end, self.process, self._ours)
 
     def end(self, seconds: float) -> None:

@@ -21,6 +21,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from ..base import UserError
 from .labels import RAYS
 from .spaces import DEGREES
 from .tasks import PAPER_TASKS, SPAWN_RANGE, Task
@@ -40,7 +41,7 @@ def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
         lidar: Whether observations have "rays", the lidar.
 
     Raises:
-        ValueError: If the task is unknown.
+        UserError: If the task is unknown.
     """
     from minedojo.sim.wrappers import ARNNWrapper
     from minedojo.tasks import MetaTaskName2Class, _meta_task_make
@@ -71,13 +72,13 @@ def scratch_folder() -> Path:
     """Return the user's own folder for Minecraft's logs and the lock files of ports, and make it if it is missing.
 
     Raises:
-        ValueError: If the folder belongs to another user, or is a link. That user could redirect what is written.
+        UserError: If the folder belongs to another user, or is a link. That user could redirect what is written.
     """
     folder = Path(tempfile.gettempdir()) / f"pr2l-minecraft-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise ValueError(
+        raise UserError(
             f"{folder} is not a folder of this user with mode 0700; remove it, or set TMPDIR to another folder"
         )
     return folder
@@ -105,7 +106,7 @@ def claim(ports: list[int]) -> int | None:
         The port; None if the list is empty.
 
     Raises:
-        ValueError: If a port has no server, or all are in use.
+        UserError: If a port has no server, or all are in use.
     """
     import fcntl
 
@@ -113,7 +114,7 @@ def claim(ports: list[int]) -> int | None:
 
     for port in ports:
         if not InstanceManager._is_port_taken(port):
-            raise ValueError(f"nothing listens on port {port} of existing_ports: start Malmo there first")
+            raise UserError(f"nothing listens on port {port} of existing_ports: start Malmo there first")
         lock = os.open(scratch_folder() / f"{port}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,7 +124,7 @@ def claim(ports: list[int]) -> int | None:
             _LOCKS.append(lock)
             return port
     if ports:
-        raise ValueError(f"existing_ports {ports} are all in use: list one port per environment")
+        raise UserError(f"existing_ports {ports} are all in use: list one port per environment")
     return None
 
 
@@ -172,7 +173,7 @@ def _of_minedojo(task: str) -> tuple[str, dict[str, Any]]:
     if task not in ALL_TASKS_SPECS:
         close = get_close_matches(task, [*PAPER_TASKS, *ALL_TASKS_SPECS, *ALL_CREATIVE_TASK_IDS], n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
+        raise UserError(
             f"{task!r} is neither one of {', '.join(PAPER_TASKS)} nor a task of MineDojo.{hint} `python -c 'import "
             "minedojo; print(*minedojo.tasks.ALL_TASK_IDS)'` in its interpreter lists them."
         )

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import gymnasium as gym
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from ..base import UserError
 from ..isolation.interpreters import interpreter
 from ..isolation.isolated import Isolated, gymnasium_spaces
 from . import spaces as plain
@@ -68,12 +69,12 @@ def make(
         labels: Whether to add the lidar's ground truth to `info`, see labels.py.
 
     Raises:
-        ValueError: If `task_id` is set for a task other than `other` or missing for `other`, or if MineDojo is not
+        UserError: If `task_id` is set for a task other than `other` or missing for `other`, or if MineDojo is not
             installed.
     """
     options = options or Defaults()
     if (task == OTHER) != bool(options.task_id):
-        raise ValueError(
+        raise UserError(
             f"task {task!r} with task_id {options.task_id!r}: use the task `other` with "
             "environment_options.task_id, the id of a task of MineDojo; all other tasks take no task_id"
         )
@@ -96,5 +97,5 @@ def make(
 
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
-    """Raise ValueError, because Minecraft has no scripted solutions."""
-    raise ValueError(f"Minecraft has no scripted solution of {task!r}: use policy=random, or the folder of a run")
+    """Raise UserError, because Minecraft has no scripted solutions."""
+    raise UserError(f"Minecraft has no scripted solution of {task!r}: use policy=random, or the folder of a run")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..base import UserError
 from . import dojo, spaces
 from .checks import checks
 from .labels import labels, nearest
@@ -33,10 +34,10 @@ def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> Min
         labels: Whether to add the lidar's ground truth to `info`.
 
     Raises:
-        ValueError: If the task or the split is unknown.
+        UserError: If the task or the split is unknown.
     """
     if split not in SPLITS:
-        raise ValueError(f"{split!r} is not a split: {' or '.join(SPLITS)}")
+        raise UserError(f"{split!r} is not a split: {' or '.join(SPLITS)}")
     return Minecraft(task, options, split=SPLITS.index(split), labels=labels)
 
 
@@ -56,7 +57,7 @@ class Minecraft:
         labels: Whether to add the lidar's ground truth to `info`.
 
     Raises:
-        ValueError: If the task is unknown, an option does not apply to it, or no port of `existing_ports` is free.
+        UserError: If the task is unknown, an option does not apply to it, or no port of `existing_ports` is free.
     """
 
     def __init__(self, task: str, options: dict[str, Any], *, split: int, labels: bool) -> None:
@@ -66,7 +67,7 @@ class Minecraft:
         self._success, self._attack, self._approach = (self._weight(of) for of in ("success", "attack", "approach"))
         if self._approach and not self._row:
             names = ", ".join(PAPER_TASKS)
-            raise ValueError(f"approach_reward: {task!r} has no mob to approach; only {names} have one")
+            raise UserError(f"approach_reward: {task!r} has no mob to approach; only {names} have one")
         self.action_space = spaces.action_space(self._actions)
         self.observation_space = spaces.observation_space(self._height, self._width, self._actions)
         self._env = dojo.make(task, options, lidar=labels or self._approach > 0)
@@ -111,8 +112,8 @@ class Minecraft:
         return self._observation(action), float(reward), terminated, truncated, self._info()
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Raise ValueError, because this environment has no other methods."""
-        raise ValueError(f"{name!r} is not a call of Minecraft: it has no scripted solution")
+        """Raise UserError, because this environment has no other methods."""
+        raise UserError(f"{name!r} is not a call of Minecraft: it has no scripted solution")
 
     def close(self) -> None:
         """Close MineDojo's environment."""

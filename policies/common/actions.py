@@ -6,6 +6,8 @@ from typing import Any
 
 from gymnasium import spaces
 
+from ..base import UserError
+
 
 def discrete_count(space: spaces.Space[Any], algorithm: str) -> int:
     """Return the number of actions of a Discrete space.
@@ -15,10 +17,10 @@ def discrete_count(space: spaces.Space[Any], algorithm: str) -> int:
         algorithm: Name of the algorithm, for the error message.
 
     Raises:
-        ValueError: The space is not Discrete, or its first action is not 0.
+        UserError: The space is not Discrete, or its first action is not 0.
     """
     if not isinstance(space, spaces.Discrete):
-        raise ValueError(f"{algorithm} takes discrete actions only, not {space}")
+        raise UserError(f"{algorithm} takes discrete actions only, not {space}")
     check_start(space, algorithm)
     return int(space.n)
 
@@ -31,10 +33,10 @@ def check_start(space: spaces.Space[Any], algorithm: str) -> None:
         algorithm: Name of the algorithm, for the error message.
 
     Raises:
-        ValueError: The first action is not 0.
+        UserError: The first action is not 0.
     """
     if isinstance(space, spaces.Discrete) and space.start != 0:
-        raise ValueError(
+        raise UserError(
             f"{algorithm} numbers its actions from 0, but the environment's are {space}; "
             f"let it take Discrete({space.n}) and add {space.start} itself"
         )

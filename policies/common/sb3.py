@@ -22,7 +22,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
-from ..base import Actions, Hooks, LearnsFrom, Observation, Tensors, Values
+from ..base import Actions, Hooks, LearnsFrom, Observation, Tensors, UserError, Values
 from .actions import check_start
 from .state import below, copies, optimizer_tensors, restore_optimizer
 from .tokens import TokenHandles, TokenTable, handle_space
@@ -96,11 +96,11 @@ class OnPolicyLearner:
             options: Further arguments of the algorithm's class, including n_steps.
 
         Raises:
-            ValueError: The algorithm does not support the action space.
+            UserError: The algorithm does not support the action space.
         """
         if not isinstance(action_space, ACTION_SPACES):
             kinds = ", ".join(kind.__name__ for kind in ACTION_SPACES)
-            raise ValueError(f"{algorithm.__name__} chooses actions of {kinds}, not of {action_space}")
+            raise UserError(f"{algorithm.__name__} chooses actions of {kinds}, not of {action_space}")
         check_start(action_space, algorithm.__name__)
         table, policy_space = None, observation_space
         if handles:

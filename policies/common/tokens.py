@@ -26,6 +26,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from ..base import UserError
+
 HANDLES = 2**24  # SB3 passes observations to the network as float32, which represents integers exactly up to 2**24
 
 Observation = dict[str, np.ndarray]
@@ -45,7 +47,7 @@ class TokenTable:
         device: Device that stores the tokens.
 
     Raises:
-        ValueError: The table needs more than HANDLES rows.
+        UserError: The table needs more than HANDLES rows.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class TokenTable:
         self._arguments = (steps, num_envs, shape, dtype, device)
         rows = 1 + steps * num_envs
         if rows > HANDLES:
-            raise ValueError(
+            raise UserError(
                 f"{steps - 1:,} steps in {num_envs:,} environments need {rows:,} handles, but Stable-Baselines3 can "
                 f"tell only {HANDLES:,} apart; take fewer n_steps or num_envs, or algorithm_options.handles=false"
             )
@@ -74,7 +76,7 @@ class TokenTable:
             device: Device that stores the tokens.
 
         Raises:
-            ValueError: The space has no tokens, or the table needs more than HANDLES rows.
+            UserError: The space has no tokens, or the table needs more than HANDLES rows.
         """
         shape = token_shape(observation_space)
         dtype = torch.from_numpy(np.empty(0, observation_space["tokens"].dtype)).dtype
@@ -188,13 +190,13 @@ def token_shape(observation_space: spaces.Dict) -> tuple[int, int]:
         observation_space: Dict with `tokens` [T, D] and `mask` [T], or with a `handle`.
 
     Raises:
-        ValueError: The space has no tokens.
+        UserError: The space has no tokens.
     """
     tokens, mask, handles = (observation_space.spaces.get(key) for key in ("tokens", "mask", "handle"))
     if isinstance(handles, Handles):
         return handles.table.shape
     if tokens is None or mask is None or tokens.shape is None or len(tokens.shape) != 2:
-        raise ValueError(
+        raise UserError(
             f"a network needs a Dict observation with tokens [T, D] and mask [T], not {observation_space}; "
             "wrap the environments in VecEmbed, whose encoder makes tokens"
         )

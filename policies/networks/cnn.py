@@ -5,6 +5,7 @@ from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import nn
 
+from ..base import UserError
 from ..common.options import SomeSizes
 from .base import TokenNetwork
 
@@ -26,13 +27,13 @@ class Network(TokenNetwork):
         defaults: Options of the network.
 
     Raises:
-        ValueError: The width of a token is not a multiple of 3.
+        UserError: The width of a token is not a multiple of 3.
     """
 
     def __init__(self, observation_space: spaces.Dict, defaults: Defaults):
         super().__init__(observation_space, summary_size=defaults.summary)
         if self.token_size % 3:
-            raise ValueError(
+            raise UserError(
                 f"network cnn reads tokens as RGB pixel rows, but their width {self.token_size} is not a "
                 "multiple of 3; use encoder pixels, or network token_transformer"
             )

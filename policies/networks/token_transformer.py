@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_v
 from torch import nn
 from typing_extensions import Self
 
+from ..base import UserError
 from .base import TokenNetwork
 
 
@@ -31,10 +32,10 @@ class Defaults(BaseModel):
 
     @model_validator(mode="after")
     def check_width(self) -> Self:
-        """Raise ValueError if the width is not a multiple of the number of heads."""
+        """Raise UserError if the width is not a multiple of the number of heads."""
         if self.width % self.heads:
             nearest = max(1, self.width // self.heads) * self.heads
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}; try width={nearest}")
+            raise UserError(f"width {self.width} is not a multiple of heads {self.heads}; try width={nearest}")
         return self
 
 

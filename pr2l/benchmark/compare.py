@@ -20,6 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 
 from pr2l.core.console import Console
@@ -117,8 +118,8 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> list[Method]:
     draw(methods, out / f"{task}.png")
     (out / f"{task}.md").write_text(markdown(methods), encoding="utf-8")
     console = Console()
-    console.print(_table(methods))
-    console.print(f"{out}: {task}.md, {task}.png and a JSON file for each method", style="dim")
+    console.print(_table(methods), markup=False)
+    console.print(f"{out}: {task}.md, {task}.png and a JSON file for each method", style="dim", markup=False)
     return methods
 
 
@@ -248,7 +249,7 @@ def _header(measures: Sequence[str]) -> tuple[str, ...]:
 def _table(methods: Sequence[Method]) -> Table:
     """Return the table for the terminal, with the first measure only so that it fits."""
     first = methods[0].measures[:1]
-    table = Table(*_header(first), title=_task(methods[0].runs), caption=_caption(methods))
+    table = Table(*_header(first), title=escape(_task(methods[0].runs)), caption=_caption(methods))
     for row in _rows(methods, first):
         table.add_row(*row)
     return table

@@ -140,7 +140,7 @@ def site(results: Path, out: Path, repository: str | None = None) -> Path:
             (out / "rows" / suite / f"{name}.vtt").write_text(_captions(clip), encoding="utf-8")
     for name, text in pages.items():
         (out / name).write_text(text, encoding="utf-8")
-    Console().print(f"{out / 'index.html'}: {sum(map(len, rows.values()))} runs of {', '.join(rows)}")
+    Console().print(f"{out / 'index.html'}: {sum(map(len, rows.values()))} runs of {', '.join(rows)}", markup=False)
     return out / "index.html"
 
 

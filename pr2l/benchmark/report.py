@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 
 from pr2l.benchmark.compare import random_score
@@ -75,11 +76,11 @@ def report(name: str, results: Path, out: Path | None = None) -> Values:
         csv.writer(file).writerows([("task", "method", "statistic", "value", "low", "high"), *long_table(summary)])
     _draw(summary, out)
     title = f"{suite.name}: {summary['rows']} of {summary['wanted']} runs"
-    table = Table(*HEAD[:6], title=title, caption=few_seeds(summary) or None)
+    table = Table(*HEAD[:6], title=escape(title), caption=few_seeds(summary) or None)
     for row in overall(summary):
         table.add_row(*row[:6])  # to fit a terminal
-    Console().print(table)
-    Console().print(f"{out}: report.md, report.csv, report.json, figures", style="dim")
+    Console().print(table, markup=False)
+    Console().print(f"{out}: report.md, report.csv, report.json, figures", style="dim", markup=False)
     return summary
 
 

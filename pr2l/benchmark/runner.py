@@ -82,13 +82,15 @@ def run(name: str, out: Path, at_once: int | None = None) -> None:
         failed_jobs = _run(name, suite, folder, *_share(at_once))
     if failed_jobs:
         raise UserError("\n".join(starmap(_failure, failed_jobs)))
-    Console().print(f"all runs of {suite.name} are done; [bold]pr2l bench report {escape(name)}[/] writes their report")
+    command = f"[bold]pr2l bench report {escape(name)}[/]"
+    Console().print(f"all runs of {escape(suite.name)} are done; {command} writes their report")
 
 
 def _run(name: str, suite: Suite, folder: Path, at_once: int, threads: int) -> list[tuple[Job, int]]:
     """Train the missing runs; return the jobs that failed, with their exit codes."""
     planned, console = missing(suite, folder), Console()
-    console.print(f"{suite.name}: {len(planned)} of {len(suite.planned())} runs to do, {at_once} at a time; {folder}")
+    to_do = f"{len(planned)} of {len(suite.planned())} runs to do"
+    console.print(f"{suite.name}: {to_do}, {at_once} at a time; {folder}", markup=False)
     memory = {row.method: row.cost.peak_memory or DEFAULT_MEMORY for row in _rows(suite, folder)}
     make = partial(_make, suite, folder=folder, threads=threads)
     jobs = [_job(run.name, partial(make, run), folder, memory.get(run.method)) for run in planned]
@@ -318,7 +320,7 @@ def _without_start(row: Row) -> float:
 
 def _table(suite: Suite, estimates: Sequence[tuple[PlannedRun, CostEstimate]], at_once: int, threads: int) -> Table:
     columns = ("method", "runs", "steps", "minutes per run", "core-hours", "memory", "source")
-    table = Table(*columns, title=f"{suite.name}: missing runs")
+    table = Table(*columns, title=f"{escape(suite.name)}: missing runs")
     for method in suite.methods:
         of_method = [(run, estimate) for run, estimate in estimates if run.method == method]
         if not of_method:

@@ -8,7 +8,7 @@ import rich.console
 
 
 class Console(rich.console.Console):
-    """Console that does not wrap lines, so that users can copy a command or a path.
+    """Console that prints paths and commands as they are, so that users can copy them: no wrapped lines, no emoji.
 
     Args:
         options: Arguments of `rich.console.Console`. The default of `highlight` is False: numbers and paths have no
@@ -16,4 +16,4 @@ class Console(rich.console.Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"soft_wrap": True, "highlight": False} | options)
+        super().__init__(**{"soft_wrap": True, "highlight": False, "emoji": False} | options)

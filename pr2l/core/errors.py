@@ -1,9 +1,21 @@
-"""Errors for users' mistakes, with the wrong value, the allowed values, the nearest name, and the next step."""
+"""Errors for users' mistakes, with the wrong value, the allowed values, the nearest name, and the next step.
+
+The type of an exception decides what the command line prints:
+
+    UserError                                   the message
+    OSError: full disk, no permission           path, free space and next step
+    any other exception                         the traceback, and whose code raised it (`code_of`)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import errno
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
@@ -11,6 +23,10 @@ if TYPE_CHECKING:
 
 LISTED = 12  # an error lists up to this number of names in full
 NEAREST = 5  # of more names, it lists this number of the nearest
+OURS = "pr2l"  # the owner of code that is in this repository
+LEAVES = ("pr2l.environments.base", "pr2l.policies.base")  # have a UserError of their own: they import no pr2l.core
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class UserError(Exception):
@@ -39,6 +55,76 @@ class UnknownName(UserError):
         text = f"{name!r} is not among the {kind}.{did_you_mean(name, self.allowed)}"
         listing = _listed(f"Known {kind}", name, self.allowed)
         super().__init__(f"{text} {listing} {hint}".rstrip())
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Return whether an exception is a mistake of the user: a UserError of pr2l, of environments/ or of policies/."""
+    modules = [sys.modules[name] for name in LEAVES if name in sys.modules]  # one that is not imported raised nothing
+    return isinstance(error, (UserError, *(module.UserError for module in modules)))
+
+
+def explain_os_error(error: OSError) -> str:
+    """Describe an OSError that the user can correct: a full disk or a missing permission.
+
+    Returns:
+        The path, the free space and the next step; "" for any other OSError.
+    """
+    path = str(error.filename2 or error.filename or "")
+    where = f"{path}: " if path else ""
+    if error.errno in NO_SPACE:
+        return (
+            f"{where}{error.strerror or 'no space left'} ({_free_space(path)}). Free some space or name another "
+            "folder, and run the command again; files that are complete stay as they are"
+        )
+    if error.errno in NO_PERMISSION:
+        return (
+            f"{where}{error.strerror or 'no permission'} ({_free_space(path)}). Name another folder, or change its "
+            "permissions, and run the command again"
+        )
+    return ""
+
+
+def _free_space(path: str) -> str:
+    """Return the free space of the disk of a path that need not exist; "" = of the working folder."""
+    folder = Path(path or ".").absolute()
+    with suppress(OSError):
+        folder = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        return f"{shutil.disk_usage(folder).free / 1e9:.1f} GB are free in {folder}"
+    return "free space unknown"
+
+
+@contextmanager
+def code_of(owner: str) -> Iterator[None]:
+    """Record in an exception whose code raised it; of nested blocks, the innermost one counts.
+
+    The record is an attribute of the exception, so it also arrives from a worker process.
+
+    Args:
+        owner: `OURS`, or a description such as "the environment my_module:MyEnv".
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_user_error(error) and owner_of(error) is None:
+            with suppress(AttributeError):  # of an exception with __slots__
+                error._pr2l_owner = owner  # type: ignore[attr-defined]
+        raise
+
+
+def owner_of_object(value: object, kind: str) -> str:
+    """Return whose code the class of an object is, for `code_of`.
+
+    Args:
+        value: The object.
+        kind: Its kind, e.g. "encoder".
+    """
+    module = type(value).__module__
+    return OURS if module.partition(".")[0] == OURS else f"the {kind} {module}.{type(value).__qualname__}"
+
+
+def owner_of(error: BaseException) -> str | None:
+    """Return whose code raised an exception, as `code_of` has recorded it; None = not recorded."""
+    return getattr(error, "_pr2l_owner", None)
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal, TypeAlias, TypeVar, overload
 
-from pr2l.core.errors import UnknownName
+from pr2l.core.errors import OURS, UnknownName, code_of
 from pr2l.core.source import module_file
 
 ModuleKind: TypeAlias = Literal["vlms", "encoders", "environments", "algorithms", "networks"]
@@ -76,7 +76,21 @@ def load(kind: str, name: str) -> ModuleType | Path:
     if kind == "environments" and is_class_path(name):
         plugin: ModuleType = import_module(CLASS_ADAPTER).load(name)
         return plugin
-    return import_module(_find(kind, name, _modules(kind)))
+    with code_of(owner(kind, name)):
+        return import_module(_find(kind, name, _modules(kind)))
+
+
+def owner(kind: str, name: str) -> str:
+    """Return whose code a plug-in is: `errors.OURS`, or a description such as "the plug-in my_package.doors".
+
+    Args:
+        kind: A kind of module.
+        name: The plug-in's name; for an environment also "module:Class".
+    """
+    if is_class_path(name):
+        return f"the environment {name}"
+    module = _modules(kind).get(name, OURS)
+    return OURS if module.partition(".")[0] == OURS else f"the plug-in {module}"
 
 
 def source(kind: str, name: str) -> Path:

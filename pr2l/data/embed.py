@@ -100,7 +100,7 @@ def _embed_missing(encoder: Encoder, recording: Recording, config: RunConfig, fo
         if store.done < len(store):
             frames, seconds = _fill(store, recording, encoder, config.num_envs, console)
     finally:
-        console.print(f"{store.done:,} of {len(store):,} frames are in {folder}", soft_wrap=True)
+        console.print(f"{store.done:,} of {len(store):,} frames are in {folder}", soft_wrap=True, markup=False)
         if store.clipped:
             console.print(f"{store.clipped:,} numbers beyond the range of float16 were clipped", soft_wrap=True)
     if frames:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -195,7 +196,7 @@ def _title(source: Source) -> str:
 
 def _table(title: str, results: dict[str, Accuracies]) -> Table:
     """Draw a table with a row per kind of question and a column per evaluation of the same questions."""
-    table = Table("question", *results, "asked", title=title)
+    table = Table("question", *results, "asked", title=escape(title))
     for kind, score in next(iter(results.values()))["questions"].items():
         shares = (f"{accuracies['questions'][kind]['accuracy']:.1%}" for accuracies in results.values())
         table.add_row(kind, *shares, str(score["asked"]))

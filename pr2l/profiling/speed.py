@@ -512,13 +512,13 @@ def speed(shapes: Sequence[str] = EVERYDAY, effort: Effort | None = None, out: P
         for section in sections:
             for measure in section(effort or Effort()):
                 measures.append(measure)
-                bars.console.print(f"{measure.name}: {_format(measure)}", highlight=False)
+                bars.console.print(f"{measure.name}: {_format(measure)}", markup=False)
             bars.advance(bar)
     console.print(_table(measures))
     write_json(out / "speed.json", {"machine": _machine(), "measures": [asdict(measure) for measure in measures]})
     (out / "speed.md").write_text(_as_markdown(measures), encoding="utf-8")
     _draw(measures, out / "speed.png")
-    console.print(f"{out}: speed.md, speed.json, speed.png")
+    console.print(f"{out}: speed.md, speed.json, speed.png", markup=False)
     return measures
 
 

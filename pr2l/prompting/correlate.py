@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 from scipy.stats import permutation_test
@@ -113,7 +114,7 @@ def correlate(
     console = Console()
     for task in suite.tasks:
         console.print(_table(f"{task}: {len(variants[task])} variants", results_of[task]))
-    console.print(f"{out}: correlation.md, correlation.json, correlation.png", style="dim")
+    console.print(f"{out}: correlation.md, correlation.json, correlation.png", style="dim", markup=False)
     return results_of
 
 
@@ -239,7 +240,7 @@ def _cells(correlations_of_task: Sequence[Correlation]) -> list[tuple[str, ...]]
 
 
 def _table(title: str, correlations_of_task: Sequence[Correlation]) -> Table:
-    table = Table("Spearman's rho of", *_head(), title=title)
+    table = Table("Spearman's rho of", *_head(), title=escape(title))
     for cells in _cells(correlations_of_task):
         table.add_row(*cells)
     return table

@@ -29,6 +29,7 @@ import numpy.typing as npt
 from pr2l.core import digest, registry
 from pr2l.core.errors import UserError, did_you_mean
 from pr2l.core.images import read_image
+from pr2l.core.io import DamagedFile
 from pr2l.core.prompt import task_contexts
 from pr2l.core.types import Context, Contexts, Frames, Labels
 from pr2l.data.labelled_frames import Progress, Source, load_or_play
@@ -172,6 +173,8 @@ def from_table(folder: Path) -> Examples:
             rows = list(csv.DictReader(file, restval=""))
     except UnicodeDecodeError as error:
         raise UserError(f"{folder / TABLE} is not in UTF-8; save it again as CSV UTF-8") from error
+    except csv.Error as error:  # such as a field of more than 128 kB, where a quotation mark is missing
+        raise UserError(f"{folder / TABLE} cannot be read as CSV: {error}; save it again as CSV UTF-8") from error
     if not rows or not {"file", "present"} <= rows[0].keys():
         raise UserError(f"{folder / TABLE} needs the columns `file` and `present`, and a line for each picture")
     annotations = []
@@ -196,14 +199,17 @@ def from_recording(folder: Path, contexts: Sequence[Context], count: int, seed: 
         seed: Seed of the random choices.
 
     Raises:
-        UserError: If the data set has no labels, or the number of labels differs from the number of frames.
+        UserError: If the data set has no labels, they are damaged, or their number differs from that of the frames.
     """
     recording = Recording(folder)
     if not (folder / LABELS).is_file():
         raise UserError(f"{folder} has no labels ({LABELS}); collect it again with --labels")
     # A line is written before its episode. After an interruption the file may have one more, possibly incomplete, line.
-    lines = (folder / LABELS).read_text(encoding="utf-8").splitlines()[: len(recording.contexts)]
-    labels = [frame_labels for line in lines for frame_labels in json.loads(line)]
+    try:
+        lines = (folder / LABELS).read_text(encoding="utf-8").splitlines()[: len(recording.contexts)]
+        labels = [frame_labels for line in lines for frame_labels in json.loads(line)]
+    except (ValueError, TypeError, RecursionError) as error:  # no UTF-8, no JSON, or a line that is no list
+        raise DamagedFile(folder / LABELS, str(error), "Collect the data set again with --labels.") from error
     if len(labels) != len(recording):
         raise UserError(f"{folder / LABELS} has labels of {len(labels)} frames, and the data set has {len(recording)}")
     rows = recording.spread(count)

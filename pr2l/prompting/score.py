@@ -171,7 +171,8 @@ def score(scoring: Scoring, out: Path) -> list[PromptScore]:
     console.print(table(scoring, examples, scores))
     if len(scores) > 1:
         console.print(agreements(scores))
-    console.print(f"{out}: score.json, and score.png with the accuracy of every layer and segment", style="dim")
+    files = "score.json, and score.png with the accuracy of every layer and segment"
+    console.print(f"{out}: {files}", style="dim", markup=False)
     return scores
 
 
@@ -329,7 +330,7 @@ def table(scoring: Scoring, examples: Examples, scores: Sequence[PromptScore]) -
     chances = {label: 100 * result.chance for label, result in scores[0].view.items()}
     frames = f"{len(examples)} frames, {examples.present.mean():.0%} with the target"
     score_table = Table(
-        title=f"prompts for {scoring.task}, {scoring.vlm}, {frames}",
+        title=Text(f"prompts for {scoring.task}, {scoring.vlm}, {frames}", style="table.title"),
         caption="score: mean skill of the probes, 0 = chance, 1 = perfect; 95 % intervals over episodes",
     )
     score_table.add_column("prompt", overflow="fold")

@@ -136,14 +136,15 @@ def search(space_name: str, scoring: Scoring, out: Path, budget: int) -> list[Ca
                 scored[number] = candidate
                 running.add(number)
     except KeyboardInterrupt:
-        console.print(f"stopped; results so far are in {out / RESULTS}, and the same command resumes")
+        console.print(f"stopped; results so far are in {out / RESULTS}, and the same command resumes", markup=False)
         raise
     best = sorted(scored.values(), key=lambda candidate: (-candidate.rung, -candidate.score))
     if not best:
         raise UserError(f"{scoring.vlm} can read none of the candidates of {space_name}")
     _write(best[0].prompt, out / "best.yaml", scoring)
     console.print(table(best, scoring))
-    console.print(f"{out / 'best.yaml'} is the best; copy it to prompts/{scoring.task}/ to use it by name", style="dim")
+    advice = f"{out / 'best.yaml'} is the best; copy it to prompts/{scoring.task}/ to use it by name"
+    console.print(advice, style="dim", markup=False)
     return best
 
 
@@ -174,7 +175,8 @@ def table(candidates: Sequence[Candidate], scoring: Scoring) -> Table:
         scoring: Task and VLM of the search.
     """
     score_table = Table(
-        title=f"best prompts for {scoring.task}, {scoring.vlm}", caption="score: mean skill of the probes"
+        title=Text(f"best prompts for {scoring.task}, {scoring.vlm}", style="table.title"),
+        caption="score: mean skill of the probes",
     )
     for head in ("rung", "frames", "score", "ms/frame"):
         score_table.add_column(head, justify="right")

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pr2l.core import prompt, registry
 from pr2l.core.config import RunConfig
+from pr2l.core.errors import OURS, code_of
 from pr2l.encoders.base import Encoder, EncoderSource
 from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.environments.isolation.isolated import Timeouts
@@ -81,7 +82,9 @@ def encoder(config: RunConfig, frame_shape: tuple[int, int, int] | None = None) 
         frame_shape=frame_shape or frame_spaces(config).frame_shape,
         kinds=module.kinds(config.task),
     )
-    base_encoder: Encoder = registry.load("encoders", config.encoder).create(source, config.options("encoder"))
+    encoder_module = registry.load("encoders", config.encoder)
+    with code_of(registry.owner("encoders", config.encoder)):
+        base_encoder: Encoder = encoder_module.create(source, config.options("encoder"))
     # The key of the cache has no labels.
     cached = config.cache_frames and base_encoder.costly and not base_encoder.needs_labels
     return CachedEncoder(base_encoder, config.cache_frames) if cached else base_encoder
@@ -107,7 +110,9 @@ def frame_spaces(config: RunConfig) -> Spaces:
         ContractError: If the spaces violate the contract.
     """
     module = registry.load("environments", config.environment)
-    with closing(module.make(config.task, config.options("environment"))) as env:
+    with code_of(registry.owner("environments", config.environment)):
+        env = module.make(config.task, config.options("environment"))
+    with closing(env):
         check_spaces(env, f"{config.environment}/{config.task}")
         return Spaces(env.observation_space, env.action_space)
 
@@ -129,13 +134,16 @@ def learner(config: RunConfig, encoder: Encoder, frames: Spaces) -> Learner:
         frames: The spaces of the environments, before encoding.
     """
     algorithm = registry.load("algorithms", config.algorithm)
-    fresh_learner: Learner = algorithm.create(
-        observation_space(frames.observation_space, encoder),
-        frames.action_space,
-        config.num_envs,
-        registry.load("networks", config.network).Network,
-        config.options("network"),
-        config.options("algorithm"),
-        seed=config.seed,
-    )
+    network = registry.load("networks", config.network).Network
+    owners = {registry.owner("algorithms", config.algorithm), registry.owner("networks", config.network)} - {OURS}
+    with code_of(" or ".join(sorted(owners)) or OURS):
+        fresh_learner: Learner = algorithm.create(
+            observation_space(frames.observation_space, encoder),
+            frames.action_space,
+            config.num_envs,
+            network,
+            config.options("network"),
+            config.options("algorithm"),
+            seed=config.seed,
+        )
     return fresh_learner

@@ -23,7 +23,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from pr2l.core.errors import UserError
+from pr2l.core.errors import UserError, code_of, owner_of_object
 from pr2l.environments.isolation.isolated import Isolated
 from pr2l.rollout.watchdog import CallRecord
 
@@ -57,7 +57,7 @@ class BadValueError(ContractError):
 class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
     """Wrapper that checks all values that an environment returns, and returns copies with plain Python numbers.
 
-    Exceptions that the environment raises are not caught.
+    Exceptions that the environment raises are not caught; they get a record of whose code it is.
 
     Args:
         env: The environment. The constructor checks its spaces.
@@ -94,6 +94,9 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         self.cuts = 0
         self.calls = CallRecord()
         self._timed = not isinstance(env.unwrapped, Isolated)  # Isolated has its own time limits
+        self._owner = owner_of_object(env.unwrapped, "environment")
+        if isinstance(env.unwrapped, Isolated):
+            self._owner = f"the simulator {env.unwrapped.name}"
         self._slots, self._labels, self._success, self._on_bad_value = tuple(slots), labels, success, on_bad_value
         self._seed: int | None = None
         self._step = 0  # number of the step in the episode; 0 = reset
@@ -106,7 +109,8 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observation, Info]:
         self._seed, self._step = seed, 0
-        with self.calls.during("reset", seed or 0) if self._timed else nullcontext():
+        timed = self.calls.during("reset", seed or 0) if self._timed else nullcontext()
+        with code_of(self._owner), timed:
             result: Any = self.env.reset(seed=seed, options=options)
         if not _is_sequence_of(2, result):
             self._fail(f"reset returned {_of_length(result)}", "two values, (observation, info)")
@@ -118,7 +122,8 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         self._step += 1
-        with self.calls.during("step", self._seed or 0, self._step) if self._timed else nullcontext():
+        timed = self.calls.during("step", self._seed or 0, self._step) if self._timed else nullcontext()
+        with code_of(self._owner), timed:
             result: Any = self.env.step(action)
         if not _is_sequence_of(5, result):
             need = "five values, (observation, reward, terminated, truncated, info)"

@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 from pr2l.core import registry
-from pr2l.core.errors import UserError
+from pr2l.core.errors import UserError, code_of
 from pr2l.environments.isolation.isolated import Isolated, Timeouts
 from pr2l.rollout import external
 from pr2l.rollout.contract import BadValue, ContractCheck, Info, Observation, check_spaces
@@ -219,7 +219,8 @@ def make_episodes(
     """
     module = registry.load("environments", environment)
     name = f"{environment}/{task}"
-    env = module.make(task, options, split=split, labels=labels)
+    with code_of(registry.owner("environments", environment)):
+        env = module.make(task, options, split=split, labels=labels)
     try:
         check_spaces(env, name)
         if isolated and not isinstance(env.unwrapped, Isolated):

@@ -23,7 +23,7 @@ import numpy as np
 from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict
 
-from pr2l.core.errors import UserError, did_you_mean
+from pr2l.core.errors import UserError, code_of, did_you_mean
 from pr2l.rollout.contract import Info, Observation
 
 Context: TypeAlias = dict[str, str]
@@ -230,7 +230,8 @@ class ExternalModule(ModuleType):
         options = options or Defaults()
         arguments = dict(options.model_extra or {})
         try:
-            env = self._make_env(**arguments)
+            with code_of(f"the environment {self.__name__}"):
+                env = self._make_env(**arguments)
         except TypeError as error:
             text = f"{self.__name__} cannot be made with the environment_options {arguments}: {error}"
             raise UserError(text) from error
@@ -255,7 +256,8 @@ def load(name: str) -> ExternalModule:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        module = import_module(module_name)
+        with code_of(f"the environment {name}"):
+            module = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise

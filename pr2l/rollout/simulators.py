@@ -118,7 +118,7 @@ def install(name: str, python: Path | None = None) -> Path:
     """
     recipe, place, console = load(name), folder(name), Console()
     if _state(name, recipe) == "yes":
-        console.print(f"{name} is installed in {place}; delete that folder to install it again")
+        console.print(f"{name} is installed in {place}; delete that folder to install it again", markup=False)
         return interpreter(name)
     _check_place(place)
     commands = [_creation(name, recipe, place, python)]
@@ -134,7 +134,7 @@ def install(name: str, python: Path | None = None) -> Path:
         console.print(escape(f"{title} ({seconds:.0f} s)"))
     stamp = {"digest": recipe.digest, "recipe": recipe.model_dump(mode="json")}
     (place / STAMP).write_text(json.dumps(stamp, indent=1))
-    console.print(f"{name} is installed in {place}; next: `pr2l sim check {name}`")
+    console.print(f"{name} is installed in {place}; next: `pr2l sim check {name}`", markup=False)
     return interpreter(name)
 
 

@@ -24,7 +24,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from pr2l.core.errors import UserError
+from pr2l.core.errors import UserError, code_of, owner_of_object
 from pr2l.core.types import Tokens
 from pr2l.encoders.base import Encoder
 from pr2l.rollout.contract import BadValueError, ContractCheck, ContractError, check_spaces, describe
@@ -213,7 +213,8 @@ class VecEmbed(VecEnvWrapper):
         frames = observations["frame"]
         if self.encoder.frame_history > 1:
             frames = np.stack([info["frame_history"] for info in infos])
-        with torch.no_grad():
+        owner = owner_of_object(getattr(self.encoder, "encoder", self.encoder), "encoder")
+        with torch.no_grad(), code_of(owner):
             tokens = self.encoder.encode(frames, contexts, labels)
         self.frames, self.contexts = observations["frame"][:count], contexts[:count]
         self.answers = self.encoder.answers()[:count]

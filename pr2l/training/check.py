@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from pr2l.core import prompt, registry
 from pr2l.core.config import RunConfig
 from pr2l.core.console import Console
-from pr2l.core.errors import UserError
+from pr2l.core.errors import UserError, is_user_error
 from pr2l.data.recorded import learns_from_data, recording
 from pr2l.data.recording import Recording
 from pr2l.encoders.base import Encoder
@@ -58,7 +58,7 @@ class Finding:
 
 def check(config: RunConfig) -> bool:
     """Print a table of findings and return whether the run can start."""
-    table = Table("", "checked", "found", title=f"{config.environment}/{config.task}: {config.why}")
+    table = Table("", "checked", "found", title=escape(f"{config.environment}/{config.task}: {config.why}"))
     good = True
     for finding in findings(config):
         good &= finding.good
@@ -84,15 +84,17 @@ def findings(config: RunConfig) -> Iterator[Finding]:
     progress = _Progress()
     try:
         yield from _parts(config, progress)
-    except (UserError, ValueError, ImportError) as error:
-        yield Finding(progress.part, "", str(error), good=False)
     except Exception as error:  # a simulator may raise anything
-        traceback.print_exc()
-        name = f"{type(error).__name__}: {error}"
-        yield Finding(
-            progress.part, "", f"{name}\nThe run would end with this error; its traceback is above", good=False
-        )
+        yield Finding(progress.part, "", _problem(error), good=False)
     yield _tracking(config)
+
+
+def _problem(error: Exception) -> str:
+    """Return the text of an exception; print the traceback of one that is not a mistake of the user."""
+    if is_user_error(error) or isinstance(error, ImportError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {error}\nThe run would end with this error; its traceback is above"
 
 
 def _parts(config: RunConfig, progress: _Progress) -> Iterator[Finding]:

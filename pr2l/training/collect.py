@@ -34,6 +34,7 @@ import minari
 import numpy as np
 import torch
 from minari.data_collector import EpisodeBuffer
+from rich.markup import escape
 from rich.progress import Progress
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -156,7 +157,7 @@ def collect(
 
     def record(writer: EpisodeWriter) -> None:
         with Progress() as progress:
-            bar = progress.add_task(title, total=episodes, completed=len(writer.seeds))
+            bar = progress.add_task(escape(title), total=episodes, completed=len(writer.seeds))
 
             def write(episode: EpisodeBuffer, episode_metadata: dict[str, Any], frame_labels: list[Labels]) -> None:
                 with not_interrupted():

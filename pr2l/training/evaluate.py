@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from rich.markup import escape
 from rich.table import Table
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -195,12 +196,12 @@ def report(run: Run, encoder: Encoder, learner: Learner, step: int, episodes: in
     }
     write_json(run.path / "results.json", results)
     rows = {"random": chance, **committed(config), f"this run ({config.encoder})": agent}
-    console.print(table(f"{config.environment}/{config.task} after {step:,} steps", rows))
+    console.print(table(f"{config.environment}/{config.task} after {step:,} steps", rows), markup=False)
     if len(contexts) > 1:
-        console.print(table(f"this run ({config.encoder}) by context", contexts, of="context"))
+        console.print(table(f"this run ({config.encoder}) by context", contexts, of="context"), markup=False)
     for sentence in undefined_measures(agent_episodes):
-        console.print(sentence, style="yellow")
-    console.print(f"{run.path}: results.json, video, metrics.csv, curves.png", style="dim")
+        console.print(sentence, style="yellow", markup=False)
+    console.print(f"{run.path}: results.json, video, metrics.csv, curves.png", style="dim", markup=False)
     return results
 
 
@@ -365,7 +366,7 @@ def table(title: str, rows: dict[str, Score], of: str = "policy") -> Table:
         rows: Scores by name; the table has only the first of the measures, because a terminal is narrow.
         of: Heading of the column of names.
     """
-    score_table = Table(title=title, caption="95 % intervals over evaluation episodes, which no run trains on")
+    score_table = Table(title=escape(title), caption="95 % intervals over evaluation episodes, which no run trains on")
     score_table.add_column(of)
     measures = list(dict.fromkeys(name for score in rows.values() for name in score.measures))[:1]
     for column in ("success rate", *measures, "return", "length", "episodes"):

@@ -57,4 +57,4 @@ class TrainingProgress:
         self._bar.update(self._task, completed=min(step, self._total), numbers=numbers)
         if not self._console.is_terminal and time.monotonic() - self._last_line >= INTERVAL:
             self._last_line = time.monotonic()
-            self._console.print(f"{step:,} of {self._total:,} steps, {numbers}")
+            self._console.print(f"{step:,} of {self._total:,} steps, {numbers}", markup=False)

@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pr2l.core.config import RunConfig, run_config_file
 from pr2l.core.console import Console
-from pr2l.core.errors import UserError
+from pr2l.core.errors import UserError, code_of, owner_of_object
 from pr2l.core.lock import locked
 from pr2l.core.signals import STOP_SIGNALS, stops_once
 from pr2l.data.recorded import batch_source, learns_from_data, recorded_spaces, recording
@@ -155,7 +155,8 @@ def _learn(run: Run, learner: Learner, encoder: Encoder, source: Any, checkpoint
     """Train from a checkpoint or from the start until `config.steps`, and save a checkpoint at the end."""
     config, console = run.config, Console()
     after = checkpoint.step if checkpoint else None
-    console.print(f"{run.path}: {config.steps:,} steps" + (f", going on after {after:,}" if after else ""))
+    resumed = f", going on after {after:,}" if after else ""
+    console.print(f"{run.path}: {config.steps:,} steps{resumed}", markup=False)
     with (
         closing(Metrics(run.path, config, after)) as metrics,
         TrainingProgress(console, config.steps, after or 0) as progress,
@@ -167,7 +168,8 @@ def _learn(run: Run, learner: Learner, encoder: Encoder, source: Any, checkpoint
             training.restore(checkpoint)
             learner.load_state_dict(checkpoint.below("model"), checkpoint.values["model"])
         try:
-            learner.learn(source, config.steps, training)
+            with code_of(owner_of_object(learner, "learner")):
+                learner.learn(source, config.steps, training)
         except CheckpointNotWritten:
             raise
         except NotFinite:
