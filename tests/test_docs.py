@@ -84,7 +84,7 @@ def test_link_targets_exist(page):
 def test_nav_of_mkdocs_lists_all_guides_and_only_existing_pages():
     site = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
     listed = set(re.findall(r"[\w./-]+\.md", str(site["nav"])))
-    assert listed - {"index.md", "contributing.md", "changelog.md"} <= {
+    assert listed - {"index.md", "contributing.md", "security.md", "changelog.md"} <= {
         page.relative_to(ROOT / "docs").as_posix() for page in PAGES if page.is_relative_to(ROOT / "docs")
     }
     guides = {page.name for page in ROOT.glob("docs/*.md")}

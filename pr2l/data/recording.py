@@ -15,6 +15,7 @@ import minari
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
+from minari.dataset.minari_storage import MinariStorage
 
 from pr2l.core import digest
 from pr2l.core.errors import UserError
@@ -80,26 +81,21 @@ class Recording:
         if not (folder / "data").is_dir():
             raise UserError(f"{folder} is no data set: it has no folder `data`; `pr2l collect` makes one")
         self.folder = folder
-        try:
-            self.storage = minari.MinariDataset(folder / "data").storage
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{folder} is no data set that Minari can read: {error}") from error
-        if self.storage.FORMAT != "hdf5":
-            raise UserError(f"{folder} is in Minari's format {self.storage.FORMAT!r}; convert it to 'hdf5'")
+        digests = {
+            path.relative_to(folder).as_posix(): digest.of_file(path) for path in (folder / "data").glob("*.hdf5")
+        }
+        manifest = Manifest.read(folder)
+        if manifest is not None:  # before Minari reads the files, which may be damaged
+            manifest.check_files(folder, digests)
+        self.storage = _open_storage(folder)
         self.action_space = self.storage.action_space
         self._bare_frames = isinstance(self.storage.observation_space, spaces.Box)
         self.observation_space = _with_frame(self.storage.observation_space, folder)
         count = int(self.storage.total_episodes)
-        manifest = Manifest.read(folder)
         if manifest is not None:
             manifest.check_complete(folder, count)
         if not count:
             raise UserError(f"{folder} has no complete episode; collect into another folder")
-        digests = {
-            path.relative_to(folder).as_posix(): digest.of_file(path) for path in (folder / "data").glob("*.hdf5")
-        }
-        if manifest is not None:
-            manifest.check_files(folder, digests)
         metadata = list(self.storage.get_episode_metadata(range(count)))
         contexts = [episode.get("context") for episode in metadata]
         self.contexts: Contexts = [dict(context) if isinstance(context, dict) else {} for context in contexts]
@@ -254,6 +250,16 @@ class Recording:
                 "(frames * 255).round().astype(numpy.uint8), and record them in a space of uint8"
             )
         return frames
+
+
+def _open_storage(folder: Path) -> MinariStorage:
+    try:
+        storage = minari.MinariDataset(folder / "data").storage
+    except Exception as error:  # damaged files of another program: errors of all kinds, also of HDF5
+        raise UserError(f"{folder} is no data set that Minari can read: {type(error).__name__}: {error}") from error
+    if storage.FORMAT != "hdf5":
+        raise UserError(f"{folder} is in Minari's format {storage.FORMAT!r}; convert it to 'hdf5'")
+    return storage
 
 
 def _with_frame(space: spaces.Space[Any], folder: Path) -> spaces.Dict:

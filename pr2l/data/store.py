@@ -225,8 +225,8 @@ def _array(path: Path, mode: Mode, dtype: type, shape: tuple[int, ...]) -> np.me
         return array
     try:
         array = np.lib.format.open_memmap(path, mode="r")  # mode r+ would fill a truncated file up with zeros
-    except (OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
+    except Exception as error:  # NumPy reads the header as Python source, so damage raises errors of all kinds
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if array.dtype != dtype or array.shape != shape:
         expected = f"{np.dtype(dtype)} {list(shape)}"
         raise _damaged(path, f"it holds {array.dtype} {list(array.shape)}, but {INDEX} says {expected}")
