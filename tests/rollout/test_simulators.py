@@ -2,9 +2,9 @@
 
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
-import pip
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -47,7 +47,8 @@ def without_pip(tmp_path, monkeypatch):
     creation = sims._creation
     monkeypatch.setattr(sims, "_creation", lambda *arguments: [*creation(*arguments), "--without-pip"])
     (tmp_path / "packages").mkdir()
-    (tmp_path / "packages" / "pip").symlink_to(Path(pip.__file__).parent)
+    # Importing pip here would make a later import of setuptools fail.
+    (tmp_path / "packages" / "pip").symlink_to(Path(find_spec("pip").origin).parent)
     return {"PYTHONPATH": str(tmp_path / "packages")}
 
 
