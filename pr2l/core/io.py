@@ -52,7 +52,7 @@ def write_json(path: Path, values: dict[str, Any], *, lines: bool = False) -> No
         values: JSON values.
         lines: Write each key with its value on one line, so that diffs stay small; False = indented JSON.
     """
-    signed = {**values, DIGEST: _digest(values)}
+    signed = _signed(values)
     text = json.dumps(signed, indent=2)
     if lines:
         text = "{\n" + ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in signed.items()) + "\n}"
@@ -71,8 +71,31 @@ def read_json(path: Path, next_step: str = "") -> dict[str, Any]:
         DamagedFile: The file is no JSON object, or its values do not have the digest.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or an integer of 5,000 digits
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DamagedFile(path, f"it is not JSON ({error})", next_step) from error
+    return parse_json(text, path, next_step)
+
+
+def json_line(values: dict[str, Any]) -> str:
+    """Return a dict as one line of a file of JSON lines, with a digest; `parse_json` reads it."""
+    return json.dumps(_signed(values)) + "\n"
+
+
+def parse_json(text: str, path: Path, next_step: str = "") -> dict[str, Any]:
+    """Parse a dict from the text of a JSON file or of one of its lines, and verify its digest if it has one.
+
+    Args:
+        text: The text.
+        path: The file of the text, for errors.
+        next_step: What the user can do if the text is damaged, "" for nothing.
+
+    Raises:
+        DamagedFile: The text is no JSON object, or its values do not have the digest.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: not JSON, or an integer of 5,000 digits
         raise DamagedFile(path, f"it is not JSON ({error})", next_step) from error
     if not isinstance(values, dict):
         raise DamagedFile(path, f"it holds a {type(values).__name__}, not a JSON object", next_step)
@@ -80,6 +103,10 @@ def read_json(path: Path, next_step: str = "") -> dict[str, Any]:
     if written is not None and written != _digest(values):
         raise DamagedFile(path, "its values differ from those that were written", next_step)
     return values
+
+
+def _signed(values: dict[str, Any]) -> dict[str, Any]:
+    return {**values, DIGEST: _digest(values)}
 
 
 def _digest(values: dict[str, Any]) -> str:

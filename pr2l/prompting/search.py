@@ -29,6 +29,7 @@ from pr2l.core import digest, prompt
 from pr2l.core.config import read_config
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
+from pr2l.core.io import DamagedFile, json_line, parse_json, write_text
 from pr2l.core.prompt import Prompt
 from pr2l.core.types import Segment
 from pr2l.core.yaml_files import dump
@@ -207,7 +208,7 @@ def _run(
                 continue
             lines[key] = _line(key, len(examples), score)
             with (out / RESULTS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(lines[key]) + "\n")
+                file.write(json_line(lines[key]))
         candidate = Candidate(variant, rung, lines[key])
         console.print(Text(f"rung {rung + 1}, {position}/{len(prompts)}: {candidate.score:.2f}  {variant.text}"))
         yield number, candidate
@@ -235,10 +236,17 @@ def _line(key: str, frames: int, score: PromptScore) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     """Return the lines by key; remove an incomplete last line, which a killed process leaves."""
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
     if lines and lines[-1]:
-        path.write_text("\n".join([*lines[:-1], ""]), encoding="utf-8")
-    return {line["key"]: line for line in map(json.loads, lines[:-1])}
+        write_text(path, b"\n".join([*lines[:-1], b""]).decode(errors="replace"))
+    results = {}
+    for number, line in enumerate(lines[:-1], 1):
+        hint = f"Remove line {number}: the search scores its prompt again."
+        values = parse_json(line.decode(errors="replace"), path, hint)
+        if "key" not in values:
+            raise DamagedFile(path, f"line {number} has no key", hint)
+        results[values["key"]] = values
+    return results
 
 
 def _prompt(name: str, text: str, reading: dict[str, Any]) -> Prompt:

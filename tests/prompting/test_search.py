@@ -11,6 +11,7 @@ from pr2l.cli import main
 from pr2l.core import prompt, registry
 from pr2l.core.config import read_config
 from pr2l.core.errors import UnknownName, UserError
+from pr2l.core.io import DamagedFile
 from pr2l.core.prompt import Prompt
 from pr2l.core.statistics import Estimate
 from pr2l.prompting import search as program
@@ -156,6 +157,20 @@ def test_incomplete_last_line_is_scored_again(fake_score, tmp_path):
     run_search(tmp_path)
     assert fake_score.calls[-1] == fake_score.calls[10] and len(fake_score.calls) == 12
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 11
+
+
+def test_changed_line_is_refused_and_scored_again_when_it_is_removed(fake_score, tmp_path):
+    run_search(tmp_path)
+    path = tmp_path / "out" / RESULTS
+    lines = path.read_text().splitlines(keepends=True)
+    changed = lines[3].replace("0.", "1.", 1)
+    assert changed != lines[3]
+    path.write_text("".join([*lines[:3], changed, *lines[4:]]))
+    with pytest.raises(DamagedFile, match="Remove line 4"):
+        run_search(tmp_path)
+    path.write_text("".join([*lines[:3], *lines[4:]]))
+    run_search(tmp_path)
+    assert len(fake_score.calls) == 12
 
 
 def test_other_seed_is_scored_again(fake_score, tmp_path):
