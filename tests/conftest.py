@@ -1,15 +1,13 @@
 """Shared fixtures; tests run without network and display, on one thread, with the default signal handlers."""
 
-import importlib
 import os
 import re
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import imageio.v2 as imageio
 import pytest
+from plugins import WritePlugin, plugin_writer
 
 from pr2l.core.registry import DATA_PACKAGES, MODULE_PACKAGES
 
@@ -35,39 +33,16 @@ def placeholder_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def write_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
+def write_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WritePlugin:
     """Return write_plugin(kind, name, source), which installs a package with a plug-in.
 
     The source is Python, or YAML for prompts and configs. The plug-ins of pr2l stay.
     """
-    package = f"outside_{tmp_path.name}".replace("-", "_")
-    metadata = tmp_path / f"{package}-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-    entries: dict[str, dict[str, str]] = {}
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def write(kind: str, name: str, source: str) -> None:
-        data = kind in DATA_PACKAGES
-        file = tmp_path / package / kind / (f"{name}.yaml" if data else f"{name}.py")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(source, encoding="utf-8")
-        for folder in (tmp_path / package, tmp_path / package / kind):
-            (folder / "__init__.py").touch()
-        entry = {"data": f"{package}.{kind}"} if data else {name: f"{package}.{kind}.{name}"}
-        entries.setdefault(f"pr2l.{kind}", {}).update(entry)
-        sections = (
-            f"[{group}]\n" + "".join(f"{n} = {v}\n" for n, v in e.items()) for group, e in entries.items()
-        )
-        (metadata / "entry_points.txt").write_text("\n".join(sections))
-        os.utime(tmp_path, ns=(time.time_ns(),) * 2)  # as if the package had been installed anew
-        importlib.invalidate_caches()
-
-    return write
+    return plugin_writer(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def examples(write_plugin: Callable[[str, str, str], None]) -> list[tuple[str, str]]:
+def examples(write_plugin: WritePlugin) -> list[tuple[str, str]]:
     """Install the example files of CONTRIBUTING.md as plug-ins, and return their kinds and names."""
     page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\.(?:py|yaml)\n(.*?)```", page, flags=re.DOTALL)

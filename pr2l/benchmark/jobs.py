@@ -14,7 +14,6 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import psutil
-import torch
 
 THREADS = "OMP_NUM_THREADS"
 INTERVAL = 1.0  # seconds between two calls of `watch`
@@ -48,7 +47,7 @@ def side_by_side(
     Args:
         jobs: Jobs in the order in which to start them.
         at_once: Maximum number of parallel jobs. Fewer run if the free memory is too small.
-        threads: Number of torch threads of each process.
+        threads: Number of threads that torch gets in each process: the value of OMP_NUM_THREADS.
         watch: Called about once per second with the running jobs.
     """
     waiting, running = deque(jobs), dict[SpawnProcess, Job]()
@@ -84,7 +83,7 @@ def _memory_of(process: SpawnProcess) -> int:
 
 
 def _start(job: Job, threads: int) -> SpawnProcess:
-    process = multiprocessing.get_context("spawn").Process(target=_work, args=(job, threads), name=job.name)
+    process = multiprocessing.get_context("spawn").Process(target=_work, args=(job,), name=job.name)
     before = os.environ.get(THREADS)
     os.environ[THREADS] = str(threads)  # torch reads it when it is imported
     try:
@@ -96,14 +95,13 @@ def _start(job: Job, threads: int) -> SpawnProcess:
     return process
 
 
-def _work(job: Job, threads: int) -> None:
+def _work(job: Job) -> None:
     os.setpgrp()  # Ctrl-C goes to the calling process only, which then terminates this one
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
     job.run()
 
 

@@ -177,6 +177,7 @@ def _failure(job: Job, code: int) -> str:
 
 def _make(suite: Suite, planned: PlannedRun, folder: Path, threads: int) -> None:
     """Start or resume a run, and write its row."""
+    torch.set_num_threads(threads)
     run_folder, runs = folder / planned.name, _runs(suite, folder, planned.name)
     with locked(run_folder, wait=True):  # a process of an earlier call, whose parent was killed, may still be saving
         start, previous = time.monotonic(), _resumable(planned, runs)
@@ -269,6 +270,7 @@ def _timing_config(config: RunConfig) -> dict[str, Any]:
 
 def _probe(config: RunConfig, threads: int, path: Path) -> None:
     """Measure start-up seconds, steps per second and memory of a config; write them together with the config."""
+    torch.set_num_threads(threads)
     start_time, clock = time.monotonic(), _FirstUpdate()
     with training_source(config) as (encoder, spaces, source):
         learner = build.learner(config, encoder, spaces)

@@ -1,4 +1,4 @@
-"""The pages: what they say of each row, that they can be read by everybody, and how they behave in a browser."""
+"""Pages of the leaderboard: their content, their accessibility, and their scripts in a browser."""
 
 import json
 import re
@@ -20,22 +20,22 @@ from pr2l.core.errors import UserError
 from pr2l.core.io import read_json, write_json
 from pr2l.training.video import write_video
 
-pytestmark = pytest.mark.pictures  # browsers play the videos
+pytestmark = pytest.mark.pictures  # a browser plays the video
 
 VOID = {"meta", "link", "br", "img", "input", "line", "polygon", "polyline", "track"}
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DOCS = Path(__file__).parents[2] / "docs"
-EVIL = "<script>alert(1)</script>"
+SCRIPT_TAG = "<script>alert(1)</script>"
 
 
 class Page(HTMLParser):
-    """All tags with their attributes, as (tag, {attribute: value}); checks that they are closed in order."""
+    """Parsed page: `tags` are (tag, {attribute: value}), `text` is the text; asserts that tags are closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict]] = []
         self.open: list[str] = []
-        self.words = ""
+        self.text = ""
         self.feed(text)
         assert self.open == []
 
@@ -51,58 +51,74 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.words += data
+        self.text += data
 
     def all(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-@pytest.fixture
-def made(rows, tmp_path):
-    path = rows / "toys" / "toy-colours-pixels-seed0.json"
-    write_json(path, read_json(path) | {"machine": EVIL, "uncommitted": True})
+@pytest.fixture(scope="module")
+def submitted_rows(row_files, tmp_path_factory):
+    """The rows of `toys` with a video, a GIF, uncommitted changes, two commits, and HTML in a value."""
+    folder = shutil.copytree(row_files, tmp_path_factory.mktemp("submitted") / "rows")
+    path = folder / "toys" / "toy-colours-pixels-seed0.json"
+    write_json(path, read_json(path) | {"machine": SCRIPT_TAG, "uncommitted": True})
     for method, commit in (("pixels", "9c"), ("small", "12ab")):
-        other = rows / "toys" / f"toy-colours-{method}-seed1.json"
+        other = folder / "toys" / f"toy-colours-{method}-seed1.json"
         write_json(other, read_json(other) | {"commit": commit.ljust(40, "0")})
     write_video(path.with_suffix(""), [np.full((32, 48, 3), shade, np.uint8) for shade in (0, 255)], fps=2)
-    (rows / "toys" / "toy-colours-small-seed0.gif").write_bytes(b"GIF89a")
-    return site(rows, tmp_path / "site").parent
+    (folder / "toys" / "toy-colours-small-seed0.gif").write_bytes(b"GIF89a")
+    return folder
 
 
-def pages(made):
-    return {path.name: Page(path.read_text()) for path in sorted(made.glob("*.html"))}
+@pytest.fixture(scope="module")
+def built_site(submitted_rows):
+    """The site of `submitted_rows`, built in a clone without a remote. Tests do not change it."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(leaderboard, "_origin", lambda: "")
+        return site(submitted_rows, submitted_rows.with_name("site")).parent
 
 
-def test_every_row_is_there_with_its_command_and_commit(made, rows):
-    assert set(pages(made)) == {"index.html", "toys-toy-colours.html", "toys-toy-again.html"}
-    found = [read_json(path) for path in (rows / "toys").glob("*.json")]
-    for row in found:
-        page = pages(made)[f"toys-{row['task'].replace('/', '-')}.html"]
-        assert f"git checkout {row['commit']}\nOMP_NUM_THREADS=1 {row['command']}" in page.words
+@pytest.fixture
+def site_copy(built_site, tmp_path, monkeypatch):
+    """A copy of `built_site`, for tests that change it."""
+    monkeypatch.setattr(leaderboard, "_origin", lambda: "")
+    return shutil.copytree(built_site, tmp_path / "site")
+
+
+def pages(folder):
+    return {path.name: Page(path.read_text()) for path in sorted(folder.glob("*.html"))}
+
+
+def test_site_has_every_row_with_its_command_and_commit(built_site, submitted_rows):
+    assert set(pages(built_site)) == {"index.html", "toys-toy-colours.html", "toys-toy-again.html"}
+    for row in map(read_json, (submitted_rows / "toys").glob("*.json")):
+        page = pages(built_site)[f"toys-{row['task'].replace('/', '-')}.html"]
+        assert f"git checkout {row['commit']}\nOMP_NUM_THREADS=1 {row['command']}" in page.text
         name = f"{row['task'].replace('/', '-')}-{row['method']}-seed{row['seed']}.json"
-        assert read_json(made / "rows" / "toys" / name) == row
-    assert "0.75 [0.40, 0.90]" in pages(made)["index.html"].words
-    assert "and uncommitted changes" in pages(made)["toys-toy-colours.html"].words
+        assert read_json(built_site / "rows" / "toys" / name) == row
+    assert "0.75 [0.40, 0.90]" in pages(built_site)["index.html"].text
+    assert "and uncommitted changes" in pages(built_site)["toys-toy-colours.html"].text
 
 
-def test_what_a_row_says_is_escaped(made):
-    text = (made / "toys-toy-colours.html").read_text()
-    assert EVIL not in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+def test_values_of_rows_are_escaped(built_site):
+    text = (built_site / "toys-toy-colours.html").read_text()
+    assert SCRIPT_TAG not in text and "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 
-def test_links_lead_to_files_and_nowhere_else(made):
-    for page in pages(made).values():
-        linking = [tag for name, tag in page.tags if name in ("a", "link", "script", "video")]
-        targets = [tag.get("href") or tag.get("src") for tag in linking]
+def test_links_lead_to_existing_files(built_site):
+    for page in pages(built_site).values():
+        links = [tag for name, tag in page.tags if name in ("a", "link", "script", "video")]
+        targets = [tag.get("href") or tag.get("src") for tag in links]
         ids = {tag["id"] for _, tag in page.tags if "id" in tag}
         for target in targets:
-            name, _, place = target.partition("#")
-            assert (made / name).is_file() if name else place in ids, target
-    assert "http" not in (made / "style.css").read_text() + (made / "script.js").read_text()
+            name, _, anchor = target.partition("#")
+            assert (built_site / name).is_file() if name else anchor in ids, target
+    assert "http" not in (built_site / "style.css").read_text() + (built_site / "script.js").read_text()
 
 
-def test_a_reader_who_does_not_see_finds_the_way(made):
-    for page in pages(made).values():
+def test_pages_are_accessible_to_screen_readers(built_site):
+    for page in pages(built_site).values():
         assert page.all("html")[0]["lang"] == "en" and len(page.all("h1")) == 1 and len(page.all("main")) == 1
         assert "width=device-width" in str(page.all("meta"))
         assert page.all("a")[0] == {"class": "skip", "href": "#content"}
@@ -113,47 +129,48 @@ def test_a_reader_who_does_not_see_finds_the_way(made):
         assert all(tag["tabindex"] == "0" and tag["role"] == "region" and tag["aria-label"] for tag in regions)
         ids = [tag["id"] for _, tag in page.tags if "id" in tag]
         assert len(ids) == len(set(ids))
-        shown = [tag for tag in page.all("svg") if tag.get("aria-hidden") != "true"]
-        assert shown and all(tag["role"] == "img" and tag["aria-labelledby"] in ids for tag in shown)
+        charts = [tag for tag in page.all("svg") if tag.get("aria-hidden") != "true"]
+        assert charts and all(tag["role"] == "img" and tag["aria-labelledby"] in ids for tag in charts)
 
 
-def test_the_style_suits_the_reader(made):
-    style = (made / "style.css").read_text()
+def test_style_follows_the_preferences_of_the_reader(built_site):
+    style = (built_site / "style.css").read_text()
     assert "color-scheme: light dark" in style and "prefers-reduced-motion" in style and ":focus-visible" in style
 
 
-def test_videos_are_on_the_page_of_their_task_with_poster_and_captions(made, rows):
-    page = pages(made)["toys-toy-colours.html"]
+def test_video_has_a_poster_and_captions(built_site, submitted_rows):
+    page = pages(built_site)["toys-toy-colours.html"]
     [video] = page.all("video")
     assert video["src"] == "rows/toys/toy-colours-pixels-seed0.mp4"
     assert video["aria-label"] == "Video of pixels, seed 0" and "controls" in video and "autoplay" not in video
-    assert (made / video["src"]).read_bytes() == (rows / "toys" / "toy-colours-pixels-seed0.mp4").read_bytes()
-    assert cv2.imread(str(made / video["poster"])).shape == (32, 48, 3) and "--ratio: 0.6667" in video["style"]
+    submitted = submitted_rows / "toys" / "toy-colours-pixels-seed0.mp4"
+    assert (built_site / video["src"]).read_bytes() == submitted.read_bytes()
+    assert cv2.imread(str(built_site / video["poster"])).shape == (32, 48, 3) and "--ratio: 0.6667" in video["style"]
     [track] = page.all("track")
-    cues = (made / track["src"]).read_text()
+    cues = (built_site / track["src"]).read_text()
     assert cues.startswith("WEBVTT\n") and "line:0\n1. episode: success, return 2.00\n" in cues
-    assert {"href": "rows/toys/toy-colours-small-seed0.gif"} in page.all("a"), "a GIF cannot be paused, so it is a link"
-    assert "Videos" not in pages(made)["toys-toy-again.html"].words
+    assert {"href": "rows/toys/toy-colours-small-seed0.gif"} in page.all("a")  # a GIF cannot be paused
+    assert "Videos" not in pages(built_site)["toys-toy-again.html"].text
 
 
-def test_pages_say_what_methods_are_when_runs_were_made_and_how_to_submit(made):
-    index, task = pages(made)["index.html"], pages(made)["toys-toy-colours.html"]
-    assert "a quarter of the picture" in index.words and "pr2l bench submit runs/bench/toys" in index.words
-    assert "run 2026-11-01" in index.words and "2026-11-01" in task.words
-    assert "Only 2 seeds" in index.words and "Only 2 seeds" in task.words
+def test_pages_have_methods_dates_and_the_command_to_submit(built_site):
+    index, task = pages(built_site)["index.html"], pages(built_site)["toys-toy-colours.html"]
+    assert "a quarter of the picture" in index.text and "pr2l bench submit runs/bench/toys" in index.text
+    assert "run 2026-11-01" in index.text and "2026-11-01" in task.text
+    assert "Only 2 seeds" in index.text and "Only 2 seeds" in task.text
 
 
-def test_random_actions_are_in_the_tables_and_in_the_charts_of_tasks(made):
-    for page in pages(made).values():
+def test_tables_and_charts_have_random_actions(built_site):
+    for page in pages(built_site).values():
         assert {"class": "random"} in page.all("tr")
-    text = (made / "toys-toy-colours.html").read_text()
+    text = (built_site / "toys-toy-colours.html").read_text()
     [points] = re.findall(r'<polyline class="line chance" data-line="random" points="([^"]+)"', text)
-    assert points == "46.0,225.5 456.0,225.5", "at an eighth of the axis, which is 244 high"
+    assert points == "46.0,225.5 456.0,225.5"  # at 1/8 of the axis, which is 244 high
 
 
-def test_commits_link_to_the_repository(made, rows, tmp_path):
-    assert "https://" not in (made / "toys-toy-colours.html").read_text(), "no remote is known here"
-    linked = site(rows, tmp_path / "linked", "https://example.org/pr2l/").parent
+def test_commits_link_to_the_repository(built_site, submitted_rows, tmp_path):
+    assert "https://" not in (built_site / "toys-toy-colours.html").read_text()
+    linked = site(submitted_rows, tmp_path / "linked", "https://example.org/pr2l/").parent
     page = Page((linked / "toys-toy-colours.html").read_text())
     assert "https://example.org/pr2l/commit/" + "9c".ljust(40, "0") in [tag.get("href") for tag in page.all("a")]
 
@@ -169,170 +186,172 @@ def test_commits_link_to_the_repository(made, rows, tmp_path):
         ("", ""),
     ],
 )
-def test_the_repository_is_the_web_address_of_the_remote(remote, address, monkeypatch):
-    done = subprocess.CompletedProcess([], 0, stdout=f"{remote}\n")
-    monkeypatch.setattr(leaderboard.subprocess, "run", lambda *_, **__: done)
+def test_web_address_of_the_git_remote(remote, address, monkeypatch):
+    process = subprocess.CompletedProcess([], 0, stdout=f"{remote}\n")
+    monkeypatch.setattr(leaderboard.subprocess, "run", lambda *_, **__: process)
     assert leaderboard._origin() == address
 
 
-def test_a_chart_is_where_its_numbers_are(made):
+def test_coordinates_of_a_chart(built_site):
     """Curves rise from 0.25 at half of the steps to 0.75 at the end; the axes are 410 wide and 244 high."""
-    text = (made / "toys-toy-colours.html").read_text()
-    [first] = re.findall(r'<polyline class="line c0" data-line="pixels" points="([^"]+)"', text)
-    points = [tuple(map(float, point.split(","))) for point in first.split()]
+    text = (built_site / "toys-toy-colours.html").read_text()
+    [line] = re.findall(r'<polyline class="line c0" data-line="pixels" points="([^"]+)"', text)
+    points = [tuple(map(float, point.split(","))) for point in line.split()]
     assert points[0] == (46 + 205, 256 - 61) and points[-1] == (46 + 410, 256 - 183)
     [band] = re.findall(r'<polygon class="band c0" data-line="pixels" points="([^"]+)"', text)
-    assert band.split() == first.split() + first.split()[::-1]  # there and back, as all runs have the same curve
+    assert band.split() == line.split() + line.split()[::-1]  # low and high are equal, as all runs have the same curve
 
 
-def test_the_same_rows_give_the_same_pages_and_old_ones_go(made, rows):
-    before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
-    (made / "stale.html").write_text("old")
-    site(rows, made)
-    assert {path: path.read_bytes() for path in made.rglob("*") if path.is_file()} == before
+def test_same_rows_give_the_same_site_and_stale_pages_are_removed(site_copy, submitted_rows):
+    before = {path: path.read_bytes() for path in site_copy.rglob("*") if path.is_file()}
+    (site_copy / "stale.html").write_text("old")
+    site(submitted_rows, site_copy)
+    assert {path: path.read_bytes() for path in site_copy.rglob("*") if path.is_file()} == before
 
 
-def test_a_row_without_commit_or_command_stops_the_site(made, rows):
+def test_row_without_commit_or_command_raises_and_keeps_the_site(site_copy, rows):
     for key in ("commit", "command"):
         path = rows / "toys" / "toy-again-small-seed0.json"
-        kept = path.read_text()
+        text = path.read_text()
         write_json(path, read_json(path) | {key: ""})
         with pytest.raises(UserError, match=f"{path.name}: {key} = ''.*\n.*so that others can reproduce it"):
-            site(rows, made)
-        path.write_text(kept)
-    assert (made / "index.html").exists()  # the site that was there stays
+            site(rows, site_copy)
+        path.write_text(text)
+    assert (site_copy / "index.html").exists()
 
 
-def test_no_rows_no_site_and_no_other_folder_is_cleared(toys, rows, tmp_path):
+def test_missing_rows_and_unsafe_folders_raise(rows, tmp_path):
     with pytest.raises(UserError, match="`pr2l bench submit RUN` writes them"):
         site(tmp_path / "nothing", tmp_path / "site")
-    (tmp_path / "mine").mkdir()
-    for name in ("thesis.txt", "index.html", "style.css", "script.js"):  # a page of one's own has such names too
-        (tmp_path / "mine" / name).touch()
+    (tmp_path / "homepage").mkdir()
+    for name in ("thesis.txt", "index.html", "style.css", "script.js"):  # another page may have such files too
+        (tmp_path / "homepage" / name).touch()
     with pytest.raises(UserError, match="is not empty and is no leaderboard"):
-        site(rows, tmp_path / "mine")
-    assert len(list((tmp_path / "mine").iterdir())) == 4
+        site(rows, tmp_path / "homepage")
+    assert len(list((tmp_path / "homepage").iterdir())) == 4
     with pytest.raises(UserError, match="contains the rows themselves"):
         site(rows, rows.parent)
 
 
-def test_a_site_that_was_stopped_is_made_again(made, rows, monkeypatch):
-    def stop(*_):
+def test_interrupted_site_is_built_again(site_copy, rows, monkeypatch):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as stopping, pytest.raises(KeyboardInterrupt):
-        stopping.setattr(leaderboard, "_copy", stop)
-        site(rows, made)
-    assert site(rows, made).exists()
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(leaderboard, "_copy", interrupt)
+        site(rows, site_copy)
+    assert site(rows, site_copy).exists()
 
 
-def test_more_methods_than_colours_are_told_apart():
+def test_lines_of_40_methods_differ_in_style_or_colour():
     band = {"at": [0, 1], "value": [0, 1], "low": [0, 1], "high": [0, 1]}
     names = [f"m{number}" for number in range(40)]
     lines = leaderboard._chart("", "", "", dict.fromkeys(names, band), names).lines
-    assert len({(line.style, line.css.partition(";")[0]) for line in lines}) == 40, "no colour comes twice"
+    assert len({(line.style, line.css.partition(";")[0]) for line in lines}) == 40
 
 
-# Each page in frames as wide as a phone and a desk; what the script finds there becomes the text of this page.
+# Opens each page in frames as wide as a phone and a desktop; its text becomes the values that the test checks.
 FRAMES = """<!doctype html><body><script>
-const found = {}, pages = PAGES;
-const frame = (page, width) => new Promise((done) => {
-  const one = document.createElement("iframe");
-  one.style.cssText = `width:${width}px;height:800px`;
-  one.onload = () => done(one.contentDocument);
-  one.src = page;
-  document.body.append(one);
+const values = {}, pages = PAGES;
+const frame = (page, width) => new Promise((resolve) => {
+  const iframe = document.createElement("iframe");
+  iframe.style.cssText = `width:${width}px;height:800px`;
+  iframe.onload = () => resolve(iframe.contentDocument);
+  iframe.src = page;
+  document.body.append(iframe);
 });
-const texts = (inside, column) => [...inside.querySelector("tbody").rows].map((row) => row.cells[column].textContent);
+const texts = (page_document, column) =>
+  [...page_document.querySelector("tbody").rows].map((row) => row.cells[column].textContent);
 (async () => {
   for (const page of pages) for (const width of [390, 1280]) {
-    const inside = await frame(page, width);
-    inside.querySelectorAll("details").forEach((one) => { one.open = true; });
-    const root = inside.documentElement;
-    found[`${page} ${width}`] = root.scrollWidth - root.clientWidth;
+    const page_document = await frame(page, width);
+    page_document.querySelectorAll("details").forEach((details) => { details.open = true; });
+    const root = page_document.documentElement;
+    values[`${page} ${width}`] = root.scrollWidth - root.clientWidth;
   }
-  const inside = await frame("index.html", 1280);
-  const heading = inside.querySelectorAll("thead th")[1], button = heading.querySelector("button");
-  found.orders = [0, 1].map(() => { button.click(); return [heading.getAttribute("aria-sort"), ...texts(inside, 0)]; });
-  const better = inside.querySelectorAll("thead th")[4];
-  found.last = [0, 1].map(() => { better.querySelector("button").click(); return texts(inside, 0); });
+  const page_document = await frame("index.html", 1280);
+  const heading = page_document.querySelectorAll("thead th")[1], button = heading.querySelector("button");
+  const sort = () => { button.click(); return [heading.getAttribute("aria-sort"), ...texts(page_document, 0)]; };
+  values.orders = [sort(), sort()];
+  const better = page_document.querySelectorAll("thead th")[4];
+  values.last = [0, 1].map(() => { better.querySelector("button").click(); return texts(page_document, 0); });
   heading.querySelector("button").click();
   button.click();
   const player = (await frame("toys-toy-colours.html", 390)).querySelector("video");
   player.load();
-  if (player.readyState < 1 && !player.error) await new Promise((done) => {
-    player.onloadedmetadata = player.onerror = done;
+  if (player.readyState < 1 && !player.error) await new Promise((resolve) => {
+    player.onloadedmetadata = player.onerror = resolve;
   });
-  found.video = [player.duration, player.videoWidth];
-  found.said = inside.getElementById("status").textContent;
+  values.video = [player.duration, player.videoWidth];
+  values.status = page_document.getElementById("status").textContent;
   const runs = await frame("toys-toy-colours.html", 1280), table = runs.querySelectorAll("table")[1];
   table.querySelectorAll("thead button")[6].click();  // commits
-  found.commits = [...table.tBodies[0].rows].map((row) => row.cells[6].textContent.trim());
-  const key = runs.querySelector(".legend button"), shown = () =>
-    [...runs.querySelectorAll("[data-line=pixels]")].map((part) => part.style.display !== "none");
-  found.toggled = [0, 1].map(() => { key.click(); return [key.getAttribute("aria-pressed"), ...shown()]; });
+  values.commits = [...table.tBodies[0].rows].map((row) => row.cells[6].textContent.trim());
+  const legend = runs.querySelector(".legend button"), visible = () =>
+    [...runs.querySelectorAll("[data-line=pixels]")].map((shape) => shape.style.display !== "none");
+  values.toggled = [0, 1].map(() => { legend.click(); return [legend.getAttribute("aria-pressed"), ...visible()]; });
   const narrow = (await frame("index.html", 390)).querySelector(".table");
-  found.cue = [narrow.classList.contains("more"), getComputedStyle(narrow.querySelector(".cue")).display];
+  values.cue = [narrow.classList.contains("more"), getComputedStyle(narrow.querySelector(".cue")).display];
   const box = narrow.querySelector(".scroll");
   box.scrollLeft = 10000;
-  box.dispatchEvent(new Event("scroll"));  // virtual time draws no frames, which would send it
-  found.cue.push(narrow.classList.contains("more"));
-  inside.querySelector("thead button").click();
-  found.names = [...texts(inside, 0), heading.getAttribute("aria-sort")];
-  const theme = inside.getElementById("theme"), root = inside.documentElement;
-  const ground = () => inside.defaultView.getComputedStyle(inside.body).backgroundColor;
-  const state = () => [root.dataset.theme, theme.textContent, ground()];
-  found.themes = [0, 1].map(() => { theme.click(); return state(); });
-  document.body.textContent = "FOUND" + JSON.stringify(found) + "END";
+  box.dispatchEvent(new Event("scroll"));  // with virtual time the browser draws no frames, so it sends no event
+  values.cue.push(narrow.classList.contains("more"));
+  page_document.querySelector("thead button").click();
+  values.names = [...texts(page_document, 0), heading.getAttribute("aria-sort")];
+  const theme = page_document.getElementById("theme"), root = page_document.documentElement;
+  const background = () => page_document.defaultView.getComputedStyle(page_document.body).backgroundColor;
+  const state = () => [root.dataset.theme, theme.textContent, background()];
+  values.themes = [0, 1].map(() => { theme.click(); return state(); });
+  document.body.textContent = "FOUND" + JSON.stringify(values) + "END";
 })();
 </script></body>"""
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-def test_in_a_browser_tables_sort_themes_change_and_no_page_scrolls_sideways(made, tmp_path):
-    names = [path.name for path in made.glob("*.html")]
-    (made / "frames.html").write_text(FRAMES.replace("PAGES", json.dumps(names)))
+def test_scripts_and_layout_in_a_browser(site_copy, tmp_path):
+    names = [path.name for path in site_copy.glob("*.html")]
+    (site_copy / "frames.html").write_text(FRAMES.replace("PAGES", json.dumps(names)))
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files")
     flags += ("--virtual-time-budget=9000",)
     quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
-    place = f"--user-data-dir={tmp_path / 'profile'}"
-    command = [str(BROWSER), *flags, *quiet, place, "--dump-dom", (made / "frames.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
-    [text] = re.findall("FOUND(.*?)END", done.stdout) or pytest.fail(done.stdout + done.stderr)
-    found = json.loads(text)
-    assert [found[f"{name} {width}"] for name in names for width in (390, 1280)] == [0, 0] * len(names)
-    assert found["orders"] == [["descending", "pixels", "small", "random"], ["ascending", "random", "small", "pixels"]]
-    assert found["last"] == [["pixels", "random", "small"], ["random", "pixels", "small"]]  # the baseline has no number
-    assert found["video"] == [1, 48]  # seconds and pixels: the browser can play it
-    assert found["toggled"] == [["false", False, False], ["true", True, True]], "line and band"
-    assert found["cue"] == [True, "block", False], "until the table is scrolled to its end"
-    commits = [text.split()[0] for text in found["commits"]]
-    assert commits == sorted(commits) and {"12ab000000", "9c00000000"} < set(commits), "by letter, not by 12 and 9"
-    assert found["said"] == "Sorted by IQM, ascending"
-    assert found["names"] == ["pixels", "random", "small", None]
-    said = {theme: text for theme, text, _ in found["themes"]}
-    assert said == {"dark": "Switch to light theme", "light": "Switch to dark theme"}, "what the button will do"
-    assert found["themes"][0][2] != found["themes"][1][2]
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    command = [str(BROWSER), *flags, *quiet, profile, "--dump-dom", (site_copy / "frames.html").as_uri()]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    [text] = re.findall("FOUND(.*?)END", process.stdout) or pytest.fail(process.stdout + process.stderr)
+    values = json.loads(text)
+    assert [values[f"{name} {width}"] for name in names for width in (390, 1280)] == [0, 0] * len(names)
+    assert values["orders"] == [["descending", "pixels", "small", "random"], ["ascending", "random", "small", "pixels"]]
+    assert values["last"] == [["pixels", "random", "small"], ["random", "pixels", "small"]]  # the baseline has none
+    assert values["video"] == [1, 48]  # seconds and pixels: the browser can play it
+    assert values["toggled"] == [["false", False, False], ["true", True, True]]  # line and band
+    assert values["cue"] == [True, "block", False]  # until the table is scrolled to its end
+    commits = [cell.split()[0] for cell in values["commits"]]
+    assert commits == sorted(commits) and {"12ab000000", "9c00000000"} < set(commits)  # sorted as text, not as numbers
+    assert values["status"] == "Sorted by IQM, ascending"
+    assert values["names"] == ["pixels", "random", "small", None]
+    labels = {theme: label for theme, label, _ in values["themes"]}
+    assert labels == {"dark": "Switch to light theme", "light": "Switch to dark theme"}
+    assert values["themes"][0][2] != values["themes"][1][2]
 
 
-def test_the_commands_from_a_run_to_the_pages(toys, finished, tmp_path):
-    runs = [str(finished("colours", "pixels", seed, 2)) for seed in (0, 1)]
-    for words in (
+def test_commands_submit_report_and_site(toys, make_run, tmp_path):
+    runs = [str(make_run("colours", "pixels", seed, 2)) for seed in (0, 1)]
+    for arguments in (
         ["submit", *runs, "--out", "rows"],
         ["report", "toys", "--results", "rows", "--out", "report"],
         ["site", "--results", "rows", "--out", "pages"],
     ):
-        done = CliRunner().invoke(get_command(app), ["bench", *words])
-        assert done.exit_code == 0, done
+        result = CliRunner().invoke(get_command(app), ["bench", *arguments])
+        assert result.exit_code == 0, result
     assert "toy-colours-pixels-seed0" in (tmp_path / "pages" / "toys-toy-colours.html").read_text()
     assert (tmp_path / "report" / "report.md").exists()
 
 
-def test_the_committed_rows_make_a_leaderboard(tmp_path):
+def test_site_of_the_committed_rows(tmp_path):
     committed = DOCS / "results" / "bench"
-    made = site(committed, tmp_path / "site").parent
+    folder = site(committed, tmp_path / "site").parent
     rows = {path.relative_to(committed) for path in committed.rglob("*") if path.suffix in (".json", ".mp4")}
-    built = {path.relative_to(made / "rows") for path in (made / "rows").rglob("*") if path.is_file()}
+    built = {path.relative_to(folder / "rows") for path in (folder / "rows").rglob("*") if path.is_file()}
     assert rows and rows == {path for path in built if path.suffix in (".json", ".mp4")}
     videos = {path.stem for path in rows if path.suffix == ".mp4"}
-    assert videos == {path.stem for path in built if path.suffix == ".jpg"}, "each with its poster"
+    assert videos == {path.stem for path in built if path.suffix == ".jpg"}  # each has a poster

@@ -1,4 +1,4 @@
-"""Suites: what they ask for, what a run has to agree in, and what is said of a mistake in a file."""
+"""Suites: the runs they define, the check that a run belongs to a suite, and error messages."""
 
 import shlex
 from pathlib import Path
@@ -29,50 +29,51 @@ SUITE = {
 
 @pytest.fixture
 def write_suite(tmp_path: Path):
-    def write(**changed: object) -> str:
+    def write(**changes: object) -> str:
         path = tmp_path / "toy.yaml"
-        path.write_text(yaml.safe_dump(SUITE | changed, sort_keys=False))
+        path.write_text(yaml.safe_dump(SUITE | changes, sort_keys=False))
         return str(path)
 
     return write
 
 
-def test_a_suite_is_every_task_method_and_seed(write_suite):
-    cells = load_suite(write_suite()).planned()
-    assert [cell.name for cell in cells] == [
+def test_planned_has_every_task_method_and_seed(write_suite):
+    runs = load_suite(write_suite()).planned()
+    assert [planned.name for planned in runs] == [
         f"doom-{task}-{method}-seed{seed}"
         for seed in (3, 5)
         for task in ("fetch", "basic")
         for method in ("pixels", "small")
     ]
-    assert [cell.config.steps for cell in cells] == [128, 128, 64, 64] * 2
-    assert [cell.config.encoder_options["size"] for cell in cells] == [64, 16] * 4
-    assert cells[2].config.task == "basic" and cells[2].config.evaluation_episodes == 2
+    assert [planned.config.steps for planned in runs] == [128, 128, 64, 64] * 2
+    assert [planned.config.encoder_options["size"] for planned in runs] == [64, 16] * 4
+    assert runs[2].config.task == "basic" and runs[2].config.evaluation_episodes == 2
 
 
-def test_a_methods_overrides_win_over_a_tasks_and_these_over_the_suites(write_suite):
+def test_overrides_of_methods_precede_those_of_tasks_and_suite(write_suite):
     tasks = {"doom/fetch": {"overrides": ["encoder_options.size=32", "num_envs=3"]}}
-    cells = load_suite(write_suite(tasks=tasks, overrides=["encoder_options.size=8", "num_envs=2"])).planned()
-    assert [(cell.config.encoder_options["size"], cell.config.num_envs) for cell in cells[:2]] == [(32, 3), (16, 3)]
+    runs = load_suite(write_suite(tasks=tasks, overrides=["encoder_options.size=8", "num_envs=2"])).planned()
+    configs = [planned.config for planned in runs[:2]]
+    assert [(config.encoder_options["size"], config.num_envs) for config in configs] == [(32, 3), (16, 3)]
 
 
-def test_the_command_of_a_cell_makes_its_config(write_suite):
-    for cell in load_suite(write_suite()).planned():
-        _, program, config, *overrides = shlex.split(cell.command)
-        assert program == "train" and load_config(config, overrides) == cell.config
+def test_command_of_a_planned_run_loads_its_config(write_suite):
+    for planned in load_suite(write_suite()).planned():
+        _, program, config, *overrides = shlex.split(planned.command)
+        assert program == "train" and load_config(config, overrides) == planned.config
 
 
 @pytest.mark.parametrize("name", names())
-def test_every_suite_of_the_project_is_whole(name):
+def test_suite_in_configs_loads_and_no_two_methods_are_equal(name):
     suite = load_suite(name)
-    places = len(suite.tasks) * len(suite.methods)
-    assert len(suite.planned()) == places * len(suite.definition.seeds)
-    for cell in suite.planned()[:places]:
-        assert suite.method_of(cell.config.model_dump(mode="json")) == cell.method  # no two methods are one
+    count = len(suite.tasks) * len(suite.methods)
+    assert len(suite.planned()) == count * len(suite.definition.seeds)
+    for planned in suite.planned()[:count]:
+        assert suite.method_of(planned.config.model_dump(mode="json")) == planned.method
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("changes", "message"),
     [
         ({"sead": 1}, "unknown key 'sead'. Did you mean 'seeds'"),
         ({"tasks": {"doom/fetch": {"bass": "doom/hunt"}}}, "bass'. Did you mean 'base'"),
@@ -90,45 +91,45 @@ def test_every_suite_of_the_project_is_whole(name):
         ({"algorithm": "pppo"}, "Did you mean 'ppo'"),
     ],
 )
-def test_every_mistake_teaches(write_suite, changed, message):
+def test_invalid_suite_raises(write_suite, changes, message):
     with pytest.raises(UserError, match=message):
-        load_suite(write_suite(**changed))
+        load_suite(write_suite(**changes))
 
 
-def test_an_unknown_suite_names_the_nearest():
+def test_unknown_suite_raises_with_the_most_similar_name():
     with pytest.raises(UserError, match="'doom-mni' is not among the suites. Did you mean 'doom-mini'"):
         load_suite("doom-mni")
 
 
 @pytest.mark.parametrize(
-    ("method", "changed", "difference"),
+    ("method", "changes", "difference"),
     [
         ("pixels", {}, None),
-        ("pixels", {"wandb": "offline", "workers": 2, "checkpoint_every": 5}, None),  # how, not what
+        ("pixels", {"wandb": "offline", "workers": 2, "checkpoint_every": 5}, None),  # does not affect results
         ("pixels", {"steps": 64}, "steps is 64, and the suite has 128"),
         ("pixels", {"evaluation_episodes": 3}, "evaluation_episodes is 3, and the suite has 2"),
         ("pixels", {"num_envs": 2}, "num_envs is 2"),
         ("pixels", {"evaluation_greedy": True}, "evaluation_greedy is True"),
         ("pixels", {"seed": 4}, "seed is 4, and the suite has 3, 5"),
         ("small", {}, "encoder_options is {'size': 64}"),
-        ("mine", {"num_envs": 2, "network": "mlp"}, None),  # unknown to the suite: free but for the protocol
+        ("mine", {"num_envs": 2, "network": "mlp"}, None),  # not of the suite: only the protocol is compared
         ("mine", {"steps": 64}, "steps is 64"),
         ("mine", {"environment_options": {"things": 2}}, "environment_options is"),
     ],
 )
-def test_a_run_counts_where_it_agrees(write_suite, method, changed, difference):
+def test_differences_of_a_config_from_the_suite(write_suite, method, changes, difference):
     suite = load_suite(write_suite())
-    config = suite.plan("doom/fetch", "pixels", 3).config.model_dump(mode="json") | changed
-    found = suite.differences("doom/fetch", method, config)
-    assert found == [] if difference is None else difference in found[0]
+    config = suite.plan("doom/fetch", "pixels", 3).config.model_dump(mode="json") | changes
+    differences = suite.differences("doom/fetch", method, config)
+    assert differences == [] if difference is None else difference in differences[0]
 
 
-def test_an_option_that_came_later_does_not_spoil_old_runs(write_suite):
+def test_missing_options_of_an_old_run_have_their_defaults(write_suite):
     suite = load_suite(write_suite())
     config = suite.plan("doom/fetch", "pixels", 3).config.model_dump(mode="json")
     del config["environment_options"]["things"]
     assert suite.differences("doom/fetch", "pixels", config) == []
-    shaped = load_suite(write_suite(overrides=["environment_options.things=3"]))
-    assert "'things': 4" in shaped.differences("doom/fetch", "pixels", config)[0], "what it had is the default"
+    other_suite = load_suite(write_suite(overrides=["environment_options.things=3"]))
+    assert "'things': 4" in other_suite.differences("doom/fetch", "pixels", config)[0]  # the default
     config["environment_options"]["gone"] = 1
     assert "environment_options" in suite.differences("doom/fetch", "pixels", config)[0]
