@@ -1,4 +1,4 @@
-"""Nothing of one machine is published: neither paths, and with them names of users, nor addresses."""
+"""Published rows have no paths, user names or addresses of one machine."""
 
 from pathlib import Path
 
@@ -42,21 +42,21 @@ PUBLIC = [
 
 
 @pytest.mark.parametrize("text", LOCAL)
-def test_text_of_one_machine_is_refused_wherever_it_is(text: str) -> None:
+def test_local_path_or_address_raises(text: str) -> None:
     for row in ({"command": text}, {"config": {"encoder_options": {"layers": [0, text]}}}, {"by_context": {text: 1}}):
-        with pytest.raises(UserError, match="it cannot be published.*one machine only"):
-            check_public(row, "it")
+        with pytest.raises(UserError, match="row cannot be published.*one machine only"):
+            check_public(row, "row")
 
 
 @pytest.mark.parametrize("text", PUBLIC)
-def test_text_that_everybody_can_use_is_allowed(text: str) -> None:
-    check_public({"config": {"vlm": text, "options": {text: [text]}}}, "it")
+def test_names_and_relative_paths_are_public(text: str) -> None:
+    check_public({"config": {"vlm": text, "options": {text: [text]}}}, "row")
 
 
-def test_address_of_a_server_of_ones_own_only() -> None:
-    check_public({"vlm_options": {"server": "http://127.0.0.1:8000"}}, "it")
+def test_only_servers_on_the_same_machine_are_public() -> None:
+    check_public({"vlm_options": {"server": "http://127.0.0.1:8000"}}, "row")
     with pytest.raises(UserError, match=r"vlm_options.server = 'http://gpu7:8000': use http://127.0.0.1:8000"):
-        check_public({"vlm_options": {"server": "http://gpu7:8000"}}, "it")
+        check_public({"vlm_options": {"server": "http://gpu7:8000"}}, "row")
 
 
 def test_committed_rows_are_public() -> None:
@@ -67,7 +67,7 @@ def test_committed_rows_are_public() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "advice"),
+    ("changes", "advice"),
     [
         ({"vlm": "/home/ada/vlm"}, "config.vlm = '/home/ada/vlm': use a Hugging Face Hub id"),
         (
@@ -77,11 +77,11 @@ def test_committed_rows_are_public() -> None:
         ({"data": Path("/scratch/ada")}, "config.data = '/scratch/ada': use a relative path inside the repository"),
     ],
 )
-def test_run_with_a_local_path_is_not_submitted(changed, advice, toys, finished, tmp_path) -> None:
+def test_run_with_a_local_path_is_not_submitted(changes, advice, toys, make_run, tmp_path) -> None:
     prompt = tmp_path / "where.yaml"
     prompt.write_text("text: where is it ?\nslots: []\nwhy: a test\nsource: this test\n")
-    changed = {"prompt": str(prompt)} if "prompt" in changed else changed
-    run = finished("colours", "pixels", 0, 2, **changed)
+    changes = {"prompt": str(prompt)} if "prompt" in changes else changes
+    run = make_run("colours", "pixels", 0, 2, **changes)
     with pytest.raises(UserError, match=f"{run} cannot be published") as error:
         submit([run], tmp_path / "out", "toys", "mine")
     assert len(str(error.value).splitlines()) == 3  # each value once
@@ -89,7 +89,7 @@ def test_run_with_a_local_path_is_not_submitted(changed, advice, toys, finished,
     error.match(advice)
 
 
-def test_row_with_a_local_path_stops_the_site(rows, tmp_path) -> None:
+def test_site_of_a_row_with_a_local_path_raises(rows, tmp_path) -> None:
     path = rows / "toys" / "toy-colours-pixels-seed0.json"
     values = read_json(path)
     write_json(path, values | {"machine": "a machine of /home/ada/"})
