@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from pr2l.core.config import RunConfig
 from pr2l.environments.isolation.isolated import Isolated
 from pr2l.rollout import build
+from pr2l.vlms.allocator import return_freed_memory
 
 STEPS = 8  # of each environment in a trial
 WORKER_BYTES = 60_000_000  # own memory of a worker process without simulators, measured on Linux: 31 to 53 MB
@@ -31,6 +32,7 @@ def memory_of_one(config: RunConfig, *, labels: bool) -> int:
     alone, memory = config.model_copy(update={"workers": 0}), 0
     with ExitStack() as stack:
         for _ in range(2):
+            return_freed_memory()  # an environment that reuses memory of a VLM's passes would seem to take none
             before = _used_memory()
             frames: Any = stack.enter_context(closing(build.environments(alone, "train", labels=labels, count=1)))
             take_steps(frames)

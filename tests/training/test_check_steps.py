@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from toy_runs import TOY, TOY_WORLD
@@ -9,6 +10,7 @@ from toy_runs import TOY, TOY_WORLD
 from pr2l.core.config import load_config
 from pr2l.training import check as checks
 from pr2l.training.check import Finding, findings
+from pr2l.vlms.allocator import keep_freed_memory
 
 LARGE = """
 made = 0
@@ -94,6 +96,8 @@ def test_frames_of_one_colour_give_a_warning(toy) -> None:
 
 def test_environments_beyond_memory_are_not_made(toy, monkeypatch) -> None:
     """One takes 40 MB, and two worker processes 120 MB, so 1 GB holds about 22 of 64."""
+    keep_freed_memory()  # as a VLM does
+    del [np.ones(5_000_000) for _ in range(5)][:]
     monkeypatch.setattr(checks.psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000_000_000))
     found = toy("num_envs=64", "workers=2", world=TOY_WORLD + LARGE)
     assert failed(found) == ["simulators"]
