@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from processes import TIMEOUT
 from rich.console import Console
 
@@ -130,6 +131,18 @@ def test_run_with_unreadable_config_is_not_resumed(text, toys, tmp_path):
     assert bench._resumable(planned, runs).path == newer
     (newer / "config.yaml").write_text(text)
     assert bench._resumable(planned, runs).path == older
+
+
+def test_runs_and_probes_set_the_number_of_threads(write_suite, tmp_path, monkeypatch):
+    numbers: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    suite = load_suite(write_suite("two"))
+    planned = suite.planned()[0]
+    bench._make(suite, planned, tmp_path / "two", threads=3)
+    assert numbers[0] == 3 and read_row(tmp_path / "two" / f"{planned.name}.json").cost.threads == 3
+    numbers.clear()
+    bench._probe(planned.config, 4, tmp_path / "probe.json")
+    assert numbers[0] == 4
 
 
 def test_failed_job_leaves_its_log_and_no_process_outlives_the_caller(tmp_path):
