@@ -17,7 +17,6 @@ from pr2l.prompting.notebook import HtmlTable, pictures, upload
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "prompts" / "notebooks").glob("*.ipynb"))
 FIGURES = {"write_a_prompt": 3, "inspect_embeddings": 3, "compare_encoders": 1, "read_a_run": 2}
 TABLES = {"write_a_prompt", "read_a_run"}
-FAST = "write_a_prompt"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -29,10 +28,8 @@ def test_notebook_is_committed_without_outputs(path):
     assert notebook.cells[0].cell_type == "markdown"
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=[] if path.stem == FAST else pytest.mark.slow, id=path.stem) for path in NOTEBOOKS],
-)
+@pytest.mark.slow  # 15 seconds and more each, half of them the imports of a new kernel
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_and_shows_figures(path, tmp_path, monkeypatch):
     """On fewer frames; in a kernel of its own, because warnings of imports would be shown in red."""
     monkeypatch.delenv("MPLBACKEND", raising=False)  # so that the kernel's backend shows figures in the notebook
