@@ -8,21 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 from plugins import plugin_writer
+from toy_runs import TOY, TOY_WORLD
 
 from pr2l.benchmark.rows import row_of, write_row
 from pr2l.benchmark.suites import PlannedRun, Suite, load_suite
 from pr2l.training.runs import Run
 
-METHOD = {
-    "why": "a test",
-    "environment": "toy",
-    "task": "colours",
-    "encoder": "pixels",
-    "encoder_options": {"size": 8},
-    "network": "mlp",
-    "network_options": {"hidden": [16]},
+METHOD = TOY | {
     "algorithm_options": {"n_steps": 16, "n_epochs": 1, "batch_size": 64, "head_sizes": [16], "device": "cpu"},
-    "num_envs": 4,
     "steps": 1,
 }
 SUITE = {
@@ -48,8 +41,7 @@ CURVE = "step,episodes,success,return,seconds\n64,100,0.25,-1,0.5\n128,200,0.75,
 def toy_plugins(tmp_path_factory):
     """The suite `toys`, its config and its environment, as plug-ins. Returns their folder."""
     folder = tmp_path_factory.mktemp("toys")
-    world = (Path(__file__).parents[1] / "toy_world.py").read_text()
-    two_tasks = world.replace('TASKS = {"colours": Task()}', 'TASKS = {"colours": Task(), "again": Task()}')
+    two_tasks = TOY_WORLD.replace('TASKS = {"colours": Task()}', 'TASKS = {"colours": Task(), "again": Task()}')
     with pytest.MonkeyPatch.context() as monkeypatch:
         write_plugin = plugin_writer(folder, monkeypatch)
         write_plugin("environments", "toy", two_tasks)

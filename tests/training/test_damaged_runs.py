@@ -3,11 +3,11 @@
 import csv
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from toy_runs import TOY, TOY_WORLD
 
 from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
@@ -20,16 +20,8 @@ from pr2l.training.metrics import Table
 from pr2l.training.runs import Run
 from pr2l.training.train import train
 
-CONFIG = {
-    "why": "a test",
-    "environment": "toy",
-    "task": "colours",
-    "encoder": "pixels",
-    "encoder_options": {"size": 8},
-    "network": "mlp",
-    "network_options": {"hidden": [16]},
+CONFIG = TOY | {
     "algorithm_options": {"n_steps": 16, "n_epochs": 1, "batch_size": 32, "head_sizes": [16], "device": "cpu"},
-    "num_envs": 4,
     "steps": 128,
     "checkpoint_every": 64,
     "evaluation_episodes": 2,
@@ -39,7 +31,7 @@ CONFIG = {
 @pytest.fixture
 def config(write_plugin, tmp_path):
     """config(key=value, ...) -> config of a short run in the toy world."""
-    write_plugin("environments", "toy", (Path(__file__).parents[1] / "toy_world.py").read_text())
+    write_plugin("environments", "toy", TOY_WORLD)
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(CONFIG))
     return lambda *overrides: load_config(tmp_path / "toy.yaml", overrides)
 
