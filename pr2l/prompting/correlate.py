@@ -203,7 +203,7 @@ def markdown(
     warning = f" With fewer than {FEW_SEEDS} seeds, intervals over runs may be too narrow."
     few = any(len(variant.runs["success"]) < FEW_SEEDS for of_task in variants.values() for variant in of_task)
     sections = [
-        f"# Does the score foretell the return? {suite.name}, version {suite.definition.version}",
+        f"# Does the score predict the return? {suite.name}, version {suite.definition.version}",
         f"{suite.definition.why}. Spearman's rank correlation, over variants, of measurements of `pr2l prompts score`"
         " before training with success rate and return after training. Intervals of correlations resample the runs of"
         " each variant; p is of a permutation test. Intervals of success rate and return are over runs and episodes."
