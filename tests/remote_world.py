@@ -12,6 +12,8 @@ import time
 
 import numpy as np
 
+from environments.base import UserError
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -19,9 +21,11 @@ def make(task, options, *, split, labels):
     if task == "absent":
         raise ImportError("No module named 'simulator'")
     if task != "count":
-        raise ValueError(f"{task!r} is not a task of remote_world: count")
+        raise UserError(f"{task!r} is not a task of remote_world: count")
     if options.get("fail") == "make":
         raise RuntimeError("no engine")
+    if options.get("fail") == "make_value":
+        raise ValueError("no value")
     return Count(labels=labels, split=split, **options)
 
 
@@ -76,7 +80,7 @@ class Count:
             return "waited"
         if name == "fail":
             return getattr(self, f"fail_{arguments[0]}")()
-        raise ValueError(f"remote_world has no {name!r}")
+        raise UserError(f"remote_world has no {name!r}")
 
     def close(self):
         print("closed")
@@ -87,6 +91,9 @@ class Count:
     def fail_error(self):
         print("output of the engine", file=sys.stderr)
         raise RuntimeError("the engine has failed")
+
+    def fail_value(self):
+        raise ValueError("the engine's value is wrong")
 
     def fail_stop(self):
         os.kill(os.getpid(), signal.SIGSTOP)

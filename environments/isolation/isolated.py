@@ -85,7 +85,8 @@ class Isolated(gym.Env[Observation, Any]):
         restarts: The number of workers that have failed.
 
     Raises:
-        UserError: If the module's `make` rejects its arguments; from the constructor or a reset.
+        UserError: If the module's `make` raises UserError or ImportError, or too little memory is free for a frame; from
+            the constructor or a reset.
         RuntimeError: After `timeouts.restarts` + 1 failures in a row.
     """
 
@@ -156,7 +157,7 @@ class Isolated(gym.Env[Observation, Any]):
             The method's result, JSON values and arrays.
 
         Raises:
-            UserError: If the method raises ValueError.
+            UserError: If the method raises UserError.
             RuntimeError: If the worker fails; the next step then ends the episode.
         """
         try:

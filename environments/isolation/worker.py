@@ -17,6 +17,7 @@ processes and ends.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import math
 import mmap
@@ -42,6 +43,8 @@ ENVIRONMENTS = os.path.dirname(HERE)
 BEAT = 1.0  # seconds between two heartbeats during a call
 PR_SET_CHILD_SUBREAPER = 36
 CLOSING_TIME = 10.0  # seconds for the simulator to close after the parent has died
+UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # file systems that cannot reserve space
+USER_ERRORS = ("environments.base", "pr2l.environments.base", "pr2l.policies.base", "pr2l.core.errors")
 
 
 def main(arguments: list[str]) -> None:
@@ -85,6 +88,38 @@ def load(module: str) -> Any:
     python_module = module_from_spec(spec)
     spec.loader.exec_module(python_module)
     return python_module
+
+
+def is_user_error(error: Exception) -> bool:
+    """Return whether an exception is a UserError; the classes of two import paths, e.g. with and without pr2l, differ."""
+    modules = (sys.modules[name] for name in USER_ERRORS if name in sys.modules)
+    return isinstance(error, tuple(module.UserError for module in modules))
+
+
+def reserve(memory: int, size: int) -> None:
+    """Set the size of the shared memory and reserve its space.
+
+    Without that, a write to the mapped memory would kill this process with SIGBUS if the system has no space.
+
+    Args:
+        memory: The file descriptor of the shared memory.
+        size: The size in bytes.
+
+    Raises:
+        UserError: If there is too little space.
+    """
+    from environments.base import UserError
+
+    try:
+        os.ftruncate(memory, size)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(memory, 0, size)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise UserError(
+                f"its frames need {size / 1000:.1f} kB of shared memory, which the system refuses ({error.strerror}); "
+                "use fewer environments (num_envs), or free memory"
+            ) from error
 
 
 def check(module: str, options: str = "{}") -> None:
@@ -257,7 +292,7 @@ class Worker:
         except Exception as error:
             traceback.print_exc()
             text = traceback.format_exception_only(type(error), error)[-1].strip()
-            if command in ("make", "call") and isinstance(error, ValueError):
+            if command in ("make", "call") and is_user_error(error):
                 return self._wire.encode([number, "mistake", str(error)])
             if isinstance(error, self._wire.WireError):
                 return self._wire.encode([number, "mistake", f"what {command} returned cannot be sent: {error}"])
@@ -282,13 +317,13 @@ class Worker:
         sys.path += [folder for folder in path if folder not in sys.path]
         remote = load(module)
         if hasattr(remote, "Defaults"):
-            self._env = Gymnasium(remote, task, remote.make(task, remote.Defaults(**options), **named))
+            self._env = Gymnasium(remote, task, remote.make(task, parse(remote.Defaults, options), **named))
         else:
             self._env = remote.make(task, options, **named)
         space = self._env.observation_space
         shape = space["frame"]["shape"]
         size = int(np.prod(shape))
-        os.ftruncate(self._memory, size)
+        reserve(self._memory, size)
         self._frame = np.ndarray(shape, np.uint8, mmap.mmap(self._memory, size))
         self._kind = self._frame.dtype, self._frame.shape
         return {
@@ -361,11 +396,25 @@ class Gymnasium:
         self._env.close()
 
 
+def parse(defaults: Any, options: dict[str, Any]) -> Any:
+    """Return an instance of an environment module's Defaults.
+
+    Raises:
+        UserError: If an option is unknown or has a wrong value.
+    """
+    from environments.base import UserError
+
+    try:
+        return defaults(**options)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def plain(space: Any) -> dict[str, Any]:
     """Describe a Gymnasium space with JSON values and arrays.
 
     Raises:
-        ValueError: If the space is not a Box, Discrete, MultiDiscrete or MultiBinary.
+        UserError: If the space is not a Box, Discrete, MultiDiscrete or MultiBinary.
     """
     kind = type(space).__name__
     if kind == "Box":
@@ -377,7 +426,9 @@ def plain(space: Any) -> dict[str, Any]:
         return {"type": kind, "nvec": space.nvec.tolist()}
     if kind == "MultiBinary":
         return {"type": kind, "n": list(space.shape)}
-    raise ValueError(f"a space of the kind {kind} cannot be isolated: Box, Discrete, MultiDiscrete and MultiBinary can")
+    from environments.base import UserError
+
+    raise UserError(f"a space of the kind {kind} cannot be isolated: Box, Discrete, MultiDiscrete and MultiBinary can")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from pr2l.core import digest, registry
 from pr2l.core.config import read_config
 from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError
+from pr2l.environments import base
 from pr2l.environments.isolation.exit_codes import describe_exit
 from pr2l.environments.isolation.interpreters import folder, interpreter, variables
 from pr2l.environments.isolation.isolated import WORKER, Isolated
@@ -163,7 +164,7 @@ def check(name: str, python: Path | None = None, frame: Path | None = None) -> b
 def _links(name: str, recipe: Recipe, python: Path | None, frame: Path) -> Iterator[Link]:
     try:
         far = interpreter(name, str(python) if python else None)
-    except ValueError as error:
+    except base.UserError as error:
         yield Link("interpreter", False, "none", str(error))
         return
     yield Link("interpreter", True, str(far))
@@ -205,7 +206,7 @@ def _frame(name: str, recipe: Recipe, far: Path, picture: Path) -> Link:
         )
         with closing(env):
             observation, _ = env.reset(seed=0)
-    except (ValueError, RuntimeError) as error:
+    except (base.UserError, RuntimeError) as error:
         return Link("frame", False, str(error), f"fix the error in its log, then run `pr2l sim check {name}` again")
     picture.parent.mkdir(parents=True, exist_ok=True)
     imageio.imwrite(picture, observation["frame"])

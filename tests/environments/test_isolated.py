@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from processes import TIMEOUT
 
+from pr2l.environments.base import UserError
 from pr2l.environments.doom import environment as doom
 from pr2l.environments.isolation import isolated, wire, worker
 from pr2l.environments.isolation.interpreters import interpreter
@@ -176,23 +178,55 @@ def test_isolated_doom_equals_doom_in_this_process(task):
 
 
 def test_wrong_arguments_raise_the_errors_of_the_module(world):
-    with pytest.raises(ValueError, match="far: 'cuont' is not a task"):
+    with pytest.raises(UserError, match="far: 'cuont' is not a task"):
         world("cuont")
-    with pytest.raises(ValueError, match="far: ImportError: No module named 'simulator'"):
+    with pytest.raises(UserError, match="far: ImportError: No module named 'simulator'"):
         world("absent")
-    with pytest.raises(ValueError, match="/absent/python cannot be started"):
+    with pytest.raises(UserError, match="/absent/python cannot be started"):
         world(python="/absent/python")
     env = world()
     with pytest.raises(RuntimeError, match="reset"):
         env.step(0)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="^remote_world has no 'sing'$"):
+    with pytest.raises(UserError, match="^remote_world has no 'sing'$"):
         env.call("sing")
     assert env.restarts == 0 and not env.step(0)[3]
 
 
-def test_unknown_option_raises_value_error():
-    with pytest.raises(ValueError, match="frame_skp"):
+@pytest.mark.filterwarnings("ignore:far is replaced")
+def test_value_errors_of_make_and_call_are_failures_of_the_simulator(world):
+    env = world()
+    env.reset(seed=0)
+    with pytest.raises(RuntimeError, match="far: fail failed: ValueError: the engine's value is wrong"):
+        env.call("fail", "value")
+    with pytest.raises(RuntimeError, match="failed 2 times in a row, (.*\n)*Traceback(.*\n)*ValueError: no value"):
+        world(fail="make_value", timeouts=Timeouts(restarts=1))
+
+
+def test_space_that_cannot_be_isolated_is_a_user_error():
+    with pytest.raises(ValueError, match="kind Text cannot be isolated") as error:
+        worker.plain(spaces.Text(3))
+    assert worker.is_user_error(error.value)  # of environments.base, as in a worker
+
+
+def test_shared_memory_is_reserved_before_the_first_frame(world):
+    env = world(size=256)
+    assert os.fstat(env._worker._memory.fileno()).st_blocks * 512 >= 256 * 256 * 3
+
+
+def test_too_little_shared_memory_is_a_user_error(world):
+    """The system refuses files over a limit, as it refuses memory if there is too little."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"far: its frames need 3145.7 kB of shared memory.*num_envs"):
+            world(size=1024)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_unknown_option_is_a_user_error():
+    with pytest.raises(UserError, match="frame_skp"):
         Isolated("environments.doom", "fetch", {"frame_skp": 2}, split="train", labels=False, name="doom")
 
 
