@@ -1,10 +1,12 @@
 """Check of a row before it is published: it must not hold paths, addresses or names of one machine.
 
-Such a value is of no use to others, and a path such as /home/NAME/... gives the name of a user away.
+Such a value is of no use to others, and a path such as /home/NAME/... gives the name of a user away. A value counts as
+local if it exists as a path on this machine, or looks like a path of any machine.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -16,13 +18,16 @@ LOCAL = re.compile(
     r"""
     (?:^|=)["']?/[^/\s]                    # an absolute path as a value: /data, vlm=/data
     | (?<![\w.~$}/-])/[\w.~-]+/            # or with a folder, inside a text
-    | (?:^|[=\s"'(\[{,:])~[\w.-]*/         # ~/models, ~ada/models
-    | (?:^|[=\s"'/\\])\.\.(?:[/\\]|$)      # ../models
-    | (?<!\w)file:/ | (?<!\w)[A-Za-z]:[\\/] | ^\\\\\w
-    | ://[^/\s]*@                          # an address with a user name
+    | (?:^|[=\s"'(\[{,:])~[\w.-]*[/\\] | ^~[\w.-]*$       # ~/models, ~ada/models, ~
+    | (?:^|[=\s"'(\[{,:/\\])\.\.(?:[/\\]|$)             # ../models
+    | (?<!\w)file:/ | (?<!\w)[a-z]:[\\/] | (?<![\w\\])\\\\\w
+    | ://[^/\s]*@ | ://\S*:\S*@           # an address with a user name or a password
+    | :// [^\s?]* \? \S* (?:key|token|secret|password|auth)\w* =   # or with a key
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.IGNORECASE,
 )
+BETWEEN = re.compile(r"""[\s="'(),;\[\]{}<>]+""")  # paths in a text
+MODELS = ("vlm", "weights")  # keys whose value is a Hub id, unless a folder has the same name
 OWN_SERVER = ("localhost", "127.0.0.1", "::1")
 INSTEAD = {
     "vlm": "a Hugging Face Hub id, or a name from `pr2l list vlms`",
@@ -47,7 +52,7 @@ def check_public(row: dict[str, Any], where: str) -> None:
             address of a server. The message says what to use instead.
     """
     texts = {text: key for key, text in reversed([*_texts(row)])}  # each text once
-    local = [(key, text) for text, key in texts.items() if LOCAL.search(text) or _is_address(key, text)]
+    local = [(key, text) for text, key in texts.items() if _is_local(key, text)]
     if not local:
         return
     lines = [f"  {key} = {text!r}: use {INSTEAD.get(key.rpartition('.')[2], OTHERWISE)}" for key, text in local]
@@ -69,6 +74,25 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(inner, key)
     elif isinstance(value, str):
         yield key, value
+
+
+def _is_local(key: str, text: str) -> bool:
+    return bool(LOCAL.search(text)) or _names_path(text) or _is_folder_of_model(key, text) or _is_address(key, text)
+
+
+def _names_path(text: str) -> bool:
+    """Return whether a text, or a word in it, is an absolute path that exists on this machine."""
+    words = {text, *(word.rstrip(".:!?") for word in BETWEEN.split(text))}
+    return any(os.path.isabs(word) and word.strip("/") and os.path.exists(word) for word in words)
+
+
+def _is_folder_of_model(key: str, text: str) -> bool:
+    """Return whether a text is the folder of a model in the working folder; elsewhere it would name a model of the Hub."""
+    if key.rpartition(".")[2] not in MODELS or not os.path.isdir(text):
+        return False
+    from pr2l.vlms.checkpoint import shipped  # takes two seconds
+
+    return text not in shipped()
 
 
 def _is_address(key: str, text: str) -> bool:

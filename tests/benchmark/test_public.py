@@ -26,6 +26,14 @@ LOCAL = [
     "python run.py --out '/home/ada/out'",
     "the simulator died (log: /tmp/pr2l-ada/log.txt)",
     "https://ada:secret@example.org/vlm",
+    "https://ada:sec/ret@example.org/vlm",
+    "http://127.0.0.1:8000/v1?api_key=abc",
+    "FILE:///home/ada/vlm",
+    "models in ~\\vlm",
+    "the folder (../vlm)",
+    "weights from \\\\server\\models",
+    "~ada",
+    "it was trained in /tmp.",
 ]
 PUBLIC = [
     "tiny",
@@ -38,6 +46,8 @@ PUBLIC = [
     "what is it ? ~ 5 m away ...",
     "Linux-6.18.44-x86_64-with-glibc2.36, 2 cores, NVIDIA H100 80GB",
     "my_module:MyEnv",
+    "go / stay, and/or jump",
+    "https://example.org/vlm?revision=main",
 ]
 
 
@@ -46,6 +56,17 @@ def test_local_path_or_address_raises(text: str) -> None:
     for row in ({"command": text}, {"config": {"encoder_options": {"layers": [0, text]}}}, {"by_context": {text: 1}}):
         with pytest.raises(UserError, match="row cannot be published.*one machine only"):
             check_public(row, "row")
+
+
+def test_folder_of_a_model_in_the_working_folder_is_local(tmp_path, monkeypatch) -> None:
+    """Elsewhere the value names another model, that of the Hub."""
+    monkeypatch.chdir(tmp_path)
+    check_public({"config": {"vlm": "ada/vlm", "data": "ada/vlm"}}, "row")
+    (tmp_path / "ada" / "vlm").mkdir(parents=True)
+    (tmp_path / "tiny").mkdir()
+    check_public({"config": {"vlm": "tiny", "data": "ada/vlm"}}, "row")
+    with pytest.raises(UserError, match="config.vlm = 'ada/vlm': use a Hugging Face Hub id"):
+        check_public({"config": {"vlm": "ada/vlm"}}, "row")
 
 
 @pytest.mark.parametrize("text", PUBLIC)
