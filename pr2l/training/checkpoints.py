@@ -54,22 +54,25 @@ class Checkpoint:
         step: Steps so far, in the unit of the learner's `num_timesteps`.
         tensors: Tensors by name.
         values: JSON values by name.
+
+    Raises:
+        NotFinite: A tensor contains NaN or infinite numbers.
     """
 
     step: int
     tensors: dict[str, torch.Tensor]
     values: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        # The only check: a checkpoint that exists can be written, and a file of an earlier version counts as damaged.
+        names = [name for name, t in self.tensors.items() if t.is_floating_point() and not t.isfinite().all()]
+        if names:
+            raise NotFinite(self.step, f"{names[0]} and {len(names) - 1} other tensors have NaN or infinite numbers")
+
     def below(self, folder: str) -> dict[str, torch.Tensor]:
         """Return the tensors whose names begin with "<folder>/"; the keys are their names without it."""
         start = f"{folder}/"
         return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
-
-    def check_finite(self) -> None:
-        """Raise NotFinite if a tensor contains NaN or infinite numbers."""
-        names = [name for name, t in self.tensors.items() if t.is_floating_point() and not t.isfinite().all()]
-        if names:
-            raise NotFinite(self.step, f"{names[0]} and {len(names) - 1} other tensors have NaN or infinite numbers")
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
@@ -82,10 +85,8 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
         checkpoint: Checkpoint to write.
 
     Raises:
-        NotFinite: A tensor contains NaN or infinite numbers.
         CheckpointNotWritten: The checkpoint cannot be written, for example because the disk is full.
     """
-    checkpoint.check_finite()
     destination = folder / f"{checkpoint.step:09d}"
     if not _readable(destination):
         partial = folder / f".partial-{destination.name}"

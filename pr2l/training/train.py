@@ -230,7 +230,7 @@ class Training(Hooks):
     def check_finite(self, error: Exception) -> None:
         """Raise NotFinite from an error if the learner's state has NaN or infinite numbers, which explain the error."""
         try:
-            self.state().check_finite()
+            self.state()
         except NotFinite as not_finite:
             raise not_finite from error
 
@@ -263,7 +263,11 @@ class Training(Hooks):
         return f"{self._rate():.0f} steps/s{''.join(losses)}"
 
     def state(self) -> Checkpoint:
-        """Return the state of the run; call it between two updates."""
+        """Return the state of the run; call it between two updates.
+
+        Raises:
+            NotFinite: A tensor of the learner or of the encoder contains NaN or infinite numbers.
+        """
         tensors, values = self.learner.state_dict()
         all_tensors = {f"model/{name}": tensor for name, tensor in tensors.items()}
         all_tensors |= {f"encoder/{name}": tensor for name, tensor in self.encoder.state_dict().items()}
@@ -271,9 +275,7 @@ class Training(Hooks):
         return Checkpoint(self.learner.num_timesteps, all_tensors, {"model": values, "progress": progress})
 
     def _take_state(self) -> None:
-        state = self.state()
-        state.check_finite()
-        self._state = state
+        self._state = self.state()
         # A resumed run starts here with an empty cache. The last bits of an embedding depend on the batch in which the
         # VLM computed it, so this run must continue with an empty cache too.
         self.encoder.clear_cache()
