@@ -85,8 +85,8 @@ class Isolated(gym.Env[Observation, Any]):
         restarts: The number of workers that have failed.
 
     Raises:
-        UserError: If the module's `make` raises UserError or ImportError, or too little memory is free for a frame; from
-            the constructor or a reset.
+        UserError: If the module's `make` raises UserError or ImportError, or a frame does not fit into the memory;
+            from the constructor or a reset.
         RuntimeError: After `timeouts.restarts` + 1 failures in a row.
     """
 

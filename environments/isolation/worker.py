@@ -91,7 +91,7 @@ def load(module: str) -> Any:
 
 
 def is_user_error(error: Exception) -> bool:
-    """Return whether an exception is a UserError; the classes of two import paths, e.g. with and without pr2l, differ."""
+    """Return whether an exception is a UserError, of any of USER_ERRORS: one file may be imported by two names."""
     modules = (sys.modules[name] for name in USER_ERRORS if name in sys.modules)
     return isinstance(error, tuple(module.UserError for module in modules))
 

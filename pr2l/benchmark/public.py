@@ -87,7 +87,7 @@ def _names_path(text: str) -> bool:
 
 
 def _is_folder_of_model(key: str, text: str) -> bool:
-    """Return whether a text is the folder of a model in the working folder; elsewhere it would name a model of the Hub."""
+    """Return whether a text is the folder of a model in the working folder; elsewhere it names a model of the Hub."""
     if key.rpartition(".")[2] not in MODELS or not os.path.isdir(text):
         return False
     from pr2l.vlms.checkpoint import shipped  # takes two seconds

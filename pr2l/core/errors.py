@@ -3,13 +3,14 @@
 The type of an exception decides what the command line prints:
 
     UserError                                   the message
-    OSError: full disk, no permission           path, free space and next step
+    OSError: full disk, no permission, no path  path, free space and next step
     any other exception                         the traceback, and whose code raised it (`code_of`)
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +28,7 @@ OURS = "pr2l"  # the owner of code that is in this repository
 LEAVES = ("pr2l.environments.base", "pr2l.policies.base")  # have a UserError of their own: they import no pr2l.core
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_PATH = (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class UserError(Exception):
@@ -64,7 +66,7 @@ def is_user_error(error: BaseException) -> bool:
 
 
 def explain_os_error(error: OSError) -> str:
-    """Describe an OSError that the user can correct: a full disk or a missing permission.
+    """Describe an OSError that the user can correct: a full disk, a missing permission, or a path that cannot exist.
 
     Returns:
         The path, the free space and the next step; "" for any other OSError.
@@ -81,7 +83,15 @@ def explain_os_error(error: OSError) -> str:
             f"{where}{error.strerror or 'no permission'} ({_free_space(path)}). Name another folder, or change its "
             "permissions, and run the command again"
         )
+    if error.errno in NO_PATH and not os.path.isdir(path):  # an existing folder is no mistake of the user
+        what = f"{file} is a file, and a folder is needed" if (file := _file_in(path)) else error.strerror
+        return f"{where}{what}. Name another folder, and run the command again"
     return ""
+
+
+def _file_in(path: str) -> str:
+    """Return the part of a path that is a file, such as "runs" of runs/new; "" if there is none."""
+    return next((str(part) for part in (Path(path), *Path(path).parents) if os.path.isfile(part)), "")
 
 
 def _free_space(path: str) -> str:

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -78,20 +79,69 @@ def test_a_mistake_of_the_user_in_code_of_others_stays_one():
     assert is_user_error(error) and owner_of(error) is None
 
 
-@pytest.mark.parametrize(
-    ("number", "next_step"),
-    [
-        (errno.ENOSPC, "Free some space or name another folder"),
-        (errno.EDQUOT, "Free some space or name another folder"),
-        (errno.EACCES, "Name another folder, or change its permissions"),
-        (errno.EROFS, "Name another folder, or change its permissions"),
-    ],
-)
-def test_a_full_disk_and_a_missing_permission_name_path_and_next_step(command, tmp_path, number, next_step):
-    path = tmp_path / "runs[/x]" / "new" / "config.yaml"
-    code, err = command(OSError(number, os.strerror(number), str(path)))
-    assert code == 2 and next_step in err and "Traceback" not in err
-    assert err.startswith(f"error: {path}: {os.strerror(number)} (") and f"GB are free in {tmp_path})" in err
+def error_of(action, *arguments):
+    """Return the OSError that the system raises."""
+    with pytest.raises(OSError) as error:
+        action(*arguments)
+    return error.value
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+def test_a_full_disk_names_the_free_space_and_the_next_step(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open("/dev/full", "wb", buffering=0) as full:
+        code, err = command(error_of(full.write, b"x"))
+    assert code == 2 and err.startswith("error: No space left on device (") and "Traceback" not in err
+    assert f"GB are free in {tmp_path})" in err and "Free some space or name another folder" in err
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """Return a folder in which this process may not make files; root may make files everywhere but in /sys."""
+    if os.geteuid():
+        tmp_path.chmod(0o500)
+        yield tmp_path
+        tmp_path.chmod(0o700)
+    elif os.path.isdir("/sys/kernel"):
+        yield Path("/sys")
+    else:
+        pytest.skip("root may write everywhere on this system")
+
+
+def test_a_missing_permission_names_the_path_and_the_next_step(command, read_only):
+    path = read_only / "runs[bold]" / "new"
+    error = error_of(path.parent.mkdir)
+    code, err = command(error)
+    assert code == 2 and err.startswith(f"error: {path.parent}: {error.strerror} (") and "Traceback" not in err
+    assert f"GB are free in {read_only})" in err
+    assert "Name another folder, or change its permissions" in err
+
+
+def test_a_run_in_a_read_only_folder_ends_with_a_message(read_only, monkeypatch):
+    from pr2l.core.config import load_config
+    from pr2l.training.runs import Run
+
+    monkeypatch.chdir(read_only)
+    with pytest.raises(OSError) as error:
+        Run.create(load_config("smoke"), Path("runs"))
+    assert explain_os_error(error.value).startswith(f"runs: {error.value.strerror} (")
+
+
+def test_a_file_in_place_of_a_folder_is_named(command, tmp_path):
+    file = tmp_path / "runs[bold]"
+    file.touch()
+    for path in (file, file / "new"):
+        expected = f"error: {path}: {file} is a file, and a folder is needed. Name another folder, and run the command"
+        code, err = command(error_of(path.mkdir))
+        assert code == 2 and err.startswith(expected)
+    code, err = command(error_of((tmp_path / ("x" * 300)).mkdir))
+    assert code == 2 and "File name too long. Name another folder" in err
+
+
+def test_a_folder_that_exists_already_is_no_mistake_of_the_user(command, tmp_path):
+    error = error_of(tmp_path.mkdir)
+    code, err = command(error)
+    assert code is error and "This is a bug of pr2l" in err
 
 
 def test_other_os_errors_and_those_of_an_environment_keep_their_traceback(command):
