@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -22,18 +21,23 @@ ROOT = Path(__file__).parents[2]
 PPO = {"n_steps": 16, "n_epochs": 1, "batch_size": 32, "head_sizes": [16], "device": "cpu"}
 
 INTERRUPTED = """
-import signal, sys, time
+import atexit, signal, sys
 from pr2l import cli
 
-def interrupted(*arguments):
-    try:
-        print("ready", flush=True)
-        signal.pause()
-    finally:
-        for _ in range(10):  # saving, while the other signals arrive
-            time.sleep(0.1)
+def interrupt(where):
+    print(where, flush=True)
+    signal.raise_signal(signal.SIGINT)
 
-cli.registry.names = interrupted
+def work(*arguments):
+    try:
+        interrupt("working")
+    finally:
+        for _ in range(3):
+            interrupt("saving")
+        print("saved", flush=True)
+
+atexit.register(interrupt, "ending")  # runs after the handlers that are registered later
+cli.registry.names = work
 sys.argv = ["pr2l", "list", "encoders"]
 cli.main()
 """
@@ -69,19 +73,14 @@ def test_signals_during_the_saving_change_nothing(write_plugin, tmp_path, monkey
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
-def test_five_interrupts_end_the_command_without_a_traceback(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", INTERRUPTED], env=environment, cwd=tmp_path, **pipes) as program:
-        try:
-            assert program.stdout.readline() == "ready\n"
-            for _ in range(5):
-                program.send_signal(signal.SIGINT)
-                threading.Event().wait(0.05)
-            _, err = program.communicate(timeout=TIMEOUT)
-        finally:
-            program.kill()
-    assert program.returncode == 130 and "Traceback" not in err
+def test_five_interrupts_end_the_command_after_its_saving_and_without_a_traceback(tmp_path):
+    """Without `stops_once` the second interrupts the saving; without the handler at exit the fifth has a traceback."""
+    command, environment = [sys.executable, "-c", INTERRUPTED], os.environ | {"PYTHONPATH": str(ROOT)}
+    program = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+    assert program.stdout.split() == ["working", "saving", "saving", "saving", "saved", "ending"]
+    assert program.returncode == 130 and "Traceback" not in program.stderr
 
 
 def test_a_later_signal_ends_a_program_that_hangs(monkeypatch):
