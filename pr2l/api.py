@@ -23,6 +23,7 @@ from pr2l.core import prompt as prompts
 from pr2l.core import registry
 from pr2l.core.config import RunConfig, load_config, parse_options
 from pr2l.core.errors import UserError
+from pr2l.core.frame_history import FrameHistory
 from pr2l.core.images import read_image
 from pr2l.core.prompt import Prompt
 from pr2l.core.types import Hidden, Labels
@@ -232,15 +233,17 @@ class Agent:
     learner: Learner
     step: int
     _memory: Any = field(default=None, init=False, repr=False)
-    _frames: list[Image] = field(default_factory=list, init=False, repr=False)
+    _history: FrameHistory = field(init=False, repr=False)
     _action_space: spaces.Space[Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._action_space = build.frame_spaces(self.config).action_space
+        self._history = FrameHistory(self.encoder.frame_history)
 
     def reset(self) -> None:
         """Start a new episode: clear the memory of a recurrent policy and the earlier frames of the prompt."""
-        self._memory, self._frames = None, []
+        self._memory = None
+        self._history.clear()
 
     @torch.no_grad()
     def act(
@@ -266,7 +269,7 @@ class Agent:
         """
         inputs = dict(observation) if isinstance(observation, Mapping) else {"frame": observation}
         batch_labels = [list(labels or [])] if self.encoder.needs_labels else None
-        frames = self._with_history(np.asarray(inputs["frame"]))
+        frames = self._history.add(np.asarray(inputs["frame"]))
         values, mask, _ = in_half(self.encoder.encode(frames[None], [dict(context or {})], batch_labels))
         batch = {"tokens": values, "mask": mask}
         if "proprio" in inputs:
@@ -275,14 +278,6 @@ class Agent:
         choice = self.learner.act(batch, self._memory, greedy=greedy)
         self._memory = choice.memory
         return as_element(self._action_space, _first(choice.actions), "action")
-
-    def _with_history(self, frame: Image) -> Image:
-        """Return the frame, or for a prompt of K images the last K frames, [K, H, W, 3], padded with the first."""
-        count = self.encoder.frame_history
-        if count == 1:
-            return frame
-        self._frames = [*self._frames, frame][-count:]
-        return np.stack([self._frames[0]] * (count - len(self._frames)) + self._frames)
 
     def make_env(self, split: Literal["train", "evaluation"] = "evaluation") -> gym.Env[Any, Any]:
         """Make the environment that the policy was trained in.

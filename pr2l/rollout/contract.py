@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import deque
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal, NoReturn, Protocol
@@ -24,6 +23,7 @@ import numpy as np
 from gymnasium import spaces
 
 from pr2l.core.errors import UserError, code_of, owner_of_object
+from pr2l.core.frame_history import FrameHistory
 from pr2l.environments.isolation.isolated import Isolated
 from pr2l.rollout.watchdog import CallRecord
 
@@ -100,7 +100,7 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         self._slots, self._labels, self._success, self._on_bad_value = tuple(slots), labels, success, on_bad_value
         self._seed: int | None = None
         self._step = 0  # number of the step in the episode; 0 = reset
-        self._frames: deque[np.ndarray] = deque(maxlen=1)  # the last frames of the episode
+        self._history = FrameHistory(1)
         check_spaces(env, self.name)
         assert isinstance(env.observation_space, spaces.Dict)
         self._kinds: dict[str, tuple[Any, Any]] = {
@@ -116,7 +116,7 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
             self._fail(f"reset returned {_of_length(result)}", "two values, (observation, info)")
         self._observation, info = self._check_observation(result[0]), self._check_info(result[1])
         self._info = dict(info)  # a copy, because callers add keys to theirs
-        self._frames.clear()
+        self._history.clear()
         self._add_history(self._observation, info)
         return self._observation, info
 
@@ -154,14 +154,11 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         Args:
             count: The number of frames; 1 = add no history.
         """
-        self._frames = deque(maxlen=count)
+        self._history = FrameHistory(count)
 
     def _add_history(self, observation: Observation, info: Info) -> None:
-        count = self._frames.maxlen or 1
-        if count > 1:
-            frame = observation["frame"].copy()
-            self._frames.extend([frame] * (1 if self._frames else count))
-            info["frame_history"] = np.stack(self._frames)
+        if self._history.count > 1:
+            info["frame_history"] = self._history.add(observation["frame"])
 
     def _check_observation(self, observation: Any) -> Observation:
         """Return a copy of a valid observation."""
