@@ -125,11 +125,6 @@ def _check(recording: Recording, encoder: Encoder, config: RunConfig) -> None:
     """Raise UserError if the encoder or the task of the config does not fit the data set."""
     if encoder.needs_labels:
         raise UserError(f"the encoder {config.encoder!r} reads labels, which recorded episodes lack; use another")
-    if encoder.frame_history > 1:
-        raise UserError(
-            f"the prompt takes the last {encoder.frame_history} frames, and embeddings of a data set are of single"
-            " frames; use a prompt with one image"
-        )
     contexts = task_contexts(registry.load("environments", config.environment).TASKS[config.task])
     if contexts is None:  # the task does not list its contexts: any context may occur
         return
@@ -144,7 +139,7 @@ def _fit(encoder: Encoder, recording: Recording, folder: Path) -> None:
     """Fit the encoder and save its state, or load the state from an earlier fit."""
     path = folder / FITTED
     if not path.is_file():
-        encoder.fit(*recording.sample(encoder.fit_frames))
+        encoder.fit(*recording.sample(encoder.fit_frames, encoder.frame_history))
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".partial-{FITTED}"
         state = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
@@ -175,7 +170,7 @@ def _fill(store: Store, recording: Recording, encoder: Encoder, size: int, conso
     with Progress(console=console) as progress:
         bar = progress.add_task("embedding", total=len(store), completed=before)
         try:
-            for frames, contexts in recording.batches(before, size):
+            for frames, contexts in recording.batches(before, size, encoder.frame_history):
                 with torch.no_grad():
                     store.append(encoder.encode(frames, contexts))
                 progress.update(bar, completed=store.done)

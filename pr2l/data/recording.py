@@ -19,6 +19,7 @@ from minari.dataset.minari_storage import MinariStorage
 
 from pr2l.core import digest
 from pr2l.core.errors import UserError
+from pr2l.core.frame_history import last_frames
 from pr2l.core.types import Context, Contexts, Frames
 from pr2l.data.manifest import Manifest
 from pr2l.data.space_arrays import read
@@ -190,44 +191,45 @@ class Recording:
             values = stored[()]
             return [json.loads(text) for text in values] if h5py.check_string_dtype(stored.dtype) else values
 
-    def batches(self, start: int, size: int) -> Iterator[tuple[Frames, Contexts]]:
-        """Yield the frames from a row to the end in batches, with their contexts.
+    def batches(self, start: int, size: int, frame_history: int = 1) -> Iterator[tuple[Frames, Contexts]]:
+        """Yield the rows from `start` to the end in batches: frames and contexts.
 
         Args:
             start: The first row.
-            size: Number of frames of a batch; the last batch may be smaller.
+            size: Number of rows of a batch; the last batch may be smaller.
+            frame_history: K, number of frames per row: the row's frame and the K - 1 frames before it in its episode.
 
         Yields:
-            Frames, uint8 [B, H, W, 3], and their B contexts.
+            Frames, uint8 [B, H, W, 3] or [B, K, H, W, 3] as `last_frames` returns them, and their B contexts.
         """
         frames: list[Frames] = []
         contexts: Contexts = []
         first = self.episode_of(start)
         for number in range(first, self.episodes):
-            skip = max(start - int(self.starts[number]), 0)
-            for frame, context in zip(self._frames(number)[skip:], self.contexts_of(number)[skip:], strict=True):
-                frames.append(frame)
-                contexts.append(context)
+            episode_frames, episode_contexts = self._frames(number), self.contexts_of(number)
+            for row in range(max(start - int(self.starts[number]), 0), len(episode_frames)):
+                frames.append(last_frames(episode_frames, [row], frame_history)[0])
+                contexts.append(episode_contexts[row])
                 if len(frames) == size:
                     yield np.stack(frames), contexts
                     frames, contexts = [], []
         if frames:
             yield np.stack(frames), contexts
 
-    def sample(self, count: int) -> tuple[Frames, Contexts]:
-        """Read frames that are evenly spread over the data set, with their contexts.
+    def sample(self, count: int, frame_history: int = 1) -> tuple[Frames, Contexts]:
+        """Read rows that are evenly spread over the data set: frames and contexts, as in `batches`.
 
         Args:
-            count: Number of frames; a smaller data set returns all of its frames.
+            count: Number of rows; a smaller data set returns all of its rows.
+            frame_history: As in `batches`.
         """
         frames: list[Frames] = []
         contexts: Contexts = []
         for number, rows in groupby(map(int, self.spread(count)), key=self.episode_of):
-            episode_frames, episode_contexts = self._frames(number), self.contexts_of(number)
-            for row in rows:
-                frames.append(episode_frames[row - int(self.starts[number])])
-                contexts.append(episode_contexts[row - int(self.starts[number])])
-        return np.stack(frames), contexts
+            places, episode_contexts = [row - int(self.starts[number]) for row in rows], self.contexts_of(number)
+            frames.append(last_frames(self._frames(number), places, frame_history))
+            contexts += [episode_contexts[place] for place in places]
+        return np.concatenate(frames), contexts
 
     def spread(self, count: int) -> npt.NDArray[np.int_]:
         """Return `count` rows that are evenly spread over the data set, or all rows if there are fewer."""

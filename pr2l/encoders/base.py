@@ -104,8 +104,8 @@ class Encoder(ABC):
         """Fit the encoder, such as its PCA; called only if fit_frames > 0.
 
         Args:
-            frames: uint8 [N, H, W, 3]; N is fit_frames, or less if a data set has fewer frames.
-            contexts: One context per frame.
+            frames: N rows as in `encode`; N is fit_frames, or less if a data set has fewer frames.
+            contexts: One context per row.
 
         Raises:
             UserError: The encoder cannot be fitted on these frames, for example because they are too few.

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from pydantic import PositiveInt
 
-from pr2l.core.errors import UserError
 from pr2l.core.types import Contexts, Frames, Segment
 from pr2l.encoders.base import EncoderSource
 from pr2l.encoders.common.prompts import PromptOptions, PromptRenderer
@@ -41,11 +40,6 @@ class PromptedEncoder(StatesEncoder):
         self.prompts = PromptRenderer(source, self.vlm, options.max_prompt_tokens)
         self.prompt_tokens, self.frame_history = self.prompts.tokens, self.prompts.images
         self._answers: list[str] = []
-        if options.pca is not None and self.frame_history > 1:
-            raise UserError(
-                f"encoder_options: pca={options.pca} is fitted on single frames, and the prompt takes"
-                f" {self.frame_history}; use pca=null, or a prompt with one image"
-            )
         check_pooling(self.vlm, options.image_tokens)
         lengths = {
             "image": self.frame_history * pooled_length(self.vlm.image_length(), options.image_tokens),

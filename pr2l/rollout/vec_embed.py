@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from pr2l.core.errors import UserError, code_of, owner_of_object
-from pr2l.core.types import Tokens
+from pr2l.core.types import Frames, Tokens
 from pr2l.encoders.base import Encoder
 from pr2l.rollout.contract import BadValueError, ContractCheck, ContractError, check_spaces, describe
 from pr2l.rollout.episodes import SeededEpisodes
@@ -145,17 +145,7 @@ class VecEmbed(VecEnvWrapper):
         self.answers: list[str] = []
         self.clipped = 0
         super().__init__(venv, observation_space=observation_space(venv.observation_space, encoder))
-        if encoder.frame_history > 1:
-            self._ask_for_history(encoder.frame_history)
-
-    def _ask_for_history(self, count: int) -> None:
-        try:
-            self.venv.env_method("keep_frames", count)
-        except AttributeError as error:
-            raise UserError(
-                f"the prompt takes the last {count} frames, which the environments of your VecEnv do not keep; wrap"
-                " each of them in pr2l.rollout.contract.ContractCheck before you put them into the VecEnv"
-            ) from error
+        keep_frames(venv, encoder.frame_history)
 
     def reset(self) -> VecEnvObs:
         observations = self.venv.reset()
@@ -210,9 +200,7 @@ class VecEmbed(VecEnvWrapper):
         """Encode a batch whose first `count` rows are the environments' current observations."""
         contexts = [info["context"] for info in infos]
         labels = [info["labels"] for info in infos] if self.encoder.needs_labels else None
-        frames = observations["frame"]
-        if self.encoder.frame_history > 1:
-            frames = np.stack([info["frame_history"] for info in infos])
+        frames = encoder_frames(observations, infos, self.encoder.frame_history)
         owner = owner_of_object(getattr(self.encoder, "encoder", self.encoder), "encoder")
         with torch.no_grad(), code_of(owner):
             tokens = self.encoder.encode(frames, contexts, labels)
@@ -222,6 +210,42 @@ class VecEmbed(VecEnvWrapper):
         self.clipped += half.clipped
         embedded = {"tokens": half.values, "mask": half.mask}
         return embedded | ({"proprio": observations["proprio"]} if "proprio" in observations else {})
+
+
+def keep_frames(venv: VecEnv, count: int) -> None:
+    """Have environments add the last frames of the episode to their infos, from the next reset on.
+
+    Args:
+        venv: Environments, each in a `ContractCheck`.
+        count: Number of frames; 1 = change nothing.
+
+    Raises:
+        UserError: If the environments are not in a `ContractCheck`.
+    """
+    if count == 1:
+        return
+    try:
+        venv.env_method("keep_frames", count)
+    except AttributeError as error:
+        raise UserError(
+            f"the prompt takes the last {count} frames, which the environments of your VecEnv do not keep; wrap"
+            " each of them in pr2l.rollout.contract.ContractCheck before you put them into the VecEnv"
+        ) from error
+
+
+def encoder_frames(observations: Any, infos: Sequence[dict[str, Any]], count: int) -> Frames:
+    """Return a batch of frames for an encoder.
+
+    Args:
+        observations: Observations of B rows, Dict(frame, ...).
+        infos: Their infos, from environments that `keep_frames` has prepared.
+        count: K, number of frames per row.
+
+    Returns:
+        uint8 [B, H, W, 3], or [B, K, H, W, 3] if K > 1.
+    """
+    frames: Frames = observations["frame"]
+    return frames if count == 1 else np.stack([info["frame_history"] for info in infos])
 
 
 def reset_infos(venv: VecEnv) -> list[dict[str, Any]]:

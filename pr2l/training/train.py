@@ -32,7 +32,7 @@ from pr2l.encoders.base import Encoder
 from pr2l.policies.base import Hooks, Learner
 from pr2l.rollout import build
 from pr2l.rollout.episodes import EXPLORATION
-from pr2l.rollout.vec_embed import VecEmbed
+from pr2l.rollout.vec_embed import VecEmbed, encoder_frames, keep_frames
 from pr2l.training.check import rollout_memory
 from pr2l.training.checkpoints import Checkpoint, CheckpointNotWritten, NotFinite
 from pr2l.training.evaluate import report
@@ -140,15 +140,18 @@ def fit(encoder: Encoder, frames: VecEnv, seed: int) -> None:
         return
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(EXPLORATION,)))
     frames.action_space.seed(int(random.integers(2**32)))
+    history = encoder.frame_history
+    keep_frames(frames, history)
     observations: Any = frames.reset()
-    frame_batches, contexts = [observations["frame"]], [info["context"] for info in frames.reset_infos]
+    batches = [encoder_frames(observations, frames.reset_infos, history)]
+    contexts = [info["context"] for info in frames.reset_infos]
     while len(contexts) < encoder.fit_frames:
         actions = np.stack([frames.action_space.sample() for _ in range(frames.num_envs)])
         observations, _, dones, infos = frames.step(actions)
-        frame_batches.append(observations["frame"])
         now = [reset if done else info for reset, done, info in zip(frames.reset_infos, dones, infos, strict=True)]
+        batches.append(encoder_frames(observations, now, history))
         contexts += [info["context"] for info in now]
-    encoder.fit(np.concatenate(frame_batches)[: encoder.fit_frames], contexts[: encoder.fit_frames])
+    encoder.fit(np.concatenate(batches)[: encoder.fit_frames], contexts[: encoder.fit_frames])
 
 
 def _learn(run: Run, learner: Learner, encoder: Encoder, source: Any, checkpoint: Checkpoint | None) -> None:

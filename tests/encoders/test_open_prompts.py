@@ -19,6 +19,7 @@ from pr2l.core.prompt import Prompt
 from pr2l.encoders import answer_action, image_only, prompted
 from pr2l.encoders.base import EncoderSource
 from pr2l.encoders.common.cache import CachedEncoder
+from pr2l.encoders.common.pca import PCA
 from pr2l.encoders.common.prompts import PromptRenderer, cut
 from pr2l.vlms.base import Defaults
 
@@ -215,9 +216,23 @@ def test_a_wrong_number_of_frames_is_refused():
         create().encode(np.zeros((1, 2, 4, 8, 3), np.uint8), [{"instruction": "", "history": ""}])
 
 
-def test_pca_with_several_frames_is_refused():
-    with pytest.raises(UserError, match="pca=4"):
-        prompted.create(source_of(vlm(CASE["llava"]), chat(frames=2)), prompted.Defaults(max_prompt_tokens=60, pca=4))
+def test_a_pca_has_one_projection_for_all_frames_of_a_prompt():
+    model = vlm(CASE["llava"])
+    pictures = np.random.default_rng(0).integers(0, 256, (9, 2, 24, 24, 3), dtype=np.uint8)
+    contexts = [{"instruction": "left"}] * 9
+    plain, encoder = (
+        prompted.create(source_of(model, chat(frames=2)), prompted.Defaults(max_prompt_tokens=60, pca=components))
+        for components in (None, 4)
+    )
+    encoder.fit(pictures, contexts)
+    states, mask = plain.states(pictures, contexts)
+    pca = PCA(components=4, layers=len(model.options.layers), width=model.hidden_size)
+    pca.update(states, mask)
+    pca.finish()
+    torch.testing.assert_close(encoder.pca.basis, pca.basis)
+    tokens = encoder.encode(pictures, contexts)
+    assert tokens.values.shape[1] == 2 * model.image_length() + 60 + model.new_tokens
+    torch.testing.assert_close(tokens.values, encoder.pca.transform(states).transpose(1, 2).flatten(2))
 
 
 def test_conversations_are_refused_by_families_with_one_image():
@@ -284,7 +299,8 @@ def test_training_with_open_contexts_logs_truncated_prompts(write_plugin, tmp_pa
     assert registry.load("environments", "open_world").TASKS
 
 
-def test_training_with_conversations_of_two_frames(write_plugin, tmp_path):
+@pytest.mark.parametrize("pca", ["null", "4"])
+def test_training_with_conversations_of_two_frames(write_plugin, tmp_path, pca):
     from pathlib import Path
 
     from pr2l.core.config import load_config
@@ -299,8 +315,9 @@ def test_training_with_conversations_of_two_frames(write_plugin, tmp_path):
     )
     (tmp_path / "run.yaml").write_text(
         f"why: a test\nenvironment: toy\ntask: colours\nvlm: {folder(llava)}\nencoder: prompted\n"
-        "network: token_transformer\nsteps: 32\nnum_envs: 2\nevaluation_episodes: 2\n"
-        f"encoder_options: {{image_tokens: 1}}\nvlm_options: {{generation: none}}\nprompt: {tmp_path / 'chat.yaml'}\n"
+        "network: mlp\nnetwork_options: {hidden: [16]}\nsteps: 32\nnum_envs: 2\nevaluation_episodes: 2\n"
+        f"encoder_options: {{image_tokens: 1, pca: {pca}, pca_frames: 20}}\nvlm_options: {{generation: none}}\n"
+        f"prompt: {tmp_path / 'chat.yaml'}\n"
         "algorithm_options: {n_steps: 16, batch_size: 16, n_epochs: 1}\n"
     )
     config = load_config(tmp_path / "run.yaml")
