@@ -84,6 +84,10 @@ class Prompt(BaseModel):
         parts = [part for message in self.messages for part in message["content"]]
         return [part["text"] for part in parts if part["type"] == "text"]
 
+    def fill(self, context: Mapping[str, str]) -> str | list[Message]:
+        """Return the prompt as a VLM takes it: `render` of a text, or `render_messages` of a conversation."""
+        return self.render_messages(context) if self.messages else self.render(context)
+
     def render(self, context: Mapping[str, str]) -> str:
         """Return the text with filled slots.
 

@@ -6,7 +6,8 @@ A set of labelled frames is a folder with
     episodes.npy    int [N]                     set.json                     the Source, digests of files
 
 Distances are in units of the environment's NEAR, so that frames of several simulators can be mixed. The folder's name
-contains a digest of the Source, so an interrupted `pretrain` uses the same set again.
+contains a digest of the Source, so an interrupted `pretrain` uses the same set again. If the name ends with -lastK,
+frames.npy is [N, K, H, W, 3]: each frame after the K - 1 frames before it (core/frame_history.py).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pr2l.core import digest, registry
 from pr2l.core.config import Seed
 from pr2l.core.disk import full_disk_explained, reserve
 from pr2l.core.errors import UserError
+from pr2l.core.frame_history import FrameHistory
 from pr2l.core.io import DamagedFile, read_json, write_json
 from pr2l.core.lock import locked
 from pr2l.core.types import Frames, Labels, Scene
@@ -63,8 +65,8 @@ class LabelledFrames:
     """Frames with the simulator's ground truth.
 
     Args:
-        frames: uint8 [N, H, W, 3].
-        labels: The labels of each frame, N lists.
+        frames: uint8 [N, H, W, 3]; [N, K, H, W, 3], the oldest frame first, with a history of K frames.
+        labels: The labels of each frame, N lists; with a history, of the last frame.
         names: All object names that can occur in labels, sorted.
         scenes: The scene of each frame, N; empty if the scenes are not known.
         episodes: The episode number of each frame, N, from 0 in each task; empty if the episodes are not known.
@@ -84,7 +86,9 @@ class LabelledFrames:
         return len(self.labels)
 
 
-def load_or_play(source: Source, folder: Path, progress: Progress = lambda count: None) -> LabelledFrames:
+def load_or_play(
+    source: Source, folder: Path, progress: Progress = lambda count: None, frame_history: int = 1
+) -> LabelledFrames:
     """Load a set of labelled frames, and play episodes to make it if it does not exist.
 
     If the task has an oracle, the oracle and random actions play every other episode; otherwise all are random.
@@ -93,17 +97,20 @@ def load_or_play(source: Source, folder: Path, progress: Progress = lambda count
         source: The parameters of the set.
         folder: The folder of all sets; each set is a subfolder.
         progress: Function that is called with the number of frames so far, after each stored frame.
+        frame_history: K, the number of frames per row: a frame and the K - 1 frames before it in its episode. The set
+            is otherwise the same for every K.
 
     Raises:
         DamagedFile: If a file of the set differs from what was written.
         DiskFull: If the disk has too little space.
     """
     key = hashlib.sha256(source.model_dump_json(exclude_none=True).encode()).hexdigest()[:8]
-    path = folder / f"{'-'.join((source.environment, *source.tasks, source.split))}-{key}"
+    history = f"-last{frame_history}" if frame_history > 1 else ""
+    path = folder / f"{'-'.join((source.environment, *source.tasks, source.split))}-{key}{history}"
     if not _is_complete(path, source):
         with locked(path, wait=True):
             if not _is_complete(path, source):  # another process has not played it in the meantime
-                _play(source, path, progress)
+                _play(source, path, progress, frame_history)
     return _read(path)
 
 
@@ -145,7 +152,7 @@ def _read_lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _play(source: Source, path: Path, progress: Progress) -> None:
+def _play(source: Source, path: Path, progress: Progress, frame_history: int) -> None:
     """Play and save a set; set.json is written last, so its presence marks a complete set."""
     path.mkdir(parents=True, exist_ok=True)
     (path / "set.json").unlink(missing_ok=True)
@@ -153,7 +160,7 @@ def _play(source: Source, path: Path, progress: Progress) -> None:
     episodes = []
     with (path / "labels.jsonl").open("w") as labels, (path / "scenes.jsonl").open("w") as scenes:
         frames = None
-        for count, (frame, info) in enumerate(_frames(world, source)):
+        for count, (frame, info) in enumerate(_frames(world, source, frame_history)):
             if frames is None:
                 frames = _new_frames(path / "frames.npy", (source.frames, *frame.shape))
             frames[count] = frame
@@ -182,14 +189,15 @@ def _new_frames(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     return frames
 
 
-def _frames(world: ModuleType, source: Source) -> Iterator[tuple[Frames, Info]]:
+def _frames(world: ModuleType, source: Source, frame_history: int) -> Iterator[tuple[Frames, Info]]:
     """Yield the frames of a source with their infos, task by task."""
     rng = np.random.default_rng(source.seed)
     never = getattr(world, "ENDING_ACTIONS", ())
     for task, share in zip(source.tasks, _shares(source.frames, len(source.tasks)), strict=True):
         env = world.make(task, world.Defaults(**source.options), split=source.split, labels=True)
         with closing(env):
-            yield from islice(play(env, _oracle(world, task), rng, never, source.episode_frames), share)
+            frames = play(env, _oracle(world, task), rng, never, source.episode_frames, frame_history)
+            yield from islice(frames, share)
 
 
 def _oracle(world: ModuleType, task: str) -> Callable[[gym.Env[Any, Any]], Any] | None:
@@ -223,6 +231,7 @@ def play(
     rng: np.random.Generator,
     never: Sequence[int] = (),
     most: int | None = None,
+    frame_history: int = 1,
 ) -> Iterator[tuple[Frames, Info]]:
     """Play oracle and random episodes in turn without end, and yield some of the frames with their infos.
 
@@ -234,25 +243,30 @@ def play(
         rng: Generator for the seeds, the random actions and the choice of frames.
         never: Actions of a Discrete space that are not drawn at random, such as actions that end the episode.
         most: Maximum number of frames of an episode, which then ends; None = no limit.
+        frame_history: K, number of frames to yield together; the choice of frames does not depend on it.
 
     Yields:
-        A frame, uint8 [H, W, 3], and its info; info["episode"] is the number of the episode, from 0.
+        A frame, uint8 [H, W, 3], or with K > 1 the last K frames, uint8 [K, H, W, 3]; and the frame's info, in which
+        info["episode"] is the number of the episode, from 0.
     """
-    sample = _sampler(env.action_space, rng, never)
+    sample, history = _sampler(env.action_space, rng, never), FrameHistory(frame_history)
     for episode in range(1 << 30):
         observation, info = env.reset(seed=int(rng.integers(1 << 31)))
+        history.clear()
+        frames = history.add(observation["frame"])
         scripted = oracle is not None and episode % 2 == 0
         over, count, action, hold = False, 0, None, 0
         while not over and count != most:
             if rng.random() < (KEEP_SHARE if info["labels"] else KEEP_SHARE * BLANK_SHARE):
                 count += 1
-                yield observation["frame"], {**info, "episode": episode}
+                yield frames, {**info, "episode": episode}
             if scripted and oracle is not None and rng.random() < 0.8:  # otherwise leave the oracle's path
                 action, hold = oracle(env), 0
             elif hold <= 0:
                 action, hold = sample(), int(rng.integers(1, LONGEST_HOLD + 1))
             hold -= 1
             observation, _, terminated, truncated, info = env.step(action)
+            frames = history.add(observation["frame"])
             over = terminated or truncated
 
 

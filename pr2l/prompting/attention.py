@@ -75,11 +75,16 @@ def frame_attention(encoder: Any, weights: torch.Tensor, text: str, answer: str)
         answer: Answer of the VLM.
 
     Raises:
-        UserError: If the encoder is not `prompted` with layer_join=width.
+        UserError: If the encoder is not `prompted` with layer_join=width, or its prompt has several images.
     """
     encoder = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
     if not isinstance(encoder, PromptedEncoder) or encoder.join != "width":
         raise UserError("attention can be drawn for encoder=prompted with layer_join=width")
+    if encoder.frame_history > 1:
+        raise UserError(
+            f"attention can be drawn for a prompt with one image, and this one has {encoder.frame_history}; use a"
+            " prompt with one image"
+        )
     vlm, patches, words = encoder.vlm, None, []
     lengths = {
         "image": pooled_length(vlm.image_length(), encoder.options.image_tokens),

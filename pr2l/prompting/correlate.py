@@ -149,7 +149,8 @@ def _score(config: RunConfig, frames: int | None) -> PromptScore:
     variant_prompt = prompt.load(config.prompt_name) if config.prompt_name else EMPTY
     variant_prompt = variant_prompt.model_copy(update={"segments": config.options("encoder").segments})
     options: Defaults = config.options("vlm")
-    return score_one(variant_prompt, options, config.vlm, examples_of(scoring_of(values)), cells=False)
+    examples = examples_of(scoring_of(values), variant_prompt.images)
+    return score_one(variant_prompt, options, config.vlm, examples, cells=False)
 
 
 def correlations(variants: Sequence[Variant]) -> list[Correlation]:

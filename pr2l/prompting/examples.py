@@ -50,7 +50,7 @@ class Examples:
     """N labelled frames.
 
     Attributes:
-        frames: uint8 [N, H, W, 3].
+        frames: uint8 [N, H, W, 3]; or [N, K, H, W, 3], each frame after the K - 1 frames before it in its episode.
         contexts: N contexts.
         present: bool [N], whether the frame shows the target of its context.
         direction: [N] direction of the nearest target, in words of data/questions.py; "" = absent or unknown.
@@ -75,6 +75,32 @@ class Examples:
         pixels = sha256(self.frames.tobytes()).hexdigest()
         return digest.of_json([self.frames.shape, pixels, *words, self.groups.tolist()])
 
+    @property
+    def frame_history(self) -> int:
+        """K, number of frames of an example."""
+        return 1 if self.frames.ndim == 4 else self.frames.shape[1]
+
+    def last_frames(self, count: int) -> Frames:
+        """Return the last frames of each example, as an encoder takes them.
+
+        Args:
+            count: Number of frames of a prompt.
+
+        Returns:
+            uint8 [N, H, W, 3], or [N, count, H, W, 3] if count is greater than 1.
+
+        Raises:
+            UserError: If the examples have fewer frames.
+        """
+        if count > self.frame_history:
+            raise UserError(
+                f"the prompt takes the last {count} frames of an episode, and the examples have {self.frame_history};"
+                f" play or read them with frame_history={count}, or use a prompt with one image"
+            )
+        if self.frame_history == 1:
+            return self.frames
+        return self.frames[:, -1] if count == 1 else self.frames[:, -count:]
+
     def labels(self) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
         """Return for "presence", "direction" and "distance" the known values [n] and their rows [n]."""
         values_of = {"presence": self.present, "direction": self.direction, "distance": self.distance}
@@ -95,13 +121,14 @@ class Examples:
         )
 
 
-def play(source: Source, folder: Path, progress: Progress = lambda count: None) -> Examples:
+def play(source: Source, folder: Path, progress: Progress = lambda count: None, frame_history: int = 1) -> Examples:
     """Play one task in a simulator, or read the frames of an earlier call; each episode is a group.
 
     Args:
         source: Environment, exactly one task, number of frames, and seed.
         folder: Folder in which played frames are stored.
         progress: Called with the number of frames so far.
+        frame_history: K, number of frames of an example.
 
     Raises:
         UserError: If no context of the task names a target.
@@ -110,7 +137,8 @@ def play(source: Source, folder: Path, progress: Progress = lambda count: None) 
     contexts = task_contexts(registry.load("environments", source.environment).TASKS[task]) or []
     _by_target(contexts)  # raises before anything is played
     most = min(GROUP, max(1, source.frames // FEWEST_GROUPS))
-    source_frames = load_or_play(source.model_copy(update={"episode_frames": most}), folder, progress)
+    limited = source.model_copy(update={"episode_frames": most})
+    source_frames = load_or_play(limited, folder, progress, frame_history)
     return of_labels(
         source_frames.frames, source_frames.labels, np.array(source_frames.episodes), contexts, source.seed
     )
@@ -126,8 +154,8 @@ def of_labels(
     are too small to recognise.
 
     Args:
-        frames: uint8 [N, H, W, 3].
-        labels: N lists of labels from the simulator.
+        frames: uint8 [N, H, W, 3] or [N, K, H, W, 3], as in Examples.
+        labels: N lists of labels from the simulator, of the last frame.
         groups: [N] group of each frame.
         contexts: Contexts to choose from.
         seed: Seed of the random choices.
@@ -140,7 +168,8 @@ def of_labels(
     rows: list[int] = []
     annotations: list[Annotation] = []
     for row, (frame, frame_labels) in enumerate(zip(frames, labels, strict=True)):
-        view = View.of(frame_labels, frame.shape[1], frame.shape[0])
+        height, width = frame.shape[-3:-1]
+        view = View.of(frame_labels, width, height)
         clear = [name for name in by_target if view.of_name(name) and name not in view.unclear]
         absent = [name for name in by_target if not view.of_name(name) and name not in view.unclear]
         balance = surplus.total()
@@ -160,7 +189,7 @@ def of_labels(
 
 
 def from_table(folder: Path) -> Examples:
-    """Read pictures from a folder with labels.csv.
+    """Read pictures from a folder with labels.csv. A picture is a single frame, without frames before it.
 
     Args:
         folder: Folder with the table and the pictures, which have the same size.
@@ -189,7 +218,9 @@ def from_table(folder: Path) -> Examples:
     return _examples(_pictures([folder / row["file"] for row in rows]), annotations, groups)
 
 
-def from_recording(folder: Path, contexts: Sequence[Context], count: int, seed: int) -> Examples:
+def from_recording(
+    folder: Path, contexts: Sequence[Context], count: int, seed: int, frame_history: int = 1
+) -> Examples:
     """Take examples from a data set of `pr2l collect --labels`; each episode is a group.
 
     Args:
@@ -197,6 +228,7 @@ def from_recording(folder: Path, contexts: Sequence[Context], count: int, seed: 
         contexts: Contexts to choose from, as for of_labels.
         count: Number of frames to read, evenly spread. of_labels drops some of them.
         seed: Seed of the random choices.
+        frame_history: K, number of frames of an example.
 
     Raises:
         UserError: If the data set has no labels, they are damaged, or their number differs from that of the frames.
@@ -214,7 +246,8 @@ def from_recording(folder: Path, contexts: Sequence[Context], count: int, seed: 
         raise UserError(f"{folder / LABELS} has labels of {len(labels)} frames, and the data set has {len(recording)}")
     rows = recording.spread(count)
     groups = np.searchsorted(recording.starts, rows, side="right") - 1
-    return of_labels(recording.sample(count)[0], [labels[row] for row in rows], groups, contexts, seed)
+    frames, _ = recording.sample(count, frame_history)
+    return of_labels(frames, [labels[row] for row in rows], groups, contexts, seed)
 
 
 def _by_target(contexts: Sequence[Context]) -> dict[str, Context]:

@@ -42,6 +42,7 @@ from pr2l.prompting.examples import Examples
 from pr2l.prompting.heatmap import draw_scores
 from pr2l.prompting.probes import FOLDS, LayerSegment, Probe, agreement, probe, says, share
 from pr2l.vlms.base import VLM, Defaults
+from pr2l.vlms.conversation import by_row
 from pr2l.vlms.loading import load_vlm
 
 SEGMENTS: tuple[Segment, ...] = ("image", "prompt", "generated")
@@ -156,7 +157,7 @@ def score(scoring: Scoring, out: Path) -> list[PromptScore]:
         UserError: If a name is unknown, or there are too few frames.
     """
     prompts = prompts_of(scoring)
-    examples = examples_of(scoring)
+    examples = examples_of(scoring, max(variant.images for variant in prompts))
     options = {variant.name: options_for(variant, scoring) for variant in prompts}
     prompts = sorted(prompts, key=lambda variant: options[variant.name].model_dump_json())  # loads each VLM once
     scores = [
@@ -191,31 +192,40 @@ def scoring_of(values: Mapping[str, Any]) -> Scoring:
         raise UserError(explain(error, "prompts", Scoring)) from error
 
 
-def examples_of(scoring: Scoring) -> Examples:
+def examples_of(scoring: Scoring, frame_history: int = 1) -> Examples:
     """Return the labelled frames, from a folder or from the simulator.
 
     Frames from the simulator are stored below FRAMES, so that the next call with the same options reads them.
 
     Args:
         scoring: Task, frames and seed; `data` selects a folder.
+        frame_history: K, number of frames of an example, for prompts of up to K images. The examples are otherwise the
+            same for every K.
 
     Raises:
-        UserError: If a name or option is unknown, or the folder has no usable labels.
+        UserError: If a name or option is unknown, the folder has no usable labels, or K > 1 and the folder has single
+            pictures.
     """
     environment, _, task = scoring.task.partition("/")
     folder = scoring.data
     if folder is not None and (folder / examples.TABLE).is_file():
+        if frame_history > 1:
+            raise UserError(
+                f"a prompt takes the last {frame_history} frames of an episode, and the pictures of"
+                f" {folder / examples.TABLE} are single frames; choose prompts with one image (--prompts), or give"
+                " episodes, which `pr2l collect --labels` records"
+            )
         return examples.from_table(folder)
     world = registry.load("environments", environment)
     if task not in world.TASKS:
         raise UnknownName(f"tasks of {environment}", task, world.TASKS, hint="`pr2l list tasks` shows them.")
     if folder is not None:
         contexts = prompt.task_contexts(world.TASKS[task]) or []
-        return examples.from_recording(folder, contexts, scoring.frames, scoring.seed)
+        return examples.from_recording(folder, contexts, scoring.frames, scoring.seed, frame_history)
     parse_options(world.Defaults, scoring.environment_options, f"environment_options of {environment!r}")
     played = scoring.model_dump(include={"frames", "split", "seed"})
     source = Source(environment=environment, tasks=(task,), options=scoring.environment_options, **played)
-    return examples.play(source, FRAMES)
+    return examples.play(source, FRAMES, frame_history=frame_history)
 
 
 def prompts_of(scoring: Scoring) -> list[Prompt]:
@@ -294,29 +304,31 @@ def read(vlm: VLM, variant: Prompt, examples: Examples) -> Reading:
 
     Returns:
         The reading. The time per frame excludes the first batch if there are several.
+
+    Raises:
+        UserError: If a context lacks a slot, or the examples have fewer frames than the prompt has images.
     """
-    texts = prompt.check(variant, examples.contexts)
-    width, answers = vlm.prompt_length(texts), []
+    frames = examples.last_frames(variant.images)
+    prompts: Any = [variant.fill(context) for context in examples.contexts]
+    width, answers = vlm.prompt_length(prompts), []
     features: dict[LayerSegment, list[npt.NDArray[np.float32]]] = {}
     clock = [time.perf_counter()]
     for start in range(0, len(examples), BATCH):
         rows = slice(start, start + BATCH)
-        hidden = vlm.hidden(examples.frames[rows], texts[rows], prompt_tokens=width)
+        hidden = vlm.hidden(by_row(frames[rows]), prompts[rows], prompt_tokens=width)
         answers += hidden.answers
         for segment in SEGMENTS:
             span = hidden.spans[segment]
             if span.start == span.stop:
                 continue
-            pooled = _pooled(segment, hidden.states[:, :, span], hidden.mask[:, span])
+            pooled = _pooled(segment, hidden.states[:, :, span], hidden.mask[:, span], variant.images)
             for index, layer in enumerate(vlm.options.layers):
                 features.setdefault((layer, segment), []).append(pooled[:, index].float().cpu().numpy())
         clock.append(time.perf_counter())
-    spent, frames = (
+    spent, count = (
         (clock[-1] - clock[1], len(examples) - BATCH) if len(clock) > 2 else (clock[-1] - clock[0], len(examples))
     )
-    return Reading(
-        answers, {cell: np.concatenate(batches) for cell, batches in features.items()}, 1000 * spent / frames
-    )
+    return Reading(answers, {cell: np.concatenate(batches) for cell, batches in features.items()}, 1000 * spent / count)
 
 
 def table(scoring: Scoring, examples: Examples, scores: Sequence[PromptScore]) -> Table:
@@ -376,14 +388,19 @@ def _probes(features: npt.NDArray[np.float32], examples: Examples) -> dict[str, 
     return {name: result for name, result in results.items() if result is not None}
 
 
-def _pooled(segment: str, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def _pooled(segment: str, states: torch.Tensor, mask: torch.Tensor, images: int) -> torch.Tensor:
     """Return features [B, L, F] of a segment's states [B, L, T, D].
 
-    Image tokens are pooled to a grid (or to runs, without a square grid) and concatenated; text tokens are averaged.
+    The tokens of each image are pooled to a grid (or to runs, without a square grid) and concatenated; text tokens are
+    averaged.
     """
-    if segment != "image":
-        real = mask[:, None, :, None]
-        return (states * real).sum(2) / real.sum(2).clamp(min=1)
+    if segment == "image":
+        return torch.cat([_pooled_image(grid) for grid in states.chunk(images, dim=2)], dim=2)
+    real = mask[:, None, :, None]
+    return (states * real).sum(2) / real.sum(2).clamp(min=1)
+
+
+def _pooled_image(states: torch.Tensor) -> torch.Tensor:
     side = int(states.shape[2] ** 0.5)
     if side**2 >= IMAGE_TOKENS and states.shape[2] - side**2 <= 1:
         return pool_grid(states, IMAGE_TOKENS).flatten(2)
@@ -420,7 +437,7 @@ def load(vlm: str, options: Defaults) -> VLM:
 def _short(score: PromptScore, scoring: Scoring) -> Text:
     """Return a prompt's name and text, as Text so that rich does not interpret markup or :emoji: in it."""
     name = score.prompt.name.removeprefix(f"{scoring.task}/")
-    return Text(f"{name}: {score.prompt.text or '(empty)'}")
+    return Text(f"{name}: {' '.join(score.prompt.texts) or '(empty)'}")
 
 
 def _percent(share: Estimate | None) -> str:

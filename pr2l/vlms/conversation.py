@@ -90,6 +90,11 @@ def _conversation(messages: Sequence[Message]) -> Conversation:
     return conversation
 
 
+def by_row(frames: Frames) -> Images:
+    """Return frames [B, K, H, W, 3] as B lists of images, and frames [B, H, W, 3] unchanged."""
+    return frames if frames.ndim == 4 else [list(row) for row in frames]
+
+
 def images_of(prompts: Sequence[Prompt], rows: Sequence[int]) -> list[int]:
     """Return the indices of the images of some rows, among the images of all rows.
 

@@ -45,6 +45,13 @@ def test_only_incomplete_sets_are_played_again(folder):
         progress.clear()
 
 
+def test_a_history_adds_earlier_frames_and_changes_nothing_else(folder, tmp_path):
+    alone = load_or_play(SOURCE, folder)
+    after = load_or_play(SOURCE, tmp_path, frame_history=3)
+    assert after.frames.shape == (12, 3, 120, 160, 3) and np.array_equal(after.frames[:, -1], alone.frames)
+    assert (after.labels, after.scenes, after.episodes) == (alone.labels, alone.scenes, alone.episodes)
+
+
 def test_sources_have_separate_sets(folder):
     load_or_play(SOURCE, folder)
     other = load_or_play(SOURCE.model_copy(update={"split": "evaluation"}), folder)
@@ -70,6 +77,29 @@ class Recorder(gym.Env):
         self.taken.append(np.asarray(action).tolist())
         self.steps += 1
         return {"frame": np.zeros((4, 4, 3), np.uint8)}, 0.0, self.steps == 5, False, {"labels": [{"name": "imp"}]}
+
+
+class Clock(Recorder):
+    """Frame number n of an episode has value n, in an array that every step reuses."""
+
+    frame = np.zeros((4, 4, 3), np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        _, info = super().reset(seed=seed)
+        self.frame[:] = 0
+        return {"frame": self.frame}, info
+
+    def step(self, action):
+        _, *others = super().step(action)
+        self.frame[:] += 1
+        return {"frame": self.frame}, *others
+
+
+def test_frames_come_with_those_before_them_in_their_episode():
+    """An episode has the frames 0 to 4; the frame of its last step is not yielded."""
+    frames = islice(play(Clock(gym.spaces.Discrete(2)), None, np.random.default_rng(0), frame_history=3), 40)
+    histories = {tuple(history[:, 0, 0, 0].tolist()) for history, _ in frames}
+    assert histories == {(0, 0, 0), (0, 0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 4)}
 
 
 @pytest.mark.parametrize(

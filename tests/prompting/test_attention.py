@@ -100,6 +100,13 @@ def test_image_tokens_of_a_q_former_are_no_grid(monkeypatch):
     assert attention.words == [(f"(image {number + 1})", float(number)) for number in range(32)]
 
 
+def test_prompts_of_several_images_raise(monkeypatch):
+    encoder = build.encoder(load_config("doom/fetch/prompted"))
+    monkeypatch.setattr(encoder.encoder, "frame_history", 2)
+    with pytest.raises(UserError, match="a prompt with one image, and this one has 2"):
+        frame_attention(encoder, torch.arange(encoder.tokens).float(), "", "")
+
+
 def test_other_encoders_raise():
     source = EncoderSource("tiny", None, None, [{}], (8, 8, 3), ())
     from pr2l.encoders import pixels

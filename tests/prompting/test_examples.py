@@ -112,6 +112,22 @@ def test_examples_depend_on_the_seed_and_keep_the_groups_of_their_frames():
     assert (first.groups == first.frames[:, 0, 0, 0] // 4).all()
 
 
+def test_examples_with_histories_are_those_without():
+    """A prompt of fewer images takes the last frames of the history."""
+    labels = [[IMP], [], [FAR_IMP], [IMP, FAR_IMP]] * 10
+    numbers = np.arange(len(labels), dtype=np.uint8)[:, None] + np.array([0, 100, 200], np.uint8)
+    frames = numbers[..., None, None, None] * np.ones((120, 160, 3), np.uint8)
+    groups = np.arange(len(labels)) // 4
+    after, alone = (of_labels(part, labels, groups, CONTEXTS, 0) for part in (frames, frames[:, -1]))
+    assert after.frame_history == 3 and alone.frame_history == 1
+    assert after.contexts == alone.contexts and (after.direction == alone.direction).all()
+    assert np.array_equal(after.last_frames(1), alone.frames)
+    assert np.array_equal(after.last_frames(2), after.frames[:, 1:]) and after.last_frames(3).shape[1] == 3
+    assert after.spread(5).frame_history == 3
+    with pytest.raises(UserError, match="last 4 frames.*examples have 3.*frame_history=4"):
+        after.last_frames(4)
+
+
 def test_spread_takes_evenly_spaced_examples():
     result = labelled([[IMP]] * 41)
     few = result.spread(3)
@@ -208,6 +224,9 @@ def test_recording_with_and_without_labels(examples, tmp_path):
     colours = {"red": 0, "green": 1, "blue": 2}
     for frame, context, present in zip(result.frames, result.contexts, result.present, strict=True):
         assert (frame[..., colours[context["target"]]].max() == 255) == present
+    after = from_recording(tmp_path / "with", doors, 40, seed=0, frame_history=2)
+    assert np.array_equal(after.last_frames(1), result.frames) and after.contexts == result.contexts
+    assert after.frame_history == 2
     (tmp_path / "with" / "collect.json").unlink()
     with (tmp_path / "with" / LABELS).open("a") as file:
         file.write('[[{"na')  # as after a kill in an earlier version

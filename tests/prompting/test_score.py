@@ -1,19 +1,23 @@
 """Scores of prompts, for a fake VLM whose states contain known labels."""
 
+import dataclasses
 import json
 import weakref
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from rich.console import Console
+from small_vlms import CASE, folder, vlm
+from test_examples import WALKS
 
 from pr2l.core.errors import UserError
 from pr2l.core.prompt import Prompt
 from pr2l.core.types import Hidden
 from pr2l.prompting import score as program
 from pr2l.prompting.examples import Examples
-from pr2l.prompting.score import prompts_of, read, score, score_one, scoring_of
+from pr2l.prompting.score import examples_of, prompts_of, read, score, score_one, scoring_of
 from pr2l.vlms.base import Defaults
 
 WIDTH, IMAGE, PROMPT, GENERATED = 4, 4, 3, 2
@@ -147,6 +151,52 @@ def test_read_returns_rows_in_the_order_of_the_examples():
     assert reading.ms > 0
 
 
+PARTS = [{"type": "image"}, {"type": "text", "text": "then"}, {"type": "image"}, {"type": "text", "text": "is it near"}]
+TWO_FRAMES = Prompt(name="two", messages=[{"role": "user", "content": PARTS}], why="a test", source="this file")
+
+
+def test_the_frames_of_a_conversation_are_pooled_one_by_one():
+    model = vlm(CASE["llava"])
+    numbered = numbered_examples(18)  # two batches
+    earlier = np.random.default_rng(0).integers(0, 256, (18, 2, 24, 24, 3), dtype=np.uint8)
+    examples = dataclasses.replace(numbered, frames=earlier)
+    reading = read(model, TWO_FRAMES, examples)
+    hidden = model.hidden([list(row) for row in earlier], [TWO_FRAMES.render_messages({})] * 18)
+    assert reading.answers == hidden.answers
+    image = hidden.states[:, -1, hidden.spans["image"]].unflatten(1, (2, 16)).flatten(1)
+    np.testing.assert_allclose(reading.cells[-1, "image"], image.numpy(), atol=1e-4)
+    with pytest.raises(UserError, match="last 2 frames.*examples have 1"):
+        read(model, TWO_FRAMES, numbered)
+
+
+def test_a_conversation_of_one_frame_is_read():
+    model, examples = vlm(CASE["llava"]), numbered_examples(3)
+    turn = Prompt(name="turn", messages=[{"role": "user", "content": PARTS[2:]}], why="a test", source="this file")
+    assert read(model, turn, examples).answers == model.hidden(examples.frames, [turn.render_messages({})] * 3).answers
+
+
+def test_prompts_of_one_and_two_frames_are_scored_on_the_same_examples(write_plugin, tmp_path, monkeypatch, capsys):
+    write_plugin("environments", "walks", WALKS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(program, "_layers", lambda vlm, options: options.layers)  # probes of all layers are slow
+    (tmp_path / "one.yaml").write_text("text: is it near\nwhy: a test\nsource: this file\n")
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(TWO_FRAMES.model_dump(mode="json", exclude={"name", "text"})))
+    values = {"task": "walks/walk", "vlm": str(folder(CASE["llava"])), "vlm_options": {"new_tokens": 1}, "frames": 60}
+    scoring = scoring_of({**values, "prompts": ("one.yaml", "two.yaml")})
+    alone, after = examples_of(scoring), examples_of(scoring, frame_history=2)
+    assert np.array_equal(after.last_frames(1), alone.frames) and after.contexts == alone.contexts
+    assert {result.prompt.images for result in score(scoring, tmp_path)} == {1, 2}
+    assert "two.yaml: then is it near" in capsys.readouterr().out
+    report = json.loads((tmp_path / "score.json").read_text())
+    assert {result["prompt"]["name"] for result in report["scores"]} == {"one.yaml", "two.yaml"}
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "labels.csv").write_text("file,present\n")
+    with pytest.raises(UserError, match=r"last 2 frames.*labels\.csv are single frames.*collect --labels"):
+        score(scoring_of({**values, "prompts": ("two.yaml",), "data": pictures}), tmp_path)
+
+
 def test_prompts_default_to_all_variants_of_the_task(write_plugin, tmp_path):
     text = "text: there\nwhy: a test\nsource: this file\n"
     for name in ("maze/walk/one", "maze/walk/two", "maze/run/three"):
@@ -179,7 +229,7 @@ def test_score_writes_a_ranking_and_the_command(fake_vlm, write_plugin, monkeypa
     text = "text: there\nwhy: a test\nsource: this file\nvlm_options: {layers: [-1]}\n"
     write_plugin("prompts", "maze/walk/all", text)
     write_plugin("prompts", "maze/walk/few", text + "segments: [generated]\n")
-    monkeypatch.setattr(program, "examples_of", lambda scoring: numbered_examples())
+    monkeypatch.setattr(program, "examples_of", lambda scoring, frame_history: numbered_examples())
     scores = score(scoring_of({"task": "maze/walk", "prompts": ("few", "all")}), tmp_path / "out")
     assert [result.prompt.name for result in scores] == ["maze/walk/all", "maze/walk/few"]
     report = json.loads((tmp_path / "out" / "score.json").read_text())

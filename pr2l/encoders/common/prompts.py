@@ -14,10 +14,10 @@ from pr2l.core.messages import Message
 from pr2l.core.prompt import Prompt
 from pr2l.core.types import Context, Contexts, Frames, Hidden
 from pr2l.encoders.base import EncoderSource
+from pr2l.vlms.conversation import by_row
 
 if TYPE_CHECKING:
     from pr2l.vlms import VLM
-    from pr2l.vlms.conversation import Images
 
 Rendered: TypeAlias = str | list[Message]
 """A text for a prompt with `text:`, messages for one with `messages:`."""
@@ -95,9 +95,8 @@ class PromptRenderer:
         expected_shape = ["B", "H", "W", 3] if self.images == 1 else ["B", self.images, "H", "W", 3]
         if shape != expected_shape:
             raise ValueError(f"frames are {frames.shape}; prompt {self._prompt.name!r} takes {expected_shape}")
-        images: Images = frames if self.images == 1 else [list(row) for row in frames]
         prompts: Any = self(contexts)
-        return self._vlm.hidden(images, prompts, prompt_tokens=self.tokens)
+        return self._vlm.hidden(by_row(frames), prompts, prompt_tokens=self.tokens)
 
     def key(self) -> dict[str, Any]:
         """Return everything that prompts depend on beside the context and the option max_prompt_tokens.
@@ -176,7 +175,7 @@ class PromptRenderer:
 
     def _fill(self, context: Context) -> Rendered:
         values = {slot: _break_up(value, self._special) for slot, value in context.items()}
-        return self._prompt.render_messages(values) if self._prompt.messages else self._prompt.render(values)
+        return self._prompt.fill(values)
 
     def _length(self, prompt: Rendered) -> int:
         """Return the number of tokens of a prompt; one more than the bound if the VLM has no positions for it."""
