@@ -213,23 +213,25 @@ def check(config: Annotated[str, CONFIG], overrides: Overrides = None) -> None:
 
 @app.command()
 def ask(
-    image: Annotated[Path, typer.Argument(help="A PNG, JPEG, WebP or BMP file.")],
+    images: Annotated[list[Path], typer.Argument(help="One or more PNG, JPEG, WebP or BMP files.")],
     question: Annotated[str, typer.Argument(help="The question, in quotes.")],
     vlm: Annotated[
         str, typer.Option(help="A name from `pr2l list vlms`, a folder with a checkpoint, or a Hugging Face Hub id.")
     ] = "tiny",
     tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the answer in tokens.")] = 32,
 ) -> None:
-    """Ask a VLM a question about an image."""
+    """Ask a VLM a question about an image, or about several images in their order."""
     from pr2l.core.images import read_image
+    from pr2l.core.messages import from_text
 
-    frame = read_image(image)
+    frames = [read_image(image) for image in images]
     from pr2l.vlms.loading import load_vlm, unknown_words
 
     model = load_vlm(vlm)
     if words := unknown_words(model, question):
         Console(stderr=True).print(f"[yellow]warning:[/] {escape(vlm)} does not know: {escape(', '.join(words))}")
-    [answer] = model.answer(frame[None], [question], tokens)
+    prompts: Any = [question if len(frames) == 1 else from_text(question, images=len(frames))]
+    [answer] = model.answer([frames], prompts, tokens)
     print(answer)
 
 

@@ -15,17 +15,21 @@ from typing import NamedTuple
 
 import imageio.v2 as imageio
 import minari
+import numpy as np
 import pytest
 from processes import TIMEOUT
+from small_vlms import CASE, folder
 
 from pr2l.cli import OPTIONS_OF, main
 from pr2l.core import registry
 from pr2l.core.config import OTHER_SCHEMAS
 from pr2l.core.console import Console
+from pr2l.core.messages import from_text
 from pr2l.core.options import VLM_OPTIONS, read_options
 from pr2l.environments.doom import Defaults, make
 from pr2l.profiling.speed import SECTIONS
 from pr2l.training.runs import Run
+from pr2l.vlms.loading import load_vlm
 
 ROOT = Path(__file__).parents[1]
 
@@ -208,6 +212,17 @@ def test_ask_answers_and_warns_about_words_the_vlm_does_not_know(cli, tmp_path) 
     assert medikit.exit_code == 0 and len(medikit.stdout.splitlines()) == 1 and medikit.stderr == ""
     zebra = cli("ask", "room.png", "where is the zebra ?", "--tokens", "3")
     assert zebra.stdout.strip() and "tiny does not know: zebra" in zebra.stderr
+
+
+def test_ask_about_two_images_gives_the_answer_to_the_images_in_order(cli, tmp_path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), dtype=np.uint8)
+    for number, picture in enumerate(pictures):
+        imageio.imwrite(tmp_path / f"{number}.png", picture)
+    llava = str(folder(CASE["llava"]))
+    [answer] = load_vlm(llava).answer([list(pictures)], [from_text("is it near", images=2)], 4)
+    assert cli("ask", "0.png", "1.png", "is it near", "--vlm", llava, "--tokens", "4").stdout.strip() == answer
+    tiny = cli("ask", "0.png", "1.png", "where is the medikit ?")
+    assert tiny.exit_code == 2 and "takes one image and then one text" in tiny.stderr
 
 
 def test_help_of_speed_names_every_model(cli) -> None:
