@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from pr2l.core.errors import UserError, code_of, owner_of_object
+from pr2l.core.frame_history import FrameHistory
 from pr2l.core.types import Frames, Tokens
 from pr2l.encoders.base import Encoder
 from pr2l.rollout.contract import BadValueError, ContractCheck, ContractError, check_spaces, describe
@@ -83,13 +84,18 @@ class VecArranged(VecEnvWrapper):
 
     def __init__(self, venv: VecEnv, arrangement: Arrangement) -> None:
         self._arrangement = arrangement
+        self._histories = [FrameHistory(1) for _ in range(venv.num_envs)]
         super().__init__(venv, observation_space=arrangement.observation_space())
         check_spaces(self, type(venv.unwrapped).__name__)
+
+    def keep_frames(self, count: int) -> None:
+        """Add `info["frame_history"]` to each info, as `ContractCheck.keep_frames` does."""
+        self._histories = [FrameHistory(count) for _ in range(self.num_envs)]
 
     def reset(self) -> VecEnvObs:
         observations: Any = self.venv.reset()
         infos = reset_infos(self.venv)
-        self.reset_infos = [self._info(_row(observations, row), info) for row, info in enumerate(infos)]
+        self.reset_infos = [self._first_info(row, _row(observations, row), info) for row, info in enumerate(infos)]
         return self._check_finite(self._arrangement.observation(observations, (self.num_envs,)))
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -97,12 +103,13 @@ class VecArranged(VecEnvWrapper):
         arranged: list[dict[str, Any]] = []
         for row, (done, info) in enumerate(zip(dones, infos, strict=True)):
             observation: Any = _row(observations, row)
-            if done:
-                self.reset_infos[row] = self._info(observation, reset_infos(self.venv)[row])
-                observation = info["terminal_observation"]
-                last = self._arrangement.observation(observation)
-                info = {**info, "terminal_observation": self._check_finite(last)}
-            arranged.append(self._info(observation, info))
+            if not done:
+                arranged.append(self._info(row, observation, info))
+                continue
+            end = info["terminal_observation"]
+            last = self._check_finite(self._arrangement.observation(end))
+            arranged.append(self._info(row, end, {**info, "terminal_observation": last}))
+            self.reset_infos[row] = self._first_info(row, observation, reset_infos(self.venv)[row])
         self._check_finite({"reward": np.asarray(rewards)})
         observation = self._check_finite(self._arrangement.observation(observations, (self.num_envs,)))
         return observation, rewards, dones, arranged
@@ -115,8 +122,17 @@ class VecArranged(VecEnvWrapper):
                 raise BadValueError(f"{name}: {key} is {describe(value)}; it must be finite in every environment")
         return values
 
-    def _info(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
-        return self._arrangement.info(observation, info)
+    def _first_info(self, row: int, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+        """Return the info of the first observation of an episode."""
+        self._histories[row].clear()
+        return self._info(row, observation, info)
+
+    def _info(self, row: int, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+        arranged = self._arrangement.info(observation, info)
+        if self._histories[row].count > 1:
+            frame = self._arrangement.observation(observation)["frame"]
+            arranged["frame_history"] = self._histories[row].add(frame)
+        return arranged
 
 
 class VecEmbed(VecEnvWrapper):
@@ -216,20 +232,23 @@ def keep_frames(venv: VecEnv, count: int) -> None:
     """Have environments add the last frames of the episode to their infos, from the next reset on.
 
     Args:
-        venv: Environments, each in a `ContractCheck`.
+        venv: Environments, each in a `ContractCheck`, or in a `VecArranged`.
         count: Number of frames; 1 = change nothing.
 
     Raises:
-        UserError: If the environments are not in a `ContractCheck`.
+        UserError: If the environments are in neither.
     """
     if count == 1:
+        return
+    if isinstance(venv, VecArranged):
+        venv.keep_frames(count)
         return
     try:
         venv.env_method("keep_frames", count)
     except AttributeError as error:
         raise UserError(
-            f"the prompt takes the last {count} frames, which the environments of your VecEnv do not keep; wrap"
-            " each of them in pr2l.rollout.contract.ContractCheck before you put them into the VecEnv"
+            f"the prompt takes the last {count} frames, which the environments of your VecEnv do not keep; use"
+            " pr2l.rollout.embed_env or pr2l.wrap instead of VecEmbed"
         ) from error
 
 

@@ -17,7 +17,7 @@ from pr2l.policies import ppo
 from pr2l.policies.base import Hooks
 from pr2l.policies.networks import mlp
 from pr2l.rollout.contract import ContractError
-from pr2l.rollout.vec_embed import HALF_MAX, VecEmbed
+from pr2l.rollout.vec_embed import HALF_MAX, VecEmbed, embed_env
 from pr2l.rollout.workers import Workers
 
 
@@ -136,10 +136,16 @@ def history(*lengths, workers=False):
     return VecEmbed(Workers(makers, 2, 2) if workers else DummyVecEnv(makers), History())
 
 
-@pytest.mark.parametrize("workers", [False, True])
-def test_encoder_with_frame_history_gets_frames_of_one_episode(workers):
+def history_of_plain_vec_env(*lengths):
+    return embed_env(DummyVecEnv([lambda n=n: DiaryWorld(n) for n in lengths]), History())
+
+
+@pytest.mark.parametrize(
+    "make", [history, partial(history, workers=True), history_of_plain_vec_env], ids=["process", "workers", "embed_env"]
+)
+def test_encoder_with_frame_history_gets_frames_of_one_episode(make):
     """At the start of an episode, its first frame is repeated."""
-    with closing(history(2, 3, workers=workers)) as venv:
+    with closing(make(2, 3)) as venv:
         actions = np.zeros(2, int)
         assert real_tokens(venv.reset()) == [[0, 0, 0], [0, 0, 0]]
         venv.step(actions)
@@ -148,6 +154,7 @@ def test_encoder_with_frame_history_gets_frames_of_one_episode(workers):
         assert real_tokens(observation) == [[10, 10, 10], [0, 1, 2]]
         assert infos[0]["terminal_observation"]["tokens"][0].tolist() == [0, 1, 2]
         assert venv.frames.shape == (2, 4, 4, 3) and venv.frames[1].max() == 2
+        assert [len(set(row)) for row in real_tokens(venv.reset())] == [1, 1]
 
 
 def test_restored_environment_has_the_frame_history_of_its_episode():
@@ -160,8 +167,8 @@ def test_restored_environment_has_the_frame_history_of_its_episode():
             assert env.step(np.zeros(2, int))[0]["tokens"][:, 0].tolist() == [[1, 2, 3], [1, 2, 3]]
 
 
-def test_frame_history_needs_contract_check():
-    with pytest.raises(UserError, match="takes the last 3 frames.*ContractCheck"):
+def test_frame_history_of_environments_outside_the_contract_needs_embed_env():
+    with pytest.raises(UserError, match="takes the last 3 frames.*embed_env"):
         embedded(2, encoder=History())
 
 
