@@ -213,18 +213,25 @@ def check(config: Annotated[str, CONFIG], overrides: Overrides = None) -> None:
 
 @app.command()
 def ask(
-    images: Annotated[list[Path], typer.Argument(help="One or more PNG, JPEG, WebP or BMP files.")],
-    question: Annotated[str, typer.Argument(help="The question, in quotes.")],
+    images_and_question: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE... QUESTION", help="PNG, JPEG, WebP or BMP files, then the question, in quotes."
+        ),
+    ],
     vlm: Annotated[
         str, typer.Option(help="A name from `pr2l list vlms`, a folder with a checkpoint, or a Hugging Face Hub id.")
     ] = "tiny",
     tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the answer in tokens.")] = 32,
 ) -> None:
     """Ask a VLM a question about an image, or about several images in their order."""
+    *images, question = images_and_question
+    if not images:
+        raise UserError(f'ask needs a question after the image, in quotes: pr2l ask {question} "where is it ?"')
     from pr2l.core.images import read_image
     from pr2l.core.messages import from_text
 
-    frames = [read_image(image) for image in images]
+    frames = [read_image(Path(image)) for image in images]
     from pr2l.vlms.loading import load_vlm, unknown_words
 
     model = load_vlm(vlm)

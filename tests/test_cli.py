@@ -121,6 +121,7 @@ MISSPELLED_NAMES = [
     (["bench", "run", "doom-mni"], "Did you mean 'doom-mini'?"),
     (["bench", "report", "doom-mni"], "Did you mean 'doom-mini'?"),
     (["ask", "none.png", "where is it ?"], "no image file 'none.png'"),
+    (["ask", "room.png"], "ask needs a question after the image"),
     (["train", "none.yaml"], "There is no file 'none.yaml' either"),
     (["check", "none.yaml"], "There is no file 'none.yaml' either"),
     (["check", "doom/fetch/prompted", "prompt=none.yaml"], "There is no file 'none.yaml' either"),
