@@ -186,7 +186,9 @@ class ShortestPaths:
 
 def _through_boxes(starts: Floats, along: Floats, boxes: Floats) -> tuple[Floats, Floats]:
     """Return the fractions of each line at which it enters and leaves a box; boxes [..., 4], lines [..., 2]."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    # A line that is parallel to an axis, or deviates by less than 1e-307 m, has infinite fractions on the other axis. Their
+    # signs are right, as 1e-307 m enter or leave no box.
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         lows = (boxes[..., :2] - starts) / along
         highs = (boxes[..., 2:] - starts) / along
     # A line along one axis is always or never inside the box on the other axis; 0 / 0 is the box's edge.

@@ -75,6 +75,15 @@ def test_move_along_and_away_from_an_obstacle() -> None:
     assert floor.free(np.array([beside, touching, (1.1, 0.0), (0.83, 0.0)])).tolist() == [True, True, False, False]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("deviation", [0.0, 5e-324, -1e-310])
+def test_move_that_deviates_from_an_axis_by_almost_nothing_ends_as_one_along_it(deviation: float) -> None:
+    start, end = np.array([0.0, 0.0]), np.array([3.0, deviation])
+    position, collided = Floor([WALL], RADIUS).move(start, end)
+    assert collided and position == pytest.approx((1 - RADIUS - SKIN, 0))
+    assert not Floor([(1.0, 1.0, 2.0, 5.0)], RADIUS).move(start, end)[1]  # a wall beside the line
+
+
 rectangles = st.lists(
     st.tuples(st.floats(-3, 3), st.floats(-3, 3), st.floats(0.05, 2), st.floats(0.05, 2)).map(
         lambda r: (r[0], r[1], r[0] + r[2], r[1] + r[3])
