@@ -48,7 +48,7 @@ class Cost(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     threads: PositiveInt | None = None  # of torch in each process
-    seconds: PositiveFloat | None = None  # wall-clock time from the start of the process to the end of the evaluation
+    seconds: PositiveFloat | None = None  # wall-clock, from loading the VLM to the end of the evaluation, see runner
     peak_memory: PositiveInt | None = None  # bytes of the training process
     gflop: NonNegativeFloat | None = None  # 1e9 floating-point operations of the encoder per frame
 

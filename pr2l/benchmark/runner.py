@@ -180,6 +180,7 @@ def _make(suite: Suite, planned: PlannedRun, folder: Path, threads: int) -> None
     torch.set_num_threads(threads)
     run_folder, runs = folder / planned.name, _runs(suite, folder, planned.name)
     with locked(run_folder, wait=True):  # a process of an earlier call, whose parent was killed, may still be saving
+        # Python and the imports of this module are up: they take seconds that no method causes.
         start, previous = time.monotonic(), _resumable(planned, runs)
         if previous is None or not _evaluated(previous):
             run = Run.load(train(planned.config, previous.path if previous else None, runs))
