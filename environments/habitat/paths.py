@@ -186,8 +186,8 @@ class ShortestPaths:
 
 def _through_boxes(starts: Floats, along: Floats, boxes: Floats) -> tuple[Floats, Floats]:
     """Return the fractions of each line at which it enters and leaves a box; boxes [..., 4], lines [..., 2]."""
-    # A line that is parallel to an axis, or deviates by less than 1e-307 m, has infinite fractions on the other axis. Their
-    # signs are right, as 1e-307 m enter or leave no box.
+    # A line along an axis, or one that deviates from it by less than 1e-307 m, has infinite fractions on the other one.
+    # Their signs are right: such a deviation enters and leaves no box.
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         lows = (boxes[..., :2] - starts) / along
         highs = (boxes[..., 2:] - starts) / along

@@ -6,8 +6,10 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-PositiveNumber: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Number: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+LARGEST = 1e30  # float32 ends at 3e38, and optimizers multiply options by up to 1000
+
+PositiveNumber: TypeAlias = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
+Number: TypeAlias = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 """0 or more."""
 Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 """From 0 to 1."""

@@ -83,6 +83,8 @@ def explain_os_error(error: OSError) -> str:
             f"{where}{error.strerror or 'no permission'} ({_free_space(path)}). Name another folder, or change its "
             "permissions, and run the command again"
         )
+    if error.errno == errno.EISDIR:
+        return f"{where}it is a folder, and a file is needed. Name another file, or move the folder away"
     if error.errno in NO_PATH and not os.path.isdir(path):  # an existing folder is no mistake of the user
         what = f"{file} is a file, and a folder is needed" if (file := _file_in(path)) else error.strerror
         return f"{where}{what}. Name another folder, and run the command again"

@@ -142,13 +142,15 @@ class Table:
                 reader = csv.reader(file, strict=True)
                 header = next(reader, [])
                 for values in reader:
+                    if len(values) != len(header):
+                        raise ValueError(f"row {len(rows) + 1} has {len(values)} of {len(header)} values")
                     row = dict(zip(header, values, strict=True))
                     written = row.pop(CHECKSUM, None)
                     checksum = _checksum(row, checksum)
                     if written is not None and written != f"{checksum:08x}":
                         raise ValueError(f"row {len(rows) + 1} is not as it was written")
                     rows.append(row)
-        except (csv.Error, ValueError) as error:  # also: not UTF-8, or too few or too many values in a row
+        except (csv.Error, ValueError) as error:  # ValueError: also text that is not UTF-8
             return _without_checksum(header), rows, str(error)
         return _without_checksum(header), rows, ""
 

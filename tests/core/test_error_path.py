@@ -138,6 +138,14 @@ def test_a_file_in_place_of_a_folder_is_named(command, tmp_path):
     assert code == 2 and "File name too long. Name another folder" in err
 
 
+def test_a_folder_in_place_of_a_file_is_named(command, tmp_path):
+    code, err = command(error_of(tmp_path.read_text))
+    assert (code, err) == (
+        2,
+        f"error: {tmp_path}: it is a folder, and a file is needed. Name another file, or move the folder away\n",
+    )
+
+
 def test_a_folder_that_exists_already_is_no_mistake_of_the_user(command, tmp_path):
     error = error_of(tmp_path.mkdir)
     code, err = command(error)

@@ -28,8 +28,8 @@ def test_every_number_has_bounds(kind, name):
 
 @pytest.mark.parametrize(
     "override",
-    ["learning_rate=.nan", "learning_rate=-1", "n_steps=0", "batch_size=0", "batch_size=1", "gamma=2",
-     "clip_range=.nan", "n_epochs=0", "gae_lambda=1.5", "device=gpu", "head_sizes=[0]"],
+    ["learning_rate=.nan", "learning_rate=-1", "learning_rate=1e39", "n_steps=0", "batch_size=0", "batch_size=1",
+     "gamma=2", "clip_range=.nan", "n_epochs=0", "gae_lambda=1.5", "device=gpu", "head_sizes=[0]"],
 )  # fmt: skip
 def test_invalid_ppo_options_are_refused(override):
     with pytest.raises(UserError, match=override.split("=")[0]):
