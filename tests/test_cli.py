@@ -26,6 +26,7 @@ from pr2l.core.config import OTHER_SCHEMAS
 from pr2l.core.console import Console
 from pr2l.core.messages import from_text
 from pr2l.core.options import VLM_OPTIONS, read_options
+from pr2l.data.parts import count_episodes, part_files
 from pr2l.environments.doom import Defaults, make
 from pr2l.profiling.speed import SECTIONS
 from pr2l.training.runs import Run
@@ -314,21 +315,20 @@ def test_collect_writes_episodes_that_minari_reads(examples, cli, tmp_path) -> N
 
 def test_ctrl_c_during_collect_keeps_complete_episodes_and_exits_with_130(examples, tmp_path) -> None:
     """In a process of its own, because the exit code is the operating system's."""
-    data = tmp_path / "long" / "data" / "main_data.hdf5"
     arguments = ("collect", "doors", "choose", "--episodes", "1000000", "--output", "long")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-m", "pr2l.cli", *arguments]
     with subprocess.Popen(command, cwd=tmp_path, env=environment) as process:
         try:
             deadline = time.monotonic() + TIMEOUT
-            while not (data.exists() and data.stat().st_size > 100_000):
+            while not part_files(tmp_path / "long"):
                 assert process.poll() is None and time.monotonic() < deadline
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=TIMEOUT) == 130
         finally:
             process.kill()
-    assert minari.MinariDataset(data.parent).total_episodes >= 1
+    assert count_episodes(tmp_path / "long") >= 1
 
 
 def test_train_interrupted_by_ctrl_c_resumes_with_its_own_config(examples, cli, tmp_path, monkeypatch) -> None:

@@ -16,7 +16,9 @@ from toy_runs import TOY, TOY_WORLD
 from pr2l.benchmark.rows import read_row, write_row
 from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
+from pr2l.data import parts
 from pr2l.data.embed import embed
+from pr2l.data.parts import EpisodeWriter, part_files
 from pr2l.data.recording import Recording
 from pr2l.training.collect import collect
 from pr2l.training.runs import Run
@@ -108,6 +110,22 @@ def test_damaged_data_set_is_refused_or_read_exactly(config, tmp_path):
     files = [path for path in folder.rglob("*") if path.is_file() and path.name not in NOT_READ]
     assert {path.name for path in files} == {"collect.json", "labels.jsonl", "main_data.hdf5", "metadata.json"}
     assert_damage_is_detected(folder, files, read_data_set)
+
+
+def test_damaged_part_of_an_incomplete_data_set_is_refused(config, tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    monkeypatch.setattr(parts, "COMMIT_EVERY", 0)
+    with pytest.raises(RuntimeError, match="toy engine has died"):
+        collect("toy", "colours", folder, episodes=50, options={"crash_at": 20}, labels=True)
+    files = part_files(folder)
+    assert len(files) > 1
+
+    def read(folder):
+        with pytest.raises(UserError, match="is incomplete"):
+            Recording(folder)
+        return EpisodeWriter(folder, "").seeds, [path.read_bytes() for path in part_files(folder)]
+
+    assert_damage_is_detected(folder, files, read)
 
 
 def test_damaged_store_is_refused_or_read_exactly(config, tmp_path):

@@ -23,7 +23,7 @@ OWNERS = {
     "vizdoom": ("environments/doom/",),
     "wandb": ("pr2l/training/",),
     "peft": ("pr2l/vlms/lora.py",),
-    "minari": ("pr2l/training/collect.py", "pr2l/data/"),
+    "minari": ("pr2l/training/collect.py", "pr2l/training/recorder.py", "pr2l/data/"),
     "habitat": tuple(f"environments/habitat/{part}.py" for part in ("experts", "remote", "sim")),
     "minedojo": ("environments/minecraft/",),
     "sklearn": ("pr2l/prompting/probes.py",),

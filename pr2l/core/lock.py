@@ -7,15 +7,17 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from pr2l.core.console import Console
+from pr2l.core.disk import full_disk_explained
 from pr2l.core.errors import UserError
 
 NAME = ".lock"
+BLOCK = 4096  # bytes that a small file takes on most disks
 
 
 @contextmanager
@@ -31,9 +33,12 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises:
         UserError: Another process holds the lock, and `wait` is False.
+        DiskFull: The disk has no space for the folder and the file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / NAME).open("a+", encoding="utf-8") as file:
+    with _full_disk_explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / NAME).open("a+b", buffering=0)
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -44,14 +49,21 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
         if earlier := _owner(file):
             Console().print(f"{folder} was in use by {earlier}, which has ended; taking over", markup=False)
-        _write_owner(file)
+        with _full_disk_explained(folder):
+            _write_owner(file)
         try:
             yield
         finally:
             file.truncate(0)  # the file remains: another process may wait for its lock
 
 
-def _owner(file: TextIO) -> str:
+def _full_disk_explained(folder: Path) -> AbstractContextManager[None]:
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    next_step = "free some space, or name a folder on another disk"
+    return full_disk_explained(existing, f"the first files of {folder}", BLOCK, next_step)
+
+
+def _owner(file: BinaryIO) -> str:
     """Describe the process that a lock file names; "" if it names none."""
     file.seek(0)
     text = file.read()
@@ -64,8 +76,7 @@ def _owner(file: TextIO) -> str:
         return "another process"
 
 
-def _write_owner(file: TextIO) -> None:
+def _write_owner(file: BinaryIO) -> None:
     file.truncate(0)
     since = datetime.now().isoformat(sep=" ", timespec="seconds")
-    json.dump({"process": os.getpid(), "host": platform.node(), "since": since}, file)
-    file.flush()
+    file.write(json.dumps({"process": os.getpid(), "host": platform.node(), "since": since}).encode())

@@ -49,3 +49,26 @@ def _stop(number: int, frame: FrameType | None) -> None:
         return
     _stopped_at[:] = [now]
     raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+@contextmanager
+def not_interrupted() -> Iterator[None]:
+    """Delay the stop signals until the end of the block, so that it does all or nothing.
+
+    Outside the main thread, which alone may handle signals, this does nothing. Blocks may be nested.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    handled = [number for number in STOP_SIGNALS if before[number] is not None]  # None: not set by Python
+    for number in handled:
+        signal.signal(number, lambda number, frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
+    for number in arrived:
+        signal.raise_signal(number)

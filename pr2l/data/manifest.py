@@ -15,8 +15,10 @@ from typing import Any
 from typing_extensions import Self
 
 from pr2l.core import digest
+from pr2l.core.disk import full_disk_explained
 from pr2l.core.errors import UserError
 from pr2l.core.io import DamagedFile, read_json, write_json
+from pr2l.data.parts import count_episodes
 
 NAME = "collect.json"
 LABELS = "labels.jsonl"  # in the folder of the data set: the simulator's labels, if they are stored
@@ -60,8 +62,11 @@ class Manifest:
             raise DamagedFile(path, str(error), _if_changed(folder)) from error
 
     def write(self, folder: Path) -> None:
-        """Write the manifest to the folder of its data set."""
-        write_json(folder / NAME, asdict(self))
+        """Write the manifest to the folder of its data set; DiskFull if the disk has too little space."""
+        values = asdict(self)
+        next_step = f"free some space, or name a folder on another disk. To continue:\n{self.command(folder)}"
+        with full_disk_explained(folder, "the settings of the data set", len(json.dumps(values)), next_step):
+            write_json(folder / NAME, values)
 
     def completed(self, folder: Path, recorded: int) -> Manifest:
         """Return the manifest of the complete data set, with the digests of its files."""
@@ -82,15 +87,11 @@ class Manifest:
                 f" or continue it with its own settings:\n{self.command(folder)}"
             )
 
-    def check_complete(self, folder: Path, recorded: int) -> None:
-        """Raise UserError, with the command that completes the data set, if it is incomplete.
-
-        Args:
-            folder: The folder of the data set.
-            recorded: The number of recorded episodes.
-        """
+    def check_complete(self, folder: Path) -> None:
+        """Raise UserError, with the command that completes the data set, if it is incomplete."""
         if self.is_complete:
             return
+        recorded = count_episodes(folder)
         keep = f"\nTo keep these {recorded:,} episodes only, add: --episodes {recorded}" if recorded else ""
         wanted = "all" if self.wanted is None else f"{self.wanted:,}"
         raise UserError(

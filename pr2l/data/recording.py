@@ -79,13 +79,15 @@ class Recording:
     """
 
     def __init__(self, folder: Path) -> None:
+        manifest = Manifest.read(folder)
+        if manifest is not None:
+            manifest.check_complete(folder)
         if not (folder / "data").is_dir():
             raise UserError(f"{folder} is no data set: it has no folder `data`; `pr2l collect` makes one")
         self.folder = folder
         digests = {
             path.relative_to(folder).as_posix(): digest.of_file(path) for path in (folder / "data").glob("*.hdf5")
         }
-        manifest = Manifest.read(folder)
         if manifest is not None:  # before Minari reads the files, which may be damaged
             manifest.check_files(folder, digests)
         self.storage = _open_storage(folder)
@@ -93,8 +95,6 @@ class Recording:
         self._bare_frames = isinstance(self.storage.observation_space, spaces.Box)
         self.observation_space = _with_frame(self.storage.observation_space, folder)
         count = int(self.storage.total_episodes)
-        if manifest is not None:
-            manifest.check_complete(folder, count)
         if not count:
             raise UserError(f"{folder} has no complete episode; collect into another folder")
         metadata = list(self.storage.get_episode_metadata(range(count)))

@@ -13,7 +13,7 @@ from toy_runs import TOY, TOY_WORLD, weights
 
 from pr2l.core import registry, signals
 from pr2l.core.config import load_config
-from pr2l.core.signals import STOP_SIGNALS, stops_once
+from pr2l.core.signals import STOP_SIGNALS, not_interrupted, stops_once
 from pr2l.training.runs import Run
 from pr2l.training.train import train
 
@@ -101,3 +101,15 @@ def test_a_program_that_was_started_with_nohup_ignores_the_terminal():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_wait_until_the_end_of_not_interrupted_blocks(number):
+    written, before = [], [signal.getsignal(number) for number in STOP_SIGNALS]
+    with pytest.raises((KeyboardInterrupt, SystemExit)), stops_once(*STOP_SIGNALS), not_interrupted():
+        with not_interrupted():
+            signal.raise_signal(number)
+            written.append("file")
+        written.append("folder")
+    assert written == ["file", "folder"]
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
