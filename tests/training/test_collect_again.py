@@ -140,7 +140,7 @@ def killed_and_continued(folder: Path, episodes: int, whole: Path) -> int:
     collect("toy", "colours", folder, **KIND, episodes=episodes)
     assert_same(folder, whole)
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in whole.iterdir())
-    assert Recording(folder).episodes == episodes
+    assert Recording(folder).episodes == episodes and not (folder / "parts").exists()
     return recorded
 
 
@@ -333,14 +333,15 @@ def test_data_set_does_not_depend_on_the_parts(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_signal_while_an_episode_is_added_keeps_it_once(tmp_path, monkeypatch, capsys, number, error):
-    content = parts._content
+    sync = parts.sync
 
-    def interrupted(batch):
-        signal.raise_signal(number)
-        return content(batch)
+    def interrupted(path):
+        if path.is_dir():  # the part has its name already
+            signal.raise_signal(number)
+        sync(path)
 
     with monkeypatch.context() as patch, pytest.raises(error):
-        patch.setattr(parts, "_content", interrupted)
+        patch.setattr(parts, "sync", interrupted)
         collect("toy", "colours", tmp_path / "a", **KIND, episodes=4)
     assert count_episodes(tmp_path / "a") == 1
     assert "1 episodes are kept; to continue:\npr2l collect toy colours" in capsys.readouterr().out
