@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,15 +67,21 @@ def options_of_class(file: Path, name: str) -> list[Option] | None:
         if base_options is None:
             return None
         options |= {option.name: option for option in base_options}
+    return list((options | _own_options(node, file)).values())
+
+
+@lru_cache(maxsize=256)  # takes milliseconds; while a file does not change, `parse` returns the same nodes
+def _own_options(node: ast.ClassDef, file: Path) -> dict[str, Option]:
+    """Return the annotated fields of a class without those of its base classes, by name."""
     source, tree = parse(file)
-    literals = _literals(tree)
+    literals, options = _literals(tree), {}
     for field, annotation in _annotated(node):
         type_ = re.sub(r"\w+", lambda word: literals.get(word[0], word[0]), annotation)
         default = _default(field.value)
         comment = _comment(field, source.splitlines())
         name = ast.unparse(field.target)
         options[name] = Option(name, type_, literals.get(default or "", default), comment)
-    return list(options.values())
+    return options
 
 
 def unknown_keys(kind: str, name: str, keys: Iterable[str], where: str) -> str:

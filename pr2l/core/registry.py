@@ -11,12 +11,13 @@ package that contains YAML files.
 
 from __future__ import annotations
 
+import os
 import sys
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.metadata import distributions
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Literal, TypeAlias, TypeVar, overload
 
@@ -77,7 +78,7 @@ def load(kind: str, name: str) -> ModuleType | Path:
         plugin: ModuleType = import_module(CLASS_ADAPTER).load(name)
         return plugin
     with code_of(owner(kind, name)):
-        return import_module(_find(kind, name, _modules(kind)))
+        return import_module(_module(kind, name))
 
 
 def owner(kind: str, name: str) -> str:
@@ -89,7 +90,7 @@ def owner(kind: str, name: str) -> str:
     """
     if is_class_path(name):
         return f"the environment {name}"
-    module = _modules(kind).get(name, OURS)
+    module = OURS if _own(kind, name) else _modules(kind).get(name, OURS)
     return OURS if module.partition(".")[0] == OURS else f"the plug-in {module}"
 
 
@@ -104,6 +105,8 @@ def source(kind: str, name: str) -> Path:
         UnknownName: There is no such plug-in.
         ModuleNotFoundError: An entry point names a module that does not exist.
     """
+    if file := _own(kind, name):
+        return file
     if kind in DATA_PACKAGES:
         return _find(kind, name, _files(kind))
     file = module_file(_find(kind, name, _modules(kind)))
@@ -123,11 +126,33 @@ def _find(kind: str, name: str, entries: dict[str, Value]) -> Value:
     return entries[name]
 
 
-def _modules(kind: str) -> dict[str, str]:
-    """Return a dict from names to dotted modules; a plug-in of pr2l hides a plug-in of another package."""
+def _module(kind: str, name: str) -> str:
+    """Return the dotted module of a plug-in."""
+    return f"{MODULE_PACKAGES[kind]}.{name}" if _own(kind, name) else _find(kind, name, _modules(kind))
+
+
+def _own(kind: str, name: str) -> Path | None:
+    """Return the file of a plug-in of pr2l, None if pr2l has none of this name.
+
+    It hides a plug-in of another package, so most names are found without reading the folders of all packages.
+    """
+    if kind in DATA_PACKAGES:
+        file = _folder(DATA_PACKAGES[kind]) / f"{name}.yaml"
+        plain = PurePosixPath(name).as_posix() == name and not name.startswith("/") and ".." not in name.split("/")
+        return file if plain and os.path.isfile(file) else None  # is_file() raises for a name that is too long
+    plain = name.isidentifier() and not name.startswith("_") and name not in NOT_PLUGINS
+    return module_file(f"{_package(kind)}.{name}") if plain else None
+
+
+def _package(kind: str) -> str:
     if kind not in MODULE_PACKAGES:
         raise UnknownName("kinds of plug-in", kind, KINDS)
-    package = MODULE_PACKAGES[kind]
+    return MODULE_PACKAGES[kind]
+
+
+def _modules(kind: str) -> dict[str, str]:
+    """Return a dict from names to dotted modules; a plug-in of pr2l hides a plug-in of another package."""
+    package = _package(kind)
     entries = [file for file in _folder(package).iterdir() if file.suffix == ".py" or (file / "__init__.py").is_file()]
     names = {entry.stem for entry in entries if not entry.name.startswith("_")} - NOT_PLUGINS
     return _installed(kind) | {name: f"{package}.{name}" for name in names}
@@ -172,6 +197,7 @@ def _modified(folder: str) -> int:
         return 0
 
 
+@cache
 def _folder(package: str) -> Path:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:

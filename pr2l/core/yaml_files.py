@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,7 @@ def parse(text: str, where: str) -> Any:
         UserError: The text is not valid YAML, or a key occurs twice.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain data only
+        return deepcopy(_load(text))
     except RecursionError as error:
         raise UserError(f"{where} is not valid YAML for pr2l: its lists and tables are nested too deeply") from error
     except yaml.YAMLError as error:
@@ -85,6 +87,11 @@ def parse(text: str, where: str) -> Any:
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise UserError(f"{where} is not valid YAML: a value cannot be read ({problem})") from error
+
+
+@lru_cache(maxsize=64)  # a suite reads the same few files once per run
+def _load(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain data only
 
 
 def dump(value: Any, **options: Any) -> str:
