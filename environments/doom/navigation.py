@@ -79,7 +79,7 @@ class Plan:
 
     def _clear(self, start: Point, end: Point) -> bool:
         points = np.linspace(start, end, int(math.dist(start, end) / CELL * 2) + 2)[2:]
-        return all(self.steps[self._cell((x, y))] < np.inf for x, y in points)
+        return bool((self.steps[self._cells(points)] < np.inf).all())
 
     def _nearest_reachable(self, point: Point) -> Cell:
         """Return the nearest cell with a path to the goal, since the player may touch a wall."""
@@ -88,8 +88,13 @@ class Plan:
         return int(i), int(j)
 
     def _cell(self, point: Point) -> Cell:
-        i, j = ((np.array(point) - self._origin) // CELL).astype(int).clip(0, np.array(self.free.shape) - 1)
-        return int(i), int(j)
+        i, j = self._cells(np.array([point]))
+        return int(i[0]), int(j[0])
+
+    def _cells(self, points: NDArray[np.float64]) -> tuple[NDArray[np.int64], ...]:
+        """Return the columns [N] and rows [N] of the cells of points [N, 2]; the nearest cell outside the grid."""
+        cells = ((points - self._origin) // CELL).astype(int)
+        return tuple(cells.clip(0, np.array(self.free.shape) - 1).T)
 
     def _centre(self, cell: Cell) -> Point:
         x, y = self._origin + (np.array(cell) + 0.5) * CELL

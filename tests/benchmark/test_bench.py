@@ -1,10 +1,6 @@
 """Runs of a suite: processes, resuming, probes and estimated costs."""
 
-import fcntl
 import multiprocessing
-import os
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -27,19 +23,22 @@ from pr2l.training.evaluate import evaluate
 from pr2l.training.train import train
 
 
-def test_missing_runs_are_trained_in_parallel_processes(write_suite, tmp_path, capsys):
+def test_missing_runs_are_trained_in_processes_of_their_own(write_suite, tmp_path, capsys):
+    """Of two runs the first has a row already."""
     suite_file = write_suite("two")
+    suite, folder = load_suite(suite_file), tmp_path / "out" / "two"
+    bench._make(suite, suite.planned()[0], folder, threads=1)
     bench.run(suite_file, tmp_path / "out", at_once=2)
-    rows = read_rows(tmp_path / "out", load_suite(suite_file))
-    assert [row.seed for row in rows] == [0, 1] and rows[0].cost.threads == 1 and rows[0].results["steps"] == 128
-    cost = rows[0].cost
+    assert "two: 1 of 2 runs to do, 2 at a time" in capsys.readouterr().out
+    rows = read_rows(tmp_path / "out", suite)
+    assert [(row.seed, row.cost.threads, row.results["steps"]) for row in rows] == [(0, 1, 128), (1, 1, 128)]
+    cost = rows[1].cost
     assert cost.seconds > 0 and cost.peak_memory > 50_000_000 and cost.gflop == 0  # pixels multiply nothing
-    run_folders = sorted((tmp_path / "out").glob("two/*/toy-*"))
+    run_folders = sorted(folder.glob("*/toy-*"))
     assert len(run_folders) == 2
-    capsys.readouterr()
     bench.run(suite_file, tmp_path / "out")
     assert "two: 0 of 2 runs to do" in capsys.readouterr().out
-    assert sorted((tmp_path / "out").glob("two/*/toy-*")) == run_folders
+    assert sorted(folder.glob("*/toy-*")) == run_folders
 
 
 def test_second_process_in_the_same_folder_raises(write_suite, tmp_path):
@@ -49,19 +48,21 @@ def test_second_process_in_the_same_folder_raises(write_suite, tmp_path):
     assert read_rows(tmp_path / "out", load_suite(suite_file)) == []
 
 
-def test_resume_after_kill(write_suite, toy_plugins, tmp_path):
-    """After kill -9 of `pr2l bench run` its process saves and ends; the next call resumes the run in its folder."""
+def test_resume_after_kill(write_suite, tmp_path, monkeypatch):
+    """After kill -9 of the program its process saves and ends; the next call resumes the run in its folder."""
     suite_file = write_suite("long", steps=640, seeds=[0])
-    path = f"{toy_plugins}{os.pathsep}{Path(__file__).parents[2]}"
-    environment = {**os.environ, "PYTHONPATH": path, "TOY_DELAY": "0.02"}
-    command = [sys.executable, "-m", "pr2l.cli", "bench", "run", suite_file, "--out", "out"]
     runs = tmp_path / "out" / "long" / "toy-colours-small-seed0"
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as program:
-        try:
-            wait_for_checkpoint(runs, program)
-            children = psutil.Process(program.pid).children(recursive=True)
-        finally:
-            program.kill()
+    with monkeypatch.context() as patch:
+        patch.setenv("TOY_DELAY", "0.02")
+        # A fork needs no imports; it does not train itself.
+        program = multiprocessing.get_context("fork").Process(target=bench.run, args=(suite_file, tmp_path / "out"))
+        program.start()
+    try:
+        wait_for_checkpoint(runs, program)
+        children = psutil.Process(program.pid).children(recursive=True)
+    finally:
+        program.kill()
+        program.join()
     _, alive = psutil.wait_procs(children, timeout=TIMEOUT)
     assert children and not alive
     [run_folder] = runs.glob("toy-*")
@@ -77,7 +78,7 @@ def wait_for_checkpoint(runs, program):
     """Wait until a run in the folder has a checkpoint after step 0."""
     deadline = time.monotonic() + TIMEOUT
     while not any(int(checkpoint.name) > 0 for checkpoint in runs.glob("*/checkpoints/[0-9]*")):
-        assert program.poll() is None and time.monotonic() < deadline
+        assert program.is_alive() and time.monotonic() < deadline
         time.sleep(0.05)
 
 
@@ -239,9 +240,3 @@ def test_failed_probe_ends_the_others(toys, tmp_path, monkeypatch):
         bench.plan("toys", tmp_path / "out")
     assert closed
 
-
-def test_lock_of_a_folder_is_exclusive_and_released(tmp_path):
-    with (tmp_path / ".lock").open("w") as file:
-        with locked(tmp_path), pytest.raises(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
