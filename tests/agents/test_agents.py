@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_families import CASES, folder, unmodified
+from small_vlms import CASE, folder, shared_processors, unmodified  # noqa: F401
+from small_vlms import load as load_shared
 from tiny_parts import frames, llama, save
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
@@ -27,7 +28,8 @@ from pr2l.vlms import lora
 from pr2l.vlms.base import Defaults as VLMDefaults
 from pr2l.vlms.loading import load_vlm
 
-CASE = {case.name: case for case in CASES}
+pytestmark = pytest.mark.usefixtures("shared_processors")
+
 SEVERAL_IMAGES = [CASE[name] for name in ("idefics3", "qwen2_5_vl", "gemma3", "llava")]
 ONE_IMAGE = [CASE[name] for name in ("florence2", "paligemma1", "instructblip-t5")]
 TRAINED = [CASE[name] for name in ("idefics3", "qwen2_5_vl", "florence2")]
@@ -61,11 +63,12 @@ RESPONSES = ["yes", "left of you , near", "a wall and a clip"]
 
 
 def vlm(case, **options):
+    """Return a VLM that the test may change."""
     return load_vlm(str(folder(case)), VLMDefaults(image_size=case.image_size, device="cpu", **options))
 
 
-def frozen(case):
-    return PromptedAgent(vlm(case), PromptedDefaults(max_new_tokens=6))
+def frozen(case, max_new_tokens=6):
+    return PromptedAgent(load_shared(case, device="cpu"), PromptedDefaults(max_new_tokens=max_new_tokens))
 
 
 def trainable(case, options=WIDE):
@@ -151,7 +154,7 @@ def test_sampling_is_reproducible_and_depends_on_the_seed(case):
 def test_a_response_is_sampled_as_often_as_its_probability_says(name):
     """Responses of one token at a high temperature: 4000 draws against exp(log_prob)."""
     case, temperature, count = CASE[name], 1.5, 4000
-    agent = PromptedAgent(vlm(case), PromptedDefaults(max_new_tokens=1))
+    agent = frozen(case, max_new_tokens=1)
     talk = conversations(case)[:1]
     ids = [response.token_ids[0] for response in agent.sample(talk, count, temperature)[0]]
     size = len(agent.vlm.tokenizer)

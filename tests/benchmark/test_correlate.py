@@ -99,7 +99,7 @@ def prompt_suite(write_suite, make_run, tmp_path):
 
 def test_correlate_scores_prompts_and_writes_files(prompt_suite, tmp_path, capsys):
     out = tmp_path / "out"
-    results = correlate(prompt_suite, tmp_path / "rows", out, frames=80, methods=VARIANTS)
+    results = correlate(prompt_suite, tmp_path / "rows", out, frames=40, methods=VARIANTS)
     values = read_json(out / "correlation.json")["doom/fetch"]
     assert set(values["variants"]) == set(VARIANTS)
     scores = {name: variant["score"] for name, variant in values["variants"].items()}
@@ -109,7 +109,7 @@ def test_correlate_scores_prompts_and_writes_files(prompt_suite, tmp_path, capsy
     assert correlation == pytest.approx(values["correlations"]["score"]["success"]["value"]) and correlation >= 0.6
     assert values["correlations"]["score"]["return"]["value"] == pytest.approx(correlation)  # a success returns 2
     page = (out / "correlation.md").read_text()
-    assert "pr2l prompts correlate prompts --frames 80 --methods where,present,describe,act\n" in page
+    assert "pr2l prompts correlate prompts --frames 40 --methods where,present,describe,act\n" in page
     assert "4 variants with 2 runs each" in page and "| `where` |" in page
     assert (out / "correlation.png").stat().st_size > 10_000
     assert "doom/fetch: 4 variants" in capsys.readouterr().out

@@ -22,6 +22,8 @@ def extra_arguments(command: str) -> list[str]:
     extra = EXTRA_ARGUMENTS.get(words[2] if words[1] == "prompts" else words[1], [])
     if words[1:3] == ["prompts", "score"] and "--prompts" not in words:
         extra = [*extra, "--prompts", "present"]  # one of the task's nine
+    elif "--prompts" in words:  # `where` is one of two
+        extra = [*extra, "--prompts", words[words.index("--prompts") + 1].rpartition(",")[2]]
     return extra
 
 

@@ -29,6 +29,7 @@ from pr2l.training.runs import Run
 from pr2l.training.train import train
 
 TOY = toy_runs.TOY | {
+    "evaluation_episodes": 4,
     "algorithm_options": {
         "learning_rate": 0.01, "n_steps": 16, "n_epochs": 4, "batch_size": 32, "head_sizes": [16], "device": "cpu",
         "schedule": "linear",
@@ -69,7 +70,7 @@ def toy_class():
 
 @pytest.mark.pictures
 def test_run_learns_the_toy_task_and_writes_all_files(toy, tmp_path):
-    run = train(toy("steps=4096"), root=tmp_path / "runs")
+    run = train(toy("steps=4096", "evaluation_episodes=10"), root=tmp_path / "runs")
     result = json.loads((run / "results.json").read_text())
     assert result["evaluation"]["success"]["value"] >= 0.9
     assert result["random"]["success"]["value"] <= 0.1

@@ -1,7 +1,8 @@
 """Small checkpoints, one per case of `builders`, and VLMs loaded from them, one per case and set of options.
 
 Checkpoints, VLMs and hidden states are cached for the session and shared by all tests, so they are read-only. A test
-that changes one loads its own with `load_vlm`, from a copy of the checkpoint if it changes files.
+that changes a VLM loads its own with `load_vlm`, from a copy of the checkpoint if it changes files; with the fixture
+`shared_processors` that reads only weights.
 """
 
 import copy
@@ -19,13 +20,16 @@ import numpy as np
 import pytest
 import torch
 from tiny_parts import Case, frames
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
 from pr2l.core import registry
 from pr2l.core.types import Hidden
 from pr2l.vlms import checkpoint
 from pr2l.vlms.base import VLM, Defaults
 from pr2l.vlms.loading import family, load_vlm
+
+# transformers writes each config that it reads as text, for a log message; that takes 8 % of the time of these tests.
+PreTrainedConfig.__repr__ = object.__repr__
 
 FAMILIES = registry.names("vlms")
 CASES = [case for name in FAMILIES if find_spec(f"builders.{name}") for case in import_module(f"builders.{name}").CASES]
@@ -81,12 +85,19 @@ def read_model_once(path: str, dtype: torch.dtype, config: Any = None) -> Any:
 
 
 # Reading these takes most of the time of loading a small VLM.
-SHARED_PARTS = {
-    "read_weights": read_model_once,
+PROCESSORS = {
     "read_config": lambda path: copy.deepcopy(read_config_once(path)),
     "read_tokenizer": cache(checkpoint.read_tokenizer),
     "read_image_processor": cache(checkpoint.read_image_processor),
 }
+SHARED_PARTS = {"read_weights": read_model_once, **PROCESSORS}
+
+
+@pytest.fixture
+def shared_processors() -> Iterator[None]:
+    """Read the config, tokenizer and image processor of a checkpoint once per session, for a test that changes none."""
+    with patch.multiple(checkpoint, **PROCESSORS):
+        yield
 
 
 def load(case: Case, **options) -> VLM:
