@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..base import UserError
+
 try:
     import vizdoom
 except ImportError as error:
@@ -31,6 +33,8 @@ except ImportError as error:
 ON_LINUX = sys.platform == "linux"
 FOLDER_PREFIX = "pr2l-doom-"
 SHARED_MEMORY = Path("/dev/shm")
+BYTES_PER_PIXEL = 4  # of the screen and the labels in shared memory
+STATE_BYTES = 128_000  # of everything else there; 45 kB were measured
 SCENARIOS = Path(vizdoom.scenarios_path)
 
 
@@ -67,6 +71,7 @@ class Engine:
         frame: The current frame, uint8 [H, W, 3].
 
     Raises:
+        UserError: If too little shared memory is free.
         RuntimeError: If the engine does not start; the message names the likely reasons.
     """
 
@@ -74,7 +79,11 @@ class Engine:
         self._game = _configure(settings, folder)
         self._close = weakref.finalize(self, _shut, self._game, folder)
         try:
+            _check_shared_memory(settings)
             self._game.init()
+        except UserError:
+            self._close()
+            raise
         except Exception as error:
             self._close()
             raise RuntimeError(
@@ -176,14 +185,36 @@ def temporary_folder() -> Path:
     """Make a temporary folder for an engine.
 
     On Linux this also removes folders and shared memory of programs that were killed while their engines started.
+
+    Raises:
+        UserError: If no program may run in the folder for temporary files. ViZDoom would crash this process (SIGSEGV).
     """
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*") if ON_LINUX else ():
+    place = tempfile.gettempdir()
+    if ON_LINUX and os.statvfs(place).f_flag & os.ST_NOEXEC:
+        raise UserError(
+            f"{place}, the folder for temporary files, is mounted noexec, so ViZDoom cannot start its engine; set "
+            "TMPDIR to another folder"
+        )
+    for folder in Path(place).glob(f"{FOLDER_PREFIX}*") if ON_LINUX else ():
         with suppress(OSError):  # another program may be removing it too
             if _is_old(folder):
                 shutil.rmtree(folder)
     if ON_LINUX:
         _remove_old_memory()
     return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+
+
+def _check_shared_memory(settings: Settings) -> None:
+    """Raise UserError if an engine's shared memory does not fit; ViZDoom would kill this process (SIGBUS)."""
+    if not (ON_LINUX and SHARED_MEMORY.is_dir()):
+        return
+    width, height = (int(side) for side in settings.size.split("x"))
+    needed, free = width * height * BYTES_PER_PIXEL + STATE_BYTES, shutil.disk_usage(SHARED_MEMORY).free
+    if free < needed:
+        raise UserError(
+            f"a ViZDoom engine needs {needed / 1e6:.1f} MB in {SHARED_MEMORY}, and {free / 1e6:.1f} MB are free; use "
+            "fewer environments (num_envs), or enlarge it, e.g. docker run --shm-size=2g"
+        )
 
 
 def _remove_old_memory() -> None:

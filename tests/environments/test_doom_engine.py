@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from processes import TIMEOUT
 
+from pr2l.environments.base import UserError
 from pr2l.environments.doom import engine as doom_engine
 from pr2l.environments.doom import environment as doom
 from pr2l.environments.doom import launcher
@@ -170,6 +172,39 @@ def test_next_start_removes_folders_of_killed_programs(tmp_path, monkeypatch):
         os.utime(folder, (0, 0))
     new = temporary_folder()
     assert {*tmp_path.iterdir()} == {young, foreign, new}
+
+
+NOEXEC = """
+import sys
+from environments import doom
+try:
+    doom.make("fetch", doom.Defaults(rooms=4)).reset(seed=0)
+except ValueError as error:
+    print(error)
+"""
+
+
+@linux_only
+def test_temporary_folder_that_is_mounted_noexec_is_refused(tmp_path):
+    """ViZDoom would end the process by SIGSEGV."""
+    mount = f"mount -t tmpfs -o noexec none {tmp_path}"
+    in_namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*in_namespace, mount], capture_output=True).returncode:
+        pytest.skip("this user may not mount a folder in a namespace")
+    command = [*in_namespace, f'{mount} && TMPDIR={tmp_path} exec {sys.executable} -c "$0"', NOEXEC]
+    program = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    assert program.returncode == 0, program
+    assert program.stdout.startswith(f"{tmp_path}, the folder for temporary files, is mounted noexec, so ViZDoom")
+
+
+@linux_only
+def test_too_little_shared_memory_is_explained(tmp_path, monkeypatch):
+    """ViZDoom would end this process by SIGBUS; /proc has no free space."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(doom_engine, "SHARED_MEMORY", Path("/proc"))
+    with pytest.raises(UserError, match=r"needs 0.2 MB in /proc, and 0.0 MB are free.*num_envs.*--shm-size"):
+        doom.make("fetch", doom.Defaults(rooms=4)).reset(seed=0)
+    assert not [*tmp_path.iterdir()]
 
 
 @linux_only
