@@ -65,7 +65,6 @@ OPTIONS_OF |= {"algorithm": "algorithms", "network": "networks"}
 def main() -> None:
     """Run the command line, as entry point of the console script."""
     warnings.showwarning = _show_warning
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # Ctrl-C while Python ends would print a traceback
     sys.excepthook = _show_crash
     try:
         with stops_once(signal.SIGINT):
@@ -75,6 +74,9 @@ def main() -> None:
         if not message:
             raise
         _fail(message)
+    finally:
+        # Ctrl-C while Python ends would print a traceback. Registered last, this comes before the handlers of torch.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 @app.command()

@@ -29,6 +29,7 @@ def interrupt(where):
     signal.raise_signal(signal.SIGINT)
 
 def work(*arguments):
+    atexit.register(interrupt, "ending")  # as torch does
     try:
         interrupt("working")
     finally:
@@ -36,7 +37,6 @@ def work(*arguments):
             interrupt("saving")
         print("saved", flush=True)
 
-atexit.register(interrupt, "ending")  # runs after the handlers that are registered later
 cli.registry.names = work
 sys.argv = ["pr2l", "list", "encoders"]
 cli.main()
