@@ -43,7 +43,7 @@ from pr2l.prompting.heatmap import draw_scores
 from pr2l.prompting.probes import FOLDS, LayerSegment, Probe, agreement, probe, says, share
 from pr2l.vlms.base import VLM, Defaults
 from pr2l.vlms.conversation import by_row
-from pr2l.vlms.loading import load_vlm
+from pr2l.vlms.loading import layer_count, load_vlm
 
 SEGMENTS: tuple[Segment, ...] = ("image", "prompt", "generated")
 BATCH = 16  # frames per VLM call
@@ -54,7 +54,6 @@ STORED_ANSWERS = 6  # answers kept in score.json
 
 
 _loaded: dict[tuple[str, Defaults], VLM] = {}  # the VLM that was loaded last
-_depths: dict[str, int] = {}  # number of layers of each VLM
 
 
 class TooFewFrames(UserError):
@@ -413,9 +412,7 @@ def _layers(vlm: str, options: Defaults) -> tuple[int, ...]:
 
     They are at most MOST_LAYERS evenly spread layers, and the layers of the options.
     """
-    if vlm not in _depths:
-        _depths[vlm] = load(vlm, options).depth
-    depth = _depths[vlm]
+    depth = layer_count(vlm)
     spread = np.linspace(-depth - 1, -1, min(depth + 1, MOST_LAYERS)).round().astype(int).tolist()
     return tuple(sorted({*spread, *options.layers}, key=lambda layer: layer % (depth + 1)))
 

@@ -83,7 +83,8 @@ class Family:
 
     # The checkpoint.
 
-    def read_config(self, path: str) -> Any:
+    @staticmethod
+    def read_config(path: str) -> Any:
         """Read the config of the whole model."""
         return checkpoint.read_config(path)
 
@@ -249,8 +250,17 @@ class Family:
 
     @property
     def depth(self) -> int:
-        """Number of layers; for an encoder-decoder, the smaller of the two numbers, as layers are taken from both."""
-        text = self.config.get_text_config()
+        """Number of layers, see `layers_of`."""
+        return self.layers_of(self.config)
+
+    @staticmethod
+    def layers_of(config: Any) -> int:
+        """Return the number of layers; for an encoder-decoder the smaller number, as layers are taken from both.
+
+        Args:
+            config: Config of the whole model.
+        """
+        text = config.get_text_config()
         names = ("num_hidden_layers", "decoder_layers", "num_decoder_layers")
         return int(min(getattr(text, name) for name in names if getattr(text, name, None) is not None))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import ModuleType
 
 from pr2l.core import registry
@@ -30,6 +31,18 @@ def load_vlm(name: str, options: Defaults | None = None) -> VLM:
         load = served(load.__self__).load
     vlm: VLM = load(path, options)
     return vlm
+
+
+@cache
+def layer_count(name: str) -> int:
+    """Return the number of layers of a VLM, from its config alone.
+
+    Args:
+        name: As in `load_vlm`.
+    """
+    path = locate(name)
+    family_class = family(model_type(path)).load.__self__
+    return int(family_class.layers_of(family_class.read_config(path)))
 
 
 def family(kind: str | None) -> ModuleType:

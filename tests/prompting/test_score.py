@@ -46,8 +46,6 @@ class FakeVLM:
     all other states are zeros.
     """
 
-    depth, loaded = 2, 0
-
     def __init__(self, options):
         self.options = options
 
@@ -69,6 +67,7 @@ class FakeVLM:
 @pytest.fixture
 def fake_vlm(monkeypatch):
     monkeypatch.setattr(program, "load", lambda vlm, options: FakeVLM(options))
+    monkeypatch.setattr(program, "layer_count", lambda vlm: 2)
 
 
 def test_probes_of_each_layer_and_segment_predict_the_labels_in_its_states(fake_vlm):
@@ -116,7 +115,7 @@ def test_too_few_frames_raise(fake_vlm):
 
 
 def test_vlm_is_loaded_once_per_options_and_freed_before_the_next_load(monkeypatch):
-    """Three loads: one for the number of layers, and one for each of two values of new_tokens."""
+    """One load for each of two values of new_tokens; the number of layers needs none."""
     loaded = []
 
     def load_vlm(name, options):
@@ -127,10 +126,11 @@ def test_vlm_is_loaded_once_per_options_and_freed_before_the_next_load(monkeypat
         return vlm
 
     monkeypatch.setattr(program, "load_vlm", load_vlm)
+    monkeypatch.setattr(program, "layer_count", lambda vlm: 2)
     monkeypatch.setattr(program, "_probes", lambda features, examples: {"presence": None})  # the probes are slow
     for new_tokens in (3, 3, 5, 5):
         score_one(WHERE, Defaults(new_tokens=new_tokens), "heavy", numbered_examples(20))
-    assert len(loaded) == 3
+    assert len(loaded) == 2
 
 
 def test_tables_show_brackets_and_colons_of_a_prompt_unchanged(fake_vlm, capsys):

@@ -32,7 +32,7 @@ from pr2l.core.errors import UserError
 from pr2l.vlms import checkpoint
 from pr2l.vlms.base import Defaults
 from pr2l.vlms.families import generic
-from pr2l.vlms.loading import family, load_vlm
+from pr2l.vlms.loading import family, layer_count, load_vlm
 
 LLAVA, VIPLLAVA = CASE["llava"], CASE["vipllava"]
 
@@ -105,6 +105,13 @@ def test_lengths_and_sizes_equal_those_of_the_states():
     lengths = [model.image_length(), model.prompt_length(TEXTS), model.new_tokens]
     assert [span.stop - span.start for span in states.spans.values()] == lengths
     assert states.states.shape[-1] == model.hidden_size
+
+
+@all_cases
+def test_the_number_of_layers_is_known_without_reading_weights(case, monkeypatch):
+    depth = load(case).depth
+    monkeypatch.setattr(checkpoint, "read_model", lambda *_: pytest.fail("the weights were read"))
+    assert layer_count(str(folder(case))) == depth > 0
 
 
 def test_layers_are_indices_into_hidden_states():

@@ -129,7 +129,8 @@ class Prismatic(VLM):
 
     can_share_prefix = True
 
-    def read_config(self, path: str) -> Any:
+    @staticmethod
+    def read_config(path: str) -> Any:
         run = _run(path)
         config = PrismaticConfig.from_pretrained(path) if run is None else run_config(path, run)
         config.name_or_path = path
