@@ -44,9 +44,9 @@ def create(
     rows = num_envs * options.n_steps
     if rows == 1 or (options.recurrent and rows % options.batch_size == 1):
         raise UserError(
-            f"{num_envs} environments x n_steps {options.n_steps} are {rows} rows, of which the last batch of"
-            f" {options.batch_size} would be a single one: its advantages cannot be normalised; take other"
-            " num_envs, algorithm_options.n_steps or algorithm_options.batch_size"
+            f"num_envs={num_envs} x n_steps={options.n_steps} gives rollouts of {rows} rows, so with"
+            f" batch_size={options.batch_size} the last batch has a single row, whose advantage cannot be normalised;"
+            " change num_envs, algorithm_options.n_steps or algorithm_options.batch_size"
         )
     policy_options: dict[str, Any] = {"net_arch": list(options.head_sizes)}
     if options.recurrent:

@@ -83,8 +83,8 @@ def embed(
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise UserError(
-            f"images must be uint8 of shape [H, W, 3] or [B, H, W, 3], all of one size; these are {frames.dtype} of "
-            f"shape {list(frames.shape)}. `pr2l.read_image(path)` reads a file that way"
+            f"images are {frames.dtype} of shape {list(frames.shape)}; they must be uint8 of shape [H, W, 3] or "
+            "[B, H, W, 3], all of one size. `pr2l.read_image(path)` reads a file in this form"
         )
     if len(frames) != len(texts) and 1 not in (len(frames), len(texts)):
         raise UserError(
@@ -152,7 +152,7 @@ def wrap(
     where = f"encoder_options of {encoder!r}"
     embedder: Encoder = module.create(source, parse_options(module.Defaults, encoder_options or {}, where))
     if embedder.fit_frames:
-        raise UserError("wrap cannot fit an encoder; leave encoder_options['pca'] unset")
+        raise UserError("wrap cannot fit a PCA; leave out encoder_options['pca']")
     return embed_env(env, embedder, frame=frame, proprio=proprio, context=context)
 
 
@@ -186,7 +186,7 @@ def train(config: str | Path | RunConfig, overrides: Sequence[str] = (), *, root
         UserError: The config is not valid, or there are overrides for a RunConfig.
     """
     if isinstance(config, RunConfig) and overrides:
-        raise UserError("overrides need the name or the path of a config; this one is loaded already")
+        raise UserError("overrides need the name or the path of a config, not a loaded config")
     return train_run(config if isinstance(config, RunConfig) else load_config(config, overrides), root=Path(root))
 
 

@@ -3,11 +3,11 @@
 Exit codes:
 
     0     success
-    1     a check failed, or pr2l, a plug-in or an environment has a bug (with a traceback and whose bug it is)
-    2     the command has a mistake, a disk is full or a permission is missing; the message says what to do
+    1     a check failed; or pr2l, a plug-in or an environment has a bug (the output names which, with a traceback)
+    2     the command has a mistake, a disk is full or a permission is missing; the message states the next step
     130   interrupted by Ctrl-C, after the run was saved
 
-The import of torch takes seconds, so a command checks names and folders before it imports its program.
+The import of torch takes seconds, so each command checks names and folders before it imports torch.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def train(
     config: Annotated[str | None, CONFIG] = None,
     overrides: Overrides = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Resume this run folder, under its own config if none is given.")
+        Path | None, typer.Option(help="Run folder to resume; without CONFIG, with its own config.")
     ] = None,
 ) -> None:
     """Train an agent from a config and write a run folder below runs/."""
@@ -127,7 +127,7 @@ def compare(
 @app.command()
 def collect(
     environment: Annotated[str, typer.Argument(help="An environment from `pr2l list environments`.")],
-    task: Annotated[str, typer.Argument(help="One of its tasks, see `pr2l list tasks`.")],
+    task: Annotated[str, typer.Argument(help="A task of the environment, from `pr2l list tasks`.")],
     options: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Environment options, see `pr2l options environment NAME`."),
@@ -136,19 +136,19 @@ def collect(
         Path | None,
         typer.Option("--output", "--out", help="Folder of the data set.", show_default="data/ENVIRONMENT-TASK"),
     ] = None,
-    policy: Annotated[str, typer.Option(help="Who acts: random, oracle, or a run folder.")] = "random",
+    policy: Annotated[str, typer.Option(help="Policy that acts: random, oracle, or a run folder.")] = "random",
     demonstrations: Annotated[
-        Path | None, typer.Option("--from", help="Play the actions of this file instead, see docs/imitation.md.")
+        Path | None, typer.Option("--from", help="File with human demonstrations to replay; see docs/imitation.md.")
     ] = None,
     episodes: Annotated[
         int | None, typer.Option(min=1, help="Number of episodes.", show_default="100; with --from, all")
     ] = None,
-    split: Annotated[Literal["train", "evaluation"], typer.Option(help="Which maps and seeds to use.")] = "train",
+    split: Annotated[Literal["train", "evaluation"], typer.Option(help="Split of maps and seeds.")] = "train",
     seed: Annotated[
-        int, typer.Option(min=0, max=config_module.MAX_SEED, help="Seed of the first episode; later ones add 1.")
+        int, typer.Option(min=0, max=config_module.MAX_SEED, help="Seed of the first episode; each next one adds 1.")
     ] = 0,
     noise: Annotated[
-        float, typer.Option(min=0, max=1, help="Probability of a random action; the policy's own is stored, too.")
+        float, typer.Option(min=0, max=1, help="Probability of a random action; the policy's action is stored too.")
     ] = 0,
     labels: Annotated[
         bool, typer.Option("--labels", help="Store the simulator's labels of each frame, for `pr2l prompts`.")
@@ -204,7 +204,7 @@ def pretrain(
 def check(config: Annotated[str, CONFIG], overrides: Overrides = None) -> None:
     """Check a config before a long run: names, options, prompts, memory, disk space, first steps and duration.
 
-    Exits with 1 if a part fails.
+    Exits with code 1 if a check fails.
     """
     settings = load_config(config, overrides or [])
     from pr2l.training.check import check as run_checks
@@ -246,9 +246,9 @@ def ask(
 
 @app.command()
 def options(
-    kind: Annotated[str, typer.Argument(help=f"{', '.join(OPTIONS_OF)}, or run for the keys of a config.")] = "run",
+    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(OPTIONS_OF)}; or run: the keys of a config.")] = "run",
     name: Annotated[
-        str | None, typer.Argument(help="e.g. prompted; see `pr2l list`. Not needed for run and vlm.")
+        str | None, typer.Argument(help="A name from `pr2l list`, e.g. prompted; not needed for run and vlm.")
     ] = None,
 ) -> None:
     """List the options of a run, VLM, encoder, environment, algorithm or network: defaults, types and meanings."""
@@ -257,26 +257,26 @@ def options(
         "option", "default", "type", "meaning", title=escape(" ".join(filter(None, [kind, name]))), title_justify="left"
     )
     for row in rows:
-        table.add_row(row.name, escape(_as_yaml(row.default)), escape(row.type), escape(row.comment))
+        table.add_row(row.name, escape(_as_yaml(row.default)), escape(row.type), escape(_yaml_words(row.comment)))
     Console().print(table)
     key = "KEY=VALUE" if kind == "run" else f"{_singular(kind)}_options.KEY=VALUE"
-    Console().print(f"Set one with {key}, e.g. in `pr2l train CONFIG {key}`.")
+    Console().print(f"Set an option with {key}, e.g. in `pr2l train CONFIG {key}`.")
 
 
 class _Speed(TyperCommand):
-    """Command that adds the names of the shapes only to a printed help text, because their import takes seconds."""
+    """Command that imports the names of the models only to print its help text, because their import takes seconds."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         from pr2l.profiling.speed import SECTIONS
 
         shapes: Any = next(param for param in self.params if param.name == "shapes")
-        shapes.help = ", ".join(SECTIONS) + "."
+        shapes.help = f"Models to measure: {', '.join(SECTIONS)}."
         super().format_help(ctx, formatter)
 
 
 @app.command(cls=_Speed)
 def speed(
-    shapes: Annotated[list[str] | None, typer.Argument()] = None,
+    shapes: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...")] = None,
     frames: Annotated[int, typer.Option(help="Frames per batch.")] = 16,
     rounds: Annotated[int, typer.Option(help="Repetitions of each measurement.")] = 3,
     out: Annotated[Path, typer.Option(help="Output folder for speed.json and speed.png.")] = Path("runs/speed"),
@@ -379,10 +379,10 @@ def bench_submit(
 
 @bench.command(name="site")
 def bench_site(
-    results: Annotated[Path, typer.Option(help="Folder of the committed rows.")] = ROWS,
-    out: Annotated[Path, typer.Option(help="Folder of the pages.")] = Path("runs/site"),
+    results: Annotated[Path, typer.Option(help="Folder of the committed result rows.")] = ROWS,
+    out: Annotated[Path, typer.Option(help="Output folder of the website.")] = Path("runs/site"),
     repository: Annotated[
-        str | None, typer.Option(help="URL for links.", show_default="the git remote `origin`")
+        str | None, typer.Option(help="URL of the repository, for links.", show_default="the git remote `origin`")
     ] = None,
 ) -> None:
     """Build the leaderboard, a static website, from committed result rows."""
@@ -453,9 +453,9 @@ def prompts_correlate(
 
 @app.command(name="list")
 def list_(
-    kind: Annotated[str, typer.Argument(help=f"{', '.join([*registry.KINDS, 'tasks'])}.")],
+    kind: Annotated[str, typer.Argument(help=f"One of {', '.join([*registry.KINDS, 'tasks'])}.")],
 ) -> None:
-    """List the names for configs and commands."""
+    """List the names that configs and commands accept."""
     if kind not in (*registry.KINDS, "tasks"):
         raise UnknownName("kinds", kind, [*registry.KINDS, "tasks"])
     groups = {"tasks": _tasks, "vlms": _vlms, "configs": _configs}
@@ -607,6 +607,11 @@ def _as_yaml(default: str | None) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
+def _yaml_words(comment: str) -> str:
+    """Replace Python's None, True, False and () by their YAML forms, as in the defaults."""
+    return re.sub(r"\b(None|True|False)\b|\(\)(?= =)", lambda word: _as_yaml(word[0]), comment)
+
+
 def _show_warning(
     message: Warning | str,
     category: type[Warning],
@@ -641,11 +646,11 @@ def _whose_bug(error: Exception) -> str:
     if owner in (None, OURS):
         return (
             f"This is a bug of pr2l {__version__}. Please report it in the issues of the repository of pr2l, with the "
-            "command and this traceback. Files that are complete stay as they are; a run resumes from its checkpoint"
+            "command and this traceback. Complete files are unchanged, and a run resumes from its newest checkpoint"
         )
     return (
-        f"This exception was raised in the code of {owner}, not in pr2l; please report it to its author. Files that "
-        "are complete stay as they are; a run resumes from its checkpoint"
+        f"The code of {owner} raised this exception, not pr2l; please report it to its author. Complete files are "
+        "unchanged, and a run resumes from its newest checkpoint"
     )
 
 

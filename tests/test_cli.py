@@ -265,7 +265,7 @@ def test_user_error_prints_a_hint_and_exits_with_2(examples, cli, arguments, mes
 
 def test_value_error_is_a_user_error_in_environments_and_a_bug_elsewhere(write_plugin, cli) -> None:
     user_error = cli("collect", "doom", "hunt", "approach_reward=0.1")
-    assert user_error.exit_code == 2 and "approach_reward shapes the task 'fetch' only" in user_error.stderr
+    assert user_error.exit_code == 2 and "approach_reward is an option of the task 'fetch' only" in user_error.stderr
     write_plugin("environments", "broken", BROKEN_ENVIRONMENT)
     bug = cli("collect", "broken", "walk")
     assert bug == Result(None, "", "ValueError('a bug')")

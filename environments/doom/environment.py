@@ -46,14 +46,15 @@ class Defaults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    frame_size: Literal["160x120", "200x150", "320x240", "400x300", "640x480"] = "160x120"  # pixels; same view
+    # width x height in pixels; all sizes show the same view
+    frame_size: Literal["160x120", "200x150", "320x240", "400x300", "640x480"] = "160x120"
     frame_skip: int = Field(default=4, ge=1)  # game tics per decision; 4 as in published ViZDoom agents
     rooms: int = Field(default=1000, ge=1, le=9999)  # rooms per split; too many for a policy to memorise
     things: int = Field(default=4, ge=2, le=5)  # objects in a generated room, one of them the target
-    repeats: bool = False  # a room may hold several objects of one kind; any object of the target kind counts
-    target_in_proprio: bool = True  # one-hot target, so that methods without a prompt get the task too
-    previous_action_in_proprio: bool = True  # one-hot; lets a policy without memory keep turning the same way
-    approach_reward: float = 0.0  # fetch only: shaping reward per 100 map units of approach to the target; 0 = none
+    repeats: bool = False  # a room can have several objects of one type; each object of the target's type counts
+    target_in_proprio: bool = True  # add the target as one-hot, so that methods without a prompt get it too
+    previous_action_in_proprio: bool = True  # as one-hot; a policy without memory can then keep turning the same way
+    approach_reward: float = 0.0  # fetch only: reward per 100 map units of approach to the target; 0 = none
 
 
 def kinds(task: str) -> tuple[str, ...]:
@@ -81,7 +82,7 @@ def make(
     """
     row, options = _task(task), options or Defaults()
     if options.approach_reward and task != "fetch":
-        raise UserError(f"approach_reward shapes the task 'fetch' only: leave it 0 for {task!r}")
+        raise UserError(f"approach_reward is an option of the task 'fetch' only; use approach_reward=0 for {task!r}")
     return DoomEnv(row, options, split=split, labels=labels)
 
 

@@ -43,16 +43,16 @@ class Defaults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    scenes: Literal["embedded", "hm3d"] = "embedded"  # generated houses; hm3d needs habitat-sim and the scans
+    scenes: Literal["embedded", "hm3d"] = "embedded"  # embedded: generated houses; hm3d needs habitat-sim and scans
     frame_size: Literal["160x120", "224x224", "320x240", "640x480"] = "160x120"  # pixels
     horizon: int = Field(default=500, ge=1)  # steps of an episode, as in habitat's ObjectNav
     rooms: int = Field(default=5, ge=FEWEST, le=MOST)  # rooms per house; houses of 3 lack kitchen, hall and office
     houses: int = Field(default=40, ge=1, le=1000)  # generated houses for training; evaluation uses 10 others
-    farthest: PositiveFloat | None = None  # longest shortest path at the start, in metres; None = any
-    # Oracle: the shortest path, or looking around until a goal is in view, which is easier to clone
+    farthest: PositiveFloat | None = None  # maximum shortest path at the start, in metres; None = no limit
+    # shortest = follow the shortest path; searching = look around until a goal is in view, which is easier to clone
     oracle: Literal["shortest", "searching"] = "shortest"
     data: str = "data"  # habitat's data folder, for scenes=hm3d
-    python: str | None = None  # interpreter with habitat-lab; None = the one of `pr2l sim install`
+    python: str | None = None  # Python interpreter with habitat-lab; None = that of `pr2l sim install`
 
 
 def kinds(task: str) -> tuple[str, ...]:

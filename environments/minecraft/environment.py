@@ -37,15 +37,16 @@ class Defaults(BaseModel):
 
     image_size: tuple[PositiveInt, PositiveInt] = (160, 256)  # height and width in pixels, as in MineCLIP
     actions: Literal["discrete", "full"] = "discrete"  # 89 actions, or MineDojo's MultiDiscrete of 8 numbers
-    horizon: PositiveInt = HORIZON  # steps of an episode, as in MineCLIP
-    world_seed: int = 123  # of the map, as in MineCLIP; positions of mobs follow from the episode's seed
-    success_reward: float | None = None  # None = the task's value, here and below; 10 in MineCLIP's demonstrations
-    attack_reward: float | None = None  # per hit; 1 in MineCLIP's demonstrations
-    approach_reward: float | None = Field(default=None, ge=0)  # per block; 0.1 in MineCLIP's demonstrations
+    horizon: PositiveInt = HORIZON  # maximum steps of an episode, as in MineCLIP
+    world_seed: int = 123  # seed of the map, as in MineCLIP; the episode's seed determines the positions of mobs
+    success_reward: float | None = None  # reward for success; None = the task's value; 10 in MineCLIP's demonstrations
+    attack_reward: float | None = None  # reward per hit; None = the task's value; 1 in MineCLIP's demonstrations
+    # reward per block of approach to the nearest visible mob; None = the task's value; 0.1 in MineCLIP's demonstrations
+    approach_reward: float | None = Field(default=None, ge=0)
     step_penalty: float = Field(default=0.0, ge=0)  # subtracted in every step; 0 in MineCLIP's demonstrations
     task_id: str = ""  # for the task `other` only: any task id of MineDojo, such as harvest_milk or creative:255
-    python: str | None = None  # interpreter with minedojo; None = the one of `pr2l sim install minedojo`
-    existing_ports: tuple[PositiveInt, ...] = ()  # of running Malmo servers, one per environment; () = start them
+    python: str | None = None  # Python interpreter with minedojo; None = that of `pr2l sim install minedojo`
+    existing_ports: tuple[PositiveInt, ...] = ()  # ports of running Malmo servers, one per environment; () = start them
 
 
 def kinds(task: str) -> tuple[str, ...]:

@@ -165,7 +165,7 @@ class VLMAgent:
                 conversation.
         """
         if n < 1 or not temperature >= 0:
-            raise UserError(f"n={n}, temperature={temperature}: n is at least 1, and temperature at least 0.")
+            raise UserError(f"n={n}, temperature={temperature}: n must be at least 1, and temperature at least 0")
         conversations, images = _split_images(messages)
         rows = self.vlm.generate(
             images, conversations, self.options.max_new_tokens, samples=n, temperature=temperature, seed=seed
@@ -212,7 +212,7 @@ class VLMAgent:
                 conversation.
         """
         if not temperature > 0:
-            raise UserError(f"temperature={temperature}: log-probabilities need a temperature above 0.")
+            raise UserError(f"temperature={temperature}: log-probabilities need a temperature above 0")
         if len(responses) != len(messages):
             raise ValueError(f"{len(responses)} responses for {len(messages)} conversations")
         answers = [response if isinstance(response, str) else response.token_ids for response in responses]

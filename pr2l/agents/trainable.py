@@ -46,7 +46,7 @@ class TrainableAgent(VLMAgent):
         options = options or Defaults()
         super().__init__(vlm, options)
         if vlm.options.dtype == "int8":
-            raise UserError("a VLM with dtype=int8 cannot learn; load it with dtype=auto.")
+            raise UserError("a VLM with dtype=int8 cannot be trained; load it with dtype=auto")
         if adapter is None:
             self.adapted = add_lora(vlm.model, options.lora, options.seed)
         else:
@@ -104,7 +104,7 @@ class TrainableAgent(VLMAgent):
             name for name, weight in weights.items() if weight.shape != state[name].shape
         ]
         if different:
-            raise UserError(f"these LoRA weights are of another adapter: {different[0]} does not fit.")
+            raise UserError(f"the LoRA weights belong to another adapter: {different[0]} differs in name or shape")
         for name, weight in weights.items():
             weight.copy_(state[name])
 

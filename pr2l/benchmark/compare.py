@@ -175,7 +175,7 @@ def _name(run: Run) -> str:
 def _task(runs: Sequence[Run]) -> str:
     tasks = sorted({f"{run.config.environment}-{run.config.task}" for run in runs})
     if len(tasks) != 1:
-        raise UserError(f"compare runs of one task; these runs are of {', '.join(tasks) or 'none'}")
+        raise UserError(f"these runs are of {', '.join(tasks) or 'no task'}; compare runs of one task")
     return tasks[0]
 
 

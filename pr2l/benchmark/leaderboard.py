@@ -112,9 +112,9 @@ def site(results: Path, out: Path, repository: str | None = None) -> Path:
     """
     folders = sorted({path.parent for path in results.glob("*/*.json")})
     if not folders:
-        raise UserError(f"there are no rows below {results}; `pr2l bench submit RUN` writes them")
+        raise UserError(f"there are no result rows in {results}; write them with `pr2l bench submit RUN`")
     if out.resolve() in (results.resolve(), *results.resolve().parents):
-        raise UserError(f"{out} contains the rows themselves; give --out another folder")
+        raise UserError(f"{out} contains the result rows; choose another folder with --out")
     suites = [load_suite(folder.name) for folder in folders]
     rows = {suite.name: read_rows(results, suite) for suite in suites}
     for row in (row for of_suite in rows.values() for row in of_suite):
@@ -196,7 +196,7 @@ def _copy(file: Path, folder: Path) -> None:
 def _clear(out: Path) -> None:
     """Remove an earlier site; UserError for a folder with other files."""
     if out.exists() and not (out / MARK).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty and is no leaderboard; give --out another folder")
+        raise UserError(f"{out} is not empty, and not a leaderboard; choose another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     (out / MARK).touch()  # first, so that a call that was stopped can be repeated
     for old in out.iterdir():

@@ -57,7 +57,7 @@ def check_public(row: dict[str, Any], where: str) -> None:
         return
     lines = [f"  {key} = {text!r}: use {INSTEAD.get(key.rpartition('.')[2], OTHERWISE)}" for key, text in local]
     raise UserError(
-        f"{where} cannot be published, because it names what is on one machine only:\n"
+        f"{where} cannot be published, because it names paths or addresses of one machine:\n"
         + "\n".join(reversed(lines))
         + "\nTrain with these values and submit that run."
     )

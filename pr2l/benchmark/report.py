@@ -100,7 +100,7 @@ def summarise(suite: Suite, rows: Sequence[Row]) -> Values:
         UserError: If there are no rows.
     """
     if not rows:
-        raise UserError(f"there are no rows of {suite.name}; `pr2l bench run {suite.name}` makes them")
+        raise UserError(f"there are no result rows of {suite.name}; make them with `pr2l bench run {suite.name}`")
     definition, baseline = suite.definition, suite.definition.baseline
     methods = list(dict.fromkeys(row.method for row in sorted(rows, key=lambda row: row.method not in suite.methods)))
     rows_of = {

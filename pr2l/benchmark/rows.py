@@ -123,7 +123,7 @@ def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
     _check_config(suite, task, method, config, str(run.path))
     facts, results = run.facts(), run.results()
     if not facts["commit"]:
-        raise UserError(f"{run.path} was made outside a git checkout, so it has no commit. {UNREPRODUCIBLE}")
+        raise UserError(f"{run.path} was trained outside a git checkout, so it has no commit. {UNREPRODUCIBLE}")
     command = (
         suite.plan(task, method, run.config.seed).command
         if method in suite.methods
@@ -190,7 +190,7 @@ def _check_complete(row: Row, where: str) -> None:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: its results are incomplete: {error!r}") from error
     if not np.isfinite(played).all() or not np.isin(played[0], (0, 1)).all() or not np.isfinite(numbers).all():
-        raise UserError(f"{where}: the success of an episode must be 0 or 1, and all else finite numbers")
+        raise UserError(f"{where}: the success of an episode must be 0 or 1, and all other results finite numbers")
     if {len(row.curve.steps), len(row.curve.success), len(row.curve.returned)} != {POINTS}:
         raise UserError(f"{where}: its curve must have {POINTS} points")
 
@@ -212,8 +212,8 @@ def validated(values: Any, where: str) -> Row:
     """
     for key, number in _not_finite(values):
         raise UserError(
-            f"{where}: {key} is {number}, and a row holds finite numbers only. A run with such a number cannot be "
-            "ranked; repair its environment or options, and train it again"
+            f"{where}: {key} is {number}; all numbers of a result row must be finite. Correct the environment or the "
+            "options of the run, and train it again"
         )
     try:
         return Row.model_validate(values)
@@ -240,7 +240,7 @@ def read_row(path: Path) -> Row:
     hint = "`pr2l bench submit RUN` writes it again; if you edited it on purpose, remove its key 'digest'."
     row = validated(read_json(path, hint), str(path))
     if path.stem != row.name or path.parent.name != row.suite:
-        raise UserError(f"{path} holds the row {row.suite}/{row.name}; rename the file")
+        raise UserError(f"{path} contains the result row {row.suite}/{row.name}; rename the file accordingly")
     return row
 
 
@@ -313,10 +313,10 @@ def _submit(
     check_public(row.model_dump(mode="json"), str(run.path))
     path = out / suite.name / f"{row.name}.json"
     if path.exists() and read_row(path) != row:
-        raise UserError(f"{path} exists, and is of another run; delete it to replace it")
+        raise UserError(f"{path} exists and belongs to another run; delete it to replace it")
     source = video_of(run.path / "video")
     if video and not source:
-        raise UserError(f"{run.path} has no video; `pr2l evaluate {run.path}` makes one")
+        raise UserError(f"{run.path} has no video; record one with `pr2l evaluate {run.path}`")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_row(path, row)
     if video and source:
@@ -331,7 +331,7 @@ def _suite_of(run: Run, suites: Callable[[str], Suite]) -> Suite:
     if suite is None:
         raise UserError(
             f"{run.path} is not a run of {', '.join(names())}: it differs in task, steps, seed, evaluation episodes or "
-            "config. For a method of your own give --suite SUITE and --method NAME"
+            "config. For a method of your own, add --suite SUITE --method NAME"
         )
     return suite
 
@@ -352,8 +352,8 @@ def _command_line(words: Sequence[str]) -> str:
     config = words[2].removeprefix("configs/").removesuffix(".yaml") if len(words) > 2 else None
     if console and (words[1] != "train" or config not in registry.names("configs")):
         raise UserError(
-            f"the run was made by `{shlex.join(['pr2l', *words[1:]])}`, which others cannot run; commit its config as "
-            "configs/NAME.yaml, and train with `pr2l train NAME`"
+            f"the command of the run is `{shlex.join(['pr2l', *words[1:]])}`, which others cannot repeat; commit its "
+            "config as configs/NAME.yaml, and train with `pr2l train NAME`"
         )
     return shlex.join(["pr2l", *words[1:]] if console else ["python", program.name, *words[1:]])
 

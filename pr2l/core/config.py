@@ -59,36 +59,38 @@ class RunConfig(BaseModel):
 
     why: str  # the purpose of the experiment
     environment: str  # a name from `pr2l list environments`, or module:Class of a Gymnasium environment
-    environment_options: dict[str, Any] = Field(default_factory=dict)  # options of the environment
+    environment_options: dict[str, Any] = Field(default_factory=dict)  # see `pr2l options environment NAME`
     task: str  # a task of the environment; "default" for module:Class
     vlm: str = "tiny"  # "tiny" (comes with pr2l), a folder with a checkpoint, or a Hugging Face Hub id
-    vlm_options: dict[str, Any] = Field(default_factory=dict)
+    vlm_options: dict[str, Any] = Field(default_factory=dict)  # see `pr2l options vlm`
     # a variant in prompts/<environment>/<task>/, a full name, or the path of a YAML file; null = no prompt
     prompt: str | None = None
     encoder: str  # a name from `pr2l list encoders`
-    encoder_options: dict[str, Any] = Field(default_factory=dict)
+    encoder_options: dict[str, Any] = Field(default_factory=dict)  # see `pr2l options encoder NAME`
     algorithm: str = "ppo"  # a name from `pr2l list algorithms`
-    algorithm_options: dict[str, Any] = Field(default_factory=dict)
+    algorithm_options: dict[str, Any] = Field(default_factory=dict)  # see `pr2l options algorithm NAME`
     network: str  # a name from `pr2l list networks`
-    network_options: dict[str, Any] = Field(default_factory=dict)
+    network_options: dict[str, Any] = Field(default_factory=dict)  # see `pr2l options network NAME`
     data: Path | None = None  # a data set of `pr2l collect`, for an algorithm that learns from recorded episodes
     num_envs: Annotated[int, Field(gt=0, le=4096)] = 8  # parallel environments; their frames are one VLM batch
     workers: NonNegativeInt = 0  # worker processes for the environments; 0 = none, best for fast ones such as Doom
-    isolated: bool = False  # run each simulator in a process of its own and restart it if it fails (docs/simulators.md)
-    timeouts: dict[str, Any] = Field(default_factory=dict)  # of isolated simulators, in seconds
-    # NaN or infinity in a reward or proprio: stop the run, or end the episode and count it as cut
+    isolated: bool = False  # one process per simulator, restarted if the simulator fails (docs/simulators.md)
+    timeouts: dict[str, Any] = Field(default_factory=dict)  # time limits of simulators, in seconds (docs/simulators.md)
+    # NaN or infinity in a reward or proprio: stop = stop the run, truncate = end the episode and count it in `restarts`
     on_bad_value: Literal["stop", "truncate"] = "stop"
-    step_groups: PositiveInt = 2  # with workers: VLM batches per step, simulation and VLM overlap; 1 = one batch
+    # with workers: VLM batches per step; the VLM embeds one batch while the simulators step the next; 1 = no overlap
+    step_groups: PositiveInt = 2
     # environment steps of the whole run, over all environments; with `data`, transitions over all epochs
     steps: PositiveInt
-    seed: Seed = 0
-    # number of recent frames whose embeddings are kept for repeated frames (in training within a rollout); 0 = none.
-    # An embedding takes 4 bytes per number of its tokens: 29 kB in doom/fetch/prompted, 3 MB for 90 tokens of a 7B VLM
+    seed: Seed = 0  # seed of weights, actions and episodes
+    # number of recent frames whose embeddings are used again for identical frames (in training, within a rollout);
+    # 0 = no cache. An embedding takes 4 bytes per number of its tokens: 29 kB in doom/fetch/prompted, 3 MB for 90
+    # tokens of a 7B VLM
     cache_frames: NonNegativeInt = 1024
-    checkpoint_every: PositiveInt = 10_000  # environment steps
-    evaluation_episodes: PositiveInt = 50  # after training, on held-out seeds
+    checkpoint_every: PositiveInt = 10_000  # environment steps between two checkpoints
+    evaluation_episodes: PositiveInt = 50  # episodes after training, on held-out seeds
     evaluation_greedy: bool = False  # evaluate with the most probable action; false = draw an action, as in training
-    wandb: Literal["off", "offline", "online"] = "off"
+    wandb: Literal["off", "offline", "online"] = "off"  # also log metrics to Weights & Biases
 
     @property
     def prompt_name(self) -> str | None:
@@ -135,7 +137,7 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunC
     name = Path(name_or_path).with_suffix("").as_posix().removeprefix("configs/")
     if (schema := other_schema(name)) and name in registry.names("configs"):
         command = schema.command.format(name=name.partition("/")[2] if schema.short else name)
-        raise UserError(f"{name_or_path} is not the config of a run but a {schema.what}; use `{command}`")
+        raise UserError(f"{name_or_path} is the config of a {schema.what}, not of a run; use `{command}`")
     return _resolve(read_config(RunConfig, name_or_path, overrides), warn=not _of_a_run(name_or_path))
 
 
@@ -152,7 +154,7 @@ def run_config_file(run: str | Path) -> Path:
     """
     path = Path(run) / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{run} is not a run folder: it has no config.yaml. `pr2l train CONFIG` makes run folders")
+        raise UserError(f"{run} is not a run folder: it has no config.yaml. `pr2l train CONFIG` writes run folders")
     return path
 
 
@@ -296,7 +298,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     for name in names[:-1]:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise UserError(f"{override!r}: {name!r} is the single value {values!r}, it has no keys below it")
+            raise UserError(f"{override!r}: {name!r} has no keys, because it is the single value {values!r}")
     value = parse(text, f"the value in {override!r}")
     values.pop(names[-1], None)  # the key that is set last must be the last in the dict, see renamed_keys
     values[names[-1]] = value

@@ -36,7 +36,9 @@ def read_image(file: str | Path | BinaryIO, name: str | None = None) -> npt.NDAr
     try:
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{path} has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
+                raise UserError(
+                    f"{path} has {image.width} x {image.height} pixels; the maximum is {MAX_PIXELS:,} pixels"
+                )
             if image.mode in DEEP:
                 raise UserError(f"{path} has more than 8 bits per channel ({image.mode}); convert it to 8 bits")
             return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)

@@ -98,7 +98,7 @@ def parse_json(text: str, path: Path, next_step: str = "") -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # ValueError: not JSON, or an integer of 5,000 digits
         raise DamagedFile(path, f"it is not JSON ({error})", next_step) from error
     if not isinstance(values, dict):
-        raise DamagedFile(path, f"it holds a {type(values).__name__}, not a JSON object", next_step)
+        raise DamagedFile(path, f"it contains a {type(values).__name__}, not a JSON object", next_step)
     written = values.pop(DIGEST, None)
     if written is not None and written != _digest(values):
         raise DamagedFile(path, "its values differ from those that were written", next_step)

@@ -137,7 +137,9 @@ def _check_message(value: object, number: int, where: str, with_images: bool) ->
         raise UserError(f"{where}.content: expected text or a list of parts, got {_shorten(content)}. {_EXAMPLE}")
     parts = [_check_part(part, f"{where}.content[{index}]", with_images) for index, part in enumerate(content)]
     if role != "user" and any(part["type"] == "image" for part in parts):
-        raise UserError(f"{where}: a message with the role {role!r} cannot hold an image; move it to a 'user' message.")
+        raise UserError(
+            f"{where}: a message with the role {role!r} cannot have an image; move the image to a 'user' message."
+        )
     return {"role": role, "content": parts}
 
 
@@ -158,7 +160,7 @@ def _check_part(value: object, where: str, with_images: bool) -> Part:
 def _check_image(value: Mapping[str, Any], where: str) -> ImagePart:
     if "image" not in value:
         raise UserError(
-            f"{where}: this image part holds no image; add the key 'image' with an array uint8 [H, W, 3], as in"
+            f"{where}: the image part has no image; add the key 'image' with an array uint8 [H, W, 3], as in"
             ' {"type": "image", "image": frame}.'
         )
     image = _check_keys(value, ("type", "image"), where)["image"]
@@ -167,7 +169,7 @@ def _check_image(value: Mapping[str, Any], where: str) -> ImagePart:
         kind = f"an array {image.dtype} {list(image.shape)}" if is_array else f"a {type(image).__name__}"
         raise UserError(
             f"{where}.image: expected an array uint8 [H, W, 3], RGB, got {kind}; `pr2l.read_image` reads one from a"
-            " file, `numpy.asarray` makes one of a PIL image in mode RGB."
+            " file, `numpy.asarray` converts a PIL image in mode RGB."
         )
     return image_part(image)
 
@@ -175,8 +177,8 @@ def _check_image(value: Mapping[str, Any], where: str) -> ImagePart:
 def _check_place(value: Mapping[str, Any], where: str) -> ImagePart:
     if "image" in value:
         raise UserError(
-            f"{where}: unknown key 'image'. Here an image part only marks the place of an image, which comes separately"
-            " (in a run: a frame of the environment); leave the key out."
+            f"{where}: unknown key 'image'. An image part of a prompt only marks the place of an image, which is passed"
+            " separately (in a run: a frame of the environment); leave out the key."
         )
     _check_keys(value, ("type",), where)
     return image_part()

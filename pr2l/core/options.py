@@ -77,10 +77,10 @@ def _own_options(node: ast.ClassDef, file: Path) -> dict[str, Option]:
     literals, options = _literals(tree), {}
     for field, annotation in _annotated(node):
         type_ = re.sub(r"\w+", lambda word: literals.get(word[0], word[0]), annotation)
-        default = _default(field.value)
+        default = _constant(file, _default(field.value))
         comment = _comment(field, source.splitlines())
         name = ast.unparse(field.target)
-        options[name] = Option(name, type_, literals.get(default or "", default), comment)
+        options[name] = Option(name, type_, default, comment)
     return options
 
 
@@ -131,7 +131,7 @@ def _old_names(file: Path) -> list[str]:
 
 
 def _literals(tree: ast.Module) -> dict[str, str]:
-    """Return a dict from the names of a module's constants (`Literal[...]` types, numbers, texts) to their source."""
+    """Return a dict from the names of a module's `Literal[...]` types to their source."""
     constants = {}
     for node in tree.body:
         target: ast.expr | None = node.target if isinstance(node, ast.AnnAssign) else None
@@ -140,7 +140,7 @@ def _literals(tree: ast.Module) -> dict[str, str]:
         value = getattr(node, "value", None)
         if isinstance(target, ast.Name) and value is not None:
             text = ast.unparse(value)
-            if text.startswith("Literal[") or isinstance(value, ast.Constant):
+            if text.startswith("Literal["):
                 constants[target.id] = text
     return constants
 
@@ -154,6 +154,13 @@ def _default(value: ast.expr | None) -> str | None:
         return f"{ast.unparse(keywords['default_factory'])}()".replace("dict()", "{}")
     default = value.args[0] if value.args else keywords.get("default")
     return None if default is None else ast.unparse(default)
+
+
+def _constant(file: Path, default: str | None) -> str | None:
+    """Return the value of a default that names a constant of the file or of a file from which it imports."""
+    node, _ = find_definition(file, default) or (None, file) if default else (None, file)
+    value = getattr(node, "value", None)
+    return ast.unparse(value) if isinstance(value, ast.Constant) else default
 
 
 def _comment(field: ast.AnnAssign, lines: list[str]) -> str:

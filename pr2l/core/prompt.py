@@ -99,8 +99,8 @@ class Prompt(BaseModel):
         """
         if self.messages:
             raise UserError(
-                f"prompt {self.name!r} is a conversation (`messages:`), and one text is needed here; use a prompt with"
-                " `text:`."
+                f"prompt {self.name!r} is a conversation (`messages:`), but this command needs a single text; use a"
+                " prompt with `text:`."
             )
         self._check_context(context)
         return self.text.format_map(context)
@@ -126,9 +126,9 @@ class Prompt(BaseModel):
         for slot in self.slots:
             if slot not in context:
                 raise UserError(
-                    f"prompt {self.name!r} needs {slot!r}, but the task's context gives "
-                    f"{', '.join(map(repr, context)) or 'nothing'}.{did_you_mean(slot, context)} "
-                    "Use another prompt, or name the slot as the task does."
+                    f"prompt {self.name!r} has the slot {slot!r}, but the task's context has "
+                    f"{', '.join(map(repr, context)) or 'no keys'}.{did_you_mean(slot, context)} "
+                    "Use another prompt, or name the slot as the context does."
                 )
 
 
@@ -155,8 +155,8 @@ def load(name: str) -> Prompt:
     text_slots = {slot for text in prompt.texts for slot in slots(text, name)}
     if text_slots != set(prompt.slots):
         raise UserError(
-            f"prompt {name!r}: the text uses the slots {sorted(text_slots)}, but `slots:` lists "
-            f"{sorted(prompt.slots)}; make them agree in {path}"
+            f"prompt {name!r}: the text has the slots {sorted(text_slots)}, but `slots:` lists "
+            f"{sorted(prompt.slots)}; list the slots of the text in {path}"
         )
     if unknown := [slot for slot in prompt.keep_end if slot not in text_slots]:
         raise UserError(
@@ -233,7 +233,7 @@ def slots(text: str, name: str) -> set[str]:
     names = {field for field, _, _ in fields if field is not None}
     plain = all(slot.isidentifier() for slot in names) and not any(form or conv for _, form, conv in fields)
     if not plain:
-        raise UserError(f"prompt {name!r}: a slot is a plain name such as {{target}}, which {text!r} breaks")
+        raise UserError(f"prompt {name!r}: a slot must be a plain name such as {{target}}, unlike in {text!r}")
     return names
 
 

@@ -60,7 +60,7 @@ class Hidden:
         rows, _, tokens, _ = self.states.shape
         _check_mask(self.mask, (rows, tokens))
         if len(self.answers) != rows:
-            raise ValueError(f"{len(self.answers)} answers for {rows} rows; give one per row, '' for none")
+            raise ValueError(f"{len(self.answers)} answers for {rows} rows; pass one per row, '' for no answer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,4 +83,4 @@ class Tokens:
 def _check_mask(mask: torch.Tensor, shape: tuple[int, int]) -> None:
     if tuple(mask.shape) != shape or str(mask.dtype) != "torch.bool":
         actual = f"{mask.dtype} {tuple(mask.shape)}"
-        raise ValueError(f"the mask is {actual}; it must be torch.bool {shape}, True = real token")
+        raise ValueError(f"the mask is {actual}; it must be torch.bool {shape}, with True for real tokens")

@@ -137,9 +137,9 @@ def read_mapping(path: Path, *, verify: bool = False) -> dict[str, Any]:
         raise DamagedFile(
             path,
             "its content differs from what pr2l wrote",
-            "If you edited it on purpose, remove its last line; to change values, give them as key=value.",
+            "If you edited it on purpose, remove its last line. To change values, write KEY=VALUE in the command.",
         )
     value = parse(text, str(path))
     if not isinstance(value, dict):
-        raise UserError(f"{path} must hold `key: value` lines, but it holds {type(value).__name__}")
+        raise UserError(f"{path} contains a {type(value).__name__}; it must contain `key: value` lines")
     return value

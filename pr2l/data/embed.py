@@ -124,14 +124,16 @@ def store_key(recording: Recording, encoder: Encoder) -> dict[str, Any]:
 def _check(recording: Recording, encoder: Encoder, config: RunConfig) -> None:
     """Raise UserError if the encoder or the task of the config does not fit the data set."""
     if encoder.needs_labels:
-        raise UserError(f"the encoder {config.encoder!r} reads labels, which recorded episodes lack; use another")
+        raise UserError(
+            f"the encoder {config.encoder!r} reads labels, which recorded episodes do not have; use another encoder"
+        )
     contexts = task_contexts(registry.load("environments", config.environment).TASKS[config.task])
     if contexts is None:  # the task does not list its contexts: any context may occur
         return
     if unknown := [context for context in recording.all_contexts() if context not in contexts]:
         raise UserError(
-            f"the data set {recording.key['name']!r} has an episode with the context {unknown[0]}, which "
-            f"{config.environment}/{config.task} never gives; use a config of the task that was collected"
+            f"the data set {recording.key['name']!r} has an episode with the context {unknown[0]}, which is not a "
+            f"context of {config.environment}/{config.task}; use a config of the recorded task"
         )
 
 

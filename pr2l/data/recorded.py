@@ -33,11 +33,13 @@ def learns_from_data(config: RunConfig) -> bool:
     from_data = learns_from(config) != "rollouts"
     if from_data and config.data is None:
         raise UserError(
-            f"{config.algorithm} learns from recorded episodes, but the config names none: record some with "
+            f"{config.algorithm} learns from recorded episodes, but the config has no `data`; record a data set with "
             "`pr2l collect`, and add data=FOLDER"
         )
     if config.data is not None and not from_data:
-        raise UserError(f"{config.algorithm} plays its own episodes and does not use data={config.data}: set data=null")
+        raise UserError(
+            f"{config.algorithm} learns from its own rollouts and does not use data={config.data}; set data=null"
+        )
     return from_data
 
 
@@ -54,7 +56,7 @@ def recording(config: RunConfig) -> Recording:
     if data.environment is not None and recorded != configured:
         raise UserError(
             f"the data set {config.data} was recorded in {data.environment}/{data.task}, but the config is for "
-            f"{config.environment}/{config.task}; use a config of the recorded task, or collect another data set"
+            f"{config.environment}/{config.task}; use a config of the recorded task, or another data set"
         )
     if not _has_options_of(config, data):
         _check_spaces(config, data)
@@ -88,7 +90,7 @@ def _check_spaces(config: RunConfig, data: Recording) -> None:
         if in_data != in_environment:
             raise UserError(
                 f"the {name} of the data set {config.data} is {in_data}, but that of the config's environment is "
-                f"{in_environment}; use the environment_options that it was collected with, or collect another"
+                f"{in_environment}; use the environment_options of the data set, or another data set"
             )
 
 
@@ -114,7 +116,9 @@ def batch_source(config: RunConfig, encoder: Encoder, data: Recording) -> Transi
     """
     kind, options = learns_from(config), config.options("algorithm")
     if kind not in ("transitions", "trajectories"):
-        raise UserError(f"{config.algorithm} learns from {kind}, but {config.data} has transitions and trajectories")
+        raise UserError(
+            f"{config.algorithm} learns from {kind}, but {config.data} has only transitions and trajectories"
+        )
     episodes = Episodes(data, embed_with(encoder, data, config, wait=True), getattr(options, "gamma", GAMMA))
     if kind == "transitions":
         return TransitionSource(episodes, config.seed, getattr(options, "n_step", 1))

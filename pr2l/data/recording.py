@@ -83,7 +83,7 @@ class Recording:
         if manifest is not None:
             manifest.check_complete(folder)
         if not (folder / "data").is_dir():
-            raise UserError(f"{folder} is no data set: it has no folder `data`; `pr2l collect` makes one")
+            raise UserError(f"{folder} is not a data set: it has no folder `data`; record one with `pr2l collect`")
         self.folder = folder
         digests = {
             path.relative_to(folder).as_posix(): digest.of_file(path) for path in (folder / "data").glob("*.hdf5")
@@ -96,7 +96,7 @@ class Recording:
         self.observation_space = _with_frame(self.storage.observation_space, folder)
         count = int(self.storage.total_episodes)
         if not count:
-            raise UserError(f"{folder} has no complete episode; collect into another folder")
+            raise UserError(f"{folder} has no complete episode; record episodes into another folder")
         metadata = list(self.storage.get_episode_metadata(range(count)))
         contexts = [episode.get("context") for episode in metadata]
         self.contexts: Contexts = [dict(context) if isinstance(context, dict) else {} for context in contexts]
@@ -145,8 +145,8 @@ class Recording:
         lengths = {len(rewards), len(terminated), len(truncated)}
         if lengths != {steps} or terminated[:-1].any() or truncated[:-1].any():
             raise UserError(
-                f"episode {number} of {self.folder} does not hold {steps} steps that end with the last one; record it "
-                "again"
+                f"episode {number} of {self.folder} must have {steps} steps, of which only the last one ends it; record "
+                "it again"
             )
         if not terminated[-1]:
             truncated[-1] = True  # the recording stopped
@@ -258,7 +258,7 @@ def _open_storage(folder: Path) -> MinariStorage:
     try:
         storage = minari.MinariDataset(folder / "data").storage
     except Exception as error:  # damaged files of another program: errors of all kinds, also of HDF5
-        raise UserError(f"{folder} is no data set that Minari can read: {type(error).__name__}: {error}") from error
+        raise UserError(f"{folder} is not a data set that Minari can read: {type(error).__name__}: {error}") from error
     if storage.FORMAT != "hdf5":
         raise UserError(f"{folder} is in Minari's format {storage.FORMAT!r}; convert it to 'hdf5'")
     return storage

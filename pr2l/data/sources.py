@@ -200,7 +200,7 @@ def check_same_data(recording: Recording, values: Values) -> None:
     """
     if values.get("data", recording.key["sha256"]) != recording.key["sha256"]:
         raise UserError(
-            f"{recording.folder} holds other episodes than when the run was stopped; put those back, or start a new run"
+            f"{recording.folder} has other episodes than when the run was stopped; restore them, or start a new run"
         )
 
 

@@ -26,7 +26,7 @@ def check_supported(space: spaces.Space[Any], name: str) -> None:
     """
     if not isinstance(space, SUPPORTED):
         kinds = ", ".join(kind.__name__ for kind in SUPPORTED)
-        raise UserError(f"the {name} is {space}, which cannot be recorded; recorded episodes hold {kinds}")
+        raise UserError(f"the {name} is {space}, which cannot be recorded; it must be {kinds}")
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
         for subspace in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
             check_supported(subspace, name)
@@ -90,7 +90,7 @@ def read(space: spaces.Space[Any], stored: Any, name: str) -> Any:
     """
     if isinstance(space, spaces.Dict):
         if missing := [key for key in space.spaces if key not in stored]:
-            raise UserError(f"the stored {name} has no {missing[0]!r}, which its space {space} names")
+            raise UserError(f"the stored {name} has no {missing[0]!r}, which is a key of its space {space}")
         return {key: read(subspace, stored[key], f"{name}[{key!r}]") for key, subspace in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         subspaces = enumerate(space.spaces)

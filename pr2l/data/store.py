@@ -76,7 +76,7 @@ class Store:
             UserError: If the folder has a store, or the disk has too little space for all rows.
         """
         if exists(path):
-            raise UserError(f"{path} is a store already; go on with Store.resume, or name another folder")
+            raise UserError(f"{path} is a store already; continue it with Store.resume, or choose another folder")
         path.mkdir(parents=True, exist_ok=True)
         if _needed(shape) > shutil.disk_usage(path).free:  # say so before the rest of the disk is reserved
             raise DiskFull(path, _described(shape), _needed(shape), NEXT_STEP)
@@ -119,7 +119,7 @@ class Store:
         store = cls(path, stored, shape, done, "r", checksums=checksums)
         if store.done < len(store):
             raise UserError(
-                f"{path} has {store.done:,} of {len(store):,} rows; go on with the same `pr2l embed` command"
+                f"{path} has {store.done:,} of {len(store):,} rows; complete it with the same `pr2l embed` command"
             )
         return store
 
@@ -229,7 +229,7 @@ def _array(path: Path, mode: Mode, dtype: type, shape: tuple[int, ...]) -> np.me
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     if array.dtype != dtype or array.shape != shape:
         expected = f"{np.dtype(dtype)} {list(shape)}"
-        raise _damaged(path, f"it holds {array.dtype} {list(array.shape)}, but {INDEX} says {expected}")
+        raise _damaged(path, f"it is {array.dtype} {list(array.shape)}, but {INDEX} says {expected}")
     if mode == "r":
         return array
     reserve(path, array.offset + array.nbytes)  # an earlier version has not
@@ -249,12 +249,14 @@ def _index(path: Path) -> tuple[dict[str, Any], Shape, int, bool]:
 def _read(path: Path, key: dict[str, Any]) -> tuple[dict[str, Any], Shape, int, bool]:
     """Read store.json as `_index` does; UserError if the stored key is not `key`."""
     if not exists(path):
-        raise UserError(f"{path} is no store: it has no {INDEX}; `pr2l embed DATASET --config CONFIG` makes one")
+        raise UserError(
+            f"{path} is not a store: it has no {INDEX}; write one with `pr2l embed DATASET --config CONFIG`"
+        )
     stored, shape, done, checksums = _index(path)
     if changed := _differences(stored, _as_json(key)):
         raise UserError(
-            f"the embeddings in {path} are of another data set or config: {'; '.join(changed)}. Write the others to"
-            " another folder with `pr2l embed --output FOLDER`, or use the config and the data set of these."
+            f"the embeddings in {path} are of another data set or config: {'; '.join(changed)}. Use that data set and"
+            " config, or another folder with `pr2l embed --output FOLDER`."
         )
     return stored, shape, done, checksums
 

@@ -93,8 +93,8 @@ def _check_modules(weights: str) -> None:
     wrong += [f"pooling by {mode}" for mode in modes if mode not in ("mean", "mean_tokens")]
     if wrong:
         raise UserError(
-            f"encoder_options: weights={weights!r} has {' and '.join(wrong)}; answer_text takes models with mean"
-            f" pooling and no further layer, such as {Defaults().weights}"
+            f"encoder_options: weights={weights!r} has {' and '.join(wrong)}; answer_text needs a model with mean"
+            f" pooling and no layer after it, such as {Defaults().weights}"
         )
 
 

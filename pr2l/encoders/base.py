@@ -91,7 +91,7 @@ class Encoder(ABC):
         Stored embeddings are looked up by this key, so two encoders whose tokens could differ must have different keys.
         A key contains all options, the VLM's key, the prompt, and a digest of what `fit` computed.
         """
-        raise NotImplementedError(f"{type(self).__module__} has no key(), and without it embeddings cannot be stored")
+        raise NotImplementedError(f"{type(self).__module__} has no method key(), which stored embeddings need")
 
     def clear_cache(self) -> None:  # noqa: B027  # most encoders keep nothing
         """Drop cached tokens, and reset the counts behind `metrics`."""
@@ -110,7 +110,7 @@ class Encoder(ABC):
         Raises:
             UserError: The encoder cannot be fitted on these frames, for example because they are too few.
         """
-        raise NotImplementedError(f"{type(self).__module__} has nothing to fit")
+        raise NotImplementedError(f"{type(self).__module__} has no parameters to fit")
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the tensors that `fit` computed, which are saved with the run; empty if there is nothing to fit."""
@@ -119,4 +119,4 @@ class Encoder(ABC):
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Load the tensors that `state_dict` returned."""
         if state:
-            raise ValueError(f"{type(self).__module__} has nothing to load, but was given {sorted(state)}")
+            raise ValueError(f"{type(self).__module__} has no fitted state, but got {sorted(state)}")

@@ -47,7 +47,7 @@ class OracleEncoder(Encoder):
 
     def encode(self, frames: Frames, contexts: Contexts, labels: list[Labels] | None = None) -> Tokens:
         if labels is None:
-            raise ValueError("the oracle needs labels; make the environment with labels=True")
+            raise ValueError("the encoder oracle needs labels; make the environment with labels=True")
         values = torch.zeros(len(frames), self.tokens, self.width)
         mask = torch.zeros(len(frames), self.tokens, dtype=torch.bool)
         for row, objects in enumerate(labels):

@@ -53,7 +53,7 @@ class Vc1Encoder(FileEncoder):
         if missing := [name for name in NEEDED if name not in tensors]:
             raise UserError(f"{path} has no weight {missing[0]!r}, so it is not a checkpoint of VC-1.")
         if (width := len(tensors[NEEDED[0]])) > 1024:
-            raise UserError(f"{path} has width {width}, and VC-1 is a ViT-B (768) or a ViT-L (1024).")
+            raise UserError(f"{path} has width {width}, but VC-1 is a ViT-B (768) or a ViT-L (1024).")
         model = ViTModel(vit_config(tensors), add_pooling_layer=False)
         return load_weights(model, as_transformers(tensors), path)
 

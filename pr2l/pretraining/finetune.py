@@ -157,7 +157,7 @@ def load_for_training(config: FinetuneConfig) -> TrainedVLM:
     """
     options = config.vlm_options
     if options.server is not None:
-        raise UserError("a served VLM has no weights here that could be trained; leave out vlm_options.server.")
+        raise UserError("a VLM on a vLLM server cannot be trained; leave out vlm_options.server.")
     if config.method == "full":
         options = options.model_copy(update={"dtype": "float32" if options.dtype == "auto" else options.dtype})
         vlm = load_vlm(config.vlm, options)

@@ -121,8 +121,8 @@ def _check_settings(config: FinetuneConfig, folder: Path) -> None:
     if changed_keys or (not stored_settings and (folder / CHECKPOINTS).exists()):
         details = f" (other {', '.join(changed_keys)})" if changed_keys else ""
         raise UserError(
-            f"{folder} holds another training{details}. Continue that one with its own settings, or train in"
-            " another folder: --output FOLDER."
+            f"{folder} contains a training with other settings{details}. Continue it with its own settings, or train"
+            " in another folder with --output FOLDER."
         )
     file.write_text(json.dumps(settings, indent=1))
 

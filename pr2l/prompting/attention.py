@@ -50,8 +50,8 @@ def query_attention(network: Any, tokens: Tokens) -> torch.Tensor:
     """
     if not hasattr(network, "decoder"):
         raise UserError(
-            f"this {type(network).__module__} has no query token; train with network=token_transformer and "
-            "network_options.queries=1 or more"
+            f"the network {type(network).__module__} has no query tokens; train with network=token_transformer and "
+            "network_options.queries of at least 1"
         )
     calls: list[tuple[Any, Any]] = []
     attend = network.decoder.multihead_attn
@@ -79,11 +79,10 @@ def frame_attention(encoder: Any, weights: torch.Tensor, text: str, answer: str)
     """
     encoder = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
     if not isinstance(encoder, PromptedEncoder) or encoder.join != "width":
-        raise UserError("attention can be drawn for encoder=prompted with layer_join=width")
+        raise UserError("attention can be drawn only for encoder=prompted with encoder_options.layer_join=width")
     if encoder.frame_history > 1:
         raise UserError(
-            f"attention can be drawn for a prompt with one image, and this one has {encoder.frame_history}; use a"
-            " prompt with one image"
+            f"attention can be drawn only for prompts with one image, but this prompt has {encoder.frame_history}"
         )
     vlm, patches, words = encoder.vlm, None, []
     lengths = {

@@ -205,7 +205,7 @@ def from_table(folder: Path) -> Examples:
     except csv.Error as error:  # such as a field of more than 128 kB, where a quotation mark is missing
         raise UserError(f"{folder / TABLE} cannot be read as CSV: {error}; save it again as CSV UTF-8") from error
     if not rows or not {"file", "present"} <= rows[0].keys():
-        raise UserError(f"{folder / TABLE} needs the columns `file` and `present`, and a line for each picture")
+        raise UserError(f"{folder / TABLE} needs the columns `file` and `present`, and a line for each image")
     annotations = []
     for line, row in enumerate(rows, start=2):
         present = _word(row, "present", ("yes", "no"), line)
@@ -235,7 +235,7 @@ def from_recording(
     """
     recording = Recording(folder)
     if not (folder / LABELS).is_file():
-        raise UserError(f"{folder} has no labels ({LABELS}); collect it again with --labels")
+        raise UserError(f"{folder} has no labels ({LABELS}); record it again with `pr2l collect --labels`")
     # A line is written before its episode. After an interruption the file may have one more, possibly incomplete, line.
     try:
         lines = (folder / LABELS).read_text(encoding="utf-8").splitlines()[: len(recording.contexts)]
@@ -243,7 +243,9 @@ def from_recording(
     except (ValueError, TypeError, RecursionError) as error:  # no UTF-8, no JSON, or a line that is no list
         raise DamagedFile(folder / LABELS, str(error), "Collect the data set again with --labels.") from error
     if len(labels) != len(recording):
-        raise UserError(f"{folder / LABELS} has labels of {len(labels)} frames, and the data set has {len(recording)}")
+        raise UserError(
+            f"{folder / LABELS} has labels of {len(labels)} frames, but the data set has {len(recording)} frames"
+        )
     rows = recording.spread(count)
     groups = np.searchsorted(recording.starts, rows, side="right") - 1
     frames, _ = recording.sample(count, frame_history)
@@ -253,7 +255,9 @@ def from_recording(
 def _by_target(contexts: Sequence[Context]) -> dict[str, Context]:
     context_of = {context["target"]: context for context in contexts if "target" in context}
     if not context_of:
-        raise UserError("no context of the task names a target; give pictures with a table, data=FOLDER")
+        raise UserError(
+            "no context of the task names a target; use your own images and a table of labels with data=FOLDER"
+        )
     return context_of
 
 
@@ -271,13 +275,15 @@ def _pictures(files: Sequence[Path]) -> Frames:
         pictures.append(read_image(file, f"{file} (named in {TABLE})"))
         if pictures[-1].shape != pictures[0].shape:
             sizes = [f"{shape[1]}x{shape[0]}" for shape in (pictures[0].shape, pictures[-1].shape)]
-            raise UserError(f"{file} is {sizes[1]} and {files[0]} is {sizes[0]}; give all pictures one size")
+            raise UserError(f"{file} is {sizes[1]} and {files[0]} is {sizes[0]}; all images must have the same size")
     return np.stack(pictures)
 
 
 def _examples(frames: Frames, annotations: Sequence[Annotation], groups: npt.NDArray[np.int64]) -> Examples:
     if not annotations:
-        raise UserError("no frame shows or lacks a target clearly; give more frames, or other ones")
+        raise UserError(
+            "the target is neither clearly present nor clearly absent in any frame; use more frames or other frames"
+        )
     contexts, present, directions, distances = zip(*annotations, strict=True)
     arrays = (np.array(present), np.array(directions), np.array(distances))
     return Examples(frames, list(contexts), *arrays, groups.astype(np.int64))

@@ -237,7 +237,7 @@ def prompts_of(scoring: Scoring) -> list[Prompt]:
     of_task = [name for name in every if name.startswith(f"{scoring.task}/")]
     if not (of_task or scoring.prompts):
         hint = did_you_mean(scoring.task, {name.rpartition("/")[0] for name in every})
-        raise UserError(f"there are no prompts for {scoring.task!r}.{hint} Give prompts with --prompts.")
+        raise UserError(f"there are no prompts for {scoring.task!r}.{hint} Name prompts with --prompts.")
     full = ("/" in name or name.endswith(".yaml") for name in scoring.prompts)
     named = [name if is_full else f"{scoring.task}/{name}" for name, is_full in zip(scoring.prompts, full, strict=True)]
     return [prompt.load(name) for name in named or of_task]
@@ -269,14 +269,16 @@ def score_one(variant: Prompt, options: Defaults, vlm: str, examples: Examples, 
     yes = np.array([says(answer, target) for answer, target in zip(reading.answers, targets, strict=True)])
     used_cells = [cell for cell in reading.cells if cell[0] in options.layers and cell[1] in variant.segments]
     if not used_cells:
-        raise UserError(f"prompt {variant.name!r} keeps {', '.join(variant.segments)}, which has no states here")
+        raise UserError(
+            f"prompt {variant.name!r} selects the segments {', '.join(variant.segments)}, but the VLM has no states of"
+            " them"
+        )
     view = _probes(np.concatenate([reading.cells[cell] for cell in used_cells], axis=1), examples)
     if not view:
         groups = len(np.unique(examples.groups))
         raise TooFewFrames(
-            f"{len(examples)} frames of {groups} episodes or other groups are too few, or too alike, to compare"
-            f" prompts; give more (frames=N): the target must be present in {FOLDS} or more episodes, and"
-            " absent in as many"
+            f"{len(examples)} frames of {groups} episodes or groups are too few to compare prompts; use more"
+            f" (frames=N): the target must be present in at least {FOLDS} episodes, and absent in at least {FOLDS}"
         )
     of_cells = {cell: _probes(values, examples) for cell, values in reading.cells.items()} if cells else {}
     answered = options.generation != "none"

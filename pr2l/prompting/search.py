@@ -116,7 +116,7 @@ def search(space_name: str, scoring: Scoring, out: Path, budget: int) -> list[Ca
     """
     for key, option in REPLACED.items():
         if key in scoring.model_fields_set:
-            raise UserError(f"a search chooses {key} itself: give {option} instead of {key}=")
+            raise UserError(f"a search chooses {key} itself; use {option} instead of {key}=")
     console, space = Console(), read_config(Space, space_name)
     _weights.cache_clear()  # a VLM may have been trained again into the same folder
     candidates = space.prompts()
@@ -141,7 +141,7 @@ def search(space_name: str, scoring: Scoring, out: Path, budget: int) -> list[Ca
         raise
     best = sorted(scored.values(), key=lambda candidate: (-candidate.rung, -candidate.score))
     if not best:
-        raise UserError(f"{scoring.vlm} can read none of the candidates of {space_name}")
+        raise UserError(f"{scoring.vlm} cannot read any candidate of {space_name}; see the reasons above")
     _write(best[0].prompt, out / "best.yaml", scoring)
     console.print(table(best, scoring))
     advice = f"{out / 'best.yaml'} is the best; copy it to prompts/{scoring.task}/ to use it by name"
@@ -165,7 +165,7 @@ def plan(candidates: int, budget: int) -> list[tuple[int, int]]:
         frames = [budget // (rungs * size) for size in sizes]
         if frames[0] >= FEWEST:
             return list(zip(sizes, frames, strict=True))
-    raise UserError(f"a budget of {budget} frames is too small for one candidate: give at least {FEWEST}")
+    raise UserError(f"a budget of {budget} frames is too small for one candidate; use at least {FEWEST}")
 
 
 def table(candidates: Sequence[Candidate], scoring: Scoring) -> Table:

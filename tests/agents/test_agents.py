@@ -327,7 +327,7 @@ def test_agents_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(UserError, match="not a whole file"):
         TrainableAgent(vlm(case), WIDE, tmp_path)
     for wrong in ({"n": 0}, {"temperature": -1.0}, {"temperature": float("nan")}):
-        with pytest.raises(UserError, match="n is at least 1"):
+        with pytest.raises(UserError, match="n must be at least 1"):
             agent.generate(conversations(case), **wrong)
     with pytest.raises(UserError, match="an image token"):
         agent.log_prob(conversations(case)[:1], ["an <image>"])

@@ -221,15 +221,15 @@ def test_row_without_commit_or_command_raises_and_keeps_the_site(site_copy, rows
 
 
 def test_missing_rows_and_unsafe_folders_raise(rows, tmp_path):
-    with pytest.raises(UserError, match="`pr2l bench submit RUN` writes them"):
+    with pytest.raises(UserError, match="write them with `pr2l bench submit RUN`"):
         site(tmp_path / "nothing", tmp_path / "site")
     (tmp_path / "homepage").mkdir()
     for name in ("thesis.txt", "index.html", "style.css", "script.js"):  # another page may have such files too
         (tmp_path / "homepage" / name).touch()
-    with pytest.raises(UserError, match="is not empty and is no leaderboard"):
+    with pytest.raises(UserError, match="is not empty, and not a leaderboard"):
         site(rows, tmp_path / "homepage")
     assert len(list((tmp_path / "homepage").iterdir())) == 4
-    with pytest.raises(UserError, match="contains the rows themselves"):
+    with pytest.raises(UserError, match="contains the result rows"):
         site(rows, rows.parent)
 
 

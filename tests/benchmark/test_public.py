@@ -54,7 +54,7 @@ PUBLIC = [
 @pytest.mark.parametrize("text", LOCAL)
 def test_local_path_or_address_raises(text: str) -> None:
     for row in ({"command": text}, {"config": {"encoder_options": {"layers": [0, text]}}}, {"by_context": {text: 1}}):
-        with pytest.raises(UserError, match="row cannot be published.*one machine only"):
+        with pytest.raises(UserError, match="row cannot be published.*one machine"):
             check_public(row, "row")
 
 

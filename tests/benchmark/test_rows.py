@@ -57,8 +57,8 @@ def test_invalid_row_raises(toys, rows, changes, message):
     [
         ("played", {"success": [1.0], "return": [1.0]}, "does not have the 4 evaluation episodes"),
         ("played", {"success": [5.0] * 4, "return": [1.0] * 4}, "must be 0 or 1"),
-        ("played", {"success": [1.0] * 4, "return": [1.0, float("nan"), 1.0, 1.0]}, "all else finite"),
-        ("evaluation", {"success": {"value": float("nan")}, "length": 5.0}, "all else finite"),
+        ("played", {"success": [1.0] * 4, "return": [1.0, float("nan"), 1.0, 1.0]}, "all other results finite"),
+        ("evaluation", {"success": {"value": float("nan")}, "length": 5.0}, "all other results finite"),
         ("evaluation", {"success": {"value": 1.0}}, "incomplete: KeyError\\('length'\\)"),
     ],
     ids=["few_episodes", "success_of_5", "return_of_nan", "mean_of_nan", "no_length"],
@@ -119,7 +119,7 @@ def test_submit_finds_the_suite_and_replaces_no_row_of_another_run(toys, make_ru
     assert path == tmp_path / "out" / "toys" / "toy-colours-pixels-seed0.json"
     assert read_row(path).success == 0.5
     assert submit([run], tmp_path / "out") == [path]  # the same run is no error
-    with pytest.raises(UserError, match="exists, and is of another run"):
+    with pytest.raises(UserError, match="exists and belongs to another run"):
         submit([make_run("colours", "pixels", 0, 3)], tmp_path / "out")
     assert read_row(path).success == 0.5
 
@@ -127,7 +127,7 @@ def test_submit_finds_the_suite_and_replaces_no_row_of_another_run(toys, make_ru
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
 def test_submit_copies_the_video_on_request(suffix, toys, make_run, tmp_path):
     run = make_run("colours", "pixels", 0, 2)
-    with pytest.raises(UserError, match=f"{run} has no video; `pr2l evaluate"):
+    with pytest.raises(UserError, match=f"{run} has no video; record one with `pr2l evaluate"):
         submit([run], tmp_path / "out", video=True)
     assert not (tmp_path / "out").exists()
     (run / f"video{suffix}").write_bytes(b"frames")
@@ -139,7 +139,7 @@ def test_submit_copies_the_video_on_request(suffix, toys, make_run, tmp_path):
 
 def test_submit_own_method_needs_a_name_and_the_protocol_of_the_suite(toys, make_run, tmp_path):
     run = make_run("colours", "pixels", 0, 4, num_envs=2)
-    with pytest.raises(UserError, match="is not a run of .*toys.*--suite SUITE and --method NAME"):
+    with pytest.raises(UserError, match="is not a run of .*toys.*--suite SUITE --method NAME"):
         submit([run], tmp_path / "out")
     with pytest.raises(UserError, match="none of the methods of toys"):
         submit([run], tmp_path / "out", "toys")

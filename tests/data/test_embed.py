@@ -256,5 +256,5 @@ def test_incompatible_encoder_or_environment_is_rejected(examples, toy, dataset,
 
 
 def test_folder_without_data_set_is_rejected(toy, tmp_path):
-    with pytest.raises(UserError, match="is no data set.*pr2l collect"):
+    with pytest.raises(UserError, match="is not a data set.*pr2l collect"):
         embed.embed(tmp_path, toy())

@@ -87,7 +87,7 @@ def test_folders_that_are_no_data_set_raise(tmp_path):
     with pytest.raises(UserError, match="no folder `data`"):
         Recording(tmp_path)
     (tmp_path / "data").mkdir()
-    with pytest.raises(UserError, match="no data set"):
+    with pytest.raises(UserError, match="not a data set"):
         Recording(tmp_path)
     with pytest.raises(UserError, match="a Dict whose 'frame'"):
         Recording(write(tmp_path / "a", [], observation_space=spaces.Dict(image=FRAME)))

@@ -139,7 +139,7 @@ def test_other_key_is_rejected_with_the_differences(finished):
     other = {"encoder": "colour", "vlm": {"name": "tiny", "layers": [-1], "dtype": "float16"}, "prompt": "where"}
     with pytest.raises(UserError) as error:
         Store.open(finished, other)
-    differences = str(error.value).partition(": ")[2].partition(". Write")[0].split("; ")
+    differences = str(error.value).partition(": ")[2].partition(". Use that")[0].split("; ")
     assert differences == [
         "vlm.layers is [-2, -1] there and [-1] here",
         'prompt is null there and "where" here',

@@ -394,7 +394,7 @@ class NotATensor:
 @pytest.mark.parametrize(
     ("saved", "message"),
     [
-        ({"model": NotATensor()}, "holds more than tensors.*if you trust it"),
+        ({"model": NotATensor()}, "contains more than tensors.*If you trust it"),
         ({"state_dict": {}}, "no entry 'model' with weights; it holds 'state_dict'"),
         ({"model": torch.zeros(1)}, "no entry 'model' with weights; it holds 'model'"),
         (torch.zeros(1), "it holds Tensor"),
@@ -402,7 +402,7 @@ class NotATensor:
         ({"model": {"patch_embed.proj.weight": torch.zeros(1280, 3, 14, 14), "pos_embed": torch.zeros(1, 5, 1280),
                     "blocks.0.mlp.fc1.weight": torch.zeros(8, 1280)}}, "has width 1280, and VC-1 is a ViT-B"),
         ({"model": {"patch_embed.proj.weight": torch.zeros(64, 3, 16, 16), "pos_embed": torch.zeros(1, 5, 64),
-                    "blocks.0.mlp.fc1.weight": torch.zeros(8, 64)}}, "does not fit.*Missing key"),
+                    "blocks.0.mlp.fc1.weight": torch.zeros(8, 64)}}, "do not have the shapes.*Missing key"),
         ({"model": {"patch_embed.proj.weight": torch.zeros(64, 3), "pos_embed": torch.zeros(1, 5, 64),
                     "blocks.0.mlp.fc1.weight": torch.zeros(8, 64)}}, "does not have the shapes.*dl.fbaipublicfiles"),
         ({"model": {"patch_embed.proj.weight": 3}}, "holds 'patch_embed.proj.weight', which is no tensor"),

@@ -53,7 +53,7 @@ def test_network_without_a_query_raises():
     tokens = Tokens(torch.randn(1, 4, 6), torch.ones(1, 4).bool())
     with pytest.raises(UserError, match="network=token_transformer"):
         query_attention(mlp.Network(SPACE, mlp.Defaults()), tokens)
-    with pytest.raises(UserError, match="network_options.queries=1"):
+    with pytest.raises(UserError, match="network_options.queries of at least 1"):
         query_attention(network(queries=0), tokens)
 
 

@@ -29,8 +29,8 @@ class AnswerEncoder(Encoder):
     def __init__(self, source: EncoderSource, options: PromptOptions) -> None:
         if source.vlm_options.generation == "none":
             raise UserError(
-                f"the encoder {type(self).__module__.rpartition('.')[2]!r} uses the VLM's answer, and with"
-                " vlm_options.generation=none there is none; use vlm_options.generation=greedy"
+                f"the encoder {type(self).__module__.rpartition('.')[2]!r} needs the VLM's answer, but with"
+                " vlm_options.generation=none the VLM does not answer; use vlm_options.generation=greedy"
             )
         self.source = source
         self.vlm = source.load_vlm()

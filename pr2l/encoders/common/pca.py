@@ -28,7 +28,7 @@ class PCA:
 
     def __init__(self, components: int, layers: int, width: int) -> None:
         if not 0 < components <= width:
-            raise UserError(f"encoder_options: pca={components} components of tokens {width} wide; use 1 to {width}")
+            raise UserError(f"encoder_options: pca={components}, but tokens have a width of {width}; use 1 to {width}")
         self.mean = torch.zeros(layers, width)
         self.basis = torch.zeros(layers, components, width)
         self._count = 0
@@ -51,9 +51,9 @@ class PCA:
         if not finite.all():
             layer, token = (~finite).nonzero()[0].tolist()
             raise UserError(
-                f"a PCA cannot be fitted: {int((~finite).sum())} of {finite.numel()} states that the VLM gave are"
+                f"the PCA cannot be fitted: {int((~finite).sum())} of {finite.numel()} numbers in the VLM's states are"
                 f" infinite or NaN, the first one in layer number {layer} of vlm_options.layers, token {token}. In half"
-                " precision try vlm_options.dtype=float32; otherwise the weights may be damaged."
+                " precision, try vlm_options.dtype=float32; otherwise the weights may be damaged."
             )
         self._count += tokens.shape[1]
         self._sum += tokens.sum(dim=1)
@@ -67,7 +67,9 @@ class PCA:
         """
         components = self.basis.shape[1]
         if self._count < components:
-            raise UserError(f"a PCA with {components} components needs as many tokens; it saw {self._count}")
+            raise UserError(
+                f"a PCA with {components} components needs at least {components} tokens, but got {self._count}"
+            )
         mean = self._sum / self._count
         covariance = self._products / self._count - mean[:, :, None] * mean[:, None, :]
         _, vectors = torch.linalg.eigh(covariance)  # columns, by rising eigenvalue

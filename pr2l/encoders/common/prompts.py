@@ -94,7 +94,7 @@ class PromptRenderer:
         shape = ["B", *frames.shape[1:-3], "H", "W", 3]
         expected_shape = ["B", "H", "W", 3] if self.images == 1 else ["B", self.images, "H", "W", 3]
         if shape != expected_shape:
-            raise ValueError(f"frames are {frames.shape}; prompt {self._prompt.name!r} takes {expected_shape}")
+            raise ValueError(f"frames are {frames.shape}; prompt {self._prompt.name!r} needs {expected_shape}")
         prompts: Any = self(contexts)
         return self._vlm.hidden(by_row(frames), prompts, prompt_tokens=self.tokens)
 
@@ -127,8 +127,8 @@ class PromptRenderer:
         contexts = self._source.contexts
         if contexts is None and self._prompt.slots:
             raise UserError(
-                f"prompt {self._prompt.name!r} is filled with free text in this task, so its length is not known in"
-                " advance; set encoder_options.max_prompt_tokens, e.g. to 128. Longer prompts are cut and counted."
+                f"in this task, prompt {self._prompt.name!r} contains free text, so its length is not known in advance;"
+                " set encoder_options.max_prompt_tokens, e.g. to 128. Longer prompts are truncated and counted."
             )
         return self._prompt_length([self._fill(context) for context in contexts or [{}]])
 
@@ -137,8 +137,8 @@ class PromptRenderer:
         min_length = self._prompt_length([self._fill(dict.fromkeys(self._prompt.slots, ""))])
         if min_length > bound:
             raise UserError(
-                f"encoder_options: max_prompt_tokens={bound}, but the text of prompt {self._prompt.name!r} alone takes"
-                f" {min_length} tokens; use more than {min_length}."
+                f"encoder_options: max_prompt_tokens={bound}, but the text of prompt {self._prompt.name!r} without its"
+                f" slots has {min_length} tokens; use more than {min_length}."
             )
 
     def _render(self, context: Context) -> Rendered:

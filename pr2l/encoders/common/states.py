@@ -52,7 +52,7 @@ class StatesEncoder(Encoder):
     ) -> None:
         if length == 0:
             raise UserError(
-                "encoder_options: no token is left to encode; name at least one segment that the VLM gives "
+                "encoder_options: the segments have no tokens; use at least one segment that the VLM has "
                 "(image, prompt, or generated with vlm_options.generation)"
             )
         self.pca = PCA(pca, layers, size) if pca is not None else None
@@ -111,8 +111,8 @@ class StatesEncoder(Encoder):
         states, mask = self.states(frames, contexts)
         if tuple(states.shape[1:]) != self._shape:
             raise ValueError(
-                f"the VLM gave states {tuple(states.shape[1:])} (layers, tokens, width), and {self._shape} was computed"
-                " when the encoder was made; a VLM must give the same number of tokens for every frame"
+                f"the VLM returned states of shape {tuple(states.shape[1:])} (layers, tokens, width) instead of"
+                f" {self._shape}; a VLM must return the same number of tokens for every frame"
             )
         return states, mask
 
@@ -150,8 +150,8 @@ def pooled_length(length: int, count: int | None) -> int:
     side, before = isqrt(length), _before_grid(length)
     if before > 1:
         raise UserError(
-            f"encoder_options: image_tokens={count}, but the VLM's {length} image tokens are no square grid, nor one "
-            "with a token before it, and cannot be pooled; use image_tokens=null"
+            f"encoder_options: image_tokens={count}, but the VLM's {length} image tokens are neither a square grid nor "
+            "one token and a square grid, so they cannot be pooled; use image_tokens=null"
         )
     if count > side**2 or count < 1 or isqrt(count) ** 2 != count:
         squares = ", ".join(str(n * n) for n in range(1, side + 1))
@@ -168,8 +168,8 @@ def check_pooling(vlm: VLM, count: int | None) -> None:
     """
     if count is not None and vlm.options.aspect == "native":
         raise UserError(
-            f"encoder_options: image_tokens={count} pools a square grid of image tokens, and with vlm_options.aspect="
-            "native it has the shape of the frames; use image_tokens=null, or aspect=letterbox"
+            f"encoder_options: image_tokens={count} needs a square grid of image tokens, but with vlm_options.aspect="
+            "native the grid has the shape of the frames; use image_tokens=null, or aspect=letterbox"
         )
 
 

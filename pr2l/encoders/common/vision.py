@@ -99,8 +99,8 @@ class VisionEncoder(Encoder):
         self.image_tokens = options.image_tokens if isinstance(options, SquareDefaults) else None
         if self.image_tokens is not None and options.tokens != "all":
             raise UserError(
-                f"encoder_options: image_tokens={self.image_tokens} pools the patches, of which"
-                f" tokens={options.tokens} keeps none; leave one of the two out."
+                f"encoder_options: image_tokens={self.image_tokens} needs patches, but tokens={options.tokens} has"
+                " none; leave out one of the two."
             )
         vlm_options = source.vlm_options
         self.model: Any = checkpoint.read_model(options.weights, vlm_options.device, vlm_options.dtype, self.load_model)
@@ -110,8 +110,9 @@ class VisionEncoder(Encoder):
             output = self._run(np.zeros((1, *source.frame_shape), np.uint8))
         except UNREADABLE as error:
             raise UserError(
-                f"encoder_options: the model weights={options.weights!r} cannot encode a frame of"
-                f" {list(source.frame_shape)}: {error}. Does its preprocessor_config.json belong to another model?"
+                f"encoder_options: the model weights={options.weights!r} cannot encode a frame of shape"
+                f" {list(source.frame_shape)}: {error}. Check whether its preprocessor_config.json belongs to this"
+                " model."
             ) from error
         pooled_length(output.class_token.shape[1] + output.patches.shape[1], self.image_tokens)
         _, self.tokens, self.width = self._select(output).shape
@@ -190,7 +191,7 @@ class HubEncoder(VisionEncoder):
         if kind not in self.model_types:
             allowed = " or ".join(map(repr, self.model_types))
             raise UserError(
-                f"encoder_options: weights={weights!r} has the model type {kind!r}, and this encoder reads {allowed}."
+                f"encoder_options: weights={weights!r} has the model type {kind!r}, but this encoder reads {allowed}."
                 f" {self.advice}".rstrip()
             )
         return load_pretrained(self.model_class, weights, dtype)
@@ -260,14 +261,14 @@ def read_pretrained(weights: str, read: Callable[[], Value]) -> Value:
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         if Path(weights).is_dir() or not isinstance(error, OSError):
             raise UserError(
-                f"encoder_options: weights={weights!r} is incomplete, damaged or not a model of transformers: {reason}."
+                f"encoder_options: weights={weights!r} is incomplete, damaged or not a transformers model: {reason}."
                 " Download it again, or save the model with save_pretrained."
             ) from error
         raise UserError(
-            f"encoder_options: weights={weights!r} is neither a folder on this machine nor a model that could be"
-            f" fetched from the Hugging Face Hub ({reason}). Check the spelling and the network; some models ask for"
-            f" access on their page first. Without a network: `hf download {weights} --local-dir FOLDER` elsewhere,"
-            " then encoder_options.weights=FOLDER."
+            f"encoder_options: weights={weights!r} is not a folder on this machine, and the download from the Hugging"
+            f" Face Hub failed ({reason}). Check the spelling and the network; for some models you have to request"
+            f" access on their page first. Without a network, run `hf download {weights} --local-dir FOLDER` on another"
+            " machine, and set encoder_options.weights=FOLDER."
         ) from error
 
 
@@ -346,16 +347,18 @@ def read_torch_file(path: Path, entry: str) -> dict[str, Tensor]:
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = (str(error) or "the file ends too early").splitlines()[0]
         raise UserError(
-            f"{path} is damaged or holds more than tensors, so it is not read: {reason}. Download it again; if you"
-            f" trust it, save a copy of each tensor of its entry {entry!r} with safetensors.torch.save_file, and give"
-            " that file."
+            f"{path} is damaged or contains more than tensors, so pr2l does not read it: {reason}. Download it again."
+            f" If you trust it, save the tensors of its entry {entry!r} with safetensors.torch.save_file, and use that"
+            " file."
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get(entry), dict):
         entries = ", ".join(map(repr, list(content)[:8])) if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{path} has no entry {entry!r} with weights; it holds {entries or 'no entries'}.")
+        raise UserError(f"{path} has no entry {entry!r} with weights; it has {entries or 'no entries'}.")
     weights: dict[str, Any] = content[entry]
     if strange := [name for name, weight in weights.items() if not isinstance(weight, Tensor)]:
-        raise UserError(f"{path}: the entry {entry!r} holds {strange[0]!r}, which is no tensor; is it another model's?")
+        raise UserError(
+            f"{path}: {strange[0]!r} in the entry {entry!r} is not a tensor; the file may belong to another model."
+        )
     return dict(weights)
 
 
@@ -375,7 +378,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: str) -> 
     except RuntimeError as error:
         first = " ".join(str(error).split())[:300]
         raise UserError(
-            f"encoder_options: weights={path!r} does not fit the model that its sizes describe: {first}"
+            f"encoder_options: the weights in {path!r} do not have the shapes of the model that they describe: {first}"
         ) from error
     return model
 
