@@ -145,8 +145,8 @@ class Recording:
         lengths = {len(rewards), len(terminated), len(truncated)}
         if lengths != {steps} or terminated[:-1].any() or truncated[:-1].any():
             raise UserError(
-                f"episode {number} of {self.folder} must have {steps} steps, of which only the last one ends it; record "
-                "it again"
+                f"episode {number} of {self.folder} must have {steps} steps, of which only the last one ends it; "
+                "record it again"
             )
         if not terminated[-1]:
             truncated[-1] = True  # the recording stopped

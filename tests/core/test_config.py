@@ -109,7 +109,7 @@ def test_later_overrides_win_and_nested_overrides_keep_other_keys(examples) -> N
         ("seed", "is not an override; write key=value"),
         ("=3", "is not an override"),
         ("seed=", "has no value; write seed=null"),
-        ("seed.deep=3", "'seed' is the single value"),
+        ("seed.deep=3", "'seed' has no keys"),
         ("why=[1", "the value in 'why=\\[1' is not valid YAML"),
         ("environment=door", "'door' is not among the environments. Did you mean 'doors'"),
         ("task=chose", "'chose' is not among the tasks of doors. Did you mean 'choose'"),
