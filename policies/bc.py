@@ -232,7 +232,7 @@ def create(
     if options.action_weights and len(options.action_weights) != actions:
         raise UserError(
             f"algorithm_options.action_weights has {len(options.action_weights)} weights for {actions} actions; "
-            "give one for each action, or [] for none"
+            "use one for each action, or [] for none"
         )
     set_random_seed(seed)
     make: Any = network  # each Network takes the Defaults of its file

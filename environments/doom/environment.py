@@ -101,7 +101,7 @@ def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
     def act(env: gym.Env[Any, Any]) -> int:
         doom = env.unwrapped
         if not isinstance(doom, DoomEnv):
-            raise UserError(f"the oracle needs Doom in this process, not {doom}: use call('oracle_action')")
+            raise UserError(f"the oracle needs Doom in this process, not {doom}; use call('oracle_action')")
         return row.actions.index((decide(doom.scene()),))
 
     return act
@@ -208,7 +208,7 @@ class DoomEnv(gym.Env[Observation, np.int64]):
             UserError: If the environment was not made with labels=True.
         """
         if not self._labels:
-            raise UserError("the scene is ground truth: make the environment with labels=True")
+            raise UserError("the scene needs labels; make the environment with labels=True")
         engine = self._running()
         actors = [
             oracles.Actor(WORDS[o.name], o.position_x, o.position_y, o.velocity_x, o.velocity_y)
@@ -243,7 +243,7 @@ class DoomEnv(gym.Env[Observation, np.int64]):
 
     def _running(self) -> Engine:
         if self._engine is None:
-            raise RuntimeError("no episode has begun: call reset() first")
+            raise RuntimeError("no episode is running; call reset() first")
         return self._engine
 
     def _measure(self, points: float) -> Step:

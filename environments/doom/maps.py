@@ -131,7 +131,7 @@ def _layout(rng: np.random.Generator, count: int) -> tuple[int, int, list[Spot]]
             placed.append(spot)
         if len(placed) > count:
             return width, height, placed
-    raise UserError(f"{count} things do not fit into a room of 416 to 640 units a side; ask for fewer")
+    raise UserError(f"{count} things do not fit into a room with sides of 416 to 640 map units; use fewer")
 
 
 def _free_spot(rng: np.random.Generator, width: int, height: int, placed: Sequence[Spot]) -> Spot | None:
@@ -166,7 +166,7 @@ def wad_of(rooms: Sequence[Room], rules: str = "") -> bytes:
         UserError: If the number of rooms is out of range.
     """
     if not 1 <= len(rooms) <= 9999:
-        raise UserError(f"a WAD holds 1 to 9999 rooms here, not {len(rooms)}: write several files")
+        raise UserError(f"a WAD file can have 1 to 9999 rooms, not {len(rooms)}; write several files")
     lumps = [("MAPINFO", rules.encode())] if rules else []
     for index, room in enumerate(rooms):
         lumps += [(map_name(index), b""), ("TEXTMAP", udmf(room).encode()), ("ENDMAP", b"")]

@@ -264,7 +264,7 @@ def house(name: str) -> House:
         split, rooms, index = name.split("-")
         key = [SPLITS.index(split), int(rooms), int(index)]
     except ValueError:
-        raise UserError(f"{name!r} names no house; house_name() does, e.g. 'train-5-0000'") from None
+        raise UserError(f"{name!r} is not the name of a house; house_name() returns one, e.g. 'train-5-0000'") from None
     if not FEWEST <= key[1] <= MOST:
         raise UserError(f"a house has {FEWEST} to {MOST} rooms, not {rooms}")
     rng = np.random.default_rng(key)

@@ -47,12 +47,12 @@ def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> Obj
     """
     if options["scenes"] == "hm3d" and not shim.installed():
         raise UserError(
-            "scenes=hm3d needs habitat-sim in this interpreter, which has no pip package: make a conda environment "
+            "scenes=hm3d needs habitat-sim, which has no pip package; make a conda environment "
             "with `conda install habitat-sim withbullet headless -c conda-forge -c aihabitat` and `pip install "
-            "habitat-lab`, and name its interpreter with environment_options.python; or leave scenes=embedded"
+            "habitat-lab`, and set environment_options.python to its interpreter; or use scenes=embedded"
         )
     if options["scenes"] == "hm3d" and labels:
-        raise UserError("labels exist only for the generated houses: use scenes=embedded, or labels=False")
+        raise UserError("labels exist only for the generated houses; use scenes=embedded, or labels=False")
     return ObjectNav(options, SPLITS[split], labels)
 
 
@@ -125,7 +125,7 @@ class ObjectNav:
             return Path(self._habitat.current_episode.scene_id).name
         if name == "begin":
             return self._begin(*arguments)
-        raise UserError(f"{name!r} is not a call of this environment; 'oracle_action', 'house' and 'begin' are")
+        raise UserError(f"{name!r} is not a method of this environment; use 'oracle_action', 'house' or 'begin'")
 
     def _begin(self, scene_id: str, goal: str, position: Any, rotation: Any) -> tuple[Observation, Info]:
         """Reset to a start that is not in the data set, in a scene and with a goal that are."""

@@ -34,4 +34,6 @@ def _stub(name: str, **attributes: Any) -> None:
 
 class _Absent:
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        raise ImportError("this part of habitat-lab needs habitat-sim: conda install habitat-sim -c aihabitat")
+        raise ImportError(
+            "this part of habitat-lab needs habitat-sim; install it with: conda install habitat-sim -c aihabitat"
+        )

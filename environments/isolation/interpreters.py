@@ -30,10 +30,10 @@ def interpreter(name: str, path: str | None = None) -> Path:
     if os.access(python, os.X_OK) and python.is_file():
         return python
     if path:
-        raise UserError(f"{path} is no Python interpreter; name one, such as /opt/conda/envs/{name}/bin/python")
+        raise UserError(f"{path} is not a Python interpreter; use one such as /opt/conda/envs/{name}/bin/python")
     raise UserError(
-        f"the simulator {name} is not installed (there is no {python}): run `pr2l sim install {name}`, or name an "
-        "interpreter that has it with environment_options.python=PATH"
+        f"the simulator {name} is not installed (there is no {python}); run `pr2l sim install {name}`, or set "
+        "environment_options.python to a Python interpreter that has it"
     )
 
 

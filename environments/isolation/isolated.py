@@ -135,7 +135,7 @@ class Isolated(gym.Env[Observation, Any]):
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         if not self._running:
-            raise RuntimeError("no episode is running: call reset() first")
+            raise RuntimeError("no episode is running; call reset() first")
         plain = int(action) if isinstance(self.action_space, spaces.Discrete) else np.asarray(action)
         try:
             if self._worker is not None and time.monotonic() - self._worker.memory_checked >= MEMORY_INTERVAL:
@@ -253,7 +253,7 @@ class Isolated(gym.Env[Observation, Any]):
     def _check_memory(self, worker: WorkerProcess) -> None:
         limit = self.timeouts.memory
         if limit is not None and (size := worker.memory()) > limit:
-            raise WorkerLost(f"it uses {size} MB, more than timeouts.memory={limit}")
+            raise WorkerLost(f"it uses {size} MB of memory, more than timeouts.memory={limit}")
 
 
 class WorkerLost(Exception):
@@ -280,7 +280,7 @@ class WorkerProcess:
 
     def __init__(self, python: str, env: dict[str, str], log: Path | None) -> None:
         if os.name != "posix":
-            raise UserError("a simulator in an interpreter of its own needs Linux or macOS")
+            raise UserError("isolated simulators need Linux or macOS")
         self._log = _log(log)
         self._memory = _memory()
         self._socket, theirs = socket.socketpair()
@@ -345,11 +345,11 @@ class WorkerProcess:
             send(self._socket, [self._number, command, list(arguments)])
             return self._answer(seconds, silence, command)
         except (EOFError, ConnectionError):
-            raise WorkerLost(f"its process has died: {self._death()}") from None
+            raise WorkerLost(f"its process has ended: {self._death()}") from None
         except TimeoutError:
             raise WorkerLost(f"it took no message for {seconds:g} s") from None
         except (WireError, TypeError, ValueError) as error:
-            raise WorkerLost(f"it answered nonsense: {error}") from error
+            raise WorkerLost(f"it sent an invalid message: {error}") from error
 
     def _answer(self, seconds: float, silence: float, command: str) -> tuple[str, Any]:
         began = heard = time.monotonic()

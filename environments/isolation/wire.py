@@ -58,7 +58,7 @@ def encode(value: Any) -> bytes:
     try:
         text = json.dumps(_lower(value, arrays)).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise WireError(f"a message holds what JSON and arrays cannot: {error}") from error
+        raise WireError(f"the values of a message must be JSON values and arrays: {error}") from error
     data = b"".join(arrays)
     _check_sizes(len(text), len(data))
     return HEADER.pack(MAGIC, VERSION, len(text), len(data)) + text + data
@@ -75,9 +75,11 @@ def sizes(header: bytes) -> tuple[int, int]:
     """
     magic, version, json_size, array_size = HEADER.unpack(header)
     if magic != MAGIC:
-        raise WireError(f"the stream holds {magic!r} where a message should begin")
+        raise WireError(f"expected the start of a message, got {magic!r}")
     if version != VERSION:
-        raise WireError(f"the other process speaks version {version}, this one {VERSION}: restart both")
+        raise WireError(
+            f"the other process uses version {version} of the protocol, this one version {VERSION}; restart both"
+        )
     _check_sizes(json_size, array_size)
     return json_size, array_size
 
@@ -98,7 +100,7 @@ def decode(text: bytes, data: bytes) -> Any:
     try:
         return _lift(json.loads(text), data)
     except (ValueError, TypeError, RecursionError) as error:
-        raise WireError(f"a message makes no sense: {error}") from error
+        raise WireError(f"a message is invalid: {error}") from error
 
 
 def _check_sizes(json_size: int, array_size: int) -> None:
@@ -110,7 +112,7 @@ def _lower(value: Any, arrays: list[bytes]) -> Any:
     """Convert a value to JSON values, and append the bytes of its arrays to `arrays`."""
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in KINDS:
-            raise WireError(f"arrays of {value.dtype} cannot be sent, only those of numbers")
+            raise WireError(f"arrays of {value.dtype} cannot be sent; only arrays of numbers")
         offset = sum(map(len, arrays))
         arrays.append(value.tobytes())
         return {ARRAY: [value.dtype.str, list(value.shape), offset]}
@@ -138,10 +140,10 @@ def _lift(value: Any, data: bytes) -> Any:
 def _array(data: bytes, name: str, shape: list[int], offset: int) -> np.ndarray:
     dtype = np.dtype(name)
     if dtype.kind not in KINDS or not all(isinstance(side, int) and side >= 0 for side in (*shape, offset)):
-        raise WireError(f"{name!r} {shape!r} at {offset!r} describes no array")
+        raise WireError(f"{name!r} {shape!r} at {offset!r} does not describe an array")
     end = offset + math.prod(shape) * dtype.itemsize
     if end > len(data):
-        raise WireError(f"an array ends at byte {end} of {len(data)}")
+        raise WireError(f"an array ends at byte {end}, but the message has {len(data)} bytes")
     return np.frombuffer(data[offset:end], dtype).reshape(shape).copy()
 
 

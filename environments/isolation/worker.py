@@ -428,7 +428,7 @@ def plain(space: Any) -> dict[str, Any]:
         return {"type": kind, "n": list(space.shape)}
     from environments.base import UserError
 
-    raise UserError(f"a space of the kind {kind} cannot be isolated: Box, Discrete, MultiDiscrete and MultiBinary can")
+    raise UserError(f"a {kind} space cannot be isolated; use Box, Discrete, MultiDiscrete or MultiBinary")
 
 
 if __name__ == "__main__":

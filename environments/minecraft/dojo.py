@@ -114,7 +114,7 @@ def claim(ports: list[int]) -> int | None:
 
     for port in ports:
         if not InstanceManager._is_port_taken(port):
-            raise UserError(f"nothing listens on port {port} of existing_ports: start Malmo there first")
+            raise UserError(f"no server listens on port {port} of existing_ports; start Malmo there first")
         lock = os.open(scratch_folder() / f"{port}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -124,7 +124,7 @@ def claim(ports: list[int]) -> int | None:
             _LOCKS.append(lock)
             return port
     if ports:
-        raise UserError(f"existing_ports {ports} are all in use: list one port per environment")
+        raise UserError(f"existing_ports {ports} are all in use; list one port per environment")
     return None
 
 

@@ -76,8 +76,8 @@ def make(
     options = options or Defaults()
     if (task == OTHER) != bool(options.task_id):
         raise UserError(
-            f"task {task!r} with task_id {options.task_id!r}: use the task `other` with "
-            "environment_options.task_id, the id of a task of MineDojo; all other tasks take no task_id"
+            f"task={task!r} with task_id={options.task_id!r}: the task `other` needs environment_options.task_id, the "
+            "id of a task of MineDojo; all other tasks have no task_id"
         )
     return Isolated(
         REMOTE,
@@ -99,4 +99,4 @@ def make(
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
     """Raise UserError, because Minecraft has no scripted solutions."""
-    raise UserError(f"Minecraft has no scripted solution of {task!r}: use policy=random, or the folder of a run")
+    raise UserError(f"Minecraft has no oracle for {task!r}; use --policy random, or a run folder")

@@ -113,7 +113,7 @@ class Minecraft:
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Raise UserError, because this environment has no other methods."""
-        raise UserError(f"{name!r} is not a call of Minecraft: it has no scripted solution")
+        raise UserError(f"{name!r} is not a method of Minecraft, which has no oracle")
 
     def close(self) -> None:
         """Close MineDojo's environment."""

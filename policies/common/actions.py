@@ -20,7 +20,7 @@ def discrete_count(space: spaces.Space[Any], algorithm: str) -> int:
         UserError: The space is not Discrete, or its first action is not 0.
     """
     if not isinstance(space, spaces.Discrete):
-        raise UserError(f"{algorithm} takes discrete actions only, not {space}")
+        raise UserError(f"{algorithm} needs discrete actions, not {space}")
     check_start(space, algorithm)
     return int(space.n)
 
@@ -37,6 +37,6 @@ def check_start(space: spaces.Space[Any], algorithm: str) -> None:
     """
     if isinstance(space, spaces.Discrete) and space.start != 0:
         raise UserError(
-            f"{algorithm} numbers its actions from 0, but the environment's are {space}; "
-            f"let it take Discrete({space.n}) and add {space.start} itself"
+            f"{algorithm} numbers its actions from 0, but the action space is {space}; "
+            f"use Discrete({space.n}), and add {space.start} in the environment's step"
         )

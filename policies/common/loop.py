@@ -150,7 +150,7 @@ class Loop:
             RuntimeError: An update is running or has failed.
         """
         if self.updating:
-            raise RuntimeError("an update was left half done: weights and counters do not belong together")
+            raise RuntimeError("an interrupted update cannot be saved, because its weights and counters do not match")
         tensors = {
             f"{name}/{key}": value for name, module in self.modules.items() for key, value in _named(module).items()
         }

@@ -100,7 +100,7 @@ class OnPolicyLearner:
         """
         if not isinstance(action_space, ACTION_SPACES):
             kinds = ", ".join(kind.__name__ for kind in ACTION_SPACES)
-            raise UserError(f"{algorithm.__name__} chooses actions of {kinds}, not of {action_space}")
+            raise UserError(f"{algorithm.__name__} needs an action space of {kinds}, not {action_space}")
         check_start(action_space, algorithm.__name__)
         table, policy_space = None, observation_space
         if handles:
@@ -354,7 +354,7 @@ class SpacesOnly(VecEnv):
         pass
 
     def _absent(self, *args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError("there are no environments yet: give `learn` some")
+        raise RuntimeError("the learner has no environments; pass them to `learn`")
 
     reset = step_async = step_wait = set_attr = env_method = _absent
 

@@ -57,8 +57,8 @@ class TokenTable:
         rows = 1 + steps * num_envs
         if rows > HANDLES:
             raise UserError(
-                f"{steps - 1:,} steps in {num_envs:,} environments need {rows:,} handles, but Stable-Baselines3 can "
-                f"tell only {HANDLES:,} apart; take fewer n_steps or num_envs, or algorithm_options.handles=false"
+                f"n_steps={steps - 1} with num_envs={num_envs} needs {rows:,} handles; the maximum is {HANDLES:,}. Use "
+                "fewer n_steps or num_envs, or algorithm_options.handles=false"
             )
         self.shape = shape
         self._tokens = torch.zeros(rows, *shape, dtype=dtype, device=device)
@@ -198,6 +198,6 @@ def token_shape(observation_space: spaces.Dict) -> tuple[int, int]:
     if tokens is None or mask is None or tokens.shape is None or len(tokens.shape) != 2:
         raise UserError(
             f"a network needs a Dict observation with tokens [T, D] and mask [T], not {observation_space}; "
-            "wrap the environments in VecEmbed, whose encoder makes tokens"
+            "wrap the environments in VecEmbed, which replaces frames by tokens"
         )
     return tokens.shape[0], tokens.shape[1]

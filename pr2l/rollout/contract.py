@@ -258,9 +258,9 @@ def check_spaces(env: Spaces, name: str) -> None:
     space = env.observation_space
     if not isinstance(space, spaces.Dict) or "frame" not in space.spaces:
         raise ContractError(
-            f"{name}: its observation space is {space}; it must be Dict(frame=Box(0, 255, (H, W, 3), np.uint8)), with "
-            "proprio=Box(..., (P,), np.float32) beside it if there is any. pr2l.rollout.embed_env takes environments "
-            "whose observations are arranged in another way"
+            f"{name}: its observation space is {space}; it must be Dict(frame=Box(0, 255, (H, W, 3), np.uint8)), "
+            "optionally with proprio=Box(..., (P,), np.float32). For environments with other observations, use "
+            "pr2l.rollout.embed_env"
         )
     frame = space["frame"]
     if not isinstance(frame, spaces.Box) or frame.dtype != np.uint8 or len(frame.shape) != 3 or frame.shape[2] != 3:
@@ -286,7 +286,7 @@ def _check_action_space(space: spaces.Space[Any], name: str) -> None:
         start = np.asarray(getattr(part, "start", 0))
         if start.any():
             raise ContractError(
-                f"{name}: its action space {part} begins with {start.tolist()}, and algorithms send numbers from 0 on. "
+                f"{name}: its action space {part} has start={start.tolist()}, but algorithms send numbers from 0 on. "
                 "Declare the space without `start`, and add it to the action in the environment's step"
             )
 

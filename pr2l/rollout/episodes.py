@@ -237,7 +237,9 @@ def make_episodes(
             if isinstance(worker, Isolated):
                 worker.timeouts = Timeouts(**{**worker.timeouts.model_dump(), **timeouts})
             elif alone:
-                raise UserError(f"timeouts.{alone[0]} is for isolated simulators; add isolated=true for {environment}")
+                raise UserError(
+                    f"timeouts.{alone[0]} is only for isolated simulators; add isolated=true for {environment}"
+                )
         return SeededEpisodes(env, seed_of, name, slots=slots, labels=labels, on_bad_value=on_bad_value)
     except BaseException:
         env.close()

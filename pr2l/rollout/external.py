@@ -64,7 +64,9 @@ class Arrangement:
             return self._key(self.frame or "frame", "frame")
         images = [key for key, part in self.space.spaces.items() if len(part.shape or ()) == 3]
         if len(images) != 1:
-            raise UserError(f"which part is the frame? Say frame=KEY, one of {', '.join(self.space.spaces)}")
+            raise UserError(
+                f"the observations are a Dict; name its frame with frame=KEY, one of {', '.join(self.space.spaces)}"
+            )
         return images[0]
 
     def proprio_key(self) -> str | None:
@@ -124,7 +126,7 @@ class Arrangement:
         if key not in self.space.spaces:
             known = ", ".join(self.space.spaces)
             hint = did_you_mean(key, self.space.spaces)
-            raise UserError(f"{option}={key!r} is no part of the observations.{hint} They have {known}")
+            raise UserError(f"{option}={key!r} is not a key of the observations.{hint} They have {known}")
         return key
 
 
@@ -236,7 +238,7 @@ class ExternalModule(ModuleType):
             text = f"{self.__name__} cannot be made with the environment_options {arguments}: {error}"
             raise UserError(text) from error
         if not isinstance(env, gym.Env):
-            raise UserError(f"{self.__name__} makes a {type(env).__name__}; it must make a gymnasium.Env")
+            raise UserError(f"{self.__name__} returns a {type(env).__name__}; it must return a gymnasium.Env")
         return Arranged(env, options.frame, options.proprio)
 
 
@@ -252,7 +254,7 @@ def load(name: str) -> ExternalModule:
     """
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")):
-        raise UserError(f"environment {name!r}: {module_name!r} is no name of a module. {MODULE_AND_CLASS}")
+        raise UserError(f"environment {name!r}: {module_name!r} is not the name of a module. {MODULE_AND_CLASS}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:

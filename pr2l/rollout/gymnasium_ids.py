@@ -61,6 +61,6 @@ def make(
     """
     module = registry.load("environments", environment)
     if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"{render_mode!r} is no render mode of {environment}: it has rgb_array")
+        raise ValueError(f"{render_mode!r} is not a render mode of {environment}; use rgb_array")
     env: gym.Env[Any, Any] = module.make(task, module.Defaults(**options), split=split, labels=labels)
     return env

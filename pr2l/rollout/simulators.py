@@ -223,7 +223,9 @@ def _state(name: str, recipe: Recipe) -> str:
 def _check_place(place: Path) -> None:
     ours = (place / "pyvenv.cfg", place / "conda-meta")
     if place.exists() and any(place.iterdir()) and not any(file.exists() for file in ours):
-        raise UserError(f"{place} exists and is not a Python environment: move it away, or set PR2L_SIMS")
+        raise UserError(
+            f"{place} exists and is not a Python environment; move it away, or set PR2L_SIMS to another folder"
+        )
 
 
 def _creation(name: str, recipe: Recipe, place: Path, python: Path | None) -> list[str]:
@@ -251,7 +253,7 @@ def _base(name: str, recipe: Recipe, python: Path | None) -> Path:
         for candidate in (sys.executable, shutil.which(f"python{version}")):
             if candidate and _version(Path(candidate)) == version:
                 return Path(candidate)
-    raise UserError(f"{name} needs Python {versions}, which is not on the PATH: install it, or use --python PATH")
+    raise UserError(f"{name} needs Python {versions}, which is not on the PATH; install it, or use --python PATH")
 
 
 def _version(python: Path) -> str | None:

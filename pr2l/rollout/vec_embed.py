@@ -305,7 +305,9 @@ def in_half(tokens: Tokens) -> HalfTokens:
     """
     values = tokens.values.float().masked_fill(~tokens.mask[..., None], 0.0).cpu().numpy()
     if np.isnan(values).any():
-        raise FloatingPointError("the encoder gave NaN; with a VLM in half precision try vlm_options.dtype=float32")
+        raise FloatingPointError(
+            "the encoder returned NaN; with a VLM in half precision, try vlm_options.dtype=float32"
+        )
     # Some VLMs have single states beyond what half precision can hold.
     clipped = np.clip(values, -HALF_MAX, HALF_MAX)
     count = int(np.count_nonzero(clipped != values))

@@ -203,7 +203,7 @@ class Workers(VecEnv):
     def _closing_if_broken(self, worker: _Worker) -> Iterator[None]:
         """Close all workers after an interrupted exchange, because later answers would not match their commands."""
         if worker.pipe.closed:
-            raise RuntimeError("these workers have been closed: make new ones")
+            raise RuntimeError("the workers are closed; create new ones")
         try:
             yield
         except (EOFError, ConnectionError) as error:
@@ -249,8 +249,8 @@ class _Worker:
             if hang := self._hangs.after(watchdog.INTERVAL):
                 self._kill_with_stacks()
                 raise RuntimeError(
-                    f"{self} hangs: {hang}. The stack of the call is on stderr. With isolated=true such a simulator is "
-                    "replaced and the run goes on (docs/simulators.md)"
+                    f"{self} hangs: {hang}. The stack trace of the call is on stderr. With isolated=true, pr2l "
+                    "restarts such a simulator and continues the run (docs/simulators.md)"
                 )
         succeeded, value = self.pipe.recv()
         self._pending = self._pending - 1 if succeeded else 0

@@ -140,7 +140,9 @@ def read_latest(folder: Path, *, remove_damaged: bool = False) -> Checkpoint:
                 shutil.rmtree(folder / f"{newer:09d}")
         return checkpoint
     why = f"; the newest cannot be read: {damaged[0][1]}" if damaged else ""
-    raise UserError(f"there is no checkpoint in {folder}{why}. Was the run stopped before its first one?")
+    raise UserError(
+        f"there is no checkpoint in {folder}{why}. If the run stopped before its first checkpoint, train again"
+    )
 
 
 def _readable(path: Path) -> bool:

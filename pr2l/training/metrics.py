@@ -148,7 +148,7 @@ class Table:
                     written = row.pop(CHECKSUM, None)
                     checksum = _checksum(row, checksum)
                     if written is not None and written != f"{checksum:08x}":
-                        raise ValueError(f"row {len(rows) + 1} is not as it was written")
+                        raise ValueError(f"row {len(rows) + 1} differs from its checksum")
                     rows.append(row)
         except (csv.Error, ValueError) as error:  # ValueError: also text that is not UTF-8
             return _without_checksum(header), rows, str(error)
@@ -167,9 +167,7 @@ def _checksum(row: Mapping[str, str], before: int) -> int:
 def check_tracking(config: RunConfig) -> None:
     """Raise UserError if the config turns on Weights & Biases but the package is not installed."""
     if config.wandb != "off" and find_spec("wandb") is None:
-        raise UserError(
-            f"wandb={config.wandb} needs a package that is not installed: pip install 'pr2l[wandb]', or wandb=off"
-        )
+        raise UserError(f"wandb={config.wandb} needs the package wandb: pip install 'pr2l[wandb]', or use wandb=off")
 
 
 def _start_wandb(folder: Path, config: RunConfig) -> Any:

@@ -103,7 +103,7 @@ class Run:
         """
         path = self.path / "run.json"
         if not path.exists():
-            raise UserError(f"{self.path} has no run.json, which `pr2l train` writes; was it copied in part?")
+            raise UserError(f"{self.path} has no run.json, which `pr2l train` writes; copy the whole run folder")
         return read_json(path)
 
     def results(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Run:
         """
         path = self.path / "results.json"
         if not path.exists():
-            raise UserError(f"{self.path} has not been evaluated; `pr2l evaluate {self.path}` does it")
+            raise UserError(f"{self.path} has no evaluation; run `pr2l evaluate {self.path}`")
         return read_json(path, f"`pr2l evaluate {self.path}` writes it again.")
 
     def metrics(self) -> list[dict[str, str]]:
@@ -158,7 +158,7 @@ def _new_folder(path: Path) -> Path:
             return candidate
         except FileExistsError:
             continue
-    raise UserError(f"{path} and 998 folders of that name with numbers exist already; clear {path.parent}")
+    raise UserError(f"{path} and 998 numbered folders of that name exist already; remove some from {path.parent}")
 
 
 def _origin() -> dict[str, Any]:

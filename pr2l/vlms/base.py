@@ -270,9 +270,7 @@ class VLM(Family):
             targets = padded(answer_ids, IGNORE_INDEX).to(self.model.device)
             return inputs | {"labels": targets}, targets
         if any(self.image_token_id in ids for ids in answer_ids):
-            raise UserError(
-                "an answer holds an image token, which stands for an image that is not there; leave it out."
-            )
+            raise UserError("an answer contains an image token, but answers have no images; leave it out.")
         lengths = inputs["attention_mask"].sum(1).tolist()
         inputs = append_answers(inputs, answer_ids, self.pad_token_id, self.answer_type)
         targets = next_token_targets(lengths, answer_ids).to(self.model.device)
@@ -286,7 +284,7 @@ class VLM(Family):
         if self._engine is not None and not self._engine.is_complete:
             raise UserError(
                 f"this {self.config.model_type} was loaded with generation=none, without the layers above those in"
-                f" layers={list(self.options.layers)}; to have it answer or learn, load it with generation=greedy."
+                f" layers={list(self.options.layers)}; for answers or training, load it with generation=greedy."
             )
 
     # Methods that families and backends call or override.
@@ -384,7 +382,7 @@ class VLM(Family):
         if prompt_tokens is not None and prompt_tokens < longest:
             raise UserError(
                 f"a prompt of this batch has {longest} tokens, more than prompt_tokens={prompt_tokens};"
-                f" take prompt_tokens from prompt_length() of every prompt that can occur."
+                f" use the maximum of prompt_length() over all possible prompts as prompt_tokens."
             )
         return longest if prompt_tokens is None else prompt_tokens
 
@@ -393,6 +391,6 @@ class VLM(Family):
         size = self.options.frame_size
         if self.options.aspect == "native" and frames.shape[1:3] not in (size, self.picture_size):
             raise UserError(
-                f"frames are {frames.shape[1]} x {frames.shape[2]} pixels, and this VLM was loaded with"
+                f"frames are {frames.shape[1]} x {frames.shape[2]} pixels, but this VLM was loaded with"
                 f" frame_size={list(size or ())}; with aspect=native, load it with the size of the frames."
             )

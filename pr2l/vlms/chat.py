@@ -79,21 +79,21 @@ class ChatVLM(VLM):
         if self.template is None or not self.options.chat_template:
             if len(conversation.turns) > 1:
                 raise UserError(
-                    f"several messages need a chat template, and this {self.config.model_type} has none or was loaded"
-                    " with chat_template=false; give one message of the user."
+                    f"several messages need a chat template, but this {self.config.model_type} has none or was loaded"
+                    " with chat_template=false; use one message with the role 'user'."
                 )
             return "\n".join(self.placeholder if part is None else part for part in conversation.turns[0][1])
         try:
             written = self.apply_template(conversation.messages())
         except TemplateError as error:
             raise UserError(
-                f"the chat template of this {self.config.model_type} does not take the conversation {conversation}:"
+                f"the chat template of this {self.config.model_type} does not accept the conversation {conversation}:"
                 f" {error}"
             ) from error
         if written.count(self.placeholder) != image_count(conversation):
             raise UserError(
                 f"the chat template of this {self.config.model_type} leaves out an image {self.placeholder!r} of the"
-                f" conversation {conversation}, or a text of it has that word in it."
+                f" conversation {conversation}, or a text of the conversation contains this word."
             )
         return written
 
@@ -120,6 +120,6 @@ class ChatVLM(VLM):
         if min(image, text) < 0:
             raise UserError(
                 f"the chat template of this {self.config.model_type} leaves out the image {self.placeholder!r}"
-                " or the text (it may be the language model's own); use vlm_options.chat_template=false."
+                " or the text (it may be the template of the language model); use vlm_options.chat_template=false."
             )
         return (image < text) == (self.options.token_order == "image_first")

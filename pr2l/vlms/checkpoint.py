@@ -95,12 +95,12 @@ def read_values(path: str) -> dict[str, Any]:
         UserError: There is no such folder or Hub model, or it cannot be read or downloaded.
     """
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
-        raise UserError(f"the folder {path!r} holds no VLM: it has no config.json.")
+        raise UserError(f"the folder {path!r} contains no VLM: it has no config.json.")
     if not Path(path).is_dir():
         _check_hub(path)
     values: Any = _read(path, "config", lambda: PreTrainedConfig.get_config_dict(path)[0])
     if not isinstance(values, dict):
-        raise UserError(f"config.json of {path!r} is not an object of keys and values; fetch it anew.")
+        raise UserError(f"config.json of {path!r} is not a JSON object; download it again.")
     return values
 
 
@@ -196,7 +196,9 @@ def read_final_norm(path: str, config: Any) -> torch.nn.Module:
     # The prefix of the name depends on transformers' version; vision towers have norms of that name as well.
     names = [name for name in files if name.endswith(".norm.weight") and "vis" not in name]
     if norm is None or len(names) != 1:
-        raise UserError(f"{path!r} has no final norm that could be read alone; leave its last layer out of layers.")
+        raise UserError(
+            f"the final norm of {path!r} cannot be read separately; leave out its last layer in vlm_options.layers."
+        )
     with safe_open(cached_file(path, files[names[0]]), "pt") as weights:
         norm.load_state_dict({"weight": weights.get_tensor(names[0]).float()}, assign=True)
     return norm.requires_grad_(False)
@@ -285,7 +287,9 @@ def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
         with late_progress_bars():
             return read()
     except SafetensorError as error:  # an interrupted download, or a pointer that git-lfs left
-        raise UserError(f"the {part} of {path!r} is no whole .safetensors file ({error}); fetch it anew") from error
+        raise UserError(
+            f"the {part} of {path!r} is not a complete .safetensors file ({error}); download it again"
+        ) from error
     except OSError as error:
         raise UserError(_absent(path, part, _first_line(error))) from error
     except Exception as error:
@@ -349,19 +353,21 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device={name!r}: torch sees no GPU here; use device=auto or device=cpu.")
+        raise UserError(f"device={name!r}: torch finds no GPU; use device=auto or device=cpu.")
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         reason = _first_line(error)
-        raise UserError(f"device={name!r} cannot be used here ({reason}); use auto, cpu or cuda.") from error
+        raise UserError(f"device={name!r} cannot be used ({reason}); use auto, cpu or cuda.") from error
     return name
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the type of the loaded weights; auto on a GPU is bfloat16 if supported, else float16."""
     if name == "int8" and device.type != "cpu":
-        raise UserError(f"dtype=int8 is for CPUs, and the device is {device.type}; use dtype=auto or device=cpu.")
+        raise UserError(
+            f"dtype=int8 works on CPUs only, but the device is {device.type}; use dtype=auto or device=cpu."
+        )
     if device.type == "cpu" and name in ("auto", "int8", "fastest"):
         return torch.bfloat16 if name == "fastest" and cpu_has_bfloat16() else torch.float32
     if name in ("auto", "fastest"):

@@ -84,8 +84,8 @@ def _conversation(messages: Sequence[Message]) -> Conversation:
         raise UserError(f"the conversation {conversation} has no image; add a part {{'type': 'image'}} to a message.")
     if conversation.turns[-1][0] != "user":
         raise UserError(
-            f"the last message has the role {conversation.turns[-1][0]!r}; end the conversation with a message of the"
-            " 'user', which the model is to answer."
+            f"the last message has the role {conversation.turns[-1][0]!r}; the last message, which the model answers,"
+            " must have the role 'user'."
         )
     return conversation
 
@@ -133,9 +133,11 @@ def check_image_counts(frames: Images, prompts: Sequence[Prompt]) -> None:
     """Raise ValueError unless there are prompts, and as many images as they refer to."""
     counts = [image_count(prompt) for prompt in prompts]
     if not isinstance(frames, np.ndarray) and [len(images) for images in frames] != counts:
-        raise ValueError(f"rows have {[len(images) for images in frames]} images, their prompts refer to {counts}")
+        raise ValueError(
+            f"the rows have {[len(images) for images in frames]} images, but their prompts have {counts} image parts"
+        )
     if not counts or (isinstance(frames, np.ndarray) and len(frames) != sum(counts)):
         raise ValueError(
-            f"{len(counts)} prompts with {sum(counts)} images for {len(frames)} frames; give one text per frame, or"
+            f"{len(counts)} prompts with {sum(counts)} images for {len(frames)} frames; pass one text per frame, or"
             " messages with one image part per frame"
         )

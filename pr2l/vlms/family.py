@@ -119,13 +119,13 @@ class Family:
         if self.options.token_order not in self.token_orders:
             raise UserError(
                 f"token_order={self.options.token_order!r} is not possible with {path!r}: a"
-                f" {self.config.model_type} has one place for its image. Use token_order=image_first, or a"
-                f" family that takes images anywhere in the text, such as llava, smolvlm or qwen2_5_vl."
+                f" {self.config.model_type} has its image at a fixed position. Use token_order=image_first, or a"
+                f" family that accepts images anywhere in the text, such as llava, smolvlm or qwen2_5_vl."
             )
         if self.options.compile and (not self.has_engine or "own_passes" in self.options.disable):
             raise UserError(
-                f"compile=true is not possible with {path!r}: the passes of a {self.config.model_type} are left to"
-                f" `generate` here. Use compile=false, or a family with passes of its own (`pr2l list vlms`)."
+                f"compile=true is not possible with {path!r}: a {self.config.model_type} runs transformers' `generate`."
+                f" Use compile=false, or another family (`pr2l list vlms`)."
             )
         depth = self.depth
         if bad := [layer for layer in self.options.layers if not -depth - 1 <= layer <= depth]:
@@ -161,8 +161,8 @@ class Family:
         if others or role != "user" or parts[0] is not None or None in parts[1:]:
             raise UserError(
                 f"a {self.config.model_type} takes one image and then one text, not the conversation {prompt}."
-                " Use a family with a chat template, such as smolvlm or qwen2_5_vl, or one message of the user that"
-                " holds an image and then text."
+                " Use a family with a chat template, such as smolvlm or qwen2_5_vl, or one message of the user with"
+                " an image and then text."
             )
         return "\n".join(part for part in parts if part is not None)
 
@@ -236,8 +236,8 @@ class Family:
                 features = self.image_features(np.zeros((1, *self.picture_size, 3), dtype=np.uint8))
         except (ValueError, RuntimeError, IndexError) as error:
             raise UserError(
-                f"the vision tower of {self.config.model_type} does not take image_size={self.image_size} ({error});"
-                f" it was made for image_size={self.default_image_size()}."
+                f"the vision tower of {self.config.model_type} does not accept image_size={self.image_size} ({error});"
+                f" its default is image_size={self.default_image_size()}."
             ) from error
         return features.shape[1], features.shape[2]
 
@@ -362,8 +362,8 @@ class Family:
         """
         if self.max_positions is not None and tokens > self.max_positions:
             raise TooLong(
-                f"{what} is too long: {tokens} tokens of image, text and answer, and this {self.config.model_type} has"
-                f" positions for {self.max_positions}. Use a shorter prompt or fewer new tokens."
+                f"{what} is too long: image, text and answer have {tokens} tokens, and this {self.config.model_type}"
+                f" has {self.max_positions} positions. Use a shorter prompt or fewer new tokens."
             )
 
     # Internals.
@@ -387,8 +387,8 @@ class Family:
         if count != expected:
             token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
             raise UserError(
-                f"the prompt {str(prompt)!r} gives {count} image tokens, and its images take {expected};"
-                f" leave {token!r} out of the prompt, images are put in for you."
+                f"the prompt {str(prompt)!r} has {count} image tokens, but its images have {expected};"
+                f" leave {token!r} out of the prompt, because pr2l inserts the images."
             )
         answer = 0 if self.is_encoder_decoder else self.new_tokens
         self.check_length(len(ids) + answer, f"the prompt {str(prompt)[:60]!r}")

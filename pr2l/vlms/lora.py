@@ -93,19 +93,21 @@ def read_lora(model: nn.Module, folder: Path) -> Any:
     """
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         if not (folder / name).is_file():
-            raise UserError(f"{str(folder)!r} holds no LoRA adapter: it has no {name}.")
+            raise UserError(f"{str(folder)!r} contains no LoRA adapter: it has no {name}.")
     try:
         with safe_open(folder / WEIGHTS_FILE, "pt") as weights:
             saved = set(weights.keys())
         with _without_peft_warning():
             adapted = _peft().PeftModel.from_pretrained(model, folder, is_trainable=True)
         if different := sorted(saved ^ set(_peft().get_peft_model_state_dict(adapted, save_embedding_layers=False))):
-            raise ValueError(f"{different[0]} is in one of them alone")
+            raise ValueError(f"only one of them has {different[0]}")
     except SafetensorError as error:
-        raise UserError(f"{WEIGHTS_FILE} of {str(folder)!r} is not a whole file ({error}).") from error
+        raise UserError(f"{WEIGHTS_FILE} of {str(folder)!r} is not a complete file ({error}).") from error
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"the adapter in {str(folder)!r} is not one of a {type(model).__name__}: {reason}") from error
+        raise UserError(
+            f"the adapter in {str(folder)!r} does not belong to a {type(model).__name__}: {reason}"
+        ) from error
     _refuse_shared_weights(adapted, "those of the adapter")
     return adapted
 
@@ -133,8 +135,8 @@ def _refuse_shared_weights(adapted: Any, targets: Any) -> None:
             layer = name.rpartition(".")[2]
             raise UserError(
                 f"lora.target_modules={targets!r}: {layer!r} shares its weights with another layer"
-                f" ({', '.join(sorted(names))}), so a model with the adapter merged or saved would differ from the"
-                f" trained one. Leave {layer!r} out of target_modules; 'all-linear' does."
+                f" ({', '.join(sorted(names))}), so the merged or saved model would differ from the trained one."
+                f" Leave {layer!r} out of target_modules, or use 'all-linear'."
             )
 
 
@@ -143,7 +145,7 @@ def _peft() -> Any:
         import peft
     except ImportError as error:
         raise UserError(
-            "LoRA needs the package peft: `pip install peft`. `pr2l finetune` can also do without: method=full."
+            "LoRA needs the package peft: `pip install peft`. Without it, use method=full in `pr2l pretrain`."
         ) from error
     return peft
 

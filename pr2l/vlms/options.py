@@ -65,5 +65,5 @@ class Defaults(BaseModel):
         if self.min_new_tokens > self.new_tokens:
             raise ValueError(f"min_new_tokens={self.min_new_tokens} is more than new_tokens={self.new_tokens}")
         if self.frame_size is not None and self.aspect != "native":
-            raise ValueError(f"frame_size is only for aspect=native, and aspect is {self.aspect}")
+            raise ValueError(f"frame_size is only for aspect=native, but aspect is {self.aspect}")
         return self

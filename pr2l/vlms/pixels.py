@@ -22,7 +22,7 @@ GREY = 127  # padding of a letterbox if the processor has no mean colour
 def check_batch(frames: Frames) -> None:
     """Raise ValueError unless frames are uint8 [M, H, W, 3] with M >= 1."""
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
-        raise ValueError(f"frames are {frames.dtype} {frames.shape}; a batch is uint8 [B, H, W, 3], RGB, B >= 1")
+        raise ValueError(f"frames are {frames.dtype} {frames.shape}; they must be uint8 [B, H, W, 3], RGB, with B >= 1")
 
 
 class Pixels:

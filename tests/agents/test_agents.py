@@ -288,7 +288,7 @@ def test_all_linear_layers_of_a_tied_model_can_learn(tied):
 def test_messages_without_their_images_are_refused():
     agent = frozen(CASE["idefics3"])
     without = [split_images(messages)[0] for messages in conversations(CASE["idefics3"])]
-    place = r"messages\[0\]\[0\].content\[0\]: this image part holds no image"
+    place = r"messages\[0\]\[0\].content\[0\]: the image part has no image"
     with pytest.raises(UserError, match=place):
         agent.generate(without)
     with pytest.raises(UserError, match=place):
@@ -324,7 +324,7 @@ def test_agents_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(UserError, match="another adapter"):
         agent.load_state_dict(trainable(case, Defaults(lora=lora.Lora(r=2))).state_dict())
     (tmp_path / lora.WEIGHTS_FILE).write_bytes((tmp_path / lora.WEIGHTS_FILE).read_bytes()[:100])
-    with pytest.raises(UserError, match="not a whole file"):
+    with pytest.raises(UserError, match="not a complete file"):
         TrainableAgent(vlm(case), WIDE, tmp_path)
     for wrong in ({"n": 0}, {"temperature": -1.0}, {"temperature": float("nan")}):
         with pytest.raises(UserError, match="n must be at least 1"):

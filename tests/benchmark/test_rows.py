@@ -189,5 +189,5 @@ def test_run_without_commit_or_evaluation_raises(toys, make_run):
     with pytest.raises(UserError, match="has no commit"):
         row_of(run, toys)
     (run.path / "results.json").unlink()
-    with pytest.raises(UserError, match="has not been evaluated; `pr2l evaluate"):
+    with pytest.raises(UserError, match="has no evaluation; run `pr2l evaluate"):
         row_of(run, toys)

@@ -190,7 +190,7 @@ def test_a_path_without_a_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a\n- b\n", "`key: value` lines, but it holds list"),
+        ("- a\n- b\n", "contains a list; it must contain `key: value` lines"),
         ("seed: 1\nseed: 2\n", "key given twice: seed"),
         ("seed: [1\n", "is not valid YAML"),
         ("steps: 3\n", "the key 'why' is missing"),

@@ -76,7 +76,7 @@ def test_messages_from_text_are_valid(prompt: str) -> None:
             "unknown key 'image'.*marks the place",
         ),
         ([{"role": "user", "content": [{"type": "image", "url": "a.png"}]}], "unknown key 'url'"),
-        ([{"role": "assistant", "content": [IMAGE]}], "'assistant' cannot hold an image"),
+        ([{"role": "assistant", "content": [IMAGE]}], "'assistant' cannot have an image"),
     ],
 )
 def test_invalid_messages_are_refused_with_position_and_reason(value, message: str) -> None:
@@ -103,7 +103,7 @@ def test_split_images_separates_images_from_messages() -> None:
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        (IMAGE, r"m\[0\].content\[0\]: this image part holds no image; add the key 'image'"),
+        (IMAGE, r"m\[0\].content\[0\]: the image part has no image; add the key 'image'"),
         ({**IMAGE, "image": "a.png"}, r"content\[0\].image: expected an array uint8 \[H, W, 3\], RGB, got a str"),
         ({**IMAGE, "image": FRAME / 255}, r"got an array float64 \[4, 6, 3\]"),
         ({**IMAGE, "image": FRAME[None]}, r"got an array uint8 \[1, 4, 6, 3\]"),

@@ -35,7 +35,7 @@ def test_a_missing_slot_gives_the_keys_of_the_context() -> None:
 
 def test_check_renders_all_contexts_and_refuses_a_missing_slot() -> None:
     assert prompt.check(where_prompt("{target}"), [{"target": "a"}, {"target": "b"}]) == ["a", "b"]
-    with pytest.raises(UserError, match="gives nothing"):
+    with pytest.raises(UserError, match="has no keys"):
         prompt.check(where_prompt(), [{"target": "a"}, {}])
 
 

@@ -57,7 +57,7 @@ def test_the_q_former_of_instructblip_has_positions_of_its_own():
     vlm = load_vlm(str(folder(CASE["instructblip-t5"])), Defaults(new_tokens=1))  # T5 computes its positions
     longest = 64 - 2  # beside [CLS] and [SEP]
     assert vlm.prompt_length([" ".join(["is"] * longest)]) > 0
-    with pytest.raises(TooLong, match="65 tokens for the Q-Former, which has positions for 64"):
+    with pytest.raises(TooLong, match="65 tokens, and the Q-Former has 64 positions"):
         vlm.prompt_length([" ".join(["is"] * (longest + 1))])
 
 

@@ -400,12 +400,12 @@ class NotATensor:
         (torch.zeros(1), "it holds Tensor"),
         ({"model": {"backbone.weight": torch.zeros(1)}}, "so it is not a checkpoint of VC-1"),
         ({"model": {"patch_embed.proj.weight": torch.zeros(1280, 3, 14, 14), "pos_embed": torch.zeros(1, 5, 1280),
-                    "blocks.0.mlp.fc1.weight": torch.zeros(8, 1280)}}, "has width 1280, and VC-1 is a ViT-B"),
+                    "blocks.0.mlp.fc1.weight": torch.zeros(8, 1280)}}, "has width 1280, but VC-1 is a ViT-B"),
         ({"model": {"patch_embed.proj.weight": torch.zeros(64, 3, 16, 16), "pos_embed": torch.zeros(1, 5, 64),
                     "blocks.0.mlp.fc1.weight": torch.zeros(8, 64)}}, "do not have the shapes.*Missing key"),
         ({"model": {"patch_embed.proj.weight": torch.zeros(64, 3), "pos_embed": torch.zeros(1, 5, 64),
                     "blocks.0.mlp.fc1.weight": torch.zeros(8, 64)}}, "does not have the shapes.*dl.fbaipublicfiles"),
-        ({"model": {"patch_embed.proj.weight": 3}}, "holds 'patch_embed.proj.weight', which is no tensor"),
+        ({"model": {"patch_embed.proj.weight": 3}}, "'patch_embed.proj.weight' in the entry .* is not a tensor"),
     ],
 )  # fmt: skip
 def test_invalid_vc1_files_are_refused(saved, message, tmp_path):

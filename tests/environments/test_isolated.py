@@ -233,7 +233,7 @@ def test_unknown_option_is_a_user_error():
 FAILURES = {
     "kill": "its process has died: killed by SIGKILL",
     "error": "RuntimeError: the engine has failed",
-    "nonsense": "it answered nonsense: the stream holds b'Segm' where a message should begin",
+    "nonsense": "it sent an invalid message: expected the start of a message, got b'Segm'",
     "sleep": "step gave no answer in [0-9]+ s; its heartbeat went on",
     "stop": "step gave no answer in [0-9]+ s; there was no heartbeat for the last [0-9]+ s",
 }
@@ -542,7 +542,7 @@ def test_missing_interpreter_raises_with_the_next_step(tmp_path, monkeypatch):
     monkeypatch.setenv("PR2L_SIMS", str(tmp_path))
     with pytest.raises(ValueError, match=f"{tmp_path}/minedojo/bin/python.*`pr2l sim install minedojo`"):
         interpreter("minedojo")
-    with pytest.raises(ValueError, match="/absent is no Python interpreter"):
+    with pytest.raises(ValueError, match="/absent is not a Python interpreter"):
         interpreter("minedojo", "/absent")
     python = tmp_path / "minedojo" / "bin" / "python"
     python.parent.mkdir(parents=True)

@@ -144,7 +144,7 @@ def test_encoder_is_built_before_minecraft_starts(interpreter: Path) -> None:
 
 @pytest.mark.parametrize(
     ("task", "task_id", "message"),
-    [("other", "", "'other' with task_id ''"), ("milk_cow", "harvest_milk", "use the task `other`")],
+    [("other", "", "'other' with task_id=''"), ("milk_cow", "harvest_milk", "the task `other` needs")],
 )
 def test_task_id_is_for_the_task_other_only(task: str, task_id: str, message: str, interpreter: Path) -> None:
     with pytest.raises(ValueError, match=message):

@@ -147,7 +147,7 @@ def test_state_dict_is_refused_after_an_exception_inside_an_update():
     with pytest.raises(KeyboardInterrupt):
         loop.run(points(), 30, Hooks())
     assert loop.updating
-    with pytest.raises(RuntimeError, match="half done"):
+    with pytest.raises(RuntimeError, match="interrupted update"):
         loop.state_dict()
 
 

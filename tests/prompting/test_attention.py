@@ -103,7 +103,7 @@ def test_image_tokens_of_a_q_former_are_no_grid(monkeypatch):
 def test_prompts_of_several_images_raise(monkeypatch):
     encoder = build.encoder(load_config("doom/fetch/prompted"))
     monkeypatch.setattr(encoder.encoder, "frame_history", 2)
-    with pytest.raises(UserError, match="a prompt with one image, and this one has 2"):
+    with pytest.raises(UserError, match="prompts with one image, but this prompt has 2"):
         frame_attention(encoder, torch.arange(encoder.tokens).float(), "", "")
 
 

@@ -110,7 +110,7 @@ def test_answers_are_not_rated_without_generation(fake_vlm):
 
 
 def test_too_few_frames_raise(fake_vlm):
-    with pytest.raises(UserError, match=r"8 frames of 2 episodes.* too few.*frames=N.*5 or more episodes"):
+    with pytest.raises(UserError, match=r"8 frames of 2 episodes.* too few.*frames=N.*at least 5 episodes"):
         score_one(WHERE, Defaults(), "fake", numbered_examples(8), cells=False)
 
 

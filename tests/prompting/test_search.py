@@ -193,7 +193,7 @@ def test_other_weights_in_the_same_folder_are_scored_again(fake_score, tmp_path)
 def test_candidate_that_the_vlm_rejects_is_left_out(fake_score, tmp_path, monkeypatch, capsys):
     def score_one(variant, options, *arguments, **keywords):
         if options.token_order == "text_first":
-            raise UserError("one place for its image")
+            raise UserError("an image at a fixed position")
         return fake_score.score_one(variant, options, *arguments, **keywords)
 
     monkeypatch.setattr(program, "score_one", score_one)
@@ -201,7 +201,7 @@ def test_candidate_that_the_vlm_rejects_is_left_out(fake_score, tmp_path, monkey
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space), encoding="utf-8")
     best = run_search(tmp_path)
     assert {result.prompt.vlm_options["token_order"] for result in best} == {"image_first"}
-    assert "left out: one place for its image" in capsys.readouterr().out
+    assert "left out: an image at a fixed position" in capsys.readouterr().out
 
 
 def test_incompatible_options_are_left_out(fake_score, tmp_path, capsys):
@@ -221,7 +221,7 @@ def test_segments_without_states_are_left_out(tmp_path, monkeypatch, capsys):
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space), encoding="utf-8")
     [best] = search(str(tmp_path / "space.yaml"), scoring_of({"task": "maze/walk"}), tmp_path / "out", 20)
     assert best.prompt.vlm_options["generation"] == "greedy"
-    assert "keeps generated, which has no states here" in capsys.readouterr().out
+    assert "selects the segments generated, but the VLM has no states" in capsys.readouterr().out
 
 
 def test_too_few_frames_raise(tmp_path, monkeypatch):

@@ -104,7 +104,7 @@ def test_install_raises_for_missing_requirements(recipe, tmp_path, monkeypatch):
         install("tiny")
     with pytest.raises(UserError, match=f"Python 2.2; {sys.executable} is {VERSION}"):
         install("tiny", Path(sys.executable))
-    with pytest.raises(UserError, match="/absent is no Python interpreter"):
+    with pytest.raises(UserError, match="/absent is not a Python interpreter"):
         install("tiny", Path("/absent"))
     recipe(conda=["engine=1.0"])
     monkeypatch.setattr(sims.shutil, "which", lambda name: None)
@@ -112,7 +112,7 @@ def test_install_raises_for_missing_requirements(recipe, tmp_path, monkeypatch):
         install("tiny")
     (tmp_path / "sims" / "tiny").mkdir(parents=True)
     (tmp_path / "sims" / "tiny" / "thesis.tex").touch()
-    with pytest.raises(UserError, match="not a Python environment: move it away"):
+    with pytest.raises(UserError, match="not a Python environment; move it away"):
         install("tiny")
 
 

@@ -120,7 +120,7 @@ def test_invalid_conversations_are_refused():
         vlm(case).hidden([images[:1]], [TWO_TURNS])
     with pytest.raises(UserError, match="no image"):
         vlm(case).hidden([[]], [[{"role": "user", "content": [text("hello")]}]])
-    with pytest.raises(UserError, match="message of the 'user'"):
+    with pytest.raises(UserError, match="must have the role 'user'"):
         vlm(case).hidden([images[:1]], [TWO_TURNS[:2]])
     with pytest.raises(UserError, match="chat_template=false"):
         vlm(case, chat_template=False).hidden([images], [TWO_TURNS])

@@ -265,7 +265,7 @@ def test_generic_refuses_a_model_with_wrong_states(monkeypatch):
         return prepare(self, *args, **(kwargs | {"mm_encoder_outputs": None}))
 
     monkeypatch.setattr(model_class, "prepare_inputs_for_generation", without_picture)
-    with pytest.raises(UserError, match=r"difference is \d\.\de[-+]\d+"):
+    with pytest.raises(UserError, match=r"by up to \d\.\de[-+]\d+"):
         load_vlm(str(folder(VIPLLAVA)))
 
 

@@ -107,7 +107,7 @@ def test_missing_weights_are_refused(run):
     saved = torch.load(run / CHECKPOINT, weights_only=True)
     del saved["model"]["llm_backbone"]["llm.model.norm.weight"]
     torch.save(saved, run / CHECKPOINT)
-    with pytest.raises(UserError, match=r"lacks 1 weights, as model\.language_model\.norm\.weight"):
+    with pytest.raises(UserError, match=r"1 weights are missing, such as model\.language_model\.norm\.weight"):
         load_vlm(str(run))
     (run / CHECKPOINT).unlink()
     with pytest.raises(UserError, match=f"has no {CHECKPOINT}"):

@@ -191,7 +191,7 @@ def replaced(command, before, after):
     [
         ("@0,2,3", "@1,2,3", "answers 404: The model `.*@0,2,3` does not exist. Valid aliases: .*@1,2,3"),
         (" --enable-scale-out", "", "answers 403: Scale-out endpoints are disabled"),
-        ("[0, 2, 3]", "[2, 3]", r"gives states \(2, 16\) instead of \(3, 16\)"),
+        ("[0, 2, 3]", "[2, 3]", r"returns states \(2, 16\) instead of \(3, 16\)"),
         ("--dtype float32", "--dtype bfloat16", "computes in bfloat16, not in dtype=float32"),
     ],
 )
@@ -205,10 +205,10 @@ def test_a_server_with_other_options_is_refused_with_the_right_command(serve, se
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("no connector", "gives no hidden states"),
+        ("no connector", "returns no hidden states"),
         ("no file", "shared_storage_path"),
-        ("fewer states", "gives .* states for .* tokens"),
-        ("no BOS", "reads other tokens"),
+        ("fewer states", "returns .* states for .* tokens"),
+        ("no BOS", "uses other tokens"),
         ("short", f"stopped after {NEW_TOKENS - 1} of {NEW_TOKENS} tokens"),
     ],
 )
@@ -259,7 +259,7 @@ def test_server_must_be_a_url():
 
 def test_vision_tokens_and_training_are_refused(serve):
     _, served, _ = serve(LLAVA)
-    with pytest.raises(UserError, match="leave out server"):
+    with pytest.raises(UserError, match="leave out vlm_options.server"):
         served.vision(pictures(LLAVA))
     settings = {"why": "a test", "vlm": str(folder(LLAVA)), "train": [], "test": [], "steps": 1}
     with pytest.raises(UserError, match="leave out vlm_options.server"):

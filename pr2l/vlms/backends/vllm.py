@@ -148,10 +148,10 @@ class Server:
         )
         file = (answer.get("kv_transfer_params") or {}).get("hidden_states_path")
         if file is None:
-            raise self.wrong("gives no hidden states")
+            raise self.wrong("returns no hidden states")
         reply = Reply(answer["choices"][0]["token_ids"], *self._states(file))
         if len(reply.states) != len(reply.ids):
-            raise self.wrong(f"gives {len(reply.states)} states for {len(reply.ids)} tokens")
+            raise self.wrong(f"returns {len(reply.states)} states for {len(reply.ids)} tokens")
         return reply
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -164,8 +164,8 @@ class Server:
             raise self.wrong(f"answers {error.code}: {_message(error)}") from error
         except (OSError, HTTPException, ValueError) as error:
             raise UserError(
-                f"no vLLM server answers at server={self.url!r} ({error}). Start one, in an environment of its own"
-                f" (docs/vllm.md), and wait until it listens:\n{self.command}"
+                f"no vLLM server answers at server={self.url!r} ({error}). Start one in a separate Python environment"
+                f" (docs/vllm.md), and wait until it answers:\n{self.command}"
             ) from error
 
     def _states(self, file: str) -> tuple[list[int], torch.Tensor]:
@@ -177,9 +177,9 @@ class Server:
                 Path(done).unlink()
         except (OSError, KeyError, SafetensorError) as error:
             raise UserError(
-                f"the vLLM server at {self.url} wrote its states to {file!r}, which cannot be read and deleted here"
-                f" ({error}). Run it on this machine and as this user, or have it write to a folder that both see"
-                " under the same path: shared_storage_path in its command."
+                f"the vLLM server at {self.url} wrote its states to {file!r}, which this process cannot read and delete"
+                f" ({error}). Run the server on this machine and as this user, or set shared_storage_path in its"
+                " command to a folder that both machines share under the same path."
             ) from error
         return ids, states
 
@@ -187,7 +187,7 @@ class Server:
         """Return the error for a server with wrong options.
 
         Args:
-            what: Predicate of the error message, such as "gives no hidden states".
+            what: Predicate of the error message, such as "returns no hidden states".
         """
         return UserError(f"the vLLM server at {self.url} {what}. For this VLM and these layers start:\n{self.command}")
 
@@ -241,7 +241,7 @@ class Served(VLM):
         return super().key() | {"backend": "vllm"}
 
     def vision(self, frames: Frames) -> Tokens:
-        raise UserError("vLLM does not give out its vision tower's tokens; leave out server to have them made here.")
+        raise UserError("a vLLM server does not return the vision tower's tokens; leave out vlm_options.server.")
 
     @torch.no_grad()
     def generate(
@@ -264,7 +264,7 @@ class Served(VLM):
         ]
 
     def check_complete(self) -> None:
-        raise UserError("a served VLM has no weights here that could learn; leave out vlm_options.server.")
+        raise UserError("a VLM on a vLLM server cannot be trained; leave out vlm_options.server.")
 
     def passes(self, frames: Frames, prompts: list[Prompt]) -> Iterator[tuple[list[int], PassStates]]:
         count = self.new_tokens
@@ -298,7 +298,7 @@ class Served(VLM):
         start, count = ids.index(self.image_token_id), self.image_length()
         reply = self._server.ask(ids[: start + 1] + ids[start + count :], square, **sampling)
         if reply.ids[: len(ids)] != ids:
-            raise self._server.wrong("reads other tokens than this checkpoint's tokenizer writes")
+            raise self._server.wrong("uses other tokens than the tokenizer of this checkpoint")
         return reply
 
     def probe_vision(self) -> tuple[int, int]:
@@ -308,7 +308,9 @@ class Served(VLM):
         black = np.zeros((self.image_size, self.image_size, 3), dtype=np.uint8)
         reply = self._server.ask(self.layout(""), black, max_tokens=1)
         if reply.states.shape[1:] != (expected := (len(self._layers), self.hidden_size)):
-            raise self._server.wrong(f"gives states {tuple(reply.states.shape[1:])} instead of {expected} for a token")
+            raise self._server.wrong(
+                f"returns states {tuple(reply.states.shape[1:])} instead of {expected} for a token"
+            )
         dtype = str(reply.states.dtype).removeprefix("torch.")
         if self.options.dtype not in ("auto", dtype):
             raise self._server.wrong(f"computes in {dtype}, not in dtype={self.options.dtype}")
@@ -322,8 +324,8 @@ class Served(VLM):
         ours = self.pixels(noise)["pixel_values"]
         if theirs.shape != ours.shape or not torch.allclose(theirs, ours, atol=1e-3):
             raise UserError(
-                f"image_size={self.image_size} is not possible with server: vLLM makes the pixels, and the checkpoint's"
-                f" image processor would resize or crop such a square. Use image_size={self.default_image_size()}."
+                f"image_size={self.image_size} is not possible with server, because the checkpoint's image processor in"
+                f" vLLM would resize or crop such a square. Use image_size={self.default_image_size()}."
             )
 
     def check_options(self, path: str) -> None:
@@ -331,19 +333,21 @@ class Served(VLM):
         kind, options = self.config.model_type, self.options
         if kind not in MODEL_TYPES:
             raise UserError(
-                f"server={options.server!r}: vLLM gives no hidden states of {path!r}, a {kind}; it gives those of"
-                f" {', '.join(MODEL_TYPES)}. Leave out server, and the model runs here."
+                f"server={options.server!r}: vLLM does not return the hidden states of {path!r}, a {kind}, only those"
+                f" of {', '.join(MODEL_TYPES)}. Leave out server to run the model in this process."
             )
         if options.dtype not in DTYPES:
             raise UserError(f"dtype={options.dtype!r} is not possible with server; use one of {', '.join(DTYPES)}.")
         if options.aspect == "native":
             raise UserError("aspect=native is not possible with server; use stretch or letterbox.")
         if options.random_weights is not None:
-            raise UserError("random_weights is not possible with server, which has the weights; leave out one of them.")
+            raise UserError(
+                "random_weights is not possible with server, which loads the weights; leave out one of them."
+            )
         if options.generation == "sample":
             raise UserError(
-                "generation='sample' is not possible with server: its random numbers, which depend on frame and text"
-                " alone, are drawn here. Use generation=greedy or generation=none."
+                "generation='sample' is not possible with server, because pr2l has to draw the random numbers. Use"
+                " generation=greedy or generation=none."
             )
         # Qwen3-VL adds vision features after each of its first layers: transformers takes the state before, vLLM after.
         deep = len(getattr(self.config.vision_config, "deepstack_visual_indexes", ()))

@@ -69,7 +69,7 @@ class Generic(ChatVLM):
         for holder in (self.config, self._processor):
             if isinstance(token := getattr(holder, "image_token_id", None), int):
                 return token
-        raise UserError(f"a {self.config.model_type} does not say which token stands for an image; {_NEXT_STEP}")
+        raise UserError(f"the config of a {self.config.model_type} does not name its image token; {_NEXT_STEP}")
 
     @property
     def placeholder(self) -> str:
@@ -115,7 +115,7 @@ class Generic(ChatVLM):
 
     def image_features(self, frames: Frames) -> torch.Tensor:
         if not self._has_image_features:
-            raise UserError(f"a {self.config.model_type} does not give out its vision tower's tokens; {_NEXT_STEP}")
+            raise UserError(f"a {self.config.model_type} does not return its vision tower's tokens; {_NEXT_STEP}")
         accepted = signature(self.model.get_image_features).parameters
         inputs = self.inputs(frames, [""] * len(frames))
         output = self.model.get_image_features(**{key: inputs[key] for key in accepted if key in inputs}).pooler_output
@@ -160,8 +160,8 @@ class Generic(ChatVLM):
         difference = _difference(ours, self._unmodified(states.tokens))
         if not difference <= self._tolerance:
             raise UserError(
-                f"{path!r} ({self.config.model_type}) is refused: its states are not those of the unmodified model,"
-                f" the largest difference is {difference:.1e} of the largest state; {_NEXT_STEP}"
+                f"{path!r} ({self.config.model_type}) is refused, because its states differ from those of the"
+                f" unmodified model by up to {difference:.1e} of the largest state; {_NEXT_STEP}"
             )
 
     def _unmodified(self, chosen: torch.Tensor) -> torch.Tensor:

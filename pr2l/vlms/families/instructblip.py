@@ -42,8 +42,8 @@ class InstructBlip(VLM):
         positions = self.config.qformer_config.max_position_embeddings
         if tokens > positions:
             raise TooLong(
-                f"the prompt {text[:60]!r} is too long: {tokens} tokens for the Q-Former, which has positions for"
-                f" {positions}. Use a shorter prompt."
+                f"the prompt {text[:60]!r} is too long: it has {tokens} tokens, and the Q-Former has {positions}"
+                " positions. Use a shorter prompt."
             )
 
     def image_length(self) -> int:

@@ -146,7 +146,9 @@ class Prismatic(VLM):
                 None, config=config, state_dict=run_weights(path, run), dtype=dtype, output_loading_info=True
             )
         if missing := sorted(report["missing_keys"]):  # they would be random numbers
-            raise UserError(f"{path!r} is no whole Prismatic model: it lacks {len(missing)} weights, as {missing[0]}.")
+            raise UserError(
+                f"{path!r} is not a complete Prismatic model: {len(missing)} weights are missing, such as {missing[0]}."
+            )
         return model
 
     def read_processors(self, path: str) -> None:
@@ -247,10 +249,12 @@ def _trained(path: str) -> dict[str, dict[str, Tensor]]:
         file = cached_file(path, CHECKPOINT)
         weights: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True).get("model", {})
     except OSError as error:
-        raise UserError(f"{path!r} is the run of a trainer, but has no {CHECKPOINT}, its weights.") from error
+        raise UserError(f"{path!r} is the folder of a Prismatic run, but has no weights {CHECKPOINT}.") from error
     except UnpicklingError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{CHECKPOINT} of {path!r} holds more than tensors, and is not read: {reason}") from error
+        raise UserError(
+            f"{CHECKPOINT} of {path!r} contains more than tensors, so pr2l does not read it: {reason}"
+        ) from error
     return weights
 
 
@@ -275,9 +279,10 @@ def _file(path: str, hub_id: str, name: str) -> Path:
     except OSError as error:
         beside = Path(path) / hub_id.split("/")[1]
         raise UserError(
-            f"{path!r} needs {name} of {hub_id}, which is neither in {str(beside)!r} nor could be fetched from the"
-            f" Hugging Face Hub. Where there is a network: `hf download {hub_id} --include '*{Path(name).suffix}'"
-            f" --local-dir '{beside}'`; Llama 2 asks for access on its page first."
+            f"{path!r} needs {name} of {hub_id}, which is not in {str(beside)!r}, and the download from the Hugging"
+            f" Face Hub failed. On a machine with a network, run `hf download {hub_id} --include"
+            f" '*{Path(name).suffix}' --local-dir '{beside}'`; for Llama 2 you have to request access on its page"
+            " first."
         ) from error
 
 
