@@ -397,7 +397,7 @@ class NotATensor:
         ({"model": NotATensor()}, "contains more than tensors.*If you trust it"),
         ({"state_dict": {}}, "no entry 'model' with weights; it holds 'state_dict'"),
         ({"model": torch.zeros(1)}, "no entry 'model' with weights; it holds 'model'"),
-        (torch.zeros(1), "it holds Tensor"),
+        (torch.zeros(1), "it has Tensor"),
         ({"model": {"backbone.weight": torch.zeros(1)}}, "so it is not a checkpoint of VC-1"),
         ({"model": {"patch_embed.proj.weight": torch.zeros(1280, 3, 14, 14), "pos_embed": torch.zeros(1, 5, 1280),
                     "blocks.0.mlp.fc1.weight": torch.zeros(8, 1280)}}, "has width 1280, but VC-1 is a ViT-B"),
