@@ -204,7 +204,7 @@ def test_value_errors_of_make_and_call_are_failures_of_the_simulator(world):
 
 
 def test_space_that_cannot_be_isolated_is_a_user_error():
-    with pytest.raises(ValueError, match="kind Text cannot be isolated") as error:
+    with pytest.raises(ValueError, match="Text space cannot be isolated") as error:
         worker.plain(spaces.Text(3))
     assert worker.is_user_error(error.value)  # of environments.base, as in a worker
 
