@@ -319,7 +319,7 @@ def test_agents_that_cannot_be_are_refused(tmp_path):
         TrainableAgent(vlm(case), WIDE, tmp_path)
     agent = trainable(case)
     agent.save(tmp_path)
-    with pytest.raises(UserError, match="not one of a Florence2"):
+    with pytest.raises(UserError, match="does not belong to a Florence2"):
         TrainableAgent(vlm(CASE["florence2"]), WIDE, tmp_path)
     with pytest.raises(UserError, match="another adapter"):
         agent.load_state_dict(trainable(case, Defaults(lora=lora.Lora(r=2))).state_dict())

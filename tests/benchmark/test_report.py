@@ -135,7 +135,7 @@ def test_files_of_a_report_are_reproducible(toys, rows, tmp_path):
 
 
 def test_missing_rows_raise(toys, tmp_path):
-    with pytest.raises(UserError, match="no rows of toys; `pr2l bench run toys`"):
+    with pytest.raises(UserError, match="no result rows of toys; make them with `pr2l bench run toys`"):
         report("toys", tmp_path)
 
 

@@ -50,8 +50,8 @@ def test_render_replaces_slots_only(parts: list[tuple[str, str]], extra: dict[st
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("text: is there a {target}\nslots: []", r"uses the slots \['target'\], but `slots:` lists \[\]"),
-        ("text: what is there\nslots: [target]", r"uses the slots \[\], but `slots:` lists \['target'\]"),
+        ("text: is there a {target}\nslots: []", r"has the slots \['target'\], but `slots:` lists \[\]"),
+        ("text: what is there\nslots: [target]", r"has the slots \[\], but `slots:` lists \['target'\]"),
         ("text: what is there\nslot: []", "unknown key 'slot'. Did you mean 'slots'"),
         ("text: 'is {} there'", "plain name"),
         ("text: 'is {target.name} there'\nslots: [target]", "plain name"),
@@ -61,7 +61,7 @@ def test_render_replaces_slots_only(parts: list[tuple[str, str]], extra: dict[st
         ("text: there\nmessages: [{role: user, content: there}]", "either the key 'text' or the key 'messages'"),
         ("messages: [{role: usr, content: there}]", r"bad.yaml: messages\[0\]: unknown role 'usr'"),
         ("messages: []", "bad.yaml: messages: expected a list of at least one message"),
-        ("messages: [{role: user, content: 'is {target} there'}]", r"uses the slots \['target'\], but `slots:` lists"),
+        ("messages: [{role: user, content: 'is {target} there'}]", r"has the slots \['target'\], but `slots:` lists"),
         ("messages: [{role: user, content: [{type: image, frames: 0}]}]", "at least 1, got 0"),
         ("text: is there a {target}\nslots: [target]\nkeep_end: [history]", "keep_end lists 'history'"),
         ("text: there\nsegments: [images]", "segments.0 = 'images': Input should be 'image'"),

@@ -231,7 +231,7 @@ def test_unknown_option_is_a_user_error():
 
 
 FAILURES = {
-    "kill": "its process has died: killed by SIGKILL",
+    "kill": "its process has ended: killed by SIGKILL",
     "error": "RuntimeError: the engine has failed",
     "nonsense": "it sent an invalid message: expected the start of a message, got b'Segm'",
     "sleep": "step gave no answer in [0-9]+ s; its heartbeat went on",
@@ -379,7 +379,7 @@ def test_killed_guard_counts_as_failed_worker(world, hangs):
     os.kill(guard, signal.SIGKILL)
     assert hangs or wait_until_ended([worker, child])
     env.timeouts = HANGING
-    with pytest.warns(UserWarning, match="no answer in" if hangs else "its process has died: killed by SIGKILL"):
+    with pytest.warns(UserWarning, match="no answer in" if hangs else "its process has ended: killed by SIGKILL"):
         assert env.step(0)[3]
     env.timeouts = PATIENT
     assert wait_until_ended([worker]) and env.restarts == 1

@@ -117,9 +117,9 @@ def test_class_is_loaded_as_environment_module():
         ("picture_wrolds:Pictures", "no module 'picture_wrolds'"),
         ("picture_worlds:Picture", "no class 'Picture'. Did you mean 'Pictures'"),
         ("picture_worlds.py:Pictures", "no module 'picture_worlds.py'.* such as my_module:MyEnv"),
-        ("./picture_worlds.py:Pictures", "is no name of a module. Write module:Class, such as my_module:MyEnv"),
-        ("rollout/picture_worlds:Pictures", "'rollout/picture_worlds' is no name of a module"),
-        (":Pictures", "'' is no name of a module"),
+        ("./picture_worlds.py:Pictures", "is not the name of a module. Write module:Class, such as my_module:MyEnv"),
+        ("rollout/picture_worlds:Pictures", "'rollout/picture_worlds' is not the name of a module"),
+        (":Pictures", "'' is not the name of a module"),
         ("picture_worlds:", "no class ''"),
     ],
 )
