@@ -29,7 +29,7 @@ def test_render_of_an_empty_text() -> None:
 
 
 def test_a_missing_slot_gives_the_keys_of_the_context() -> None:
-    with pytest.raises(UserError, match=r"needs 'target'.*gives 'targets'.*Did you mean 'targets'\?"):
+    with pytest.raises(UserError, match=r"slot 'target'.*has 'targets'.*Did you mean 'targets'\?"):
         where_prompt().render({"targets": "clip"})
 
 
@@ -136,7 +136,7 @@ def test_conversations_have_slots_and_frames(write_plugin) -> None:
         {"role": "user", "content": [image]},
     ]
     assert loaded.render_messages({"instruction": "it", "history": history}) == expected
-    with pytest.raises(UserError, match="needs 'history'"):
+    with pytest.raises(UserError, match="slot 'history'"):
         loaded.render_messages({"instruction": "it"})
     with pytest.raises(UserError, match="is a conversation"):
         loaded.render({"instruction": "it", "history": "left"})
