@@ -127,7 +127,7 @@ def test_flush_writes_rows_before_their_count(tmp_path, monkeypatch):
 def test_folder_without_index_is_no_store(tmp_path):
     Store.create(tmp_path, KEY, (9, 1, 1))
     (tmp_path / "store.json").unlink()
-    with pytest.raises(UserError, match="is no store: it has no store.json"):
+    with pytest.raises(UserError, match="is not a store: it has no store.json"):
         Store.resume(tmp_path, KEY)
     store = Store.create(tmp_path, KEY, SHAPE)
     assert (store.done, store.values.shape) == (0, SHAPE)
@@ -157,7 +157,7 @@ def test_other_key_is_rejected_with_the_differences(finished):
         ("values.npy", None, "values.npy is damaged: .*No such file"),
         ("store.json", b"{", "store.json is damaged"),
         ("store.json", b"{}", "store.json is damaged: KeyError"),
-        ("store.json", b"[]", "store.json is damaged: it holds a list, not a JSON object. Delete .*store and run"),
+        ("store.json", b"[]", "store.json is damaged: it contains a list, not a JSON object. Delete .*store and run"),
         ("checksums.npy", None, "checksums.npy is damaged: .*No such file"),
     ],
 )

@@ -210,9 +210,9 @@ def test_a_wrong_number_of_frames_is_refused():
     model = vlm(CASE["llava"])
     encoder = prompted.create(source_of(model, chat(frames=3)), prompted.Defaults(max_prompt_tokens=60))
     for shape in ((1, 8, 8, 3), (1, 2, 8, 8, 3)):
-        with pytest.raises(ValueError, match=r"prompt 'test' takes \['B', 3, 'H', 'W', 3\]"):
+        with pytest.raises(ValueError, match=r"prompt 'test' needs \['B', 3, 'H', 'W', 3\]"):
             encoder.encode(np.zeros(shape, np.uint8), [{"instruction": "left"}])
-    with pytest.raises(ValueError, match=r"takes \['B', 'H', 'W', 3\]"):
+    with pytest.raises(ValueError, match=r"needs \['B', 'H', 'W', 3\]"):
         create().encode(np.zeros((1, 2, 4, 8, 3), np.uint8), [{"instruction": "", "history": ""}])
 
 
@@ -249,7 +249,7 @@ def test_native_aspect_uses_the_frame_shape_of_the_environment():
     encoder = prompted.create(native, prompted.Defaults(max_prompt_tokens=60))
     frame = np.zeros((1, 60, 30, 3), np.uint8)
     assert encoder.encode(frame, [{"instruction": "left"}]).values.shape[1] == encoder.tokens
-    with pytest.raises(UserError, match="image_tokens=1 pools a square grid.*aspect=letterbox"):
+    with pytest.raises(UserError, match="image_tokens=1 needs a square grid.*aspect=letterbox"):
         prompted.create(native, prompted.Defaults(max_prompt_tokens=60, image_tokens=1))
 
 

@@ -101,7 +101,7 @@ def test_names_determine_houses_and_all_houses_differ() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("test-5-0000", "'test-5-0000' not the name of a house"),
+        ("test-5-0000", "'test-5-0000' is not the name of a house"),
         ("train-5", "not the name of a house"),
         ("train-2-0000", f"has {FEWEST} to {MOST} rooms, not 2"),
     ],

@@ -158,7 +158,7 @@ def test_missing_minedojo_raises_with_the_install_command(tmp_path: Path, monkey
 
 
 def test_oracle_raises() -> None:
-    with pytest.raises(ValueError, match="policy=random"):
+    with pytest.raises(ValueError, match="--policy random"):
         minecraft.oracle("milk_cow")
 
 

@@ -110,7 +110,7 @@ def test_missing_weights_are_refused(run):
     with pytest.raises(UserError, match=r"1 weights are missing, such as model\.language_model\.norm\.weight"):
         load_vlm(str(run))
     (run / CHECKPOINT).unlink()
-    with pytest.raises(UserError, match=f"has no {CHECKPOINT}"):
+    with pytest.raises(UserError, match=f"has no weights {CHECKPOINT}"):
         load_vlm(str(run))
 
 
