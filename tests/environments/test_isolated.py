@@ -342,7 +342,7 @@ def test_worker_over_the_memory_limit_is_replaced_at_reset(world):
     [before, _] = env.call("pids")
     assert env._worker.memory() < limit
     assert [env.step(0)[2:4] for _ in range(5)] == [(False, False)] * 4 + [(True, False)]
-    with pytest.warns(UserWarning, match=f"far is replaced: it uses [0-9]+ MB, more than timeouts.memory={limit}"):
+    with pytest.warns(UserWarning, match=f"far is replaced: it uses [0-9]+ MB of memory, more than timeouts.memory={limit}"):
         env.reset(seed=1)
     assert env.call("pids")[0] != before and env.restarts == 1
     env.reset(seed=2)
@@ -359,7 +359,7 @@ def test_worker_over_the_memory_limit_is_replaced_during_a_long_episode(world, m
     assert not any(env.step(0)[3] for _ in range(20))  # it grows in the third step; the memory was checked in the first
     assert len(checks) == 1
     monkeypatch.setattr(isolated, "MEMORY_INTERVAL", 0)
-    with pytest.warns(UserWarning, match="far is replaced: it uses [0-9]+ MB, more than timeouts.memory=180"):
+    with pytest.warns(UserWarning, match="far is replaced: it uses [0-9]+ MB of memory, more than timeouts.memory=180"):
         _, reward, terminated, truncated, info = env.step(0)
     assert (reward, terminated, truncated, info["success"]) == (0, False, True, False)
     assert info["cut"].endswith("memory=180") and env.restarts == 1
