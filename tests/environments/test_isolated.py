@@ -342,7 +342,7 @@ def test_worker_over_the_memory_limit_is_replaced_at_reset(world):
     [before, _] = env.call("pids")
     assert env._worker.memory() < limit
     assert [env.step(0)[2:4] for _ in range(5)] == [(False, False)] * 4 + [(True, False)]
-    with pytest.warns(UserWarning, match=f"far is replaced: it uses [0-9]+ MB of memory, more than timeouts.memory={limit}"):
+    with pytest.warns(UserWarning, match=f"it uses [0-9]+ MB of memory, more than timeouts.memory={limit}"):
         env.reset(seed=1)
     assert env.call("pids")[0] != before and env.restarts == 1
     env.reset(seed=2)
