@@ -69,7 +69,7 @@ def test_rollout_beyond_memory_fails_before_the_policy_is_created(examples) -> N
     [
         (["algorithm_options.recurrent=true", "algorithm_options.n_steps=513", "num_envs=1"], "policy", "single row"),
         (["prompt=maze/walk/what"], "prompt", "'item', but the task's context has 'target'"),
-        (["algorithm_options.n_steps=5000000"], "policy", "16,777,216 apart; take fewer n_steps"),
+        (["algorithm_options.n_steps=5000000"], "policy", "the maximum is 16,777,216. Use fewer n_steps"),
         (["wandb=online"], "wandb", "pip install"),
     ],
 )
