@@ -132,7 +132,7 @@ def test_message_over_the_limit_raises_before_it_is_read(monkeypatch):
 
 
 def test_other_version_raises():
-    with pytest.raises(WireError, match="version 2, this one 1"):
+    with pytest.raises(WireError, match="version 2 of the protocol, this one version 1"):
         receive_bytes(struct.pack("!4sHII", b"pr2l", 2, 0, 0))
 
 
