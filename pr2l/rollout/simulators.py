@@ -246,7 +246,7 @@ def _base(name: str, recipe: Recipe, python: Path | None) -> Path:
     versions = " or ".join(recipe.python)
     if python is not None:
         if _version(python) not in recipe.python:
-            version = _version(python) or "no Python interpreter"
+            version = _version(python) or "not a Python interpreter"
             raise UserError(f"{name} needs Python {versions}; {python} is {version}")
         return python
     for version in recipe.python:

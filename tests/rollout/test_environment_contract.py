@@ -183,8 +183,8 @@ def env_without_frame():
         (env_with(frame=spaces.Discrete(3)), "must be Box(0, 255, (H, W, 3), np.uint8)"),
         (env_with(proprio=spaces.Box(-1, 1, (2,), np.float64)), "must be Box(..., (P,), np.float32)"),
         (env_without_frame(), "must be Dict(frame=Box"),
-        (env_with_actions(spaces.Discrete(3, start=1)), "begins with 1"),
-        (env_with_actions(spaces.Dict(move=spaces.MultiDiscrete([2, 2], start=[0, 1]))), "begins with [0, 1]"),
+        (env_with_actions(spaces.Discrete(3, start=1)), "has start=1,"),
+        (env_with_actions(spaces.Dict(move=spaces.MultiDiscrete([2, 2], start=[0, 1]))), "has start=[0, 1]"),
     ],
 )
 def test_spaces_that_violate_the_contract_raise(env, text):
@@ -204,7 +204,7 @@ def test_make_episodes_checks_the_spaces(write_plugin, isolated):
         "    return env\n"
     )
     write_plugin("environments", "shifted", source)
-    with pytest.raises(UserError, match="shifted/colours.*begins with 1"):
+    with pytest.raises(UserError, match="shifted/colours.*has start=1"):
         make_episodes("shifted", "colours", None, "train", False, seeds, isolated)
 
 
