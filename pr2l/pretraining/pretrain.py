@@ -23,6 +23,7 @@ from rich.table import Table
 from pr2l.core.config import read_config, read_values
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
+from pr2l.core.lock import locked
 from pr2l.data.labelled_frames import LabelledFrames, Source, load_or_play
 from pr2l.policies.common.threads import torch_threads
 from pr2l.pretraining import finetune, from_scratch
@@ -66,17 +67,20 @@ def pretrain(config: str | Path, overrides: Sequence[str] = (), folder: Path | N
         The folder with the weights, in the format of any other checkpoint.
 
     Raises:
-        UserError: The config is wrong, a VLM does not exist, or the folder holds a fine-tuning with other settings or a
-            checkpoint of an earlier version.
+        UserError: The config is wrong, a VLM does not exist, another process uses the folder, or the folder holds a
+            fine-tuning with other settings or a checkpoint of an earlier version.
     """
     folder = folder or Path("runs") / Path(config).stem
     if "vlm" in read_values(config, overrides):
-        return _finetune(read_config(FinetuneConfig, config, overrides), folder)
-    return _train_from_scratch(read_config(PretrainConfig, config, overrides), folder)
+        finetune_config = read_config(FinetuneConfig, config, overrides)
+        with locked(folder):
+            return _finetune(finetune_config, folder)
+    scratch_config = read_config(PretrainConfig, config, overrides)
+    with locked(folder):
+        return _train_from_scratch(scratch_config, folder)
 
 
 def _train_from_scratch(config: PretrainConfig, folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     console = Console()
     with torch_threads(config.threads), _progress(console) as bars:
         training = _frames("play for training", config.train, folder, bars)
@@ -91,7 +95,6 @@ def _train_from_scratch(config: PretrainConfig, folder: Path) -> Path:
 
 
 def _finetune(config: FinetuneConfig, folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
     _check_settings(config, folder)
     console = Console()
     with torch_threads(config.threads), _progress(console) as bars:

@@ -30,6 +30,7 @@ from pr2l.core.config import read_config
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.io import DamagedFile, json_line, parse_json, write_text
+from pr2l.core.lock import locked
 from pr2l.core.prompt import Prompt
 from pr2l.core.types import Segment
 from pr2l.core.yaml_files import dump
@@ -112,12 +113,19 @@ def search(space_name: str, scoring: Scoring, out: Path, budget: int) -> list[Ca
         support their token order.
 
     Raises:
-        UserError: If the VLM can process no candidate, there are too few frames, or `scoring` sets a forbidden option.
+        UserError: If another process uses the folder, the VLM can process no candidate, there are too few frames, or
+            `scoring` sets a forbidden option.
     """
     for key, option in REPLACED.items():
         if key in scoring.model_fields_set:
             raise UserError(f"a search chooses {key} itself; use {option} instead of {key}=")
-    console, space = Console(), read_config(Space, space_name)
+    space = read_config(Space, space_name)
+    with locked(out):
+        return _search(space_name, space, scoring, out, budget)
+
+
+def _search(space_name: str, space: Space, scoring: Scoring, out: Path, budget: int) -> list[Candidate]:
+    console = Console()
     _weights.cache_clear()  # a VLM may have been trained again into the same folder
     candidates = space.prompts()
     rungs = plan(len(candidates), budget)
@@ -126,7 +134,6 @@ def search(space_name: str, scoring: Scoring, out: Path, budget: int) -> list[Ca
     scoring = scoring.model_copy(update={"frames": 2 * rungs[-1][1]})
     examples = examples_of(scoring)
     console.print(" -> ".join(f"{count} candidates x {frames} frames" for count, frames in rungs))
-    out.mkdir(parents=True, exist_ok=True)
     running, scored = set(sampled.tolist()), dict[int, Candidate]()
     try:
         for rung, (count, frames) in enumerate(rungs):

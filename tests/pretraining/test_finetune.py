@@ -14,6 +14,7 @@ from small_vlms import load as load_shared
 from tiny_parts import Case, frames
 
 from pr2l.core.errors import UserError
+from pr2l.core.lock import locked
 from pr2l.data.labelled_frames import LabelledFrames
 from pr2l.data.questions import Question
 from pr2l.pretraining import finetune
@@ -239,6 +240,13 @@ def test_without_peft_the_error_names_two_solutions(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", import_without_peft)
     with pytest.raises(UserError, match="pip install peft.*method=full"):
         load_for_training(config(CASES[0], method="lora"))
+
+
+@pytest.mark.parametrize("name", ["pretrain/tiny", "pretrain/finetune"])
+def test_two_pretrainings_cannot_write_to_one_folder(name, tmp_path):
+    with locked(tmp_path / "run"), pytest.raises(UserError, match=f"{tmp_path / 'run'} is in use by process"):
+        pretrain(name, folder=tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 ORACLE = "\n\ndef oracle(task):\n    return None\n"

@@ -12,6 +12,7 @@ from pr2l.core import prompt, registry
 from pr2l.core.config import read_config
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.io import DamagedFile
+from pr2l.core.lock import locked
 from pr2l.core.prompt import Prompt
 from pr2l.core.statistics import Estimate
 from pr2l.prompting import search as program
@@ -104,6 +105,12 @@ def test_space_contains_every_combination_once():
     assert texts == [(text, count) for count in (1, 2) for text in ("a {target}", "b", "b a {target}", "b b")]
     assert space.prompts()[0].slots == ("target",)
     assert len(Space(why="", auxiliary=("", ""), questions=("a",)).prompts()) == 1
+
+
+def test_two_searches_cannot_write_to_one_folder(fake_score, tmp_path):
+    with locked(tmp_path / "out"), pytest.raises(UserError, match=f"{tmp_path / 'out'} is in use by process"):
+        run_search(tmp_path)
+    assert not fake_score.calls
 
 
 def test_best_prompt_is_found_and_written(fake_score, tmp_path):
