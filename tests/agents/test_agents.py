@@ -117,7 +117,7 @@ def test_log_probabilities_are_those_of_the_unmodified_model(case):
 
 
 @every_case
-def test_padding_and_the_other_rows_change_nothing(case):
+def test_padding_and_other_rows_do_not_change_log_probabilities(case):
     agent, talks = frozen(case), conversations(case)
     together = agent.log_prob(talks, RESPONSES)
     alone = [agent.log_prob(talks[row : row + 1], RESPONSES[row : row + 1]) for row in range(3)]
@@ -151,7 +151,7 @@ def test_sampling_is_reproducible_and_depends_on_the_seed(case):
 
 
 @pytest.mark.parametrize("name", ["idefics3", "florence2"])
-def test_a_response_is_sampled_as_often_as_its_probability_says(name):
+def test_responses_are_sampled_with_their_probabilities(name):
     """Responses of one token at a high temperature: 4000 draws against exp(log_prob)."""
     case, temperature, count = CASE[name], 1.5, 4000
     agent = frozen(case, max_new_tokens=1)
@@ -171,7 +171,7 @@ def test_a_response_is_sampled_as_often_as_its_probability_says(name):
     assert ((shares - probabilities).abs() <= 5 * deviation + 1e-9).all()
 
 
-def test_the_log_probability_of_a_sample_is_of_its_own_tokens():
+def test_log_probability_of_a_sample_uses_its_own_tokens():
     """A text may be tokenised in other ways than it was generated, and a cut response has no end."""
     case = CASE["idefics3"]
     agent, talk = frozen(case), conversations(case)[:1]
@@ -181,7 +181,7 @@ def test_the_log_probability_of_a_sample_is_of_its_own_tokens():
 
 
 @every_case
-def test_a_frozen_vlm_gives_log_probabilities_without_gradients(case):
+def test_log_probabilities_of_a_frozen_vlm_have_no_gradients(case):
     agent = frozen(case)
     assert not any(weight.requires_grad for weight in agent.vlm.model.parameters())
     assert not agent.log_prob(conversations(case), RESPONSES).requires_grad
@@ -208,7 +208,7 @@ def test_gradients_reach_the_lora_weights_and_nothing_else(case):
 
 
 @trained_cases
-def test_a_new_adapter_changes_nothing_and_the_reference_never_does(case):
+def test_new_adapter_and_reference_equal_the_model_without_adapter(case):
     agent, plain = trainable(case), frozen(case)
     talks = conversations(case)
     expected = plain.log_prob(talks, RESPONSES)
@@ -228,7 +228,7 @@ def disturb(agent, seed=1):
 
 
 @trained_cases
-def test_a_saved_adapter_gives_the_same_agent(case, tmp_path):
+def test_saved_adapter_gives_the_same_agent(case, tmp_path):
     agent = trainable(case)
     disturb(agent)
     talks = conversations(case)
@@ -271,7 +271,7 @@ def tied(tmp_path):
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
-def test_an_adapter_on_tied_weights_is_refused(tied, target):
+def test_adapter_on_tied_weights_is_refused(tied, target):
     model = load_vlm(str(tied), VLMDefaults(device="cpu"))
     assert model.model.lm_head.weight is model.model.get_input_embeddings().weight
     with pytest.raises(UserError, match=f"'{target}' shares its weights.*Leave '{target}' out"):
@@ -309,7 +309,7 @@ def test_images_of_a_conversation_may_differ_in_size():
     assert torch.equal(ours, theirs)
 
 
-def test_agents_that_cannot_be_are_refused(tmp_path):
+def test_invalid_agents_and_arguments_are_refused(tmp_path):
     case = CASE["idefics3"]
     with pytest.raises(UserError, match="generation=greedy"):
         PromptedAgent(vlm(case, generation="none", layers=(1,)))
@@ -337,20 +337,20 @@ def test_agents_that_cannot_be_are_refused(tmp_path):
         agent.log_prob(conversations(case), RESPONSES[:2])
 
 
-def test_both_agents_keep_the_contract():
+def test_both_agents_implement_the_interface():
     case = CASE["florence2"]
     for agent in (frozen(case), trainable(case)):
         assert isinstance(agent, Agent) and isinstance(agent, VLMAgent)
 
 
-def test_the_package_imports_its_names_when_they_are_used():
+def test_package_imports_its_names_when_they_are_used():
     code = "import sys, json, pr2l.agents; print(json.dumps(sorted({'torch', 'transformers'} & {*sys.modules})))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert json.loads(loaded) == []
     assert [getattr(pr2l.agents, name).__name__ for name in pr2l.agents.__all__] == pr2l.agents.__all__
 
 
-def test_the_documentations_example_runs(tmp_path, monkeypatch):
+def test_example_of_the_documentation_runs(tmp_path, monkeypatch):
     """On tiny, the VLM that ships with pr2l; one step makes the answer more probable."""
     page = Path(__file__).parents[2] / "docs" / "agents.md"
     (example,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)

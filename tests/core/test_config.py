@@ -31,7 +31,7 @@ SMALLEST = {
 }
 
 
-def test_the_config_contains_plugin_defaults_and_the_values_of_the_file(examples) -> None:
+def test_config_contains_plugin_defaults_and_the_values_of_the_file(examples) -> None:
     config = load_config(NAME)
     assert config.environment_options == {"size": 32}
     assert config.network_options == {"summary": 128}
@@ -141,7 +141,7 @@ def test_empty_options_replace_those_of_the_file(examples) -> None:
     assert load_config(NAME, ["encoder=pixels", "encoder_options={}"]).encoder_options == {"size": 64}
 
 
-def test_an_unknown_config_gives_the_most_similar_name(examples, tmp_path) -> None:
+def test_unknown_config_gives_the_most_similar_name(examples, tmp_path) -> None:
     for name in ("doors/choose/column", "configs/doors/choose/column.yaml"):
         with pytest.raises(UnknownName, match=f"Did you mean '{NAME}'"):
             load_config(name)
@@ -167,12 +167,12 @@ def test_environment_may_be_a_class_in_the_working_folder(tmp_path: Path, monkey
         load_config("dark.yaml", ["environment=dark_world:Drak"])
 
 
-def test_a_config_can_be_loaded_by_the_path_of_its_file(examples) -> None:
+def test_config_can_be_loaded_by_the_path_of_its_file(examples) -> None:
     assert load_config(f"configs/{NAME}.yaml") == load_config(NAME)
 
 
 @pytest.mark.parametrize("name", ["{folder}/mine.yaml", "mine.yaml", "./mine.yml", "../home/mine.yaml", "~/mine.yaml"])
-def test_a_config_may_be_any_path(examples, tmp_path: Path, monkeypatch, name: str) -> None:
+def test_config_may_be_any_path(examples, tmp_path: Path, monkeypatch, name: str) -> None:
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.chdir(home)
@@ -182,7 +182,7 @@ def test_a_config_may_be_any_path(examples, tmp_path: Path, monkeypatch, name: s
     assert load_config(name.format(folder=home)).seed == 7
 
 
-def test_a_path_without_a_file_is_named(tmp_path: Path) -> None:
+def test_path_without_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match=r"There is no file .*mine.yaml' either"):
         load_config(tmp_path / "mine.yaml")
 
@@ -221,7 +221,7 @@ class Tables(BaseModel):
 
 
 @pytest.mark.parametrize("text", ["one: {rate: 1, swich: true}", "one: {rate: 1}\nmany: [{rate: 1, swich: true}]"])
-def test_an_unknown_nested_key_gives_the_keys_of_its_table(tmp_path: Path, text: str) -> None:
+def test_unknown_nested_key_gives_the_keys_of_its_table(tmp_path: Path, text: str) -> None:
     (tmp_path / "nested.yaml").write_text(text)
     with pytest.raises(UserError, match=r"swich'. Did you mean 'switch'\? Allowed keys: rate, switch"):
         read_config(Tables, tmp_path / "nested.yaml")

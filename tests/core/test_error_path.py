@@ -50,7 +50,7 @@ def command(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [UserError, EnvironmentsError, PoliciesError])
-def test_a_mistake_of_the_user_is_printed_as_it_is(command, kind):
+def test_user_error_is_printed_unchanged(command, kind):
     assert command(kind("the file runs[/x] [bold]is[/bold] wrong")) == (
         2,
         "error: the file runs[/x] [bold]is[/bold] wrong\n",
@@ -88,7 +88,7 @@ def error_of(action, *arguments):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
-def test_a_full_disk_names_the_free_space_and_the_next_step(command, tmp_path, monkeypatch):
+def test_full_disk_names_the_free_space_and_the_next_step(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with open("/dev/full", "wb", buffering=0) as full:
         code, err = command(error_of(full.write, b"x"))
@@ -109,7 +109,7 @@ def read_only(tmp_path):
         pytest.skip("root may write everywhere on this system")
 
 
-def test_a_missing_permission_names_the_path_and_the_next_step(command, read_only):
+def test_missing_permission_names_the_path_and_the_next_step(command, read_only):
     path = read_only / "runs[bold]" / "new"
     error = error_of(path.parent.mkdir)
     code, err = command(error)
@@ -118,7 +118,7 @@ def test_a_missing_permission_names_the_path_and_the_next_step(command, read_onl
     assert "Name another folder, or change its permissions" in err
 
 
-def test_a_run_in_a_read_only_folder_ends_with_a_message(read_only, monkeypatch):
+def test_run_in_a_read_only_folder_ends_with_a_message(read_only, monkeypatch):
     from pr2l.core.config import load_config
     from pr2l.training.runs import Run
 
@@ -128,7 +128,7 @@ def test_a_run_in_a_read_only_folder_ends_with_a_message(read_only, monkeypatch)
     assert explain_os_error(error.value).startswith(f"runs: {error.value.strerror} (")
 
 
-def test_a_file_in_place_of_a_folder_is_named(command, tmp_path):
+def test_file_in_place_of_a_folder_is_named(command, tmp_path):
     file = tmp_path / "runs[bold]"
     file.touch()
     for path in (file, file / "new"):
@@ -139,7 +139,7 @@ def test_a_file_in_place_of_a_folder_is_named(command, tmp_path):
     assert code == 2 and "File name too long. Name another folder" in err
 
 
-def test_a_folder_in_place_of_a_file_is_named(command, tmp_path):
+def test_folder_in_place_of_a_file_is_named(command, tmp_path):
     code, err = command(error_of(tmp_path.read_text))
     assert (code, err) == (
         2,
@@ -147,7 +147,7 @@ def test_a_folder_in_place_of_a_file_is_named(command, tmp_path):
     )
 
 
-def test_a_folder_that_exists_already_is_no_mistake_of_the_user(command, tmp_path):
+def test_existing_folder_is_not_a_user_error(command, tmp_path):
     error = error_of(tmp_path.mkdir)
     code, err = command(error)
     assert code is error and "This is a bug of pr2l" in err
@@ -162,7 +162,7 @@ def test_other_os_errors_and_those_of_an_environment_keep_their_traceback(comman
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_value_error_of_an_environment_is_a_crash_of_that_environment(workers, tmp_path, monkeypatch):
+def test_value_error_of_an_environment_is_a_bug_of_the_environment(workers, tmp_path, monkeypatch):
     from pr2l.core.config import load_config
     from pr2l.rollout import build
 

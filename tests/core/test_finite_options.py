@@ -80,7 +80,7 @@ def test_no_other_option_accepts_nan_or_infinity(module: str, name: str) -> None
         "timeouts.step=.inf",
     ],
 )
-def test_a_config_with_such_a_value_is_refused(override: str) -> None:
+def test_config_with_such_a_value_is_refused(override: str) -> None:
     with pytest.raises(UserError, match=rf"{override.partition('=')[0].partition('.')[2]} = (nan|inf): .* finite"):
         load_config("doom/fetch/prompted", [override])
 

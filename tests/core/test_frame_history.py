@@ -12,7 +12,7 @@ def values(frames):
     return frames[..., 0, 0, 0].tolist()
 
 
-def test_the_first_frame_replaces_the_frames_before_an_episode():
+def test_first_frame_replaces_the_frames_before_an_episode():
     assert values(last_frames(FRAMES, [3, 0, 1], 3)) == [[1, 2, 3], [0, 0, 0], [0, 0, 1]]
 
 
@@ -22,7 +22,7 @@ def test_one_frame_has_no_axis_for_the_history():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
-def test_a_running_episode_has_the_frames_of_a_recorded_one(count):
+def test_running_episode_has_the_frames_of_a_recorded_one(count):
     history = FrameHistory(count)
     history.add(FRAMES[3])
     history.clear()  # the frame of another episode is gone
@@ -30,7 +30,7 @@ def test_a_running_episode_has_the_frames_of_a_recorded_one(count):
     assert np.array_equal(running, last_frames(FRAMES, range(4), count))
 
 
-def test_a_history_has_its_own_copies_of_reused_arrays():
+def test_history_has_its_own_copies_of_reused_arrays():
     history, frame = FrameHistory(2), FRAMES[0].copy()
     history.add(frame)
     frame[:] = 7

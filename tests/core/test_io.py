@@ -51,7 +51,7 @@ def test_any_truncation_of_a_json_file_is_detected(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[1]", "[" * 100_000, '{"a": ' + "1" * 5_000 + "}", '{"a": NaN, "a"}', "\xff"])
-def test_text_that_is_no_json_object_is_refused(text, tmp_path):
+def test_text_that_is_not_a_json_object_is_refused(text, tmp_path):
     (tmp_path / "values.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(DamagedFile, match=r"values\.json is damaged.*Delete it\."):
         read_json(tmp_path / "values.json", "Delete it.")
@@ -88,12 +88,12 @@ def other_process(tmp_path):
         process.kill()
 
 
-def test_a_locked_folder_is_refused_with_its_owner(other_process, tmp_path):
+def test_locked_folder_is_refused_with_its_owner(other_process, tmp_path):
     with pytest.raises(UserError, match=rf"{tmp_path} is in use by process {other_process.pid} on "), locked(tmp_path):
         pass
 
 
-def test_the_lock_of_a_killed_process_is_taken_over(other_process, tmp_path, capsys):
+def test_lock_of_a_killed_process_is_taken_over(other_process, tmp_path, capsys):
     other_process.kill()
     other_process.wait()
     with locked(tmp_path):
@@ -101,7 +101,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(other_process, tmp_path, cap
         assert json.loads((tmp_path / ".lock").read_text())["process"] == os.getpid()
 
 
-def test_a_released_lock_is_silent(other_process, tmp_path, capsys):
+def test_released_lock_is_silent(other_process, tmp_path, capsys):
     other_process.communicate("\n")
     for _ in range(2):
         with locked(tmp_path):

@@ -28,7 +28,7 @@ def test_render_of_an_empty_text() -> None:
     assert where_prompt("", ()).render({"target": "clip"}) == ""
 
 
-def test_a_missing_slot_gives_the_keys_of_the_context() -> None:
+def test_missing_slot_gives_the_keys_of_the_context() -> None:
     with pytest.raises(UserError, match=r"slot 'target'.*has 'targets'.*Did you mean 'targets'\?"):
         where_prompt().render({"targets": "clip"})
 
@@ -90,7 +90,7 @@ def test_recommended_options_of_a_prompt_are_optional(write_plugin) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".yml"])
-def test_a_prompt_can_be_given_by_path(suffix: str, tmp_path, monkeypatch) -> None:
+def test_prompt_may_be_a_path(suffix: str, tmp_path, monkeypatch) -> None:
     file = tmp_path / f"mine{suffix}"
     file.write_text("text: there\nwhy: a test\nsource: this file\n")
     monkeypatch.chdir(tmp_path)
@@ -101,7 +101,7 @@ def test_a_prompt_can_be_given_by_path(suffix: str, tmp_path, monkeypatch) -> No
     assert prompt.find("prompts/doom/fetch/where.yaml") == prompt.find("doom/fetch/where")
 
 
-def test_a_missing_prompt_file_is_named(tmp_path) -> None:
+def test_missing_prompt_file_is_named(tmp_path) -> None:
     with pytest.raises(UnknownName, match=r"no file .*other.yaml'"):
         prompt.load(str(tmp_path / "other.yaml"))
     with pytest.raises(UnknownName, match=r"no file 'other.yaml'"):
@@ -152,7 +152,7 @@ def test_slot_values_are_literal(value: str) -> None:
     assert where_prompt("a {target} b").render({"target": value}) == f"a {value} b"
 
 
-def test_an_unknown_prompt_gives_the_most_similar_name(write_plugin) -> None:
+def test_unknown_prompt_gives_the_most_similar_name(write_plugin) -> None:
     write_plugin("prompts", "maze/walk/where", "text: where\nwhy: a test\nsource: this file\n")
     with pytest.raises(UnknownName, match="Did you mean 'maze/walk/where'"):
         prompt.load("maze/walk/wher")

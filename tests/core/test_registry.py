@@ -66,12 +66,12 @@ def test_plugin_names_are_file_names_without_leading_underscore() -> None:
         registry.load("networks", "_base")
 
 
-def test_an_unknown_name_gives_the_most_similar_and_all_names() -> None:
+def test_unknown_name_gives_the_most_similar_and_all_names() -> None:
     with pytest.raises(UnknownName, match=r"Did you mean 'token_transformer'\? Known networks: .*mlp.*`pr2l list"):
         registry.load("networks", "token_transfomer")
 
 
-def test_an_unknown_kind_gives_the_most_similar_kind() -> None:
+def test_unknown_kind_gives_the_most_similar_kind() -> None:
     with pytest.raises(UnknownName, match=r"'encoder' is not among the kinds of plug-in. Did you mean 'encoders'"):
         registry.names("encoder")
     with pytest.raises(UnknownName, match="kinds of plug-in"):
@@ -101,7 +101,7 @@ def test_entry_points_are_read_again_only_after_an_installation(write_plugin, mo
     assert {"first", "second"} <= set(registry.names("encoders")) and len(folders) == 1  # the others have not changed
 
 
-def test_a_package_in_an_earlier_folder_hides_one_of_the_same_name(tmp_path, monkeypatch) -> None:
+def test_package_in_an_earlier_folder_hides_one_of_the_same_name(tmp_path, monkeypatch) -> None:
     for folder, module in (("later", "old"), ("earlier", "new")):
         metadata = tmp_path / folder / "parrots-1.0.dist-info"
         metadata.mkdir(parents=True)

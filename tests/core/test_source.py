@@ -25,7 +25,7 @@ def package(tmp_path, monkeypatch):
     assert "not_imported" not in sys.modules
 
 
-def test_a_module_is_found_without_its_parents(package):
+def test_module_is_found_without_its_parents(package):
     file = package("inner/world.py", "")
     assert module_file("not_imported.inner.world") == file
     assert module_file("not_imported.inner") == file.with_name("__init__.py")
@@ -59,7 +59,7 @@ def test_keys_of_a_dict_literal(package, source, keys):
     assert dict_keys(package("inner/world.py", source), "TASKS") == keys
 
 
-def test_a_class_is_found_where_it_is_defined(package):
+def test_class_is_found_where_it_is_defined(package):
     tasks = package("inner/tasks.py", "class Task: ...")
     world = package("inner/world.py", "from .tasks import Task as Row")
     node, file = find_definition(world, "Row")
@@ -67,6 +67,6 @@ def test_a_class_is_found_where_it_is_defined(package):
     assert find_definition(world, "Task") is None
 
 
-def test_the_first_line_of_a_docstring(package):
+def test_first_line_of_a_docstring(package):
     assert first_line(package("inner/world.py", '"""Two rooms.\n\nMore."""')) == "Two rooms."
     assert first_line(package("inner/world.py", "")) == ""

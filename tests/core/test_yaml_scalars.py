@@ -37,7 +37,7 @@ def test_scalars_are_those_of_yaml_1_2(text, value):
 
 
 @pytest.mark.parametrize("text", ["010", "09", "0o10", "1:30", "1e5", "1e-4", "off", "2026-01-31", "0x1F", "null", "="])
-def test_a_text_that_looks_like_a_number_stays_a_text(text, tmp_path):
+def test_text_that_looks_like_a_number_stays_a_text(text, tmp_path):
     assert parse(dump(text), "it") == text
     write_mapping(tmp_path / "values.yaml", {"prompt": text})
     assert read_mapping(tmp_path / "values.yaml", verify=True) == {"prompt": text}
@@ -47,7 +47,7 @@ def test_a_text_that_looks_like_a_number_stays_a_text(text, tmp_path):
     "text",
     ["[" * 5_000, "a: !!bool maybe", "a: " + "1" * 5_000, "a: !!timestamp never", "a: !!float ''", "? [1]\n: 2"],
 )
-def test_yaml_that_cannot_be_read_is_a_mistake_of_the_user(text, tmp_path):
+def test_unreadable_yaml_is_a_user_error(text, tmp_path):
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(UserError, match=r"bad\.yaml is not valid YAML"):
         read_mapping(tmp_path / "bad.yaml")
@@ -64,7 +64,7 @@ def test_seeds_are_those_that_numpy_takes(tmp_path):
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_a_row_with_a_number_that_is_not_finite_is_refused(number):
+def test_row_with_a_number_that_is_not_finite_is_refused(number):
     values = {"results": {"played": {"return": [0.5, number]}}, "frames_per_second": 1.0}
     with pytest.raises(UserError, match=rf"row\.json: results\.played\.return\.1 is {number}.*must be finite"):
         validated(values, "row.json")

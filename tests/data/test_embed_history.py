@@ -122,7 +122,7 @@ def test_batches_and_samples_have_the_frames_of_one_episode(tmp_path):
     assert recording.sample(3, 2)[0][..., 0, 0, 0].tolist() == [[0, 0], [1, 2], [3, 4]]
 
 
-def test_the_number_of_frames_is_part_of_the_key(toy, dataset, tmp_path):
+def test_number_of_frames_is_part_of_the_key(toy, dataset, tmp_path):
     """Without image tokens, the tokens of the three prompts have one shape."""
     configs = [
         toy(f"prompt={tmp_path}/{name}.yaml", "encoder_options={segments: [prompt], max_prompt_tokens: 60}")

@@ -45,7 +45,7 @@ def test_only_incomplete_sets_are_played_again(folder):
         progress.clear()
 
 
-def test_a_history_adds_earlier_frames_and_changes_nothing_else(folder, tmp_path):
+def test_history_adds_earlier_frames_and_changes_nothing_else(folder, tmp_path):
     alone = load_or_play(SOURCE, folder)
     after = load_or_play(SOURCE, tmp_path, frame_history=3)
     assert after.frames.shape == (12, 3, 120, 160, 3) and np.array_equal(after.frames[:, -1], alone.frames)

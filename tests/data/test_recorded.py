@@ -259,7 +259,7 @@ def test_environments_are_made_before_the_evaluation_only_if_options_differ(
     assert before_evaluation == [count]
 
 
-def test_check_makes_the_environments_of_the_evaluation_and_evaluation_as_many_as_it_plays(toy, tmp_path, make_calls):
+def test_check_and_evaluation_make_one_environment_per_parallel_episode(toy, tmp_path, make_calls):
     assert all(finding.good for finding in findings(toy("num_envs=3", "evaluation_episodes=2")))
     assert len(make_calls) == 1 + 2 + 2  # for the spaces, for the memory of one, and those of the evaluation
     del make_calls[1:]

@@ -83,7 +83,7 @@ def test_observations_that_are_not_images_raise(tmp_path, space, frames, message
         Recording(write_minari(tmp_path / "a", space, frames))
 
 
-def test_folders_that_are_no_data_set_raise(tmp_path):
+def test_folders_that_are_not_data_sets_raise(tmp_path):
     with pytest.raises(UserError, match="no folder `data`"):
         Recording(tmp_path)
     (tmp_path / "data").mkdir()

@@ -124,7 +124,7 @@ def test_flush_writes_rows_before_their_count(tmp_path, monkeypatch):
     assert order == [3, 2, 1, "store.json"]
 
 
-def test_folder_without_index_is_no_store(tmp_path):
+def test_folder_without_index_is_not_a_store(tmp_path):
     Store.create(tmp_path, KEY, (9, 1, 1))
     (tmp_path / "store.json").unlink()
     with pytest.raises(UserError, match="is not a store: it has no store.json"):

@@ -83,7 +83,7 @@ def test_contexts_are_compared_regardless_of_order():
     assert cache.encoder.batches == [[(1, "a")], [(1, "x")]]
 
 
-def test_the_least_recently_used_row_is_evicted():
+def test_least_recently_used_row_is_evicted():
     cache = CachedEncoder(RecordingEncoder(), capacity=2)
     for row in ((1, "a"), (2, "a"), (1, "a"), (3, "a"), (1, "a"), (2, "a")):
         cache.encode(*batch(row))
@@ -91,7 +91,7 @@ def test_the_least_recently_used_row_is_evicted():
     assert encoded == [1, 2, 3, 2]  # 3 replaced 2, because 1 had been used again
 
 
-def test_a_batch_may_be_larger_than_the_cache():
+def test_batch_may_be_larger_than_the_cache():
     cache = CachedEncoder(RecordingEncoder(), capacity=1)
     rows = batch((1, "a"), (2, "b"), (3, "c"))
     assert_equal(cache.encode(*rows), RecordingEncoder().encode(*rows))
@@ -136,7 +136,7 @@ def test_attributes_and_key_are_those_of_the_encoder():
     assert cache.key() == RecordingEncoder().key()
 
 
-def test_an_encoder_without_answers():
+def test_encoder_without_answers():
     class NoAnswers(RecordingEncoder):
         def answers(self):
             return []

@@ -138,7 +138,7 @@ def test_invalid_options_are_refused(options, message):
         encode(options)
 
 
-def test_a_token_before_the_grid_is_not_pooled(monkeypatch):
+def test_token_before_the_grid_is_not_pooled(monkeypatch):
     """Florence-2's first image token is the mean of the picture; the grid of tokens 1 to 16 is pooled."""
     monkeypatch.setattr("test_encoders.IMAGE", 17)
     encoder, tokens = encode({"image_tokens": 4, "segments": ("image",)})
@@ -232,7 +232,7 @@ def test_pca_refuses_values_that_are_not_finite(value):
     assert pca.basis.isfinite().all()
 
 
-def test_an_encoder_without_fit_has_no_state():
+def test_encoder_without_fit_has_no_state():
     encoder = pixels.create(source(), pixels.Defaults())
     assert encoder.state_dict() == {} and encoder.metrics() == {}
     encoder.load_state_dict({})

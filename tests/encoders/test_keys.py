@@ -130,11 +130,11 @@ def test_optimizations_do_not_change_the_key_and_int8_does(checkpoint):
 
 
 @pytest.mark.parametrize("name", ["prompted", "image_only"])
-def test_the_key_of_an_encoder_contains_the_key_of_its_vlm(name, checkpoint):
+def test_key_of_an_encoder_contains_the_key_of_its_vlm(name, checkpoint):
     assert key(name, source(checkpoint))["vlm"] == source(checkpoint).load_vlm().key()
 
 
-def test_the_token_order_is_in_the_key():
+def test_token_order_is_in_the_key():
     first, second = (load(CASE["llava"], token_order=order).key() for order in ("image_first", "text_first"))
     assert {name for name in first if first[name] != second[name]} == {"token_order"}
 
@@ -146,7 +146,7 @@ def test_automatic_options_are_in_the_key_with_their_values(checkpoint):
     )
 
 
-def test_the_text_of_the_prompt_is_in_the_key_but_not_its_name(checkpoint):
+def test_text_of_the_prompt_is_in_the_key_but_not_its_name(checkpoint):
     renamed, reworded = (WHERE.model_copy(update=update) for update in ({"name": "other", "why": "x"}, {"text": "is"}))
     other_name, other_text, no_prompt = (
         key("prompted", source(checkpoint, prompt)) for prompt in (renamed, reworded, None)
@@ -161,7 +161,7 @@ def test_keep_end_is_in_the_key_if_prompts_may_be_truncated(checkpoint):
     assert len({str(key("prompted", source(checkpoint, prompt), max_prompt_tokens=9)) for prompt in prompts}) == 2
 
 
-def test_the_weights_are_in_the_key_but_not_their_path(checkpoint, copy):
+def test_weights_are_in_the_key_but_not_their_path(checkpoint, copy):
     weights = load_file(copy / "model.safetensors")
     original = source(checkpoint).load_vlm().key()
     assert checkpoints.source(str(copy)) == {"name": "small", "revision": original["revision"]}
@@ -179,13 +179,13 @@ def test_files_beside_the_weights_are_in_the_key(copy, file):
     assert checkpoints.source(str(copy)) != before
 
 
-def test_the_key_of_tiny_contains_its_digest():
+def test_key_of_tiny_contains_its_digest():
     """With another digest, embeddings that users stored would not be found."""
     key = load_vlm("tiny").key()
     assert (key["name"], key["revision"]) == ("tiny", "sha256 73298c09b1b222c3")
 
 
-def test_the_key_of_a_hub_model_contains_its_commit(checkpoint, tmp_path, monkeypatch):
+def test_key_of_a_hub_model_contains_its_commit(checkpoint, tmp_path, monkeypatch):
     """The cache is as `hf download someone/small` writes it."""
     commit = "0123456789" * 4
     cache = tmp_path / "models--someone--small"
@@ -197,7 +197,7 @@ def test_the_key_of_a_hub_model_contains_its_commit(checkpoint, tmp_path, monkey
     assert (key["name"], key["revision"]) == ("someone/small", f"commit {commit}")
 
 
-def test_a_fitted_pca_is_in_the_key(checkpoint):
+def test_fitted_pca_is_in_the_key(checkpoint):
     def fitted(seed):
         encoder = prompted.create(source(checkpoint), prompted.Defaults(pca=4, pca_frames=6))
         frames = np.random.default_rng(seed).integers(0, 256, (6, 24, 32, 3), dtype=np.uint8)
@@ -211,7 +211,7 @@ def test_a_fitted_pca_is_in_the_key(checkpoint):
     assert first.key() == other_seed.key()
 
 
-def test_the_key_of_the_oracle_contains_kinds_and_frame_shape():
+def test_key_of_the_oracle_contains_kinds_and_frame_shape():
     changes = [{}, {"kinds": ("armor", "imp")}, {"frame_shape": (24, 33, 3)}, {"frame_shape": (25, 32, 3)}]
     defaults = {"kinds": ("imp", "armor"), "frame_shape": (24, 32, 3)}
     keys = [oracle.create(SimpleNamespace(**defaults | change), oracle.Defaults()).key() for change in changes]

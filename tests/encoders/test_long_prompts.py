@@ -52,7 +52,7 @@ def test_own_text_beyond_the_positions_is_refused_with_the_positions(monkeypatch
         PromptRenderer(encoder.source, encoder.vlm, MAX_TOKENS)
 
 
-def test_the_q_former_of_instructblip_has_positions_of_its_own():
+def test_q_former_of_instructblip_has_positions_of_its_own():
     """Its text is not part of the language model's input, so a check of that input does not find it."""
     vlm = load_vlm(str(folder(CASE["instructblip-t5"])), Defaults(new_tokens=1))  # T5 computes its positions
     longest = 64 - 2  # beside [CLS] and [SEP]

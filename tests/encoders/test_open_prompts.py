@@ -76,7 +76,7 @@ def test_any_text_gives_a_fixed_number_of_tokens_and_right_metrics(contexts):
     assert not any(token in text.lower() for text in texts for token in ("<image>", "</s>"))
 
 
-def test_the_longest_values_are_truncated_at_their_end_or_beginning():
+def test_longest_values_are_truncated_at_their_end_or_beginning():
     encoder = create()
     context = {"instruction": "a1 b1 c1 d1", "history": "w1 x1 y1 z1"}
     with pytest.warns(UserWarning, match="10 tokens.*max_prompt_tokens=6"):
@@ -206,7 +206,7 @@ def test_frames_of_a_conversation_are_pooled_separately():
     assert pooled.tokens == 2
 
 
-def test_a_wrong_number_of_frames_is_refused():
+def test_wrong_number_of_frames_is_refused():
     model = vlm(CASE["llava"])
     encoder = prompted.create(source_of(model, chat(frames=3)), prompted.Defaults(max_prompt_tokens=60))
     for shape in ((1, 8, 8, 3), (1, 2, 8, 8, 3)):
@@ -216,7 +216,7 @@ def test_a_wrong_number_of_frames_is_refused():
         create().encode(np.zeros((1, 2, 4, 8, 3), np.uint8), [{"instruction": "", "history": ""}])
 
 
-def test_a_pca_has_one_projection_for_all_frames_of_a_prompt():
+def test_pca_has_one_projection_for_all_frames_of_a_prompt():
     model = vlm(CASE["llava"])
     pictures = np.random.default_rng(0).integers(0, 256, (9, 2, 24, 24, 3), dtype=np.uint8)
     contexts = [{"instruction": "left"}] * 9

@@ -352,7 +352,7 @@ def test_answer_text_needs_generation():
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "dinov2", "dinov3", "resnet50"])
-def test_a_missing_model_gives_the_download_command(name):
+def test_missing_model_gives_the_download_command(name):
     default = registry.load("encoders", name).Defaults().weights
     with pytest.raises(UserError, match=f"'{default}'.*hf download {default} --local-dir FOLDER"):
         create(name)
@@ -360,7 +360,7 @@ def test_a_missing_model_gives_the_download_command(name):
 
 @pytest.mark.parametrize(("name", "source"), [("vc1", "dl.fbaipublicfiles.com"), ("r3m", "drive.google"),
                                              ("mineclip", "github.com/MineDojo/MineCLIP")])  # fmt: skip
-def test_a_missing_file_gives_its_source(name, source):
+def test_missing_file_gives_its_source(name, source):
     default = registry.load("encoders", name).Defaults().weights
     with pytest.raises(UserError, match=f"'{default}'.*{source}.*encoder_options.weights"):
         create(name)
@@ -421,7 +421,7 @@ def test_empty_files_are_refused(name, message, tmp_path):
         create("vc1", weights=str(tmp_path / name))
 
 
-def test_a_git_lfs_pointer_is_refused(weights, tmp_path):
+def test_git_lfs_pointer_is_refused(weights, tmp_path):
     folder = Path(shutil.copytree(weights("clip"), tmp_path / "clip"))
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
     with pytest.raises(UserError, match="incomplete, damaged"):

@@ -241,7 +241,7 @@ def test_fetch_rewards_the_target_and_penalises_other_objects(worlds):
     assert steps[-1][1] == pytest.approx(-0.51) and steps[-1][2] and not steps[-1][4]["success"]
 
 
-def test_hunt_penalises_other_monsters_and_is_then_no_success(worlds):
+def test_hunt_fails_if_another_monster_is_defeated_first(worlds):
     env = worlds("hunt")
     info = env.reset(seed=3)[1]
     target = info["context"]["target"]

@@ -13,7 +13,7 @@ from pr2l.benchmark.jobs import Job
 from pr2l.environments.isolation.exit_codes import describe_exit
 
 
-def test_a_process_that_was_killed_may_have_run_out_of_memory():
+def test_error_of_a_killed_process_names_the_memory():
     program = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
     program.kill()
     text = describe_exit(program.wait())
@@ -37,7 +37,7 @@ def test_other_ends_of_processes(code, text):
     assert text in describe_exit(code)
 
 
-def test_a_job_that_was_killed_is_said_to_have_been_killed(tmp_path: Path):
+def test_error_of_a_killed_job_names_the_signal(tmp_path: Path):
     log = tmp_path / "log.txt"
     log.write_text("64 of 128 steps\n")
     text = runner._failure(Job("toy", int, log, 0), -signal.SIGKILL)

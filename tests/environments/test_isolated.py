@@ -423,7 +423,7 @@ def test_deleted_environment_ends_its_worker():
     assert wait_until_ended([pid])
 
 
-def test_worker_gets_given_variables_but_not_pythonpath(world, monkeypatch):
+def test_worker_gets_environment_variables_but_not_pythonpath(world, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/of/another/interpreter")
     path, _, variable = world(env={"FAR_WORLD": "here"}).call("path")
     assert variable == "here" and str(ROOT / "environments") not in path
@@ -491,7 +491,7 @@ def test_hanging_worker_ends_when_the_parent_is_killed(start_parent, fail):
     assert wait_until_ended(pids)
 
 
-def test_ctrl_c_reaches_the_parent_only_and_its_next_call_gets_its_own_answer(start_parent, tmp_path):
+def test_call_after_ctrl_c_gets_its_own_answer(start_parent, tmp_path):
     called, resume = tmp_path / "called", tmp_path / "resume"
     program = f"""
 try:

@@ -105,7 +105,7 @@ def test_position_and_direction_are_checked_in_proprio(world: Dojo, name: str, v
     assert truncated and "proprio" in info["cut"]
 
 
-def test_the_reward_is_checked(world: Dojo) -> None:
+def test_reward_is_checked(world: Dojo) -> None:
     checked = env()
     checked.reset(seed=3)
     world.reward = NAN
@@ -121,7 +121,7 @@ def test_the_reward_is_checked(world: Dojo) -> None:
         ("rays", "entity_distance", "lidar gave the distances .nan. to 'cow'"),
     ],
 )
-def test_a_number_that_is_only_compared_is_a_failure_of_the_simulator(
+def test_nan_in_a_comparison_is_a_failure_of_the_simulator(
     world: Dojo, group: str, name: str, message: str
 ) -> None:
     """A comparison with NaN is False, so the player would neither die, nor hit, nor approach."""

@@ -199,7 +199,7 @@ def test_learning_rate_schedule(schedule, last):
     assert cloner.loop.optimizer.param_groups[0]["lr"] == pytest.approx(last)
 
 
-def test_the_seed_determines_the_weights():
+def test_seed_determines_the_weights():
     runs = []
     for seed in (0, 0, 1):
         recorder = Recorder()

@@ -113,7 +113,7 @@ def test_signals_are_handled_after_the_update(number):
     assert recorder.weights == expected.weights[3:]
 
 
-def test_a_second_signal_is_handled_at_once():
+def test_second_signal_is_handled_at_once():
     deferred = []
     with pytest.raises(KeyboardInterrupt), deferred_signals():
         for _ in range(3):

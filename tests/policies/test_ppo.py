@@ -80,7 +80,7 @@ def test_rollout_bytes_of_a_long_rollout():
     assert ppo.rollout_bytes(space, 8, ppo.Defaults(**options)) == {"cpu": (rows + 8 + 1) * row + 2 * rows * 8}
 
 
-def test_the_seed_determines_the_weights():
+def test_seed_determines_the_weights():
     runs = []
     for seed in (0, 0, 1):
         recorder = Recorder()

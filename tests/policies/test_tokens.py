@@ -164,7 +164,7 @@ def rollout_and_epoch(buffer, observation, batch_size=32):
         pass
 
 
-def test_a_rollout_takes_a_quarter_of_sb3s_memory():
+def test_rollout_takes_a_quarter_of_sb3s_memory():
     steps, envs, shape = 128, 8, (16, 256)
     actions = spaces.Discrete(3)
     full = spaces.Dict(

@@ -221,7 +221,7 @@ def test_frames_without_questions_are_skipped():
     assert all((frame == clear).all() or (frame == clear[:, ::-1]).all() for frame, _ in examples)
 
 
-def test_an_unknown_target_module_lists_the_linear_layers():
+def test_unknown_target_module_lists_the_linear_layers():
     case = CASE["llava"]
     with pytest.raises(UserError, match="'q_proj'.*v_proj.*all-linear"):
         load_for_training(config(case, lora={"target_modules": ["q_prj"]}))

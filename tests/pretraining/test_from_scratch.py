@@ -82,7 +82,7 @@ def assert_equal_weights(first: ScratchModel, second: ScratchModel) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before", "halfway", "after"])
-def test_an_interrupt_during_the_optimizer_step_is_not_saved(tmp_path, monkeypatch, uninterrupted, moment):
+def test_interrupt_during_the_optimizer_step_is_not_saved(tmp_path, monkeypatch, uninterrupted, moment):
     """KeyboardInterrupt before, during and after the 13th step of the optimizer."""
     monkeypatch.setattr(stages, "CHECKPOINT_EVERY", 5)
     step, calls = torch.optim.AdamW.step, []
@@ -122,7 +122,7 @@ def test_sigint_saves_after_the_current_step(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000000013"]
 
 
-def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path):
+def test_checkpoint_of_an_earlier_version_is_refused(tmp_path):
     (tmp_path / "checkpoint.safetensors").touch()
     with pytest.raises(UserError, match="--output"):
         train_in(tmp_path, options())

@@ -90,7 +90,7 @@ def test_frame_attention_assigns_weights_to_patches_and_words():
     assert [label.get_text() for label in figure.axes[1].get_yticklabels()][2:7] == words
 
 
-def test_image_tokens_of_a_q_former_are_no_grid(monkeypatch):
+def test_image_tokens_of_a_q_former_are_not_a_grid(monkeypatch):
     """Neither 32 nor 31 is a square number."""
     encoder = build.encoder(load_config("doom/fetch/prompted", ["encoder_options.segments=[image]"])).encoder
     monkeypatch.setattr(encoder.vlm, "image_length", lambda: 32)

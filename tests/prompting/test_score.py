@@ -155,7 +155,7 @@ PARTS = [{"type": "image"}, {"type": "text", "text": "then"}, {"type": "image"},
 TWO_FRAMES = Prompt(name="two", messages=[{"role": "user", "content": PARTS}], why="a test", source="this file")
 
 
-def test_the_frames_of_a_conversation_are_pooled_one_by_one():
+def test_frames_of_a_conversation_are_pooled_one_by_one():
     model = vlm(CASE["llava"])
     numbered = numbered_examples(18)  # two batches
     earlier = np.random.default_rng(0).integers(0, 256, (18, 2, 24, 24, 3), dtype=np.uint8)
@@ -169,7 +169,7 @@ def test_the_frames_of_a_conversation_are_pooled_one_by_one():
         read(model, TWO_FRAMES, numbered)
 
 
-def test_a_conversation_of_one_frame_is_read():
+def test_conversation_of_one_frame_is_read():
     model, examples = vlm(CASE["llava"]), numbered_examples(3)
     turn = Prompt(name="turn", messages=[{"role": "user", "content": PARTS[2:]}], why="a test", source="this file")
     assert read(model, turn, examples).answers == model.hidden(examples.frames, [turn.render_messages({})] * 3).answers

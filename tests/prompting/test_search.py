@@ -123,7 +123,7 @@ def test_best_prompt_is_found_and_written(fake_score, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["{folder}/space.yaml", "space.yaml", "./space.yaml", "~/space.yaml"])
-def test_space_can_be_given_as_a_path(fake_score, tmp_path, monkeypatch, name):
+def test_search_space_may_be_a_path(fake_score, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert search(name.format(folder=tmp_path), SCORING, tmp_path / "out", 1440)[0].prompt.text == "x {target} dddd"

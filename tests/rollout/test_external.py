@@ -134,7 +134,7 @@ def test_wrong_option_raises():
         module.make("default", module.Defaults(birghtness=1))
 
 
-def test_class_that_is_no_environment_raises():
+def test_class_that_is_not_an_environment_raises():
     with pytest.raises(UserError, match="a dict.*gymnasium.Env"):
         external.load("builtins:dict").make()
 

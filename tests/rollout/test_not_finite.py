@@ -57,7 +57,7 @@ def test_label_that_is_not_finite_cuts_the_episode_with_the_option():
         ("NaN reward", r"reward is float32 \[2\] with 1 NaN"),
     ],
 )
-def test_a_vec_env_of_another_library_is_checked(wrong, message):
+def test_vec_env_of_another_library_is_checked(wrong, message):
     envs = [Broken(), Broken()]
     venv = DummyVecEnv([lambda env=env: env for env in envs])
     arranged = VecArranged(venv, Arrangement(venv.observation_space, None, None, None))

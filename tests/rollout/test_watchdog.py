@@ -18,7 +18,7 @@ from pr2l.rollout.watchdog import CallRecord, HangDetector
 LIMITS = Timeouts(start=5, reset=3, step=2)
 
 
-def test_only_a_single_call_over_the_limit_hangs():
+def test_only_a_call_over_the_limit_is_reported():
     record = CallRecord()
     detector = HangDetector(record, LIMITS)
     for step in range(9):  # many short calls, whose total exceeds the limit

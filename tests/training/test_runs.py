@@ -272,7 +272,7 @@ PICTURES = [np.full((32, 48, 3), shade, np.uint8) for shade in (0, 128, 255)]
 
 
 @pytest.mark.pictures
-def test_a_video_on_disk(tmp_path):
+def test_video_on_disk(tmp_path):
     path = video.write_video(tmp_path / "video", PICTURES, fps=5)
     assert path.name == "video.mp4"
     shades = [frame.mean() for frame in imageio.get_reader(path)]

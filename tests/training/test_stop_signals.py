@@ -73,7 +73,7 @@ def test_signals_during_the_saving_change_nothing(write_plugin, tmp_path, monkey
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
-def test_five_interrupts_end_the_command_after_its_saving_and_without_a_traceback(tmp_path):
+def test_command_saves_and_prints_no_traceback_after_five_interrupts(tmp_path):
     """Without `stops_once` the second interrupts the saving; without the handler at exit the fifth has a traceback."""
     command, environment = [sys.executable, "-c", INTERRUPTED], os.environ | {"PYTHONPATH": str(ROOT)}
     program = subprocess.run(
@@ -83,7 +83,7 @@ def test_five_interrupts_end_the_command_after_its_saving_and_without_a_tracebac
     assert program.returncode == 130 and "Traceback" not in program.stderr
 
 
-def test_a_later_signal_ends_a_program_that_hangs(monkeypatch):
+def test_later_signal_ends_a_program_that_hangs(monkeypatch):
     monkeypatch.setattr(signals, "SAVING_TIME", 0.0)
     with pytest.raises(KeyboardInterrupt), stops_once(signal.SIGINT):
         try:
@@ -93,7 +93,7 @@ def test_a_later_signal_ends_a_program_that_hangs(monkeypatch):
                 signal.raise_signal(signal.SIGINT)
 
 
-def test_a_program_that_was_started_with_nohup_ignores_the_terminal():
+def test_program_that_was_started_with_nohup_ignores_the_terminal():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stops_once(signal.SIGHUP):

@@ -72,7 +72,7 @@ def test_native_aspect_is_refused_without_family_or_frame_size():
         vlm(QWEN[0], aspect="native", frame_size=PHONE, image_size=128).hidden(frames(1, 40, 40), TEXTS[:1])
 
 
-def test_the_key_contains_aspect_unless_it_is_the_default():
+def test_key_contains_aspect_unless_it_is_the_default():
     llava = CASE["llava"]
     assert not {"aspect", "frame_size"} & set(vlm(llava).key())
     assert vlm(llava, aspect="letterbox").key()["aspect"] == "letterbox"
@@ -80,7 +80,7 @@ def test_the_key_contains_aspect_unless_it_is_the_default():
     assert native["aspect"] == "native" and native["frame_size"] == [*PHONE]
 
 
-def test_a_conversation_with_two_native_images():
+def test_conversation_with_two_native_images():
     case = CASE["qwen2_5_vl"]
     model = load(case, aspect="native", frame_size=PHONE, image_size=64, new_tokens=NEW_TOKENS)
     images = list(frames(2, *PHONE))
@@ -91,7 +91,7 @@ def test_a_conversation_with_two_native_images():
     )
 
 
-def test_an_encoder_sets_frame_size_from_the_environment():
+def test_encoder_sets_frame_size_from_the_environment():
     case = CASE["qwen2_5_vl"]
     options = Defaults(aspect="native", image_size=64, generation="none")
     source = EncoderSource(str(folder(case)), options, None, [{}], (*PHONE, 3), ())

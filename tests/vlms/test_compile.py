@@ -63,7 +63,7 @@ def test_batches_are_split_and_padded_to_buckets():
 
 
 @pytest.mark.parametrize("case", [slow_unless(False, case, name=case.name) for case in ENGINES])
-def test_a_traced_model_equals_the_plain_one(case, compiled_batches):
+def test_traced_model_equals_the_plain_one(case, compiled_batches):
     """A full batch, and one with a terminal frame, whose prompts have two lengths."""
     compiled, plain = load_compiled(case, generation="none"), load(case, generation="none")
     for texts in (TEXTS[1:], TEXTS):
@@ -103,7 +103,7 @@ def test_both_modules_are_compiled_for_two_batch_sizes(name, compiled_batches):
     assert compiled_batches == [4, 4, 8, 8]
 
 
-def test_a_causal_model_that_generates_compiles_only_its_vision_tower(compiled_batches):
+def test_causal_model_that_generates_compiles_only_its_vision_tower(compiled_batches):
     case = CASE["llava"]
     compiled = load_compiled(case, new_tokens=2)
     for _ in range(2):  # the first pass is never compiled
@@ -111,7 +111,7 @@ def test_a_causal_model_that_generates_compiles_only_its_vision_tower(compiled_b
     assert len(compiled_batches) == 1
 
 
-def test_a_compiled_model_does_not_use_stored_texts(compiled_batches):
+def test_compiled_model_does_not_use_stored_texts(compiled_batches):
     case = CASE["llava"]
     options = {"generation": "none", "token_order": "text_first"}
     compiled, images = load_compiled(case, **options), pictures(case, 2)
@@ -121,7 +121,7 @@ def test_a_compiled_model_does_not_use_stored_texts(compiled_batches):
     assert len(compiled_batches) == 2
 
 
-def test_the_key_does_not_depend_on_compile():
+def test_key_does_not_depend_on_compile():
     assert vlm(CASE["llava"], compile=True).key() == vlm(CASE["llava"]).key()
 
 

@@ -131,7 +131,7 @@ def test_invalid_conversations_are_refused():
         vlm(case).hidden([images[:1]], [[{"role": "user", "content": [IMAGE, text("an <image> ?")]}]])
 
 
-def test_the_reason_of_a_chat_template_is_in_the_error():
+def test_reason_of_a_chat_template_is_in_the_error():
     case = CASE["llava"]
     model = vlm(case, new_tokens=1, min_new_tokens=0)
     template, model.template = model.template, "{{ raise_exception('no system role') }}"

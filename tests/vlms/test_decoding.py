@@ -26,7 +26,7 @@ def test_samples_follow_the_softmax(temperature):
     torch.testing.assert_close(frequencies, torch.softmax(LOGITS[0] / temperature, dim=0), rtol=0, atol=1e-3)
 
 
-def test_the_smallest_and_largest_number_choose_a_possible_token():
+def test_smallest_and_largest_number_choose_a_possible_token():
     impossible_last = torch.tensor([[0.0, 1.0, float("-inf")]] * 2)
     numbers = np.array([[0.0], [np.nextafter(1.0, 0.0)]])
     assert sample(Decoding((), 0, numbers), impossible_last).flatten().tolist() == [0, 1]
@@ -57,7 +57,7 @@ def sampling_vlm(seed=0, **options):
     return vlm(LLAVA, generation="sample", temperature=3.0, seed=seed, new_tokens=12, min_new_tokens=8, **options)
 
 
-def test_a_sample_does_not_depend_on_other_rows():
+def test_sample_does_not_depend_on_other_rows():
     frames = pictures(LLAVA)
     batched = sampling_vlm().hidden(frames, TEXTS)
     assert sampling_vlm().hidden(frames[::-1], TEXTS[::-1]).answers == batched.answers[::-1]

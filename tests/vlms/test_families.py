@@ -165,7 +165,7 @@ def test_shorter_prompts_are_padded_on_the_right_and_masked(case):
 
 
 @all_orders
-def test_image_sees_prompt_says_whether_image_states_depend_on_the_prompt(case, order):
+def test_image_sees_prompt_is_true_if_image_states_depend_on_the_prompt(case, order):
     """One frame with two prompts of equal length: image states are bit-identical or clearly different."""
     frame = pictures(case)[:1]
     first, second = (vlm(case, order).hidden(frame, [text]) for text in TEXTS[1:])
@@ -178,7 +178,7 @@ def test_image_sees_prompt_says_whether_image_states_depend_on_the_prompt(case, 
 
 
 @all_cases
-def test_a_wide_frame_has_as_many_image_tokens_as_a_square_one(case):
+def test_wide_frame_has_as_many_image_tokens_as_a_square_one(case):
     wide = frames(2, 30, 90)
     assert vlm(case).image_length() == case.image_tokens
     ours = vlm(case).hidden(wide, TEXTS[:2])

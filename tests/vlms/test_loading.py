@@ -52,7 +52,7 @@ def test_every_model_type_has_one_family():
     assert family("unknown").__name__ == "pr2l.vlms.families.generic"
 
 
-def test_a_progress_bar_is_shown_only_for_weights_that_take_long(capsys, monkeypatch) -> None:
+def test_progress_bar_is_shown_only_for_weights_that_take_long(capsys, monkeypatch) -> None:
     load_vlm("tiny")
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(checkpoint, "BAR_SECONDS", 0)
@@ -65,17 +65,17 @@ def test_every_family_has_the_same_options():
     assert {registry.load("vlms", name).Defaults for name in registry.names("vlms")} == {Defaults}
 
 
-def test_an_unknown_model_gives_name_and_next_step():
+def test_unknown_model_gives_name_and_next_step():
     with pytest.raises(UserError, match=r"'someone/no-such-vlm'.*tiny.*hf download MODEL --local-dir"):
         load_vlm("someone/no-such-vlm")
 
 
-def test_a_misspelt_name_gives_the_most_similar_one():
+def test_misspelt_name_gives_the_most_similar_one():
     with pytest.raises(UserError, match="Did you mean 'tiny'"):
         load_vlm("tinny")
 
 
-def test_a_missing_file_of_a_checkpoint_is_named(tmp_path, llava):
+def test_missing_file_of_a_checkpoint_is_named(tmp_path, llava):
     with pytest.raises(UserError, match="no config.json"):
         load_vlm(str(tmp_path))
     (llava / "preprocessor_config.json").unlink()
@@ -83,7 +83,7 @@ def test_a_missing_file_of_a_checkpoint_is_named(tmp_path, llava):
         load_vlm(str(llava))
 
 
-def test_a_model_that_does_not_generate_text_is_refused(tmp_path):
+def test_model_that_does_not_generate_text_is_refused(tmp_path):
     small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     CLIPModel(CLIPConfig(text_config=small, vision_config=small | {"image_size": 16})).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="cannot read the .* of"):
@@ -108,7 +108,7 @@ def test_lengths_and_sizes_equal_those_of_the_states():
 
 
 @all_cases
-def test_the_number_of_layers_is_known_without_reading_weights(case, monkeypatch):
+def test_number_of_layers_is_known_without_reading_weights(case, monkeypatch):
     depth = load(case).depth
     monkeypatch.setattr(checkpoint, "read_model", lambda *_: pytest.fail("the weights were read"))
     assert layer_count(str(folder(case))) == depth > 0
@@ -122,13 +122,13 @@ def test_layers_are_indices_into_hidden_states():
 
 
 @pytest.mark.parametrize(("name", "layer"), [("llava", 4), ("llava", -5), ("blip2-t5", 3), ("florence2", -4)])
-def test_a_layer_out_of_range_is_refused(name, layer):
+def test_layer_out_of_range_is_refused(name, layer):
     """LLaVA has three layers; of an encoder-decoder, the decoder with its two layers decides."""
     with pytest.raises(UserError, match=rf"\[{layer}\] is out of range"):
         load_vlm(str(folder(CASE[name])), Defaults(layers=(-1, layer)))
 
 
-def test_an_impossible_image_size_is_refused():
+def test_impossible_image_size_is_refused():
     with pytest.raises(UserError, match="image_size=48 .* image_size=32"):
         load_vlm(str(folder(LLAVA)), Defaults(image_size=48))
     with pytest.raises(UserError, match="8 pixels"):
@@ -139,18 +139,18 @@ def test_an_impossible_image_size_is_refused():
     ("name", "size", "tokens"),
     [("florence2", 96, 1 + 36), ("smolvlm", 16, 4), ("smolvlm", 64, 64), ("qwen2_5_vl", 64, 64), ("qwen3_vl", 16, 4)],
 )
-def test_the_number_of_image_tokens_depends_on_image_size(name, size, tokens):
+def test_number_of_image_tokens_depends_on_image_size(name, size, tokens):
     model = load(CASE[name], image_size=size)
     states = model.hidden(pictures(CASE[name]), TEXTS)
     assert model.image_length() == states.spans["image"].stop == tokens
 
 
-def test_a_prompt_with_the_image_token_is_refused():
+def test_prompt_with_the_image_token_is_refused():
     with pytest.raises(UserError, match="leave '<image>' out"):
         vlm(LLAVA).hidden(pictures(LLAVA)[:1], ["what is <image> ?"])
 
 
-def test_a_prompt_longer_than_prompt_tokens_is_refused():
+def test_prompt_longer_than_prompt_tokens_is_refused():
     with pytest.raises(UserError, match="prompt_tokens=3"):
         vlm(LLAVA).hidden(pictures(LLAVA)[:1], TEXTS[:1], prompt_tokens=3)
 
@@ -238,7 +238,7 @@ def test_chat_template_json_is_read(llava):
     assert load_vlm(str(llava)).layout(TEXTS[0]) == vlm(LLAVA).layout(TEXTS[0])
 
 
-def test_a_chat_template_without_images_is_refused(llava):
+def test_chat_template_without_images_is_refused(llava):
     (llava / "chat_template.jinja").write_text("{{ messages[0]['role'] }} says something")
     with pytest.raises(UserError, match="chat_template=false"):
         load_vlm(str(llava)).prompt_length(TEXTS)
@@ -299,7 +299,7 @@ def test_import_of_the_package_does_not_import_torch():
         ("HuggingFaceTB/SmolVLM-256M-Instruct", "http://127.0.0.1:1 cannot be reached"),
     ],
 )
-def test_a_wrong_name_is_refused_at_once_without_network(name, reason, monkeypatch):
+def test_wrong_name_is_refused_at_once_without_network(name, reason, monkeypatch):
     """Without the Hub's client, which would retry for half a minute."""
     for key in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy"):
         monkeypatch.delenv(key, raising=False)
@@ -333,7 +333,7 @@ def test_computed_positions_have_no_limit():
 
 
 @pytest.mark.parametrize("device", ["gpu", "meta", "mps", "cuda:99"])
-def test_an_unavailable_device_is_refused(device):
+def test_unavailable_device_is_refused(device):
     with pytest.raises(UserError, match=f"device='{device}'"):
         load_vlm("tiny", Defaults(device=device))
 
@@ -348,7 +348,7 @@ def test_an_unavailable_device_is_refused(device):
         ("model.safetensors", "version https://git-lfs.github.com/spec/v1"),
     ],
 )
-def test_a_damaged_file_names_the_checkpoint(file, text, llava):
+def test_damaged_file_names_the_checkpoint(file, text, llava):
     (llava / file).write_text(text)
     with pytest.raises(UserError, match="llava"):
         load_vlm(str(llava))

@@ -47,7 +47,7 @@ def test_own_passes_equal_generate(case, order, generation):
 
 
 @all_cases
-def test_the_head_runs_only_if_text_is_generated(case):
+def test_head_runs_only_if_text_is_generated(case):
     for options, passes in (({"generation": "none"}, 0), ({"new_tokens": NEW_TOKENS}, NEW_TOKENS + 1)):
         model = load(case, **options)
         with count_tokens(model.language_model.get_output_embeddings()) as tokens:
@@ -103,7 +103,7 @@ def test_early_exit_does_not_read_the_upper_layers(case, tmp_path, monkeypatch, 
 
 
 @all_cases
-def test_a_model_without_its_upper_layers_refuses_to_answer(case):
+def test_model_without_its_upper_layers_refuses_to_answer(case):
     with pytest.raises(UserError, match="generation=greedy"):
         load(case, generation="none", layers=(1,)).answer(pictures(case), TEXTS, 2)
     assert len(load(case, generation="none", layers=(-1,)).answer(pictures(case), TEXTS, 2)) == len(TEXTS)
@@ -123,7 +123,7 @@ def test_repeated_frames_pass_the_vision_tower_once(case, order, monkeypatch):
 
 @pytest.mark.parametrize(("case", "order"), PREFIX_ORDERS)
 @pytest.mark.parametrize(("generation", "layers"), [("none", (1, -1)), ("none", (1,)), ("greedy", (1, -1))])
-def test_a_shared_prefix_is_read_once(case, order, generation, layers):
+def test_shared_prefix_is_read_once(case, order, generation, layers):
     """Two frames with two texts of one length; with the text first, a second batch reads only its images."""
     first, second = pictures(case)[:2]
     frames, texts = np.stack([first, second, first, first]), [TEXTS[1], TEXTS[2], TEXTS[2], TEXTS[1]]

@@ -80,7 +80,7 @@ def test_stretching_large_pictures_in_torch_equals_pil(resample, height, width, 
     assert np.array_equal(stretched_in_torch(pictures, size, resample), resize(pictures, size, resample))
 
 
-def test_the_order_of_the_passes_changes_rounding():
+def test_order_of_forward_passes_changes_rounding():
     pictures = torch.from_numpy(frames(1, 40, 50)).permute(0, 3, 1, 2)
     one, other = (stretched(pictures, (30, 30), Image.Resampling.BICUBIC, order) for order in (False, True))
     assert not torch.equal(one, other)
@@ -94,7 +94,7 @@ def test_filters_that_torch_lacks_use_pil():
     assert np.array_equal(pixels.resize(pictures).permute(0, 2, 3, 1), resize(pictures, 8, Image.Resampling.BOX))
 
 
-def test_a_wide_frame_is_not_cropped():
+def test_wide_frame_is_not_cropped():
     wide = frames(1, 10, 40) // 2
     wide[:, :, :10] = wide[:, :, -10:] = 255
     square = resize(wide, 10)

@@ -42,7 +42,7 @@ def test_layout_is_bos_image_prompt():
     assert model.tokenizer.decode(vlm(CASE, chat_template=False).layout("is it near ?")[17:]) == "is it near ?"
 
 
-def test_the_towers_lack_their_last_block():
+def test_vision_towers_run_without_their_last_block():
     """Features are those of the second-to-last block, of four and of three."""
     inner = vlm(CASE).model.model
     assert (len(inner.dino_tower.encoder.layer), len(inner.vision_tower.encoder.layers)) == (3, 2)
@@ -96,7 +96,7 @@ def test_backbones_outside_the_folder_are_read_from_the_hub_cache(run, tmp_path,
 
 
 @pytest.mark.parametrize(("part", "kind"), [(LLAMA, "json"), (DINO, "safetensors"), (SIGLIP, "safetensors")])
-def test_a_missing_backbone_gives_the_download_command(run, part, kind):
+def test_missing_backbone_gives_the_download_command(run, part, kind):
     shutil.rmtree(run / part)
     download = rf"hf download [\w-]+/{part} --include '\*\.{kind}' --local-dir '.*run/{part}'"
     with pytest.raises(UserError, match=download):
@@ -124,7 +124,7 @@ class CreatesFolder:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_pickle_that_runs_code_is_refused(run, tmp_path):
+def test_pickle_that_runs_code_is_refused(run, tmp_path):
     torch.save({"model": CreatesFolder(tmp_path / "created")}, run / CHECKPOINT)
     with pytest.raises(UserError, match="more than tensors"):
         load_vlm(str(run))
@@ -146,7 +146,7 @@ def test_unknown_backbones_are_refused(run, key, other, nearest):
         load_vlm(str(run))
 
 
-def test_a_saved_model_loads_with_the_same_states(run, tmp_path):
+def test_saved_model_loads_with_the_same_states(run, tmp_path):
     """As after fine-tuning, which saves safetensors."""
     load_vlm(str(run)).model.save_pretrained(tmp_path / "saved")
     shutil.copytree(run / LLAMA, tmp_path / "saved" / LLAMA)

@@ -28,7 +28,7 @@ def test_tiny_detects_and_locates_objects(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_evaluation_is_reproducible(tmp_path):
+def test_evaluation_is_reproducible(tmp_path):
     stored = json.loads((WEIGHTS / "tiny" / "evaluation.json").read_text())["doom: fetch (600 frames, evaluation)"][
         "questions"
     ]

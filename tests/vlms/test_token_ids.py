@@ -17,7 +17,7 @@ def test_image_tokens_come_first_in_their_order():
     assert image_tokens_first(ids, IMAGE).tolist() == [1, 3, 0, 2, 4]
 
 
-def test_an_answer_follows_its_rows_own_input():
+def test_answer_follows_the_input_of_its_own_row():
     inputs = {
         "input_ids": torch.tensor([[IMAGE, 5, 6], [IMAGE, 7, PAD]]),
         "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]),
@@ -33,6 +33,6 @@ def test_an_answer_follows_its_rows_own_input():
     assert inputs["input_ids"].shape == (2, 3)
 
 
-def test_the_target_at_a_position_is_the_token_after_it():
+def test_target_at_a_position_is_the_token_after_it():
     """In the rows [a b c | 11] and [a b | 12 13], c predicts 11, b predicts 12, and 12 predicts 13."""
     assert next_token_targets([3, 2], [[11], [12, 13]]).tolist() == [[X, X, 11, X], [X, 12, 13, X]]

@@ -72,7 +72,7 @@ def test_states_answers_and_lengths_equal_the_local_vlm(serve, case, order):
     assert list(vllm.folder.iterdir()) == []  # every file is deleted
 
 
-def test_a_wide_frame_is_stretched_and_not_cropped_by_the_server(serve):
+def test_wide_frame_is_stretched_and_not_cropped_by_the_server(serve):
     local, served, _ = serve(LLAVA)
     wide = frames(3, 24, 80)
     assert_same_hidden(local.hidden(wide, TEXTS), served.hidden(wide, TEXTS))
@@ -130,7 +130,7 @@ def test_bfloat16_states_are_returned_as_float32(serve):
     torch.testing.assert_close(states, local.hidden(pictures(LLAVA), TEXTS).states, rtol=0, atol=0.1)
 
 
-def test_the_key_contains_the_backend_but_not_the_address(serve):
+def test_key_contains_the_backend_but_not_the_address(serve):
     local, served, _ = serve(LLAVA)
     assert served.key() == local.key() | {"backend": "vllm"}
     assert "server" not in json.dumps(local.key())
@@ -174,7 +174,7 @@ def test_another_service_at_the_address_is_refused():
             load_vlm(str(folder(LLAVA)), options_for(LLAVA, server=f"http://127.0.0.1:{listener.getsockname()[1]}"))
 
 
-def test_a_server_that_stops_later_is_reported(serve, server):
+def test_server_that_stops_later_is_reported(serve, server):
     _, served, _ = serve(LLAVA)
     server.socket.close()
     with pytest.raises(UserError, match="no vLLM server answers"):
@@ -195,7 +195,7 @@ def replaced(command, before, after):
         ("--dtype float32", "--dtype bfloat16", "computes in bfloat16, not in dtype=float32"),
     ],
 )
-def test_a_server_with_other_options_is_refused_with_the_right_command(serve, server, before, after, message):
+def test_server_with_other_options_is_refused_with_the_right_command(serve, server, before, after, message):
     right = serve_command(str(folder(LLAVA)), options_for(LLAVA, server=server.url))
     with pytest.raises(UserError, match=message) as error:
         serve(LLAVA, command=replaced(right, before, after))
