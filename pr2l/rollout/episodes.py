@@ -225,12 +225,12 @@ def make_episodes(
         check_spaces(env, name)
         if isolated and not isinstance(env.unwrapped, Isolated):
             env.close()
-            known = env.observation_space, env.action_space
+            env_spaces = env.observation_space, env.action_space
             values = options.model_dump(mode="json")
             row = module.__name__.removeprefix("pr2l."), task  # as isolation/worker.py imports it
             if isinstance(module, external.ExternalModule):
                 row = external.__name__, environment
-            env = Isolated(*row, values, split=split, labels=labels, name=environment, spaces=known)
+            env = Isolated(*row, values, split=split, labels=labels, name=environment, spaces=env_spaces)
         if timeouts:
             worker = env.unwrapped
             alone = [key for key in ISOLATED_ONLY if key in timeouts]

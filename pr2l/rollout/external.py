@@ -124,9 +124,9 @@ class Arrangement:
     def _key(self, key: str, option: str) -> str:
         assert isinstance(self.space, spaces.Dict)
         if key not in self.space.spaces:
-            known = ", ".join(self.space.spaces)
+            keys = ", ".join(self.space.spaces)
             hint = did_you_mean(key, self.space.spaces)
-            raise UserError(f"{option}={key!r} is not a key of the observations.{hint} They have {known}")
+            raise UserError(f"{option}={key!r} is not a key of the observations.{hint} They have {keys}")
         return key
 
 

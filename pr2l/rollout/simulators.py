@@ -88,8 +88,8 @@ def load(name: str) -> Recipe:
     Raises:
         UnknownName: If there is none.
     """
-    if name not in (known := names()):
-        raise UnknownName("simulators", name, known, hint="`pr2l sim list` shows all of them.")
+    if name not in (recipes := names()):
+        raise UnknownName("simulators", name, recipes, hint="`pr2l sim list` shows all of them.")
     return read_config(Recipe, f"sims/{name}")
 
 

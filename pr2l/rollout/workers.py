@@ -171,10 +171,10 @@ class Workers(VecEnv):
         finally:
             memory.unlink()
 
-    def _observations(self, rows: range, rests: Sequence[Rest]) -> dict[str, np.ndarray]:
+    def _observations(self, rows: range, observations: Sequence[Rest]) -> dict[str, np.ndarray]:
         space = self.observation_space
         assert isinstance(space, spaces.Dict)
-        others = {key: np.array([rest[key] for rest in rests], space[key].dtype) for key in rests[0]}
+        others = {key: np.array([row[key] for row in observations], space[key].dtype) for key in observations[0]}
         return {"frame": self._frames[rows.start : rows.stop].copy(), **others}
 
     def _apply(self, indices: VecEnvIndices, *function_and_arguments: Any) -> list[Any]:

@@ -98,13 +98,13 @@ class Table:
             step: Last step to keep.
         """
         self.columns, rows, problem = self._read()
-        kept = [row for row in rows if row["step"].isdigit() and int(row["step"]) <= step]
-        if problem and (not kept or int(kept[-1]["step"]) < step):
+        kept_rows = [row for row in rows if row["step"].isdigit() and int(row["step"]) <= step]
+        if problem and (not kept_rows or int(kept_rows[-1]["step"]) < step):
             warnings.warn(
                 f"{self.path} is damaged: {problem}. Its rows up to step {step:,} after the damage are lost",
                 stacklevel=2,
             )
-        self.rewrite(kept)
+        self.rewrite(kept_rows)
 
     def append(self, row: Row) -> None:
         """Append a row, and rewrite the file if the row has new columns."""

@@ -45,12 +45,12 @@ def memory_of_one(config: RunConfig, *, labels: bool) -> int:
 def _used_memory() -> int:
     """Return the unshared memory of this process and its descendants in bytes."""
     process, total = psutil.Process(), 0
-    for each in (process, *process.children(recursive=True)):
+    for member in (process, *process.children(recursive=True)):
         with suppress(psutil.NoSuchProcess):
             try:
-                total += each.memory_full_info().uss
+                total += member.memory_full_info().uss
             except psutil.AccessDenied:
-                total += each.memory_info().rss
+                total += member.memory_info().rss
     return total
 
 

@@ -48,7 +48,7 @@ def layer_count(name: str) -> int:
 def family(kind: str | None) -> ModuleType:
     """Return the module of pr2l/vlms/families/ for a model_type; for None or an unknown one, `generic`."""
     modules = [registry.load("vlms", name) for name in registry.names("vlms")]
-    claims = {known: module for module in modules for known in module.MODEL_TYPES}
+    claims = {model_type: module for module in modules for model_type in module.MODEL_TYPES}
     return claims.get(kind or "") or registry.load("vlms", GENERIC)
 
 

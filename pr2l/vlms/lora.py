@@ -153,10 +153,10 @@ def _peft() -> Any:
 def _no_targets(model: nn.Module, targets: str | tuple[str, ...], error: Exception) -> str:
     """Return peft's error, and the endings of names of linear layers."""
     linear = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
-    known = sorted({name.rpartition(".")[2] for name in linear})
+    endings = sorted({name.rpartition(".")[2] for name in linear})
     names = [targets] if isinstance(targets, str) else targets
-    close = "".join(did_you_mean(name, known) for name in names if name not in known)
+    close = "".join(did_you_mean(name, endings) for name in names if name not in endings)
     return (
         f"lora.target_modules={list(names)}: no layer of this {type(model).__name__} that LoRA could adapt.{close}"
-        f" Its linear layers end in: {', '.join(known)}; 'all-linear' takes them all. ({error})"
+        f" Its linear layers end in: {', '.join(endings)}; 'all-linear' takes them all. ({error})"
     )

@@ -117,9 +117,9 @@ def _blocks(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str
 
 def _positions(weights: Mapping[str, Tensor], size: int) -> Tensor:
     """Return position embeddings [1, N, D], resized if they are for another size, such as DINOv2's for 518 pixels."""
-    known, side = weights["pos_embed"], size // weights["patch_embed.proj.weight"].shape[-1]
-    if known.shape[1] == side**2:
-        return known
-    grid = known.unflatten(1, (round(known.shape[1] ** 0.5), -1)).permute(0, 3, 1, 2)
+    embeddings, side = weights["pos_embed"], size // weights["patch_embed.proj.weight"].shape[-1]
+    if embeddings.shape[1] == side**2:
+        return embeddings
+    grid = embeddings.unflatten(1, (round(embeddings.shape[1] ** 0.5), -1)).permute(0, 3, 1, 2)
     scaled = nn.functional.interpolate(grid.float(), size=(side, side), mode="bicubic", antialias=True)
     return scaled.flatten(2).transpose(1, 2)

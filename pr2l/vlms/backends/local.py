@@ -162,8 +162,8 @@ class Engine:
             return self._encoder_decoder(self.vlm.lm_inputs(images.expand(), prompts), choose)
         if self._prefix is None:
             return self._causal(self.vlm.lm_inputs(images.expand(), prompts), choose)
-        prefix, rest = self._prefix.take(images, prompts)
-        states = self._causal(rest, choose)
+        prefix, inputs = self._prefix.take(images, prompts)
+        states = self._causal(inputs, choose)
         return states if prefix is None else states._replace(inputs=torch.cat([prefix, states.inputs], dim=2))
 
     def _causal(self, inputs: dict[str, Any], choose: Choose) -> PassStates:
@@ -251,8 +251,8 @@ class Prefixes:
         length = int(places[0]) if text_first else int(places[-1]) + 1
         if text_first and length and not self.vlm.options.compile:  # a pass that continues from a cache is not compiled
             parts = [self._of_text(tuple(row)) for row in ids[:, :length].tolist()]
-            rest = {"input_ids": ids[:, length:], CACHE: _concatenated([cache for _, cache in parts])}
-            return torch.cat([states for states, _ in parts]), self.vlm.lm_inputs(images.expand(), prompts) | rest
+            suffix = {"input_ids": ids[:, length:], CACHE: _concatenated([cache for _, cache in parts])}
+            return torch.cat([states for states, _ in parts]), self.vlm.lm_inputs(images.expand(), prompts) | suffix
         same_template = bool((ids[:, :length] == ids[:1, :length]).all())
         several_images = len(images.places) > len(prompts)
         if text_first or several_images or not images.repeats or length == ids.shape[1] or not same_template:
@@ -262,8 +262,8 @@ class Prefixes:
             inputs = self.vlm.lm_inputs(images.features, prompts[:1] * images.count)  # of every distinct frame
             images.prefixes[beginning] = self._read(inputs | {"input_ids": inputs["input_ids"][:, :length]})
         states, cache = images.prefixes[beginning]
-        rest = {"input_ids": ids[:, length:], CACHE: _cache_rows(cache, images.places)}
-        return states[images.places], rest
+        suffix = {"input_ids": ids[:, length:], CACHE: _cache_rows(cache, images.places)}
+        return states[images.places], suffix
 
     def _read_text(self, ids: tuple[int, ...]) -> tuple[Tensor, Any]:
         return self._read({"input_ids": torch.tensor([ids], device=self.vlm.model.device)})
