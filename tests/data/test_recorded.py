@@ -191,7 +191,7 @@ def test_encoder_is_fitted_on_the_data_set_and_restored_from_the_checkpoint(toy,
     [
         (["data=null"], "bc learns from recorded episodes.*data=FOLDER"),
         (["algorithm=ppo", "algorithm_options={}"], "ppo learns from its own rollouts.*data=null"),
-        (["data=absent"], "absent is no data set: .*pr2l collect"),
+        (["data=absent"], "absent is not a data set: .*pr2l collect"),
         (["environment=doors", "task=choose"], "toy/colours.*doors/choose"),
         (["encoder=oracle", "encoder_options={}"], "'oracle' reads labels"),
     ],

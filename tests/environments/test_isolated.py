@@ -389,7 +389,7 @@ def test_killed_guard_counts_as_failed_worker(world, hangs):
 
 def test_other_wire_version_raises(world, monkeypatch):
     monkeypatch.setattr(wire, "VERSION", 2)
-    with pytest.raises(RuntimeError, match="version 2, this one 1"):
+    with pytest.raises(RuntimeError, match="version 2 of the protocol, this one version 1"):
         world(timeouts=Timeouts(restarts=0))
 
 
