@@ -135,7 +135,7 @@ def killed_and_continued(folder: Path, episodes: int, whole: Path) -> int:
         recorded = Recording(folder).episodes
     else:
         recorded = count_episodes(folder)
-        with pytest.raises(UserError, match="is incomplete" if manifest else "is no data set"):
+        with pytest.raises(UserError, match="is incomplete" if manifest else "is not a data set"):
             Recording(folder)
     collect("toy", "colours", folder, **KIND, episodes=episodes)
     assert_same(folder, whole)
