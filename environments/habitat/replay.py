@@ -34,6 +34,7 @@ ACTIONS = {
 }
 BLOCK = 1 << 20  # characters per read
 
+_IN_NUMBER = re.compile(r"[-+.eE0-9]*")
 _SPACE = re.compile(r"[ \t\r\n]*")
 # A bracket, or a string; the group is missing if the string is not closed within the text.
 _TOKEN = re.compile(r'[\[\]{}]|"[^"\\]*(?:\\.[^"\\]*)*(")?', re.DOTALL)
@@ -178,7 +179,7 @@ class _Json:
                 if self._more():
                     continue
                 raise ValueError(f"this is not JSON: {_short(self._text[error.pos : error.pos + 40])}") from error
-            if end == len(self._text) and self._more():  # a number may go on
+            if _IN_NUMBER.fullmatch(self._text, end) and self._more():  # a number such as 0.5 may go on after its 0
                 continue
             self._at = end
             return value

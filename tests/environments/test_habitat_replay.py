@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pr2l.core.errors import UserError
@@ -84,6 +84,9 @@ FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChec
 
 @FEW
 @given(st.lists(EPISODES, max_size=4), OTHERS, OTHERS, LAYOUTS, st.integers(1, 40))
+@example([], {"a": 0.5}, {}, {"indent": None}, 1)
+@example([], {"a": [-1e-05]}, {}, {"indent": None}, 1)
+@example([], {"a": -1e-05}, {}, {"indent": None}, 1)
 def test_episodes_are_read_between_any_other_values(tmp_path, episodes, before, after, layout, block):
     """The file is read in blocks of a few characters."""
     file = write(tmp_path / "a.json.gz", json.dumps({**before, "episodes": episodes, **after}, **layout))
