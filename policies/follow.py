@@ -104,8 +104,8 @@ def create(
     count, shape = discrete_count(action_space, "follow"), token_shape(observation_space)
     if shape != (1, count):
         raise UserError(
-            f"follow needs one token with {count} numbers, one per action, but the encoder returns {shape[0]} tokens of"
-            f" {shape[1]} numbers; use encoder=answer_action, with encoder_options.actions for all {count} actions"
+            f"follow needs tokens of shape {(1, count)}, a number for each action, but the encoder returns {shape};"
+            f" use encoder=answer_action, with encoder_options.actions for all {count} actions"
         )
     if options.default_action >= count:
         raise UserError(f"algorithm_options.default_action={options.default_action}: use 0 to {count - 1}")

@@ -172,7 +172,7 @@ def test_command_of_an_own_method_works_on_other_machines(argv, command, toys, m
     if command:
         assert row_of(run, toys, "mine").command == command
         return
-    with pytest.raises(UserError, match=f"made by `pr2l {' '.join(argv[1:])}`.*commit its config as configs/NAME"):
+    with pytest.raises(UserError, match=f"`pr2l {' '.join(argv[1:])}`, .*; commit its config as configs/NAME"):
         row_of(run, toys, "mine")
 
 

@@ -130,7 +130,7 @@ def test_number_of_tokens(options, source_options, length):
         ({"image_tokens": 5}, "1, 4, 9, 16 or null"),
         ({"image_tokens": 25}, "1, 4, 9, 16 or null"),
         ({"segments": ()}, "at least one segment"),
-        ({"pca": 7}, "pca=7 .*use 1 to 6"),
+        ({"pca": 7}, "pca=7, .*use 1 to 6"),
     ],
 )
 def test_invalid_options_are_refused(options, message):
@@ -224,7 +224,7 @@ def test_pca_refuses_values_that_are_not_finite(value):
     states[3, 1, 2], mask[3] = value, True
     pca = PCA(components=3, layers=2, width=6)
     pca.update(states[:3], mask[:3])
-    with pytest.raises(UserError, match=r"1 of \d+ states .* layer number 1 of vlm_options.layers.*dtype=float32"):
+    with pytest.raises(UserError, match=r"1 of \d+ numbers .* layer number 1 of vlm_options.layers.*dtype=float32"):
         pca.update(states, mask)
     mask[3, 2] = False  # padding may contain anything
     pca.update(states, mask)

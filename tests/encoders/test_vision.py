@@ -395,8 +395,8 @@ class NotATensor:
     ("saved", "message"),
     [
         ({"model": NotATensor()}, "contains more than tensors.*If you trust it"),
-        ({"state_dict": {}}, "no entry 'model' with weights; it holds 'state_dict'"),
-        ({"model": torch.zeros(1)}, "no entry 'model' with weights; it holds 'model'"),
+        ({"state_dict": {}}, "no entry 'model' with weights; it has 'state_dict'"),
+        ({"model": torch.zeros(1)}, "no entry 'model' with weights; it has 'model'"),
         (torch.zeros(1), "it has Tensor"),
         ({"model": {"backbone.weight": torch.zeros(1)}}, "so it is not a checkpoint of VC-1"),
         ({"model": {"patch_embed.proj.weight": torch.zeros(1280, 3, 14, 14), "pos_embed": torch.zeros(1, 5, 1280),

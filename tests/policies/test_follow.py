@@ -54,7 +54,7 @@ def test_resume_continues_without_a_reset():
 
 
 def test_tokens_that_do_not_fit_the_actions_are_refused():
-    with pytest.raises(ValueError, match="2 numbers.*1 tokens of 3 numbers; use encoder=answer_act"):
+    with pytest.raises(ValueError, match="shape .1, 2.*returns .1, 3.; use encoder=answer_act"):
         create(num_actions=2)
     with pytest.raises(ValueError, match="default_action=3.*0 to 2"):
         create(default_action=3)
