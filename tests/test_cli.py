@@ -20,7 +20,8 @@ import pytest
 from processes import TIMEOUT
 from small_vlms import CASE, folder
 
-from pr2l.cli import OPTIONS_OF, main
+from pr2l.cli import main
+from pr2l.cli.tables import OPTIONS_OF
 from pr2l.core import registry
 from pr2l.core.config import OTHER_SCHEMAS
 from pr2l.core.console import Console
@@ -291,7 +292,7 @@ def test_help_shows_computed_defaults(cli) -> None:
     """A help text must not contain "[default: ...]", because rich drops it as a style."""
     assert "the run's config" in cli("evaluate", "--help").stdout
     assert "one per core" in cli("bench", "run", "--help").stdout
-    assert "[default:" not in (ROOT / "pr2l" / "cli.py").read_text(encoding="utf-8")
+    assert "[default:" not in (ROOT / "pr2l" / "cli" / "commands.py").read_text(encoding="utf-8")
 
 
 def test_version_and_help(cli) -> None:
@@ -317,7 +318,7 @@ def test_ctrl_c_during_collect_keeps_complete_episodes_and_exits_with_130(exampl
     """In a process of its own, because the exit code is the operating system's."""
     arguments = ("collect", "doors", "choose", "--episodes", "1000000", "--output", "long")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-m", "pr2l.cli", *arguments]
+    command = [sys.executable, "-m", "pr2l", *arguments]
     with subprocess.Popen(command, cwd=tmp_path, env=environment) as process:
         try:
             deadline = time.monotonic() + TIMEOUT

@@ -101,7 +101,7 @@ def test_file_follows_the_import_order(file: Path) -> None:
         ("pr2l/training/train.py", "from pr2l.core import config\nfrom pr2l import __version__\nimport wandb", 0),
         ("pr2l/training/train.py", "from pr2l.cli import app", 1),
         ("pr2l/training/train.py", "from pr2l.policies import ppo", 0),
-        ("pr2l/cli.py", "from pr2l.training.train import train\nimport minari", 1),
+        ("pr2l/cli/commands.py", "from pr2l.training.train import train\nimport minari", 1),
     ],
 )
 def test_problems_are_found(file: str, source: str, count: int) -> None:

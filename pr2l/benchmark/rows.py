@@ -38,6 +38,7 @@ COST = "cost.json"  # in the folder of a run that `pr2l bench run` made
 POINTS = 60  # number of points of a training curve
 RECENT = 20  # episodes that a training curve averages over; short runs play few
 VIDEOS = (".mp4", ".gif")
+MODULES = ("pr2l/__main__.py", "pr2l/cli/__main__.py", "pr2l/cli.py")  # the program of `python -m`; the last is older
 PACKAGES = ("torch", "transformers", "stable_baselines3", "gymnasium", "vizdoom", "numpy")  # a row has their versions
 UNREPRODUCIBLE = "A row needs the commit and the command of its run, so that others can reproduce it."
 
@@ -348,7 +349,7 @@ def _method(run: Run, suite: Suite, config: dict[str, Any]) -> str:
 def _command_line(words: Sequence[str]) -> str:
     """Return the command line without this machine's folders; UserError if it works on this machine only."""
     program = Path(words[0])
-    console = program.name == "pr2l" or program.match("pr2l/cli.py")
+    console = program.name == "pr2l" or any(map(program.match, MODULES))
     config = words[2].removeprefix("configs/").removesuffix(".yaml") if len(words) > 2 else None
     if console and (words[1] != "train" or config not in registry.names("configs")):
         raise UserError(

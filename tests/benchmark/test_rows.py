@@ -159,11 +159,12 @@ def test_submit_own_method_needs_a_name_and_the_protocol_of_the_suite(toys, make
     [
         (["/bin/pr2l", "bench", "run", "mine.yaml"], None),
         (["/bin/pr2l", "train", "/tmp/mine.yaml", "seed=0"], None),
-        (["/somewhere/pr2l/cli.py", "train"], None),
+        (["/somewhere/pr2l/cli/__main__.py", "train"], None),
         (["/bin/pr2l", "train", "configs/toy/colours/pixels.yaml"], "pr2l train configs/toy/colours/pixels.yaml"),
+        (["/somewhere/pr2l/__main__.py", "train", "toy/colours/pixels"], "pr2l train toy/colours/pixels"),
         (["/tmp/script.py", "--fast"], "python script.py --fast"),
     ],
-    ids=["bench_run", "own_config", "module", "config_file", "script"],
+    ids=["bench_run", "own_config", "module", "config_file", "package", "script"],
 )
 def test_command_of_an_own_method_works_on_other_machines(argv, command, toys, make_run):
     run = Run.load(make_run("colours", "pixels", 0, 2))

@@ -159,7 +159,7 @@ def test_resume_after_kill_equals_uninterrupted_run(toy, tmp_path):
     toy()
     path = f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"
     words = ["steps=40000", "checkpoint_every=500", "evaluation_episodes=1"]
-    command = [sys.executable, "-m", "pr2l.cli", "train", "toy.yaml", *words]
+    command = [sys.executable, "-m", "pr2l", "train", "toy.yaml", *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, **pipes)
     try:

@@ -118,7 +118,7 @@ def test_resume_after_kill_equals_uninterrupted_run(toy, finished, tmp_path, rec
     toy()
     path = f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "pr2l.cli", "train", "toy.yaml", *overrides, f"workers={workers}"],
+        [sys.executable, "-m", "pr2l", "train", "toy.yaml", *overrides, f"workers={workers}"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path, "TOY_DELAY": "0.001", "TOY_HANG_AT": "140"},
         stdout=subprocess.PIPE,

@@ -1,43 +1,25 @@
-"""The `pr2l` command line.
-
-Exit codes:
-
-    0     success
-    1     a check failed; or pr2l, a plug-in or an environment has a bug (the output names which, with a traceback)
-    2     the command has a mistake, a disk is full or a permission is missing; the message states the next step
-    130   interrupted by Ctrl-C, after the run was saved
+"""The commands of `pr2l`.
 
 The import of torch takes seconds, so each command checks names and folders before it imports torch.
 """
 
 from __future__ import annotations
 
-import ast
-import atexit
-import re
-import signal
-import sys
-import warnings
-from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 from typer.core import TyperCommand
 
 from pr2l import __version__
+from pr2l.cli.tables import OPTIONS_OF, name_tables, option_table, singular
 from pr2l.core import config as config_module
 from pr2l.core import options as plugin_options
 from pr2l.core import registry
-from pr2l.core.config import OTHER_SCHEMAS, RunConfig, apply_override, load_config, other_schema, run_config_file
+from pr2l.core.config import RunConfig, apply_override, load_config, run_config_file
 from pr2l.core.console import Console
-from pr2l.core.errors import OURS, UnknownName, UserError, explain_os_error, is_user_error, owner_of
-from pr2l.core.signals import stops_once
-from pr2l.core.source import first_line
-from pr2l.core.yaml_files import dump, read_mapping
+from pr2l.core.errors import UnknownName, UserError
 
 app = typer.Typer(
     help="Reinforcement learning on the hidden states of a frozen vision-language model that is given a prompt.",
@@ -58,25 +40,6 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Override values, e.g. seed=1 vlm_options.new_tokens=3"),
 ]
-OPTIONS_OF = {"vlm": "vlms", "encoder": "encoders", "environment": "environments"}
-OPTIONS_OF |= {"algorithm": "algorithms", "network": "networks"}
-
-
-def main() -> None:
-    """Run the command line, as entry point of the console script."""
-    warnings.showwarning = _show_warning
-    sys.excepthook = _show_crash
-    try:
-        with stops_once(signal.SIGINT):
-            app()
-    except Exception as error:
-        message = _message(error)
-        if not message:
-            raise
-        _fail(message)
-    finally:
-        # Ctrl-C while Python ends would print a traceback. Registered last, this comes before the handlers of torch.
-        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 @app.command()
@@ -252,14 +215,8 @@ def options(
     ] = None,
 ) -> None:
     """List the options of a run, VLM, encoder, environment, algorithm or network: defaults, types and meanings."""
-    rows = _options_of(kind, name)
-    table = Table(
-        "option", "default", "type", "meaning", title=escape(" ".join(filter(None, [kind, name]))), title_justify="left"
-    )
-    for row in rows:
-        table.add_row(row.name, escape(_as_yaml(row.default)), escape(row.type), escape(_yaml_words(row.comment)))
-    Console().print(table)
-    key = "KEY=VALUE" if kind == "run" else f"{_singular(kind)}_options.KEY=VALUE"
+    Console().print(option_table(kind, name))
+    key = "KEY=VALUE" if kind == "run" else f"{singular(kind)}_options.KEY=VALUE"
     Console().print(f"Set an option with {key}, e.g. in `pr2l train CONFIG {key}`.")
 
 
@@ -456,14 +413,8 @@ def list_(
     kind: Annotated[str, typer.Argument(help=f"One of {', '.join([*registry.KINDS, 'tasks'])}.")],
 ) -> None:
     """List the names that configs and commands accept."""
-    if kind not in (*registry.KINDS, "tasks"):
-        raise UnknownName("kinds", kind, [*registry.KINDS, "tasks"])
-    groups = {"tasks": _tasks, "vlms": _vlms, "configs": _configs}
-    for title, rows in groups[kind]() if kind in groups else [(kind, _summaries(kind, registry.names(kind)))]:
+    for title, table in name_tables(kind):
         Console().print(f"[bold]{escape(title)}")
-        table = Table(show_header=False, box=None, pad_edge=False)
-        for name, summary in rows:
-            table.add_row(escape(name), escape(summary))
         Console().print(table)
 
 
@@ -511,153 +462,3 @@ def _check_suite(suite: str) -> None:
     suites = [name.removeprefix("benchmarks/") for name in registry.names("configs") if name.startswith("benchmarks/")]
     if suite not in suites:
         raise UnknownName("suites", suite, suites, hint="`pr2l list configs` shows them.")
-
-
-Rows = list[tuple[str, str]]  # name, description
-
-
-def _tasks() -> Iterable[tuple[str, Rows]]:
-    """Yield a table of all tasks of the environments that can be imported, with their success rules."""
-    rows = []
-    for environment in registry.names("environments"):
-        try:
-            tasks = registry.load("environments", environment).TASKS
-        except ImportError as error:
-            rows.append((environment, f"not available: {error}"))
-            continue
-        rows += [(f"{environment}/{name}", str(task.success)) for name, task in tasks.items()]
-    yield "task", rows
-
-
-def _vlms() -> Iterable[tuple[str, Rows]]:
-    """Yield a table of the checkpoints in pr2l, and a table of the families that read other checkpoints."""
-    cards = sorted((Path(__file__).parent / "vlms" / "weights").glob("*/README.md"))
-    yield "checkpoint that comes with pr2l", [(card.parent.name, _title(card)) for card in cards]
-    families = "family, for a Hugging Face Hub id or a folder with such a checkpoint"
-    yield families, _summaries("vlms", registry.names("vlms"))
-
-
-def _configs() -> Iterable[tuple[str, Rows]]:
-    """Yield a table of the configs of each command."""
-    names = registry.names("configs")
-    runs = [name for name in names if other_schema(name) is None]
-    yield "run: `pr2l train NAME`", _summaries("configs", runs)
-    for prefix, schema in OTHER_SCHEMAS.items():
-        group = [name for name in names if name.startswith(prefix)]
-        title = f"{schema.what}: `{schema.command.format(name='NAME')}`"
-        yield (
-            title,
-            [(name.removeprefix(prefix) if schema.short else name, _summary("configs", name)) for name in group],
-        )
-
-
-def _title(card: Path) -> str:
-    """Return the first sentence of a model card after its heading."""
-    text = card.read_text(encoding="utf-8").partition("\n")[2]
-    return re.split(r"(?<=\.)\s", " ".join(text.split()), maxsplit=1)[0]
-
-
-def _summaries(kind: str, names: Iterable[str]) -> Rows:
-    return [(name, _summary(kind, name)) for name in names]
-
-
-def _summary(kind: str, name: str) -> str:
-    """Return a plug-in's description from its file, without importing it."""
-    source = registry.source(kind, name)
-    if kind in registry.DATA_PACKAGES:
-        values = read_mapping(source)
-        return str((values.get("text") or values.get("messages", "")) if kind == "prompts" else values.get("why", ""))
-    return first_line(source)
-
-
-def _options_of(kind: str, name: str | None) -> list[plugin_options.Option]:
-    """Return the options of a plug-in of a kind such as "encoder" or "encoders"; "run" is RunConfig."""
-    if kind == "run":
-        rows = plugin_options.options_of_class(Path(config_module.__file__), "RunConfig")
-        return rows or []
-    if (singular := _singular(kind)) not in OPTIONS_OF:
-        raise UnknownName("kinds with options", kind, ["run", *OPTIONS_OF])
-    plural = OPTIONS_OF[singular]
-    if name is None and singular != "vlm":
-        raise UserError(
-            f"which {singular}? Name one, e.g. `pr2l options {singular} {registry.names(plural)[0]}`; "
-            f"`pr2l list {plural}` shows all of them"
-        )
-    rows = plugin_options.read_options(plural, name or "")
-    if rows is None:
-        raise UserError(
-            f"the options of {name!r} cannot be read from its source; see {registry.source(plural, name or '')}"
-        )
-    return rows
-
-
-def _singular(kind: str) -> str:
-    return kind.removesuffix("s")
-
-
-def _as_yaml(default: str | None) -> str:
-    """Return a default in the YAML form of configs."""
-    if default is None:
-        return "(required)"
-    try:
-        value = ast.literal_eval(default)
-    except ValueError:
-        return default
-    text = dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True, width=1000)
-    return text.removesuffix("\n").removesuffix("\n...")
-
-
-def _yaml_words(comment: str) -> str:
-    """Replace Python's None, True, False and () by their YAML forms, as in the defaults."""
-    return re.sub(r"\b(None|True|False)\b|\(\)(?= =)", lambda word: _as_yaml(word[0]), comment)
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Print a warning; a FutureWarning, which is for users, appears without its line of code."""
-    where = "" if issubclass(category, FutureWarning) else f"{filename}:{lineno}: {category.__name__}: "
-    Console(stderr=True).print(f"[yellow]warning:[/] {escape(where + str(message))}")
-
-
-def _message(error: Exception) -> str:
-    """Return what to print in place of a traceback; "" for an exception that the user cannot correct."""
-    if is_user_error(error):
-        return str(error)
-    if isinstance(error, OSError) and owner_of(error) in (None, OURS):
-        return explain_os_error(error)
-    return ""
-
-
-def _show_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print a traceback and whose code raised the exception, as `sys.excepthook`."""
-    sys.__excepthook__(kind, error, trace)
-    if isinstance(error, Exception):
-        Console(stderr=True).print(f"\n{_whose_bug(error)}", markup=False)
-
-
-def _whose_bug(error: Exception) -> str:
-    owner = owner_of(error)
-    if owner in (None, OURS):
-        return (
-            f"This is a bug of pr2l {__version__}. Please report it in the issues of the repository of pr2l, with the "
-            "command and this traceback. Complete files are unchanged, and a run resumes from its newest checkpoint"
-        )
-    return (
-        f"The code of {owner} raised this exception, not pr2l; please report it to its author. Complete files are "
-        "unchanged, and a run resumes from its newest checkpoint"
-    )
-
-
-def _fail(message: str) -> None:
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}")
-    sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()
