@@ -84,7 +84,12 @@ class Table:
         """
         _, rows, problem = self._read()
         if problem:
-            raise DamagedFile(self.path, problem)
+            raise DamagedFile(
+                self.path,
+                problem,
+                "If the run is finished, train it again; otherwise "
+                f"`pr2l train --resume {self.path.parent}` keeps the rows before the damage and continues.",
+            )
         return rows
 
     def complete_rows(self) -> list[dict[str, str]]:

@@ -129,7 +129,8 @@ class Run:
             return rows
         last, steps = (rows[-1]["step"] if rows else "0"), self.results()["steps"]
         if not last.isdigit() or int(last) < steps:
-            raise DamagedFile(path, f"it ends at step {last}, and results.json is of step {steps:,}")
+            problem = f"it ends at step {last}, and results.json is of step {steps:,}"
+            raise DamagedFile(path, problem, "Train the run again.")
         return rows
 
     def latest(self, *, remove_damaged: bool = False) -> Checkpoint:
