@@ -1,4 +1,4 @@
-"""Habitat-lab's ObjectNav task in its own interpreter, which environment.py starts.
+"""Habitat-lab's ObjectNav task in its own Python environment, which environment.py starts.
 
 Config, dataset, episodes, task, sensors and measures are habitat-lab's. The simulator is habitat-sim with HM3D's scans
 (`scenes: hm3d`; written from the documentation and never run by this project) or the generated houses

@@ -1,4 +1,4 @@
-"""Worker process of `Isolated`: one simulator in its own interpreter, Python >= 3.9 with NumPy and the simulator.
+"""Worker process of `Isolated`: a simulator in its own Python environment (Python >= 3.9, NumPy and the simulator).
 
     worker.py SOCKET MEMORY LIFELINE    file descriptors that it inherits from isolated.py
     worker.py --check MODULE [OPTIONS]  the results of a remote module's checks(), a JSON list on each line of stdout

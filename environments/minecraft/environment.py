@@ -1,4 +1,4 @@
-"""Minecraft: PR2L's six tasks and all tasks of MineDojo, with MineDojo in its own interpreter.
+"""Minecraft: PR2L's six tasks and all tasks of MineDojo, with MineDojo in its own Python environment.
 
 This module does not import MineDojo. `pr2l sim install minedojo` makes an interpreter in which `Isolated` runs
 remote.py. Minecraft starts at the first reset and is replaced if it hangs or dies.

@@ -1,4 +1,4 @@
-"""Minecraft through MineDojo, in MineDojo's own interpreter: Python 3.9, numpy and minedojo only.
+"""Minecraft through MineDojo, in MineDojo's own Python environment: Python 3.9, numpy and minedojo only.
 
 This module adds shaped rewards, a time limit and seeded episodes to the environment of dojo.py, and removes invalid
 parts of actions.

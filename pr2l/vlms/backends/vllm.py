@@ -1,4 +1,4 @@
-"""A VLM whose weights and forward passes are in a vLLM server, in an interpreter of its own (docs/vllm.md).
+"""A VLM whose weights and forward passes are in a vLLM server, in its own Python environment (docs/vllm.md).
 
     frames --squares--> PNG ---------\\                                  /--> ids of the answer
                                       POST /inference/v1/generate ------+
