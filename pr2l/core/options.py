@@ -16,6 +16,7 @@ from typing import NamedTuple
 from pr2l.core import registry
 from pr2l.core.errors import unknown_key
 from pr2l.core.source import find_definition, module_file, parse
+from pr2l.core.type_words import type_words
 
 VLM_OPTIONS = "pr2l.vlms.options"  # the module whose Defaults all families of VLMs share; it does not import torch
 
@@ -24,7 +25,7 @@ class Option(NamedTuple):
     """Option of a plug-in."""
 
     name: str
-    type: str  # as annotated, e.g. "int | None"
+    type: str  # in words, e.g. "int > 0 | null"
     default: str | None  # as written in the source; None = the option must be given
     comment: str  # its unit or reason; "" = none
 
@@ -73,14 +74,11 @@ def options_of_class(file: Path, name: str) -> list[Option] | None:
 @lru_cache(maxsize=256)  # takes milliseconds; while a file does not change, `parse` returns the same nodes
 def _own_options(node: ast.ClassDef, file: Path) -> dict[str, Option]:
     """Return the annotated fields of a class without those of its base classes, by name."""
-    source, tree = parse(file)
-    literals, options = _literals(tree), {}
-    for field, annotation in _annotated(node):
-        type_ = re.sub(r"\w+", lambda word: literals.get(word[0], word[0]), annotation)
+    lines, options = parse(file)[0].splitlines(), {}
+    for field in _annotated(node):
         default = _constant(file, _default(field.value))
-        comment = _comment(field, source.splitlines())
         name = ast.unparse(field.target)
-        options[name] = Option(name, type_, default, comment)
+        options[name] = Option(name, type_words(field.annotation, file), default, _comment(field, lines))
     return options
 
 
@@ -110,11 +108,11 @@ def _source(kind: str, name: str) -> Path:
     return shared or registry.source(kind, name)
 
 
-def _annotated(node: ast.ClassDef) -> Iterator[tuple[ast.AnnAssign, str]]:
-    """Yield the fields of a class with their annotations."""
+def _annotated(node: ast.ClassDef) -> Iterator[ast.AnnAssign]:
+    """Yield the annotated fields of a class."""
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and not ast.unparse(statement.annotation).startswith("ClassVar"):
-            yield statement, ast.unparse(statement.annotation)
+            yield statement
 
 
 def _old_names(file: Path) -> list[str]:
@@ -128,21 +126,6 @@ def _old_names(file: Path) -> list[str]:
         ):
             return list(ast.literal_eval(statement.value))
     return []
-
-
-def _literals(tree: ast.Module) -> dict[str, str]:
-    """Return a dict from the names of a module's `Literal[...]` types to their source."""
-    constants = {}
-    for node in tree.body:
-        target: ast.expr | None = node.target if isinstance(node, ast.AnnAssign) else None
-        if isinstance(node, ast.Assign) and len(node.targets) == 1:
-            target = node.targets[0]
-        value = getattr(node, "value", None)
-        if isinstance(target, ast.Name) and value is not None:
-            text = ast.unparse(value)
-            if text.startswith("Literal["):
-                constants[target.id] = text
-    return constants
 
 
 def _default(value: ast.expr | None) -> str | None:
