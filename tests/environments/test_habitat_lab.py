@@ -216,7 +216,7 @@ def test_option_farthest_limits_the_distance_at_the_start() -> None:
         distances = [env.reset(seed=seed)[1]["measures"]["distance_to_goal"] for seed in range(6)]
     assert min(distances) >= 1.0 and max(distances) <= 2.0 and len(set(distances)) > 2
     with (
-        pytest.raises(ValueError, match=r"no episode has a way of 0.5 m at most; the shortest has 1.\d\d m"),
+        pytest.raises(ValueError, match=r"no episode has a path of at most 0.5 m; the shortest is 1.\d\d m"),
         closing(habitat.make("objectnav", OPTIONS.model_copy(update={"farthest": 0.5}))) as env,
     ):
         env.reset(seed=0)

@@ -1,5 +1,6 @@
 """`pr2l sim`: installation of simulators from recipes, and checks that print the next step."""
 
+import re
 import sys
 import zipfile
 from importlib.util import find_spec
@@ -57,6 +58,13 @@ class WideConsole(sims.Console):
 
     def __init__(self):
         super().__init__(width=400)
+
+
+@pytest.mark.parametrize("name", [name for name in registry.names("configs") if name.startswith("sims/")])
+def test_recipe_names_a_remote_module(name):
+    module = load(name.removeprefix("sims/")).module
+    file = (registry.source("configs", name).parents[2] / module.replace(".", "/")).with_suffix(".py")
+    assert all(re.search(rf"^(def|from .* import) .*\b{name}\b", file.read_text(), re.M) for name in ("make", "checks"))
 
 
 def lines(capsys):
