@@ -64,7 +64,8 @@ class WideConsole(sims.Console):
 def test_recipe_names_a_remote_module(name):
     module = load(name.removeprefix("sims/")).module
     file = (registry.source("configs", name).parents[2] / module.replace(".", "/")).with_suffix(".py")
-    assert all(re.search(rf"^(def|from .* import) .*\b{name}\b", file.read_text(), re.M) for name in ("make", "checks"))
+    source = file.read_text()
+    assert all(re.search(rf"^(def|from .* import) .*\b{function}\b", source, re.M) for function in ("make", "checks"))
 
 
 def lines(capsys):
