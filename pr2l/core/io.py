@@ -100,9 +100,19 @@ def parse_json(text: str, path: Path, next_step: str = "") -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DamagedFile(path, f"it contains a {type(values).__name__}, not a JSON object", next_step)
     written = values.pop(DIGEST, None)
+    if written is None and _last_is_digest(values):
+        raise DamagedFile(path, f"the name {DIGEST!r} of its last entry differs", next_step)
     if written is not None and written != _digest(values):
         raise DamagedFile(path, "its values differ from those that were written", next_step)
     return values
+
+
+def _last_is_digest(values: dict[str, Any]) -> bool:
+    """Return whether the last value is the digest of the others; then its name was damaged."""
+    if not values:
+        return False
+    *others, (_, last) = values.items()
+    return isinstance(last, str) and last == _digest(dict(others))
 
 
 def _signed(values: dict[str, Any]) -> dict[str, Any]:

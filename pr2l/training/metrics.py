@@ -151,6 +151,8 @@ class Table:
                         raise ValueError(f"row {len(rows) + 1} has {len(values)} of {len(header)} values")
                     row = dict(zip(header, values, strict=True))
                     written = row.pop(CHECKSUM, None)
+                    if written is None and _last_is_checksum(row):
+                        raise ValueError(f"the name {CHECKSUM!r} of its last column differs")
                     checksum = _checksum(row, checksum)
                     if written is not None and written != f"{checksum:08x}":
                         raise ValueError(f"row {len(rows) + 1} differs from its checksum")
@@ -158,6 +160,12 @@ class Table:
         except (csv.Error, ValueError) as error:  # ValueError: also text that is not UTF-8
             return _without_checksum(header), rows, str(error)
         return _without_checksum(header), rows, ""
+
+
+def _last_is_checksum(row: dict[str, str]) -> bool:
+    """Return whether the last value of a first row is the checksum of the others; then its name was damaged."""
+    *others, (_, last) = row.items()
+    return last == f"{_checksum(dict(others), 0):08x}"
 
 
 def _without_checksum(header: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pr2l import cli
+from pr2l.cli import entry
 from pr2l.core.errors import OURS, UserError, code_of, explain_os_error, is_user_error, owner_of
 from pr2l.environments.base import UserError as EnvironmentsError
 from pr2l.policies.base import UserError as PoliciesError
@@ -36,10 +36,10 @@ def command(monkeypatch, capsys, tmp_path):
         def raise_error():
             raise error
 
-        monkeypatch.setattr(cli, "app", raise_error)
+        monkeypatch.setattr(entry, "app", raise_error)
         monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
         try:
-            cli.main()
+            entry.main()
         except SystemExit as stop:
             return stop.code, capsys.readouterr().err
         except Exception as crash:

@@ -57,6 +57,14 @@ def test_text_that_is_not_a_json_object_is_refused(text, tmp_path):
         read_json(tmp_path / "values.json", "Delete it.")
 
 
+def test_json_with_a_damaged_name_of_the_digest_is_refused(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"step": 1, "digest of": "b"})
+    path.write_text(path.read_text().replace('"digest":', '"dihest":'))
+    with pytest.raises(DamagedFile, match="name 'digest'"):
+        read_json(path)
+
+
 def test_json_without_a_digest_is_accepted(tmp_path):
     (tmp_path / "old.json").write_text('{"steps": 5}')
     assert read_json(tmp_path / "old.json") == {"steps": 5}

@@ -77,12 +77,13 @@ def assert_same(folder: Path, expected: Path) -> None:
 
 
 @pytest.mark.slow
-def test_collect_that_is_killed_at_random_moments_equals_an_uninterrupted_one(tmp_path):
+def test_collect_that_is_killed_at_random_moments_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     """Killed every few hundredths of a second, in the middle of episodes and of writing."""
-    rng, folder, arguments = random.Random(0), tmp_path / "killed", {**KIND, "episodes": 60}
+    monkeypatch.setattr(parts, "COMMIT_EVERY", 0.0)  # a part for each episode, so that every call gets further
+    rng, folder, arguments = random.Random(0), tmp_path / "killed", {**KIND, "episodes": 100}
     code, kills, counts = -signal.SIGKILL, 0, [0]
     while code == -signal.SIGKILL:
-        delay = rng.uniform(0.0, 0.6)
+        delay = rng.uniform(0.0, 0.2) + 0.02 * kills  # the merge needs a longer time
 
         def collect_until_killed(delay=delay):
             threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
@@ -96,7 +97,7 @@ def test_collect_that_is_killed_at_random_moments_equals_an_uninterrupted_one(tm
     assert code == 0 and kills > 5 and counts == sorted(counts)
     collect("toy", "colours", tmp_path / "whole", **arguments)
     assert_same(folder, tmp_path / "whole")
-    assert Recording(folder).episodes == 60
+    assert Recording(folder).episodes == 100
 
 
 def test_kill_before_any_call_of_the_system_loses_nothing(tmp_path, monkeypatch):

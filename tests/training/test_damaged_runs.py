@@ -114,6 +114,7 @@ def test_changed_missing_and_torn_rows_of_metrics_are_detected(run):
         "last row missing": header + rows[0],
         "torn": content[:-12],
         "column renamed": content.replace(b"return", b"retorn"),
+        "checksum renamed": content.replace(b"checksum", b"checksul"),
     }
     for name, bad in damaged.items():
         path.write_bytes(bad)

@@ -22,7 +22,8 @@ PPO = {"n_steps": 16, "n_epochs": 1, "batch_size": 32, "head_sizes": [16], "devi
 
 INTERRUPTED = """
 import atexit, signal, sys
-from pr2l import cli
+from pr2l.cli import main
+from pr2l.core import registry
 
 def interrupt(where):
     print(where, flush=True)
@@ -37,9 +38,9 @@ def work(*arguments):
             interrupt("saving")
         print("saved", flush=True)
 
-cli.registry.names = work
+registry.names = work
 sys.argv = ["pr2l", "list", "encoders"]
-cli.main()
+main()
 """
 
 
