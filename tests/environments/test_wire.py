@@ -28,9 +28,10 @@ leaves = st.one_of(
     st.text(),
     arrays.arrays(dtypes, arrays.array_shapes(min_dims=0, min_side=0, max_dims=3, max_side=4)),
 )
+KEYS = st.text().filter(lambda key: key not in ("__array__", "__tuple__"))  # which the protocol reserves
 values = st.recursive(
     leaves,
-    lambda inner: st.one_of(st.lists(inner), st.lists(inner).map(tuple), st.dictionaries(st.text(), inner)),
+    lambda inner: st.one_of(st.lists(inner), st.lists(inner).map(tuple), st.dictionaries(KEYS, inner)),
     max_leaves=12,
 )
 
