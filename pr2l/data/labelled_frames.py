@@ -79,7 +79,11 @@ class LabelledFrames:
     episodes: Sequence[int] = ()
 
     def scene(self, row: int) -> Scene:
-        """Return the scene of a frame, {} if the simulator gives none."""
+        """Return the scene of a frame, {} if the simulator gives none.
+
+        Args:
+            row: Index of the frame, from 0.
+        """
         return self.scenes[row] if self.scenes else {}
 
     def __len__(self) -> int:

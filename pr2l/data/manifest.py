@@ -50,6 +50,9 @@ class Manifest:
     def read(cls, folder: Path) -> Self | None:
         """Read the manifest of a data set, None if it has none.
 
+        Args:
+            folder: Folder of the data set, which contains collect.json.
+
         Raises:
             DamagedFile: The file is damaged.
         """
@@ -62,20 +65,40 @@ class Manifest:
             raise DamagedFile(path, str(error), _if_changed(folder)) from error
 
     def write(self, folder: Path) -> None:
-        """Write the manifest to the folder of its data set; DiskFull if the disk has too little space."""
+        """Write the manifest to the folder of its data set.
+
+        Args:
+            folder: An existing folder; its collect.json is replaced.
+
+        Raises:
+            DiskFull: The disk has too little space.
+        """
         values = asdict(self)
         next_step = f"free some space, or name a folder on another disk. To continue:\n{self.command(folder)}"
         with full_disk_explained(folder, "the settings of the data set", len(json.dumps(values)), next_step):
             write_json(folder / NAME, values)
 
     def completed(self, folder: Path, recorded: int) -> Manifest:
-        """Return the manifest of the complete data set, with the digests of its files."""
+        """Return the manifest of the complete data set, with the digests of its files.
+
+        Args:
+            folder: Folder of the data set; its HDF5 files, metadata.json and labels are read whole for the digests.
+            recorded: Number of episodes in these files.
+        """
         files = [*sorted((folder / "data").glob("*.hdf5")), folder / "data" / "metadata.json", folder / LABELS]
         digests = {path.relative_to(folder).as_posix(): digest.of_file(path) for path in files if path.is_file()}
         return replace(self, recorded=recorded, files=digests)
 
     def check_settings(self, settings: Mapping[str, Any], folder: Path) -> None:
-        """Raise UserError if the data set has other settings."""
+        """Check that the data set has the settings of a new call of `collect`.
+
+        Args:
+            settings: Settings of the call; each is compared, except "given_options".
+            folder: Folder of the data set, for the error message.
+
+        Raises:
+            UserError: A setting differs; the error names both values and the command that continues the data set.
+        """
         different = [
             f"{name} is {json.dumps(self.settings.get(name))} there and {json.dumps(settings[name])} here"
             for name in settings
@@ -88,7 +111,14 @@ class Manifest:
             )
 
     def check_complete(self, folder: Path) -> None:
-        """Raise UserError, with the command that completes the data set, if it is incomplete."""
+        """Check that the data set is complete.
+
+        Args:
+            folder: Folder of the data set, whose recorded parts are counted for the error message.
+
+        Raises:
+            UserError: It is incomplete; the error has the command that completes it.
+        """
         if self.is_complete:
             return
         recorded = count_episodes(folder)
@@ -117,7 +147,14 @@ class Manifest:
                 raise DamagedFile(path, "its content differs from what `pr2l collect` wrote", _if_changed(folder))
 
     def command(self, folder: Path) -> str:
-        """Return the `pr2l collect` command that continues the data set."""
+        """Return the `pr2l collect` command that continues the data set.
+
+        Args:
+            folder: Folder of the data set; below the current directory the command has the relative path.
+
+        Returns:
+            One line for a POSIX shell, with quotes where needed.
+        """
         settings = self.settings
         words = ["pr2l", "collect", settings["environment"], settings["task"]]
         words += [f"{key}={json.dumps(value)}" for key, value in settings["given_options"].items()]

@@ -120,17 +120,29 @@ def new_part(folder: Path, episodes: int) -> Iterator[Path]:
 
 
 def part_files(folder: Path) -> list[Path]:
-    """Return the parts of a data set in their order."""
+    """Return the parts of a data set in their order.
+
+    Args:
+        folder: Folder of the data set; without parts the list is empty.
+    """
     return sorted((folder / FOLDER).glob("[0-9]*.hdf5"))
 
 
 def count_episodes(folder: Path) -> int:
-    """Return the number of episodes in the parts of a data set."""
+    """Return the number of episodes in the parts of a data set.
+
+    Args:
+        folder: Folder of the data set. The file names hold the counts, so no part is opened.
+    """
     return sum(int(path.name.split("-")[1]) for path in part_files(folder))
 
 
 def episode_groups(file: h5py.File) -> list[h5py.Group]:
-    """Return the episodes of an HDF5 file in Minari's layout, in their order."""
+    """Return the episodes of an HDF5 file in Minari's layout, in their order.
+
+    Args:
+        file: Open file with groups `episode_0`, `episode_1` and so on, without gaps.
+    """
     count = sum(name.startswith("episode_") for name in file)
     return [file[f"episode_{number}"] for number in range(count)]
 

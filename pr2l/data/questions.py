@@ -74,7 +74,11 @@ class View:
         return cls(sorted(clear, key=_centre), unclear, width, scene or {})
 
     def of_name(self, name: str) -> list[Label]:
-        """Return the labels of the objects with a name, from left to right."""
+        """Return the labels of the objects with a name, from left to right.
+
+        Args:
+            name: Name of the objects. Those that are too small for questions are left out.
+        """
         return [label for label in self.things if label["name"] == name]
 
 
@@ -128,6 +132,12 @@ def overall(view: View) -> list[Question]:
     """Return the questions about the whole frame; only the question about the room if any object is too small.
 
     The empty question has the same answer as "what do you see ?", so a VLM without a prompt describes the frame.
+
+    Args:
+        view: The frame. An object is at the left if its centre is in the left third of the frame.
+
+    Returns:
+        Three questions about objects, and one about the room if the scene names it.
     """
     room = [Question("room", "", "What room is this?", view.scene["room"])] if "room" in view.scene else []
     if view.unclear:

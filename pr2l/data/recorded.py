@@ -19,13 +19,20 @@ GAMMA = 0.99  # discount of an algorithm without an option `gamma`
 
 
 def learns_from(config: RunConfig) -> LearnsFrom:
-    """Return the `Learner.learns_from` of the config's algorithm, such as "rollouts" or "transitions"."""
+    """Return the `Learner.learns_from` of the config's algorithm, such as "rollouts" or "transitions".
+
+    Args:
+        config: The algorithm is used; its module is imported.
+    """
     declared: LearnsFrom = registry.load("algorithms", config.algorithm).Learner.learns_from
     return declared
 
 
 def learns_from_data(config: RunConfig) -> bool:
     """Return whether the config's algorithm learns from recorded episodes.
+
+    Args:
+        config: The algorithm and `data` are used.
 
     Raises:
         UserError: If such an algorithm has no `data` in the config, or another algorithm has `data`.
@@ -45,6 +52,9 @@ def learns_from_data(config: RunConfig) -> bool:
 
 def recording(config: RunConfig) -> Recording:
     """Open the config's data set.
+
+    Args:
+        config: `data`, which must be set, and the environment, the task and the environment's options are used.
 
     Raises:
         UserError: If the data set was recorded in another environment or task, or its spaces differ from the
@@ -95,7 +105,11 @@ def _check_spaces(config: RunConfig, data: Recording) -> None:
 
 
 def recorded_spaces(data: Recording) -> Spaces:
-    """Return the observation and action space of a data set."""
+    """Return the observation and action space of a data set.
+
+    Args:
+        data: The data set, whose observations have the key `frame`.
+    """
     return Spaces(data.observation_space, data.action_space)
 
 

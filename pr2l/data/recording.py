@@ -153,7 +153,14 @@ class Recording:
         return Episode(actions, expert_actions, rewards, terminated, truncated, proprio, self.contexts_of(number))
 
     def contexts_of(self, number: int) -> Contexts:
-        """Read the contexts of the n + 1 observations of an episode."""
+        """Read the contexts of the n + 1 observations of an episode.
+
+        Args:
+            number: Number of the episode, from 0.
+
+        Returns:
+            The stored context of each observation; if there are none, the episode's context n + 1 times.
+        """
         count = int(self.starts[number + 1] - self.starts[number])
         with h5py.File(self.folder / "data" / FILE) as file:
             stored = file.get(f"episode_{number}/infos/context")
@@ -232,11 +239,22 @@ class Recording:
         return np.concatenate(frames), contexts
 
     def spread(self, count: int) -> npt.NDArray[np.int_]:
-        """Return `count` rows that are evenly spread over the data set, or all rows if there are fewer."""
+        """Return `count` rows that are evenly spread over the data set, or all rows if there are fewer.
+
+        Args:
+            count: Number of rows, at least 1.
+
+        Returns:
+            Indices in ascending order, with the first and the last row if `count` is 2 or more.
+        """
         return np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
 
     def episode_of(self, row: int) -> int:
-        """Return the number of the episode that contains a row."""
+        """Return the number of the episode that contains a row.
+
+        Args:
+            row: Index of an observation among those of all episodes, from 0.
+        """
         return int(np.searchsorted(self.starts, row, side="right")) - 1
 
     def _frames(self, number: int) -> Frames:

@@ -151,7 +151,14 @@ class TrajectorySource(ShuffledSource[Trajectory]):
         return {**super().state_dict(), "data": self._recording.key["sha256"]}
 
     def load_state_dict(self, values: Values) -> None:
-        """Restore the position; raise UserError if `values` belong to another data set."""
+        """Restore the position.
+
+        Args:
+            values: A `state_dict()`.
+
+        Raises:
+            UserError: They belong to another data set.
+        """
         check_same_data(self._recording, values)
         super().load_state_dict(values)
 
@@ -186,7 +193,14 @@ class TransitionSource:
         return {**self._numbers.state_dict(), "data": self.episodes.recording.key["sha256"]}
 
     def load_state_dict(self, values: Values) -> None:
-        """Restore the position; raise UserError if `values` belong to another data set."""
+        """Restore the position.
+
+        Args:
+            values: A `state_dict()`.
+
+        Raises:
+            UserError: They belong to another data set.
+        """
         check_same_data(self.episodes.recording, values)
         self._numbers.load_state_dict(values)
 

@@ -181,12 +181,19 @@ class Store:
 
 
 def exists(path: Path) -> bool:
-    """Return whether a folder holds a store, finished or not."""
+    """Return whether a folder holds a store, finished or not.
+
+    Args:
+        path: Folder of the store; it need not exist.
+    """
     return (path / INDEX).is_file()
 
 
 def is_complete(path: Path) -> bool:
     """Return whether a folder holds a store without missing rows.
+
+    Args:
+        path: Folder of the store; it need not exist.
 
     Raises:
         DamagedFile: If store.json is damaged.

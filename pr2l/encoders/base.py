@@ -117,6 +117,13 @@ class Encoder(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Load the tensors that `state_dict` returned."""
+        """Load the tensors that `state_dict` returned.
+
+        Args:
+            state: Name -> tensor; {} for an encoder with nothing to fit.
+
+        Raises:
+            ValueError: The encoder has nothing to fit, but `state` has entries.
+        """
         if state:
             raise ValueError(f"{type(self).__module__} has no fitted state, but got {sorted(state)}")

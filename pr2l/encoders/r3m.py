@@ -65,6 +65,9 @@ def resnet_config(tensors: Mapping[str, Tensor]) -> Any:
     """Return the config that fits the weights' shapes.
 
     Blocks have three convolutions in ResNet-50, and two in ResNet-18 and -34. Names are torchvision's.
+
+    Args:
+        tensors: Name -> weight of the image encoder, without the prefix of the published file.
     """
     last = "conv3" if "layer1.0.conv3.weight" in tensors else "conv2"
     stages = range(1, STAGES + 1)
@@ -77,7 +80,11 @@ def resnet_config(tensors: Mapping[str, Tensor]) -> Any:
 
 
 def as_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename weights from torchvision's names to transformers'."""
+    """Rename weights from torchvision's names to transformers'.
+
+    Args:
+        tensors: Name -> weight. Names of an unknown form are kept.
+    """
     return {_renamed(name): weight for name, weight in tensors.items()}
 
 

@@ -66,7 +66,11 @@ class Vc1Encoder(FileEncoder):
 
 
 def vit_config(tensors: Mapping[str, Tensor]) -> Any:
-    """Return the config that fits the weights' shapes; names are timm's."""
+    """Return the config that fits the weights' shapes; names are timm's.
+
+    Args:
+        tensors: Name -> weight. The width of a head is 64, and the positions are a class token and a square grid.
+    """
     width, _, patch, _ = tensors["patch_embed.proj.weight"].shape
     return ViTConfig(
         hidden_size=width,
@@ -83,6 +87,9 @@ def as_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert weights from timm's format to transformers' format.
 
     timm stores queries, keys and values as one matrix. The weights of the decoder are dropped.
+
+    Args:
+        tensors: timm's name -> weight, as in the published file.
     """
     state_dict = dict[str, Tensor]()
     for name, weight in tensors.items():

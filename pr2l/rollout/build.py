@@ -106,6 +106,9 @@ class Spaces(NamedTuple):
 def frame_spaces(config: RunConfig) -> Spaces:
     """Return the spaces of the config's environments; this makes an environment and closes it, without a reset.
 
+    Args:
+        config: The environment, the task and the environment's options are used.
+
     Raises:
         ContractError: If the spaces violate the contract.
     """
@@ -118,7 +121,11 @@ def frame_spaces(config: RunConfig) -> Spaces:
 
 
 def spaces_of(frames: VecEnv) -> Spaces:
-    """Return the spaces of existing environments."""
+    """Return the spaces of existing environments.
+
+    Args:
+        frames: Environments whose observations have the key `frame`.
+    """
     assert isinstance(frames.observation_space, spaces.Dict)
     return Spaces(frames.observation_space, frames.action_space)
 

@@ -301,6 +301,9 @@ def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
 def describe(value: Any) -> str:
     """Describe a value for an error message.
 
+    Args:
+        value: Any object; an array's range is left out if it is empty, boolean or not numeric.
+
     Returns:
         The dtype, shape and range of an array; the `repr` of any other value, or its type if that is too long.
     """

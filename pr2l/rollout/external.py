@@ -212,7 +212,11 @@ class ExternalModule(ModuleType):
         return load, (self.__name__,)  # for worker processes
 
     def kinds(self, task: str) -> tuple[str, ...]:
-        """Return no object names, since such environments have no labels."""
+        """Return no object names, since such environments have no labels.
+
+        Args:
+            task: Not used.
+        """
         return ()
 
     def make(

@@ -85,6 +85,9 @@ def names() -> list[str]:
 def load(name: str) -> Recipe:
     """Read the recipe of a simulator.
 
+    Args:
+        name: A name of `names`, which is that of the file in configs/sims/.
+
     Raises:
         UnknownName: If there is none.
     """

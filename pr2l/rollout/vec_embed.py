@@ -89,7 +89,11 @@ class VecArranged(VecEnvWrapper):
         check_spaces(self, type(venv.unwrapped).__name__)
 
     def keep_frames(self, count: int) -> None:
-        """Add `info["frame_history"]` to each info, as `ContractCheck.keep_frames` does."""
+        """Add `info["frame_history"]` to each info, as `ContractCheck.keep_frames` does.
+
+        Args:
+            count: Number of frames, from the next reset on; 1 = add no history.
+        """
         self._histories = [FrameHistory(count) for _ in range(self.num_envs)]
 
     def reset(self) -> VecEnvObs:
@@ -272,6 +276,12 @@ def reset_infos(venv: VecEnv) -> list[dict[str, Any]]:
 
     Every VecEnvWrapper has its own empty `reset_infos`, which hides the one of the wrapped VecEnv. So this takes the
     outermost one that is not empty.
+
+    Args:
+        venv: Environments, with or without wrappers, after a reset.
+
+    Returns:
+        One info per environment.
     """
     while isinstance(venv, VecEnvWrapper) and not any(venv.reset_infos):
         venv = venv.venv

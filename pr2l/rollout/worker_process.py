@@ -153,7 +153,15 @@ class WorkerEnvs:
 
 
 def get(env: gym.Env[Any, Any], name: str) -> Any:
-    """Return an attribute of an environment or of one of its wrappers."""
+    """Return an attribute of an environment or of one of its wrappers.
+
+    Args:
+        env: The environment with its wrappers.
+        name: Name of the attribute; the outermost wrapper that has it counts.
+
+    Raises:
+        AttributeError: None of them has it.
+    """
     return env.get_wrapper_attr(name)
 
 
@@ -170,7 +178,12 @@ def call(env: gym.Env[Any, Any], name: str, arguments: tuple[Any, ...], named: d
 
 
 def is_wrapped(env: gym.Env[Any, Any], wrapper: type[gym.Wrapper[Any, Any, Any, Any]]) -> bool:
-    """Return whether an environment has a wrapper of a class."""
+    """Return whether an environment has a wrapper of a class.
+
+    Args:
+        env: The environment with its wrappers.
+        wrapper: The class; an instance of a subclass counts too.
+    """
     while isinstance(env, gym.Wrapper):
         if isinstance(env, wrapper):
             return True

@@ -98,7 +98,11 @@ class VLM(Family):
         return self.options.token_order == "text_first" or self.image_sees_later_text
 
     def prompt_length(self, prompts: Iterable[str] | Iterable[Sequence[Message]] | Iterable[Prompt]) -> int:
-        """Return P for some prompts: the number of input tokens of the longest prompt, without image tokens."""
+        """Return P for some prompts: the number of input tokens of the longest prompt, without image tokens.
+
+        Args:
+            prompts: At least one text or conversation.
+        """
         ids = map(self.token_ids, as_prompts(list(prompts)))  # type: ignore[arg-type]
         return max(len(row) - row.count(self.image_token_id) for row in ids)
 
@@ -220,7 +224,11 @@ class VLM(Family):
         return answers if temperature else [ids for ids in answers for _ in range(samples)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of an answer's token ids, without special tokens and surrounding space."""
+        """Return the text of an answer's token ids, without special tokens and surrounding space.
+
+        Args:
+            ids: Ids of one answer, of any length.
+        """
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def inputs(self, frames: Images, prompts: Prompts) -> dict[str, torch.Tensor]:

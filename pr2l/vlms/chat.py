@@ -61,7 +61,11 @@ class ChatVLM(VLM):
         return ids
 
     def write(self, text: str) -> str:
-        """Format one text, with a placeholder for its image, by the chat template if there is one."""
+        """Format one text, with a placeholder for its image, by the chat template if there is one.
+
+        Args:
+            text: The prompt; the option `token_order` puts the image before or after it.
+        """
         plain = self._in_order(self.placeholder, text)
         if self.template is None or not self.options.chat_template:
             return "\n".join(plain)
@@ -71,6 +75,11 @@ class ChatVLM(VLM):
 
     def write_conversation(self, conversation: Conversation) -> str:
         """Format a conversation by the checkpoint's chat template, with a placeholder for each image.
+
+        Args:
+            conversation: Messages with any number of images. Without a template, one message is possible, whose parts
+                are
+                joined without a separator.
 
         Raises:
             UserError: The template refuses the conversation or drops an image, or there are several messages and no
@@ -105,7 +114,14 @@ class ChatVLM(VLM):
         return self.apply_template([{"role": "user", "content": content}])
 
     def apply_template(self, messages: Any) -> str:
-        """Format messages by the chat template, followed by the beginning of the assistant's answer."""
+        """Format messages by the chat template, followed by the beginning of the assistant's answer.
+
+        Args:
+            messages: Messages in transformers' format, with the types of parts that the template knows.
+
+        Raises:
+            jinja2.TemplateError: The template refuses the messages.
+        """
         return str(
             self.tokenizer.apply_chat_template(
                 messages, chat_template=self.template, tokenize=False, add_generation_prompt=True

@@ -54,7 +54,11 @@ NEEDS_CODE = (
 
 
 def locate(name: str) -> str:
-    """Return the folder or Hub id for the name of a VLM; a VLM that ships with pr2l is in the folder `weights`."""
+    """Return the folder or Hub id for the name of a VLM; a VLM that ships with pr2l is in the folder `weights`.
+
+    Args:
+        name: "tiny" or another name of `shipped`; any other name is returned unchanged, without a check.
+    """
     return str(WEIGHTS / name) if name in shipped() else name
 
 
@@ -67,6 +71,12 @@ def source(path: str) -> dict[str, str]:
     """Return the name and the revision of the weights: a digest of a folder's files, or the commit of a Hub id.
 
     The digest reads all weights, which takes about a second per gigabyte.
+
+    Args:
+        path: A local folder, or a Hub id whose config.json is in the cache.
+
+    Returns:
+        {"name": ..., "revision": "sha256 ..." or "commit ..."}.
     """
     folder = Path(path).resolve()
     if folder.is_dir():
@@ -81,6 +91,9 @@ def model_type(path: str) -> str | None:
 
     The config.json of a run of Prismatic's trainer has no model_type; for it the result is "prismatic".
 
+    Args:
+        path: A local folder or a Hub id.
+
     Raises:
         UserError: As in `read_values`.
     """
@@ -90,6 +103,9 @@ def model_type(path: str) -> str | None:
 
 def read_values(path: str) -> dict[str, Any]:
     """Return the values of config.json.
+
+    Args:
+        path: A local folder or a Hub id, whose file is downloaded if it is not in the cache.
 
     Raises:
         UserError: There is no such folder or Hub model, or it cannot be read or downloaded.
@@ -122,6 +138,12 @@ def _check_hub(path: str) -> None:
 
 def read_config(path: str) -> Any:
     """Read the checkpoint's config.
+
+    Args:
+        path: A local folder or a Hub id.
+
+    Returns:
+        A transformers config of the architecture's class.
 
     Raises:
         UserError: It cannot be read.
@@ -240,12 +262,26 @@ def read_tokenizer(path: str, subfolder: str = "") -> Any:
 
 
 def read_image_processor(path: str) -> Any:
-    """Read the image processor in its PIL version, which does not need torchvision."""
+    """Read the image processor in its PIL version, which does not need torchvision.
+
+    Args:
+        path: A local folder or a Hub id.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     return _read(path, "image processor", lambda: AutoImageProcessor.from_pretrained(path, backend="pil", **NO_CODE))
 
 
 def read_processor(path: str) -> Any:
-    """Read the whole processor, for a model of no known family."""
+    """Read the whole processor, for a model of no known family.
+
+    Args:
+        path: A local folder or a Hub id.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     return _read(path, "processor", lambda: AutoProcessor.from_pretrained(path, backend="pil", **NO_CODE))
 
 

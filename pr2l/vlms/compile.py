@@ -44,7 +44,14 @@ class Buckets:
         return [list(range(start, min(start + most, count))) for start in range(0, count, most)]
 
     def padded(self, rows: Sequence[int]) -> list[int]:
-        """Repeat the last of at most 2n rows until there are n or 2n."""
+        """Repeat the last of at most 2n rows until there are n or 2n.
+
+        Args:
+            rows: Indices of at least one row. The first call, here or in `pieces`, sets n.
+
+        Returns:
+            n or 2n indices; the rows themselves if the sizes are not fixed.
+        """
         self.n = self.n or len(rows)
         size = self.n if len(rows) <= self.n else 2 * self.n
         return [*rows, *[rows[-1]] * (size - len(rows) if self.fixed else 0)]
@@ -54,6 +61,10 @@ def compile_forward(module: nn.Module) -> None:
     """Compile a module's forward passes, except those with gradients and those with a cache of keys and values.
 
     Cached decoding is left out because every token has a new shape.
+
+    Args:
+        module: Its `forward` is replaced; it must have parameters. torch's limit of recompilations, which holds for the
+            whole process, becomes at least SHAPES.
     """
     whole: Any = module
     plain, device = whole.forward, next(module.parameters()).device

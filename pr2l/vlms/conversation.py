@@ -31,6 +31,9 @@ class Conversation:
     def of(cls, messages: Sequence[Message]) -> Conversation:
         """Convert messages in transformers' format.
 
+        Args:
+            messages: As in `pr2l.core.messages`, without the images themselves.
+
         Raises:
             UserError: As in `check_messages`.
         """
@@ -64,12 +67,19 @@ Prompts: TypeAlias = Sequence[str] | Sequence[Sequence[Message]] | Sequence[Prom
 
 
 def image_count(prompt: Prompt) -> int:
-    """Return the number of images that a prompt refers to."""
+    """Return the number of images that a prompt refers to.
+
+    Args:
+        prompt: A text has one image; a conversation has one per part that is None.
+    """
     return 1 if isinstance(prompt, str) else sum(part is None for _, parts in prompt.turns for part in parts)
 
 
 def as_prompts(prompts: Prompts) -> list[Prompt]:
     """Convert messages to conversations; texts and conversations are kept.
+
+    Args:
+        prompts: One text, conversation or list of messages per row.
 
     Raises:
         UserError: A conversation is not in the format of `pr2l.core.messages`, has no image, or does not end with a
@@ -91,7 +101,11 @@ def _conversation(messages: Sequence[Message]) -> Conversation:
 
 
 def by_row(frames: Frames) -> Images:
-    """Return frames [B, K, H, W, 3] as B lists of images, and frames [B, H, W, 3] unchanged."""
+    """Return frames [B, K, H, W, 3] as B lists of images, and frames [B, H, W, 3] unchanged.
+
+    Args:
+        frames: uint8; K images per row, the oldest first, or one image per row.
+    """
     return frames if frames.ndim == 4 else [list(row) for row in frames]
 
 
@@ -130,7 +144,15 @@ def images_by_row(frames: Frames, prompts: Sequence[Prompt]) -> list[Frames]:
 
 
 def check_image_counts(frames: Images, prompts: Sequence[Prompt]) -> None:
-    """Raise ValueError unless there are prompts, and as many images as they refer to."""
+    """Check that there are prompts, and as many images as they refer to.
+
+    Args:
+        frames: uint8 [M, H, W, 3] with the images of all rows, or a list of images per row.
+        prompts: One prompt per row.
+
+    Raises:
+        ValueError: There is no prompt, or a number of images differs.
+    """
     counts = [image_count(prompt) for prompt in prompts]
     if not isinstance(frames, np.ndarray) and [len(images) for images in frames] != counts:
         raise ValueError(

@@ -85,11 +85,25 @@ class Family:
 
     @staticmethod
     def read_config(path: str) -> Any:
-        """Read the config of the whole model."""
+        """Read the config of the whole model.
+
+        Args:
+            path: A local folder or a Hub id.
+
+        Returns:
+            A transformers config, whose `get_text_config` gives the sizes of the language model.
+        """
         return checkpoint.read_config(path)
 
     def read_model(self, path: str) -> Any:
-        """Read the unmodified model, ready for inference."""
+        """Read the unmodified model, ready for inference.
+
+        Args:
+            path: A local folder or a Hub id.
+
+        Returns:
+            The model on the device and in the dtype of the options, in evaluation mode, with frozen weights.
+        """
         device, dtype, seed = self.options.device, self.options.dtype, self.options.random_weights
         return checkpoint.read_model(path, device, dtype, self.read_weights, seed)
 
@@ -103,7 +117,13 @@ class Family:
         return checkpoint.read_weights(path, dtype, self.short_config())
 
     def read_processors(self, path: str) -> None:
-        """Read the tokenizer, the image processor, and any other part that the family needs."""
+        """Read the tokenizer, the image processor, and any other part that the family needs.
+
+        Sets `tokenizer` and `image_processor`.
+
+        Args:
+            path: A local folder or a Hub id.
+        """
         self.tokenizer = checkpoint.read_tokenizer(path)
         self.image_processor = checkpoint.read_image_processor(path)
 
@@ -137,12 +157,19 @@ class Family:
     # The layout of the input.
 
     def layout(self, text: str) -> list[int]:
-        """Return the token ids of the model's whole input for one text, with image_length() adjacent placeholders."""
+        """Return the token ids of the model's whole input for one text, with image_length() adjacent placeholders.
+
+        Args:
+            text: The prompt, without image placeholders.
+        """
         raise NotImplementedError
 
     def conversation_layout(self, conversation: Conversation) -> list[int]:
         """Return the token ids of the model's whole input for a conversation, with image_length() placeholders per
         image.
+
+        Args:
+            conversation: Messages with any number of images. By default, only what `plain_text` accepts is supported.
 
         Raises:
             UserError: The family does not support such a conversation.
@@ -151,6 +178,9 @@ class Family:
 
     def plain_text(self, prompt: Prompt) -> str:
         """Return the text of a prompt, for a family whose input is one image followed by one text.
+
+        Args:
+            prompt: A text, or one user message of an image and then texts, which are joined by line breaks.
 
         Raises:
             UserError: The prompt is a conversation with more parts, or in another order.
@@ -194,15 +224,30 @@ class Family:
     # The images.
 
     def pixels(self, frames: Frames) -> dict[str, torch.Tensor]:
-        """Return the model's image inputs for frames uint8 [M, H, W, 3]."""
+        """Return the model's image inputs for frames uint8 [M, H, W, 3].
+
+        Args:
+            frames: The images of all rows, in order.
+
+        Returns:
+            Keyword arguments of the model's `get_image_features`.
+        """
         return {"pixel_values": self.preprocess(frames)}
 
     def fit(self, frames: Frames) -> Frames:
-        """Stretch or pad frames uint8 [M, H, W, 3] to pictures uint8 [M, *picture_size, 3] for the vision tower."""
+        """Stretch or pad frames uint8 [M, H, W, 3] to pictures uint8 [M, *picture_size, 3] for the vision tower.
+
+        Args:
+            frames: RGB frames of equal size. They are padded to a square first with aspect=letterbox.
+        """
         return self._pixels.fit(frames)
 
     def image_features(self, frames: Frames) -> torch.Tensor:
-        """Return the vision tower's tokens [M, N, V], after the projection unless the projection uses the prompt."""
+        """Return the vision tower's tokens [M, N, V], after the projection unless the projection uses the prompt.
+
+        Args:
+            frames: uint8 [M, H, W, 3].
+        """
         features = self.encode_images(frames).pooler_output
         return features if isinstance(features, torch.Tensor) else torch.stack(list(features))
 
@@ -314,15 +359,29 @@ class Family:
         """Convert frames uint8 [M, H, W, 3] to the vision tower's input [M, 3, *picture_size].
 
         Apart from the geometry, the result equals that of the checkpoint's image processor.
+
+        Args:
+            frames: RGB frames of equal size.
+
+        Returns:
+            The input in the model's dtype, on its device.
         """
         return self._pixels(frames)
 
     def ids(self, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """Return the token ids of the inputs, int64 [B, T], padded on the right."""
+        """Return the token ids of the inputs, int64 [B, T], padded on the right.
+
+        Args:
+            prompts: B prompts; T is the length of the longest.
+        """
         return padded([self.token_ids(prompt) for prompt in prompts], self.pad_token_id).to(self.model.device)
 
     def mask(self, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """Return the attention mask, int64 [B, T]: 1 for token ids, 0 for padding."""
+        """Return the attention mask, int64 [B, T]: 1 for token ids, 0 for padding.
+
+        Args:
+            prompts: B prompts; T is the length of the longest.
+        """
         return padded([[1] * len(self.token_ids(prompt)) for prompt in prompts], 0).to(self.model.device)
 
     @property

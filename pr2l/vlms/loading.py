@@ -46,7 +46,11 @@ def layer_count(name: str) -> int:
 
 
 def family(kind: str | None) -> ModuleType:
-    """Return the module of pr2l/vlms/families/ for a model_type; for None or an unknown one, `generic`."""
+    """Return the module of pr2l/vlms/families/ for a model_type; for None or an unknown one, `generic`.
+
+    Args:
+        kind: `model_type` of config.json; see `MODEL_TYPES` of each family.
+    """
     modules = [registry.load("vlms", name) for name in registry.names("vlms")]
     claims = {model_type: module for module in modules for model_type in module.MODEL_TYPES}
     return claims.get(kind or "") or registry.load("vlms", GENERIC)

@@ -20,7 +20,14 @@ GREY = 127  # padding of a letterbox if the processor has no mean colour
 
 
 def check_batch(frames: Frames) -> None:
-    """Raise ValueError unless frames are uint8 [M, H, W, 3] with M >= 1."""
+    """Check the shape and the dtype of frames.
+
+    Args:
+        frames: They must be uint8 [M, H, W, 3] with M >= 1.
+
+    Raises:
+        ValueError: They are not.
+    """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
         raise ValueError(f"frames are {frames.dtype} {frames.shape}; they must be uint8 [B, H, W, 3], RGB, with B >= 1")
 
@@ -69,11 +76,19 @@ class Pixels:
         return scaled.sub_(self.mean).div_(self.std).to(self.dtype)
 
     def fit(self, frames: Frames) -> Frames:
-        """Resize frames uint8 [B, H, W, 3] to uint8 [B, *size, 3], on the CPU."""
+        """Resize frames uint8 [B, H, W, 3] to uint8 [B, *size, 3], on the CPU.
+
+        Args:
+            frames: RGB frames; with letterbox they are padded to a square first.
+        """
         return resize(self._squared(frames), self.size, self.resample)
 
     def resize(self, frames: Frames) -> torch.Tensor:
-        """Resize frames uint8 [B, H, W, 3] to uint8 [B, 3, *size], on the model's device."""
+        """Resize frames uint8 [B, H, W, 3] to uint8 [B, 3, *size], on the model's device.
+
+        Args:
+            frames: RGB frames; with letterbox they are padded to a square first.
+        """
         frames = self._squared(frames)
         down_first = goes_down_first(*frames.shape[1:3], self.size, self.resample) if self.in_torch else None
         if down_first is None:

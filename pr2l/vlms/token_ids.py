@@ -10,7 +10,12 @@ IGNORE_INDEX = -100  # a target that the loss ignores, as in transformers
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
-    """Return the rows, padded on the right with `fill`, as int64 [B, T]."""
+    """Return the rows, padded on the right with `fill`, as int64 [B, T].
+
+    Args:
+        rows: At least one row of token ids; T is the length of the longest.
+        fill: Value of padding, such as `pad_token_id`, IGNORE_INDEX, or 0 for a mask.
+    """
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
 

@@ -76,6 +76,12 @@ def from_feature_map(output: Any) -> VisionOutput:
     """Convert the output of a transformers ResNet.
 
     The positions of the last feature map [B, D, H, W] become patches; their mean is the summary.
+
+    Args:
+        output: Output with `last_hidden_state` [B, D, H, W] and `pooler_output` [B, D, 1, 1].
+
+    Returns:
+        H x W patches, row by row, and no class token.
     """
     patches = rearrange(output.last_hidden_state, "b d h w -> b (h w) d")
     return VisionOutput(rearrange(output.pooler_output, "b d 1 1 -> b d"), patches[:, :0], patches)
@@ -135,7 +141,11 @@ class VisionEncoder(Encoder):
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> VisionOutput:
-        """Run the model on preprocessed frames [B, 3, S, S]."""
+        """Run the model on preprocessed frames [B, 3, S, S].
+
+        Args:
+            pixels: Result of the function that `preprocessing` returned, in the model's dtype, on its device.
+        """
 
     def source(self) -> dict[str, str]:
         """Return the name and the revision of the weights."""
@@ -207,6 +217,9 @@ class HubEncoder(VisionEncoder):
         """Run a vision transformer.
 
         Its states are in the order class token (if any), registers, patches; registers are dropped.
+
+        Args:
+            pixels: [B, 3, S, S]; S is a multiple of the model's patch size.
         """
         output = self.model(pixels)
         states, patch = output.last_hidden_state, self.model.config.patch_size

@@ -141,6 +141,12 @@ class Engine:
         """Run the vision tower on a whole batch.
 
         The prompts may then go through the language model in several passes.
+
+        Args:
+            frames: uint8 [M, H, W, 3]. With shared_vision, equal frames pass the vision tower once.
+
+        Returns:
+            Features of the distinct frames, and for each of the M images the index of its frame.
         """
         rows = list(range(len(frames)))
         first, places = (rows, rows) if "shared_vision" in self.vlm.options.disable else distinct(frames)
@@ -203,12 +209,21 @@ class Engine:
         return PassStates(input_states, torch.cat(tokens[1:-1], dim=1), torch.cat(generated[1:], dim=2))
 
     def chosen(self, states: tuple[Tensor, ...]) -> Tensor:
-        """Return the chosen layers of a model's tuple of hidden states, float32 [B, L, T, D]."""
+        """Return the chosen layers of a model's tuple of hidden states, float32 [B, L, T, D].
+
+        Args:
+            states: [B, T, D] of every layer, the embeddings first.
+        """
         return chosen_layers(states, self.layers)
 
 
 def chosen_layers(states: tuple[Tensor, ...], layers: Sequence[int]) -> Tensor:
-    """Return some layers of a model's tuple of hidden states, float32 [B, L, T, D]."""
+    """Return some layers of a model's tuple of hidden states, float32 [B, L, T, D].
+
+    Args:
+        states: [B, T, D] of every layer, the embeddings first.
+        layers: Indices in this tuple; negative ones count from the end. They become the dimension L, in this order.
+    """
     return torch.stack([states[layer] for layer in layers], dim=1).float()
 
 
@@ -308,12 +323,23 @@ def reading_depth(config: Any) -> int:
     """Return the number of layers of the stack that reads the input, in the whole model.
 
     The stack is the encoder of an encoder-decoder, or the causal model itself.
+
+    Args:
+        config: Config of the whole model, before `shortened`.
     """
     return int(config.get_text_config().num_hidden_layers)
 
 
 def layers_needed(vlm: LocalModel) -> int:
-    """Return the number of these layers that have to run: all if text is generated or early exit is disabled."""
+    """Return the number of these layers that have to run: all if text is generated or early exit is disabled.
+
+    Args:
+        vlm: The VLM; its options `layers`, `disable` and generation count, not its loaded model.
+
+    Returns:
+        Index of the highest chosen layer, where the embeddings have index 0, plus `spare_layers`; at most
+        `reading_depth`.
+    """
     depth, disabled = reading_depth(vlm.config), {"own_passes", "early_exit"} & set(vlm.options.disable)
     if vlm.new_tokens or disabled or not vlm.has_engine:
         return depth

@@ -218,7 +218,11 @@ def _wait_until_written(file: str) -> None:
 
 
 def served(family: type[VLM]) -> type[VLM]:
-    """Return a subclass of a family whose passes run in the server of the options."""
+    """Return a subclass of a family whose passes run in the server of the options.
+
+    Args:
+        family: Class of the local VLM. The subclass has its name, so that `key` names the same family.
+    """
     return type(family.__name__, (Served, family), {})
 
 
@@ -229,7 +233,14 @@ class Served(VLM):
     max_positions = None  # the server has its own limit
 
     def read_model(self, path: str) -> Any:
-        """Read the parts that are needed beside the forward passes; states arrive on the CPU."""
+        """Read the parts that are needed beside the forward passes; states arrive on the CPU.
+
+        Args:
+            path: A local folder or a Hub id; the server must serve the same checkpoint.
+
+        Returns:
+            An object with the device, the dtype (float32) and the generation config, without weights.
+        """
         self._layers = _layer_ids(self.options, self.depth)
         command = serve_command(path, self.options)
         self._server = Server(str(self.options.server), _served_name(path, self._layers), command)
