@@ -160,7 +160,11 @@ class BatchSource(Protocol[Batch_co]):
         ...
 
     def next_batch(self, count: int) -> Batch_co:
-        """Return the next `count` rows, trajectories or pairs."""
+        """Return the next `count` rows, trajectories or pairs.
+
+        Args:
+            count: Size of the batch, at least 1. The data start again when they are used up.
+        """
         ...
 
     def state_dict(self) -> Values:
@@ -168,7 +172,11 @@ class BatchSource(Protocol[Batch_co]):
         ...
 
     def load_state_dict(self, values: Values) -> None:
-        """Go back to the position that `state_dict` returned."""
+        """Go back to the position that `state_dict` returned.
+
+        Args:
+            values: JSON values from `state_dict` of a source with the same data.
+        """
         ...
 
 

@@ -135,6 +135,12 @@ class BCLearner(LoopLearner):
         """Choose actions; see `Learner.act`.
 
         The memory is the state of the LSTM, two tensors [layers, B, lstm_size], or None without an LSTM.
+
+        Args:
+            observation: As in `Learner.act`.
+            memory: The memory that the previous call returned; None = empty.
+            episode_starts: bool [B], True = clear the row's memory; None = no episode begins.
+            greedy: Choose the most probable action; otherwise sample one.
         """
         tensors = {key: torch.as_tensor(value, device=self.device) for key, value in observation.items()}
         if memory is not None and episode_starts is not None:
@@ -224,6 +230,15 @@ def create(
     seed: int,
 ) -> BCLearner:
     """Create a learner; see `Algorithm.create` for the arguments.
+
+    Args:
+        observation_space: Dict of tokens [T, D], mask [T] and perhaps proprio [P].
+        action_space: Discrete from 0.
+        num_envs: Not used.
+        network: Class that turns an observation into features.
+        network_options: Its options.
+        options: Options of behaviour cloning.
+        seed: Seed of all random generators, and so of the first weights.
 
     Raises:
         UserError: The action space is not Discrete from 0, or `options.action_weights` has another length.

@@ -48,12 +48,25 @@ class FollowLearner:
         *,
         greedy: bool = False,
     ) -> Actions:
-        """Choose actions, `options.default_action` if the token is padding; see `Learner.act`."""
+        """Choose actions, `options.default_action` if the token is padding; see `Learner.act`.
+
+        Args:
+            observation: Arrays with "tokens" [B, 1, actions], a number for each action, and "mask" [B, 1].
+            memory: Not used.
+            episode_starts: Not used.
+            greedy: Not used: the choice is always greedy.
+        """
         actions = observation["tokens"][:, 0].argmax(axis=1)
         return Actions(np.where(observation["mask"][:, 0] > 0, actions, self.options.default_action))
 
     def learn(self, source: VecEnv, total_steps: int, hooks: Hooks) -> None:
-        """Play; an "update" is `options.n_steps` steps of each environment. See `Learner.learn`."""
+        """Play; an "update" is `options.n_steps` steps of each environment. See `Learner.learn`.
+
+        Args:
+            source: VecEnv of token observations. It is reset at the first call only.
+            total_steps: Environment steps of the whole run; the last "update" may exceed them.
+            hooks: Callbacks; the metrics of an "update" are empty.
+        """
         if not self._observation:
             self._observation = _tokens(source.reset())
         while self.num_timesteps < total_steps:
@@ -75,7 +88,11 @@ class FollowLearner:
         self.num_timesteps = values["num_timesteps"]
 
     def load_policy(self, tensors: Tensors) -> None:
-        """Do nothing, because the controller has no weights."""
+        """Do nothing, because the controller has no weights.
+
+        Args:
+            tensors: Not used.
+        """
 
 
 Learner = FollowLearner
@@ -96,6 +113,15 @@ def create(
     seed: int,
 ) -> FollowLearner:
     """Create a controller; see `Algorithm.create` for the arguments. The network and the seed are not used.
+
+    Args:
+        observation_space: Dict of tokens [1, actions] and mask [1].
+        action_space: Discrete from 0.
+        num_envs: Not used.
+        network: Not used.
+        network_options: Not used.
+        options: Options of the controller.
+        seed: Not used.
 
     Raises:
         UserError: The action space is not Discrete from 0, the observation is not one token with one number per

@@ -37,6 +37,15 @@ def create(
 ) -> OnPolicyLearner:
     """Create a learner; see `Algorithm.create` for the arguments.
 
+    Args:
+        observation_space: Dict of tokens [T, D], mask [T] and perhaps proprio [P].
+        action_space: Action space of one environment.
+        num_envs: Number of environments; a rollout has num_envs x options.n_steps rows.
+        network: Class that turns an observation into features.
+        network_options: Its options.
+        options: Options of PPO; with `recurrent`, of sb3-contrib's RecurrentPPO.
+        seed: Seed of all random generators, and so of the first weights.
+
     Raises:
         UserError: A minibatch would have a single row, whose advantage cannot be normalised, or the action space is
             not supported.

@@ -58,7 +58,14 @@ class Defaults(BaseModel):
 
 
 def kinds(task: str) -> tuple[str, ...]:
-    """Return the object names that can occur in `info["labels"]` of a task."""
+    """Return the object names that can occur in `info["labels"]` of a task.
+
+    Args:
+        task: A key of TASKS.
+
+    Raises:
+        UserError: There is no such task.
+    """
     return tuple(WORDS[actor] for actor in _task(task).actors)
 
 

@@ -145,7 +145,11 @@ def _free_spot(rng: np.random.Generator, width: int, height: int, placed: Sequen
 
 
 def map_name(index: int) -> str:
-    """Return the name of a map in a WAD: MAP01 for index 0, MAP100 for index 99."""
+    """Return the name of a map in a WAD: MAP01 for index 0, MAP100 for index 99.
+
+    Args:
+        index: 0 to 9998; a WAD file has at most 9999 maps.
+    """
     return f"MAP{index + 1:02d}"
 
 
@@ -178,7 +182,14 @@ def wad_of(rooms: Sequence[Room], rules: str = "") -> bytes:
 
 
 def udmf(room: Room) -> str:
-    """Encode a room as UDMF text in the ZDoom name space (zdoom.org/wiki/Universal_Doom_Map_Format)."""
+    """Encode a room as UDMF text in the ZDoom name space (zdoom.org/wiki/Universal_Doom_Map_Format).
+
+    Args:
+        room: The room; its lengths are in map units and its angles in degrees.
+
+    Returns:
+        One sector with four walls, the player's start and the objects, without a newline at the end.
+    """
     corners = [(0, 0), (0, room.height), (room.width, room.height), (room.width, 0)]
     blocks = ['namespace = "zdoom";']
     blocks += [_block("vertex", x=x, y=y) for x, y in corners]

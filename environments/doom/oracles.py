@@ -62,24 +62,52 @@ class Scene:
 
 
 def fetch(scene: Scene) -> str:
-    """Walk to the named object and around the others."""
+    """Walk to the named object and around the others.
+
+    Args:
+        scene: State of the map; one actor at least is of the kind `target`.
+
+    Returns:
+        The name of the button to hold.
+    """
     goal = nearest(scene, [actor for actor in scene.actors if actor.kind == scene.target])
     obstacles = tuple((actor.x, actor.y, REACH + 6) for actor in scene.actors if actor.kind != scene.target)
     return walk_to(scene.pose, plan(goal.position, scene.walls, obstacles).waypoint((scene.pose.x, scene.pose.y)))
 
 
 def hunt(scene: Scene) -> str:
-    """Shoot the named monster at once, even if the shot may miss, because the monster comes nearer."""
+    """Shoot the named monster at once, even if the shot may miss, because the monster comes nearer.
+
+    Args:
+        scene: State of the map; one actor at least is of the kind `target`.
+
+    Returns:
+        The name of the button to hold.
+    """
     return shoot(scene, nearest(scene, [t for t in scene.actors if t.kind == scene.target]), SHORTEST_TURN)
 
 
 def defend_the_center(scene: Scene) -> str:
-    """Shoot the nearest monster and save bullets."""
+    """Shoot the nearest monster and save bullets.
+
+    Args:
+        scene: State of the map, with the monsters that are alive; without any, the player turns.
+
+    Returns:
+        The name of the button to hold.
+    """
     return shoot(scene, nearest(scene, scene.actors), SHORTEST_TURN / 2) if scene.actors else "TURN_LEFT"
 
 
 def basic(scene: Scene) -> str:
-    """Step sideways until the cacodemon is straight ahead, then shoot."""
+    """Step sideways until the cacodemon is straight ahead, then shoot.
+
+    Args:
+        scene: State of the map, with the cacodemon while it is alive.
+
+    Returns:
+        The name of the button to hold.
+    """
     if not scene.actors:  # it has just died
         return "ATTACK"
     target = nearest(scene, scene.actors)
@@ -90,12 +118,26 @@ def basic(scene: Scene) -> str:
 
 
 def health_gathering(scene: Scene) -> str:
-    """Walk to the nearest medikit."""
+    """Walk to the nearest medikit.
+
+    Args:
+        scene: State of the map, with the medikits; without any, the player walks on.
+
+    Returns:
+        The name of the button to hold.
+    """
     return walk_to(scene.pose, nearest(scene, scene.actors).position) if scene.actors else "MOVE_FORWARD"
 
 
 def my_way_home(scene: Scene) -> str:
-    """Walk the shortest way through the rooms."""
+    """Walk the shortest way through the rooms.
+
+    Args:
+        scene: State of the map, with the green armor until it is picked up.
+
+    Returns:
+        The name of the button to hold.
+    """
     if not scene.actors:  # picked up a moment ago: the script takes a tic to end the episode
         return "MOVE_FORWARD"
     goal = nearest(scene, scene.actors)
@@ -103,7 +145,14 @@ def my_way_home(scene: Scene) -> str:
 
 
 def take_cover(scene: Scene) -> str:
-    """Step sideways, facing east, to the position farthest from all fireballs; of equal ones, to the most central."""
+    """Step sideways, facing east, to the position farthest from all fireballs; of equal ones, to the most central.
+
+    Args:
+        scene: State of the map, with the fireballs; the walls limit the positions.
+
+    Returns:
+        The name of the button to hold.
+    """
     ends = [y for wall in scene.walls for y in wall[1::2]]
     candidates = range(int(min(ends)) + 16, int(max(ends)) - 15, 32)
     middle = (min(ends) + max(ends)) / 2
@@ -123,18 +172,33 @@ ORACLES: dict[str, Callable[[Scene], str]] = {
 
 
 def bearing(pose: Pose, point: Point) -> float:
-    """Return the angle to turn left to face a point, in degrees, -180..180."""
+    """Return the angle to turn left to face a point, in degrees, -180..180.
+
+    Args:
+        pose: The player's position and heading.
+        point: The point (x, y), in map units.
+    """
     angle = math.degrees(math.atan2(point[1] - pose.y, point[0] - pose.x)) - pose.angle
     return (angle + 180) % 360 - 180
 
 
 def gap(scene: Scene, actor: Actor) -> float:
-    """Return the distance between the player and an actor in map units."""
+    """Return the distance between the player and an actor in map units.
+
+    Args:
+        scene: State of the map; the player's position is used.
+        actor: The actor; the distance is between the centres.
+    """
     return math.dist((scene.pose.x, scene.pose.y), actor.position)
 
 
 def nearest(scene: Scene, actors: list[Actor]) -> Actor:
-    """Return the actor that is nearest to the player."""
+    """Return the actor that is nearest to the player.
+
+    Args:
+        scene: State of the map; the player's position is used.
+        actors: At least one actor; of equally near ones, the first is returned.
+    """
     return min(actors, key=lambda actor: gap(scene, actor))
 
 
@@ -152,7 +216,12 @@ def walk_to(pose: Pose, point: Point) -> str:
 
 
 def half_width(scene: Scene, monster: Actor) -> float:
-    """Return the largest error of the aim with which a bullet hits a monster, in degrees."""
+    """Return the largest error of the aim with which a bullet hits a monster, in degrees.
+
+    Args:
+        scene: State of the map; the player's position is used.
+        monster: The monster; its radius counts as MONSTER map units.
+    """
     return math.degrees(math.atan2(MONSTER, gap(scene, monster)))
 
 

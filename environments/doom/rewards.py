@@ -49,12 +49,20 @@ def each_tic(amount: float) -> Reward:
 
 
 def each_decision(amount: float) -> Reward:
-    """Reward every decision."""
+    """Reward every decision.
+
+    Args:
+        amount: The reward per decision, of any number of tics.
+    """
     return lambda step: amount
 
 
 def death(amount: float) -> Reward:
-    """Reward (or, if negative, punish) the player's death."""
+    """Reward (or, if negative, punish) the player's death.
+
+    Args:
+        amount: The reward of the decision in which the player dies.
+    """
     return lambda step: amount * step.died
 
 

@@ -36,7 +36,11 @@ HELD_OUT = 10  # houses of the split "val"
 
 @lru_cache(maxsize=64)
 def floor(name: str) -> Floor:
-    """Return the walkable floor of a house for the agent's radius."""
+    """Return the walkable floor of a house for the agent's radius.
+
+    Args:
+        name: The name of a generated house, see `house_name`.
+    """
     return Floor(house(name).obstacles, RADIUS)
 
 
@@ -180,7 +184,14 @@ def _episodes(name: str, goals: dict[str, list[dict[str, Any]]], first: int) -> 
 
 
 def positions(goals: list[dict[str, Any]]) -> Floats:
-    """Return the positions (x, z) of all view points of some goals, [V, 2]."""
+    """Return the positions (x, z) of all view points of some goals, [V, 2].
+
+    Args:
+        goals: JSON values of goals, as in `dataset`, with at least one view point.
+
+    Returns:
+        Metres, float64.
+    """
     points = [view["agent_state"]["position"] for goal in goals for view in goal["view_points"]]
     return np.array(points)[:, [0, 2]]
 

@@ -56,7 +56,11 @@ class Defaults(BaseModel):
 
 
 def kinds(task: str) -> tuple[str, ...]:
-    """Return the object names that can occur in `info["labels"]`: all kinds of furniture, also those without goals."""
+    """Return the object names that can occur in `info["labels"]`: all kinds of furniture, also those without goals.
+
+    Args:
+        task: Not used: all tasks have the same furniture.
+    """
     return tuple(dict.fromkeys(NAMES.values()))
 
 
@@ -98,7 +102,14 @@ def make(
 
 
 def spaces(options: Defaults) -> tuple[gym.spaces.Dict, gym.spaces.Discrete]:
-    """Return the observation space and the action space without starting the interpreter."""
+    """Return the observation space and the action space without starting the interpreter.
+
+    Args:
+        options: The size of the frame is used.
+
+    Returns:
+        Dict of frame uint8 [H, W, 3] and proprio float32 [P], and Discrete.
+    """
     width, height = (int(side) for side in options.frame_size.split("x"))
     frame = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
     proprio = gym.spaces.Box(-np.inf, np.inf, (4 + ACTIONS + len(CATEGORIES),), np.float32)
@@ -106,7 +117,11 @@ def spaces(options: Defaults) -> tuple[gym.spaces.Dict, gym.spaces.Discrete]:
 
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
-    """Return the expert of the option `oracle`, as a function from an environment to the next action."""
+    """Return the expert of the option `oracle`, as a function from an environment to the next action.
+
+    Args:
+        task: Not used: the expert is chosen by the option.
+    """
 
     def act(env: gym.Env[Any, Any]) -> int:
         wrapper = env.unwrapped

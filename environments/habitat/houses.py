@@ -133,6 +133,10 @@ class House:
         """Return the room at a position in metres; None outside the house.
 
         A room includes half the thickness of its walls.
+
+        Args:
+            x: Metres to the east.
+            z: Metres to the south.
         """
         for room in self.rooms:
             x0, z0, x1, z1 = room.rect

@@ -43,7 +43,11 @@ class Floor:
         self.lengths = self.straight(self.corners, self.corners, bent & bent.T)
 
     def free(self, points: Floats) -> NDArray[np.bool_]:
-        """Return whether the disc can stand at each of the points [P, 2], bool [P]."""
+        """Return whether the disc can stand at each of the points [P, 2], bool [P].
+
+        Args:
+            points: Centres (x, z) of the disc in metres. A disc that touches an obstacle is free.
+        """
         return self._gaps(points).min(axis=1, initial=np.inf) >= self.radius - 1e-9
 
     def straight(self, starts: Floats, ends: Floats, useful: NDArray[np.bool_]) -> Floats:
@@ -65,7 +69,11 @@ class Floor:
         return lengths
 
     def bent(self, points: Floats) -> NDArray[np.bool_]:
-        """Return whether a straight line from each point [P, 2] can touch and bend at each corner, bool [P, C]."""
+        """Return whether a straight line from each point [P, 2] can touch and bend at each corner, bool [P, C].
+
+        Args:
+            points: Points (x, z) in metres.
+        """
         offsets = self.corners - points[:, None]
         lean = np.abs((offsets * self._normals).sum(axis=-1))
         lengths = np.linalg.norm(offsets, axis=-1)

@@ -93,7 +93,14 @@ class ObjectNav:
         self.action_space = {"type": "Discrete", "n": len(ACTIONS)}
 
     def reset(self, seed: int) -> tuple[Observation, Info]:
-        """Begin the episode of the data set that a seed chooses; return observation and info."""
+        """Begin the episode of the data set that a seed chooses.
+
+        Args:
+            seed: Seed of the choice; equal seeds give equal episodes.
+
+        Returns:
+            Observation and info.
+        """
         number = int(np.random.default_rng(seed).integers(len(self._episodes)))
         self._habitat.current_episode = self._episodes[number]
         self._previous = -1
@@ -102,7 +109,14 @@ class ObjectNav:
         return self._observation(observations), self._info(metrics)
 
     def step(self, action: int) -> tuple[Observation, float, bool, bool, Info]:
-        """Take one action, an index of ACTIONS; return observation, reward, terminated, truncated and info."""
+        """Take one action.
+
+        Args:
+            action: Index of ACTIONS; "stop" terminates the episode, any other end truncates it.
+
+        Returns:
+            Observation, reward, terminated, truncated and info.
+        """
         self._previous = int(action)
         observations, reward, done, metrics = self._env.step(ACTIONS[self._previous])
         stopped = ACTIONS[self._previous] == "stop"

@@ -43,7 +43,11 @@ class Mesh:
 
 
 def mesh(house: House) -> Mesh:
-    """Return the triangles of a house and its furniture."""
+    """Return the triangles of a house and its furniture.
+
+    Args:
+        house: The house; its name seeds the look of its rooms.
+    """
     surface = _Surface()
     rng = np.random.default_rng(zlib.crc32(house.name.encode()))
     for index, room in enumerate(house.rooms):

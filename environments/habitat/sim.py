@@ -141,10 +141,21 @@ class HousesSimulator(Simulator):
         return self._sensors.get_observations(self)
 
     def step_physics(self, seconds: float) -> None:
-        """Do nothing, because no object moves by itself."""
+        """Do nothing, because no object moves by itself.
+
+        Args:
+            seconds: Not used.
+        """
 
     def ahead(self, heading: float) -> Floats:
-        """Return the position [2] after an unblocked step forward with a heading in radians."""
+        """Return the position [2] after an unblocked step forward with a heading in radians.
+
+        Args:
+            heading: 0 = along -z, counter-clockwise.
+
+        Returns:
+            (x, z) in metres.
+        """
         return self._position - self.habitat_config.forward_step_size * np.array([math.sin(heading), math.cos(heading)])
 
     def draw(self) -> Picture:
@@ -243,7 +254,11 @@ class HousesSimulator(Simulator):
         return frame
 
     def close(self, destroy: bool = True) -> None:
-        """Do nothing, because there are no resources to free."""
+        """Do nothing, because there are no resources to free.
+
+        Args:
+            destroy: Not used.
+        """
 
 
 @lru_cache(maxsize=256)

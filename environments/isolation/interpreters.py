@@ -12,6 +12,9 @@ def folder(name: str) -> Path:
     """Return the folder in which `pr2l sim install NAME` makes the interpreter.
 
     It is in $PR2L_SIMS, by default ~/.local/share/pr2l/sims.
+
+    Args:
+        name: Name of the simulator. The folder need not exist.
     """
     return Path(os.environ.get("PR2L_SIMS") or "~/.local/share/pr2l/sims").expanduser() / name
 

@@ -28,12 +28,24 @@ class WireError(Exception):
 
 
 def send(connection: socket.socket, value: Any) -> None:
-    """Encode a value and send it as one message; see `encode`."""
+    """Encode a value and send it as one message; see `encode`.
+
+    Args:
+        connection: Connected stream socket.
+        value: JSON value that may contain arrays.
+
+    Raises:
+        WireError: The value cannot be sent.
+        OSError: The connection is closed or broken.
+    """
     connection.sendall(encode(value))
 
 
 def receive(connection: socket.socket) -> Any:
     """Receive and decode the next message.
+
+    Args:
+        connection: Connected stream socket, in which a message begins.
 
     Raises:
         EOFError: If the stream ends before a message begins.

@@ -79,7 +79,14 @@ def make_packages(module: str) -> None:
 
 
 def load(module: str) -> Any:
-    """Import a remote module by its dotted name or its file."""
+    """Import a remote module by its dotted name or its file.
+
+    Args:
+        module: Dotted name, or the path of a file that ends in ".py".
+
+    Raises:
+        ImportError: There is no such module, or one of its own imports fails.
+    """
     if not module.endswith(".py"):
         make_packages(module)
         return import_module(module)
@@ -91,7 +98,11 @@ def load(module: str) -> Any:
 
 
 def is_user_error(error: Exception) -> bool:
-    """Return whether an exception is a UserError, of any of USER_ERRORS: one file may be imported by two names."""
+    """Return whether an exception is a UserError, of any of USER_ERRORS: one file may be imported by two names.
+
+    Args:
+        error: The exception that a simulator or an environment raised.
+    """
     modules = (sys.modules[name] for name in USER_ERRORS if name in sys.modules)
     return isinstance(error, tuple(module.UserError for module in modules))
 
@@ -333,15 +344,34 @@ class Worker:
         }
 
     def do_reset(self, seed: int) -> Any:
-        """Reset the environment and return (whether the frame is in the shared memory, the result)."""
+        """Reset the environment.
+
+        Args:
+            seed: Seed of the episode.
+
+        Returns:
+            Whether the frame is in the shared memory, and the result, then without the frame.
+        """
         return self._split(self._env.reset(seed))
 
     def do_step(self, action: int | np.ndarray) -> Any:
-        """Step the environment and return (whether the frame is in the shared memory, the result)."""
+        """Step the environment.
+
+        Args:
+            action: Element of the action space: an integer, or an array.
+
+        Returns:
+            Whether the frame is in the shared memory, and the result, then without the frame.
+        """
         return self._split(self._env.step(action))
 
     def do_call(self, name: str, arguments: list[Any]) -> Any:
-        """Return the result of `call` of the environment."""
+        """Return the result of `call` of the environment.
+
+        Args:
+            name: The first argument of `call`.
+            arguments: Its further arguments.
+        """
         return self._env.call(name, *arguments)
 
     def _split(self, result: Any) -> tuple[bool, Any]:
@@ -373,11 +403,25 @@ class Gymnasium:
         self.metadata = env.metadata
 
     def reset(self, seed: int) -> Any:
-        """Begin the episode of a seed; return (observation, info)."""
+        """Begin the episode of a seed.
+
+        Args:
+            seed: Seed of the episode.
+
+        Returns:
+            Observation and info.
+        """
         return self._env.reset(seed=seed)
 
     def step(self, action: int | np.ndarray) -> Any:
-        """Take an action; return (observation, reward, terminated, truncated, info)."""
+        """Take an action.
+
+        Args:
+            action: Element of the action space.
+
+        Returns:
+            Observation, reward, terminated, truncated and info.
+        """
         return self._env.step(action)
 
     def call(self, name: str, *arguments: Any) -> Any:
@@ -399,6 +443,10 @@ class Gymnasium:
 def parse(defaults: Any, options: dict[str, Any]) -> Any:
     """Return an instance of an environment module's Defaults.
 
+    Args:
+        defaults: The class, a pydantic model.
+        options: Values by name; missing options take their defaults.
+
     Raises:
         UserError: If an option is unknown or has a wrong value.
     """
@@ -412,6 +460,12 @@ def parse(defaults: Any, options: dict[str, Any]) -> Any:
 
 def plain(space: Any) -> dict[str, Any]:
     """Describe a Gymnasium space with JSON values and arrays.
+
+    Args:
+        space: The space of one environment, not a batched one.
+
+    Returns:
+        "type", and what the parent needs to make the space again: bounds, shape and dtype, or numbers of elements.
 
     Raises:
         UserError: If the space is not a Box, Discrete, MultiDiscrete or MultiBinary.

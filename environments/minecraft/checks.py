@@ -80,7 +80,11 @@ def _java() -> Link:
 
 
 def java_version(text: str) -> int | None:
-    """Return the major version in the output of `java -version`, 8 for "1.8.0_392" and 17 for "17.0.15", or None."""
+    """Return the major version in the output of `java -version`, 8 for "1.8.0_392" and 17 for "17.0.15", or None.
+
+    Args:
+        text: Output of the command, which Java writes to stderr.
+    """
     match = re.search(r'version "(?:1\.)?(\d+)', text)
     return int(match.group(1)) if match else None
 

@@ -50,7 +50,11 @@ class Defaults(BaseModel):
 
 
 def kinds(task: str) -> tuple[str, ...]:
-    """Return the object names in `info["labels"]` that are targets of tasks; the lidar may report other names too."""
+    """Return the object names in `info["labels"]` that are targets of tasks; the lidar may report other names too.
+
+    Args:
+        task: Not used: the names are the same for all tasks.
+    """
     return KINDS
 
 
@@ -98,5 +102,9 @@ def make(
 
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], int]:
-    """Raise UserError, because Minecraft has no scripted solutions."""
+    """Raise UserError, because Minecraft has no scripted solutions.
+
+    Args:
+        task: Name of the task, for the error message.
+    """
     raise UserError(f"Minecraft has no oracle for {task!r}; use --policy random, or a run folder")

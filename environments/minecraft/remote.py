@@ -77,6 +77,9 @@ class Minecraft:
     def reset(self, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Begin the episode of a seed; the first call starts Minecraft.
 
+        Args:
+            seed: Seed of the mobs of this episode, together with the split.
+
         Returns:
             The observation, {"frame": uint8 [H, W, 3], "proprio": float32 [P]}, and the info.
         """
@@ -112,7 +115,15 @@ class Minecraft:
         return self._observation(action), float(reward), terminated, truncated, self._info()
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Raise UserError, because this environment has no other methods."""
+        """Refuse every call, because this environment has no other methods.
+
+        Args:
+            name: Name of the method, for the error message.
+            arguments: Not used.
+
+        Raises:
+            UserError: Always.
+        """
         raise UserError(f"{name!r} is not a method of Minecraft, which has no oracle")
 
     def close(self) -> None:

@@ -39,7 +39,11 @@ class Resumable(Protocol):
         ...
 
     def load_state_dict(self, values: Values) -> None:
-        """Go back to the position that `state_dict` returned."""
+        """Go back to the position that `state_dict` returned.
+
+        Args:
+            values: JSON values from `state_dict` of a source with the same data.
+        """
         ...
 
 
@@ -55,15 +59,27 @@ class LoopHooks(Protocol):
     """Callbacks of the loop; `learner` is the argument of `Loop.run`."""
 
     def on_update_start(self, learner: Any) -> None:
-        """Run before each update."""
+        """Run before each update.
+
+        Args:
+            learner: Its state may be saved now.
+        """
         ...
 
     def on_update(self, metrics: Mapping[str, float]) -> None:
-        """Run after each update, with its metrics by name."""
+        """Run after each update.
+
+        Args:
+            metrics: Values by name, such as the loss.
+        """
         ...
 
     def on_end(self, learner: Any) -> None:
-        """Run after the last update."""
+        """Run after the last update.
+
+        Args:
+            learner: The learner that was training.
+        """
         ...
 
 
@@ -229,7 +245,14 @@ class LoopLearner:
         return next(self.policy.parameters()).device
 
     def learn(self, source: Any, total_steps: int, hooks: LoopHooks) -> None:
-        """Run the loop; see `Loop.run`."""
+        """Run the loop; see `Loop.run`.
+
+        Args:
+            source: BatchSource of the kind that `learns_from` declares.
+            total_steps: Total of the whole training, including the steps before a resume; in the unit of
+                `num_timesteps`.
+            hooks: Callbacks.
+        """
         self.loop.run(source, total_steps, hooks, self)
 
     def state_dict(self) -> tuple[Tensors, Values]:
@@ -237,11 +260,26 @@ class LoopLearner:
         return self.loop.state_dict()
 
     def load_state_dict(self, tensors: Tensors, values: Values) -> None:
-        """Restore the training state; see `Loop.load_state_dict`."""
+        """Restore the training state; see `Loop.load_state_dict`.
+
+        Args:
+            tensors: Tensors from `state_dict`.
+            values: JSON values from `state_dict`.
+
+        Raises:
+            RuntimeError: The weights have other names or shapes.
+        """
         self.loop.load_state_dict(tensors, values)
 
     def load_policy(self, tensors: Tensors) -> None:
-        """Restore the weights of the policy only, from the tensors of `state_dict`."""
+        """Restore the weights of the policy only, for acting.
+
+        Args:
+            tensors: Tensors from `state_dict`; those whose names begin with "policy/" are used.
+
+        Raises:
+            RuntimeError: The weights have other names or shapes.
+        """
         self.policy.load_state_dict(below(tensors, "policy"))
 
 
@@ -267,7 +305,11 @@ class ShuffledSource(Generic[Item]):
         return self.position / len(self.items)
 
     def next_batch(self, count: int) -> list[Item]:
-        """Return the next `count` items."""
+        """Return the next `count` items.
+
+        Args:
+            count: Number of items; it may be larger than an epoch.
+        """
         return [self.items[self._next()] for _ in range(count)]
 
     def state_dict(self) -> Values:

@@ -143,6 +143,12 @@ class OnPolicyLearner:
         """Choose actions; see `Learner.act`.
 
         The memory is the state of the LSTM, two arrays float32 [layers, B, lstm_size], or None without an LSTM.
+
+        Args:
+            observation: As in `Learner.act`.
+            memory: The memory that the previous call returned; None = zeros.
+            episode_starts: bool [B], True = clear the row's memory; None = no episode begins.
+            greedy: Choose the most probable action; otherwise sample one. Actions of a Box are clipped to its bounds.
         """
         policy: Any = self.model.policy
         policy.set_training_mode(False)
@@ -235,7 +241,14 @@ class OnPolicyLearner:
         _restore_random(tensors, values["random"])
 
     def load_policy(self, tensors: Tensors) -> None:
-        """Restore the weights of the policy only, from the tensors of `state_dict`."""
+        """Restore the weights of the policy only, for acting.
+
+        Args:
+            tensors: Tensors from `state_dict`; those whose names begin with "policy/" are used.
+
+        Raises:
+            RuntimeError: The weights have other names or shapes.
+        """
         self.model.policy.load_state_dict(below(tensors, "policy"))
 
     def _observation(self) -> Observation:
@@ -425,7 +438,11 @@ def rollout_bytes(observation_space: spaces.Dict, num_envs: int, options: Any) -
 
 
 def observation_bytes(observation_space: spaces.Dict) -> dict[str, int]:
-    """Return the memory of one observation in bytes by key of the observation space."""
+    """Return the memory of one observation in bytes by key of the observation space.
+
+    Args:
+        observation_space: Dict of spaces with a shape and a dtype.
+    """
     return {
         key: int(np.prod(space.shape or ())) * np.dtype(space.dtype).itemsize
         for key, space in observation_space.spaces.items()

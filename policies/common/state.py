@@ -11,6 +11,9 @@ Tensors = dict[str, torch.Tensor]
 def optimizer_tensors(optimizer: Optimizer) -> Tensors:
     """Return moments and step counts of an optimizer, without its settings (`param_groups`).
 
+    Args:
+        optimizer: A torch optimizer; before its first step the result is empty. The tensors are not copied.
+
     Returns:
         Tensors by "optimizer/<number of the parameter>/<name>".
     """
@@ -37,11 +40,20 @@ def restore_optimizer(optimizer: Optimizer, tensors: Tensors, param_groups: list
 
 
 def below(tensors: Tensors, folder: str) -> Tensors:
-    """Return the tensors whose names begin with "<folder>/"; the keys are their names without it."""
+    """Return the tensors whose names begin with "<folder>/"; the keys are their names without it.
+
+    Args:
+        tensors: Tensors by name; they are not copied.
+        folder: First part of the names, such as "policy".
+    """
     start = f"{folder}/"
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def copies(tensors: Tensors) -> Tensors:
-    """Return detached, contiguous copies of tensors on the CPU."""
+    """Return detached, contiguous copies of tensors on the CPU.
+
+    Args:
+        tensors: Tensors by name, on any device.
+    """
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}

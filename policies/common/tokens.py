@@ -105,7 +105,14 @@ class TokenTable:
         return np.arange(first, first + num_envs)
 
     def gather(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the tokens [B, T, D] and the mask uint8 [B, T] of handles int64 [B]."""
+        """Return the tokens [B, T, D] and the mask uint8 [B, T] of handles int64 [B].
+
+        Args:
+            ids: Handles from `put`, on the table's device or the CPU; 0 = a row of zeros.
+
+        Returns:
+            Copies, on the table's device.
+        """
         return self._tokens[ids], self._mask[ids]
 
     def to_tokens(self, observation: Observation) -> Observation:

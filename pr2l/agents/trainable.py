@@ -58,7 +58,11 @@ class TrainableAgent(VLMAgent):
         return list(self._weights().values())
 
     def train(self, mode: bool = True) -> None:
-        """Switch dropout on or off, as in torch; `sample` and `generate` never use dropout."""
+        """Switch dropout on or off, as in torch; `sample` and `generate` never use dropout.
+
+        Args:
+            mode: True = training, with the dropout of the adapter's options; False = inference.
+        """
         self.adapted.train(mode)
 
     def sample(
@@ -82,7 +86,11 @@ class TrainableAgent(VLMAgent):
             yield
 
     def save(self, folder: str | Path) -> None:
-        """Write the adapter to a folder, as safetensors and JSON in peft's format."""
+        """Write the adapter to a folder, as safetensors and JSON in peft's format.
+
+        Args:
+            folder: Folder to write to, which `adapter` and peft can read. The VLM's own weights are not written.
+        """
         save_lora(self.adapted, Path(folder))
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -126,6 +126,9 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> list[Method]:
 def group(runs: Sequence[Run]) -> list[Method]:
     """Return the methods of runs, in the order of their first run.
 
+    Args:
+        runs: Runs of one task. Those whose configs differ only in the keys NOT_COMPARED are one method.
+
     Raises:
         UserError: If two methods get the same name. The message lists the config keys in which they differ.
     """
@@ -221,7 +224,12 @@ def _as_json(method: Method) -> dict[str, Any]:
 
 
 def markdown(methods: Sequence[Method]) -> str:
-    """Return the tables as Markdown, with a warning if a method has fewer than FEW_SEEDS runs."""
+    """Return the tables as Markdown, with a warning if a method has fewer than FEW_SEEDS runs.
+
+    Args:
+        methods: Methods of one task, evaluated on the same contexts; the first gives the names of measures and
+            contexts.
+    """
     measures = methods[0].measures
     tables = [_markdown(_header(measures), _rows(methods, measures))]
     for key in ("success", *measures) if len(methods[0].contexts) > 1 else ():

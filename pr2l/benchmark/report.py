@@ -324,7 +324,11 @@ def label(method: str, values: Sequence[float] | None, chance: Sequence[float] |
 
 
 def few_seeds(summary: Values) -> str:
-    """Return a warning if the suite has fewer than FEW_SEEDS seeds, otherwise ""."""
+    """Return a warning if the suite has fewer than FEW_SEEDS seeds, otherwise "".
+
+    Args:
+        summary: Result of `summarise`.
+    """
     count = len(summary["seeds"])
     return f"Only {count} seeds: intervals over runs may be too narrow." if count < FEW_SEEDS else ""
 
@@ -367,7 +371,11 @@ def _number(value: float | None) -> str:
 
 
 def markdown(summary: Values) -> str:
-    """Return the report as Markdown, with the commands that produce it."""
+    """Return the report as Markdown, with the commands that produce it.
+
+    Args:
+        summary: Result of `summarise`. The figures of the report must be in the same folder.
+    """
     sections = [f"# {summary['suite']}, version {summary['version']}", f"{summary['why']}."]
     sections.append(
         f"{summary['rows']} of {summary['wanted']} runs, {len(summary['seeds'])} seeds, "
@@ -399,7 +407,14 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def long_table(summary: Values) -> Iterator[tuple[str, str, str, float, float, float]]:
-    """Yield every estimate as (task, method, statistic, value, low, high); the task "all" stands for all tasks."""
+    """Yield every estimate as (task, method, statistic, value, low, high); the task "all" stands for all tasks.
+
+    Args:
+        summary: Result of `summarise`. Estimates that are None are left out.
+
+    Yields:
+        `low` and `high` are the ends of the 95 % confidence interval.
+    """
     chance = summary["random"]
     tables = {"all": summary["methods"] | {RANDOM: chance}}
     for task, methods in summary["tasks"].items():

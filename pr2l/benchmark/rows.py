@@ -97,7 +97,14 @@ class Row(BaseModel):
         return row_name(self.task, self.method, self.seed)
 
     def played(self, key: str) -> list[float]:
-        """Return the values of all evaluation episodes for a key, "success" or "return"."""
+        """Return the values of all evaluation episodes.
+
+        Args:
+            key: "success" or "return".
+
+        Returns:
+            One value per episode, in the order of results.json.
+        """
         values: list[float] = self.results["played"][key]
         return values
 
@@ -235,6 +242,9 @@ def _not_finite(values: Any, key: str = "") -> Iterator[tuple[str, float]]:
 def read_row(path: Path) -> Row:
     """Read a row from its file.
 
+    Args:
+        path: `<suite>/<row name>.json`.
+
     Raises:
         UserError: If the content is not a valid row, or the file is not named `<suite>/<row name>.json`.
     """
@@ -264,7 +274,12 @@ def read_rows(folder: Path, suite: Suite) -> list[Row]:
 
 
 def write_row(path: Path, row: Row) -> None:
-    """Write a row as JSON, with one line per key for readable diffs."""
+    """Write a row as JSON, with one line per key for readable diffs.
+
+    Args:
+        path: The file, which is replaced atomically; its folder must exist.
+        row: The row.
+    """
     write_json(path, row.model_dump(mode="json"), lines=True)
 
 

@@ -117,7 +117,16 @@ class Suite:
         return [self.plan(task, method, seed) for seed in self.definition.seeds for task, method in self._first]
 
     def plan(self, task: str, method: str, seed: int) -> PlannedRun:
-        """Return the run of a task, method and seed."""
+        """Return the run of a task, method and seed.
+
+        Args:
+            task: One of `tasks`.
+            method: One of `methods`.
+            seed: Any seed, also one that the suite does not have.
+
+        Raises:
+            KeyError: The suite has no such task or method.
+        """
         first = self._first[task, method]
         words = (*first.words[:-1], f"seed={seed}")
         return PlannedRun(self.name, task, method, words, first.config.model_copy(update={"seed": seed}))
@@ -146,13 +155,25 @@ class Suite:
         return [f"{key} is {config.get(key)!r}, and the suite has {expected[key]!r}" for key in differing]
 
     def method_of(self, config: dict[str, Any]) -> str | None:
-        """Return the name of the method that has a run's config; None if the suite has no such method."""
+        """Return the name of the method that has a run's config; None if the suite has no such method.
+
+        Args:
+            config: The run's config, from `RunConfig.model_dump(mode="json")`. Its environment, task and seed must be
+                of the
+                suite too.
+        """
         task = f"{config['environment']}/{config['task']}"
         return next((method for method in self.methods if not self.differences(task, method, config)), None)
 
 
 def row_name(task: str, method: str, seed: int) -> str:
-    """Return the name of a run's row, without suffix."""
+    """Return the name of a run's row, without suffix.
+
+    Args:
+        task: "<environment>/<task>"; the slash becomes a hyphen.
+        method: Name of the method.
+        seed: Seed of the run.
+    """
     return f"{task.replace('/', '-')}-{method}-seed{seed}"
 
 
@@ -162,7 +183,11 @@ def names() -> list[str]:
 
 
 def names_with(task: str) -> list[str]:
-    """Return the names of the suites in configs/benchmarks/ that contain a task "<environment>/<task>"."""
+    """Return the names of the suites in configs/benchmarks/ that contain a task "<environment>/<task>".
+
+    Args:
+        task: Name of the task with its environment. All suites are read.
+    """
     return [name for name in names() if task in read_config(Definition, f"{FOLDER}/{name}").tasks]
 
 

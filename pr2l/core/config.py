@@ -114,7 +114,11 @@ class RunConfig(BaseModel):
         return _options(self, kind, warn=True)
 
     def save(self, path: Path) -> None:
-        """Write the config atomically as YAML; `load_config` reads an equal config from it."""
+        """Write the config atomically as YAML; `load_config` reads an equal config from it.
+
+        Args:
+            path: The file, which is replaced if it exists; its folder must exist.
+        """
         write_mapping(path, self.model_dump(mode="json"))
 
 
@@ -142,12 +146,19 @@ def load_config(name_or_path: str | Path, overrides: Sequence[str] = ()) -> RunC
 
 
 def other_schema(name: str) -> OtherSchema | None:
-    """Return the kind of a config by its name; None for the config of a run."""
+    """Return the kind of a config by its name; None for the config of a run.
+
+    Args:
+        name: Name below configs/, such as "benchmarks/doom"; its folder decides, and the file need not exist.
+    """
     return next((schema for prefix, schema in OTHER_SCHEMAS.items() if name.startswith(prefix)), None)
 
 
 def run_config_file(run: str | Path) -> Path:
     """Return the config.yaml of a run folder.
+
+    Args:
+        run: The run folder.
 
     Raises:
         UserError: The folder is not a run folder.

@@ -18,12 +18,20 @@ BLOCK = 1 << 20  # bytes read at a time
 
 
 def of_json(value: Any) -> str:
-    """Return the digest of JSON values; the order of a dict's keys does not matter."""
+    """Return the digest of JSON values; the order of a dict's keys does not matter.
+
+    Args:
+        value: Value that `json.dumps` accepts.
+    """
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
 def of_tensors(tensors: dict[str, torch.Tensor]) -> str:
-    """Return the digest of tensors: their names, dtypes, shapes and entries."""
+    """Return the digest of tensors: their names, dtypes, shapes and entries.
+
+    Args:
+        tensors: Tensors by name; the device does not matter.
+    """
     from safetensors.torch import save  # imports torch, which takes seconds
 
     return sha256(save({name: tensor.contiguous() for name, tensor in tensors.items()})).hexdigest()[:DIGITS]
@@ -45,7 +53,11 @@ def of_files(folder: Path, files: Iterable[Path], names: Mapping[str, str] | Non
 
 
 def crc32(arrays: Iterable[npt.NDArray[Any]]) -> int:
-    """Return the CRC-32 of the bytes of arrays, one after the other; it detects damage, and is faster than SHA-256."""
+    """Return the CRC-32 of the bytes of arrays, one after the other; it detects damage, and is faster than SHA-256.
+
+    Args:
+        arrays: Arrays of any dtype; their shapes and dtypes do not count.
+    """
     import numpy as np  # commands that only list names do without it
 
     value = 0
@@ -55,7 +67,11 @@ def crc32(arrays: Iterable[npt.NDArray[Any]]) -> int:
 
 
 def of_file(path: Path) -> str:
-    """Return the SHA-256 of the content of a file, 64 hexadecimal digits."""
+    """Return the SHA-256 of the content of a file, 64 hexadecimal digits.
+
+    Args:
+        path: The file, which is read in blocks, so that it need not fit into memory.
+    """
     digest = sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK):

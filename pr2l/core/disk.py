@@ -38,7 +38,17 @@ class DiskFull(UserError):
 
 @contextmanager
 def full_disk_explained(folder: Path, what: str, needed: int, next_step: str) -> Iterator[None]:
-    """Raise DiskFull in place of the OSError of a full disk; the arguments are those of DiskFull."""
+    """Explain the error of a full disk that a `with` block raises; the arguments are those of DiskFull.
+
+    Args:
+        folder: An existing folder on the disk.
+        what: What the block writes, in the plural.
+        needed: The size of it, in bytes.
+        next_step: What the user can do.
+
+    Raises:
+        DiskFull: In place of the OSError of a full disk; other errors stay as they are.
+    """
     try:
         yield
     except OSError as error:
@@ -70,7 +80,11 @@ def reserve(path: Path, size: int) -> None:
 
 
 def in_units(size: float) -> str:
-    """Return a number of bytes as a text such as "3.2 GB"."""
+    """Return a number of bytes as a text such as "3.2 GB".
+
+    Args:
+        size: Number of bytes, 0 or more. A unit is 1000 times the smaller one.
+    """
     for unit in UNITS[:-1]:
         if size < 1000:
             return f"{size:,.0f} bytes" if unit == "bytes" else f"{size:,.1f} {unit}"

@@ -60,13 +60,20 @@ class UnknownName(UserError):
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Return whether an exception is a mistake of the user: a UserError of pr2l, of environments/ or of policies/."""
+    """Return whether an exception is a mistake of the user: a UserError of pr2l, of environments/ or of policies/.
+
+    Args:
+        error: The exception; its causes are not considered.
+    """
     modules = [sys.modules[name] for name in LEAVES if name in sys.modules]  # one that is not imported raised nothing
     return isinstance(error, (UserError, *(module.UserError for module in modules)))
 
 
 def explain_os_error(error: OSError) -> str:
     """Describe an OSError that the user can correct: a full disk, a missing permission, or a path that cannot exist.
+
+    Args:
+        error: The exception; its `errno` and file names are used.
 
     Returns:
         The path, the free space and the next step; "" for any other OSError.
@@ -135,7 +142,14 @@ def owner_of_object(value: object, kind: str) -> str:
 
 
 def owner_of(error: BaseException) -> str | None:
-    """Return whose code raised an exception, as `code_of` has recorded it; None = not recorded."""
+    """Return whose code raised an exception, as `code_of` has recorded it; None = not recorded.
+
+    Args:
+        error: The exception.
+
+    Returns:
+        The `owner` of the innermost `code_of`.
+    """
     return getattr(error, "_pr2l_owner", None)
 
 

@@ -78,7 +78,11 @@ def read_json(path: Path, next_step: str = "") -> dict[str, Any]:
 
 
 def json_line(values: dict[str, Any]) -> str:
-    """Return a dict as one line of a file of JSON lines, with a digest; `parse_json` reads it."""
+    """Return a dict as one line of a file of JSON lines, with a digest; `parse_json` reads it.
+
+    Args:
+        values: JSON values by name.
+    """
     return json.dumps(_signed(values)) + "\n"
 
 
@@ -124,7 +128,11 @@ def _digest(values: dict[str, Any]) -> str:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the entries of a folder, are on the disk."""
+    """Wait until a file, or the entries of a folder, are on the disk.
+
+    Args:
+        path: An existing file, or a folder after a file in it was created or renamed.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -76,7 +76,11 @@ def from_text(text: str, *, images: int = 1, text_first: bool = False) -> list[M
 
 
 def count_images(messages: Iterable[Message]) -> int:
-    """Return the number of image parts in the messages."""
+    """Return the number of image parts in the messages.
+
+    Args:
+        messages: Messages whose contents are lists of parts, as `check_messages` returns them.
+    """
     return sum(part["type"] == "image" for message in messages for part in message["content"])
 
 

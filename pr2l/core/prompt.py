@@ -85,7 +85,14 @@ class Prompt(BaseModel):
         return [part["text"] for part in parts if part["type"] == "text"]
 
     def fill(self, context: Mapping[str, str]) -> str | list[Message]:
-        """Return the prompt as a VLM takes it: `render` of a text, or `render_messages` of a conversation."""
+        """Return the prompt as a VLM takes it: `render` of a text, or `render_messages` of a conversation.
+
+        Args:
+            context: Slot -> value; other keys are ignored.
+
+        Raises:
+            UserError: The context lacks a slot.
+        """
         return self.render_messages(context) if self.messages else self.render(context)
 
     def render(self, context: Mapping[str, str]) -> str:
@@ -186,7 +193,11 @@ def find(name: str) -> Path:
 
 
 def is_path(name: str) -> bool:
-    """Return whether a prompt's name is the path of a YAML file, not a name in prompts/."""
+    """Return whether a prompt's name is the path of a YAML file, not a name in prompts/.
+
+    Args:
+        name: Name or path; its suffix decides, and the file need not exist.
+    """
     return Path(name).suffix in SUFFIXES
 
 

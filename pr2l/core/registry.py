@@ -116,7 +116,11 @@ def source(kind: str, name: str) -> Path:
 
 
 def is_class_path(name: str) -> bool:
-    """Return whether a name has the form "module:Class", for an environment that is not registered."""
+    """Return whether a name has the form "module:Class", for an environment that is not registered.
+
+    Args:
+        name: Name of an environment.
+    """
     return ":" in name
 
 

@@ -33,7 +33,14 @@ def module_file(name: str) -> Path | None:
 
 
 def parse(file: Path) -> tuple[str, ast.Module]:
-    """Return the source and the syntax tree of a file, from a cache if the file has not changed."""
+    """Return the source and the syntax tree of a file, from a cache if the file has not changed.
+
+    Args:
+        file: A Python file in UTF-8; its time of modification decides whether it has changed.
+
+    Raises:
+        SyntaxError: It is not valid Python.
+    """
     return _parse_version(file, file.stat().st_mtime_ns)
 
 
@@ -81,7 +88,14 @@ def dict_keys(file: Path, name: str) -> list[str]:
 
 
 def first_line(file: Path) -> str:
-    """Return the first line of a Python file's docstring, "" if it has none, without importing the file."""
+    """Return the first line of a Python file's docstring, "" if it has none, without importing the file.
+
+    Args:
+        file: A Python file in UTF-8.
+
+    Raises:
+        SyntaxError: It is not valid Python.
+    """
     return inspect.cleandoc(ast.get_docstring(parse(file)[1]) or "").partition("\n")[0]
 
 

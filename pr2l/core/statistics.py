@@ -44,7 +44,11 @@ class Band(NamedTuple):
 
 
 def mean(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the mean along the last axis: [..., n] -> [...]."""
+    """Compute the mean along the last axis: [..., n] -> [...].
+
+    Args:
+        samples: n >= 1 values of any meaning; for n = 0 the result is NaN.
+    """
     return np.asarray(samples.mean(axis=-1))
 
 
@@ -52,6 +56,9 @@ def iqm(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the interquartile mean along the last axis: [..., n] -> [...].
 
     The interquartile mean leaves out the n // 4 lowest and the n // 4 highest values.
+
+    Args:
+        samples: n >= 1 values; with n < 4 the result is the mean.
     """
     cut = samples.shape[-1] // 4
     return mean(np.sort(samples, axis=-1)[..., cut : samples.shape[-1] - cut])
@@ -190,7 +197,11 @@ def over_tasks(statistic: Statistic) -> Statistic:
 
 
 def median(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute the median over tasks of the mean over runs: [..., tasks, runs] -> [...]."""
+    """Compute the median over tasks of the mean over runs: [..., tasks, runs] -> [...].
+
+    Args:
+        scores: [..., tasks, runs], with at least one run per task.
+    """
     return np.asarray(np.median(scores.mean(axis=-1), axis=-1))
 
 

@@ -72,7 +72,11 @@ class ScratchModel:
         return self.vlm.model
 
     def answer_ids(self, answer: str) -> list[int]:
-        """Return the token ids of an answer, with the end token; each answer is tokenized once."""
+        """Return the token ids of an answer, with the end token; each answer is tokenized once.
+
+        Args:
+            answer: The text, without an end token.
+        """
         if answer not in self._answer_ids:
             tokenizer = self.vlm.tokenizer
             ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
@@ -156,7 +160,11 @@ def _padded(rows: Sequence[Sequence[int]], fill: int) -> tuple[Tensor, Tensor]:
 
 
 def stages(options: TrainingOptions) -> tuple[Stage, Stage]:
-    """Return the warm-up and the language stage."""
+    """Return the warm-up and the language stage.
+
+    Args:
+        options: Numbers of steps and highest learning rates of both stages.
+    """
     return (
         Stage("warm-up", options.warmup_steps, options.warmup_learning_rate),
         Stage("language", options.language_steps, options.language_learning_rate),

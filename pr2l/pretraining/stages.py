@@ -37,7 +37,11 @@ class Stage:
     rate: float
 
     def rate_at(self, step: int) -> float:
-        """Return the learning rate of a step of the stage, counted from 0."""
+        """Return the learning rate of a step of the stage, counted from 0.
+
+        Args:
+            step: 0 to steps - 1. The rate is highest at the end of the first tenth.
+        """
         rise = max(1, self.steps // 10)
         if step < rise:
             return self.rate * (step + 1) / rise

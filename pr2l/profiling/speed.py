@@ -350,13 +350,21 @@ Ask = Callable[..., Hidden]
 
 
 def concatenate(batches: Sequence[Hidden]) -> Hidden:
-    """Join the states of several batches with equal spans of segments."""
+    """Join the states of several batches with equal spans of segments.
+
+    Args:
+        batches: At least one batch; the spans are those of the first.
+    """
     states, mask = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("states", "mask"))
     return Hidden(states, mask, batches[0].spans, [answer for batch in batches for answer in batch.answers])
 
 
 def row_by_row(hidden: Ask) -> Ask:
-    """Return a version of `VLM.hidden` that processes one frame at a time."""
+    """Return a version of `VLM.hidden` that processes one frame at a time.
+
+    Args:
+        hidden: The method, or a function with the same arguments.
+    """
 
     def by_row(frames: Frames, texts: list[str], prompt_tokens: int | None = None) -> Hidden:
         return concatenate([hidden(frames[row : row + 1], [text], prompt_tokens) for row, text in enumerate(texts)])

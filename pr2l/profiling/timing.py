@@ -32,7 +32,11 @@ class MedianRange:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> MedianRange:
-        """Compute median, minimum and maximum of at least one value."""
+        """Compute median, minimum and maximum of at least one value.
+
+        Args:
+            values: Measurements in any unit, such as seconds.
+        """
         return cls(float(np.median(values)), min(values), max(values))
 
 
@@ -102,7 +106,11 @@ def highest_memory() -> int:
 
 
 def flops(run: Callable[[], object]) -> int:
-    """Count the floating-point operations of a run with torch's counter, which covers matrix products."""
+    """Count the floating-point operations of a run with torch's counter, which covers matrix products.
+
+    Args:
+        run: Function that is called once. A multiplication and an addition count as two operations.
+    """
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
@@ -117,7 +125,14 @@ OPERATIONS = {
 
 
 def profile(run: Callable[[], object]) -> dict[str, float]:
-    """Profile a run and return the fraction of its time in each group of OPERATIONS and in the rest, each in 0..1."""
+    """Profile a run and return the fraction of its time in each group of OPERATIONS and in the rest, each in 0..1.
+
+    Args:
+        run: Function that is called once, without a warm-up.
+
+    Returns:
+        Fractions by group, and "the rest". The time is that of the GPU if there is one, otherwise of the CPU.
+    """
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # silences the profiler's messages
     on_gpu = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
     with torch.profiler.profile(activities=[ProfilerActivity.CPU, *on_gpu]) as profiler:

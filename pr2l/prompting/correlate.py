@@ -58,7 +58,14 @@ class Variant:
     runs: Mapping[str, Sequence[Sequence[float]]]
 
     def outcome(self, key: str) -> Estimate:
-        """Return the mean of an outcome over runs and episodes, for a key of OUTCOMES."""
+        """Return the mean of an outcome over runs and episodes, for a key of OUTCOMES.
+
+        Args:
+            key: "success" (0..1) or "return".
+
+        Returns:
+            The mean with its 95 % confidence interval; see `success_rate` and `bootstrap_runs`.
+        """
         return success_rate(self.runs[key]) if key == "success" else bootstrap_runs(self.runs[key])
 
 
@@ -154,7 +161,14 @@ def _score(config: RunConfig, frames: int | None) -> PromptScore:
 
 
 def correlations(variants: Sequence[Variant]) -> list[Correlation]:
-    """Return correlations of the score, and of each other number that `pr2l prompts score` prints except the time."""
+    """Return correlations of the score, and of each other number that `pr2l prompts score` prints except the time.
+
+    Args:
+        variants: At least FEWEST variants of one task, with equal numbers of runs.
+
+    Returns:
+        One correlation per number that all variants have.
+    """
     outcomes = {
         key: np.array([[np.mean(run) for run in variant.runs[key]] for variant in variants]) for key in OUTCOMES
     }

@@ -109,7 +109,11 @@ class Examples:
         return {name: (values[rows[name]], rows[name]) for name, values in values_of.items()}
 
     def spread(self, count: int) -> Examples:
-        """Return at most `count` of the examples, evenly spread."""
+        """Return at most `count` of the examples, evenly spread.
+
+        Args:
+            count: Largest number of examples, at least 1.
+        """
         rows = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
         return Examples(
             frames=self.frames[rows],

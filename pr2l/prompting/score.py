@@ -230,6 +230,11 @@ def examples_of(scoring: Scoring, frame_history: int = 1) -> Examples:
 def prompts_of(scoring: Scoring) -> list[Prompt]:
     """Return the prompts that the options name, or all prompts of the task if they name none.
 
+    Args:
+        scoring: Its `task` ("<environment>/<task>") and `prompts` are used. A prompt is the name of a variant of the
+            task,
+            a full name in prompts/, or the path of a YAML file.
+
     Raises:
         UserError: If a prompt is unknown, or the task has no prompts.
     """
@@ -244,7 +249,15 @@ def prompts_of(scoring: Scoring) -> list[Prompt]:
 
 
 def options_for(variant: Prompt, scoring: Scoring) -> Defaults:
-    """Return the VLM's options for a prompt: those of the command, overridden by those in the prompt's file."""
+    """Return the VLM's options for a prompt: those of the command, overridden by those in the prompt's file.
+
+    Args:
+        variant: The prompt, whose `vlm_options` come from its file.
+        scoring: Options of the command; its `vlm_options` are used.
+
+    Raises:
+        UserError: An option is unknown or has a wrong value.
+    """
     values = {**scoring.vlm_options, **variant.vlm_options}
     return parse_options(Defaults, values, f"vlm_options for prompt {variant.name!r}")
 
@@ -357,7 +370,11 @@ def table(scoring: Scoring, examples: Examples, scores: Sequence[PromptScore]) -
 
 
 def agreements(scores: Sequence[PromptScore]) -> Table:
-    """Return the table of Cohen's kappa between the answers of every two prompts."""
+    """Return the table of Cohen's kappa between the answers of every two prompts.
+
+    Args:
+        scores: Scores of the prompts on the same examples; row and column n of the table are the n-th prompt.
+    """
     kappa_table = Table(title="agreement of answers (Cohen's kappa; -: both are constant)")
     for head in ("", *(str(number) for number in range(1, len(scores) + 1))):
         kappa_table.add_column(head, justify="right")

@@ -57,7 +57,12 @@ class Finding:
 
 
 def check(config: RunConfig) -> bool:
-    """Print a table of findings and return whether the run can start."""
+    """Print a table of findings and return whether the run can start.
+
+    Args:
+        config: Config of the run. Its parts are created, and a few random steps are taken. Unless the run learns from
+            recorded episodes, its first rollout, for at most TIMED_SECONDS, and its first update are run too.
+    """
     table = Table("", "checked", "found", title=escape(f"{config.environment}/{config.task}: {config.why}"))
     good = True
     for finding in findings(config):
@@ -78,7 +83,11 @@ class _Progress:
 
 
 def findings(config: RunConfig) -> Iterator[Finding]:
-    """Yield the findings, the cheapest first, until a part of the run cannot be created."""
+    """Yield the findings, the cheapest first, until a part of the run cannot be created.
+
+    Args:
+        config: Config of the run.
+    """
     yield _task(config)
     yield from _updates(config)
     progress = _Progress()

@@ -70,7 +70,11 @@ class Checkpoint:
             raise NotFinite(self.step, f"{names[0]} and {len(names) - 1} other tensors have NaN or infinite numbers")
 
     def below(self, folder: str) -> dict[str, torch.Tensor]:
-        """Return the tensors whose names begin with "<folder>/"; the keys are their names without it."""
+        """Return the tensors whose names begin with "<folder>/"; the keys are their names without it.
+
+        Args:
+            folder: First part of the names, such as "policy".
+        """
         start = f"{folder}/"
         return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
 
@@ -110,7 +114,11 @@ def write(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def steps(folder: Path) -> list[int]:
-    """Return the steps of all checkpoints in a folder, in increasing order."""
+    """Return the steps of all checkpoints in a folder, in increasing order.
+
+    Args:
+        folder: Folder of the checkpoints of one run; one that does not exist has none.
+    """
     return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.is_dir())
 
 

@@ -256,7 +256,12 @@ def _print_omissions(omissions: Counter[str], missing: int) -> None:
 
 
 def default_folder(environment: str, task: str) -> Path:
-    """Return the default folder of `collect`: data/<environment>-<task>."""
+    """Return the default folder of `collect`: data/<environment>-<task>.
+
+    Args:
+        environment: Name of the environment.
+        task: Name of the task.
+    """
     return Path("data") / f"{environment}-{task}"
 
 

@@ -83,7 +83,11 @@ class Score:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Score:
-        """Create the statistics from the JSON values of `as_json`."""
+        """Create the statistics from the JSON values of `as_json`.
+
+        Args:
+            values: JSON values; those of earlier versions lack "cut" and "measures", which become 0 and {}.
+        """
         success, returned = Estimate(**values["success"]), Estimate(**values["return"])
         measures = {name: Estimate(**estimate) for name, estimate in values.get("measures", {}).items()}
         return cls(values["episodes"], success, returned, values["length"], values.get("cut", 0), measures)

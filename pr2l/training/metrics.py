@@ -112,7 +112,14 @@ class Table:
         self.rewrite(kept_rows)
 
     def append(self, row: Row) -> None:
-        """Append a row, and rewrite the file if the row has new columns."""
+        """Append a row, and rewrite the file if the row has new columns.
+
+        Args:
+            row: Values by name; None = blank. Columns that it lacks are blank too.
+
+        Raises:
+            DamagedFile: The file has to be rewritten, and is damaged.
+        """
         text = {key: "" if value is None else str(value) for key, value in row.items()}
         if not set(text) <= set(self.columns):
             self.rewrite([*self.rows(), text])
@@ -121,7 +128,11 @@ class Table:
             csv.DictWriter(file, [*self.columns, CHECKSUM], restval="").writerow(self._signed(text))
 
     def rewrite(self, rows: list[dict[str, str]]) -> None:
-        """Replace all rows; columns remain even if no row has them."""
+        """Replace all rows; columns remain even if no row has them.
+
+        Args:
+            rows: All rows, texts by name; their checksums are computed anew.
+        """
         self.columns = list(dict.fromkeys([*self.columns, *(key for row in rows for key in row)]))
         self._checksum = 0
         partial = self.path.with_name(f".partial-{self.path.name}")
@@ -178,7 +189,14 @@ def _checksum(row: Mapping[str, str], before: int) -> int:
 
 
 def check_tracking(config: RunConfig) -> None:
-    """Raise UserError if the config turns on Weights & Biases but the package is not installed."""
+    """Check that Weights & Biases is installed if the config turns it on.
+
+    Args:
+        config: Config of the run; its `wandb` is used.
+
+    Raises:
+        UserError: It is on, but the package wandb is not installed.
+    """
     if config.wandb != "off" and find_spec("wandb") is None:
         raise UserError(f"wandb={config.wandb} needs the package wandb: pip install 'pr2l[wandb]', or use wandb=off")
 

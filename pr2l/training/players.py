@@ -25,7 +25,20 @@ from pr2l.training.runs import Run
 
 
 def run_of(policy: str, environment: str, task: str) -> Run | None:
-    """Load the run of a policy, None for "random" and "oracle"; UserError if the run has another task."""
+    """Load the run of a policy.
+
+    Args:
+        policy: "random", "oracle", or a run folder.
+        environment: The environment in which the policy plays.
+        task: The task that the policy plays.
+
+    Returns:
+        The run; None for "random" and "oracle".
+
+    Raises:
+        UnknownName: There is no such folder.
+        UserError: The folder is not a run folder, or the run has another task.
+    """
     if policy in ("random", "oracle"):
         return None
     if not Path(policy).is_dir():
@@ -40,7 +53,11 @@ def run_of(policy: str, environment: str, task: str) -> Run | None:
 
 
 def newest_checkpoint(run: Run | None) -> int | None:
-    """Return the step of a run's newest checkpoint, None if there is none."""
+    """Return the step of a run's newest checkpoint, None if there is none.
+
+    Args:
+        run: Result of `run_of`; None for a policy that is not a run.
+    """
     return None if run is None else max(checkpoints.steps(run.checkpoints), default=None)
 
 

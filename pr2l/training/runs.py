@@ -63,7 +63,14 @@ class Run:
 
     @classmethod
     def load(cls, path: Path | str) -> Run:
-        """Open an existing run; UserError if the folder is not one."""
+        """Open an existing run.
+
+        Args:
+            path: The run folder; only its config.yaml is read.
+
+        Raises:
+            UserError: The folder is not a run folder, or its config is not valid.
+        """
         return cls(Path(path), load_config(run_config_file(path)))
 
     @classmethod
@@ -145,7 +152,14 @@ class Run:
         return checkpoints.read_latest(self.checkpoints, remove_damaged=remove_damaged)
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint; see `checkpoints.write`."""
+        """Write a checkpoint; see `checkpoints.write`.
+
+        Args:
+            checkpoint: State of the training; older checkpoints are removed, all but the newest KEEP.
+
+        Raises:
+            CheckpointNotWritten: It cannot be written, for example because the disk is full.
+        """
         checkpoints.write(self.checkpoints, checkpoint)
 
 

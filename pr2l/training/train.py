@@ -213,7 +213,11 @@ class Training(Hooks):
         self._saved_step: int | None = None
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Restore the counts of episodes and seconds from a checkpoint."""
+        """Restore the counts of episodes and seconds from a checkpoint.
+
+        Args:
+            checkpoint: Checkpoint of this run; its tensors are not used here.
+        """
         self.episodes, self.seconds = checkpoint.values["progress"]
 
     def save(self) -> None:
@@ -231,7 +235,14 @@ class Training(Hooks):
             self.save()
 
     def check_finite(self, error: Exception) -> None:
-        """Raise NotFinite from an error if the learner's state has NaN or infinite numbers, which explain the error."""
+        """Check whether NaN or infinite numbers in the learner's state explain an error of its training.
+
+        Args:
+            error: The error, which becomes the cause of NotFinite.
+
+        Raises:
+            NotFinite: The state has such numbers. Otherwise nothing is raised, and the caller raises `error` again.
+        """
         try:
             self.state()
         except NotFinite as not_finite:

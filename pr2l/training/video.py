@@ -114,5 +114,9 @@ class EpisodeVideo:
 
 
 def describe(context: Context) -> str:
-    """Return a context in one line, such as "target: red armor"."""
+    """Return a context in one line, such as "target: red armor".
+
+    Args:
+        context: Slot -> value; an empty context gives "".
+    """
     return ", ".join(f"{slot}: {value}" for slot, value in context.items())
