@@ -210,6 +210,7 @@ class VLMAgent:
         Raises:
             UserError: temperature is not above 0, messages are not valid, or the VLM does not support such a
                 conversation.
+            ValueError: The numbers of responses and conversations differ.
         """
         if not temperature > 0:
             raise UserError(f"temperature={temperature}: log-probabilities need a temperature above 0")

@@ -245,7 +245,7 @@ class Recording:
             count: Number of rows, at least 1.
 
         Returns:
-            Indices in ascending order, with the first and the last row if `count` is 2 or more.
+            int64 [rows], ascending, with the first and the last row if `count` is 2 or more.
         """
         return np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
 

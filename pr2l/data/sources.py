@@ -187,6 +187,11 @@ class TransitionSource:
         return self._numbers.position / len(self)
 
     def next_batch(self, count: int) -> Transitions:
+        """Return the next transitions of the random order.
+
+        Args:
+            count: Number of transitions; it may be larger than an epoch.
+        """
         return self.episodes.transitions(np.array(self._numbers.next_batch(count), int), self.n_step)
 
     def state_dict(self) -> Values:

@@ -73,7 +73,8 @@ class Store:
             shape: (N, T, D).
 
         Raises:
-            UserError: If the folder has a store, or the disk has too little space for all rows.
+            UserError: If the folder has a store.
+            DiskFull: If the disk has too little space for all rows.
         """
         if exists(path):
             raise UserError(f"{path} is a store already; continue it with Store.resume, or choose another folder")

@@ -40,6 +40,9 @@ class Dinov3Encoder(HubEncoder):
         """Return a function that equals transformers' DINOv3ViTImageProcessor, which needs torchvision.
 
         Unlike the other processors it scales the pixels first and resizes floating-point numbers.
+
+        Raises:
+            UserError: The file cannot be read, or names a filter other than bilinear and bicubic.
         """
         weights = self.options.weights
         file = read_pretrained(weights, lambda: cached_file(weights, "preprocessor_config.json"))

@@ -93,6 +93,14 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(OrderedDict(c_fc=inner, gelu=QuickGELU(), c_proj=outer))
 
     def forward(self, states: Tensor) -> Tensor:
+        """Run the layer.
+
+        Args:
+            states: [B, T, width].
+
+        Returns:
+            [B, T, width].
+        """
         normed = self.ln_1(states)
         states = states + self.attn(normed, normed, normed, need_weights=False)[0]
         return states + self.mlp(self.ln_2(states))
@@ -102,6 +110,11 @@ class QuickGELU(nn.Module):
     """CLIP's approximation of GELU: x * sigmoid(1.702 x)."""
 
     def forward(self, values: Tensor) -> Tensor:
+        """Compute the activation of each number.
+
+        Args:
+            values: Tensor of any shape.
+        """
         return values * torch.sigmoid(1.702 * values)
 
 
@@ -126,6 +139,14 @@ class ImageTower(nn.Module):
         self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode images.
+
+        Args:
+            pixels: [B, 3, 160, 256], normalised.
+
+        Returns:
+            Features [B, F], and states [B, 1 + patches, D] before the last norm.
+        """
         patches = rearrange(self.conv1(pixels), "b d h w -> b (h w) d")
         first = self.cls_token.expand(len(patches), 1, -1)
         states = self.blocks(self.ln_pre(torch.cat([first, patches], dim=1) + self.pos_embed))
@@ -154,6 +175,14 @@ class VideoTower(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Pool the features of a video.
+
+        Args:
+            features: [B, L, F]; L is at most the number of learned positions.
+
+        Returns:
+            [B, F].
+        """
         length, width = features.shape[1:]
         positions: Any = self.pos_emb["emb"]
         layers: Any = self.attn_layers["layers"]

@@ -109,7 +109,7 @@ class EpisodeVideo:
             self._ended[row] = True
 
     def pictures(self) -> list[np.ndarray]:
-        """Return all pictures, one episode after the other."""
+        """Return all pictures, uint8 [H, W, 3] each, one episode after the other."""
         return [frame for pictures in self._episodes for frame in pictures]
 
 

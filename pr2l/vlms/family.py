@@ -275,7 +275,11 @@ class Family:
         )
 
     def probe_vision(self) -> tuple[int, int]:
-        """Return the number and the width of the vision tower's tokens, from one black picture."""
+        """Return the number and the width of the vision tower's tokens, from one black picture.
+
+        Raises:
+            UserError: The vision tower does not accept pictures of `picture_size`.
+        """
         try:
             with torch.no_grad():
                 features = self.image_features(np.zeros((1, *self.picture_size, 3), dtype=np.uint8))
