@@ -53,7 +53,7 @@ class Defaults(BaseModel):
     things: int = Field(default=4, ge=2, le=5)  # objects in a generated room, one of them the target
     repeats: bool = False  # a room can have several objects of one type; each object of the target's type counts
     target_in_proprio: bool = True  # add the target as one-hot, so that methods without a prompt get it too
-    previous_action_in_proprio: bool = True  # as one-hot; a policy without memory can then keep turning the same way
+    previous_action_in_proprio: bool = True  # one-hot; lets a policy without memory keep turning the same way
     approach_reward: float = 0.0  # fetch only: reward per 100 map units of approach to the target; 0 = none
 
 

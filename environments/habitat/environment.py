@@ -43,10 +43,10 @@ class Defaults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    scenes: Literal["embedded", "hm3d"] = "embedded"  # embedded: generated houses; hm3d needs habitat-sim and scans
-    frame_size: Literal["160x120", "224x224", "320x240", "640x480"] = "160x120"  # pixels
+    scenes: Literal["embedded", "hm3d"] = "embedded"  # embedded = generated houses; hm3d = scans, needs habitat-sim
+    frame_size: Literal["160x120", "224x224", "320x240", "640x480"] = "160x120"  # width x height in pixels
     horizon: int = Field(default=500, ge=1)  # steps of an episode, as in habitat's ObjectNav
-    rooms: int = Field(default=5, ge=FEWEST, le=MOST)  # rooms per house; houses of 3 lack kitchen, hall and office
+    rooms: int = Field(default=5, ge=FEWEST, le=MOST)  # rooms per house; with 3, no kitchen, hall or office
     houses: int = Field(default=40, ge=1, le=1000)  # generated houses for training; evaluation uses 10 others
     farthest: PositiveFloat | None = None  # maximum shortest path at the start, in metres; None = no limit
     # shortest = follow the shortest path; searching = look around until a goal is in view, which is easier to clone

@@ -36,7 +36,7 @@ class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     image_size: tuple[PositiveInt, PositiveInt] = (160, 256)  # height and width in pixels, as in MineCLIP
-    actions: Literal["discrete", "full"] = "discrete"  # 89 actions, or MineDojo's MultiDiscrete of 8 numbers
+    actions: Literal["discrete", "full"] = "discrete"  # discrete = 89 actions; full = MineDojo's 8 numbers
     horizon: PositiveInt = HORIZON  # maximum steps of an episode, as in MineCLIP
     world_seed: int = 123  # seed of the map, as in MineCLIP; the episode's seed determines the positions of mobs
     success_reward: float | None = None  # reward for success; None = the task's value; 10 in MineCLIP's demonstrations

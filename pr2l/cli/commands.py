@@ -22,7 +22,7 @@ from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError
 
 app = typer.Typer(
-    help="Reinforcement learning on the hidden states of a frozen vision-language model that is given a prompt.",
+    help="Reinforcement learning on the hidden states of a frozen, prompted vision-language model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,7 +38,7 @@ app.add_typer(bench, name="bench")
 CONFIG = typer.Argument(help="A config from `pr2l list configs`, or the path of a YAML file.")
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Override values, e.g. seed=1 vlm_options.new_tokens=3"),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Config values to override, e.g. seed=1 vlm_options.new_tokens=3"),
 ]
 
 
@@ -47,10 +47,10 @@ def train(
     config: Annotated[str | None, CONFIG] = None,
     overrides: Overrides = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Run folder to resume; without CONFIG, with its own config.")
+        Path | None, typer.Option(help="Run folder to resume; leave out CONFIG to use the run's own config.")
     ] = None,
 ) -> None:
-    """Train an agent from a config and write a run folder below runs/."""
+    """Train an agent from a config and write a run folder in runs/."""
     settings = _config_of(config, overrides or [], resume)
     from pr2l.training.train import train as run
 

@@ -17,7 +17,7 @@ class Defaults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image_tokens: int | None = None  # average the image grid to so many (a square number); None = keep all
+    image_tokens: int | None = None  # average the image tokens to this square number; None = keep all
     pca: int | None = None  # components per token; None = no PCA, as in the paper's baseline
     pca_frames: PositiveInt = 512  # frames of random play that the PCA is fitted on
 

@@ -19,9 +19,9 @@ class Defaults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    objects: int = 16  # tokens; the nearest objects are kept
-    named: bool = True  # add a number: whether the context names the object's kind, like a perfect answer
-    distance_unit: float = 500.0  # in map units; distances are divided by it, so that they are near 1
+    objects: int = 16  # number of tokens, one for each of the nearest objects
+    named: bool = True  # add a number to each token: 1 if the context names the object's kind, else 0
+    distance_unit: float = 500.0  # divisor of distances, in map units, so that they are near 1
 
 
 class OracleEncoder(Encoder):

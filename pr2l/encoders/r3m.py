@@ -38,7 +38,7 @@ NEEDED = ("conv1.weight", *(f"layer{stage}.0.conv2.weight" for stage in range(1,
 class Defaults(SquareDefaults):
     """Options of the encoder `r3m`."""
 
-    weights: str = "weights/r3m_50.pt"  # model.pt as published, or its "r3m" as .safetensors
+    weights: str = "weights/r3m_50.pt"  # model.pt as published, or the tensors of its entry "r3m" as .safetensors
 
 
 class R3mEncoder(FileEncoder):

@@ -28,9 +28,9 @@ class Defaults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: Seed = 0  # of the weights
+    seed: Seed = 0  # seed of the weights
     size: PositiveInt = 64  # side of the square that frames are stretched to, in pixels
-    channels: tuple[PositiveInt, ...] = Field((32, 64, 64), min_length=1)  # NatureCNN's; each layer halves the side
+    channels: tuple[PositiveInt, ...] = Field((32, 64, 64), min_length=1)  # as in NatureCNN; a layer halves the side
 
 
 class RandomFeaturesEncoder(Encoder):

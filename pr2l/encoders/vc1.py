@@ -40,7 +40,7 @@ NAMES = {  # timm's names -> transformers'
 class Defaults(SquareDefaults):
     """Options of the encoder `vc1`."""
 
-    weights: str = "weights/vc1_vitb.pth"  # the file as published, or its "model" as .safetensors
+    weights: str = "weights/vc1_vitb.pth"  # the file as published, or the tensors of its entry "model" as .safetensors
 
 
 class Vc1Encoder(FileEncoder):

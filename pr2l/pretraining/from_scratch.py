@@ -246,7 +246,8 @@ def _copy_weights(start: str, vlm: VLM) -> None:
         if name in weights and weights[name].shape == weight.shape:
             weight.copy_(weights[name])
         elif embeddings.shape[0] not in weight.shape:
-            raise UserError(f"start={start!r} has another architecture: no {name} of the shape {list(weight.shape)}")
+            missing = f"{name} of shape {list(weight.shape)}"
+            raise UserError(f"start={start!r} has another architecture: it has no weight {missing}")
     for word, row in vlm.tokenizer.get_vocab().items():
         if word in words:
             embeddings[row] = source.model.get_input_embeddings().weight[words[word]]

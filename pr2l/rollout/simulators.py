@@ -279,7 +279,8 @@ def _run(command: Sequence[str], log: Path, environment: dict[str, str], again: 
         )
     if done.returncode:
         raise UserError(
-            f"`{' '.join(command)}` failed with {done.returncode}; its last lines:\n{_last_lines(log.read_bytes())}\n"
+            f"`{' '.join(command)}` failed with exit code {done.returncode}; its last lines:\n"
+            f"{_last_lines(log.read_bytes())}\n"
             f"The whole log is {log}. Fix the problem, then run {again} again."
         )
     return time.monotonic() - begun

@@ -24,7 +24,7 @@ def check_demonstrations(module: Any, environment: str, path: Path, policy: str,
     if not hasattr(module, "demonstrations"):
         raise UserError(f"{environment} cannot read demonstrations: it has no function `demonstrations`")
     if noise or policy != "random":
-        raise UserError("demonstrations are played as they are: leave out --noise and --policy")
+        raise UserError("--from replays demonstrations without changes; leave out --noise and --policy")
     if not path.is_file():
         raise UserError(f"there is no file {path}")
 

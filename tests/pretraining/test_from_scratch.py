@@ -137,7 +137,7 @@ def test_start_copies_weights_and_embeddings_of_shared_words(tmp_path):
     embeddings = [vlm.model.get_input_embeddings().weight[vlm.tokenizer.get_vocab()["red"]] for vlm in (second, first)]
     assert torch.equal(*embeddings) and first.tokenizer.get_vocab()["red"] != second.tokenizer.get_vocab()["red"]
     wide = SMALL.model_copy(update={"width": 64})
-    with pytest.raises(UserError, match="another architecture: no .* of the shape"):
+    with pytest.raises(UserError, match="another architecture: it has no weight .* of shape"):
         new_model(wide, NAMES, tmp_path / "third", seed=0, start=str(tmp_path / "first"))
 
 
