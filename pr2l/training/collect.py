@@ -104,7 +104,7 @@ def collect(
     folder = (folder or default_folder(environment, task)).resolve()  # minari joins relative paths twice
     _check_folder(folder)
     if clash := [key for key in infos if key in RESERVED]:
-        raise UserError(f"--info {clash[0]} is reserved: pr2l stores this entry itself; leave out the option")
+        raise UserError(f"--info {clash[0]!r} is reserved: pr2l stores this entry itself; leave out the option")
     module = registry.load("environments", environment)
     if task not in module.TASKS:
         raise UnknownName(f"tasks of {environment}", task, module.TASKS)
