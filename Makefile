@@ -36,7 +36,7 @@ coverage: $(STAMP) ## run the same tests and list the lines that none reaches in
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=html --cov-report=term:skip-covered
 
 test-all: sims ## run all tests, also the slow ones and those of the simulators
-	$(BIN)/python -m pytest -m "not sims"
+	$(BIN)/python -m pytest -m "not sims" $(PARALLEL)
 
 sims: $(STAMP) ## install the simulators that need an interpreter of their own, and test them
 	$(BIN)/pr2l sim install habitat-lite

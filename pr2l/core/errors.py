@@ -202,7 +202,9 @@ def _nearest(unknown: str, allowed: Iterable[str], count: int, cutoff: float) ->
 
 
 def _explain_one(problem: Mapping[str, Any], where: str, model: type[BaseModel]) -> str:
-    *parents, last = problem["loc"] or ("",)
+    if not problem["loc"]:  # several values do not fit together
+        return f"{where}: {problem['msg'].removeprefix('Value error, ')}."
+    *parents, last = problem["loc"]
     key = ".".join(map(str, (*parents, last)))
     if problem["type"] == "extra_forbidden":
         return unknown_key(where, key, _nested(model, parents).model_fields)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pr2l.core import registry
 from pr2l.core.errors import unknown_key
 from pr2l.core.source import find_definition, module_file, parse
-from pr2l.core.type_words import type_words
+from pr2l.core.type_words import field_type_words
 
 VLM_OPTIONS = "pr2l.vlms.options"  # the module whose Defaults all families of VLMs share; it does not import torch
 
@@ -78,7 +78,7 @@ def _own_options(node: ast.ClassDef, file: Path) -> dict[str, Option]:
     for field in _annotated(node):
         default = _constant(file, _default(field.value))
         name = ast.unparse(field.target)
-        options[name] = Option(name, type_words(field.annotation, file), default, _comment(field, lines))
+        options[name] = Option(name, field_type_words(field, file), default, _comment(field, lines))
     return options
 
 

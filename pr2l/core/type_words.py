@@ -17,6 +17,21 @@ WORDS = {
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
+def field_type_words(field: ast.AnnAssign, file: Path) -> str:
+    """Describe the type of a field, with the bounds in its annotation or in its default `Field(4, ge=1)`.
+
+    Args:
+        field: An annotated field of a pydantic model.
+        file: The file that contains it.
+    """
+    words = type_words(field.annotation, file)
+    match field.value:
+        case ast.Call(ast.Name("Field"), keywords=keywords):
+            return _bounded(words, keywords, file)
+        case _:
+            return words
+
+
 def type_words(annotation: ast.expr, file: Path) -> str:
     """Describe a type.
 
@@ -42,10 +57,17 @@ def type_words(annotation: ast.expr, file: Path) -> str:
         case ast.Subscript(ast.Name("Literal"), ast.Tuple(items)):
             return " | ".join(type_words(item, file) for item in items)
         case ast.Subscript(ast.Name("Annotated"), ast.Tuple([kind, ast.Call(keywords=keywords)])):
-            bounds = [f"{BOUNDS[word.arg]} {_number(word.value, file)}" for word in keywords if word.arg in BOUNDS]
-            return f"{type_words(kind, file)} {', '.join(bounds)}".strip()
+            return _bounded(type_words(kind, file), keywords, file)
         case _:
             return ast.unparse(annotation)
+
+
+def _bounded(words: str, keywords: list[ast.keyword], file: Path) -> str:
+    """Return the words for a type with the bounds of a `Field`; a bound does not apply to null."""
+    bounds = [f"{BOUNDS[word.arg]} {_number(word.value, file)}" for word in keywords if word.arg in BOUNDS]
+    kind, null, _ = words.partition(" | null")
+    separator = ", " if any(sign in kind for sign in BOUNDS.values()) else " "  # "int >= 0" has a bound
+    return (kind + separator + ", ".join(bounds) if bounds else kind) + null
 
 
 def _number(bound: ast.expr, file: Path) -> str:

@@ -12,6 +12,7 @@ from pr2l.environments.habitat.houses import (
     FEWEST,
     FURNISHING,
     MOST,
+    ROOM_TYPES,
     ROOMS_OF,
     House,
     Piece,
@@ -96,6 +97,10 @@ def test_names_determine_houses_and_all_houses_differ() -> None:
     assert [house(name) for name in NAMES[:6]] == houses
     plans = {(split, index): house(house_name(split, 5, index)) for split in ("train", "val") for index in range(8)}
     assert len({(home.rooms, home.pieces) for home in plans.values()}) == len(plans)
+
+
+def test_the_largest_house_has_every_type_of_room():
+    assert len(ROOM_TYPES) == MOST
 
 
 @pytest.mark.parametrize(

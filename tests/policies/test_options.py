@@ -36,7 +36,10 @@ def test_invalid_ppo_options_are_refused(override):
         load_config("doom/fetch/prompted", [f"algorithm_options.{override}"])
 
 
-@pytest.mark.parametrize(("option", "message"), [("width=0", "width"), ("{width: 10, heads: 4}", "try width=8")])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("width=0", "width"), ("{width: 10, heads: 4}", "of 'token_transformer': width 10 .*try width=8.$")],
+)
 def test_invalid_network_options_are_refused(option, message):
     override = f"network_options={option}" if "{" in option else f"network_options.{option}"
     with pytest.raises(UserError, match=message):

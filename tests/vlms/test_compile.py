@@ -132,6 +132,7 @@ def test_compile_is_refused_without_own_passes():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["llava", "florence2", "blip2-t5", "instructblip-vicuna"])
 def test_compiled_code_equals_the_plain_model(name):
     """The real compiler, which needs one for C++."""
