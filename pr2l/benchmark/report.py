@@ -324,13 +324,17 @@ def label(method: str, values: Sequence[float] | None, chance: Sequence[float] |
 
 
 def few_seeds(summary: Values) -> str:
-    """Return a warning if the suite has fewer than FEW_SEEDS seeds, otherwise "".
+    """Return a warning if a method has rows of fewer than FEW_SEEDS seeds of a task, otherwise "".
 
     Args:
         summary: Result of `summarise`.
     """
-    count = len(summary["seeds"])
-    return f"Only {count} seeds: intervals over runs may be too narrow." if count < FEW_SEEDS else ""
+    runs = [values["runs"] for methods in summary["tasks"].values() for values in methods.values()]
+    if min(runs) >= FEW_SEEDS:
+        return ""
+    seeds = "1 seed" if min(runs) == 1 else f"{min(runs)} seeds"
+    subject = "Only" if min(runs) == max(runs) else "Some methods have only"
+    return f"{subject} {seeds}: intervals over runs may be too narrow."
 
 
 def to_threshold(values: Values) -> str:

@@ -21,7 +21,7 @@ from transformers.utils.hub import cached_file
 from pr2l.core.errors import UserError
 from pr2l.core.types import Frames
 from pr2l.encoders.base import EncoderSource
-from pr2l.encoders.common.vision import HubEncoder, SquareDefaults, read_pretrained
+from pr2l.encoders.common.vision import HubEncoder, SquareDefaults
 
 
 class Defaults(SquareDefaults):
@@ -42,11 +42,10 @@ class Dinov3Encoder(HubEncoder):
         Unlike the other processors it scales the pixels first and resizes floating-point numbers.
 
         Raises:
-            UserError: The file cannot be read, or names a filter other than bilinear and bicubic.
+            UserError: The file names a filter other than bilinear and bicubic.
         """
         weights = self.options.weights
-        file = read_pretrained(weights, lambda: cached_file(weights, "preprocessor_config.json"))
-        values = json.loads(Path(file).read_text(encoding="utf-8"))
+        values = json.loads(Path(cached_file(weights, "preprocessor_config.json")).read_text(encoding="utf-8"))
         size, filters = values["size"], {2: "bilinear", 3: "bicubic"}
         if values["resample"] not in filters:
             raise UserError(

@@ -77,7 +77,15 @@ def test_tables_have_random_actions_and_mark_worse_methods(toys, rows, summary):
 
 def test_few_seeds_give_a_warning(summary):
     assert "Only 2 seeds: intervals over runs may be too narrow." in markdown(summary)
-    assert few_seeds(summary | {"seeds": [0, 1, 2, 3, 4]}) == ""
+    summary["seeds"] = [0, 1, 2, 3, 4]  # the rows count, not the seeds of the suite
+    assert few_seeds(summary) == "Only 2 seeds: intervals over runs may be too narrow."
+    of_task = summary["tasks"]["toy/again"]
+    of_task["pixels"]["runs"] = 1
+    assert few_seeds(summary) == "Some methods have only 1 seed: intervals over runs may be too narrow."
+    for methods in summary["tasks"].values():
+        for values in methods.values():
+            values["runs"] = 5
+    assert few_seeds(summary) == ""
 
 
 def test_performance_profile_and_curve(summary):

@@ -444,11 +444,12 @@ def test_truncated_weights_are_refused(name, size, weights, tmp_path):
 
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"model_type": 3}', "\x00"])
-def test_damaged_json_files_are_refused(file, text, weights, tmp_path):
-    copied = Path(shutil.copytree(weights("clip"), tmp_path / "clip"))
+@pytest.mark.parametrize("name", ["clip", "dinov3"])
+def test_damaged_json_files_are_refused(name, file, text, weights, tmp_path):
+    copied = Path(shutil.copytree(weights(name), tmp_path / name))
     (copied / file).write_text(text)
     with pytest.raises(UserError, match="encoder_options: .*weights="):
-        create("clip", weights=str(copied))
+        create(name, weights=str(copied))
 
 
 def test_weights_may_be_below_the_home_folder(weights, tmp_path, monkeypatch):

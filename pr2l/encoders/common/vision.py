@@ -111,7 +111,7 @@ class VisionEncoder(Encoder):
         vlm_options = source.vlm_options
         self.model: Any = checkpoint.read_model(options.weights, vlm_options.device, vlm_options.dtype, self.load_model)
         self.quantised = vlm_options.dtype == "int8"
-        self.pixels = self.preprocessing()
+        self.pixels = read_pretrained(options.weights, self.preprocessing)
         try:
             output = self._run(np.zeros((1, *source.frame_shape), np.uint8))
         except UNREADABLE as error:
@@ -137,7 +137,10 @@ class VisionEncoder(Encoder):
 
     @abstractmethod
     def preprocessing(self) -> Callable[[Frames], Tensor]:
-        """Return a function from frames uint8 [B, H, W, 3] to the model's input [B, 3, S, S], in its dtype."""
+        """Return a function from frames uint8 [B, H, W, 3] to the model's input [B, 3, S, S], in its dtype.
+
+        Errors of damaged or missing files need no handling: they become UserErrors, as in `read_pretrained`.
+        """
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> VisionOutput:
@@ -209,7 +212,7 @@ class HubEncoder(VisionEncoder):
     def preprocessing(self) -> Callable[[Frames], Tensor]:
         weights = self.options.weights
         options = {"backend": "pil", **checkpoint.NO_CODE}
-        processor = read_pretrained(weights, lambda: AutoImageProcessor.from_pretrained(weights, **options))
+        processor = AutoImageProcessor.from_pretrained(weights, **options)
         side = processor.crop_size if getattr(processor, "do_center_crop", None) else processor.size
         return Pixels(processor, int(side.height or side.shortest_edge), self.device, self.dtype)
 
@@ -268,6 +271,8 @@ def read_pretrained(weights: str, read: Callable[[], Value]) -> Value:
     try:
         with checkpoint.late_progress_bars():
             return read()
+    except UserError:
+        raise
     except (*UNREADABLE, OSError, SafetensorError) as error:
         if checkpoint.needs_code(error):
             raise UserError(f"encoder_options: weights={weights!r} {checkpoint.NEEDS_CODE}") from error
