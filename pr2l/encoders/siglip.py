@@ -1,4 +1,4 @@
-"""SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025), trained as CLIP with a sigmoid loss per pair.
+"""SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025), trained like CLIP, but with a sigmoid loss per pair.
 
 SigLIP 2 ViT-B/16: 224 x 224 pixels, 196 tokens, width 768. It has no class token; tokens=cls is its attention pooling.
 Apache 2.0 licence. Source: google/siglip2-base-patch16-224 on the Hugging Face Hub, or google/siglip-base-patch16-224

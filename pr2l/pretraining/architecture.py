@@ -1,4 +1,4 @@
-"""Architecture of the embedded VLM: a small Florence-2 with random weights, a tokenizer and an image processor.
+"""Architecture of `tiny` and `tiny_rooms`: a small Florence-2 with random weights, a tokenizer and an image processor.
 
 Florence-2 is a stock transformers architecture: a DaViT vision tower, whose strided convolutions learn small sprites
 from little data, and a BART encoder-decoder. In the encoder, image tokens attend to the prompt.

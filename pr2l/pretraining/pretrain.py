@@ -1,4 +1,4 @@
-"""`pr2l pretrain`: train the embedded VLM on labels of a simulator, or fine-tune an existing VLM on them.
+"""`pr2l pretrain`: train a small VLM on labels of a simulator, or fine-tune an existing VLM on them.
 
     play -> labelled frames -> training -> evaluation in other rooms, with other seeds -> weights
 

@@ -54,7 +54,7 @@ class VisionDefaults(BaseModel):
 class SquareDefaults(VisionDefaults):
     """Options of encoders whose patches form a square grid."""
 
-    # with tokens=all: average the patches to so many (a square number); None = keep all
+    # with tokens=all: average the patches to this square number; None = keep all
     image_tokens: PositiveInt | None = None
 
 

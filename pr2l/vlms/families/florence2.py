@@ -1,4 +1,4 @@
-"""Florence-2: a DaViT vision tower and a BART encoder-decoder; the embedded VLM `tiny` is a small one.
+"""Florence-2: a DaViT vision tower and a BART encoder-decoder; `tiny` is a small one.
 
 The encoder reads image and prompt together with attention in both directions, so image tokens attend to the prompt. The
 image tokens are the mean over the picture, then the picture's grid row by row.
