@@ -36,6 +36,9 @@ from pr2l.core.io import DamagedFile, read_json, write_json
 from pr2l.core.lock import locked
 from pr2l.core.types import Frames, Labels, Scene
 from pr2l.data.questions import DISTANCES, distance
+from pr2l.environments.isolation.isolated import Timeouts
+from pr2l.rollout.contract import ContractCheck
+from pr2l.rollout.watchdog import Watchdog
 
 FILES = ("frames.npy", "labels.jsonl", "scenes.jsonl", "episodes.npy")
 BLANK_SHARE = 0.3  # keep frames without labels less often by this factor: most of a random walk shows bare walls
@@ -198,8 +201,9 @@ def _frames(world: ModuleType, source: Source, frame_history: int) -> Iterator[t
     rng = np.random.default_rng(source.seed)
     never = getattr(world, "ENDING_ACTIONS", ())
     for task, share in zip(source.tasks, _shares(source.frames, len(source.tasks)), strict=True):
-        env = world.make(task, world.Defaults(**source.options), split=source.split, labels=True)
-        with closing(env):
+        simulator = world.make(task, world.Defaults(**source.options), split=source.split, labels=True)
+        env = ContractCheck(simulator, f"{source.environment}/{task}", labels=True)
+        with closing(env), closing(Watchdog([env.calls], Timeouts())):
             frames = play(env, _oracle(world, task), rng, never, source.episode_frames, frame_history)
             yield from islice(frames, share)
 

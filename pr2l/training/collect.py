@@ -42,7 +42,9 @@ from pr2l.data.manifest import NAME, Manifest
 from pr2l.data.merge import merge, unmerge
 from pr2l.data.parts import FOLDER, EpisodeWriter, count_episodes, part_files
 from pr2l.data.space_arrays import check_supported
+from pr2l.environments.isolation.isolated import Timeouts
 from pr2l.rollout.contract import ContractCheck
+from pr2l.rollout.watchdog import Watchdog
 from pr2l.training.demonstrations import check_demonstrations, play_demonstrations
 from pr2l.training.players import newest_checkpoint, play_episodes, run_of
 from pr2l.training.recorder import Recorder
@@ -158,7 +160,8 @@ def collect(
                 seeds = [number for number in range(seed, seed + (episodes or 0)) if number not in present]
                 play_episodes(recorder, module, task, run, policy, seeds)
 
-    with stops_once(*STOP_SIGNALS), closing(env), lock.locked(folder):
+    watchdog = Watchdog([env.calls], Timeouts())
+    with stops_once(*STOP_SIGNALS), closing(env), closing(watchdog), lock.locked(folder):
         recorded = _complete(folder, manifest, env, metadata, record)
     missing = 0 if demonstrations is not None or episodes is None else episodes - recorded
     _print_omissions(omissions, missing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from itertools import count
@@ -144,7 +145,14 @@ def info_column(values: Sequence[Any]) -> Any:
         arrays = [np.asarray(value) for value in values]
         if all(array.dtype.kind in "biuf" and array.shape == arrays[0].shape for array in arrays):
             return np.stack(arrays)
-    return [json.dumps(value, default=_to_json) for value in values]
+    return [json.dumps(_finite(value), default=_to_json) for value in values]
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinity in dicts by None, because JSON has no such numbers."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _to_json(value: Any) -> Any:

@@ -6,8 +6,13 @@ from itertools import islice
 import gymnasium as gym
 import numpy as np
 import pytest
+from toy_runs import TOY_WORLD
 
+from pr2l.data import labelled_frames
 from pr2l.data.labelled_frames import Source, cells, load_or_play, play
+from pr2l.environments.isolation import Timeouts
+from pr2l.rollout import watchdog
+from pr2l.rollout.contract import ContractError
 
 SOURCE = Source(environment="doom", tasks=("basic", "fetch"), frames=12, seed=3)
 
@@ -59,6 +64,45 @@ def test_sources_have_separate_sets(folder):
     assert not np.array_equal(other.frames, load_or_play(SOURCE, folder).frames)
     cards = [json.loads(card.read_text()) for card in folder.glob("*/set.json")]
     assert {card["source"]["split"] for card in cards} == {"train", "evaluation"}
+
+
+WRONG_FRAMES = """
+class Wrong(Colours):
+    def _observation(self):
+        observation = super()._observation()
+        return {**observation, "frame": observation["frame"] / 255}
+"""
+SHIFTED_ACTIONS = """
+class Wrong(Colours):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.action_space = gym.spaces.Discrete(3, start=1)
+"""
+MAKE_WRONG = """
+def make(task, options=None, *, split="train", labels=False):
+    return Wrong(options or Defaults(), split, labels)
+"""
+TOY_SOURCE = Source(environment="toy", tasks=("colours",), frames=4)
+
+
+@pytest.mark.parametrize(
+    ("world", "message"),
+    [(WRONG_FRAMES, r"toy/colours, .* reset: frame is float64 \[6, 8, 3\]"), (SHIFTED_ACTIONS, "has start=1")],
+)
+def test_environment_that_violates_the_contract_is_refused(write_plugin, tmp_path, world, message):
+    """Frames in 0..1 were stored as zeros."""
+    write_plugin("environments", "toy", TOY_WORLD + world + MAKE_WRONG)
+    with pytest.raises(ContractError, match=message):
+        load_or_play(TOY_SOURCE, tmp_path)
+
+
+def test_hanging_step_is_reported(write_plugin, tmp_path, monkeypatch, capfd):
+    write_plugin("environments", "toy", TOY_WORLD)
+    monkeypatch.setenv("TOY_DELAY", "0.2")
+    monkeypatch.setattr(watchdog, "INTERVAL", 0.01)
+    monkeypatch.setattr(labelled_frames, "Timeouts", lambda: Timeouts(step=0.03))
+    load_or_play(TOY_SOURCE.model_copy(update={"frames": 2}), tmp_path)
+    assert "step 1 of the episode with seed" in capfd.readouterr().err
 
 
 class Recorder(gym.Env):

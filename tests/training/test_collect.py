@@ -7,12 +7,16 @@ import h5py
 import minari
 import numpy as np
 import pytest
+from toy_runs import TOY_WORLD
 
 from pr2l.core import registry
 from pr2l.core.errors import UserError
 from pr2l.data.space_arrays import read
+from pr2l.environments.isolation import Timeouts
+from pr2l.rollout import watchdog
+from pr2l.training import collect as collecting
 from pr2l.training.collect import collect
-from pr2l.training.recorder import Recorder
+from pr2l.training.recorder import Recorder, info_column
 
 
 def first_frame(seed: int) -> tuple[np.ndarray, dict[str, str]]:
@@ -192,6 +196,20 @@ def test_reused_arrays_and_infos_are_copied(reusing, tmp_path) -> None:
         assert [json.loads(text) for text in episode.infos["context"]] == [{"step": str(step)} for step in range(3)]
         assert [json.loads(text)["time"] for text in episode.infos["measures"]] == [0, 0.5, 1]
         assert episode.infos["place"].tolist() == [[0, -1], [1, -1], [2, -1]]
+
+
+def test_infos_that_are_not_finite_are_null() -> None:
+    texts = info_column([{"spl": float("nan")}, {"spl": float("-inf"), "steps": 2}])
+    assert texts == ['{"spl": null}', '{"spl": null, "steps": 2}']
+
+
+def test_hanging_step_is_reported(write_plugin, tmp_path, monkeypatch, capfd) -> None:
+    write_plugin("environments", "toy", TOY_WORLD)
+    monkeypatch.setenv("TOY_DELAY", "0.2")
+    monkeypatch.setattr(watchdog, "INTERVAL", 0.01)
+    monkeypatch.setattr(collecting, "Timeouts", lambda: Timeouts(step=0.03))
+    collect("toy", "colours", tmp_path / "a", episodes=1, seed=70)
+    assert "step 1 of the episode with seed 70 has not ended" in capfd.readouterr().err
 
 
 def test_oracle_action_outside_the_space_raises(reusing, tmp_path) -> None:
