@@ -35,6 +35,7 @@ POINTS = 60  # number of points of a curve
 UPDATES = 20  # number of updates that the curve of a run from recorded episodes averages over
 NOT_COMPARED = {"seed", "why", "workers", "step_groups", "isolated", "timeouts", "on_bad_value"}
 ROOT = Path("runs")
+BELOW = "(below random)"  # mark of a method that is worse than random actions
 Metrics = Sequence[Mapping[str, str]]  # rows of a metrics.csv
 
 
@@ -266,14 +267,26 @@ def _table(methods: Sequence[Method]) -> Table:
 def _rows(methods: Sequence[Method], measures: Sequence[str]) -> list[tuple[str, ...]]:
     """Return a row for each method, and one for random actions; every run has their results."""
     rows: list[tuple[str, ...]] = []
+    random = random_score(methods[0].results[0])
     for method in methods:
         results = method.results
         seeds = " ".join(f"{values['evaluation']['success']['value']:.2f}" for values in results)
         estimates = [str(method.estimate(key)) for key in ("success", *measures, "return")]
-        rows.append((method.name, *estimates, seeds, f"{results[0]['steps']:,}"))
-    random = random_score(methods[0].results[0])
+        name = label(method.name, method.estimate("success"), random.success)
+        rows.append((name, *estimates, seeds, f"{results[0]['steps']:,}"))
     measure_cells = [str(random.measures.get(name, "")) for name in measures]
     return [*rows, ("random", str(random.success), *measure_cells, str(random.returned), "", "")]
+
+
+def label(method: str, values: Sequence[float] | None, chance: Sequence[float] | None) -> str:
+    """Return the name of a method, marked with BELOW if it is worse than random actions.
+
+    Args:
+        method: Name of the method.
+        values: Its estimate, with the value first; None = unknown.
+        chance: The estimate of random actions, in the same form.
+    """
+    return f"{method} {BELOW}" if values and chance and values[0] < chance[0] else method
 
 
 def random_score(results: Mapping[str, Any]) -> Score:

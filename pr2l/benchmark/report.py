@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
-from pr2l.benchmark.compare import random_score
+from pr2l.benchmark.compare import label, random_score
 from pr2l.benchmark.rows import RECENT, Row, read_rows
 from pr2l.benchmark.suites import Suite, load_suite
 from pr2l.core.console import Console
@@ -43,7 +43,6 @@ from pr2l.core.statistics import (
 )
 
 RANDOM = "random"  # name of random actions in tables and figures
-BELOW = "(below random)"  # mark of a method that is worse than random actions
 THRESHOLDS = np.linspace(0, 1, 51)  # of the performance profile
 AGGREGATES = {"iqm": over_tasks(iqm), "mean": over_tasks(mean), "median": median}
 HEAD = ("method", "IQM", "mean", "median", "P(better)", "runs", "frames/s", "memory", "GFLOP/frame")
@@ -310,17 +309,6 @@ def of_task(summary: Values, task: str) -> list[tuple[str, ...]]:
     return [
         (name, interval(values["success"]), interval(values["return"]), *columns) for name, (values, *columns) in ranked
     ]
-
-
-def label(method: str, values: Sequence[float] | None, chance: Sequence[float] | None) -> str:
-    """Return the name of a method, marked with BELOW if it is worse than random actions.
-
-    Args:
-        method: Name of the method.
-        values: Its estimate, with the value first; None = unknown.
-        chance: The estimate of random actions, in the same form.
-    """
-    return f"{method} {BELOW}" if values and chance and values[0] < chance[0] else method
 
 
 def few_seeds(summary: Values) -> str:

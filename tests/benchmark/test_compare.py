@@ -122,6 +122,15 @@ def test_table_has_a_row_for_random_actions(make_run, tmp_path):
     assert "| random | 0.50 [0.09, 0.91] | 1.00 [" in page and "Fewer than" not in page
 
 
+def test_method_below_random_actions_is_marked(make_run, tmp_path):
+    paths = [make_run("doom/fetch/pixels", 0, [0.0, 0.0]), make_run("doom/fetch/no_prompt", 0, [1.0, 0.0])]
+    for path in paths:
+        change_json(path / "results.json", random=Score.of([{"success": s, "r": s, "l": 1} for s in (1, 0)]).as_json())
+    compare(paths, tmp_path / "out")
+    page = (tmp_path / "out" / "doom-fetch.md").read_text()
+    assert "| pixels (below random) | 0.00 [" in page and "| no_prompt | 0.50 [" in page
+
+
 def test_run_without_results_raises(make_run, tmp_path):
     run = make_run("doom/fetch/pixels", 0, [0.0])
     (run / "results.json").unlink()

@@ -282,6 +282,7 @@ const texts = (page_document, column) =>
   // Virtual time jumps to the next timer and does not wait for the decoder, so wait in many short steps.
   while (player.readyState < 1 && !player.error) await new Promise((resolve) => setTimeout(resolve, 10));
   values.video = [player.duration, player.videoWidth];
+  values.strip = Math.round(player.clientHeight - player.clientWidth * 32 / 48);
   values.status = page_document.getElementById("status").textContent;
   const runs = await frame("toys-toy-colours.html", 1280), table = runs.querySelectorAll("table")[1];
   table.querySelectorAll("thead button")[6].click();  // commits
@@ -322,6 +323,7 @@ def test_scripts_and_layout_in_a_browser(site_copy, tmp_path):
     assert values["orders"] == [["descending", "pixels", "small", "random"], ["ascending", "random", "small", "pixels"]]
     assert values["last"] == [["pixels", "random", "small"], ["random", "pixels", "small"]]  # the baseline has none
     assert values["video"] == [1, 48]  # seconds and pixels: the browser can play it
+    assert values["strip"] == 72  # pixels below the picture for the controls, so that they do not cover its text
     assert values["toggled"] == [["false", False, False], ["true", True, True]]  # line and band
     assert values["cue"] == [True, "block", False]  # until the table is scrolled to its end
     commits = [cell.split()[0] for cell in values["commits"]]
