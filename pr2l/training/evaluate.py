@@ -17,18 +17,20 @@ from rich.markup import escape
 from rich.table import Table
 from stable_baselines3.common.vec_env import VecEnv
 
+from pr2l.core import prompt
 from pr2l.core.config import RunConfig
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.io import read_json, write_json
 from pr2l.core.lock import locked
 from pr2l.core.statistics import Estimate, bootstrap, episode_mean, success_rate
+from pr2l.core.types import Context
 from pr2l.encoders.base import Encoder
 from pr2l.policies.base import Learner
 from pr2l.rollout import build
 from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.training.runs import Run
-from pr2l.training.video import EpisodeVideo, write_video
+from pr2l.training.video import EpisodeVideo, describe, write_video
 
 # (observations of N environments, bool [N]: True if the environment begins an episode) -> N actions
 Actor = Callable[[Any, np.ndarray], np.ndarray]
@@ -266,13 +268,26 @@ def _play_and_record(
     run: Run, encoder: Encoder, learner: Learner, frames: VecEnv, episodes: int
 ) -> list[dict[str, Any]]:
     """Play the learner's evaluation episodes, write a video of the first ones, and return the "episode" infos."""
-    video = EpisodeVideo(min(VIDEO_EPISODES, frames.num_envs))
+    video = EpisodeVideo(min(VIDEO_EPISODES, frames.num_envs), question_of(run.config, encoder))
     torch.manual_seed(run.config.seed)
     act = learner_actor(learner, greedy=run.config.evaluation_greedy)
     infos = play(VecEmbed(frames, encoder), act, episodes, video)
     fps = float(frames.get_attr("metadata", 0)[0].get("render_fps", 10))
     write_video(run.path / "video", video.pictures(), fps)
     return infos
+
+
+def question_of(config: RunConfig, encoder: Encoder) -> Callable[[Context], str]:
+    """Return the function that gives the line of a video for a context.
+
+    Args:
+        config: Config of the run.
+        encoder: Encoder of the run. If it reads the prompt, and the prompt is a text, the line is the filled prompt;
+            otherwise it is the context.
+    """
+    reads_prompt = hasattr(getattr(encoder, "encoder", encoder), "prompts")
+    text = prompt.load(config.prompt_name) if reads_prompt and config.prompt_name else None
+    return describe if text is None or text.messages else text.render
 
 
 def play(venv: VecEnv, act: Actor, episodes: int, video: EpisodeVideo | None = None) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""Videos of episodes: enlarged frames above the context of the prompt, the VLM's answer, the action and the reward."""
+"""Videos of episodes: enlarged frames above the question to the VLM, its answer, the action and the reward."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pr2l.core.types import Context
 
 WIDTH = 480  # maximum width in pixels of an enlarged frame; the factor is the largest integer that fits
 LINE = 22  # pixels per line of text
+FONT, FONT_SCALES = cv2.FONT_HERSHEY_SIMPLEX, (0.5, 0.45, 0.4, 0.35, 0.3, 0.25)
 ENCODING = ("-crf", "35", "-preset", "veryfast")  # options of x264: 2 kB per picture, a tenth of imageio's default
 REPEATS = 8  # repetitions of the last picture of an episode, so that viewers see the end
 
@@ -23,7 +24,7 @@ def picture(frame: np.ndarray, lines: Sequence[str]) -> np.ndarray:
 
     Args:
         frame: uint8 [H, W, 3].
-        lines: Lines of text.
+        lines: Lines of text. A line that is too wide is drawn smaller, down to half of the size; the rest is cut off.
 
     Returns:
         uint8 [H', W', 3] with even sides, because video codecs need them.
@@ -32,9 +33,16 @@ def picture(frame: np.ndarray, lines: Sequence[str]) -> np.ndarray:
     large = frame.repeat(scale, axis=0).repeat(scale, axis=1)
     strip = np.zeros((LINE * len(lines) + LINE // 2, large.shape[1], 3), np.uint8)
     for row, line in enumerate(lines, start=1):
-        cv2.putText(strip, line, (8, LINE * row - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,) * 3, 1, cv2.LINE_AA)
+        size = _font_scale(line, large.shape[1] - 16)
+        cv2.putText(strip, line, (8, LINE * row - 4), FONT, size, (255,) * 3, 1, cv2.LINE_AA)
     picture = np.concatenate([large, strip])
     return picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+
+
+def _font_scale(line: str, width: int) -> float:
+    """Return the largest of FONT_SCALES at which a line fits, or the smallest one."""
+    fitting = (scale for scale in FONT_SCALES if cv2.getTextSize(line, FONT, scale, 1)[0][0] <= width)
+    return next(fitting, FONT_SCALES[-1])
 
 
 def write_video(path: Path, pictures: Sequence[np.ndarray], fps: float) -> Path:
@@ -58,14 +66,25 @@ def write_video(path: Path, pictures: Sequence[np.ndarray], fps: float) -> Path:
     return video
 
 
+def describe(context: Context) -> str:
+    """Return a context in one line, such as "target: red armor".
+
+    Args:
+        context: Slot -> value; an empty context gives "".
+    """
+    return ", ".join(f"{slot}: {value}" for slot, value in context.items())
+
+
 class EpisodeVideo:
     """Recorder of the first episode of each of the first environments.
 
     Args:
         episodes: Number of environments to record.
+        question: Function from a context to the first line below the frame, such as the text of the prompt.
     """
 
-    def __init__(self, episodes: int) -> None:
+    def __init__(self, episodes: int, question: Callable[[Context], str] = describe) -> None:
+        self._question = question
         self._episodes: list[list[np.ndarray]] = [[] for _ in range(episodes)]
         self._ended = [False] * episodes
         self._last_step = [""] * episodes  # action and reward that led to the current frame
@@ -81,7 +100,7 @@ class EpisodeVideo:
         for row, pictures in enumerate(self._episodes):
             if not self._ended[row]:
                 answer = f"VLM: {answers[row]}" if answers and answers[row] else ""
-                pictures.append(picture(frames[row], [describe(contexts[row]), answer, self._last_step[row]]))
+                pictures.append(picture(frames[row], [self._question(contexts[row]), answer, self._last_step[row]]))
 
     def step(self, actions: Sequence[Any] | np.ndarray, rewards: np.ndarray) -> None:
         """Record the actions and rewards that the next pictures show.
@@ -104,19 +123,10 @@ class EpisodeVideo:
             success: Whether the episode succeeded.
         """
         if row < len(self._episodes) and not self._ended[row]:
-            lines = [describe(context), "success" if success else "failure", self._last_step[row]]
+            lines = [self._question(context), "success" if success else "failure", self._last_step[row]]
             self._episodes[row] += [picture(frame, lines)] * REPEATS
             self._ended[row] = True
 
     def pictures(self) -> list[np.ndarray]:
         """Return all pictures, uint8 [H, W, 3] each, one episode after the other."""
         return [frame for pictures in self._episodes for frame in pictures]
-
-
-def describe(context: Context) -> str:
-    """Return a context in one line, such as "target: red armor".
-
-    Args:
-        context: Slot -> value; an empty context gives "".
-    """
-    return ", ".join(f"{slot}: {value}" for slot, value in context.items())

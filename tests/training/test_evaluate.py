@@ -1,6 +1,7 @@
 """Evaluation on numbered episodes, and comparison with committed results."""
 
 import json
+from types import SimpleNamespace
 from typing import ClassVar
 
 import gymnasium as gym
@@ -131,6 +132,19 @@ def test_undefined_measures_are_null_and_their_episodes_are_reported(bad):
     [sentence] = evaluate.undefined_measures(played)
     assert sentence.startswith("spl is not a finite number in evaluation episodes 1:")
     assert Score.of(played[1:2]).measures == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "encoder", "line"),
+    [
+        ({"prompt": "where"}, SimpleNamespace(prompts=1), "where is the imp ?"),
+        ({"prompt": "where"}, SimpleNamespace(encoder=SimpleNamespace(prompts=1)), "where is the imp ?"),  # cached
+        ({"prompt": "where"}, SimpleNamespace(), "target: imp"),  # such as pixels, which reads no prompt
+        ({"prompt": None}, SimpleNamespace(prompts=1), "target: imp"),
+    ],
+)
+def test_line_of_a_video_is_the_question_that_the_encoder_reads(changes, encoder, line):
+    assert evaluate.question_of(CONFIG.model_copy(update=changes), encoder)({"target": "imp"}) == line
 
 
 def test_scores_by_context():

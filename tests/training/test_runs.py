@@ -268,6 +268,30 @@ def test_video_shows_the_first_episode_of_each_environment():
     assert pictures[0][height:].max() == 255  # text below the frame
 
 
+def test_video_shows_question_answer_action_and_reward(monkeypatch):
+    monkeypatch.setattr(video, "picture", lambda frame, lines: lines)
+    recorder = video.EpisodeVideo(1, "where is the {target} ?".format_map)
+    frames, contexts = np.zeros((1, 4, 4, 3), np.uint8), [{"target": "imp"}]
+    recorder.show(frames, contexts, ["left"])
+    recorder.step([2], np.array([-0.25], np.float32))
+    recorder.show(frames, contexts, ["right"])
+    recorder.step([1], np.array([1], np.float32))
+    recorder.end(0, frames[0], contexts[0], True)
+    first, second, *last = recorder.pictures()
+    assert first == ["where is the imp ?", "VLM: left", ""]
+    assert second == ["where is the imp ?", "VLM: right", "action 2, reward -0.25"]
+    assert last == [["where is the imp ?", "success", "action 1, reward 1.00"]] * video.REPEATS
+
+
+def test_long_line_of_a_video_is_drawn_smaller():
+    """It ends before the right border; a line that fits has its full height."""
+    frame = np.zeros((2, video.WIDTH, 3), np.uint8)
+    texts = ("Is there a spider in this image? " * 3, "Is there a spider in this image?")
+    long, short = (video.picture(frame, [text])[2:].any(axis=2) for text in texts)
+    assert video.WIDTH / 2 < np.flatnonzero(long.any(axis=0)).max() < video.WIDTH - 4
+    assert long.any(axis=1).sum() < short.any(axis=1).sum()
+
+
 PICTURES = [np.full((32, 48, 3), shade, np.uint8) for shade in (0, 128, 255)]
 
 
