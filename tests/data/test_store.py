@@ -78,7 +78,7 @@ def test_files_are_npy_and_json(finished):
 def test_values_beyond_half_precision_are_clipped_and_nan_raises(tmp_path):
     store = Store.create(tmp_path, KEY, (2, 1, 1))
     store.append(Tokens(torch.tensor([[[1e6]], [[-1e6]]]), torch.ones(2, 1, dtype=torch.bool)))
-    assert store[:].values.flatten().tolist() == [HALF_MAX, -HALF_MAX]
+    assert store[:].values.flatten().tolist() == [HALF_MAX, -HALF_MAX] and store.clipped == 2
     with pytest.raises(FloatingPointError, match="NaN"):
         store.append(Tokens(torch.tensor([[[float("nan")]]]), torch.ones(1, 1, dtype=torch.bool)))
     assert store.done == 2

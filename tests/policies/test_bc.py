@@ -251,9 +251,9 @@ def test_resumed_training_differs_without_part_of_the_state(prefix):
 
 def test_only_discrete_actions_are_accepted():
     observation_space, _, count = spaces_and_count(token_worlds())
-    box = spaces.Box(-1, 1, (2,))
-    with pytest.raises(ValueError, match="discrete actions"):
-        bc.create(observation_space, box, count, mlp.Network, NETWORK, bc.Defaults(device="cpu"), seed=0)
+    for space, message in ((spaces.Box(-1, 1, (2,)), "discrete actions"), (spaces.Discrete(3, start=1), "add 1")):
+        with pytest.raises(ValueError, match=message):
+            bc.create(observation_space, space, count, mlp.Network, NETWORK, bc.Defaults(device="cpu"), seed=0)
 
 
 def test_action_weights_must_fit_the_actions():

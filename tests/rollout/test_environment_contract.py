@@ -216,6 +216,20 @@ def test_missing_slots_of_the_prompt_and_missing_labels_raise():
         episodes(labels=True).reset()
 
 
+def test_info_without_a_context_has_an_empty_one():
+    class Plain(Broken):
+        def reset(self, **arguments):
+            return super().reset(**arguments)[0], {}
+
+        def step(self, action):
+            return (*super().step(action)[:4], {"success": False})
+
+    env = SeededEpisodes(Plain(), seeds)
+    assert env.reset()[1]["context"] == {}
+    steps = [env.step(0)[-1] for _ in range(6)]
+    assert [info["context"] for info in steps] == [{}] * 6 and steps[-1]["episode"]["context"] == {}
+
+
 class Reusing(Broken):
     """Environment that returns the same frame array and the same info at every step."""
 

@@ -41,6 +41,28 @@ def test_images_become_tokens():
     assert (info["episode"]["r"], info["episode"]["l"]) == (3, 3)  # from Stable-Baselines3's Monitor
 
 
+def test_last_tokens_of_an_environment_that_reuses_its_array():
+    """Episodes of one step, whose frame is 1 at the start and 2 at the end."""
+
+    class Reusing(Pictures):
+        frame = np.zeros((4, 5, 3), np.uint8)
+
+        def step(self, action):
+            observation, reward, *_ = super().step(action)
+            return observation, reward, True, False, {}
+
+        def _observation(self):
+            self.frame[:] = self.time + 1
+            return self.frame
+
+    venv = embed_env(Reusing(), Means())
+    venv.reset()
+    for _ in range(4):
+        observation, _, _, [info] = venv.step(np.ones(1, int))
+        assert observation["tokens"][0, 0, 0] == 1 and info["terminal_observation"]["tokens"][0, 0] == 2
+        assert (info["terminal_frame"] == 2).all()
+
+
 def test_dict_observations_with_context_function():
     venv = embed_env(Missions(), Means(), frame="image", proprio="direction", context=mission)
     assert venv.observation_space["proprio"] == spaces.Box(0, 3, (1,), np.float32)

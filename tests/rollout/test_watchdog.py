@@ -8,9 +8,12 @@ from functools import partial
 import numpy as np
 import pytest
 import toy_world
+import yaml
+from toy_runs import TOY, TOY_WORLD
 
+from pr2l.core.config import load_config
 from pr2l.environments.isolation import Timeouts
-from pr2l.rollout import watchdog
+from pr2l.rollout import build, watchdog
 from pr2l.rollout.episodes import SeededEpisodes
 from pr2l.rollout.in_process import InProcessVecEnv
 from pr2l.rollout.watchdog import CallRecord, HangDetector
@@ -83,6 +86,30 @@ def test_hanging_step_in_process_is_reported_once_with_its_line(monkeypatch):
     assert text.startswith("environment 0: step 1 of the episode with seed 70 has not ended")
     assert "test_watchdog.py" in text and "self.resume.wait" in text
     assert text.count("has not ended") == 1
+
+
+@pytest.fixture
+def slow_run(write_plugin, monkeypatch):
+    """Config of a run whose steps take longer than their limit."""
+    write_plugin("environments", "toy", TOY_WORLD)
+    write_plugin("configs", "toy", yaml.safe_dump(TOY))
+    monkeypatch.setenv("TOY_DELAY", "0.4")
+    monkeypatch.setattr(watchdog, "INTERVAL", 0.02)
+    return lambda *overrides: load_config("toy", ["num_envs=1", "timeouts.step=0.06", *overrides])
+
+
+def test_limits_of_a_config_apply_in_this_process(slow_run, capfd):
+    with closing(build.environments(slow_run(), "train")) as venv:
+        venv.reset()
+        venv.step(np.zeros(1, int))
+    assert "environment 0: step 1 of the episode" in capfd.readouterr().err
+
+
+def test_limits_of_a_config_apply_in_workers(slow_run):
+    with closing(build.environments(slow_run("workers=1"), "train")) as venv:
+        venv.reset()
+        with pytest.raises(RuntimeError, match="hangs: step 1 of the episode"):
+            venv.step(np.zeros(1, int))
 
 
 def test_failed_factory_closes_the_other_environments():

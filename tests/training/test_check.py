@@ -1,9 +1,13 @@
 """`pr2l check`: findings about a config before a run."""
 
+from itertools import count
+from types import SimpleNamespace
+
 import pytest
 
 from pr2l.core import registry
 from pr2l.core.config import load_config
+from pr2l.training import check as checks
 from pr2l.training.check import Finding, check, findings
 
 NAME = "doors/choose/columns"
@@ -89,6 +93,14 @@ def test_few_updates_give_a_warning(examples, steps: int, warned: bool) -> None:
     finding = findings_by_name(f"steps={steps}", last="updates")["updates"]
     assert finding.good and bool(finding.problem) == warned
     assert not warned or "take at least 3,072" in finding.problem
+
+
+def test_estimated_duration_counts_playing_and_updating(examples, monkeypatch) -> None:
+    """A rollout has 16 steps in each of 4 environments. With a clock that advances by a second whenever it is read, it
+    takes 16 s and its update 1 s, so 6,400 steps take 1,700 s."""
+    monkeypatch.setattr(checks, "time", SimpleNamespace(perf_counter=count().__next__))
+    finding = findings_by_name(*SHORT_ROLLOUT, "steps=6400")["first steps"]
+    assert finding.description == "4 frames/s; about 28.3 min for 6,400 steps, learning included"
 
 
 def test_check_fails_if_a_finding_fails(examples, capsys) -> None:

@@ -31,6 +31,14 @@ class Dark(Colours):
 def make(task, options=None, *, split="train", labels=False):
     return Dark(options or Defaults(), split, labels)
 """
+SHIFTED = """
+class Shifted(Colours):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.action_space = gym.spaces.Discrete(3, start=1)
+def make(task, options=None, *, split="train", labels=False):
+    return Shifted(options or Defaults(), split, labels)
+"""
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 SHORT = ("algorithm_options={n_steps: 4, batch_size: 16, n_epochs: 1, head_sizes: [4]}",)
 
@@ -73,6 +81,12 @@ def test_value_that_violates_the_contract_fails_in_every_way_to_run(toy, way: st
     assert failed(found) == ["environment steps"]
     assert "step 3: the reward is nan; it must be finite" in found["environment steps"].problem
     assert "first steps" not in found
+
+
+@pytest.mark.parametrize("overrides", [(), ("algorithm=bc", "algorithm_options={}")], ids=["ppo", "bc"])
+def test_actions_that_do_not_start_at_0_fail(toy, overrides) -> None:
+    found = toy(*overrides, world=TOY_WORLD + SHIFTED)
+    assert failed(found) == ["environment"] and "has start=1" in found["environment"].problem
 
 
 def test_error_of_the_simulator_is_a_finding_with_its_traceback(toy, capsys) -> None:

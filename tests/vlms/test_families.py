@@ -30,6 +30,8 @@ from tiny_parts import Case, frames
 from pr2l.core import registry
 from pr2l.core.errors import UserError
 
+pytestmark = pytest.mark.filterwarnings("error::FutureWarning")  # pr2l follows new names of transformers
+
 
 def language_output(out):
     """Return the part of a model's output that has hidden states; BLIP-2 and InstructBLIP nest it."""
