@@ -144,3 +144,9 @@ def test_commands_of_a_page_run_in_order_in_an_empty_folder(page, tmp_path, monk
             command = command.replace("runs/RUN", runs[0])
         extra = next((arguments for start, arguments in EXTRA_ARGUMENTS.items() if command.startswith(start)), [])
         run_command(command, monkeypatch, extra)
+
+
+def test_tests_that_the_page_on_reliability_names_exist():
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    tests = re.findall(r"`([\w/]*test_\w+\.py)`", page)
+    assert len(tests) > 20 and [name for name in tests if not (ROOT / "tests" / name).is_file()] == []

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from toy_runs import TOY, TOY_WORLD
+from toy_runs import FITTED, TOY, TOY_WORLD
 
-from pr2l.benchmark.rows import read_row, write_row
+from pr2l.benchmark.rows import COST, read_row, write_row
 from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
+from pr2l.core.io import read_json, write_json
 from pr2l.data import parts
 from pr2l.data.embed import embed
 from pr2l.data.parts import EpisodeWriter, part_files
@@ -76,14 +77,16 @@ def read_run(folder):
     tensors = {name: tensor.numpy().tobytes() for name, tensor in checkpoint.tensors.items()}
     columns = ("step", "episodes", "success", "return", "length", "seconds")
     metrics = [[row.get(column) for column in columns] for row in run.metrics()]
-    return run.config, run.facts(), run.results(), metrics, checkpoint.step, tensors, checkpoint.values
+    cost = read_json(folder / COST)
+    return run.config, run.facts(), run.results(), cost, metrics, checkpoint.step, tensors, checkpoint.values
 
 
 def test_damaged_run_is_refused_or_read_exactly(config, tmp_path):
     run = train(config, root=tmp_path / "runs")
+    write_json(run / COST, {"threads": 1, "seconds": 2.5, "gflop": 0.1})  # as `pr2l bench run` does
     checkpoint = max(run.glob("checkpoints/*"))
     files = [path for path in (*run.iterdir(), *checkpoint.iterdir()) if path.is_file() and path.name not in NOT_READ]
-    assert len(files) == 6, files
+    assert len(files) == 7, files
     assert_damage_is_detected(run, files, read_run)
 
 
@@ -128,7 +131,10 @@ def test_damaged_part_of_an_incomplete_data_set_is_refused(config, tmp_path, mon
     assert_damage_is_detected(folder, files, read)
 
 
-def test_damaged_store_is_refused_or_read_exactly(config, tmp_path):
+def test_damaged_store_is_refused_or_read_exactly(config, write_plugin, tmp_path):
+    """Also the state of an encoder that is fitted on the data set."""
+    write_plugin("encoders", "fitted", FITTED)
+    config = load_config(tmp_path / "toy.yaml", ["encoder=fitted", "encoder_options={}"])
     collect("toy", "colours", tmp_path / "data", policy="oracle", episodes=3)
     store = embed(tmp_path / "data", config)
 
@@ -137,5 +143,11 @@ def test_damaged_store_is_refused_or_read_exactly(config, tmp_path):
         return tokens.values.numpy().tobytes(), tokens.mask.numpy().tobytes()
 
     files = [path for path in store.path.iterdir() if path.name not in NOT_READ]
-    assert {path.name for path in files} == {"values.npy", "mask.npy", "checksums.npy", "store.json"}
+    assert {path.name for path in files} == {
+        "values.npy",
+        "mask.npy",
+        "checksums.npy",
+        "store.json",
+        "fitted.safetensors",
+    }
     assert_damage_is_detected(store.path, files, read)

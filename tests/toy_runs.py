@@ -82,5 +82,6 @@ class Fitted(Encoder):
         return Tokens(values, torch.ones(len(frames), 1, dtype=torch.bool))
     def state_dict(self): return {"shift": self.shift}
     def load_state_dict(self, state): self.shift = state["shift"]
+    def key(self): return {"encoder": "fitted", "shift": self.shift.tolist()}
 def create(source, options): return Fitted()
 '''

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,6 +45,7 @@ def read_image(file: str | Path | BinaryIO, name: str | None = None) -> npt.NDAr
             return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
     except FileNotFoundError as error:
         raise UserError(f"there is no image file {path!r}") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    # struct.error: EXIF data that ends too early
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         formats = ", ".join(FORMATS)
         raise UserError(f"{path} cannot be read as an image ({formats}): {error}") from error

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import json
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -16,8 +17,12 @@ from pr2l.core.console import Console
 from pr2l.core.disk import full_disk_explained
 from pr2l.core.errors import UserError
 
+if sys.platform != "win32":
+    import fcntl
+
 NAME = ".lock"
 BLOCK = 4096  # bytes that a small file takes on most disks
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # such as Lustre without the mount option flock
 
 
 @contextmanager
@@ -25,7 +30,8 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock of a folder; the file .lock names the process and the host.
 
     The operating system releases the lock when the process ends, even by kill -9. Then the file remains, and the next
-    process says that it takes over the folder. In one process, the lock of a folder cannot be held twice.
+    process says that it takes over the folder. In one process, the lock of a folder cannot be held twice. If
+    the system or the file system has no locks, the function prints so and goes on.
 
     Args:
         folder: The folder. It is created if it does not exist.
@@ -39,14 +45,11 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / NAME).open("a+b", buffering=0)
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            in_use = f"{folder} is in use by {_owner(file) or 'another process'}"
-            if not wait:
-                raise UserError(f"{in_use}; wait until it ends, or name another folder") from None
-            Console().print(f"{in_use}; waiting until it ends", markup=False)
-            fcntl.flock(file, fcntl.LOCK_EX)
+        if problem := _lock(file, folder, wait):
+            text = f"{folder} has no lock ({problem}); nothing prevents a second process from writing to it"
+            Console().print(text, style="yellow", markup=False)
+            yield
+            return
         if earlier := _owner(file):
             Console().print(f"{folder} was in use by {earlier}, which has ended; taking over", markup=False)
         with _full_disk_explained(folder):
@@ -55,6 +58,25 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)  # the file remains: another process may wait for its lock
+
+
+def _lock(file: BinaryIO, folder: Path, wait: bool) -> str:
+    """Lock a file, and return why the system cannot lock it; "" = it is locked."""
+    if sys.platform == "win32":
+        return "pr2l locks no files on Windows"
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        in_use = f"{folder} is in use by {_owner(file) or 'another process'}"
+        if not wait:
+            raise UserError(f"{in_use}; wait until it ends, or name another folder") from None
+        Console().print(f"{in_use}; waiting until it ends", markup=False)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return f"{error.strerror}"
+    return ""
 
 
 def _full_disk_explained(folder: Path) -> AbstractContextManager[None]:

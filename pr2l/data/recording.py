@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -97,10 +98,11 @@ class Recording:
         count = int(self.storage.total_episodes)
         if not count:
             raise UserError(f"{folder} has no complete episode; record episodes into another folder")
-        metadata = list(self.storage.get_episode_metadata(range(count)))
-        contexts = [episode.get("context") for episode in metadata]
-        self.contexts: Contexts = [dict(context) if isinstance(context, dict) else {} for context in contexts]
-        self.starts = np.cumsum([0, *(int(episode["total_steps"]) + 1 for episode in metadata)])
+        with _damage_explained(folder):
+            metadata = list(self.storage.get_episode_metadata(range(count)))
+            contexts = [episode.get("context") for episode in metadata]
+            self.contexts: Contexts = [dict(context) if isinstance(context, dict) else {} for context in contexts]
+            self.starts = np.cumsum([0, *(int(episode["total_steps"]) + 1 for episode in metadata)])
         self.environment, self.task = _played(self.storage.metadata)
         self.environment_options: dict[str, Any] | None = self.storage.metadata.get("environment_options")
         name = self.storage.metadata.get("dataset_id", folder.name)
@@ -131,7 +133,7 @@ class Recording:
         Raises:
             UserError: If an array does not fit its space, or the arrays differ in length.
         """
-        with h5py.File(self.folder / "data" / FILE) as file:
+        with _damage_explained(self.folder), h5py.File(self.folder / "data" / FILE) as file:
             group = file[f"episode_{number}"]
             steps = int(self.starts[number + 1] - self.starts[number]) - 1
             rewards = group["rewards"][()].astype(np.float64)
@@ -162,7 +164,7 @@ class Recording:
             The stored context of each observation; if there are none, the episode's context n + 1 times.
         """
         count = int(self.starts[number + 1] - self.starts[number])
-        with h5py.File(self.folder / "data" / FILE) as file:
+        with _damage_explained(self.folder), h5py.File(self.folder / "data" / FILE) as file:
             stored = file.get(f"episode_{number}/infos/context")
             # Other programs may store other data under this name; `pr2l collect` stores JSON texts.
             if not isinstance(stored, h5py.Dataset) or h5py.check_string_dtype(stored.dtype) is None:
@@ -190,7 +192,7 @@ class Recording:
         Raises:
             UserError: If the episode has no such entry.
         """
-        with h5py.File(self.folder / "data" / FILE) as file:
+        with _damage_explained(self.folder), h5py.File(self.folder / "data" / FILE) as file:
             stored = file.get(f"episode_{number}/infos/{key}")
             if stored is None:
                 names = ", ".join(file.get(f"episode_{number}/infos", {})) or "none"
@@ -259,9 +261,10 @@ class Recording:
 
     def _frames(self, number: int) -> Frames:
         """Read the frames of an episode, uint8 [n + 1, H, W, 3]."""
-        (episode,) = self.storage.get_episodes([number])
-        observations = episode["observations"]
-        frames = np.asarray(observations if self._bare_frames else observations["frame"])
+        with _damage_explained(self.folder):
+            (episode,) = self.storage.get_episodes([number])
+            observations = episode["observations"]
+            frames = np.asarray(observations if self._bare_frames else observations["frame"])
         expected = (int(self.starts[number + 1] - self.starts[number]), *self.frame_shape)
         if frames.dtype != np.uint8 or frames.shape != expected:
             raise UserError(
@@ -272,11 +275,26 @@ class Recording:
         return frames
 
 
-def _open_storage(folder: Path) -> MinariStorage:
+@contextmanager
+def _damage_explained(folder: Path) -> Iterator[None]:
+    """Raise UserError in place of the errors of Minari and HDF5, which have all types if a file is damaged.
+
+    `pr2l collect` stores digests, so that only a data set of another program or of an earlier version gets here.
+    """
     try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{folder} is not a data set that Minari can read: {type(error).__name__}: {error}. Record it again, or "
+            "copy it again from where it comes from"
+        ) from error
+
+
+def _open_storage(folder: Path) -> MinariStorage:
+    with _damage_explained(folder):
         storage = minari.MinariDataset(folder / "data").storage
-    except Exception as error:  # damaged files of another program: errors of all kinds, also of HDF5
-        raise UserError(f"{folder} is not a data set that Minari can read: {type(error).__name__}: {error}") from error
     if storage.FORMAT != "hdf5":
         raise UserError(f"{folder} is in Minari's format {storage.FORMAT!r}; convert it to 'hdf5'")
     return storage

@@ -23,6 +23,7 @@ from rich.table import Table
 from pr2l.core.config import read_config, read_values
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
+from pr2l.core.io import read_json, write_json, write_text
 from pr2l.core.lock import locked
 from pr2l.data.labelled_frames import LabelledFrames, Source, load_or_play
 from pr2l.policies.common.threads import torch_threads
@@ -36,7 +37,7 @@ from pr2l.vlms.loading import load_vlm
 
 MAX_ANSWER_SUBWORDS = 32  # tokens per answer, for tokenizers that split words
 LOG_EVERY = 10  # steps between two lines of metrics.jsonl
-EVALUATION, BEFORE = "evaluation.json", "evaluation_before.json"
+EVALUATION, BEFORE, SETTINGS = "evaluation.json", "evaluation_before.json", "settings.json"
 
 
 class PretrainConfig(BaseModel):
@@ -88,7 +89,7 @@ def _train_from_scratch(config: PretrainConfig, folder: Path) -> Path:
         weights = folder / "model"
         _train_and_save(config, training, folder, weights, bars)
         results = _evaluate(load_vlm(str(weights)), config.test, testing, bars)
-    (folder / EVALUATION).write_text(json.dumps(results, indent=1))
+    write_text(folder / EVALUATION, json.dumps(results, indent=1))
     for title, accuracies in results.items():
         console.print(_table(title, {"accuracy": accuracies}))
     return weights
@@ -103,14 +104,15 @@ def _finetune(config: FinetuneConfig, folder: Path) -> Path:
         weights = folder / "model"
         if not (before := folder / BEFORE).exists():
             results = _evaluate_by_name(config.vlm, config, testing, bars)
-            before.write_text(json.dumps(results, indent=1))
+            write_json(before, results)
         trained = finetune.load_for_training(config)
         with _log_steps([config.stage], folder, bars) as on_step:
             finetune.train(trained, training, config, folder, on_step)
         finetune.export(trained, config, folder)
         after = _evaluate_by_name(str(weights), config, testing, bars)
-    (folder / EVALUATION).write_text(json.dumps(after, indent=1))
-    for title, accuracies in json.loads(before.read_text()).items():
+    write_text(folder / EVALUATION, json.dumps(after, indent=1))
+    next_step = "Delete it; the same command evaluates the original VLM again."
+    for title, accuracies in read_json(before, next_step).items():
         console.print(_table(title, {"before": accuracies, "after": after[title]}))
     return weights
 
@@ -118,8 +120,9 @@ def _finetune(config: FinetuneConfig, folder: Path) -> Path:
 def _check_settings(config: FinetuneConfig, folder: Path) -> None:
     """Store the settings in the folder; UserError if it holds a training with other settings."""
     settings = json.loads(config.model_dump_json(exclude={"why", "threads"}))
-    file = folder / "settings.json"
-    stored_settings = json.loads(file.read_text()) if file.exists() else {}
+    file = folder / SETTINGS
+    next_step = "Delete it if you are sure that the settings are the same, or train in another folder."
+    stored_settings = read_json(file, next_step) if file.exists() else {}
     changed_keys = [key for key, value in settings.items() if key in stored_settings and stored_settings[key] != value]
     if changed_keys or (not stored_settings and (folder / CHECKPOINTS).exists()):
         details = f" (other {', '.join(changed_keys)})" if changed_keys else ""
@@ -127,7 +130,7 @@ def _check_settings(config: FinetuneConfig, folder: Path) -> None:
             f"{folder} contains a training with other settings{details}. Continue it with its own settings, or train"
             " in another folder with --output FOLDER."
         )
-    file.write_text(json.dumps(settings, indent=1))
+    write_json(file, settings)
 
 
 def _frames(title: str, sources: Sequence[Source], folder: Path, bars: Progress) -> list[LabelledFrames]:

@@ -264,4 +264,4 @@ def _prompt(name: str, text: str, reading: dict[str, Any]) -> Prompt:
 def _write(best: Prompt, path: Path, scoring: Scoring) -> None:
     values = best.model_dump(mode="json", exclude={"name", "messages"})
     origin = {"why": f"the best of a search on {scoring.task} with {scoring.vlm}", "source": "`pr2l prompts search`"}
-    path.write_text(dump(values | origin), encoding="utf-8")
+    write_text(path, dump(values | origin))

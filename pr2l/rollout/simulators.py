@@ -28,6 +28,8 @@ from pr2l.core import digest, registry
 from pr2l.core.config import read_config
 from pr2l.core.console import Console
 from pr2l.core.errors import UnknownName, UserError
+from pr2l.core.io import write_text
+from pr2l.core.lock import locked
 from pr2l.environments import base
 from pr2l.environments.isolation.exit_codes import describe_exit
 from pr2l.environments.isolation.interpreters import folder, interpreter, variables
@@ -120,7 +122,13 @@ def install(name: str, python: Path | None = None) -> Path:
     Raises:
         UserError: If a step fails; the message has the last lines of its output.
     """
-    recipe, place, console = load(name), folder(name), Console()
+    recipe, place = load(name), folder(name)
+    with locked(place.with_name(f".lock-{name}"), wait=True):  # not in the folder itself, which venv clears
+        return _install(name, recipe, place, python)
+
+
+def _install(name: str, recipe: Recipe, place: Path, python: Path | None) -> Path:
+    console = Console()
     if _state(name, recipe) == "yes":
         console.print(f"{name} is installed in {place}; delete that folder to install it again", markup=False)
         return interpreter(name)
@@ -129,7 +137,6 @@ def install(name: str, python: Path | None = None) -> Path:
     pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     commands += [[*pip, *step] for step in recipe.steps]
     log = place.with_name(f"{name}.log")
-    place.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
     for number, command in enumerate(commands, start=1):
         title = f"{number} of {len(commands)}: {_short(command)}"
@@ -137,7 +144,7 @@ def install(name: str, python: Path | None = None) -> Path:
             seconds = _run(command, log, recipe.environment, f"`pr2l sim install {name}`")
         console.print(escape(f"{title} ({seconds:.0f} s)"))
     stamp = {"digest": recipe.digest, "recipe": recipe.model_dump(mode="json")}
-    (place / STAMP).write_text(json.dumps(stamp, indent=1))
+    write_text(place / STAMP, json.dumps(stamp, indent=1))
     console.print(f"{name} is installed in {place}; next: `pr2l sim check {name}`", markup=False)
     return interpreter(name)
 
@@ -220,7 +227,10 @@ def _state(name: str, recipe: Recipe) -> str:
     stamp = folder(name) / STAMP
     if not stamp.is_file():
         return "no"
-    return "yes" if json.loads(stamp.read_text())["digest"] == recipe.digest else "outdated"
+    try:
+        return "yes" if json.loads(stamp.read_text())["digest"] == recipe.digest else "outdated"
+    except (ValueError, LookupError, TypeError):  # damaged: it is installed again
+        return "outdated"
 
 
 def _check_place(place: Path) -> None:

@@ -131,11 +131,14 @@ def read_latest(folder: Path, *, remove_damaged: bool = False) -> Checkpoint:
 
     Raises:
         UserError: The folder has no readable checkpoint.
+        PermissionError, MemoryError: A checkpoint cannot be read here; it may be undamaged, so it stays.
     """
     damaged: list[tuple[int, Exception]] = []
     for step in reversed(steps(folder)):
         try:
             checkpoint = _read(folder / f"{step:09d}", step)
+        except (PermissionError, MemoryError):
+            raise
         except Exception as error:
             damaged.append((step, error))
             continue

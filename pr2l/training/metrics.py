@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pr2l.core.config import RunConfig
 from pr2l.core.errors import UserError
-from pr2l.core.io import DamagedFile
+from pr2l.core.io import DamagedFile, sync
 
 CHECKSUM = "checksum"  # last column of metrics.csv
 Row = Mapping[str, float | None]
@@ -53,6 +53,10 @@ class Metrics:
         self._tensorboard.flush()
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
+
+    def sync(self) -> None:
+        """Wait until all rows are on the disk, so that a checkpoint is never newer than its rows."""
+        self._table.sync()
 
     def close(self) -> None:
         """Close TensorBoard and Weights & Biases."""
@@ -140,7 +144,13 @@ class Table:
             writer = csv.DictWriter(file, [*self.columns, CHECKSUM], restval="")
             writer.writeheader()
             writer.writerows(map(self._signed, rows))
+        sync(partial)
         os.replace(partial, self.path)
+
+    def sync(self) -> None:
+        """Wait until the file, if it exists, is on the disk."""
+        if self.path.exists():
+            sync(self.path)
 
     def _signed(self, row: Mapping[str, str]) -> dict[str, str]:
         self._checksum = _checksum(row, self._checksum)

@@ -223,6 +223,7 @@ class Training(Hooks):
     def save(self) -> None:
         """Write the latest state as a checkpoint, unless it is on disk already or there is none."""
         if self._state is not None and self._state.step != self._saved_step:
+            self.metrics.sync()  # before the checkpoint, which says that these rows exist
             self.run.save(self._state)
             self._saved_step = self._state.step
 

@@ -195,11 +195,14 @@ def read_generation_config(path: str, config: Any) -> Any:
     Args:
         path: A local folder or a Hub id.
         config: Config of the model.
+
+    Raises:
+        UserError: It is damaged.
     """
-    try:
-        return GenerationConfig.from_pretrained(path)
-    except OSError:
+    name = "generation_config.json"
+    if read_json(path, name) is None:
         return GenerationConfig.from_model_config(config)
+    return _read(path, name, lambda: GenerationConfig.from_pretrained(path))
 
 
 def read_final_norm(path: str, config: Any) -> torch.nn.Module:
@@ -298,8 +301,9 @@ def read_chat_template(path: str, tokenizer: Any) -> str | None:
     if tokenizer.chat_template is not None:
         return str(tokenizer.chat_template)
     # Older checkpoints have it in a file that only the processor reads.
-    values = read_json(path, "chat_template.json")
-    return None if values is None else str(values["chat_template"])
+    name = "chat_template.json"
+    values = read_json(path, name)
+    return None if values is None else _read(path, name, lambda: str(values["chat_template"]))
 
 
 def read_json(path: str, name: str) -> Any:
@@ -311,11 +315,16 @@ def read_json(path: str, name: str) -> Any:
 
     Returns:
         Its content; None if there is no such file, or the Hub cannot be reached.
+
+    Raises:
+        UserError: The file is damaged.
     """
     file = cached_file(
         path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
     )
-    return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    if file is None:
+        return None
+    return _read(path, name, lambda: json.loads(Path(file).read_text(encoding="utf-8")))
 
 
 def _read(path: str, part: str, read: Callable[[], Any]) -> Any:

@@ -105,6 +105,7 @@ def test_later_overrides_win_and_nested_overrides_keep_other_keys(examples) -> N
         ("steps=many", "steps = 'many': Input should be a valid integer"),
         ("steps=1.5", "steps = 1.5"),
         ("steps=0", "greater than 0"),
+        ("num_envs=1000000000", "less than or equal to 4096"),
         ("wandb=maybe", "'off', 'offline' or 'online'"),
         ("seed", "is not an override; write key=value"),
         ("=3", "is not an override"),

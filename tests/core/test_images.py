@@ -1,5 +1,8 @@
 """Image files are read as RGB frames."""
 
+import io
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -53,3 +56,41 @@ def test_other_files_are_refused(tmp_path: Path, name: str, message: str) -> Non
     Image.fromarray(np.array([[0, 65535]], np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(UserError, match=message):
         read_image(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data")
+def test_damaged_images_are_refused_or_read(tmp_path: Path) -> None:
+    """Every changed and every truncated file, with orientation in EXIF; Pillow raises errors of many types."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("PNG", "JPEG", "WEBP", "BMP"):
+        buffer = io.BytesIO()
+        Image.fromarray(RED_GREEN).save(buffer, name, **({} if name == "BMP" else {"exif": exif}))
+        content = buffer.getvalue()
+        for place in range(len(content)):
+            changed = content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :]
+            for bad in (changed, content[:place]):
+                with suppress(UserError):
+                    assert read_image(io.BytesIO(bad), "it").dtype == np.uint8
+
+
+@pytest.mark.parametrize(("kind", "kept"), [(b"IHDR", 10), (b"eXIf", 6)])
+def test_png_with_a_short_chunk_and_a_right_checksum_is_refused(kind: bytes, kept: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.fromarray(RED_GREEN).save(buffer, "PNG", exif=exif)
+    content = buffer.getvalue()
+    start = content.index(kind)
+    size = int.from_bytes(content[start - 4 : start], "big")
+    chunk = content[start : start + 4 + kept]
+    short = kept.to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    with pytest.raises(UserError, match="it cannot be read as an image"):
+        read_image(io.BytesIO(content[: start - 4] + short + content[start + 8 + size :]), "it")
+
+
+@pytest.mark.parametrize("side", [8_001, 30_000])
+def test_image_with_too_many_pixels_is_refused(tmp_path: Path, side: int) -> None:
+    Image.new("1", (side, side)).save(tmp_path / "large.png")
+    with pytest.raises(UserError, match=r"large\.png .*(maximum is 64,000,000 pixels|exceeds limit)"):
+        read_image(tmp_path / "large.png")

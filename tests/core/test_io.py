@@ -1,5 +1,6 @@
 """Atomic files with digests, and locks of folders."""
 
+import errno
 import json
 import os
 import subprocess
@@ -115,3 +116,13 @@ def test_released_lock_is_silent(other_process, tmp_path, capsys):
         with locked(tmp_path):
             pass
     assert capsys.readouterr().out == "" and (tmp_path / ".lock").read_text() == ""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_file_system_without_locks_is_said(number, tmp_path, monkeypatch, capsys):
+    def flock(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with locked(tmp_path):
+        assert f"{tmp_path} has no lock ({os.strerror(number)}); nothing prevents" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -124,3 +125,36 @@ def test_infos_are_read(write_plugin, tmp_path):
 def test_spaces_of_the_environment(tmp_path):
     recording = Recording(write(tmp_path / "a", [{"rewards": [0.0], "terminated": True}]))
     assert recording.observation_space == OBSERVATION and recording.action_space == DISCRETE
+
+
+ONE_EPISODE = [{"rewards": [0.0, 1.0], "terminated": True}]
+
+
+@pytest.mark.parametrize("size", [0, 100, 5_000, -100])
+def test_truncated_file_of_another_program_is_refused(tmp_path, size):
+    """It has no digests, as collect.json has them."""
+    folder = write(tmp_path / "a", ONE_EPISODE)
+    file = folder / "data" / "main_data.hdf5"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(UserError, match="a is not a data set that Minari can read: .*Record it again"):
+        Recording(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/observations", "/observations/frame", "/observations/proprio", "/actions", "/rewards"]
+)
+def test_missing_array_of_another_program_is_refused(tmp_path, name):
+    folder = write(tmp_path / "a", ONE_EPISODE)
+    with h5py.File(folder / "data" / "main_data.hdf5", "r+") as file:
+        del file[f"episode_0{name}"]
+    with pytest.raises(UserError, match="a is not a data set that Minari can read: KeyError"):
+        Recording(folder).episode(0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("context", "red"), ("total_steps", "many")])
+def test_wrong_attribute_of_another_program_is_refused(tmp_path, name, value):
+    folder = write(tmp_path / "a", [{**ONE_EPISODE[0], "contexts": [{"colour": "red"}]}])
+    with h5py.File(folder / "data" / "main_data.hdf5", "r+") as file:
+        file["episode_0"].attrs[name] = value
+    with pytest.raises(UserError, match="a is not a data set that Minari can read"):
+        Recording(folder)

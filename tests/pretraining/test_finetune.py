@@ -1,7 +1,6 @@
 """Fine-tuning of each family's small random-weight checkpoint, compared with unmodified models and peft."""
 
 import builtins
-import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from small_vlms import load as load_shared
 from tiny_parts import Case, frames
 
 from pr2l.core.errors import UserError
+from pr2l.core.io import DamagedFile, read_json
 from pr2l.core.lock import locked
 from pr2l.data.labelled_frames import LabelledFrames
 from pr2l.data.questions import Question
@@ -264,7 +264,7 @@ def test_pretrain_finetunes_evaluates_and_refuses_other_settings(write_plugin, t
     path = pretrain(file, folder=tmp_path / "run")
     assert path == tmp_path / "run" / "model"
     files = (tmp_path / "run" / f"{name}.json" for name in ("evaluation_before", "evaluation"))
-    before, after = (json.loads(file.read_text()) for file in files)
+    before, after = map(read_json, files)
     assert before.keys() == after.keys() and len(before) == 1
     first, last = (next(iter(reports.values()))["questions"]["presence"] for reports in (before, after))
     assert first["asked"] == last["asked"] and first["accuracy"] == 0.0 and last["accuracy"] > 0.9
@@ -278,3 +278,7 @@ def test_pretrain_finetunes_evaluates_and_refuses_other_settings(write_plugin, t
     )
     with pytest.raises(UserError, match="other learning_rate"):
         pretrain(file, ["rate=0.01"], folder=tmp_path / "run")
+    stored = tmp_path / "run" / "settings.json"
+    stored.write_text(stored.read_text()[:-9])  # as after a full disk in an earlier version
+    with pytest.raises(DamagedFile, match="settings.json is damaged"):
+        pretrain(file, folder=tmp_path / "run")

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import threading
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.main import get_command
 from pr2l.cli import app
 from pr2l.core import registry
 from pr2l.core.errors import UnknownName, UserError
+from pr2l.core.lock import locked
 from pr2l.rollout import simulators as sims
 from pr2l.rollout.simulators import Recipe, check, install, load, names
 
@@ -174,3 +176,22 @@ def test_exit_codes_of_commands(recipe, capsys):
     assert runner.invoke(command, ["sim", "list"]).exit_code == 0
     assert runner.invoke(command, ["sim", "check", "tiny"]).exit_code == 1
     assert isinstance(runner.invoke(command, ["sim", "install", "tinny"]).exception, UnknownName)
+
+
+def test_two_installations_of_a_simulator_follow_each_other(recipe, without_pip, tmp_path, capsys):
+    recipe(environment=without_pip)
+    thread = threading.Thread(target=install, args=("tiny",))
+    with locked(tmp_path / "sims" / ".lock-tiny"):
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive() and not (tmp_path / "sims" / "tiny").exists()
+        assert ".lock-tiny is in use by process" in capsys.readouterr().out
+    thread.join()
+    assert sims._state("tiny", load("tiny")) == "yes"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"digest'])
+def test_damaged_stamp_of_an_installation_is_outdated(recipe, tmp_path, text):
+    (tmp_path / "sims" / "tiny").mkdir(parents=True)
+    (tmp_path / "sims" / "tiny" / sims.STAMP).write_text(text)
+    assert sims._state("tiny", load("tiny")) == "outdated"

@@ -15,7 +15,7 @@ from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
 from pr2l.core.io import DamagedFile
 from pr2l.core.lock import locked
-from pr2l.training import checkpoints
+from pr2l.training import checkpoints, metrics
 from pr2l.training.checkpoints import Checkpoint, NotFinite
 from pr2l.training.evaluate import evaluate
 from pr2l.training.metrics import Table
@@ -173,3 +173,28 @@ def test_diverged_run_stops_with_an_explanation_and_its_last_good_checkpoint(con
 def test_damaged_results_are_written_again(run):
     (run / "results.json").write_text(json.dumps({"steps": 10**9})[:-2])
     assert evaluate(run)["steps"] == 128
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError()])
+def test_checkpoint_that_cannot_be_read_for_another_reason_than_damage_stays(tmp_path, monkeypatch, error):
+    for step in (1, 2):
+        checkpoints.write(tmp_path, Checkpoint(step, {"w": torch.ones(2)}, {}))
+
+    def load(path):
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(checkpoints, "load_file", load)
+        checkpoints.read_latest(tmp_path, remove_damaged=True)
+    assert checkpoints.read_latest(tmp_path).step == 2
+
+
+def test_rows_are_on_the_disk_before_the_checkpoint_of_their_step(config, tmp_path, monkeypatch):
+    """Otherwise a power failure could lose rows that a resumed run does not write again."""
+    synced = []
+    for module in (metrics, checkpoints):
+        monkeypatch.setattr(module, "sync", lambda path: synced.append(path.name))
+    train(config(), root=tmp_path / "runs")
+    order = [name for name in synced if name in ("metrics.csv", "values.json")]
+    assert order == ["values.json", "metrics.csv", "values.json", "metrics.csv", "values.json"]
+    assert ".partial-metrics.csv" in synced

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -352,3 +353,20 @@ def test_damaged_file_names_the_checkpoint(file, text, llava):
     (llava / file).write_text(text)
     with pytest.raises(UserError, match="llava"):
         load_vlm(str(llava))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\x00"])
+def test_damaged_generation_config_is_refused_and_a_missing_one_is_derived(text, tmp_path):
+    config = CLIPConfig(eos_token_id=7)
+    config.save_pretrained(tmp_path)
+    assert checkpoint.read_generation_config(str(tmp_path), config).eos_token_id == 7
+    (tmp_path / "generation_config.json").write_text(text)
+    with pytest.raises(UserError, match="generation_config.json of .*"):
+        checkpoint.read_generation_config(str(tmp_path), config)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_damaged_chat_template_is_refused(text, tmp_path):
+    (tmp_path / "chat_template.json").write_text(text)
+    with pytest.raises(UserError, match="chat_template.json of .*"):
+        checkpoint.read_chat_template(str(tmp_path), SimpleNamespace(chat_template=None))
