@@ -52,6 +52,7 @@ class Walks(gym.Env):
     '''Episode n lasts 2n + 1 steps; its frames have the value n, and every second frame shows an imp.'''
 
     action_space, episode = gym.spaces.Discrete(2), -1
+    observation_space = gym.spaces.Dict(frame=gym.spaces.Box(0, 255, (120, 160, 3), np.uint8))
 
     def reset(self, *, seed=None, options=None):
         self.episode, self.time = self.episode + 1, 0
