@@ -28,7 +28,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from pr2l.core import digest, registry
-from pr2l.core.config import Seed
+from pr2l.core.config import Seed, parse_options
 from pr2l.core.disk import full_disk_explained, reserve
 from pr2l.core.errors import UserError
 from pr2l.core.frame_history import FrameHistory
@@ -55,7 +55,7 @@ class Source(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     environment: str  # a name of `pr2l list environments`
-    tasks: tuple[str, ...]  # each task has an equal number of frames
+    tasks: tuple[str, ...] = Field(min_length=1)  # each task has an equal number of frames
     options: dict[str, Any] = Field(default_factory=dict)  # values for the environment's Defaults
     frames: PositiveInt  # total over all tasks
     episode_frames: PositiveInt | None = None  # most frames of an episode, which then ends; None = no limit
@@ -108,6 +108,7 @@ def load_or_play(
             is otherwise the same for every K.
 
     Raises:
+        UserError: If the environment, a task or an option is unknown.
         DamagedFile: If a file of the set differs from what was written.
         DiskFull: If the disk has too little space.
     """
@@ -200,8 +201,9 @@ def _frames(world: ModuleType, source: Source, frame_history: int) -> Iterator[t
     """Yield the frames of a source with their infos, task by task."""
     rng = np.random.default_rng(source.seed)
     never = getattr(world, "ENDING_ACTIONS", ())
+    options = parse_options(world.Defaults, source.options, f"options of {source.environment!r}")
     for task, share in zip(source.tasks, _shares(source.frames, len(source.tasks)), strict=True):
-        simulator = world.make(task, world.Defaults(**source.options), split=source.split, labels=True)
+        simulator = world.make(task, options, split=source.split, labels=True)
         env = ContractCheck(simulator, f"{source.environment}/{task}", labels=True)
         with closing(env), closing(Watchdog([env.calls], Timeouts())):
             frames = play(env, _oracle(world, task), rng, never, source.episode_frames, frame_history)

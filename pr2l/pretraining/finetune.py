@@ -46,7 +46,7 @@ class FinetuneConfig(BaseModel):
     vlm_options: Defaults = Field(default_factory=Defaults)  # options of the VLM, equal to those of later runs
     method: Literal["lora", "full"] = "lora"  # lora needs a fraction of the memory, and the VLM forgets less
     lora: Lora = Field(default_factory=Lora)  # options of the LoRA adapter
-    train: tuple[Source, ...]  # frames for training
+    train: tuple[Source, ...] = Field(min_length=1)  # frames for training
     test: tuple[Source, ...]  # frames for the evaluations before and after, from other rooms and seeds
     steps: PositiveInt  # gradient steps
     batch_size: PositiveInt = 16  # questions per gradient step, each about another frame

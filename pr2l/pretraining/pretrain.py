@@ -47,7 +47,7 @@ class PretrainConfig(BaseModel):
     RENAMED: ClassVar = {"lessons": "training"}
 
     why: str  # purpose of the training, in a sentence
-    train: tuple[Source, ...]  # frames for training
+    train: tuple[Source, ...] = Field(min_length=1)  # frames for training
     test: tuple[Source, ...]  # frames for the evaluation, from other rooms and seeds
     architecture: Architecture = Field(default_factory=Architecture)  # sizes of the model
     start: str | None = None  # name of a VLM of the same architecture with the initial weights; None = random weights
@@ -136,7 +136,7 @@ def _check_settings(config: FinetuneConfig, folder: Path) -> None:
 def _frames(title: str, sources: Sequence[Source], folder: Path, bars: Progress) -> list[LabelledFrames]:
     sets = []
     for source in sources:
-        bar = bars.add_task(f"{title}: {', '.join(source.tasks)}", total=source.frames)
+        bar = bars.add_task(escape(f"{title}: {', '.join(source.tasks)}"), total=source.frames)
         sets.append(load_or_play(source, folder / "frames", partial(_advance, bars, bar)))
         bars.update(bar, completed=source.frames)
     return sets

@@ -27,6 +27,7 @@ from pr2l.training.metrics import Table
 # Keys that may change when a run is resumed.
 MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "evaluation_greedy"}
 MAY_CHANGE |= {"wandb", "workers", "step_groups", "isolated", "timeouts", "on_bad_value"}
+RESULTS = {"steps": int, "evaluation": dict, "played": dict}  # keys of results.json that comparisons read
 SOURCE_FOLDERS = (":/pr2l", ":/environments", ":/policies", ":/prompts", ":/configs")  # with all plug-ins, for git
 
 
@@ -84,7 +85,8 @@ class Run:
         Raises:
             UserError: The folder is not a run folder, or other keys differ.
         """
-        old, new = cls.load(path).config.model_dump(mode="json"), config.model_dump(mode="json")
+        run = cls.load(path)
+        facts, old, new = run.facts(), run.config.model_dump(mode="json"), config.model_dump(mode="json")
         changed_keys = [key for key in new if new[key] != old[key] and key not in MAY_CHANGE]
         if changed_keys:
             details = "; ".join(f"{key} was {old[key]!r} and is now {new[key]!r}" for key in changed_keys)
@@ -94,7 +96,7 @@ class Run:
                 "or start a new run."
             )
         config.save(path / "config.yaml")
-        _note_code(path / "run.json")
+        _note_code(path / "run.json", facts)
         return cls(path, config)
 
     @property
@@ -122,7 +124,11 @@ class Run:
         path = self.path / "results.json"
         if not path.exists():
             raise UserError(f"{self.path} has no evaluation; run `pr2l evaluate {self.path}`")
-        return read_json(path, f"`pr2l evaluate {self.path}` writes it again.")
+        next_step = f"`pr2l evaluate {self.path}` writes it again."
+        results = read_json(path, next_step)
+        if wrong := [key for key, kind in RESULTS.items() if not isinstance(results.get(key), kind)]:
+            raise DamagedFile(path, f"it has no valid {', '.join(wrong)}", next_step)
+        return results
 
     def metrics(self) -> list[dict[str, str]]:
         """Read the rows of metrics.csv, text by column.
@@ -200,9 +206,9 @@ def _code() -> dict[str, Any]:
     return {"commit": _git("rev-parse", "HEAD"), "uncommitted": bool(changed or added)}
 
 
-def _note_code(path: Path) -> None:
+def _note_code(path: Path, facts: dict[str, Any]) -> None:
     """Note in run.json if the run is resumed with other code, because then no single commit can repeat it."""
-    facts, now = read_json(path), _code()
+    now = _code()
     if any(facts.get(key) != value for key, value in now.items()):
         write_json(path, facts | {"uncommitted": True, "went_on_at": now["commit"]})
 

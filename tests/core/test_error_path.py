@@ -12,7 +12,7 @@ from pr2l.core.errors import OURS, UserError, code_of, explain_os_error, is_user
 from pr2l.environments.base import UserError as EnvironmentsError
 from pr2l.policies.base import UserError as PoliciesError
 
-BROKEN_ENVIRONMENT = '''
+BROKEN_ENVIRONMENT = """
 import gymnasium as gym
 import numpy as np
 
@@ -25,7 +25,7 @@ class Broken(gym.Env):
 
     def step(self, action):
         raise ValueError("too many values to unpack")
-'''
+"""
 
 
 @pytest.fixture
@@ -145,6 +145,17 @@ def test_folder_in_place_of_a_file_is_named(command, tmp_path):
         2,
         f"error: {tmp_path}: it is a folder, and a file is needed. Name another file, or move the folder away\n",
     )
+
+
+def test_progress_bars_of_pretrain_show_names_as_they_are(tmp_path, capsys):
+    from pr2l.core.console import Console
+    from pr2l.data.labelled_frames import Source
+    from pr2l.pretraining import pretrain
+
+    source = Source(environment="nowhere", tasks=("[/x]",), frames=2)
+    with pytest.raises(UserError, match="'nowhere' is not among"), pretrain._progress(Console()) as bars:
+        pretrain._frames("play", [source], tmp_path, bars)
+    assert "play: [/x]" in capsys.readouterr().out
 
 
 def test_existing_folder_is_not_a_user_error(command, tmp_path):

@@ -6,8 +6,10 @@ from itertools import islice
 import gymnasium as gym
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from toy_runs import TOY_WORLD
 
+from pr2l.core.errors import UserError
 from pr2l.data import labelled_frames
 from pr2l.data.labelled_frames import Source, cells, load_or_play, play
 from pr2l.environments.isolation import Timeouts
@@ -197,3 +199,11 @@ def test_small_box_covers_the_cell_of_its_centre():
     labels = [[{"name": "imp", "box": (38, 39, 40, 40), "distance": 1.0}]]
     content = cells(labels, ("imp",), (40, 40), 4)
     assert [tuple(cell) for cell in np.argwhere(content[0, 0])] == [(3, 3)]
+
+
+def test_unknown_option_and_missing_tasks_are_refused(write_plugin, tmp_path):
+    write_plugin("environments", "toy", TOY_WORLD)
+    with pytest.raises(UserError, match="options of 'toy': unknown key 'speed'"):
+        load_or_play(Source(environment="toy", tasks=("colours",), frames=2, options={"speed": 3}), tmp_path)
+    with pytest.raises(ValidationError, match="tasks"):
+        Source(environment="toy", tasks=(), frames=2)

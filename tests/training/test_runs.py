@@ -319,3 +319,27 @@ def test_curves_show_the_level_of_the_random_policy(has_chance):
         random = [line for line in panel.lines if line.get_label().startswith("random")]
         assert [set(line.get_ydata()) for line in random] == ([{level}] if has_chance else [])
         assert len(panel.get_legend().get_texts()) == 2 + has_chance
+
+
+def test_run_without_its_facts_is_not_resumed(tmp_path):
+    run = Run.create(CONFIG, tmp_path)
+    content = (run.path / "config.yaml").read_bytes()
+    (run.path / "run.json").unlink()
+    with pytest.raises(UserError, match=r"has no run\.json, .* copy the whole run folder"):
+        Run.reopen(run.path, CONFIG.model_copy(update={"steps": 2}))
+    assert (run.path / "config.yaml").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("values", "wrong"),
+    [
+        ({}, "steps, evaluation, played"),
+        ({"steps": 5, "evaluation": {}}, "played"),
+        ({"steps": "5", "evaluation": 3, "played": {}}, "steps, evaluation"),
+    ],
+)
+def test_results_without_their_values_are_refused(tmp_path, values, wrong):
+    """Such a file has no digest: pr2l has not written it."""
+    (tmp_path / "results.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=rf"results\.json is damaged: it has no valid {wrong}\. `pr2l evaluate"):
+        Run(tmp_path, CONFIG).results()
