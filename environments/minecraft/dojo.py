@@ -84,6 +84,18 @@ def scratch_folder() -> Path:
     return folder
 
 
+def open_lock(port: int) -> int:
+    """Open the lock file of a Malmo server, and follow no link.
+
+    Args:
+        port: The port of the server.
+
+    Returns:
+        The file descriptor.
+    """
+    return os.open(scratch_folder() / f"{port}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+
+
 def seed_mobs(env: Any, seed: int) -> None:
     """Seed the positions of the mobs of the next reset; no effect for a task without mobs.
 
@@ -115,7 +127,7 @@ def claim(ports: list[int]) -> int | None:
     for port in ports:
         if not InstanceManager._is_port_taken(port):
             raise UserError(f"no server listens on port {port} of existing_ports; start Malmo there first")
-        lock = os.open(scratch_folder() / f"{port}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        lock = open_lock(port)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -65,7 +65,7 @@ class SentenceEmbedder:
 
     def __init__(self, weights: str, device: str) -> None:
         self.tokenizer = read_pretrained(weights, lambda: AutoTokenizer.from_pretrained(weights, **checkpoint.NO_CODE))
-        _check_modules(weights)
+        read_pretrained(weights, partial(_check_modules, weights))
         # Always in float32: the model is small, and a text's embedding then hardly depends on the rest of its batch.
         self.model = checkpoint.read_model(weights, device, "float32", partial(load_pretrained, AutoModel))
         self.width = int(self.model.config.hidden_size)

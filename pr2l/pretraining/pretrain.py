@@ -69,15 +69,17 @@ def pretrain(config: str | Path, overrides: Sequence[str] = (), folder: Path | N
 
     Raises:
         UserError: The config is wrong, a VLM does not exist, another process uses the folder, or the folder holds a
-            fine-tuning with other settings or a checkpoint of an earlier version.
+            training with other settings or a checkpoint of an earlier version.
     """
     folder = folder or Path("runs") / Path(config).stem
     if "vlm" in read_values(config, overrides):
         finetune_config = read_config(FinetuneConfig, config, overrides)
         with locked(folder):
+            _check_settings(finetune_config, folder)
             return _finetune(finetune_config, folder)
     scratch_config = read_config(PretrainConfig, config, overrides)
     with locked(folder):
+        _check_settings(scratch_config, folder)
         return _train_from_scratch(scratch_config, folder)
 
 
@@ -96,7 +98,6 @@ def _train_from_scratch(config: PretrainConfig, folder: Path) -> Path:
 
 
 def _finetune(config: FinetuneConfig, folder: Path) -> Path:
-    _check_settings(config, folder)
     console = Console()
     with torch_threads(config.threads), _progress(console) as bars:
         training = _frames("play for training", config.train, folder, bars)
@@ -117,7 +118,7 @@ def _finetune(config: FinetuneConfig, folder: Path) -> Path:
     return weights
 
 
-def _check_settings(config: FinetuneConfig, folder: Path) -> None:
+def _check_settings(config: BaseModel, folder: Path) -> None:
     """Store the settings in the folder; UserError if it holds a training with other settings."""
     settings = json.loads(config.model_dump_json(exclude={"why", "threads"}))
     file = folder / SETTINGS

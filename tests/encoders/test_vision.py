@@ -343,6 +343,14 @@ def test_only_sentence_embedders_with_mean_pooling_are_accepted(modules, pooling
         answer_text.SentenceEmbedder(str(folder), "cpu")
 
 
+@pytest.mark.parametrize("text", ["{", '{"path": "1_Pooling"}', '[{"type": "Transformer"}]'])
+def test_damaged_modules_are_refused(text, weights, tmp_path):
+    folder = Path(shutil.copytree(weights("answer_text"), tmp_path / "embedder"))
+    (folder / "modules.json").write_text(text)
+    with pytest.raises(UserError, match="embedder'( is incomplete, damaged|: Expecting)"):
+        answer_text.SentenceEmbedder(str(folder), "cpu")
+
+
 def test_answer_text_needs_generation():
     with pytest.raises(UserError, match="generation=greedy"):
         answer_text.create(source(generation="none"), answer_text.Defaults())

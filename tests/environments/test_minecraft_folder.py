@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pr2l.environments.minecraft.dojo import scratch_folder
+from pr2l.environments.minecraft.dojo import open_lock, scratch_folder
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +40,14 @@ def test_folder_of_another_user_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: owner + 1)
     with pytest.raises(ValueError, match="not a folder of this user"):
         scratch_folder()
+
+
+def test_link_in_place_of_a_lock_file_is_refused(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    (scratch_folder() / "9000.lock").symlink_to(victim)
+    with pytest.raises(OSError):
+        open_lock(9000)
+    assert victim.read_text() == "kept"
+    os.close(open_lock(9001))
+    assert (scratch_folder() / "9001.lock").stat().st_mode & 0o777 == 0o600

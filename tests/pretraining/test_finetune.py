@@ -249,6 +249,18 @@ def test_two_pretrainings_cannot_write_to_one_folder(name, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
+def test_training_from_scratch_with_other_settings_is_refused(tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pr2l.pretraining.pretrain.load_or_play", interrupt)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            pretrain("pretrain/tiny", folder=tmp_path)
+    with pytest.raises(UserError, match=r"other settings \(other training\)"):
+        pretrain("pretrain/tiny", ["training.batch_frames=8"], folder=tmp_path)
+
+
 ORACLE = "\n\ndef oracle(task):\n    return None\n"
 
 

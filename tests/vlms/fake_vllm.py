@@ -119,9 +119,10 @@ class FakeVllm:
             with_output = (request["kv_transfer_params"] or {}).get("include_output_tokens", False)
             ids = [*prompt, *tokens][:-1] if with_output else prompt
             file = self._write(ids, self._states(ids, pixels))
+        choice = {"index": 0, "finish_reason": "length", "token_ids": tokens, "logprobs": None}
         return {
             "request_id": f"generate-tokens-{len(self.requests)}",
-            "choices": [{"index": 0, "finish_reason": "length", "token_ids": tokens, "logprobs": None}],
+            "choices": [] if "no choices" in self.faults else [choice],
             "prompt_token_ids": None,
             "output_mode": "tokens",
             "kv_transfer_params": None if "no connector" in self.faults else {"hidden_states_path": file},

@@ -206,6 +206,7 @@ def test_server_with_other_options_is_refused_with_the_right_command(serve, serv
     ("fault", "message"),
     [
         ("no connector", "returns no hidden states"),
+        ("no choices", "returns no token ids"),
         ("no file", "shared_storage_path"),
         ("fewer states", "returns .* states for .* tokens"),
         ("no BOS", "uses other tokens"),

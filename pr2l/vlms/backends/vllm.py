@@ -149,7 +149,11 @@ class Server:
         file = (answer.get("kv_transfer_params") or {}).get("hidden_states_path")
         if file is None:
             raise self.wrong("returns no hidden states")
-        reply = Reply(answer["choices"][0]["token_ids"], *self._states(file))
+        try:
+            chosen = answer["choices"][0]["token_ids"]
+        except (LookupError, TypeError) as error:
+            raise self.wrong("returns no token ids") from error
+        reply = Reply(chosen, *self._states(file))
         if len(reply.states) != len(reply.ids):
             raise self.wrong(f"returns {len(reply.states)} states for {len(reply.ids)} tokens")
         return reply
