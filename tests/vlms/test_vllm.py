@@ -262,6 +262,7 @@ def test_vision_tokens_and_training_are_refused(serve):
     _, served, _ = serve(LLAVA)
     with pytest.raises(UserError, match="leave out vlm_options.server"):
         served.vision(pictures(LLAVA))
-    settings = {"why": "a test", "vlm": str(folder(LLAVA)), "train": [], "test": [], "steps": 1}
+    frames = [{"environment": "doom", "tasks": ["fetch"], "frames": 1}]
+    settings = {"why": "a test", "vlm": str(folder(LLAVA)), "train": frames, "test": frames, "steps": 1}
     with pytest.raises(UserError, match="leave out vlm_options.server"):
         load_for_training(FinetuneConfig(**settings, vlm_options=served.options))
