@@ -87,7 +87,7 @@ class VLM(Family):
         dtype = "int8" if self.options.dtype == "int8" else str(self.model.dtype).removeprefix("torch.")
         # An option with its default is left out, so that embeddings stored before the option existed are found.
         defaults = Defaults()
-        newer = ("random_weights", "aspect", "frame_size")
+        newer = ("random_weights", "aspect", "frame_size", "special_tokens")
         unused = {name for name in newer if getattr(self.options, name) == getattr(defaults, name)}
         options = self.options.model_dump(mode="json", exclude={"device", "disable", "compile", "server"} | unused)
         return {"family": type(self).__name__, **self._source, **options, "dtype": dtype, "image_size": self.image_size}
@@ -339,6 +339,7 @@ class VLM(Family):
                     decoding,
                     self.new_tokens,
                     layers=self.options.layers,
+                    size=self.hidden_size,
                     is_encoder_decoder=self.is_encoder_decoder,
                 )
             else:

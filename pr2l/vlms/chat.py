@@ -44,9 +44,8 @@ class ChatVLM(VLM):
         return self.image_token * self.image_length()
 
     @property
-    def image_token(self) -> str:
-        """Text of one image token."""
-        return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
+    def placeholders(self) -> tuple[str, ...]:
+        return tuple(word for word in (self.placeholder, self.image_token) if word)
 
     def layout(self, text: str) -> list[int]:
         return self._tokenize(self.write(text))
@@ -57,8 +56,7 @@ class ChatVLM(VLM):
     def _tokenize(self, written: str) -> list[int]:
         special = not self.tokenizer.bos_token or not written.startswith(self.tokenizer.bos_token)
         whole = written.replace(self.placeholder, self.image_text)
-        ids: list[int] = self.tokenizer(whole, add_special_tokens=special)["input_ids"]
-        return ids
+        return self.encode(whole, add_special_tokens=special)
 
     def write(self, text: str) -> str:
         """Format one text, with a placeholder for its image, by the chat template if there is one.

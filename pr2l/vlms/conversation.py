@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,6 +12,7 @@ import numpy as np
 from pr2l.core.errors import UserError
 from pr2l.core.messages import Message, check_messages, text_part
 from pr2l.core.types import Frame, Frames
+from pr2l.vlms.plain_text import check_unicode
 
 Images: TypeAlias = Frames | Sequence[Sequence[Frame]]
 """One image per row, uint8 [B, H, W, 3]; or a list of uint8 [H, W, 3] per row, of any shapes."""
@@ -75,6 +76,21 @@ def image_count(prompt: Prompt) -> int:
     return 1 if isinstance(prompt, str) else sum(part is None for _, parts in prompt.turns for part in parts)
 
 
+def texts_of(prompt: Prompt) -> list[str]:
+    """Return the texts of a prompt, without its images."""
+    if isinstance(prompt, str):
+        return [prompt]
+    return [part for _, parts in prompt.turns for part in parts if part is not None]
+
+
+def change_texts(prompt: Prompt, change: Callable[[str], str]) -> Prompt:
+    """Return a prompt with a function applied to each of its texts."""
+    if isinstance(prompt, str):
+        return change(prompt)
+    turns = ((role, tuple(None if part is None else change(part) for part in parts)) for role, parts in prompt.turns)
+    return Conversation(tuple(turns))
+
+
 def as_prompts(prompts: Prompts) -> list[Prompt]:
     """Convert messages to conversations; texts and conversations are kept.
 
@@ -83,9 +99,11 @@ def as_prompts(prompts: Prompts) -> list[Prompt]:
 
     Raises:
         UserError: A conversation is not in the format of `pr2l.core.messages`, has no image, or does not end with a
-            user message, which the model answers.
+            user message, which the model answers; or a text has half of a surrogate pair.
     """
-    return [prompt if isinstance(prompt, str | Conversation) else _conversation(prompt) for prompt in prompts]
+    converted = [prompt if isinstance(prompt, str | Conversation) else _conversation(prompt) for prompt in prompts]
+    check_unicode([text for prompt in converted for text in texts_of(prompt)])
+    return converted
 
 
 def _conversation(messages: Sequence[Message]) -> Conversation:

@@ -12,6 +12,7 @@ Letters in shapes: B rows, M images of all rows, I image tokens, T tokens, D wid
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any
@@ -24,9 +25,10 @@ from pr2l.core.types import Frames
 from pr2l.vlms import checkpoint
 from pr2l.vlms.backends.local import layers_needed, reading_depth, shortened
 from pr2l.vlms.compile import Buckets
-from pr2l.vlms.conversation import Conversation, Prompt, image_count
+from pr2l.vlms.conversation import Conversation, Prompt, change_texts, image_count
 from pr2l.vlms.options import Defaults
 from pr2l.vlms.pixels import Pixels
+from pr2l.vlms.plain_text import control_tokens, encode, interrupt
 from pr2l.vlms.token_ids import padded
 
 
@@ -64,6 +66,8 @@ class Family:
     spare_layers = 0
     # The type id of generated tokens, in a family whose tokens have types.
     answer_type = 0
+    # The chat template, if the family uses one.
+    template: str | None = None
 
     def __init__(self, path: str, options: Defaults) -> None:
         self.options = options
@@ -73,7 +77,7 @@ class Family:
         self.read_processors(path)
         self.image_size = options.image_size or self.default_image_size()
         self.picture_size = self._picture_size()
-        self.hidden_size = int(self.config.get_text_config().hidden_size)
+        self.hidden_size = self.state_size()
         self.vision_length, self.vision_size = self.probe_vision()
         if self.is_encoder_decoder:
             self.check_length(self.new_tokens + 1, f"new_tokens={options.new_tokens}")
@@ -211,11 +215,41 @@ class Family:
         return int(self.config.image_token_id)
 
     @property
+    def image_token(self) -> str:
+        """Text of one image token."""
+        return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
+
+    @property
     def special_tokens(self) -> tuple[str, ...]:
         """Texts that the tokenizer converts to control tokens, at any position."""
-        return tuple(
-            {*self.tokenizer.all_special_tokens, str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))}
-        )
+        return tuple({*self.tokenizer.all_special_tokens, self.image_token})
+
+    def plain(self, prompt: Prompt) -> Prompt:
+        """Return a prompt whose special tokens are interrupted, so that `encode` reads them as text.
+
+        With special_tokens=control the prompt is returned unchanged.
+        """
+        if self.options.special_tokens == "control":
+            return prompt
+        return change_texts(prompt, lambda text: interrupt(text, self._control_tokens))
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Return the token ids of a text, which may be interrupted.
+
+        Args:
+            text: Text, or the result of `plain`.
+            add_special_tokens: Whether to add the tokens that the tokenizer puts around a text.
+        """
+        return encode(self.tokenizer, text, add_special_tokens)
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """Texts that stand for an image."""
+        return (self.image_token,)
+
+    @cached_property
+    def _control_tokens(self) -> re.Pattern[str]:
+        return control_tokens(self.tokenizer, self.template, *self.placeholders)
 
     def image_length(self) -> int:
         """Return the number of tokens that one image takes in the language model's input."""
@@ -296,6 +330,10 @@ class Family:
     def is_encoder_decoder(self) -> bool:
         """Whether the language model has an encoder for the input and a decoder for the answer."""
         return bool(self.config.get_text_config().is_encoder_decoder)
+
+    def state_size(self) -> int:
+        """Return the width of a hidden state."""
+        return int(self.config.get_text_config().hidden_size)
 
     @property
     def depth(self) -> int:
@@ -445,13 +483,14 @@ class Family:
         return self.native_size(*self.options.frame_size)
 
     def _checked_layout(self, prompt: Prompt) -> tuple[int, ...]:
-        ids = tuple(self.layout(prompt) if isinstance(prompt, str) else self.conversation_layout(prompt))
+        plain = self.plain(prompt)
+        ids = tuple(self.layout(plain) if isinstance(plain, str) else self.conversation_layout(plain))
         count, expected = ids.count(self.image_token_id), self.image_length() * image_count(prompt)
         if count != expected:
-            token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
             raise UserError(
                 f"the prompt {str(prompt)!r} has {count} image tokens, but its images have {expected};"
-                f" leave {token!r} out of the prompt, because pr2l inserts the images."
+                f" leave {self.image_token!r} out of the prompt, because pr2l inserts the images, or use"
+                " vlm_options.special_tokens=text."
             )
         answer = 0 if self.is_encoder_decoder else self.new_tokens
         self.check_length(len(ids) + answer, f"the prompt {str(prompt)[:60]!r}")

@@ -40,6 +40,9 @@ class Defaults(BaseModel):
     # height and width of the frames in pixels, which determine the number of image tokens with aspect=native; None =
     # those of the encoder's environment
     frame_size: tuple[PositiveInt, PositiveInt] | None = None
+    # special tokens that a prompt spells out, such as <|im_end|> or <image>: text = they are text like any other;
+    # control = they control the model, for prompts that close a turn themselves
+    special_tokens: Literal["text", "control"] = "text"
     chat_template: bool = True  # False: only image and text, even if the checkpoint has a chat template
     # compile language model and vision tower, which takes minutes, and pad batches to two sizes (vlms/compile.py). On a
     # GPU with CUDA graphs (not tested so far); on a CPU it saves little time. Cached passes, such as those of a causal

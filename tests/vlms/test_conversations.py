@@ -128,7 +128,8 @@ def test_invalid_conversations_are_refused():
     with pytest.raises(UserError, match="chat template"):
         vlm(case, chat_template=False).hidden([images[:1]], [[*text_only, {"role": "user", "content": [text("?")]}]])
     with pytest.raises(UserError, match="<image>"):
-        vlm(case).hidden([images[:1]], [[{"role": "user", "content": [IMAGE, text("an <image> ?")]}]])
+        named = [{"role": "user", "content": [IMAGE, text("an <image> ?")]}]
+        vlm(case, special_tokens="control").hidden([images[:1]], [named])
 
 
 def test_reason_of_a_chat_template_is_in_the_error():

@@ -146,9 +146,9 @@ def test_number_of_image_tokens_depends_on_image_size(name, size, tokens):
     assert model.image_length() == states.spans["image"].stop == tokens
 
 
-def test_prompt_with_the_image_token_is_refused():
-    with pytest.raises(UserError, match="leave '<image>' out"):
-        vlm(LLAVA).hidden(pictures(LLAVA)[:1], ["what is <image> ?"])
+def test_image_token_that_controls_the_model_is_refused_in_a_prompt():
+    with pytest.raises(UserError, match="leave '<image>' out.*special_tokens=text"):
+        vlm(LLAVA, special_tokens="control").hidden(pictures(LLAVA)[:1], ["what is <image> ?"])
 
 
 def test_prompt_longer_than_prompt_tokens_is_refused():

@@ -56,6 +56,7 @@ def generate_states(
     new_tokens: int,
     *,
     layers: Sequence[int],
+    size: int,
     is_encoder_decoder: bool,
 ) -> PassStates:
     """Generate one token more than needed, and return the states of the input and of the other tokens.
@@ -66,6 +67,7 @@ def generate_states(
         decoding: Choice of the next token.
         new_tokens: N, number of generated tokens that have states.
         layers: Indices of the chosen layers in the tuple of hidden states.
+        size: D, width of a state.
         is_encoder_decoder: As in `generate_ids`.
 
     Returns:
@@ -79,8 +81,8 @@ def generate_states(
         return_dict_in_generate=True,
     )
     steps = out.decoder_hidden_states if is_encoder_decoder else out.hidden_states
-    input_states = chosen_layers(out.encoder_hidden_states if is_encoder_decoder else steps[0], layers)
-    generated = [chosen_layers(step, layers)[:, :, -1:] for step in steps[1:]]
+    input_states = chosen_layers(out.encoder_hidden_states if is_encoder_decoder else steps[0], layers, size)
+    generated = [chosen_layers(step, layers, size)[:, :, -1:] for step in steps[1:]]
     first = out.sequences.shape[1] - new_tokens - 1
     tokens = out.sequences[:, first : first + new_tokens]
     return PassStates(input_states, tokens, torch.cat([input_states[:, :, :0], *generated], dim=2))

@@ -217,14 +217,24 @@ class Engine:
         return chosen_layers(states, self.layers)
 
 
-def chosen_layers(states: tuple[Tensor, ...], layers: Sequence[int]) -> Tensor:
+def chosen_layers(states: tuple[Tensor, ...], layers: Sequence[int], size: int | None = None) -> Tensor:
     """Return some layers of a model's tuple of hidden states, float32 [B, L, T, D].
 
     Args:
         states: [B, T, D] of every layer, the embeddings first.
         layers: Indices in this tuple; negative ones count from the end. They become the dimension L, in this order.
+        size: D, if layers may have several parallel streams, which become one after the last layer. A layer is then
+            represented by the mean of its streams.
     """
-    return torch.stack([states[layer] for layer in layers], dim=1).float()
+    chosen = [states[layer] for layer in layers]
+    return torch.stack(chosen if size is None else [_joined(state, size) for state in chosen], dim=1).float()
+
+
+def _joined(state: Tensor, size: int) -> Tensor:
+    """Return the mean of a layer's streams [B, T, streams, D] or [B, T, streams * D]; a single stream as it is."""
+    if state.ndim == 3 and state.shape[-1] == size:
+        return state
+    return state.unflatten(-1, (-1, size)).mean(-2) if state.ndim == 3 else state.mean(2)
 
 
 def _next(choose: Choose, logits: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class Blip2(VLM):
 
     def layout(self, text: str) -> list[int]:
         # Image tokens come first, even before the token that begins a text.
-        return [*[self.image_token_id] * self.image_length(), *self.tokenizer(text)["input_ids"]]
+        return [*[self.image_token_id] * self.image_length(), *self.encode(text)]
 
     @property
     def language_model(self) -> Any:

@@ -23,7 +23,7 @@ class Florence2(VLM):
     """Family Florence-2: image tokens come first, then the text between BOS and EOS."""
 
     def layout(self, text: str) -> list[int]:
-        words = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        words = self.encode(text, add_special_tokens=False)
         image = [self.image_token_id] * self.image_length()
         return [*image, self.tokenizer.bos_token_id, *words, self.tokenizer.eos_token_id]
 

@@ -16,6 +16,8 @@ from pr2l.core.types import Frames
 from pr2l.vlms import checkpoint
 from pr2l.vlms.base import VLM, Defaults
 from pr2l.vlms.conversation import Prompt
+from pr2l.vlms.plain_text import control_tokens, encode, interrupt
+from pr2l.vlms.token_ids import padded
 
 __all__ = ["MODEL_TYPES", "Defaults", "load"]
 
@@ -34,11 +36,11 @@ class InstructBlip(VLM):
     def layout(self, text: str) -> list[int]:
         self._check_question(text)
         # Image tokens come first, even before the token that begins a text.
-        return [*[self.image_token_id] * self.image_length(), *self.tokenizer(text)["input_ids"]]
+        return [*[self.image_token_id] * self.image_length(), *self.encode(text)]
 
     def _check_question(self, text: str) -> None:
         """Raise TooLong if the Q-Former, which reads the prompt too, has no positions for it."""
-        tokens = len(self.qformer_tokenizer(text)["input_ids"])
+        tokens = len(self._question_ids(text))
         positions = self.config.qformer_config.max_position_embeddings
         if tokens > positions:
             raise TooLong(
@@ -81,9 +83,16 @@ class InstructBlip(VLM):
         return projected
 
     def text_inputs(self, prompts: Sequence[Prompt], ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        texts = [self.plain_text(prompt) for prompt in prompts]
-        tokens = self.qformer_tokenizer(texts, padding=True, return_tensors="pt").to(ids.device)
-        return {"qformer_input_ids": tokens["input_ids"], "qformer_attention_mask": tokens["attention_mask"]}
+        rows = [self._question_ids(self.plain_text(self.plain(prompt))) for prompt in prompts]
+        mask = padded([[1] * len(row) for row in rows], 0).to(ids.device)
+        tokens = padded(rows, self.qformer_tokenizer.pad_token_id).to(ids.device)
+        return {"qformer_input_ids": tokens, "qformer_attention_mask": mask}
+
+    def _question_ids(self, text: str) -> list[int]:
+        """Return the Q-Former's token ids of a text, in which its own special tokens are text as well."""
+        if self.options.special_tokens == "text":
+            text = interrupt(text, control_tokens(self.qformer_tokenizer, None))
+        return encode(self.qformer_tokenizer, text)
 
 
 load = InstructBlip.load

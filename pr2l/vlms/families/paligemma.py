@@ -25,7 +25,7 @@ class PaliGemma(VLM):
 
     def layout(self, text: str) -> list[int]:
         # A new line ends the prefix, as in the model's training.
-        words = self.tokenizer(f"{text}\n", add_special_tokens=False)["input_ids"]
+        words = self.encode(f"{text}\n", add_special_tokens=False)
         return [*[self.image_token_id] * self.image_length(), self.tokenizer.bos_token_id, *words]
 
     def text_inputs(self, prompts: Sequence[Prompt], ids: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -167,7 +167,7 @@ class Prismatic(VLM):
 
     def layout(self, text: str) -> list[int]:
         written = f"In: {text.strip()}\nOut:" if self.options.chat_template else text
-        words = self.tokenizer(written, add_special_tokens=False)["input_ids"]
+        words = self.encode(written, add_special_tokens=False)
         return [self.tokenizer.bos_token_id, *[self.image_token_id] * self.image_length(), *words]
 
     def pixels(self, frames: Frames) -> dict[str, Tensor]:
