@@ -1,7 +1,6 @@
 """Functions that read the parts of a checkpoint: config, model, tokenizer, image processor, chat template.
 
-Families read the parts one by one. Only `generic` reads a whole processor, which often includes a video processor that
-needs torchvision.
+Families read the parts one by one. Only `generic` reads a whole processor, see processor.py.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageTextToText,
-    AutoProcessor,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
@@ -114,7 +112,7 @@ def read_values(path: str) -> dict[str, Any]:
         raise UserError(f"the folder {path!r} contains no VLM: it has no config.json.")
     if not Path(path).is_dir():
         _check_hub(path)
-    values: Any = _read(path, "config", lambda: PreTrainedConfig.get_config_dict(path)[0])
+    values: Any = read_part(path, "config", lambda: PreTrainedConfig.get_config_dict(path)[0])
     if not isinstance(values, dict):
         raise UserError(f"config.json of {path!r} is not a JSON object; download it again.")
     return values
@@ -148,7 +146,7 @@ def read_config(path: str) -> Any:
     Raises:
         UserError: It cannot be read.
     """
-    return _read(path, "config", lambda: AutoConfig.from_pretrained(path, **NO_CODE))
+    return read_part(path, "config", lambda: AutoConfig.from_pretrained(path, **NO_CODE))
 
 
 def read_model(
@@ -170,7 +168,7 @@ def read_model(
     if chosen.type == "cpu":
         keep_freed_memory()
     precision = _dtype(dtype, chosen)
-    model = _read(path, "model", lambda: read(path, precision))
+    model = read_part(path, "model", lambda: read(path, precision))
     if random_weights is not None:
         _draw_weights(model, random_weights)
     model = model.eval().requires_grad_(False).to(chosen)
@@ -202,7 +200,7 @@ def read_generation_config(path: str, config: Any) -> Any:
     name = "generation_config.json"
     if read_json(path, name) is None:
         return GenerationConfig.from_model_config(config)
-    return _read(path, name, lambda: GenerationConfig.from_pretrained(path))
+    return read_part(path, name, lambda: GenerationConfig.from_pretrained(path))
 
 
 def read_final_norm(path: str, config: Any) -> torch.nn.Module:
@@ -217,7 +215,7 @@ def read_final_norm(path: str, config: Any) -> torch.nn.Module:
     """
     with torch.device("meta"):
         norm = getattr(AutoModelForImageTextToText.from_config(config).get_decoder(), "norm", None)
-    files = _read(path, "safetensors weights", lambda: _weight_files(path))
+    files = read_part(path, "safetensors weights", lambda: _weight_files(path))
     # The prefix of the name depends on transformers' version; vision towers have norms of that name as well.
     names = [name for name in files if name.endswith(".norm.weight") and "vis" not in name]
     if norm is None or len(names) != 1:
@@ -261,11 +259,11 @@ def read_tokenizer(path: str, subfolder: str = "") -> Any:
     Raises:
         UserError: It cannot be read.
     """
-    return _read(path, "tokenizer", lambda: AutoTokenizer.from_pretrained(path, subfolder=subfolder, **NO_CODE))
+    return read_part(path, "tokenizer", lambda: AutoTokenizer.from_pretrained(path, subfolder=subfolder, **NO_CODE))
 
 
 def read_image_processor(path: str) -> Any:
-    """Read the image processor in its PIL version, which does not need torchvision.
+    """Read the image processor, if there is one in its PIL version; neither version needs torchvision.
 
     Args:
         path: A local folder or a Hub id.
@@ -273,19 +271,26 @@ def read_image_processor(path: str) -> Any:
     Raises:
         UserError: It cannot be read.
     """
-    return _read(path, "image processor", lambda: AutoImageProcessor.from_pretrained(path, backend="pil", **NO_CODE))
+    return read_part(path, "image processor", lambda: _image_processor(path))
 
 
-def read_processor(path: str) -> Any:
-    """Read the whole processor, for a model of no known family.
+def _image_processor(path: str) -> Any:
+    try:
+        return AutoImageProcessor.from_pretrained(path, backend="pil", **NO_CODE)
+    except (ImportError, ValueError) as error:
+        if missing_package(error) != "torchvision" or (name := _image_processor_name(path)) is None:
+            raise
+        from pr2l.vlms.torchvision_free import real_class
 
-    Args:
-        path: A local folder or a Hub id.
+        return real_class(getattr(transformers, name)).from_pretrained(path, **NO_CODE)
 
-    Raises:
-        UserError: It cannot be read.
-    """
-    return _read(path, "processor", lambda: AutoProcessor.from_pretrained(path, backend="pil", **NO_CODE))
+
+def _image_processor_name(path: str) -> str | None:
+    """Return the class of the image processor that a checkpoint's files name; None = they do not name one."""
+    whole = read_json(path, "processor_config.json") or {}
+    values = whole.get("image_processor") or read_json(path, "preprocessor_config.json") or {}
+    name = str(values.get("image_processor_type", "")).removesuffix("Fast")
+    return name if hasattr(transformers, name or " ") else None
 
 
 def read_chat_template(path: str, tokenizer: Any) -> str | None:
@@ -303,7 +308,7 @@ def read_chat_template(path: str, tokenizer: Any) -> str | None:
     # Older checkpoints have it in a file that only the processor reads.
     name = "chat_template.json"
     values = read_json(path, name)
-    return None if values is None else _read(path, name, lambda: str(values["chat_template"]))
+    return None if values is None else read_part(path, name, lambda: str(values["chat_template"]))
 
 
 def read_json(path: str, name: str) -> Any:
@@ -324,10 +329,20 @@ def read_json(path: str, name: str) -> Any:
     )
     if file is None:
         return None
-    return _read(path, name, lambda: json.loads(Path(file).read_text(encoding="utf-8")))
+    return read_part(path, name, lambda: json.loads(Path(file).read_text(encoding="utf-8")))
 
 
-def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
+def read_part(path: str, part: str, read: Callable[[], Any]) -> Any:
+    """Return the result of a function that reads a part of a checkpoint.
+
+    Args:
+        path: A local folder or a Hub id.
+        part: Name of the part in an error message.
+        read: Function that reads it.
+
+    Raises:
+        UserError: It cannot be read.
+    """
     try:
         with late_progress_bars():
             return read()
@@ -337,12 +352,19 @@ def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
         ) from error
     except OSError as error:
         raise UserError(_absent(path, part, _first_line(error))) from error
+    except UserError:
+        raise
     except Exception as error:
         # Damaged files raise all kinds of errors, of Rust too; an error while a model is built comes from its code.
         if part == "model" and not isinstance(error, ImportError | ValueError):
             raise
         if needs_code(error):
             raise UserError(f"the {part} of {path!r} {NEEDS_CODE}") from error
+        if package := missing_package(error):
+            raise UserError(
+                f"the {part} of {path!r} needs {package}: `pip install {package}`, in the version that fits"
+                f" torch {torch.__version__}."
+            ) from error
         raise UserError(
             f"transformers {transformers.__version__} cannot read the {part} of {path!r}: {_first_line(error)}"
         ) from error
@@ -351,6 +373,16 @@ def _read(path: str, part: str, read: Callable[[], Any]) -> Any:
 def needs_code(error: Exception) -> bool:
     """Return whether transformers raised an error because a checkpoint needs Python code of its own."""
     return "custom code" in str(error)
+
+
+def missing_package(error: Exception) -> str | None:
+    """Return the package that transformers says is missing; None = it is another error.
+
+    Args:
+        error: What transformers raised.
+    """
+    found = re.search(r"(?:requires the|Missing optional dependencies:) (\w+)", str(error))
+    return found[1].lower() if found else None
 
 
 @contextmanager

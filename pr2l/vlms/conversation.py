@@ -77,14 +77,23 @@ def image_count(prompt: Prompt) -> int:
 
 
 def texts_of(prompt: Prompt) -> list[str]:
-    """Return the texts of a prompt, without its images."""
+    """Return the texts of a prompt, without its images.
+
+    Args:
+        prompt: A text or a conversation.
+    """
     if isinstance(prompt, str):
         return [prompt]
     return [part for _, parts in prompt.turns for part in parts if part is not None]
 
 
 def change_texts(prompt: Prompt, change: Callable[[str], str]) -> Prompt:
-    """Return a prompt with a function applied to each of its texts."""
+    """Return a prompt with a function applied to each of its texts.
+
+    Args:
+        prompt: A text or a conversation, which is not changed.
+        change: Function from a text to a text.
+    """
     if isinstance(prompt, str):
         return change(prompt)
     turns = ((role, tuple(None if part is None else change(part) for part in parts)) for role, parts in prompt.turns)

@@ -228,6 +228,9 @@ class Family:
         """Return a prompt whose special tokens are interrupted, so that `encode` reads them as text.
 
         With special_tokens=control the prompt is returned unchanged.
+
+        Args:
+            prompt: A text or a conversation.
         """
         if self.options.special_tokens == "control":
             return prompt

@@ -68,7 +68,11 @@ def encode(tokenizer: Any, text: str, add_special_tokens: bool = True) -> list[i
 
 
 def accept_interruptions(tokenizer: Any) -> None:
-    """Make a tokenizer that a processor calls use `encode` for texts with interruptions."""
+    """Make a tokenizer that a processor calls use `encode` for texts with interruptions.
+
+    Args:
+        tokenizer: A tokenizer, changed in place; for other texts its calls stay the same.
+    """
     tokenizer_class = type(tokenizer)
 
     class Interruptible(tokenizer_class):  # type: ignore[misc, valid-type]
@@ -88,7 +92,14 @@ def accept_interruptions(tokenizer: Any) -> None:
 
 
 def check_unicode(texts: Sequence[str]) -> None:
-    """Raise UserError if a text has half of a surrogate pair, which is no character and which no tokenizer reads."""
+    """Check that texts consist of characters, without halves of surrogate pairs, which no tokenizer reads.
+
+    Args:
+        texts: Texts of prompts.
+
+    Raises:
+        UserError: A text has half of a surrogate pair.
+    """
     for text in texts:
         try:
             text.encode()

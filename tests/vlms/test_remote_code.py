@@ -8,6 +8,7 @@ from pr2l.core.errors import UserError
 from pr2l.encoders.answer_text import SentenceEmbedder
 from pr2l.encoders.common.vision import load_pretrained
 from pr2l.vlms import checkpoint
+from pr2l.vlms.processor import read_processor
 
 CODE = """
 from pathlib import Path
@@ -47,7 +48,7 @@ def folder(tmp_path):
         checkpoint.read_config,
         checkpoint.read_tokenizer,
         checkpoint.read_image_processor,
-        checkpoint.read_processor,
+        lambda path: read_processor(path, None),
         lambda path: SentenceEmbedder(path, "cpu"),
     ],
     ids=["config", "tokenizer", "image processor", "processor", "sentence embedder"],

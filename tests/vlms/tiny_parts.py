@@ -68,7 +68,8 @@ def tokenizer(special: list[str], bos: str | None = None, eos: str = "</s>", fro
         around = [(token, base.token_to_id(token)) for token in (front, back) if token]
         single = " ".join(part for part in (front, "$A", back) if part)
         base.post_processor = processors.TemplateProcessing(single=single, special_tokens=around)
-    return PreTrainedTokenizerFast(tokenizer_object=base, pad_token="<pad>", eos_token=eos, bos_token=bos, **more)
+    more.setdefault("pad_token", "<pad>")
+    return PreTrainedTokenizerFast(tokenizer_object=base, eos_token=eos, bos_token=bos, **more)
 
 
 def save(folder: Path, model: torch.nn.Module, *processors: Any) -> None:
@@ -100,7 +101,16 @@ def without_video(processor_class: type) -> type:
             if name != "video_processor":
                 super().check_argument_for_proper_class(name, argument)
 
+    Processor.__name__ = processor_class.__name__  # which is saved
     return Processor
+
+
+class NoVideo:
+    """A video processor that has every attribute, always None."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
 
 
 def chat_template(image: str, start: str = "", user: str = "user: ", end: str = " assistant:") -> str:

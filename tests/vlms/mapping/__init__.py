@@ -1,0 +1,1 @@
+"""Small checkpoints of every model_type of transformers' image-text-to-text mapping, built from its own classes."""
