@@ -84,7 +84,8 @@ class VLM(Family):
 
     def key(self) -> dict[str, Any]:
         """Return everything that states depend on beside frame and text, as JSON values."""
-        dtype = "int8" if self.options.dtype == "int8" else str(self.model.dtype).removeprefix("torch.")
+        # Earlier versions had "int8" with one scale per tensor, and so other states.
+        dtype = "int8 by rows" if self.options.dtype == "int8" else str(self.model.dtype).removeprefix("torch.")
         # An option with its default is left out, so that embeddings stored before the option existed are found.
         defaults = Defaults()
         newer = ("random_weights", "aspect", "frame_size", "special_tokens")

@@ -9,7 +9,6 @@ import json
 import logging
 import re
 import socket
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -35,6 +34,7 @@ from transformers.utils.logging import set_tqdm_hook
 from pr2l.core import digest
 from pr2l.core.errors import UserError, did_you_mean
 from pr2l.vlms.allocator import keep_freed_memory
+from pr2l.vlms.int8 import with_int8_layers
 
 WEIGHTS = Path(__file__).parent / "weights"
 READ = {".safetensors", ".bin", ".pt", ".json", ".jinja", ".model", ".txt"}  # files that states may depend on
@@ -164,7 +164,7 @@ def read_model(
     Raises:
         UserError: The model cannot be read, or the device or the dtype is not available.
     """
-    chosen = torch.device(_device(device))
+    chosen = torch.device(find_device(device))
     if chosen.type == "cpu":
         keep_freed_memory()
     precision = _dtype(dtype, chosen)
@@ -172,7 +172,7 @@ def read_model(
     if random_weights is not None:
         _draw_weights(model, random_weights)
     model = model.eval().requires_grad_(False).to(chosen)
-    return _with_int8_layers(model) if dtype == "int8" else model
+    return with_int8_layers(model) if dtype == "int8" else model
 
 
 @torch.no_grad()
@@ -426,7 +426,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _device(name: str) -> str:
+def find_device(name: str) -> str:
+    """Return the name of a torch device, for "auto" the GPU if there is one.
+
+    Raises:
+        UserError: torch cannot use the device.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -460,10 +465,3 @@ def cpu_has_bfloat16() -> bool:
     """
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
-
-
-def _with_int8_layers(model: Any) -> Any:
-    """Quantise the weights of linear layers to int8; activations are quantised in each pass (dynamic quantisation)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is deprecated for torchao, which is slower at this on a CPU
-        return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, torch.qint8, inplace=True)

@@ -55,8 +55,8 @@ class Defaults(BaseModel):
     # optimizations to turn off, to measure the effect of each one (docs/performance.md)
     disable: tuple[Optimization, ...] = ()
     # auto = float32 on a CPU, half precision on a GPU; fastest = as auto, but bfloat16 on a CPU with bfloat16 hardware;
-    # int8 = quantised linear layers on a CPU; the rows of a batch then share a scale, so the states of a row depend a
-    # little on the other rows. `pr2l speed` measures the speed-up and the similarity of the states
+    # int8 = linear layers quantised with a scale per token on a CPU (vlms/int8.py); `pr2l speed` measures the speed-up
+    # and the difference of the states
     dtype: Literal["auto", "fastest", "float32", "bfloat16", "float16", "int8"] = "auto"
     device: str = "auto"  # a torch device; auto = the GPU if there is one
     # address of a running vLLM server, such as http://127.0.0.1:8000, which runs the forward passes (docs/vllm.md);

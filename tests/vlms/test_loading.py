@@ -33,6 +33,7 @@ from pr2l.core.errors import UserError
 from pr2l.vlms import checkpoint
 from pr2l.vlms.base import Defaults
 from pr2l.vlms.families import generic
+from pr2l.vlms.int8 import Int8Linear
 from pr2l.vlms.loading import family, layer_count, load_vlm
 
 LLAVA, VIPLLAVA = CASE["llava"], CASE["vipllava"]
@@ -188,7 +189,7 @@ def test_bfloat16_states_are_similar_to_float32(case):
 def test_int8_states_are_similar_to_float32(case):
     """A width of 16 gives larger errors than that of a real model."""
     modules = vlm(case, dtype="int8").model.modules()
-    assert any(isinstance(module, torch.ao.nn.quantized.dynamic.Linear) for module in modules)
+    assert any(isinstance(module, Int8Linear) for module in modules)
     int8, full = hidden(case, dtype="int8"), hidden(case)
     inputs = slice(0, int8.spans["prompt"].stop)  # rounding may change a generated token, and then all further states
     assert int8.states.shape == full.states.shape and int8.states.isfinite().all()
