@@ -241,6 +241,8 @@ def test_list_prints_descriptions(examples, cli) -> None:
 USER_ERRORS = [
     (["list", "encoder"], "'encoder' is not among the kinds. Did you mean 'encoders'?"),
     (["train"], "train needs a config"),
+    (["speed", "tinny"], "Did you mean 'tiny'?"),
+    (["speed", "--small"], "add device, e.g. `pr2l speed --device cpu --small`"),
     (["train", "doors/choose/colums"], "Did you mean 'doors/choose/columns'?"),
     (["train", "doors/choose/columns", "stepps=5"], "Did you mean 'steps'?"),
     (["train", "seed=3"], "'seed=3' is not among the configs"),

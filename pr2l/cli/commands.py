@@ -180,9 +180,7 @@ def check(config: Annotated[str, CONFIG], overrides: Overrides = None) -> None:
 def ask(
     images_and_question: Annotated[
         list[str],
-        typer.Argument(
-            metavar="IMAGE... QUESTION", help="PNG, JPEG, WebP or BMP files, then the question, in quotes."
-        ),
+        typer.Argument(metavar="IMAGE... QUESTION", help="PNG, JPEG, WebP or BMP files, then the question, in quotes."),
     ],
     vlm: Annotated[
         str, typer.Option(help="A name from `pr2l list vlms`, a folder with a checkpoint, or a Hugging Face Hub id.")
@@ -227,22 +225,38 @@ class _Speed(TyperCommand):
         from pr2l.profiling.speed import SECTIONS
 
         shapes: Any = next(param for param in self.params if param.name == "shapes")
-        shapes.help = f"Models to measure: {', '.join(SECTIONS)}."
+        shapes.help = f"Models to measure: {', '.join(SECTIONS)}. MODEL:PART measures one part, e.g. tiny:ppo."
         super().format_help(ctx, formatter)
 
 
 @app.command(cls=_Speed)
 def speed(
     shapes: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...")] = None,
-    frames: Annotated[int, typer.Option(help="Frames per batch.")] = 16,
-    rounds: Annotated[int, typer.Option(help="Repetitions of each measurement.")] = 3,
-    out: Annotated[Path, typer.Option(help="Output folder for speed.json and speed.png.")] = Path("runs/speed"),
+    frames: Annotated[int, typer.Option(help="Frames per batch.", min=1)] = 16,
+    rounds: Annotated[int, typer.Option(help="Smallest number of repetitions; intervals need 6.", min=1)] = 9,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time limit; what does not fit is listed. Default: 8 with --device.", min=0.1)
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure small and large VLMs on a device (auto, cuda, cpu) instead of comparing with other methods."
+        ),
+    ] = None,
+    small: Annotated[bool, typer.Option("--small", help="With --device: small shapes, to try it in minutes.")] = False,
+    out: Annotated[Path, typer.Option(help="Output folder for speed.md, speed.json and speed.png.")] = Path(
+        "runs/speed"
+    ),
 ) -> None:
     """Measure frames per second on this machine and compare with the unmodified transformers models."""
-    from pr2l.profiling.speed import EVERYDAY, Effort
+    from pr2l.profiling.speed import SWEEP_SECONDS
     from pr2l.profiling.speed import speed as run
+    from pr2l.profiling.timing import Effort
 
-    run(shapes or EVERYDAY, Effort(frames, rounds), out)
+    effort = Effort(frames, rounds, **({} if device is None else {"seconds": SWEEP_SECONDS}))
+    results = run(shapes or (), effort, out, minutes=minutes, device=device, small=small)
+    if results.failed or results.interrupted:
+        raise typer.Exit(130 if results.interrupted else 1)
 
 
 SIMULATOR = typer.Argument(metavar="NAME", help="A simulator from `pr2l sim list`.")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import bdtr, ndtri
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -104,6 +104,27 @@ def bootstrap(
         raise ValueError(f"a bootstrap needs at least one value in one dimension, not shape {values.shape}")
     draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
     return Estimate(*map(float, _percentiles(statistic(values), statistic(values[draws]), confidence)))
+
+
+def median_interval(sample: Sequence[float], *, confidence: float = CONFIDENCE) -> Estimate:
+    """Compute the median of independent values, with an interval between two of the sorted values.
+
+    The interval holds for every continuous distribution: the k-th lowest value is above the median of the distribution
+    with the probability of fewer than k heads in n tosses of a coin.
+
+    Args:
+        sample: n values, n >= 1. Fewer than 6 values have no interval of .95; its bounds are then -inf and inf.
+        confidence: Smallest coverage of the interval, between 0 and 1.
+
+    Raises:
+        ValueError: If the sample is empty.
+    """
+    values = np.sort(np.asarray(sample, dtype=np.float64))
+    if not len(values):
+        raise ValueError("a median needs at least one value")
+    outside = int(np.count_nonzero(bdtr(np.arange(len(values)), len(values), 0.5) <= (1 - confidence) / 2))
+    low, high = (values[outside - 1], values[-outside]) if outside else (-np.inf, np.inf)
+    return Estimate(float(np.median(values)), float(low), float(high))
 
 
 def bootstrap_runs(

@@ -26,18 +26,34 @@ from transformers import (
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+Shape = Callable[..., tuple[Any, Any]]  # (device=, dtype=) -> the model and the image processor
+
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "<fake_token_around_image>", "<global-img>")
 VICUNA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "heads": 32, "layers": 32}
 
 
-def build(name: str, folder: Path) -> None:
-    """Write a checkpoint with random weights in float32.
+def checkpoint(name: str, folder: Path) -> str:
+    """Return the name or the folder of a VLM for load_vlm, and write the folder if pr2l does not ship the VLM.
 
     Args:
-        name: Name of the shape in SHAPES.
-        folder: Folder for the checkpoint, which load_vlm then loads.
+        name: "tiny", or the name of a shape in SHAPES.
+        folder: Folder for the checkpoint.
     """
-    model, pixels = SHAPES[name](dtype=torch.float32)
+    if name in SHAPES:
+        build(SHAPES[name], folder)
+    return str(folder) if name in SHAPES else name
+
+
+def build(shape: Shape, folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    """Write a checkpoint with random weights.
+
+    Args:
+        shape: Function that creates the model, such as those in SHAPES.
+        folder: Folder for the checkpoint, which load_vlm then loads.
+        device: Device that draws the weights; a GPU takes seconds for what takes minutes on a CPU.
+        dtype: Data type of the weights in the files.
+    """
+    model, pixels = shape(device=device, dtype=dtype)
     model.save_pretrained(folder)
     _tokenizer().save_pretrained(folder)
     pixels.save_pretrained(folder)
@@ -54,33 +70,22 @@ def smolvlm_256m(**how: Any) -> tuple[Any, Any]:
     Returns:
         The model and the image processor.
     """
+    vision = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    text = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+    return _smolvlm(vision, {**text, "num_key_value_heads": 3, "vocab_size": 49280}, 512, **how)
+
+
+def _smolvlm(vision: dict[str, int], text: dict[str, int], image: int, **how: Any) -> tuple[Any, Any]:
     words = _tokenizer()
     config = SmolVLMConfig(
-        vision_config={
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-            "image_size": 512,
-            "patch_size": 16,
-        },
-        text_config={
-            "model_type": "llama",
-            "vocab_size": 49280,
-            "hidden_size": 576,
-            "intermediate_size": 1536,
-            "num_hidden_layers": 30,
-            "num_attention_heads": 9,
-            "num_key_value_heads": 3,
-            "max_position_embeddings": 8192,
-            **_ids(words),
-        },
+        vision_config={**vision, "image_size": image, "patch_size": 16},
+        text_config={"model_type": "llama", "max_position_embeddings": 8192, **text, **_ids(words)},
         scale_factor=4,
         image_token_id=words.convert_tokens_to_ids("<image>"),
         tie_word_embeddings=False,
         pad_token_id=words.pad_token_id,
     )
-    pixels = SmolVLMImageProcessorPil(size={"longest_edge": 512}, max_image_size={"longest_edge": 512})
+    pixels = SmolVLMImageProcessorPil(size={"longest_edge": image}, max_image_size={"longest_edge": image})
     return _random(SmolVLMForConditionalGeneration, config, **how), pixels
 
 
@@ -194,10 +199,22 @@ def _ids(words: PreTrainedTokenizerFast) -> dict[str, Any]:
     return {f"{name}_token_id": getattr(words, f"{name}_token_id") for name in ("pad", "bos", "eos")}
 
 
-SHAPES: dict[str, Callable[..., tuple[Any, Any]]] = {
+SHAPES: dict[str, Shape] = {
     "smolvlm-256m": smolvlm_256m,
     "llava-7b": llava_7b,
     "llava-7b-224px": partial(llava_7b, 224),
     "instructblip-7b": instructblip_7b,
     "llava-small": llava_small,
+}
+
+# Shapes of the same architectures that take milliseconds on a CPU, to try a measurement before it runs on a GPU.
+_TEXT = {"hidden_size": 64, "intermediate_size": 128, "heads": 2, "layers": 4}
+_VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+_SMOLVLM_TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 2}
+_LLAVA: Shape = partial(_llava, _TEXT, 56, 2, 64)
+SMALL_SHAPES: dict[str, Shape] = {
+    "smolvlm-256m": partial(_smolvlm, _VISION, {**_SMOLVLM_TEXT, "num_key_value_heads": 1, "vocab_size": 512}, 128),
+    "llava-7b": _LLAVA,
+    "llava-7b-224px": _LLAVA,
+    "instructblip-7b": partial(_instructblip, _TEXT, _VISION, {**_VISION, "encoder_hidden_size": 32}, 56),
 }

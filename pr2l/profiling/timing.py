@@ -1,76 +1,115 @@
 """Timings, memory peaks and operation counts that remain comparable on a busy machine.
 
-round 1   A B C      All variants run in turn, round after round. Other work slows down neighbouring runs equally, so
-round 2   A B C      the ratio A / B of a round is reliable even if the seconds are not.
+round 1   A B C      All variants run in turn, in many short rounds. Other work slows down neighbouring runs equally,
+round 2   A B C      so the ratio A / B of a round is reliable even if the seconds are not. The median of the ratios
+...                  has an interval between two of the sorted ratios.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
+from pr2l.core.statistics import Estimate, median_interval
+
 
 @dataclass(frozen=True)
-class MedianRange:
-    """Median, minimum and maximum of a few measurements."""
+class Effort:
+    """Effort of a measurement.
 
-    median: float
-    low: float
-    high: float
+    Args:
+        frames: Frames in a batch.
+        rounds: Smallest number of rounds of timing. An interval needs 6; 9 leave out the slowest and the fastest.
+        seconds: Rounds go on until so many seconds have passed.
+        deadline: Time of `time.perf_counter` at which the rounds have to end; one round always runs.
+    """
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> MedianRange:
-        """Compute median, minimum and maximum of at least one value.
-
-        Args:
-            values: Measurements in any unit, such as seconds.
-        """
-        return cls(float(np.median(values)), min(values), max(values))
+    frames: int = 16
+    rounds: int = 9
+    seconds: float = 10.0
+    deadline: float = math.inf
 
 
-def time_in_turn(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+@dataclass(frozen=True)
+class Variant:
+    """A function to time, which processes some frames.
+
+    Args:
+        run: The function.
+        frames: Number of frames that it processes.
+    """
+
+    run: Callable[[], object]
+    frames: int = 1
+
+
+def rounds(effort: Effort) -> Iterator[int]:
+    """Yield the numbers of the rounds of a measurement, from 0 on, until the effort is spent."""
+    began = before = time.perf_counter()
+    for number in count():
+        now = time.perf_counter()
+        is_enough = number >= effort.rounds and now - began >= effort.seconds
+        is_late = number > 0 and now + (now - before) > effort.deadline
+        if is_enough or is_late:
+            return
+        before = now
+        yield number
+
+
+def time_in_turn(variants: Mapping[str, Variant], effort: Effort) -> dict[str, list[float]]:
     """Time several functions in turn, after one warm-up run of each.
 
     Args:
         variants: Functions by name.
-        rounds: Timed runs of each function.
+        effort: Number of rounds.
 
     Returns:
-        Seconds of each round by name.
+        Seconds per frame in each round, by name.
     """
-    for run in variants.values():
-        run()
+    for variant in variants.values():
+        variant.run()
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, run in variants.items():
-            _synchronize()
+    for _ in rounds(effort):
+        for name, variant in variants.items():
+            synchronize()
             start = time.perf_counter()
-            run()
-            _synchronize()
-            seconds[name].append(time.perf_counter() - start)
+            variant.run()
+            synchronize()
+            seconds[name].append((time.perf_counter() - start) / variant.frames)
     return seconds
 
 
-def speedup(slow: Sequence[float], fast: Sequence[float]) -> MedianRange:
-    """Compute how many times as fast one variant is as another, round by round.
+def rate(seconds: Sequence[float], amount: float = 1.0) -> Estimate:
+    """Compute an amount per second over the rounds.
 
     Args:
-        slow: Seconds per round of the slower variant, from `time_in_turn`.
-        fast: Seconds per round of the faster variant.
+        seconds: Seconds of each round.
+        amount: Amount of work of a round, such as its number of frames.
     """
-    return MedianRange.of([slow_seconds / seconds for slow_seconds, seconds in zip(slow, fast, strict=True)])
+    return median_interval([amount / duration for duration in seconds])
+
+
+def speedup(slow: Sequence[float], fast: Sequence[float]) -> Estimate:
+    """Compute how many times as fast one variant is as another, from the ratio of each round.
+
+    Args:
+        slow: Seconds of the slower variant in each round, from `time_in_turn`.
+        fast: Seconds of the faster variant.
+    """
+    return median_interval([slow_seconds / seconds for slow_seconds, seconds in zip(slow, fast, strict=True)])
 
 
 def peak_memory(run: Callable[[], object]) -> int:
@@ -150,14 +189,16 @@ def profile(run: Callable[[], object]) -> dict[str, float]:
     }
 
 
-def matrix_ceiling(dtype: torch.dtype, device: torch.device, side: int = 2048) -> Callable[[], object]:
+def matrix_product(dtype: torch.dtype, device: torch.device, side: int | None = None) -> Callable[[], object]:
     """Return a function that multiplies two square matrices, whose speed is the limit of a machine.
 
     Args:
         dtype: Data type of the matrices.
         device: Device of the matrices.
-        side: Rows and columns; the product takes 2 side^3 operations.
+        side: Rows and columns; the product takes 2 side^3 operations. None = 8192 on a GPU, since smaller products do
+            not use all of it, otherwise 2048.
     """
+    side = side or (8192 if device.type == "cuda" else 2048)
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return lambda: left @ right
 
@@ -170,7 +211,8 @@ def _return_freed_memory() -> None:
         trim(0)
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
+    """Wait until the GPU, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

@@ -57,7 +57,7 @@ class Buckets:
         return [*rows, *[rows[-1]] * (size - len(rows) if self.fixed else 0)]
 
 
-def compile_forward(module: nn.Module) -> None:
+def compile_forward(module: nn.Module, *, graphs: bool = True) -> None:
     """Compile a module's forward passes, except those with gradients and those with a cache of keys and values.
 
     Cached decoding is left out because every token has a new shape.
@@ -65,11 +65,12 @@ def compile_forward(module: nn.Module) -> None:
     Args:
         module: Its `forward` is replaced; it must have parameters. torch's limit of recompilations, which holds for the
             whole process, becomes at least SHAPES.
+        graphs: Whether to record CUDA graphs on a GPU.
     """
     whole: Any = module
     plain, device = whole.forward, next(module.parameters()).device
     # CUDA graphs are not tested.
-    fast = torch.compile(plain, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
+    fast = torch.compile(plain, dynamic=False, mode="reduce-overhead" if graphs and device.type == "cuda" else None)
     limits: Any = torch._dynamo.config
     limits.recompile_limit = max(limits.recompile_limit, SHAPES)
     whole.forward = _where_it_can(plain, fast)

@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 
 from pr2l.core.statistics import (
+    Estimate,
     bootstrap,
     bootstrap_runs,
     episode_mean,
@@ -13,6 +14,7 @@ from pr2l.core.statistics import (
     iqm,
     mean,
     median,
+    median_interval,
     over_tasks,
     performance_profile,
     spearman,
@@ -76,6 +78,25 @@ def test_bootstrap_of_another_statistic():
 def test_bootstrap_refuses_empty_and_two_dimensional_samples(sample):
     with pytest.raises(ValueError, match="at least one value in one dimension"):
         bootstrap(sample)
+
+
+@pytest.mark.parametrize(("count", "low", "high"), [(6, 1, 6), (8, 1, 8), (9, 2, 8), (12, 3, 10), (20, 6, 15)])
+def test_median_interval_is_between_two_sorted_values(count, low, high):
+    """The ranks of tables of the sign test, for a two-sided level of .05."""
+    values = np.random.default_rng(0).permutation(np.arange(1.0, count + 1))
+    assert median_interval(values) == Estimate((count + 1) / 2, low, high)
+
+
+def test_median_interval_covers_the_median():
+    draws = np.random.default_rng(0).exponential(size=(2000, 12))
+    inside = [interval.low <= np.log(2) <= interval.high for interval in map(median_interval, draws)]
+    assert 0.95 <= np.mean(inside) <= 0.97  # 1 - 2 x 79 / 4096 = .961
+
+
+def test_five_values_have_no_median_interval():
+    assert median_interval([1.0, 2.0, 3.0, 4.0, 5.0]) == Estimate(3.0, -np.inf, np.inf)
+    with pytest.raises(ValueError, match="at least one value"):
+        median_interval([])
 
 
 def test_estimate_as_text():

@@ -1,141 +1,103 @@
-"""Speed measurements: timing, baselines, and the sizes of the models."""
+"""The program `pr2l speed`: comparisons with other methods, the sweep of a device, and their reports."""
 
 import json
-from functools import partial
 
-import numpy as np
 import pytest
 import torch
 
 from pr2l.core.errors import UserError
-from pr2l.profiling import shapes
-from pr2l.profiling.speed import (
-    Effort,
-    Measure,
-    as_plain_batch,
-    as_the_notebook,
-    half_the_ceiling,
-    row_by_row,
-    speed,
-)
-from pr2l.profiling.timing import MedianRange, flops, matrix_ceiling, peak_memory, profile, speedup, time_in_turn
-from pr2l.vlms.loading import load_vlm
-from pr2l.vlms.options import OPTIMIZATIONS, Defaults
+from pr2l.profiling import sweep
+from pr2l.profiling.speed import speed
+from pr2l.profiling.timing import Effort
 
-FRAMES = np.random.default_rng(0).integers(0, 256, (3, 120, 160, 3), dtype=np.uint8)
-TEXTS = ["where is the imp ?"] * 3
+FAST = Effort(frames=2, rounds=1, seconds=0)
 
 
-def test_variants_run_in_turn_after_a_warm_up():
-    order = []
-    seconds = time_in_turn({name: lambda name=name: order.append(name) for name in "ab"}, rounds=3)
-    assert order == list("ab" * 4)
-    assert {name: len(rounds) for name, rounds in seconds.items()} == {"a": 3, "b": 3}
+@pytest.fixture
+def traced(monkeypatch):
+    """Compile without a C++ compiler, which takes minutes."""
+    make = torch.compile
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic, mode: make(module, dynamic=dynamic, backend="eager"))
 
 
-def test_speedup_is_the_ratio_of_each_round():
-    assert speedup([2.0, 30.0, 8.0], [1.0, 10.0, 2.0]) == MedianRange(3.0, 2.0, 4.0)
+def report(folder):
+    return json.loads((folder / "speed.json").read_text())
 
 
-def test_verdict_compares_the_median_with_the_goal():
-    value = MedianRange(2.0, 1.0, 3.0)
-    at_least = [Measure("", value, "x", goal).verdict for goal in (2.0, 2.5, None)]
-    assert at_least == ["reached (>= 2)", "MISSED (>= 2.5)", ""]
-    at_most = [Measure("", value, "", goal, below=True).verdict for goal in (2.0, 1.5)]
-    assert at_most == ["reached (<= 2)", "MISSED (<= 1.5)"]
-
-
-def test_flops_and_peak_memory_of_known_functions():
-    product = matrix_ceiling(torch.float32, torch.device("cpu"), side=512)
-    assert flops(product) == 2 * 512**3
-    for _ in range(2):  # the second time in freed memory
-        peak = peak_memory(lambda: [torch.ones(250_000) for _ in range(100)])
-        assert peak == pytest.approx(100e6, rel=0.15)
-
-
-def test_profile_returns_shares_of_time():
-    product = matrix_ceiling(torch.float32, torch.device("cpu"), side=1024)
-    numbers = torch.randn(100_000)
-    of_products = profile(product)
-    of_activations = profile(lambda: [torch.nn.functional.gelu(numbers) for _ in range(9)])
-    for shares in (of_products, of_activations):
-        assert sum(shares.values()) == pytest.approx(1.0)
-    assert of_products["linear layers"] > 0.9
-    assert of_activations["activations"] > 0.8 and of_activations["linear layers"] == 0.0
-
-
-# At 224 pixels CLIP has 320 fewer position embeddings, of 1024 numbers each.
-SIZES = [("smolvlm-256m", 256.5), ("llava-7b", 7063.4), ("llava-7b-224px", 7063.1), ("instructblip-7b", 7913.7)]
-
-
-@pytest.mark.parametrize(("name", "millions"), SIZES)
-def test_number_of_parameters_of_random_models(name, millions):
-    model, _ = shapes.SHAPES[name](device="meta")
-    assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
-
-
-def test_random_model_loads_like_a_checkpoint(tmp_path, monkeypatch):
-    """With two small layers, because the full models take gigabytes."""
-    small = {"hidden_size": 64, "intermediate_size": 128, "heads": 1, "layers": 2}
-    monkeypatch.setitem(shapes.SHAPES, "small", lambda **how: shapes._llava(small, 56, 1, 64, **how))
-    shapes.build("small", tmp_path)
-    vlm = load_vlm(str(tmp_path), Defaults(new_tokens=2, min_new_tokens=2))
-    assert vlm.hidden(FRAMES, TEXTS).states.shape == (3, 2, vlm.image_length() + vlm.prompt_length(TEXTS) + 2, 64)
-    assert vlm.image_length() == 16
-
-
-def test_random_instructblip_equals_its_baseline(tmp_path, monkeypatch):
-    text = {"hidden_size": 64, "intermediate_size": 128, "heads": 1, "layers": 2}
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    queries = small | {"encoder_hidden_size": 16}
-    shape = partial(shapes._instructblip, text, small, queries, 56)
-    monkeypatch.setitem(shapes.SHAPES, "small", shape)
-    shapes.build("small", tmp_path)
-    vlm = load_vlm(str(tmp_path), Defaults(generation="none"))
-    ours = vlm.hidden(FRAMES, TEXTS).states.transpose(1, 2).flatten(2)
-    torch.testing.assert_close(as_plain_batch(vlm, FRAMES, TEXTS), ours, rtol=0, atol=2e-5)
-
-
-def test_ceiling_is_measured_with_32_text_tokens_in_half_of_the_layers(monkeypatch):
-    small = {"hidden_size": 64, "intermediate_size": 128, "heads": 1, "layers": 4}
-    monkeypatch.setitem(shapes.SHAPES, "small", lambda **how: shapes._llava(small, 56, 1, 64, **how))
-    measures = list(half_the_ceiling("small", Effort(2, 1)))
-    assert [measure.goal for measure in measures] == [155.0, None, None, None, 0.4]
-    assert all(measures[index].name.startswith("small, half the layers, 16 + 32 tokens") for index in (0, 1, 2, 4))
-    assert measures[3].name == "this machine's bfloat16 matrix product"
-    # Two of four layers: projections of 4 x 64 x 64 and 3 x 64 x 128 numbers; torch counts no attention on a CPU.
+def test_sweep_of_a_small_shape_measures_every_implementation_batch_size_generation_and_ppo(tmp_path, traced):
+    results = speed(["llava-7b-224px"], FAST, tmp_path, minutes=9, device="cpu", small=True)
+    assert not results.failed
+    assert results.unmeasured == {"llava-7b-224px: CUDA graphs": "needs a GPU of NVIDIA"}
+    measured = {measure.name: measure for measure in results.measures}
+    sizes = [measured[f"llava-7b-224px: SDPA, {count} frames"].labels["batch"] for count in (1, 2, 4)]
+    assert sizes == [1, 2, 4]
+    for name in ("SDPA", "eager", "compiled"):
+        share = measured[f"llava-7b-224px: {name}, 2 frames, share"]
+        assert 0 < share.value.value < 1 and share.goal is None
+    # Two of four layers of 48 tokens: projections of 4 x 64 x 64 and 3 x 64 x 128 numbers; torch counts no attention
+    # on a CPU.
+    description = "llava-7b-224px (half the layers, 16 + 32 tokens, float32)"
     language_operations = 2 * 2 * 48 * (4 * 64**2 + 3 * 64 * 128) / 1e9
-    operations, vision_share = measures[1].value.median, measures[2].value.median
-    assert operations * (1 - vision_share) == pytest.approx(language_operations, rel=1e-6)
+    operations, of_vision = (
+        measured[f"{description}: {name}"].value.value
+        for name in ("operations a frame", "share of them in the vision tower")
+    )
+    assert operations * (1 - of_vision) == pytest.approx(language_operations, rel=1e-6)
+    assert measured["llava-7b-224px, 8 tokens: ours over notebook"].value.value > 0
+    assert measured["PPO with llava-7b-224px"].unit == "steps/s"
+    assert [value["name"] for value in report(tmp_path)["measures"]] == list(measured)
+    assert report(tmp_path)["unmeasured"] == results.unmeasured
+    assert "Not measured:\n\n- llava-7b-224px: CUDA graphs: needs" in (tmp_path / "speed.md").read_text()
+    assert (tmp_path / "speed.png").stat().st_size > 20_000
 
 
-@pytest.mark.parametrize("generation", ["greedy", "none"])
-def test_baselines_compute_the_same_states(generation):
-    vlm = load_vlm("tiny", Defaults(generation=generation, new_tokens=3, min_new_tokens=3))
-    ours = vlm.hidden(FRAMES, TEXTS)
-    image_and_prompt = ours.states[:, :, : ours.spans["prompt"].stop].transpose(1, 2).flatten(2)
-    for states in (as_the_notebook(vlm, FRAMES, TEXTS), as_plain_batch(vlm, FRAMES, TEXTS)):
-        torch.testing.assert_close(states[:, : image_and_prompt.shape[1]], image_and_prompt, rtol=0, atol=2e-5)
-    slow = row_by_row(load_vlm("tiny", vlm.options.model_copy(update={"disable": OPTIMIZATIONS})).hidden)(FRAMES, TEXTS)
-    torch.testing.assert_close(slow.states, ours.states, rtol=0, atol=2e-5)
-    assert slow.answers == ours.answers and slow.spans == ours.spans and slow.mask.equal(ours.mask)
+@pytest.mark.slow
+def test_sweep_of_all_small_shapes(tmp_path, traced):
+    results = speed((), FAST, tmp_path, minutes=30, device="cpu", small=True)
+    assert not results.failed
+    assert list(results.unmeasured) == [f"{shape}: CUDA graphs" for shape in sweep.EVERYDAY]
 
 
-def test_misspelled_model_raises_with_a_suggestion(tmp_path):
-    with pytest.raises(UserError, match="'tiny'"):
-        speed(["tinny"], out=tmp_path)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # an alarm in a destructor of torch
+def test_sweep_keeps_what_fits_into_its_time(tmp_path):
+    results = speed(["instructblip-7b"], Effort(2, seconds=60), tmp_path, minutes=0.02, device="cpu", small=True)
+    assert not results.failed
+    assert list(results.unmeasured) == ["instructblip-7b:passes", "instructblip-7b:generation"]
+    assert report(tmp_path)["unmeasured"] == results.unmeasured
+
+
+def test_weights_that_do_not_fit_on_the_disk_are_refused_before_they_are_drawn(tmp_path, monkeypatch):
+    bench = sweep.Bench("cpu", tmp_path, small=True)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
+    with pytest.raises(UserError, match=r"the weights of llava-7b take .*, and 1.* free .*; set TMPDIR"):
+        bench.checkpoint("llava-7b")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (["tinny"], {}, "'tiny'"),
+        (["smolvlm"], {"device": "cpu"}, "'smolvlm-256m'"),
+        ([], {"device": "cuda"}, "torch finds no GPU"),
+        ([], {"small": True}, "pr2l speed --device cpu --small"),
+    ],
+)
+def test_wrong_arguments_raise_with_a_suggestion(tmp_path, names, options, message):
+    if options.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match=message):
+        speed(names, out=tmp_path, **options)
 
 
 @pytest.mark.slow
 def test_speed_measures_tiny_and_writes_reports(tmp_path):
-    measures = speed(["tiny"], Effort(frames=4, rounds=1), tmp_path)
-    report = json.loads((tmp_path / "speed.json").read_text())["measures"]
-    assert [measure["name"] for measure in report] == [measure.name for measure in measures]
-    assert all(measure.value.low <= measure.value.median <= measure.value.high for measure in measures)
+    results = speed(["tiny"], Effort(frames=4, rounds=6, seconds=0), tmp_path)
+    assert not results.unmeasured
+    assert [value["name"] for value in report(tmp_path)["measures"]] == [measure.name for measure in results.measures]
+    assert all(measure.value.low <= measure.value.value <= measure.value.high for measure in results.measures)
     assert (tmp_path / "speed.png").stat().st_size > 10_000
-    assert (tmp_path / "speed.md").read_text().count("\n") == len(measures) + 2
-    shares = {measure.name: measure.value.median for measure in measures if "share of time" in measure.name}
-    ppo_shares = [share for name, share in shares.items() if name.startswith("PPO")]
-    assert len(ppo_shares) == 3 and sum(ppo_shares) == pytest.approx(1.0, abs=0.1)
-    pass_shares = [share for name, share in shares.items() if ": ours, share" in name]
-    assert len(pass_shares) == 4 and sum(pass_shares) == pytest.approx(1.0)
+    assert (tmp_path / "speed.md").read_text().count("\n") == len(results.measures) + 2
+    shares = [measure.value.value for measure in results.measures if ": ours, share" in measure.name]
+    assert len(shares) == 4 and sum(shares) == pytest.approx(1.0)

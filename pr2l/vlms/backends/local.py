@@ -126,14 +126,12 @@ class Engine:
         self.layers = list(vlm.options.layers)
         depth, needed = reading_depth(vlm.config), layers_needed(vlm)
         self.is_complete = needed == depth
-        language_model = vlm.language_model
-        stack = language_model.get_encoder() if vlm.is_encoder_decoder else language_model.get_decoder()
         if not self.is_complete:
             self.layers = [layer % (depth + 1) for layer in self.layers]  # negative indices would change their meaning
-            drop_layers_above(stack, needed)
+            drop_layers_above(reading_stack(vlm), needed)
         if vlm.options.compile:
-            compile_forward(stack)
-            compile_forward(vlm.model.get_encoder(modality="image"))
+            compile_forward(reading_stack(vlm))
+            compile_forward(vision_tower(vlm))
         shares = vlm.can_share_prefix and "shared_prefix" not in vlm.options.disable
         self._prefix = Prefixes(vlm, self) if shares else None
 
@@ -327,6 +325,19 @@ def _filled(cache: Any) -> list[tuple[int, Any]]:
 
 
 # Early exit.
+
+
+def reading_stack(vlm: LocalModel) -> nn.Module:
+    """Return the stack of layers that reads the input: an encoder-decoder's encoder, or the causal model itself."""
+    language_model = vlm.language_model
+    stack: nn.Module = language_model.get_encoder() if vlm.is_encoder_decoder else language_model.get_decoder()
+    return stack
+
+
+def vision_tower(vlm: LocalModel) -> nn.Module:
+    """Return the vision tower."""
+    tower: nn.Module = vlm.model.get_encoder(modality="image")
+    return tower
 
 
 def reading_depth(config: Any) -> int:
