@@ -58,6 +58,7 @@ VLM_OPTIONS = {
     "aspect": "letterbox",
     "dtype": "bfloat16",
     "random_weights": 0,
+    "special_tokens": "control",
 }
 
 
@@ -154,6 +155,15 @@ def test_text_of_the_prompt_is_in_the_key_but_not_its_name(checkpoint):
     )
     assert other_name == key("prompted", source(checkpoint))
     assert len({value["prompt"] for value in (other_name, other_text, no_prompt)}) == 3
+
+
+def test_key_of_a_prompt_with_special_tokens_says_that_they_are_text(checkpoint):
+    prompt = WHERE.model_copy(update={"text": "where is </s> the {target}"})
+    assert key("prompted", source(checkpoint, prompt))["special_tokens"] == "text"
+    control = key("prompted", source(checkpoint, prompt, special_tokens="control"))
+    for other in (control, key("prompted", source(checkpoint))):
+        assert "special_tokens" not in other
+    assert control["vlm"]["special_tokens"] == "control"
 
 
 def test_keep_end_is_in_the_key_if_prompts_may_be_truncated(checkpoint):

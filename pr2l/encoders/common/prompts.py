@@ -101,10 +101,14 @@ class PromptRenderer:
     def key(self) -> dict[str, Any]:
         """Return everything that prompts depend on beside the context and the option max_prompt_tokens.
 
-        It contains the prompt's template and, if prompts are truncated, the slots whose end is kept.
+        It contains the prompt's template and, if prompts are truncated, the slots whose end is kept. If the prompt
+        spells out special tokens, which earlier versions gave to the model as control tokens, it says that they are
+        text.
         """
         prompt = self._source.prompt
         key: dict[str, Any] = {"prompt": prompt.template if prompt else None}
+        if any(self._vlm.plain(text) != text for text in self._prompt.texts):
+            key["special_tokens"] = "text"
         return key | ({"keep_end": sorted(self._prompt.keep_end)} if self._bound and self._prompt.keep_end else {})
 
     def metrics(self) -> dict[str, float]:
