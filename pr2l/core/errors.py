@@ -153,6 +153,15 @@ def owner_of(error: BaseException) -> str | None:
     return getattr(error, "_pr2l_owner", None)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; the name of its class if the message is empty.
+
+    Args:
+        error: The error.
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" with the most similar allowed name, or "" if no name is similar.
 

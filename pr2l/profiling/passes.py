@@ -65,12 +65,13 @@ def generation(shape: str, size: int | None, tokens: int, effort: Effort) -> Ite
         title = f"{shape}{f' {size} px' if size else ''}, {tokens} tokens"
         yield from frames_per_second(title, variants, effort, goals=GOALS.get(shape, {}))
         yield Measure(f"{title}: operations a frame", exact(flops(variants["ours"].run) / effort.frames / 1e9), "GFLOP")
-        yield from precision.of_rows(f"{title}: float32", ours, frames, texts)
+        full = ours.hidden(frames, texts)
+        yield from precision.of_rows(f"{title}: float32", ours, full, frames, texts)
         for name, vlm in lower.items():
             goal = 0.99 if name == "int8" and shape != "tiny" else None
             states = vlm.hidden(frames, texts)
-            yield from precision.to_float32(f"{title}: {name}", states, ours.hidden(frames, texts), goal)
-            yield from precision.of_rows(f"{title}: {name}", vlm, frames, texts)
+            yield from precision.to_float32(f"{title}: {name}", states, full, goal)
+            yield from precision.of_rows(f"{title}: {name}", vlm, states, frames, texts)
         for name in ("ours", *(f"ours, {optimization}" for optimization in lower)):
             for operation, share in profile(variants[name].run).items():
                 yield Measure(f"{title}: {name}, share of time in {operation}", exact(share), "")

@@ -14,7 +14,7 @@ from pr2l.vlms.base import VLM
 ROWS = 4  # rows that are embedded alone
 
 
-def of_rows(title: str, vlm: VLM, frames: Frames, texts: Sequence[str]) -> Iterator[Measure]:
+def of_rows(title: str, vlm: VLM, hidden: Hidden, frames: Frames, texts: Sequence[str]) -> Iterator[Measure]:
     """Compare the first rows of a batch with the same rows alone, at image and prompt tokens.
 
     Generated tokens are left out, because one that changes, changes all later ones.
@@ -22,10 +22,11 @@ def of_rows(title: str, vlm: VLM, frames: Frames, texts: Sequence[str]) -> Itera
     Args:
         title: First words of the names of the measures.
         vlm: The VLM.
+        hidden: Its states of the whole batch.
         frames: uint8 [B, H, W, 3], different frames.
         texts: One prompt per frame, of equal length in tokens.
     """
-    batch = of_input(vlm.hidden(frames, list(texts)))[:ROWS]
+    batch = of_input(hidden)[:ROWS]
     alone = [of_input(vlm.hidden(frames[row : row + 1], [texts[row]])) for row in range(len(batch))]
     differences = [relative(row, single[0]) for row, single in zip(batch, alone, strict=True)]
     largest = (batch - torch.cat(alone)).abs().max()

@@ -128,7 +128,7 @@ def peak_memory(run: Callable[[], object]) -> int:
     marks = Path("/proc/self/clear_refs")
     if not marks.exists():  # not Linux: the peak of the whole process
         run()
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return highest_memory()
     _return_freed_memory()
     marks.write_text("5")  # resets the peak to what is allocated now
     before = _status("VmRSS")

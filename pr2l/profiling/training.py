@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from pr2l.core.config import RunConfig, load_config
 from pr2l.core.statistics import median_interval
 from pr2l.encoders.base import Encoder
-from pr2l.encoders.common.cache import CachedEncoder
+from pr2l.encoders.common.cache import uncached
 from pr2l.policies.base import Hooks
 from pr2l.profiling import shapes
 from pr2l.profiling.baselines import Ask, as_the_notebook
@@ -108,7 +108,7 @@ class Session:
 
 def vlm_of(encoder: Encoder) -> VLM:
     """Return the VLM of an encoder, also of one with a cache."""
-    bare: Any = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
+    bare: Any = uncached(encoder)
     vlm: VLM = bare.vlm
     return vlm
 

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 from pr2l.core.errors import UserError
 from pr2l.core.types import Tokens
-from pr2l.encoders.common.cache import CachedEncoder
+from pr2l.encoders.common.cache import uncached
 from pr2l.encoders.common.states import pooled_length
 from pr2l.encoders.prompted import PromptedEncoder
 
@@ -77,7 +77,7 @@ def frame_attention(encoder: Any, weights: torch.Tensor, text: str, answer: str)
     Raises:
         UserError: If the encoder is not `prompted` with layer_join=width, or its prompt has several images.
     """
-    encoder = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
+    encoder = uncached(encoder)
     if not isinstance(encoder, PromptedEncoder) or encoder.join != "width":
         raise UserError("attention can be drawn only for encoder=prompted with encoder_options.layer_join=width")
     if encoder.frame_history > 1:

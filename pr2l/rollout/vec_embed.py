@@ -28,6 +28,7 @@ from pr2l.core.errors import UserError, code_of, owner_of_object
 from pr2l.core.frame_history import FrameHistory
 from pr2l.core.types import Frames, Tokens
 from pr2l.encoders.base import Encoder
+from pr2l.encoders.common.cache import uncached
 from pr2l.rollout.contract import BadValueError, ContractCheck, ContractError, check_spaces, describe
 from pr2l.rollout.episodes import SeededEpisodes
 from pr2l.rollout.external import Arranged, Arrangement, Context, ContextOf
@@ -221,7 +222,7 @@ class VecEmbed(VecEnvWrapper):
         contexts = [info["context"] for info in infos]
         labels = [info["labels"] for info in infos] if self.encoder.needs_labels else None
         frames = encoder_frames(observations, infos, self.encoder.frame_history)
-        owner = owner_of_object(getattr(self.encoder, "encoder", self.encoder), "encoder")
+        owner = owner_of_object(uncached(self.encoder), "encoder")
         with torch.no_grad(), code_of(owner):
             tokens = self.encoder.encode(frames, contexts, labels)
         self.frames, self.contexts = observations["frame"][:count], contexts[:count]

@@ -24,7 +24,7 @@ from pr2l.core.errors import UserError, is_user_error
 from pr2l.data.recorded import learns_from_data, recording
 from pr2l.data.recording import Recording
 from pr2l.encoders.base import Encoder
-from pr2l.encoders.common.cache import CachedEncoder
+from pr2l.encoders.common.cache import CachedEncoder, uncached
 from pr2l.encoders.common.prompts import PromptRenderer
 from pr2l.policies.base import Hooks, Learner
 from pr2l.rollout import build
@@ -174,7 +174,7 @@ def _encoder(config: RunConfig, encoder: Encoder) -> Finding:
 
 def _prompt_length(encoder: Encoder) -> Iterator[Finding]:
     """Yield whether the longest prompt, with images and answer, is within what the VLM was trained for."""
-    encoder = encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
+    encoder = uncached(encoder)
     prompts, vlm = getattr(encoder, "prompts", None), getattr(encoder, "vlm", None)
     if not isinstance(prompts, PromptRenderer) or vlm is None:
         return

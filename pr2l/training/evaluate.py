@@ -26,6 +26,7 @@ from pr2l.core.lock import locked
 from pr2l.core.statistics import Estimate, bootstrap, episode_mean, success_rate
 from pr2l.core.types import Context
 from pr2l.encoders.base import Encoder
+from pr2l.encoders.common.cache import uncached
 from pr2l.policies.base import Learner
 from pr2l.rollout import build
 from pr2l.rollout.vec_embed import VecEmbed
@@ -285,7 +286,7 @@ def question_of(config: RunConfig, encoder: Encoder) -> Callable[[Context], str]
         encoder: Encoder of the run. If it reads the prompt, and the prompt is a text, the line is the filled prompt;
             otherwise it is the context.
     """
-    reads_prompt = hasattr(getattr(encoder, "encoder", encoder), "prompts")
+    reads_prompt = hasattr(uncached(encoder), "prompts")
     text = prompt.load(config.prompt_name) if reads_prompt and config.prompt_name else None
     return describe if text is None or text.messages else text.render
 

@@ -76,8 +76,7 @@ class ChatVLM(VLM):
 
         Args:
             conversation: Messages with any number of images. Without a template, one message is possible, whose parts
-                are
-                joined without a separator.
+                are joined by line breaks.
 
         Raises:
             UserError: The template refuses the conversation or drops an image, or there are several messages and no

@@ -32,7 +32,7 @@ from transformers.utils.hub import cached_file
 from transformers.utils.logging import set_tqdm_hook
 
 from pr2l.core import digest
-from pr2l.core.errors import UserError, did_you_mean
+from pr2l.core.errors import UserError, did_you_mean, first_line
 from pr2l.vlms.allocator import keep_freed_memory
 from pr2l.vlms.int8 import with_int8_layers
 
@@ -351,7 +351,7 @@ def read_part(path: str, part: str, read: Callable[[], Any]) -> Any:
             f"the {part} of {path!r} is not a complete .safetensors file ({error}); download it again"
         ) from error
     except OSError as error:
-        raise UserError(_absent(path, part, _first_line(error))) from error
+        raise UserError(_absent(path, part, first_line(error))) from error
     except UserError:
         raise
     except Exception as error:
@@ -366,7 +366,7 @@ def read_part(path: str, part: str, read: Callable[[], Any]) -> Any:
                 f" torch {torch.__version__}."
             ) from error
         raise UserError(
-            f"transformers {transformers.__version__} cannot read the {part} of {path!r}: {_first_line(error)}"
+            f"transformers {transformers.__version__} cannot read the {part} of {path!r}: {first_line(error)}"
         ) from error
 
 
@@ -422,10 +422,6 @@ def _absent(path: str, part: str, reason: str) -> str:
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def find_device(name: str) -> str:
     """Return the name of a torch device, for "auto" the GPU if there is one.
 
@@ -439,7 +435,7 @@ def find_device(name: str) -> str:
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, NotImplementedError, AssertionError) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         raise UserError(f"device={name!r} cannot be used ({reason}); use auto, cpu or cuda.") from error
     return name
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from pr2l.core.errors import UserError, did_you_mean
+from pr2l.core.errors import UserError, did_you_mean, first_line
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"  # as peft writes them
 
@@ -104,7 +104,7 @@ def read_lora(model: nn.Module, folder: Path) -> Any:
     except SafetensorError as error:
         raise UserError(f"{WEIGHTS_FILE} of {str(folder)!r} is not a complete file ({error}).") from error
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"the adapter in {str(folder)!r} does not belong to a {type(model).__name__}: {reason}"
         ) from error

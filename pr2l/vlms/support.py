@@ -41,8 +41,8 @@ UNTESTED = {
     "inkling_mm_model": "no small checkpoint of ours runs in the unmodified model",
     "perception_lm": "its vision tower needs timm",
 }
+FREE = "torch in place of torchvision"  # note of a type that needs_torchvision
 # Types whose own batches differ from single rows.
-FREE = "torch in place of torchvision"
 ROW_BY_ROW = {"hunyuan_vl": "positions of a batch follow its first row"}
 
 
@@ -109,9 +109,10 @@ STATUSES = {
 }
 PAGE_TEXT = """# Vision-language models
 
-pr2l loads every checkpoint of transformers' image-text-to-text mapping: a type with a family of its own through that
-family, each other one through `generic`. This table is for transformers {version}, which has {total} types, without
-torchvision. `python -m pr2l.vlms.support` writes this page; a test keeps it equal to the code.
+pr2l loads checkpoints of transformers' image-text-to-text mapping: a type with a family of its own through that family,
+each other one through `generic`, which runs most of them and refuses the rest with the reason. This table is for
+transformers {version}, which has {total} types, without torchvision. `python -m pr2l.vlms.support` writes this page; a
+test keeps it equal to the code.
 
 | status | types | meaning |
 |---|---|---|

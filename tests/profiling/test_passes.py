@@ -35,7 +35,7 @@ def test_rows_of_a_batch_are_compared_with_the_rows_alone_without_generated_toke
         return hidden(rows)
 
     frames = np.stack([np.full((2, 2, 3), value, np.uint8) for value in (1, 2)])
-    rms, largest = precision.of_rows("x", SimpleNamespace(hidden=ask), frames, ["a", "b"])
+    rms, largest = precision.of_rows("x", SimpleNamespace(hidden=ask), ask(frames, ["a", "b"]), frames, ["a", "b"])
     assert rms.value.value == pytest.approx(0.2) and largest.value.value == pytest.approx(0.8)
 
 
@@ -48,7 +48,8 @@ def test_states_are_compared_with_float32():
 
 def test_row_of_tiny_depends_on_the_batch_by_rounding_only():
     vlm = load_vlm("tiny", Defaults(generation="none"))
-    rms, largest = precision.of_rows("tiny", vlm, passes.draw_frames(3), [passes.TEXT] * 3)
+    frames, texts = passes.draw_frames(3), [passes.TEXT] * 3
+    rms, largest = precision.of_rows("tiny", vlm, vlm.hidden(frames, texts), frames, texts)
     assert 0 <= rms.value.value < 1e-5 and 0 <= largest.value.value < 1e-4
 
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pr2l.core.config import RunConfig
 from pr2l.core.io import write_json
+from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.policies.base import Actions
 from pr2l.rollout.episodes import SeededEpisodes
 from pr2l.training import evaluate
@@ -134,11 +135,14 @@ def test_undefined_measures_are_null_and_their_episodes_are_reported(bad):
     assert Score.of(played[1:2]).measures == {}
 
 
+READS_PROMPT = SimpleNamespace(prompts=1, tokens=2, width=3, fit_frames=0, frame_history=1)
+
+
 @pytest.mark.parametrize(
     ("changes", "encoder", "line"),
     [
         ({"prompt": "where"}, SimpleNamespace(prompts=1), "where is the imp ?"),
-        ({"prompt": "where"}, SimpleNamespace(encoder=SimpleNamespace(prompts=1)), "where is the imp ?"),  # cached
+        ({"prompt": "where"}, CachedEncoder(READS_PROMPT, 8), "where is the imp ?"),
         ({"prompt": "where"}, SimpleNamespace(), "target: imp"),  # such as pixels, which reads no prompt
         ({"prompt": None}, SimpleNamespace(prompts=1), "target: imp"),
     ],

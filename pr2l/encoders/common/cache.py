@@ -23,6 +23,15 @@ class CachedRow(NamedTuple):
     answer: str | None
 
 
+def uncached(encoder: Encoder) -> Encoder:
+    """Return the encoder inside a cache; another encoder as it is.
+
+    Args:
+        encoder: An encoder with or without a cache.
+    """
+    return encoder.encoder if isinstance(encoder, CachedEncoder) else encoder
+
+
 class CachedEncoder(Encoder):
     """Least-recently-used cache around an encoder. Tokens are returned on the CPU.
 

@@ -28,7 +28,7 @@ from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from pr2l.core import digest
-from pr2l.core.errors import UserError
+from pr2l.core.errors import UserError, first_line
 from pr2l.core.types import Contexts, Frames, Labels, Tokens
 from pr2l.encoders.base import Encoder, EncoderSource
 from pr2l.encoders.common.states import pool_grid, pooled_length
@@ -276,7 +276,7 @@ def read_pretrained(weights: str, read: Callable[[], Value]) -> Value:
     except (*UNREADABLE, OSError, SafetensorError) as error:
         if checkpoint.needs_code(error):
             raise UserError(f"encoder_options: weights={weights!r} {checkpoint.NEEDS_CODE}") from error
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        reason = first_line(error)
         if Path(weights).is_dir() or not isinstance(error, OSError):
             raise UserError(
                 f"encoder_options: weights={weights!r} is incomplete, damaged or not a transformers model: {reason}."

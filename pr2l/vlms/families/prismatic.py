@@ -36,7 +36,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.hub import cached_file
 
-from pr2l.core.errors import UnknownName, UserError
+from pr2l.core.errors import UnknownName, UserError, first_line
 from pr2l.core.types import Frames
 from pr2l.vlms import checkpoint, timm_towers
 from pr2l.vlms.base import VLM, Defaults
@@ -251,7 +251,7 @@ def _trained(path: str) -> dict[str, dict[str, Tensor]]:
     except OSError as error:
         raise UserError(f"{path!r} is the folder of a Prismatic run, but has no weights {CHECKPOINT}.") from error
     except UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{CHECKPOINT} of {path!r} contains more than tensors, so pr2l does not read it: {reason}"
         ) from error
