@@ -10,7 +10,7 @@ from pr2l.vlms.backends.local import chosen_layers
 
 # Largest difference allowed, relative to the largest state; half precision rounds more.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-INT8_TOLERANCE = 5e-2  # the step of rounding depends on the range of activations in a pass: a text, or one token
+INT8_TOLERANCE = 5e-2  # a difference in the last bits can move an activation to the next of 255 levels
 
 
 def tolerance(option: str, dtype: torch.dtype) -> float:

@@ -49,6 +49,12 @@ def test_inexact_batches_run_row_by_row_with_a_warning(checkpoint, monkeypatch):
     torch.testing.assert_close(ours.states, expected, rtol=0, atol=1e-5)
 
 
+def test_int8_is_compared_in_a_batch_too(checkpoint, monkeypatch):
+    change_features(monkeypatch, lambda features: features * (1 + 0.5 * (len(features) - 1)))
+    with pytest.warns(UserWarning, match="one by one"):
+        assert load_vlm(str(checkpoint), OPTIONS.model_copy(update={"dtype": "int8"})).row_by_row
+
+
 def test_model_whose_states_do_not_depend_on_the_frame_is_refused(checkpoint, monkeypatch):
     change_features(monkeypatch, torch.zeros_like)
     with pytest.raises(UserError, match="same for two different frames"):

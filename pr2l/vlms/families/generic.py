@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch.utils._pytree import tree_map_only
 
-from pr2l.core.errors import TooLong, UserError
+from pr2l.core.errors import TooLong, UserError, first_line
 from pr2l.core.types import Frames
 from pr2l.vlms import checkpoint, processor
 from pr2l.vlms.backends.local import PassStates
@@ -310,11 +310,10 @@ class Generic(ChatVLM):
     def _prove(self, path: str) -> None:
         """Raise UserError unless the states equal those of the unmodified model and depend on the frame."""
         allowed = tolerance(self.options.dtype, self.model.dtype)
-        count = 1 if self.options.dtype == "int8" else len(ROWS)  # with int8, rows share a scale of rounding
-        found = self._largest_difference(count)
-        if not found <= allowed and count > 1:
+        found = self._largest_difference()
+        if not found <= allowed:
             self.row_by_row = True
-            found, of_batch = self._largest_difference(count), found
+            found, of_batch = self._largest_difference(), found
         if not found <= allowed:
             raise UserError(
                 f"{path!r} ({self.config.model_type}) is refused, because its states differ from those of the"
@@ -329,10 +328,10 @@ class Generic(ChatVLM):
                 stacklevel=2,
             )
 
-    def _largest_difference(self, count: int) -> float:
-        """Return the largest difference between the states of some ROWS and those of the unmodified model."""
-        frames, found = self._noise[:count], [0.0]
-        prompts: list[Prompt] = [*ROWS[:count]]
+    def _largest_difference(self) -> float:
+        """Return the largest difference between the states of the ROWS and those of the unmodified model."""
+        frames, found = self._noise, [0.0]
+        prompts: list[Prompt] = [*ROWS]
         for rows, states in self.passes(frames, prompts):
             for place, row in enumerate(rows):
                 # A model may answer with image tokens, for which a pass over the whole answer would want images.
@@ -373,12 +372,11 @@ class Generic(ChatVLM):
         except (UserError, TooLong, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            line = (str(error).strip().splitlines() or [""])[0]
             kind = getattr(getattr(self, "config", None), "model_type", "model")
             subject, advice = self._failure
             raise UserError(
-                f"{subject}: transformers' own processor or model of a {kind} raises {type(error).__name__}: {line};"
-                f" {advice}{_NEXT_STEP}"
+                f"{subject}: transformers' own processor or model of a {kind} raises {type(error).__name__}:"
+                f" {first_line(error)}; {advice}{_NEXT_STEP}"
             ) from error
 
 
