@@ -7,6 +7,12 @@ In a prompt, an image part marks the place of an image; the images themselves ar
 their places. In a message for an agent, an image part holds its image:
 
     {"type": "image", "image": frame}      # frame: uint8 [H, W, 3]
+
+A video is several frames that the VLM reads as one input, with the time between them. In a prompt its part has the
+number of frames, which are passed like images; in a message for an agent it holds them:
+
+    {"type": "video", "frames": 4, "fps": 2}
+    {"type": "video", "video": frames, "fps": 2}      # frames: uint8 [F, H, W, 3], the oldest first
 """
 
 from __future__ import annotations
@@ -18,7 +24,9 @@ import numpy as np
 from typing_extensions import NotRequired, TypedDict
 
 from pr2l.core.errors import UserError, did_you_mean
-from pr2l.core.types import Frame
+from pr2l.core.types import Frame, Frames
+
+FPS = 2.0  # frames per second of a video that does not say it; at this rate Qwen-VL samples videos
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -38,7 +46,16 @@ class ImagePart(TypedDict):
     image: NotRequired[Frame]
 
 
-Part: TypeAlias = TextPart | ImagePart
+class VideoPart(TypedDict):
+    """Part of a message's content that stands for one video, and holds its frames in a message for an agent."""
+
+    type: Literal["video"]
+    fps: float
+    frames: NotRequired[int]
+    video: NotRequired[Frames]
+
+
+Part: TypeAlias = TextPart | ImagePart | VideoPart
 
 
 class Message(TypedDict):
@@ -62,6 +79,16 @@ def image_part(image: Frame | None = None) -> ImagePart:
     return {"type": "image"} if image is None else {"type": "image", "image": image}
 
 
+def video_part(frames: int, fps: float = FPS) -> VideoPart:
+    """Return a part of a prompt that marks the place of one video.
+
+    Args:
+        frames: Number of frames.
+        fps: Frames per second.
+    """
+    return {"type": "video", "frames": frames, "fps": fps}
+
+
 def from_text(text: str, *, images: int = 1, text_first: bool = False) -> list[Message]:
     """Return a conversation of one user message with a text and images.
 
@@ -76,26 +103,28 @@ def from_text(text: str, *, images: int = 1, text_first: bool = False) -> list[M
 
 
 def count_images(messages: Iterable[Message]) -> int:
-    """Return the number of image parts in the messages.
+    """Return the number of images to which the messages refer, with the frames of their videos.
 
     Args:
-        messages: Messages whose contents are lists of parts, as `check_messages` returns them.
+        messages: Messages whose contents are lists of parts that mark places, as `check_messages` returns them.
     """
-    return sum(part["type"] == "image" for message in messages for part in message["content"])
+    parts = [part for message in messages for part in message["content"]]
+    return sum(part["frames"] if part["type"] == "video" else part["type"] == "image" for part in parts)
 
 
 def check_messages(value: object, where: str = "messages", *, with_images: bool = False) -> list[Message]:
     """Validate messages and return a copy in which every content is a list of parts.
 
     Args:
-        value: Sequence of mappings with the keys `role` and `content`. The content is a list of text and image parts,
-            or a string, which becomes one text part.
+        value: Sequence of mappings with the keys `role` and `content`. The content is a list of text, image and video
+            parts, or a string, which becomes one text part.
         where: Name of the value in errors, such as a file.
-        with_images: Whether every image part has to hold its image; False = image parts only mark places.
+        with_images: Whether every image or video part has to hold its frames; False = they only mark places.
 
     Raises:
         UserError: A message has an unknown role, key or type of part, no content, or the wrong type; a system message
-            is not the first message; an image is not in a user message; an image part holds no image, or must not.
+            is not the first message; an image or a video is not in a user message; its part holds no frames, or must
+            not.
     """
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
         raise UserError(f"{where}: expected a list of at least one message, got {_shorten(value)}. {_EXAMPLE}")
@@ -110,18 +139,31 @@ def split_images(value: object, where: str = "messages") -> tuple[list[Message],
         where: Name of the value in errors.
 
     Returns:
-        The messages, whose image parts only mark places, and the images in the order of their places.
+        The messages, whose image and video parts only mark places, and the images and the frames of videos in the
+        order of their places.
 
     Raises:
         UserError: As in `check_messages`.
     """
     messages = check_messages(value, where, with_images=True)
-    images = [part["image"] for message in messages for part in message["content"] if part["type"] == "image"]
+    images = [image for message in messages for part in message["content"] for image in _images(part)]
     return [{"role": message["role"], "content": _without_images(message["content"])} for message in messages], images
 
 
+def _images(part: Part) -> list[Frame]:
+    if part["type"] == "video":
+        return list(part["video"])
+    return [part["image"]] if part["type"] == "image" else []
+
+
 def _without_images(content: list[Part]) -> list[Part]:
-    return [image_part() if part["type"] == "image" else part for part in content]
+    return [_place(part) for part in content]
+
+
+def _place(part: Part) -> Part:
+    if part["type"] == "video":
+        return video_part(len(part["video"]), part["fps"])
+    return image_part() if part["type"] == "image" else part
 
 
 _EXAMPLE = 'A message is {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "..."}]}.'
@@ -140,9 +182,11 @@ def _check_message(value: object, number: int, where: str, with_images: bool) ->
     if not isinstance(content, Sequence) or isinstance(content, bytes) or not content:
         raise UserError(f"{where}.content: expected text or a list of parts, got {_shorten(content)}. {_EXAMPLE}")
     parts = [_check_part(part, f"{where}.content[{index}]", with_images) for index, part in enumerate(content)]
-    if role != "user" and any(part["type"] == "image" for part in parts):
+    if role != "user" and (kinds := [part["type"] for part in parts if part["type"] != "text"]):
+        article = "an" if kinds[0] == "image" else "a"
         raise UserError(
-            f"{where}: a message with the role {role!r} cannot have an image; move the image to a 'user' message."
+            f"{where}: a message with the role {role!r} cannot have {article} {kinds[0]}; move the {kinds[0]} to a"
+            " 'user' message."
         )
     return {"role": role, "content": parts}
 
@@ -152,13 +196,15 @@ def _check_part(value: object, where: str, with_images: bool) -> Part:
         raise UserError(f"{where}: expected a mapping with the key 'type', got {_shorten(value)}. {_EXAMPLE}")
     if value.get("type") == "image":
         return _check_image(value, where) if with_images else _check_place(value, where)
+    if value.get("type") == "video":
+        return _check_video(value, where) if with_images else _check_video_place(value, where)
     if value.get("type") == "text":
         text = _check_keys(value, ("type", "text"), where)["text"]
         if not isinstance(text, str):
             raise UserError(f"{where}.text: expected text, got {_shorten(text)}; put it in quotes.")
         return text_part(text)
-    hint = did_you_mean(str(value.get("type")), ("text", "image"))
-    raise UserError(f"{where}: unknown type {_shorten(value.get('type'))}.{hint} Known types: text, image.")
+    hint = did_you_mean(str(value.get("type")), ("text", "image", "video"))
+    raise UserError(f"{where}: unknown type {_shorten(value.get('type'))}.{hint} Known types: text, image, video.")
 
 
 def _check_image(value: Mapping[str, Any], where: str) -> ImagePart:
@@ -188,14 +234,49 @@ def _check_place(value: Mapping[str, Any], where: str) -> ImagePart:
     return image_part()
 
 
-def _check_keys(value: object, keys: tuple[str, ...], where: str) -> Mapping[str, Any]:
+def _check_video(value: Mapping[str, Any], where: str) -> VideoPart:
+    video = _check_keys(value, ("type", "video"), where, ("fps",))["video"]
+    is_array = isinstance(video, np.ndarray)
+    if not is_array or video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or not video.size:
+        kind = f"an array {video.dtype} {list(video.shape)}" if is_array else f"a {type(video).__name__}"
+        raise UserError(
+            f"{where}.video: expected an array uint8 [F, H, W, 3] of F frames, RGB, got {kind}; `numpy.stack` makes"
+            " one from a list of frames."
+        )
+    return {"type": "video", "video": video, "fps": _check_fps(value, where)}
+
+
+def _check_video_place(value: Mapping[str, Any], where: str) -> VideoPart:
+    if "video" in value:
+        raise UserError(
+            f"{where}: unknown key 'video'. A video part of a prompt only marks the place of a video, whose frames are"
+            " passed separately (in a run: frames of the environment); write their number as"
+            ' {"type": "video", "frames": 4}.'
+        )
+    frames = _check_keys(value, ("type", "frames"), where, ("fps",))["frames"]
+    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
+        raise UserError(f"{where}.frames: expected a whole number of at least 1, got {_shorten(frames)}.")
+    return video_part(frames, _check_fps(value, where))
+
+
+def _check_fps(value: Mapping[str, Any], where: str) -> float:
+    fps = value.get("fps", FPS)
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf"):
+        raise UserError(f"{where}.fps: expected the frames per second, a number above 0, got {_shorten(fps)}.")
+    return float(fps)
+
+
+def _check_keys(
+    value: object, keys: tuple[str, ...], where: str, optional: tuple[str, ...] = ()
+) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise UserError(f"{where}: expected a mapping with the keys {' and '.join(keys)}, got {_shorten(value)}.")
     if missing := [key for key in keys if key not in value]:
         raise UserError(f"{where}: the key {missing[0]!r} is missing; expected {' and '.join(keys)}.")
-    if unknown := [key for key in value if key not in keys]:
-        hint = did_you_mean(str(unknown[0]), keys)
-        raise UserError(f"{where}: unknown key {unknown[0]!r}.{hint} Allowed keys: {', '.join(keys)}.")
+    allowed = (*keys, *optional)
+    if unknown := [key for key in value if key not in allowed]:
+        hint = did_you_mean(str(unknown[0]), allowed)
+        raise UserError(f"{where}: unknown key {unknown[0]!r}.{hint} Allowed keys: {', '.join(allowed)}.")
     return value
 
 

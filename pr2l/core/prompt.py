@@ -20,6 +20,9 @@ or a conversation in the chat format of transformers (pr2l/core/messages.py), wi
     slots: [instruction, history]
     keep_end: [history]      # if a prompt is too long, these slots lose the start of their value, others the end
 
+With `{type: video, frames: 4, fps: 2}` the last four frames are one video instead, for a VLM that takes videos. `fps` is
+the number of steps per second, by default 2.
+
 The value of a slot is inserted unchanged: braces in the value are not slots.
 """
 

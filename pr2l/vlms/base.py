@@ -38,10 +38,11 @@ from pr2l.vlms.conversation import (
     Prompts,
     as_prompts,
     check_image_counts,
-    image_count,
     images_by_row,
     images_of,
     select_rows,
+    videos_of,
+    visuals,
 )
 from pr2l.vlms.decoding import Decoding, before_end, take_over_decoding, uniforms
 from pr2l.vlms.family import Family
@@ -104,8 +105,8 @@ class VLM(Family):
         Args:
             prompts: At least one text or conversation.
         """
-        ids = map(self.token_ids, as_prompts(list(prompts)))  # type: ignore[arg-type]
-        return max(len(row) - row.count(self.image_token_id) for row in ids)
+        rows = as_prompts(list(prompts))  # type: ignore[arg-type]
+        return max(len(self.token_ids(row)) - sum(self.grids(row)) for row in rows)
 
     @torch.no_grad()
     def vision(self, frames: Frames) -> Tokens:
@@ -130,18 +131,19 @@ class VLM(Family):
         Args:
             frames: One image per row, uint8 [B, H, W, 3]; or, with messages, a list of uint8 [H, W, 3] per row.
             prompts: One text per row, which the options put before or after its image; or one conversation per row in
-                transformers' chat format, with a part {"type": "image"} for each of the row's images.
+                transformers' chat format, with a part {"type": "image"} for each of the row's images, or a part
+                {"type": "video", "frames": F, "fps": ...} for F images that are one video.
             prompt_tokens: P, at least prompt_length(prompts); None = the longest prompt of this batch.
 
         Returns:
-            float32 states [B, L, I + P + N, D], where I is the largest number of image tokens of a row. States of
+            float32 states [B, L, I + P + N, D], where I is the largest number of image and video tokens of a row. States of
             padding, and of positions after the end of a generated answer, are zero and masked.
 
         Raises:
             UserError: The family does not support such a conversation, or a prompt is longer than prompt_tokens.
         """
         frames, row_prompts = self.batch(frames, prompts)
-        image_tokens = [image_count(prompt) * self.image_length() for prompt in row_prompts]
+        image_tokens = [sum(self.grids(prompt)) for prompt in row_prompts]
         lengths = [len(self.token_ids(prompt)) for prompt in row_prompts]
         states = HiddenBatch(
             image_tokens,
@@ -240,14 +242,14 @@ class VLM(Family):
             prompts: As in `hidden`.
 
         Returns:
-            input_ids and attention_mask [B, T], padded on the right, the image inputs, and the `text_inputs`.
+            input_ids and attention_mask [B, T], padded on the right, the `visual_inputs`, and the `text_inputs`.
         """
         frames, prompts = self.batch(frames, prompts)
         ids = self.ids(prompts)
         return {
             "input_ids": ids,
             "attention_mask": self.mask(prompts),
-            **self.pixels(frames),
+            **self.visual_inputs(frames, prompts),
             **self.text_inputs(prompts, ids),
         }
 
@@ -278,7 +280,7 @@ class VLM(Family):
         if self.is_encoder_decoder:
             targets = padded(answer_ids, IGNORE_INDEX).to(self.model.device)
             return inputs | {"labels": targets}, targets
-        if any(self.image_token_id in ids for ids in answer_ids):
+        if any(token in ids for ids in answer_ids for token in self.visual_token_ids):
             raise UserError("an answer contains an image token, but answers have no images; leave it out.")
         lengths = inputs["attention_mask"].sum(1).tolist()
         inputs = append_answers(inputs, answer_ids, self.pad_token_id, self.answer_type)
@@ -329,11 +331,12 @@ class VLM(Family):
         Yields:
             Indices of rows, and their states. Input states are in Hidden's order: image tokens, then the others.
         """
-        features = self._engine.encode_images(frames) if self._engine is not None else None
+        with_videos = any(map(videos_of, prompts))
+        shared = None if self._engine is None or with_videos else self._engine.encode_images(frames)
         for rows in self._groups(prompts):
             of_rows = select_rows(frames, prompts, rows)
             decoding = self._decoding(*of_rows)
-            if self._engine is None or features is None:
+            if self._engine is None:
                 states = generate_states(
                     self.model,
                     self.inputs(*of_rows),
@@ -343,9 +346,12 @@ class VLM(Family):
                     size=self.hidden_size,
                     is_encoder_decoder=self.is_encoder_decoder,
                 )
+            elif videos_of(of_rows[1][0]):  # in all of these rows, see `_groups`
+                states = self._engine.run_videos(*of_rows, decoding)
             else:
-                states = self._engine.run(features.select(images_of(prompts, rows)), of_rows[1], decoding)
-            order = image_tokens_first(self.ids(of_rows[1]), self.image_token_id)
+                images = shared.select(images_of(prompts, rows)) if shared else self._engine.encode_images(of_rows[0])
+                states = self._engine.run(images, of_rows[1], decoding)
+            order = image_tokens_first(self.ids(of_rows[1]), *self.visual_token_ids)
             yield rows, states._replace(inputs=states.inputs[:, :, order])
 
     # Internals.
@@ -361,7 +367,7 @@ class VLM(Family):
         groups = defaultdict(list)
         for row, prompt in enumerate(prompts):
             length = 0 if self.is_encoder_decoder else len(self.token_ids(prompt))
-            groups[self.image_places(prompt), length].append(row)
+            groups[visuals(prompt), self.image_places(prompt), length].append(row)
         return [self.buckets.padded(rows) for rows in groups.values()]
 
     def _stacked(self, images_of_rows: Sequence[Sequence[Frame]]) -> Frames:

@@ -9,6 +9,7 @@ placeholder is replaced by the tokens of its image:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from jinja2 import TemplateError
 from pr2l.core.errors import UserError
 from pr2l.vlms import checkpoint
 from pr2l.vlms.base import VLM
-from pr2l.vlms.conversation import Conversation, image_count
+from pr2l.vlms.conversation import Conversation, Video, videos_of, visuals
 
 Part = TypeVar("Part")
 _MARK = "where-the-text-goes"
@@ -45,17 +46,30 @@ class ChatVLM(VLM):
 
     @property
     def placeholders(self) -> tuple[str, ...]:
-        return tuple(word for word in (self.placeholder, self.image_token) if word)
+        videos = (self.video_token,) if self.takes_videos else ()
+        return tuple(word for word in (self.placeholder, self.image_token, *videos) if word)
+
+    def video_text(self, video: Video) -> str:
+        """Return the text that replaces the placeholder of a video before tokenisation.
+
+        Args:
+            video: A video, in a family that takes videos.
+        """
+        return self.video_token * sum(self.video_grids(video))
 
     def layout(self, text: str) -> list[int]:
         return self._tokenize(self.write(text))
 
     def conversation_layout(self, conversation: Conversation) -> list[int]:
-        return self._tokenize(self.write_conversation(conversation))
+        return self._tokenize(self.write_conversation(conversation), videos_of(conversation))
 
-    def _tokenize(self, written: str) -> list[int]:
+    def _tokenize(self, written: str, videos: Sequence[Video] = ()) -> list[int]:
         special = not self.tokenizer.bos_token or not written.startswith(self.tokenizer.bos_token)
         whole = written.replace(self.placeholder, self.image_text)
+        if videos:
+            first, *others = whole.split(self.video_token)
+            pairs = zip(videos, others, strict=True)
+            whole = first + "".join(self.video_text(video) + text for video, text in pairs)
         return self.encode(whole, add_special_tokens=special)
 
     def write(self, text: str) -> str:
@@ -79,8 +93,8 @@ class ChatVLM(VLM):
                 are joined by line breaks.
 
         Raises:
-            UserError: The template refuses the conversation or drops an image, or there are several messages and no
-                template.
+            UserError: The template refuses the conversation or drops an image or a video, or there are several
+                messages and no template.
         """
         if self.template is None or not self.options.chat_template:
             if len(conversation.turns) > 1:
@@ -88,7 +102,7 @@ class ChatVLM(VLM):
                     f"several messages need a chat template, but this {self.config.model_type} has none or was loaded"
                     " with chat_template=false; use one message with the role 'user'."
                 )
-            return "\n".join(self.placeholder if part is None else part for part in conversation.turns[0][1])
+            return "\n".join(map(self._plain_part, conversation.turns[0][1]))
         try:
             written = self.apply_template(conversation.messages())
         except TemplateError as error:
@@ -96,12 +110,22 @@ class ChatVLM(VLM):
                 f"the chat template of this {self.config.model_type} does not accept the conversation {conversation}:"
                 f" {error}"
             ) from error
-        if written.count(self.placeholder) != image_count(conversation):
-            raise UserError(
-                f"the chat template of this {self.config.model_type} leaves out an image {self.placeholder!r} of the"
-                f" conversation {conversation}, or a text of the conversation contains this word."
-            )
+        videos = len(videos_of(conversation))
+        kinds = [("an image", self.placeholder, len(visuals(conversation)) - videos)]
+        kinds += [("a video", self.video_token, videos)] if self.takes_videos else []
+        for kind, word, count in kinds:
+            if written.count(word) != count:
+                raise UserError(
+                    f"the chat template of this {self.config.model_type} leaves out {kind} {word!r} of the"
+                    f" conversation {conversation}, or a text of the conversation contains this word."
+                )
         return written
+
+    def _plain_part(self, part: str | Video | None) -> str:
+        """Return a part of a message without a chat template."""
+        if isinstance(part, Video):
+            return self.video_token
+        return self.placeholder if part is None else part
 
     def _in_order(self, image: Part, text: Part) -> list[Part]:
         return [image, text] if self.options.token_order == "image_first" else [text, image]

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -272,6 +273,21 @@ def read_image_processor(path: str) -> Any:
         UserError: It cannot be read.
     """
     return read_part(path, "image processor", lambda: _image_processor(path))
+
+
+def video_settings(path: str, image_processor: Any) -> Any:
+    """Return the settings with which a checkpoint converts the pixels of videos.
+
+    They are those of its video processor, which itself needs torchvision; without one, those of its image processor.
+
+    Args:
+        path: A local folder or a Hub id.
+        image_processor: The image processor.
+    """
+    nested = (read_json(path, "processor_config.json") or {}).get("video_processor")
+    settings = nested or read_json(path, "video_preprocessor_config.json") or {}
+    names = ("resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    return SimpleNamespace(**{name: settings.get(name, getattr(image_processor, name)) for name in names})
 
 
 def _image_processor(path: str) -> Any:

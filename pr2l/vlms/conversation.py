@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from pr2l.core.errors import UserError
-from pr2l.core.messages import Message, check_messages, text_part
+from pr2l.core.messages import Message, Part, check_messages, image_part, text_part, video_part
 from pr2l.core.types import Frame, Frames
 from pr2l.vlms.plain_text import check_unicode
 
@@ -18,15 +18,27 @@ Images: TypeAlias = Frames | Sequence[Sequence[Frame]]
 """One image per row, uint8 [B, H, W, 3]; or a list of uint8 [H, W, 3] per row, of any shapes."""
 
 
+class Video(NamedTuple):
+    """Place of a video in a conversation.
+
+    Args:
+        frames: Number of frames, which are among the images of the row.
+        fps: Frames per second.
+    """
+
+    frames: int
+    fps: float
+
+
 @dataclass(frozen=True)
 class Conversation:
     """Messages in a hashable form.
 
     Args:
-        turns: For each message its role and the parts of its content, in order: a text, or None for an image.
+        turns: For each message its role and the parts of its content, in order: a text, None for an image, or a Video.
     """
 
-    turns: tuple[tuple[str, tuple[str | None, ...]], ...]
+    turns: tuple[tuple[str, tuple[str | Video | None, ...]], ...]
 
     @classmethod
     def of(cls, messages: Sequence[Message]) -> Conversation:
@@ -39,26 +51,27 @@ class Conversation:
             UserError: As in `check_messages`.
         """
         checked = check_messages(messages)
-        return cls(
-            tuple(
-                (
-                    message["role"],
-                    tuple(part["text"] if part["type"] == "text" else None for part in message["content"]),
-                )
-                for message in checked
-            )
-        )
+        return cls(tuple((message["role"], tuple(map(_hashable, message["content"]))) for message in checked))
 
     def messages(self) -> list[Message]:
         """Return the messages in transformers' format."""
-        turns = (
-            {"role": role, "content": [{"type": "image"} if part is None else text_part(part) for part in parts]}
-            for role, parts in self.turns
-        )
-        return check_messages(list(turns))
+        turns = [{"role": role, "content": [_part(part) for part in parts]} for role, parts in self.turns]
+        return check_messages(turns)
 
     def __str__(self) -> str:
         return json.dumps(self.turns, ensure_ascii=False)
+
+
+def _hashable(part: Part) -> str | Video | None:
+    if part["type"] == "video":
+        return Video(part["frames"], part["fps"])
+    return part["text"] if part["type"] == "text" else None
+
+
+def _part(part: str | Video | None) -> Part:
+    if isinstance(part, Video):
+        return video_part(*part)
+    return image_part() if part is None else text_part(part)
 
 
 Prompt: TypeAlias = str | Conversation
@@ -67,24 +80,44 @@ Prompt: TypeAlias = str | Conversation
 Prompts: TypeAlias = Sequence[str] | Sequence[Sequence[Message]] | Sequence[Prompt]
 
 
-def image_count(prompt: Prompt) -> int:
-    """Return the number of images that a prompt refers to.
+def visuals(prompt: Prompt) -> tuple[Video | None, ...]:
+    """Return the images and videos of a prompt, in order: None for an image.
 
     Args:
-        prompt: A text has one image; a conversation has one per part that is None.
+        prompt: A text, which has one image, or a conversation.
     """
-    return 1 if isinstance(prompt, str) else sum(part is None for _, parts in prompt.turns for part in parts)
+    if isinstance(prompt, str):
+        return (None,)
+    return tuple(part for _, parts in prompt.turns for part in parts if not isinstance(part, str))
+
+
+def videos_of(prompt: Prompt) -> list[Video]:
+    """Return the videos of a prompt.
+
+    Args:
+        prompt: A text, which has none, or a conversation.
+    """
+    return [part for part in visuals(prompt) if part is not None]
+
+
+def image_count(prompt: Prompt) -> int:
+    """Return the number of images that a prompt refers to, with the frames of its videos.
+
+    Args:
+        prompt: A text, which has one image, or a conversation.
+    """
+    return sum(1 if part is None else part.frames for part in visuals(prompt))
 
 
 def texts_of(prompt: Prompt) -> list[str]:
-    """Return the texts of a prompt, without its images.
+    """Return the texts of a prompt, without its images and videos.
 
     Args:
         prompt: A text or a conversation.
     """
     if isinstance(prompt, str):
         return [prompt]
-    return [part for _, parts in prompt.turns for part in parts if part is not None]
+    return [part for _, parts in prompt.turns for part in parts if isinstance(part, str)]
 
 
 def change_texts(prompt: Prompt, change: Callable[[str], str]) -> Prompt:
@@ -96,8 +129,12 @@ def change_texts(prompt: Prompt, change: Callable[[str], str]) -> Prompt:
     """
     if isinstance(prompt, str):
         return change(prompt)
-    turns = ((role, tuple(None if part is None else change(part) for part in parts)) for role, parts in prompt.turns)
-    return Conversation(tuple(turns))
+    return Conversation(
+        tuple(
+            (role, tuple(change(part) if isinstance(part, str) else part for part in parts))
+            for role, parts in prompt.turns
+        )
+    )
 
 
 def as_prompts(prompts: Prompts) -> list[Prompt]:
@@ -170,6 +207,23 @@ def images_by_row(frames: Frames, prompts: Sequence[Prompt]) -> list[Frames]:
     return [frames[images_of(prompts, [row])] for row in range(len(prompts))]
 
 
+def split_videos(frames: Frames, prompts: Sequence[Prompt]) -> tuple[Frames, list[Frames]]:
+    """Separate the frames of videos from the images.
+
+    Args:
+        frames: uint8 [M, H, W, 3], the images of all rows, with the frames of their videos.
+        prompts: Prompts of all rows.
+
+    Returns:
+        The images, uint8 [N, H, W, 3], and the frames of each video, uint8 [F, H, W, 3], in the order of `visuals`.
+    """
+    parts = [part for prompt in prompts for part in visuals(prompt)]
+    ends = np.cumsum([1 if part is None else part.frames for part in parts]).tolist()
+    images = [end - 1 for part, end in zip(parts, ends, strict=True) if part is None]
+    videos = [frames[end - part.frames : end] for part, end in zip(parts, ends, strict=True) if part is not None]
+    return frames[images], videos
+
+
 def check_image_counts(frames: Images, prompts: Sequence[Prompt]) -> None:
     """Check that there are prompts, and as many images as they refer to.
 
@@ -184,6 +238,7 @@ def check_image_counts(frames: Images, prompts: Sequence[Prompt]) -> None:
     if not isinstance(frames, np.ndarray) and [len(images) for images in frames] != counts:
         raise ValueError(
             f"the rows have {[len(images) for images in frames]} images, but their prompts have {counts} image parts"
+            " and frames of videos"
         )
     if not counts or (isinstance(frames, np.ndarray) and len(frames) != sum(counts)):
         raise ValueError(

@@ -20,12 +20,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from pr2l.core import registry
 from pr2l.core.errors import TooLong, UserError
 from pr2l.core.types import Frames
 from pr2l.vlms import checkpoint
 from pr2l.vlms.backends.local import layers_needed, reading_depth, shortened
 from pr2l.vlms.compile import Buckets
-from pr2l.vlms.conversation import Conversation, Prompt, change_texts, image_count
+from pr2l.vlms.conversation import (
+    Conversation,
+    Prompt,
+    Video,
+    change_texts,
+    split_videos,
+    visuals,
+)
 from pr2l.vlms.options import Defaults
 from pr2l.vlms.pixels import Pixels
 from pr2l.vlms.plain_text import control_tokens, encode, interrupt
@@ -66,6 +74,8 @@ class Family:
     spare_layers = 0
     # The type id of generated tokens, in a family whose tokens have types.
     answer_type = 0
+    # Whether a conversation may have a video, which the model reads as one input.
+    takes_videos = False
     # The chat template, if the family uses one.
     template: str | None = None
 
@@ -198,7 +208,7 @@ class Family:
                 " Use a family with a chat template, such as smolvlm or qwen2_5_vl, or one message of the user with"
                 " an image and then text."
             )
-        return "\n".join(part for part in parts if part is not None)
+        return "\n".join(part for part in parts if isinstance(part, str))
 
     def text_inputs(self, prompts: Sequence[Prompt], ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return further model inputs that depend on the text; none for most families.
@@ -220,9 +230,24 @@ class Family:
         return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
 
     @property
+    def video_token_id(self) -> int:
+        """Token id of one video placeholder in the input, in a family that takes videos."""
+        return int(self.config.video_token_id)
+
+    @property
+    def video_token(self) -> str:
+        """Text of one video token."""
+        return str(self.tokenizer.convert_ids_to_tokens(self.video_token_id))
+
+    @property
+    def visual_token_ids(self) -> tuple[int, ...]:
+        """Token ids of the placeholders of images and videos."""
+        return (self.image_token_id, self.video_token_id) if self.takes_videos else (self.image_token_id,)
+
+    @property
     def special_tokens(self) -> tuple[str, ...]:
         """Texts that the tokenizer converts to control tokens, at any position."""
-        return tuple({*self.tokenizer.all_special_tokens, self.image_token})
+        return tuple({*self.tokenizer.all_special_tokens, *self._visual_tokens})
 
     def plain(self, prompt: Prompt) -> Prompt:
         """Return a prompt whose special tokens are interrupted, so that `encode` reads them as text.
@@ -247,7 +272,7 @@ class Family:
 
     @property
     def placeholders(self) -> tuple[str, ...]:
-        """Texts that stand for an image."""
+        """Texts that stand for an image or a video."""
         return (self.image_token,)
 
     @cached_property
@@ -257,6 +282,33 @@ class Family:
     def image_length(self) -> int:
         """Return the number of tokens that one image takes in the language model's input."""
         return self.vision_length
+
+    def video_grids(self, video: Video) -> list[int]:
+        """Return the numbers of tokens of a video in the language model's input, one per grid, the oldest first.
+
+        Args:
+            video: A video, in a family that takes videos.
+        """
+        raise NotImplementedError
+
+    def grids(self, prompt: Prompt) -> list[int]:
+        """Return the numbers of tokens of all images and videos of a prompt, one per grid, in order.
+
+        Args:
+            prompt: A text or a conversation.
+
+        Raises:
+            UserError: The prompt has a video, and the family takes none.
+        """
+        lengths = []
+        for visual in visuals(prompt):
+            if visual is not None and not self.takes_videos:
+                raise UserError(
+                    f"a {self.config.model_type} takes no videos. Use {' or '.join(video_families())}, or pass the"
+                    f" frames as images: {{type: image, frames: {visual.frames}}} in a prompt file."
+                )
+            lengths += [self.image_length()] if visual is None else self.video_grids(visual)
+        return lengths
 
     # The images.
 
@@ -270,6 +322,27 @@ class Family:
             Keyword arguments of the model's `get_image_features`.
         """
         return {"pixel_values": self.preprocess(frames)}
+
+    def video_pixels(self, videos: Sequence[Frames]) -> dict[str, torch.Tensor]:
+        """Return the model's video inputs, in a family that takes videos.
+
+        Args:
+            videos: Frames of each video, uint8 [F, H, W, 3], at least one video.
+
+        Returns:
+            Keyword arguments of the model's `get_video_features`.
+        """
+        raise NotImplementedError
+
+    def visual_inputs(self, frames: Frames, prompts: Sequence[Prompt]) -> dict[str, torch.Tensor]:
+        """Return the unmodified model's image and video inputs.
+
+        Args:
+            frames: uint8 [M, H, W, 3], the images of all rows, with the frames of their videos.
+            prompts: B prompts.
+        """
+        images, videos = split_videos(frames, prompts)
+        return (self.pixels(images) if len(images) else {}) | (self.video_pixels(videos) if videos else {})
 
     def fit(self, frames: Frames) -> Frames:
         """Stretch or pad frames uint8 [M, H, W, 3] to pictures uint8 [M, *picture_size, 3] for the vision tower.
@@ -377,6 +450,20 @@ class Family:
         ids = self.ids(prompts)  # all of one length: without padding, no mask is needed
         return {"input_ids": ids, "mm_encoder_outputs": {"image": image_features}, **self.text_inputs(prompts, ids)}
 
+    def video_lm_inputs(self, frames: Frames, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Return language-model inputs of prompts with videos, whose features are computed here.
+
+        Args:
+            frames: As in `visual_inputs`.
+            prompts: B prompts with the same images and videos and the same number of token ids.
+        """
+        images, videos = split_videos(frames, prompts)
+        features = {"video": self.model.get_video_features(**self.video_pixels(videos), return_dict=True)}
+        if len(images):
+            features["image"] = self.encode_images(images)
+        ids = self.ids(prompts)
+        return {"input_ids": ids, "mm_encoder_outputs": features, **self.text_inputs(prompts, ids)}
+
     @property
     def image_sees_later_text(self) -> bool:
         """Whether image tokens attend to text that comes after them, as in an encoder."""
@@ -470,12 +557,27 @@ class Family:
                 f" has {self.max_positions} positions. Use a shorter prompt or fewer new tokens."
             )
 
+    def preprocess_videos(self, frames: Frames) -> torch.Tensor:
+        """Convert frames of videos as `preprocess` does images, with the checkpoint's settings for videos.
+
+        Args:
+            frames: uint8 [M, H, W, 3], frames of one or more videos.
+        """
+        return self._video_pixels(frames)
+
     # Internals.
 
     @cached_property
     def _pixels(self) -> Pixels:
+        return self._preprocessor(self.image_processor)
+
+    @cached_property
+    def _video_pixels(self) -> Pixels:
+        return self._preprocessor(checkpoint.video_settings(self.config.name_or_path, self.image_processor))
+
+    def _preprocessor(self, processor: Any) -> Pixels:
         model, letterbox = self.model, self.options.aspect == "letterbox"
-        return Pixels(self.image_processor, self.picture_size, model.device, model.dtype, letterbox=letterbox)
+        return Pixels(processor, self.picture_size, model.device, model.dtype, letterbox=letterbox)
 
     def _picture_size(self) -> tuple[int, int]:
         """Return the height and the width of the pictures that the vision tower reads."""
@@ -487,12 +589,14 @@ class Family:
 
     def _checked_layout(self, prompt: Prompt) -> tuple[int, ...]:
         plain = self.plain(prompt)
+        expected = sum(self.grids(prompt))
         ids = tuple(self.layout(plain) if isinstance(plain, str) else self.conversation_layout(plain))
-        count, expected = ids.count(self.image_token_id), self.image_length() * image_count(prompt)
+        count = sum(map(ids.count, self.visual_token_ids))
         if count != expected:
+            names = " and ".join(map(repr, self._visual_tokens))
             raise UserError(
                 f"the prompt {str(prompt)!r} has {count} image tokens, but its images have {expected};"
-                f" leave {self.image_token!r} out of the prompt, because pr2l inserts the images, or use"
+                f" leave {names} out of the prompt, because pr2l inserts the images, or use"
                 " vlm_options.special_tokens=text."
             )
         answer = 0 if self.is_encoder_decoder else self.new_tokens
@@ -500,5 +604,15 @@ class Family:
         return ids
 
     def _find_images(self, prompt: Prompt) -> tuple[int, ...]:
-        """Return the positions of the image tokens in the input."""
-        return tuple(place for place, token in enumerate(self.token_ids(prompt)) if token == self.image_token_id)
+        """Return the positions of the image and video tokens in the input."""
+        return tuple(place for place, token in enumerate(self.token_ids(prompt)) if token in self.visual_token_ids)
+
+    @property
+    def _visual_tokens(self) -> tuple[str, ...]:
+        return (self.image_token, self.video_token) if self.takes_videos else (self.image_token,)
+
+
+def video_families() -> list[str]:
+    """Return the names of the families that take videos."""
+    loaders = {name: registry.load("vlms", name).load for name in registry.names("vlms")}
+    return [name for name, load in loaders.items() if getattr(load.__self__, "takes_videos", False)]

@@ -20,17 +20,17 @@ def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
     return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
 
 
-def image_tokens_first(ids: torch.Tensor, image_token_id: int) -> torch.Tensor:
+def image_tokens_first(ids: torch.Tensor, *image_token_ids: int) -> torch.Tensor:
     """Return the positions of the image tokens, then those of the others: the order of `Hidden`.
 
     Args:
         ids: int64 [B, T], rows with image tokens at the same positions.
-        image_token_id: Id of an image token.
+        image_token_ids: Id of an image token, and that of a video token if the model has one.
 
     Returns:
         int64 [T].
     """
-    image = ids[0] == image_token_id
+    image = torch.isin(ids[0], torch.tensor(image_token_ids, device=ids.device))
     return torch.cat([image.nonzero().flatten(), (~image).nonzero().flatten()])
 
 

@@ -113,11 +113,14 @@ class NoVideo:
             raise AttributeError(name)
 
 
-def chat_template(image: str, start: str = "", user: str = "user: ", end: str = " assistant:") -> str:
-    """Return a chat template as on the Hub: parts of a turn in their order, `image` for each image."""
+def chat_template(
+    image: str, start: str = "", user: str = "user: ", end: str = " assistant:", video: str = ""
+) -> str:
+    """Return a chat template as on the Hub: parts of a turn in their order, with `image` or `video` for theirs."""
     return (
         start + "{% for turn in messages %}" + user + "{% for part in turn['content'] %}"
-        "{% if part['type'] == 'image' %}" + image + "{% else %}{{ part['text'] }}{% endif %}"
+        "{% if part['type'] == 'image' %}" + image + "{% elif part['type'] == 'video' %}" + video + "{% else %}"
+        "{{ part['text'] }}{% endif %}"
         "{% endfor %}{% endfor %}{% if add_generation_prompt %}" + end + "{% endif %}"
     )
 

@@ -60,6 +60,7 @@ class LocalModel(Protocol):
     def ids(self, prompts: Sequence[Prompt]) -> Tensor: ...
     def encode_images(self, frames: Frames) -> Any: ...
     def lm_inputs(self, image_features: Any, prompts: Sequence[Prompt]) -> dict[str, Any]: ...
+    def video_lm_inputs(self, frames: Frames, prompts: Sequence[Prompt]) -> dict[str, Any]: ...
 
 
 class PassStates(NamedTuple):
@@ -169,6 +170,19 @@ class Engine:
         prefix, inputs = self._prefix.take(images, prompts)
         states = self._causal(inputs, choose)
         return states if prefix is None else states._replace(inputs=torch.cat([prefix, states.inputs], dim=2))
+
+    def run_videos(self, frames: Frames, prompts: list[Prompt], choose: Choose) -> PassStates:
+        """Run vision tower and language model on some rows with videos, of a decoder-only model.
+
+        Args:
+            frames: uint8 [M, H, W, 3], the images of these rows, with the frames of their videos.
+            prompts: One prompt per row.
+            choose: Function that chooses the next token.
+
+        Returns:
+            As `run`.
+        """
+        return self._causal(self.vlm.video_lm_inputs(frames, prompts), choose)
 
     def _causal(self, inputs: dict[str, Any], choose: Choose) -> PassStates:
         language_model, steps = self.vlm.language_model, self.vlm.new_tokens

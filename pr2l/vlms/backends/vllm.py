@@ -43,7 +43,7 @@ from pr2l.core.types import Frames, Tokens
 from pr2l.vlms import checkpoint
 from pr2l.vlms.backends.local import PassStates
 from pr2l.vlms.base import VLM, Defaults
-from pr2l.vlms.conversation import Images, Prompt, Prompts, image_count
+from pr2l.vlms.conversation import Images, Prompt, Prompts, image_count, videos_of
 from pr2l.vlms.decoding import before_end
 from pr2l.vlms.token_ids import image_tokens_first
 
@@ -303,8 +303,10 @@ class Served(VLM):
 
     def _ask(self, frames: Frames, prompts: list[Prompt], **sampling: Any) -> list[Reply]:
         """Return one reply per row."""
-        if max(map(image_count, prompts)) > 1:
-            raise UserError("several images in a prompt are not possible with server; leave out vlm_options.server.")
+        if max(map(image_count, prompts)) > 1 or any(map(videos_of, prompts)):
+            raise UserError(
+                "several images or videos in a prompt are not possible with server; leave out vlm_options.server."
+            )
         with ThreadPoolExecutor(min(len(prompts), AT_ONCE)) as pool:
             return list(pool.map(partial(self._ask_one, **sampling), self.fit(frames), prompts))
 

@@ -14,7 +14,7 @@ TILES = [[32, 64], [64, 32], [64, 64]]
 
 
 def build(folder):
-    words = tokenizer(["<image>", "<video>"], chat_template=chat_template("<image>\n"))
+    words = tokenizer(["<image>", "<video>"], chat_template=chat_template("<image>\n", video="<video>\n"))
     config = LlavaOnevisionConfig(
         vision_config=vit(model_type="siglip_vision_model", vision_use_head=False),
         text_config=llama(words, model_type="qwen2"),

@@ -13,6 +13,7 @@ TEMPLATE = chat_template(
     start="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
     user="<|im_start|>user\n",
     end="<|im_end|>\n<|im_start|>assistant\n",
+    video="<|vision_start|><|video_pad|><|vision_end|>",
 )
 
 

@@ -7,6 +7,7 @@ TEMPLATE = chat_template(
     "<|vision_start|><|image_pad|><|vision_end|>",
     user="<|im_start|>user\n",
     end="<|im_end|>\n<|im_start|>assistant\n",
+    video="<|vision_start|><|video_pad|><|vision_end|>",
 )
 
 
