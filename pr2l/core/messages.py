@@ -266,9 +266,7 @@ def _check_fps(value: Mapping[str, Any], where: str) -> float:
     return float(fps)
 
 
-def _check_keys(
-    value: object, keys: tuple[str, ...], where: str, optional: tuple[str, ...] = ()
-) -> Mapping[str, Any]:
+def _check_keys(value: object, keys: tuple[str, ...], where: str, optional: tuple[str, ...] = ()) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise UserError(f"{where}: expected a mapping with the keys {' and '.join(keys)}, got {_shorten(value)}.")
     if missing := [key for key in keys if key not in value]:

@@ -20,8 +20,8 @@ or a conversation in the chat format of transformers (pr2l/core/messages.py), wi
     slots: [instruction, history]
     keep_end: [history]      # if a prompt is too long, these slots lose the start of their value, others the end
 
-With `{type: video, frames: 4, fps: 2}` the last four frames are one video instead, for a VLM that takes videos. `fps` is
-the number of steps per second, by default 2.
+With `{type: video, frames: 4, fps: 2}` the last four frames are one video instead, for a VLM that takes videos. `fps`
+is the number of steps per second, by default 2.
 
 The value of a slot is inserted unchanged: braces in the value are not slots.
 """
@@ -76,7 +76,7 @@ class Prompt(BaseModel):
 
     @property
     def images(self) -> int:
-        """Number of frames K of one prompt: the last K frames of the episode, the oldest first."""
+        """Number of frames K of one prompt, with those of its videos: the last K of the episode, the oldest first."""
         return count_images(self.messages) if self.messages else 1
 
     @property

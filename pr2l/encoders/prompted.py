@@ -14,7 +14,7 @@ from pydantic import PositiveInt
 from pr2l.core.types import Contexts, Frames, Segment
 from pr2l.encoders.base import EncoderSource
 from pr2l.encoders.common.prompts import PromptOptions, PromptRenderer
-from pr2l.encoders.common.states import StatesEncoder, check_pooling, pool_grid, pooled_length
+from pr2l.encoders.common.states import StatesEncoder, check_pooling, pool_grids, pooled_lengths
 
 
 class Defaults(PromptOptions):
@@ -30,8 +30,8 @@ class Defaults(PromptOptions):
 class PromptedEncoder(StatesEncoder):
     """Encoder of a VLM's hidden states under a prompt.
 
-    Tokens come in the order of the option `segments`. For a prompt of several images, the image tokens come frame by
-    frame, the oldest frame first.
+    Tokens come in the order of the option `segments`. For a prompt of several images or a video, the image tokens come
+    frame by frame, the oldest frame first.
     """
 
     def __init__(self, source: EncoderSource, options: Defaults) -> None:
@@ -42,7 +42,7 @@ class PromptedEncoder(StatesEncoder):
         self._answers: list[str] = []
         check_pooling(self.vlm, options.image_tokens)
         lengths = {
-            "image": self.frame_history * pooled_length(self.vlm.image_length(), options.image_tokens),
+            "image": pooled_lengths(self.prompts.grids, options.image_tokens),
             "prompt": self.prompt_tokens,
             "generated": self.vlm.new_tokens,
         }
@@ -67,8 +67,7 @@ class PromptedEncoder(StatesEncoder):
             span = hidden.spans[segment]
             segment_states, mask = hidden.states[:, :, span], hidden.mask[:, span]
             if segment == "image":
-                grids = segment_states.chunk(self.frame_history, dim=2)
-                segment_states = torch.cat([pool_grid(grid, self.options.image_tokens) for grid in grids], dim=2)
+                segment_states = pool_grids(segment_states, self.prompts.grids, self.options.image_tokens)
                 mask = mask[:, : segment_states.shape[2]]
             states.append(segment_states)
             masks.append(mask)

@@ -42,7 +42,7 @@ from pr2l.prompting.examples import Examples
 from pr2l.prompting.heatmap import draw_scores
 from pr2l.prompting.probes import FOLDS, LayerSegment, Probe, agreement, probe, says, share
 from pr2l.vlms.base import VLM, Defaults
-from pr2l.vlms.conversation import by_row
+from pr2l.vlms.conversation import as_prompts, by_row
 from pr2l.vlms.loading import layer_count, load_vlm
 
 SEGMENTS: tuple[Segment, ...] = ("image", "prompt", "generated")
@@ -325,6 +325,7 @@ def read(vlm: VLM, variant: Prompt, examples: Examples) -> Reading:
     frames = examples.last_frames(variant.images)
     prompts: Any = [variant.fill(context) for context in examples.contexts]
     width, answers = vlm.prompt_length(prompts), []
+    grids = vlm.grids(as_prompts(prompts[:1])[0])
     features: dict[LayerSegment, list[npt.NDArray[np.float32]]] = {}
     clock = [time.perf_counter()]
     for start in range(0, len(examples), BATCH):
@@ -335,7 +336,7 @@ def read(vlm: VLM, variant: Prompt, examples: Examples) -> Reading:
             span = hidden.spans[segment]
             if span.start == span.stop:
                 continue
-            pooled = _pooled(segment, hidden.states[:, :, span], hidden.mask[:, span], variant.images)
+            pooled = _pooled(segment, hidden.states[:, :, span], hidden.mask[:, span], grids)
             for index, layer in enumerate(vlm.options.layers):
                 features.setdefault((layer, segment), []).append(pooled[:, index].float().cpu().numpy())
         clock.append(time.perf_counter())
@@ -406,14 +407,14 @@ def _probes(features: npt.NDArray[np.float32], examples: Examples) -> dict[str, 
     return {name: result for name, result in results.items() if result is not None}
 
 
-def _pooled(segment: str, states: torch.Tensor, mask: torch.Tensor, images: int) -> torch.Tensor:
+def _pooled(segment: str, states: torch.Tensor, mask: torch.Tensor, grids: Sequence[int]) -> torch.Tensor:
     """Return features [B, L, F] of a segment's states [B, L, T, D].
 
-    The tokens of each image are pooled to a grid (or to runs, without a square grid) and concatenated; text tokens are
-    averaged.
+    The tokens of each image, and of each grid of a video, are pooled to a grid (or to runs, without a square grid) and
+    concatenated; text tokens are averaged.
     """
     if segment == "image":
-        return torch.cat([_pooled_image(grid) for grid in states.chunk(images, dim=2)], dim=2)
+        return torch.cat([_pooled_image(grid) for grid in states.split(list(grids), dim=2)], dim=2)
     real = mask[:, None, :, None]
     return (states * real).sum(2) / real.sum(2).clamp(min=1)
 

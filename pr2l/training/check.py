@@ -179,7 +179,7 @@ def _prompt_length(encoder: Encoder) -> Iterator[Finding]:
     if not isinstance(prompts, PromptRenderer) or vlm is None:
         return
     answer = 0 if vlm.is_encoder_decoder else vlm.new_tokens
-    length = prompts.tokens + prompts.images * vlm.image_length() + answer
+    length = prompts.tokens + sum(prompts.grids) + answer
     positions = getattr(vlm.config.get_text_config(), "max_position_embeddings", None)
     bound = "unknown" if positions is None else f"{positions:,}"
     description = f"at most {prompts.tokens:,} tokens, {length:,} with images and answer; positions of the VLM: {bound}"

@@ -136,8 +136,8 @@ class VLM(Family):
             prompt_tokens: P, at least prompt_length(prompts); None = the longest prompt of this batch.
 
         Returns:
-            float32 states [B, L, I + P + N, D], where I is the largest number of image and video tokens of a row. States of
-            padding, and of positions after the end of a generated answer, are zero and masked.
+            float32 states [B, L, I + P + N, D], where I is the largest number of image and video tokens of a row.
+            States of padding, and of positions after the end of a generated answer, are zero and masked.
 
         Raises:
             UserError: The family does not support such a conversation, or a prompt is longer than prompt_tokens.

@@ -615,4 +615,4 @@ class Family:
 def video_families() -> list[str]:
     """Return the names of the families that take videos."""
     loaders = {name: registry.load("vlms", name).load for name in registry.names("vlms")}
-    return [name for name, load in loaders.items() if getattr(load.__self__, "takes_videos", False)]
+    return [name for name, load in loaders.items() if getattr(getattr(load, "__self__", None), "takes_videos", False)]

@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from pr2l.core import registry
+from pr2l.vlms.chat import ChatVLM
 
 PAGE = Path(__file__).parents[2] / "docs" / "vlms.md"
 
@@ -55,12 +56,14 @@ class Support:
         family: Name of the family of pr2l.
         status: "exact", "row by row", "refused", "fails" or "untested".
         note: Why, or what is special.
+        takes: What a prompt may have; "" if the type does not run.
     """
 
     model_type: str
     family: str
     status: str
     note: str
+    takes: str = ""
 
 
 def all_types() -> list[Support]:
@@ -74,11 +77,28 @@ def all_types() -> list[Support]:
 
 
 def _support(model_type: str, family: str) -> Support:
-    for status, reasons in (("refused", REFUSED), ("fails", FAILS), ("untested", UNTESTED), ("row by row", ROW_BY_ROW)):
+    for status, reasons in (("refused", REFUSED), ("fails", FAILS), ("untested", UNTESTED)):
         if model_type in reasons:
             return Support(model_type, family, status, reasons[model_type])
+    if model_type in ROW_BY_ROW:
+        return Support(model_type, family, "row by row", ROW_BY_ROW[model_type], visuals_of(family))
     generic = family == "generic"
-    return Support(model_type, family, "exact", FREE if generic and needs_torchvision(model_type) else "")
+    note = FREE if generic and needs_torchvision(model_type) else ""
+    return Support(model_type, family, "exact", note, visuals_of(family))
+
+
+def visuals_of(family: str) -> str:
+    """Return which images and videos a prompt of a family may have.
+
+    Args:
+        family: Name of the family.
+    """
+    vlm = registry.load("vlms", family).load.__self__
+    if vlm.takes_videos:
+        return "images, videos"
+    if family == "generic":
+        return "images as its template allows"
+    return "images" if issubclass(vlm, ChatVLM) else "one image"
 
 
 def needs_torchvision(model_type: str) -> bool:
@@ -96,7 +116,9 @@ def page() -> str:
     types = all_types()
     counts = {status: sum(support.status == status for support in types) for status in STATUSES}
     summary = "\n".join(f"| {name} | {counts[name]} | {meaning} |" for name, meaning in STATUSES.items())
-    rows = "\n".join(f"| `{row.model_type}` | {row.family} | {row.status} | {row.note} |" for row in types)
+    rows = "\n".join(
+        f"| `{row.model_type}` | {row.family} | {row.status} | {row.takes} | {row.note} |" for row in types
+    )
     return PAGE_TEXT.format(version=transformers.__version__, total=len(types), summary=summary, rows=rows)
 
 
@@ -134,11 +156,14 @@ proof cannot show: that the checkpoint's own files fit (its chat template, the s
   itself. Where torchvision is installed, it is used; no test here had it.
 - **Prompts are text**: a special token in a prompt, such as `<|im_end|>` or `<image>`, is read as text and does not
   control the model. `vlm_options.special_tokens=control` gives such tokens their effect.
+- **Images and videos of a prompt**: with "images" a conversation may have several, with "videos" also frames that are one
+  video ([encoders](encoders.md#videos)). They are tested in the same way, for the families of pr2l; `generic` uses the
+  checkpoint's chat template and reports what that refuses.
 
 ## All types
 
-| model_type | family | status | note |
-|---|---|---|---|
+| model_type | family | status | a prompt takes | note |
+|---|---|---|---|---|
 {rows}
 """
 

@@ -13,6 +13,8 @@ from pr2l.core.messages import check_messages, count_images, from_text, image_pa
 
 IMAGE = {"type": "image"}
 FRAME, OTHER_FRAME = np.zeros((4, 6, 3), np.uint8), np.ones((2, 2, 3), np.uint8)
+VIDEO = {"type": "video", "frames": 4, "fps": 2.0}
+CLIP = np.arange(3 * 4 * 6 * 3, dtype=np.uint8).reshape(3, 4, 6, 3)
 
 
 def text(value: str) -> dict[str, str]:
@@ -77,6 +79,13 @@ def test_messages_from_text_are_valid(prompt: str) -> None:
         ),
         ([{"role": "user", "content": [{"type": "image", "url": "a.png"}]}], "unknown key 'url'"),
         ([{"role": "assistant", "content": [IMAGE]}], "'assistant' cannot have an image"),
+        ([{"role": "assistant", "content": [VIDEO]}], "'assistant' cannot have a video; move the video"),
+        ([{"role": "user", "content": [{"type": "video"}]}], r"content\[0\]: the key 'frames' is missing"),
+        ([{"role": "user", "content": [VIDEO | {"frames": 0}]}], "whole number of at least 1, got 0"),
+        ([{"role": "user", "content": [VIDEO | {"frames": True}]}], "whole number of at least 1, got True"),
+        ([{"role": "user", "content": [VIDEO | {"fps": 0}]}], "frames per second, a number above 0, got 0"),
+        ([{"role": "user", "content": [VIDEO | {"fp": 1}]}], "unknown key 'fp'. Did you mean 'fps'"),
+        ([{"role": "user", "content": [VIDEO | {"video": CLIP}]}], "unknown key 'video'.*marks the place of a video"),
     ],
 )
 def test_invalid_messages_are_refused_with_position_and_reason(value, message: str) -> None:
@@ -100,9 +109,28 @@ def test_split_images_separates_images_from_messages() -> None:
     assert messages[0]["content"][0]["image"] is FRAME  # the argument is not changed
 
 
+def test_video_has_two_frames_a_second_unless_it_says_so() -> None:
+    parts = [{"type": "video", "frames": 4}, IMAGE, {"type": "video", "frames": 2, "fps": 10}]
+    [checked] = check_messages([{"role": "user", "content": parts}])
+    assert checked["content"] == [VIDEO, IMAGE, {"type": "video", "frames": 2, "fps": 10.0}]
+    assert count_images([checked]) == 7
+
+
+def test_split_images_separates_the_frames_of_videos_from_messages() -> None:
+    parts = [{"type": "video", "video": CLIP, "fps": 5}, text("and now ?"), image_part(FRAME)]
+    without_images, images = split_images([{"role": "user", "content": parts}])
+    assert without_images == [
+        {"role": "user", "content": [{"type": "video", "frames": 3, "fps": 5.0}, text("and now ?"), IMAGE]}
+    ]
+    assert np.array_equal(images[:3], CLIP) and images[3] is FRAME and len(images) == 4
+
+
 @pytest.mark.parametrize(
     ("part", "message"),
     [
+        (VIDEO, r"m\[0\].content\[0\]: the key 'video' is missing"),
+        ({"type": "video", "video": FRAME}, r"expected an array uint8 \[F, H, W, 3\].*got an array uint8 \[4, 6, 3\]"),
+        ({"type": "video", "video": [FRAME]}, "got a list; `numpy.stack`"),
         (IMAGE, r"m\[0\].content\[0\]: the image part has no image; add the key 'image'"),
         ({**IMAGE, "image": "a.png"}, r"content\[0\].image: expected an array uint8 \[H, W, 3\], RGB, got a str"),
         ({**IMAGE, "image": FRAME / 255}, r"got an array float64 \[4, 6, 3\]"),

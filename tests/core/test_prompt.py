@@ -142,6 +142,17 @@ def test_conversations_have_slots_and_frames(write_plugin) -> None:
         loaded.render({"instruction": "it", "history": "left"})
 
 
+def test_prompt_with_a_video_takes_its_frames(write_plugin) -> None:
+    parts = "[{type: image}, {type: video, frames: 4, fps: 5}, {type: text, text: where}]"
+    head = f"messages: [{{role: user, content: {parts}}}]"
+    write_plugin("prompts", "maze/walk/video", f"{head}\nwhy: a test\nsource: this file\n")
+    loaded = prompt.load("maze/walk/video")
+    assert loaded.images == 5 and loaded.texts == ["where"]
+    [message] = loaded.render_messages({})
+    assert message["content"][:2] == [{"type": "image"}, {"type": "video", "frames": 4, "fps": 5.0}]
+    assert loaded.template == [message]  # a part of the key of stored embeddings
+
+
 def test_render_messages_of_a_text_gives_one_message() -> None:
     assert where_prompt().render_messages({"target": "clip"}) == from_text("where is the clip ?")
     assert where_prompt().images == 1

@@ -59,8 +59,8 @@ def create(source, options): return Colours()
 '''
 
 
-def chat(frames):
-    parts = [{"type": "image", "frames": frames}, {"type": "text", "text": "is it {target} ?"}]
+def chat(frames, kind="image"):
+    parts = [{"type": kind, "frames": frames}, {"type": "text", "text": "is it {target} ?"}]
     messages = [{"role": "user", "content": parts}]
     return {"messages": messages, "slots": ["target"], "why": "a test", "source": "this file"}
 
@@ -72,6 +72,7 @@ def toy(write_plugin, tmp_path):
     write_plugin("encoders", "colours", COLOURS)
     for frames in (1, 2, 3):
         (tmp_path / f"{frames}.yaml").write_text(yaml.safe_dump(chat(frames)))
+    (tmp_path / "video.yaml").write_text(yaml.safe_dump(chat(3, "video")))
     config = TOY | {"prompt": str(tmp_path / "2.yaml"), "data": str(tmp_path / "episodes")}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(config))
     return lambda *overrides: load_config(tmp_path / "toy.yaml", overrides)
@@ -104,9 +105,13 @@ def test_stored_rows_equal_the_tokens_of_playing_the_episode(toy, dataset):
     assert len(np.unique(played[0], axis=0)) > 1 and (played[0][0] == played[0][0][0]).all()
 
 
-def test_stored_states_of_a_prompt_equal_those_of_playing_the_episode(toy, dataset):
+VIDEO = ("prompt={path}/video.yaml", f"vlm={folder(CASE['qwen2_5_vl'])}", "vlm_options.image_size=16")
+
+
+@pytest.mark.parametrize("overrides", [(), VIDEO], ids=["images", "video"])
+def test_stored_states_of_a_prompt_equal_those_of_playing_the_episode(toy, dataset, overrides, tmp_path):
     """Batches of other sizes change the last bits of a state."""
-    config = toy()
+    config = toy(*(override.format(path=tmp_path) for override in overrides))
     store, encoder = embed(dataset.folder, config), build.encoder(config, dataset.frame_shape)
     played = np.concatenate([play(dataset, encoder, number) for number in range(EPISODES)])
     np.testing.assert_allclose(store[:].values.numpy(), played, atol=2e-3)
@@ -156,5 +161,18 @@ def test_behaviour_cloning_from_a_prompt_of_two_frames(toy, dataset, tmp_path, p
     assert (store / "fitted.safetensors").is_file() == (pca == "4")
     agent = load_run(run)
     assert agent.encoder.frame_history == 2
+    observation, info = agent.make_env().reset(seed=0)
+    assert agent.act(observation, info["context"], greedy=True) in (0, 1, 2)
+
+
+def test_ppo_with_a_video_of_the_last_frames(toy, tmp_path):
+    """A policy learns on the tokens of a video, and acts after loading with the frames of its own episode."""
+    overrides = [override.format(path=tmp_path) for override in VIDEO]
+    overrides += ["algorithm=ppo", "data=null", "num_envs=2", "steps=32"]
+    overrides += ["algorithm_options={n_steps: 8, batch_size: 8, n_epochs: 1, device: cpu}"]
+    run = train(toy(*overrides), root=tmp_path / "runs")
+    assert (run / "results.json").is_file()
+    agent = load_run(run)
+    assert agent.encoder.frame_history == 3
     observation, info = agent.make_env().reset(seed=0)
     assert agent.act(observation, info["context"], greedy=True) in (0, 1, 2)

@@ -39,6 +39,9 @@ class FakeVLM:
     def image_length(self):
         return IMAGE
 
+    def grids(self, prompt):
+        return [IMAGE]
+
     def prompt_length(self, texts):
         return max(len(text.split()) for text in texts)
 

@@ -4,6 +4,8 @@ In FakeVLM every word is a token, so lengths can be counted by hand.
 """
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from test_encoders import IMAGE, NEW, FakeSource, frames
 
 from pr2l.core import registry
 from pr2l.core.errors import UserError
-from pr2l.core.prompt import Prompt
+from pr2l.core.prompt import Prompt, load
 from pr2l.encoders import answer_action, image_only, prompted
 from pr2l.encoders.base import EncoderSource
 from pr2l.encoders.common.cache import CachedEncoder
@@ -206,6 +208,54 @@ def test_frames_of_a_conversation_are_pooled_separately():
     assert pooled.tokens == 2
 
 
+def clip(frames, fps=2.0):
+    parts = [{"type": "video", "frames": frames, "fps": fps}, {"type": "text", "text": "do {instruction}"}]
+    messages = [{"role": "user", "content": parts}]
+    return Prompt(name="test", messages=messages, slots=("instruction",), why="", source="")
+
+
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl", "qwen3_vl"])
+def test_video_of_the_last_frames_equals_the_states_of_the_vlm(name):
+    model = vlm(CASE[name])
+    encoder = prompted.create(source_of(model, clip(frames=3)), prompted.Defaults(max_prompt_tokens=90))
+    assert encoder.frame_history == 3
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 24, 24, 3), dtype=np.uint8)
+    contexts = [{"instruction": "left"}, {"instruction": "near"}]
+    tokens = encoder.encode(pictures, contexts)
+    length = sum(encoder.prompts.grids)
+    assert length == {"llava_onevision": 3 * 4 + 1}.get(name, 2 * 16)
+    assert tokens.values.shape[1] == encoder.tokens == length + 90 + model.new_tokens
+    expected = model.hidden([list(row) for row in pictures], encoder.prompts(contexts), prompt_tokens=90)
+    assert torch.equal(tokens.values, expected.states.transpose(1, 2).flatten(2))
+    images = prompted.create(source_of(model, chat(frames=3)), prompted.Defaults(max_prompt_tokens=90))
+    assert (
+        images.key()
+        != encoder.key()
+        != prompted.create(source_of(model, clip(frames=3, fps=1.0)), prompted.Defaults(max_prompt_tokens=90)).key()
+    )
+
+
+@pytest.mark.parametrize(("name", "grids"), [("llava_onevision", [4, 4, 4, 4, 1]), ("qwen2_5_vl", [16, 16])])
+def test_grids_of_a_video_are_pooled_separately(name, grids):
+    """LLaVA-OneVision's single token after the frames stays."""
+    model = vlm(CASE[name])
+    pictures = np.random.default_rng(0).integers(0, 256, (1, 4, 24, 24, 3), dtype=np.uint8)
+    options = {"max_prompt_tokens": 60, "segments": ("image",)}
+    full, pooled = (
+        prompted.create(source_of(model, clip(frames=4)), prompted.Defaults(**options, image_tokens=count))
+        for count in (None, 1)
+    )
+    tokens = full.encode(pictures, [{"instruction": "left"}]).values
+    means = torch.stack([grid.mean(dim=1) for grid in tokens.split(grids, dim=1)], dim=1)
+    assert torch.allclose(pooled.encode(pictures, [{"instruction": "left"}]).values, means, atol=1e-5)
+    assert pooled.tokens == len(grids)
+
+
+def test_video_is_refused_by_a_family_that_takes_none():
+    with pytest.raises(UserError, match="a smolvlm takes no videos. Use llava_onevision"):
+        prompted.create(source_of(vlm(CASE["smolvlm"]), clip(frames=4)), prompted.Defaults(max_prompt_tokens=60))
+
+
 def test_wrong_number_of_frames_is_refused():
     model = vlm(CASE["llava"])
     encoder = prompted.create(source_of(model, chat(frames=3)), prompted.Defaults(max_prompt_tokens=60))
@@ -325,3 +375,16 @@ def test_training_with_conversations_of_two_frames(write_plugin, tmp_path, pca):
     run = train(config, root=tmp_path)
     assert (run / "results.json").is_file()
     assert len((run / "metrics.csv").read_text().splitlines()) == 2
+
+
+def test_video_prompt_of_the_documentation(tmp_path):
+    """The example of docs/encoders.md has 2 x 16 video tokens, and depends on the order of the frames."""
+    page = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text(encoding="utf-8")
+    [block] = [block for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL) if "type: video" in block]
+    (tmp_path / "video.yaml").write_text(block, encoding="utf-8")
+    example = load(str(tmp_path / "video.yaml"))
+    encoder = prompted.create(source_of(vlm(CASE["qwen2_5_vl"]), example), prompted.Defaults(max_prompt_tokens=90))
+    assert (encoder.frame_history, encoder.prompts.grids) == (4, [16, 16])
+    pictures = np.random.default_rng(0).integers(0, 256, (1, 4, 24, 24, 3), dtype=np.uint8)
+    forth, back = (encoder.encode(frames, [{"target": "imp"}]).values for frames in (pictures, pictures[:, ::-1]))
+    assert not torch.allclose(forth, back)

@@ -294,6 +294,9 @@ class EchoVLM:
 
     special_tokens = ()
 
+    def grids(self, prompt):
+        return [1]
+
     def prompt_length(self, texts):
         return 9
 

@@ -49,6 +49,9 @@ class FakeVLM:
     def __init__(self, options):
         self.options = options
 
+    def grids(self, prompt):
+        return [IMAGE]
+
     def prompt_length(self, texts):
         return PROMPT
 

@@ -56,7 +56,8 @@ FOUR = [user(video(4), text("is it left ?"))]
 LATER = [user(text("what do you see ?"), video(4), text("is it near ?"))]
 ODD = [user(video(3, fps=10.0), text("is it left ?"))]
 MIXED = [user(IMAGE, text("what do you see ?"), video(4, fps=0.4), IMAGE, text("is it near ?"))]
-TWO_VIDEOS = [user(video(2), text("yes")), {"role": "assistant", "content": [text("a wall")]}, user(video(2), text("?"))]
+ANSWER = {"role": "assistant", "content": [text("a wall")]}
+TWO_VIDEOS = [user(video(2), text("yes")), ANSWER, user(video(2), text("?"))]
 
 
 def pictures(case, count, seed=0):
@@ -94,7 +95,7 @@ def real_inputs(case, images, messages, monkeypatch):
             videos.append(np.stack([images.pop(0) for _ in range(count)]))
             metadata.append({"total_num_frames": count, "fps": part["fps"], "frames_indices": list(range(count))})
     written = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    more = {"images": [pictures]} if pictures else {}  # LLaVA-OneVision leaves the pictures of a row whole if it has two
+    more = {"images": [pictures]} if pictures else {}  # LLaVA-OneVision leaves two pictures of a row whole
     return dict(processor(text=written, videos=videos, video_metadata=metadata, return_tensors="pt", **more))
 
 
@@ -140,7 +141,10 @@ def test_states_and_answers_equal_the_unmodified_model(case, messages, monkeypat
     assert vlm(case).generate([images], [messages], NEW_TOKENS)[0] == answer
 
 
-@pytest.mark.parametrize("options", [{}, {"disable": ("own_passes",)}, {"generation": "none", "layers": (0, 1)}], ids=str)
+OPTIONS = [{}, {"disable": ("own_passes",)}, {"generation": "none", "layers": (0, 1)}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @video_cases
 def test_rows_with_and_without_videos_equal_single_rows(case, options):
     images = pictures(case, 5)
@@ -210,9 +214,12 @@ def test_equal_frames_have_equal_features_in_a_video(case):
     assert (different[:half] - different[half : 2 * half]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.name not in PROCESSORS], ids=lambda case: case.name)
+OTHERS = [case for case in CASES if case.name not in PROCESSORS]
+
+
+@pytest.mark.parametrize("case", OTHERS, ids=lambda case: case.name)
 def test_other_families_refuse_videos(case):
-    with pytest.raises(UserError, match="takes no videos. Use llava_onevision or qwen2_5_vl or qwen3_vl, or.*frames: 4"):
+    with pytest.raises(UserError, match="no videos. Use llava_onevision or qwen2_5_vl or qwen3_vl, or.*frames: 4"):
         vlm(case).hidden([pictures(case, 4)], [FOUR])
 
 
@@ -261,10 +268,10 @@ def test_pixels_of_videos_follow_the_checkpoints_video_processor(tmp_path):
     settings = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
     (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(settings))
     model = load_vlm(str(tmp_path), vlm(case).options)
-    images = pictures(case, 2)
-    inputs = model.inputs([images], [[user(video(2), text("?"))]])
-    assert inputs["pixel_values_videos"].max() == np.stack(images).max() / np.float32(255)
-    assert torch.equal(model.pixels(np.stack(images))["pixel_values"], vlm(case).pixels(np.stack(images))["pixel_values"])
+    images = frames(2, case.size, case.size)
+    inputs = model.inputs([list(images)], [[user(video(2), text("?"))]])
+    assert inputs["pixel_values_videos"].max() == images.max() / np.float32(255)
+    assert torch.equal(model.pixels(images)["pixel_values"], vlm(case).pixels(images)["pixel_values"])
 
 
 @video_cases

@@ -113,9 +113,7 @@ class NoVideo:
             raise AttributeError(name)
 
 
-def chat_template(
-    image: str, start: str = "", user: str = "user: ", end: str = " assistant:", video: str = ""
-) -> str:
+def chat_template(image: str, start: str = "", user: str = "user: ", end: str = " assistant:", video: str = "") -> str:
     """Return a chat template as on the Hub: parts of a turn in their order, with `image` or `video` for theirs."""
     return (
         start + "{% for turn in messages %}" + user + "{% for part in turn['content'] %}"

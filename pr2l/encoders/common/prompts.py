@@ -14,7 +14,7 @@ from pr2l.core.messages import Message
 from pr2l.core.prompt import Prompt
 from pr2l.core.types import Context, Contexts, Frames, Hidden
 from pr2l.encoders.base import EncoderSource
-from pr2l.vlms.conversation import by_row
+from pr2l.vlms.conversation import as_prompts, by_row
 
 if TYPE_CHECKING:
     from pr2l.vlms import VLM
@@ -55,16 +55,19 @@ class PromptRenderer:
     Attributes:
         tokens: P, the fixed number of prompt tokens, padding included.
         images: K, the number of frames per prompt.
+        grids: Number of image tokens of each grid of the prompt's images and videos, see `VLM.grids`.
 
     Raises:
-        UserError: max_prompt_tokens is None and the task's contexts cannot be listed, or the prompt's own text is too
-            long.
+        UserError: max_prompt_tokens is None and the task's contexts cannot be listed, the prompt's own text is too
+            long, or it has a video and the VLM takes none.
     """
 
     def __init__(self, source: EncoderSource, vlm: VLM, max_prompt_tokens: int | None) -> None:
         self._source, self._prompt, self._vlm = source, source.prompt or _EMPTY, vlm
         self._special = _pattern(vlm.special_tokens)
         self._bound, self.images = max_prompt_tokens, self._prompt.images
+        templates: Any = [self._prompt.template]
+        self.grids = vlm.grids(as_prompts(templates)[0])
         self.tokens = self._longest() if max_prompt_tokens is None else max_prompt_tokens
         self.clear_counts()
         if max_prompt_tokens is not None:

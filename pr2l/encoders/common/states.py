@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from math import isqrt
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -157,6 +158,39 @@ def pooled_length(length: int, count: int | None) -> int:
         squares = ", ".join(str(n * n) for n in range(1, side + 1))
         raise UserError(f"encoder_options: image_tokens={count} of {side**2}; it must be one of {squares} or null")
     return before + count
+
+
+def pool_grids(states: torch.Tensor, lengths: Sequence[int], count: int | None) -> torch.Tensor:
+    """Average neighbouring tokens of several grids, each by itself; a single token among grids stays as it is.
+
+    Args:
+        states: [B, L, T, D], grid after grid.
+        lengths: Number of tokens of each grid, as `VLM.grids` returns them.
+        count: As in `pool_grid`.
+
+    Returns:
+        [B, L, pooled_lengths(lengths, count), D].
+    """
+    grids = zip(states.split(list(lengths), dim=2), _counts(lengths, count), strict=True)
+    return torch.cat([pool_grid(grid, own_count) for grid, own_count in grids], dim=2)
+
+
+def pooled_lengths(lengths: Sequence[int], count: int | None) -> int:
+    """Return the number of image tokens after `pool_grids`.
+
+    Args:
+        lengths: As in `pool_grids`.
+        count: As in `pool_grid`.
+
+    Raises:
+        UserError: As in `pooled_length`.
+    """
+    pairs = zip(lengths, _counts(lengths, count), strict=True)
+    return sum(pooled_length(length, own_count) for length, own_count in pairs)
+
+
+def _counts(lengths: Sequence[int], count: int | None) -> list[int | None]:
+    return [None if length == 1 < max(lengths) else count for length in lengths]
 
 
 def check_pooling(vlm: VLM, count: int | None) -> None:

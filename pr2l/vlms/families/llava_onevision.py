@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from pr2l.core.errors import UserError
-
 from pr2l.core.types import Frames
 from pr2l.vlms.base import Defaults
 from pr2l.vlms.chat import ChatVLM
