@@ -156,9 +156,9 @@ proof cannot show: that the checkpoint's own files fit (its chat template, the s
   itself. Where torchvision is installed, it is used; no test here had it.
 - **Prompts are text**: a special token in a prompt, such as `<|im_end|>` or `<image>`, is read as text and does not
   control the model. `vlm_options.special_tokens=control` gives such tokens their effect.
-- **Images and videos of a prompt**: with "images" a conversation may have several, with "videos" also frames that are one
-  video ([encoders](encoders.md#videos)). They are tested in the same way, for the families of pr2l; `generic` uses the
-  checkpoint's chat template and reports what that refuses.
+- **A prompt takes**: with "images" a conversation may have several, with "videos" also frames that are one video
+  ([encoders](encoders.md#videos)). Both are tested in the same way for the families of pr2l; `generic` uses the
+  checkpoint's chat template, and reports what that refuses.
 
 ## All types
 
