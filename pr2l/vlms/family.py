@@ -24,7 +24,13 @@ from pr2l.core import registry
 from pr2l.core.errors import TooLong, UserError
 from pr2l.core.types import Frames
 from pr2l.vlms import checkpoint
-from pr2l.vlms.backends.local import layers_needed, reading_depth, shortened
+from pr2l.vlms.backends.local import (
+    EncoderDecoder,
+    TransformersEncoderDecoder,
+    layers_needed,
+    reading_depth,
+    shortened,
+)
 from pr2l.vlms.compile import Buckets
 from pr2l.vlms.conversation import (
     Conversation,
@@ -431,6 +437,10 @@ class Family:
     def language_model(self) -> Any:
         """The module that takes `lm_inputs` and has a head for logits; its attribute `model` has no head."""
         return self.model
+
+    def encoder_decoder(self) -> EncoderDecoder:
+        """Return the passes of the language model, of a family whose language model is an encoder-decoder."""
+        return TransformersEncoderDecoder(self.language_model)
 
     def encode_images(self, frames: Frames) -> Any:
         """Return the image features that `lm_inputs` takes: a tensor, or the output of get_image_features.

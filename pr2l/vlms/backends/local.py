@@ -8,6 +8,7 @@ The model's own modules run as in `generate`, without the other work of `generat
 are not needed. Each optimization is exact, and can be switched off (`vlm_options.disable`) to measure its effect:
 
     own_passes      without `generate`: logits of the last position only, and no logits if nothing is generated
+    fused_layers    on a CPU, Florence-2's layers run with fewer and fused operations (pr2l/vlms/fused)
     early_exit      if nothing is generated, layers above the highest chosen one are not even loaded
     shared_vision   a frame that is repeated in a batch, with other texts, passes the vision tower once
     shared_prefix   in a causal model, keys and values of the text before an image are kept for further frames, and
@@ -59,8 +60,58 @@ class LocalModel(Protocol):
     def language_model(self) -> Any: ...
     def ids(self, prompts: Sequence[Prompt]) -> Tensor: ...
     def encode_images(self, frames: Frames) -> Any: ...
+    def encoder_decoder(self) -> EncoderDecoder: ...
     def lm_inputs(self, image_features: Any, prompts: Sequence[Prompt]) -> dict[str, Any]: ...
     def video_lm_inputs(self, frames: Frames, prompts: Sequence[Prompt]) -> dict[str, Any]: ...
+
+
+class EncoderDecoder(Protocol):
+    """Passes of an encoder-decoder language model."""
+
+    def encode(self, inputs: dict[str, Any], layers: Sequence[int]) -> tuple[Any, tuple[Tensor, ...]]:
+        """Run the encoder.
+
+        Args:
+            inputs: From `lm_inputs`, with `attention_mask`.
+            layers: Indices of the layers whose states are used.
+
+        Returns:
+            What `step` reads, and the states [B, T, D] of all layers, the embeddings first; layers that are not used
+            may be None.
+        """
+
+    def step(self, memory: Any, tokens: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run the decoder on one more token of each row.
+
+        Args:
+            memory: From `encode`; the token's keys and values are added to it.
+            tokens: int64 [B, 1].
+
+        Returns:
+            Logits [B, 1, V], and the states [B, 1, D] of all layers, the embedding first.
+        """
+
+
+class TransformersEncoderDecoder:
+    """Passes of an encoder-decoder with transformers' own modules.
+
+    Args:
+        language_model: The model, with a head for logits.
+    """
+
+    def __init__(self, language_model: Any) -> None:
+        self.language_model = language_model
+
+    def encode(self, inputs: dict[str, Any], layers: Sequence[int]) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
+        encoded = self.language_model.get_encoder()(**inputs, output_hidden_states=list(layers))
+        memory = {"encoder_outputs": encoded, "attention_mask": inputs["attention_mask"], CACHE: None}
+        return memory, encoded.hidden_states
+
+    def step(self, memory: dict[str, Any], tokens: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        options = {"use_cache": True, "output_hidden_states": True}
+        out = self.language_model(decoder_input_ids=tokens, **memory, **options)
+        memory[CACHE] = out[CACHE]
+        return out.logits, out.decoder_hidden_states
 
 
 class PassStates(NamedTuple):
@@ -135,6 +186,8 @@ class Engine:
             compile_forward(vision_tower(vlm))
         shares = vlm.can_share_prefix and "shared_prefix" not in vlm.options.disable
         self._prefix = Prefixes(vlm, self) if shares else None
+        if vlm.is_encoder_decoder:
+            self._passes = vlm.encoder_decoder()
 
     def encode_images(self, frames: Frames) -> ImageFeatures:
         """Run the vision tower on a whole batch.
@@ -199,25 +252,16 @@ class Engine:
         return PassStates(input_states, torch.cat(tokens, dim=1), torch.cat(generated, dim=2))
 
     def _encoder_decoder(self, inputs: dict[str, Any], choose: Choose) -> PassStates:
-        language_model, mask, steps = self.vlm.language_model, inputs["attention_mask"], self.vlm.new_tokens
-        encoded = language_model.get_encoder()(**inputs, output_hidden_states=self.layers)
-        input_states = self.chosen(encoded.hidden_states)
-        if not steps:
+        memory, states = self._passes.encode(inputs, self.layers)
+        input_states = self.chosen(states)
+        if not self.vlm.new_tokens:
             return _without_answer(input_states)
-        start = language_model.generation_config.decoder_start_token_id
-        tokens, generated, cache = [torch.full_like(mask[:, :1], start)], [], None
-        for _ in range(steps + 1):  # the first step is for the start token, whose state is dropped
-            out = language_model(
-                encoder_outputs=encoded,
-                attention_mask=mask,
-                decoder_input_ids=tokens[-1],
-                use_cache=True,
-                output_hidden_states=True,
-                **{CACHE: cache},
-            )
-            cache = out[CACHE]
-            generated.append(self.chosen(out.decoder_hidden_states))
-            tokens.append(_next(choose, out.logits))
+        start = self.vlm.language_model.generation_config.decoder_start_token_id
+        tokens, generated = [torch.full_like(inputs["attention_mask"][:, :1], start)], []
+        for _ in range(self.vlm.new_tokens + 1):  # the first step is for the start token, whose state is dropped
+            logits, states = self._passes.step(memory, tokens[-1])
+            generated.append(self.chosen(states))
+            tokens.append(_next(choose, logits))
         return PassStates(input_states, torch.cat(tokens[1:-1], dim=1), torch.cat(generated[1:], dim=2))
 
     def chosen(self, states: tuple[Tensor, ...]) -> Tensor:
