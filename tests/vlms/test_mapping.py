@@ -9,7 +9,7 @@ import json
 import pytest
 import transformers
 from mapping.build import model_types
-from mapping.check import Unmodified, check
+from mapping.check import Checkpoint, check
 
 from pr2l.core.errors import UserError
 from pr2l.vlms import support
@@ -32,13 +32,13 @@ def types(*statuses):
 @types("exact", "row by row")
 @pytest.mark.filterwarnings("ignore:.*one by one")
 def test_states_and_tokens_of_a_batch_equal_the_unmodified_model(model_type, tmp_path):
-    vlm = check(Unmodified(model_type, tmp_path))
+    vlm = check(Checkpoint(model_type, tmp_path))
     assert vlm.row_by_row == (SUPPORT[model_type].status == "row by row")
 
 
 @types("fails")
 def test_error_of_transformers_itself_is_reported_with_its_cause(model_type, tmp_path):
-    Unmodified(model_type, tmp_path).model  # noqa: B018, writes the folder
+    Checkpoint(model_type, tmp_path).model  # noqa: B018, writes the folder
     with pytest.raises(UserError, match=f"of a {model_type} {' '.join(support.FAILS[model_type].split()[-2:])}"):
         load_vlm(str(tmp_path))
 

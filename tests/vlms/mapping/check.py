@@ -17,8 +17,10 @@ from transformers import AutoModelForImageTextToText
 from mapping.build import build
 from mapping.shrink import IMAGE
 from mapping.types import TYPES, Type
+from pr2l.vlms import proof
 from pr2l.vlms.base import VLM, Defaults
 from pr2l.vlms.loading import load_vlm
+from pr2l.vlms.unmodified import Unmodified
 
 TEXTS = ["is it near ?", "is it left ?", "where is the medikit ? left of you ?"]  # two of equal length
 LAYERS = (0, -2, -1)
@@ -27,8 +29,8 @@ OPTIONS = {"image_size": IMAGE, "layers": LAYERS, "new_tokens": NEW_TOKENS, "min
 
 
 @dataclass
-class Unmodified:
-    """The unmodified model of a small checkpoint, with its own processor.
+class Checkpoint:
+    """A small checkpoint: the unmodified model, with its own processor.
 
     Args:
         model_type: Key of transformers' mapping.
@@ -70,76 +72,44 @@ class Unmodified:
             for key, value in inputs.items()
         }
 
-    @torch.no_grad()
-    def states(self, frame: np.ndarray, text: str) -> torch.Tensor:
-        """Return the states of the input [L, T, D], of the encoder in an encoder-decoder."""
-        inputs = self.inputs(frame, text)
-        if self.model.config.is_encoder_decoder:
-            out = self.model(**inputs, decoder_input_ids=torch.tensor([[1]]), output_hidden_states=True)
-            return stacked(out.encoder_hidden_states)
-        return stacked(self.model(**inputs, output_hidden_states=True).hidden_states)
-
-    @torch.no_grad()
-    def answer(self, frame: np.ndarray, text: str) -> list[int]:
-        """Return at most NEW_TOKENS greedy tokens."""
-        inputs = self.inputs(frame, text)
-        sequence = self.model.generate(**inputs, do_sample=False, max_new_tokens=NEW_TOKENS)[0].tolist()
-        return sequence[1:] if self.model.config.is_encoder_decoder else sequence[inputs["input_ids"].shape[1] :]
-
-    @torch.no_grad()
-    def answer_states(self, frame: np.ndarray, text: str) -> torch.Tensor:
-        """Return the states [L, N, D] of NEW_TOKENS greedy tokens, without an end."""
-        out = self.model.generate(
-            **self.inputs(frame, text),
-            do_sample=False,
-            min_new_tokens=NEW_TOKENS + 1,
-            max_new_tokens=NEW_TOKENS + 1,
-            output_hidden_states=True,
-            return_dict_in_generate=True,
-        )
-        steps = out.decoder_hidden_states if self.model.config.is_encoder_decoder else out.hidden_states
-        return torch.cat([stacked(step)[:, -1:] for step in steps[1:]], dim=1)
-
-
-def stacked(states: Any) -> torch.Tensor:
-    """Return LAYERS of a model's tuple of hidden states of one row, [L, T, D]; parallel streams are averaged."""
-    width = states[-1].shape[-1]
-    chosen = [states[layer][0].reshape(states[layer].shape[1], -1, width) for layer in LAYERS]
-    return torch.stack([state.mean(1) for state in chosen])
+    @cached_property
+    def rows(self) -> Unmodified:
+        """The model, which reads one row at a time."""
+        return Unmodified(self.model, LAYERS)
 
 
 def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     assert ours.shape == theirs.shape, f"{tuple(ours.shape)} states instead of {tuple(theirs.shape)}"
-    return float((ours - theirs).abs().max() / theirs.abs().max())
+    return proof.difference(ours, theirs)
 
 
-def check(unmodified: Unmodified) -> VLM:
+def check(small: Checkpoint) -> VLM:
     """Assert that the states and the tokens of a batch are those of the unmodified model; return the VLM.
 
     Two rows have equally many tokens, the third has more, and the frames differ.
     """
-    unmodified.model  # noqa: B018, writes the folder
-    vlm = load_vlm(str(unmodified.folder), Defaults(**OPTIONS, device="cpu"))
+    small.model  # noqa: B018, writes the folder
+    vlm = load_vlm(str(small.folder), Defaults(**OPTIONS, device="cpu"))
     frames = tiny_parts.frames(len(TEXTS), IMAGE, IMAGE)
     hidden = vlm.hidden(frames, TEXTS)
     tokens = vlm.generate(frames, TEXTS, NEW_TOKENS)
     for row, text in enumerate(TEXTS):
         mask, spans = hidden.mask[row], hidden.spans
         real = hidden.states[row][:, : spans["prompt"].stop][:, mask[: spans["prompt"].stop]]
-        theirs = unmodified.states(frames[row], text)
-        order = image_first(vlm, unmodified, frames[row], text, theirs.shape[1])
+        inputs = small.inputs(frames[row], text)
+        theirs = small.rows.states(inputs)
+        order = image_first(vlm, inputs, theirs.shape[1])
         gap = difference(real, theirs[:, order])
         assert gap < 2e-5, f"row {row}: states of the input differ by {gap:.1e}"
-        gap = difference(hidden.states[row][:, spans["generated"]], unmodified.answer_states(frames[row], text))
+        gap = difference(hidden.states[row][:, spans["generated"]], small.rows.answer_of_length(inputs, NEW_TOKENS)[1])
         assert gap < 2e-5, f"row {row}: states of the answer differ by {gap:.1e}"
-        expected = unmodified.answer(frames[row], text)
+        expected = small.rows.answer(inputs, NEW_TOKENS)
         assert tokens[row] == expected, f"row {row}: tokens {tokens[row]} instead of {expected}"
     return vlm
 
 
-def image_first(vlm: VLM, unmodified: Unmodified, frame: np.ndarray, text: str, length: int) -> list[int]:
+def image_first(vlm: VLM, inputs: dict[str, Any], length: int) -> list[int]:
     """Return the positions of a row's states in pr2l's order: image tokens, then the others."""
-    inputs = unmodified.inputs(frame, text)
     if "image_embeds_position_mask" in inputs:
         image = (inputs["image_embeds_position_mask"][0] == 1).tolist()
     else:
