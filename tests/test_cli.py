@@ -122,6 +122,9 @@ MISSPELLED_NAMES = [
     (["prompts", "search", "dom/fetch"], "Did you mean 'doom'?"),
     (["bench", "run", "doom-mni"], "Did you mean 'doom-mini'?"),
     (["bench", "report", "doom-mni"], "Did you mean 'doom-mini'?"),
+    (["vlm", "check", "tiny", "dtyp=int8"], "Did you mean 'dtype'?"),
+    (["vlm", "check", "tiny", "vlm_options.dtyp=int8"], "Did you mean 'dtype'?"),
+    (["vlm", "check", "tiny", "--batches", "0"], "--batches 0: write batch sizes such as 1,4,16, or none"),
     (["ask", "none.png", "where is it ?"], "no image file 'none.png'"),
     (["ask", "room.png"], "ask needs a question after the image"),
     (["train", "none.yaml"], "There is no file 'none.yaml' either"),
@@ -226,6 +229,16 @@ def test_ask_about_two_images_gives_the_answer_to_the_images_in_order(cli, tmp_p
     assert cli("ask", "0.png", "1.png", "is it near", "--vlm", llava, "--tokens", "4").stdout.strip() == answer
     tiny = cli("ask", "0.png", "1.png", "where is the medikit ?")
     assert tiny.exit_code == 2 and "takes one image and then one text" in tiny.stderr
+
+
+def test_vlm_check_writes_a_row_that_vlm_submit_publishes(cli, tmp_path) -> None:
+    result = cli("vlm", "check", "tiny", "new_tokens=2", "vlm_options.generation=none", "--batches", "none")
+    assert result.exit_code == 0, result.stderr
+    [file] = (tmp_path / "runs" / "vlms").iterdir()
+    assert "exact: differences up to" in result.stdout and f"pr2l vlm submit runs/vlms/{file.name}" in result.stdout
+    submitted = cli("vlm", "submit", str(file))
+    assert submitted.stdout.splitlines() == [f"docs/results/vlms/{file.name}", "docs/results/vlms/README.md"]
+    assert "[tiny](" in (tmp_path / "docs" / "results" / "vlms" / "README.md").read_text()
 
 
 def test_help_of_speed_names_every_model(cli) -> None:

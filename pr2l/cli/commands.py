@@ -32,6 +32,8 @@ sim = typer.Typer(help="Install and check simulators that need their own Python 
 app.add_typer(sim, name="sim")
 prompts = typer.Typer(help="Score and search prompts without training a policy.", no_args_is_help=True)
 app.add_typer(prompts, name="prompts")
+vlm_app = typer.Typer(help="Check a VLM checkpoint on this machine, and submit the result.", no_args_is_help=True)
+app.add_typer(vlm_app, name="vlm")
 bench = typer.Typer(help="Run benchmark suites, report on them, and build the leaderboard.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
@@ -259,6 +261,50 @@ def speed(
         raise typer.Exit(130 if results.interrupted else 1)
 
 
+@vlm_app.command(name="check")
+def vlm_check(
+    model: Annotated[
+        str,
+        typer.Argument(help="A name from `pr2l list vlms`, a folder with a checkpoint, or a Hugging Face Hub id."),
+    ],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="VLM options, e.g. dtype=bfloat16; see `pr2l options vlm`."),
+    ] = None,
+    batches: Annotated[
+        str, typer.Option(help="Batch sizes whose speed is measured, separated by commas; none = no speed.")
+    ] = "1,4,16",
+    seconds: Annotated[float, typer.Option(min=0, help="Duration of the measurement of speed.")] = 10.0,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file of the result.", show_default="runs/vlms/MODEL-DTYPE-DEVICE.json")
+    ] = None,
+) -> None:
+    """Check a checkpoint on this machine: exactness, what its tokens depend on, speed, memory and tokens.
+
+    Compares batches with the unmodified model of transformers, which is loaded afterwards.
+
+    Exits with code 1 if states or answers differ.
+    """
+    values = _vlm_options(options or [])
+    sizes = _batch_sizes(batches)
+    from pr2l.profiling.vlm_check import check as run
+
+    if not run(model, values, batches=sizes, seconds=seconds, out=out).is_exact:
+        raise typer.Exit(1)
+
+
+@vlm_app.command(name="submit")
+def vlm_submit(
+    rows: Annotated[list[Path], typer.Argument(help="JSON files of `pr2l vlm check`.")],
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("docs/results/vlms"),
+) -> None:
+    """Validate results of `pr2l vlm check`, and write them and their table, as files for a pull request."""
+    from pr2l.benchmark.vlms import submit
+
+    for path in submit(rows, out):
+        print(path)
+
+
 SIMULATOR = typer.Argument(metavar="NAME", help="A simulator from `pr2l sim list`.")
 
 
@@ -441,6 +487,23 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 def _words(with_commas: str) -> tuple[str, ...]:
     return tuple(filter(None, with_commas.split(",")))
+
+
+def _vlm_options(options: list[str]) -> dict[str, Any]:
+    """Parse options of a VLM, with or without the prefix that they have in a config of a run."""
+    values: dict[str, Any] = {}
+    for option in options:
+        apply_override(values, option.removeprefix("vlm_options."))
+    if unknown := plugin_options.unknown_keys("vlms", "", values, "options of the VLM"):
+        raise UserError(unknown)
+    return values
+
+
+def _batch_sizes(text: str) -> list[int]:
+    words = [] if text == "none" else text.split(",")
+    if not all(word.strip().isdecimal() and int(word) for word in words):
+        raise UserError(f"--batches {text}: write batch sizes such as 1,4,16, or none")
+    return sorted(set(map(int, words)))
 
 
 def _scoring(task: str, options: list[str] | None, **values: Any) -> Any:

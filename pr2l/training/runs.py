@@ -186,7 +186,7 @@ def _origin() -> dict[str, Any]:
     """Return what is needed to repeat the run besides the config: command, code, Python, machine and packages."""
     return {
         "command": sys.argv,
-        **_code(),
+        **code(),
         "python": platform.python_version(),
         "machine": machine(),
         "packages": _packages(),
@@ -199,7 +199,7 @@ def _packages() -> dict[str, str]:
     return dict(sorted((package.metadata["Name"], package.version) for package in distributions()))
 
 
-def _code() -> dict[str, Any]:
+def code() -> dict[str, Any]:
     """Return the git commit, and whether files differ from it or plug-ins are not in it."""
     changed = _git("status", "--porcelain", "--untracked-files=no")
     added = _git("status", "--porcelain", "--untracked-files=all", "--", *SOURCE_FOLDERS)
@@ -208,7 +208,7 @@ def _code() -> dict[str, Any]:
 
 def _note_code(path: Path, facts: dict[str, Any]) -> None:
     """Note in run.json if the run is resumed with other code, because then no single commit can repeat it."""
-    now = _code()
+    now = code()
     if any(facts.get(key) != value for key, value in now.items()):
         write_json(path, facts | {"uncommitted": True, "went_on_at": now["commit"]})
 

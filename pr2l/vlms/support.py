@@ -145,7 +145,7 @@ its own processor and a tokenizer trained in the test. Three frames and prompts,
 one batch and through the unmodified model one by one. Input states, states of the answer and greedy tokens must be
 equal (2e-5 of the largest state in float32). `make test-all` runs all types; `make test` runs a sample. After an
 upgrade of transformers, new types are tested too. Real checkpoints were not loaded here: the architectures are tested,
-the files on the Hub are not.
+the files on the Hub are not. `pr2l vlm check` tests a real one on your machine.
 
 When a checkpoint is loaded by `generic`, the same comparison runs on it, on four rows; a difference refuses it. What a
 proof cannot show: that the checkpoint's own files fit (its chat template, the sizes of its image processor).
@@ -159,6 +159,35 @@ proof cannot show: that the checkpoint's own files fit (its chat template, the s
 - **A prompt takes**: with "images" a conversation may have several, with "videos" also frames that are one video
   ([encoders](encoders.md#videos)). Both are tested in the same way for the families of pr2l; `generic` uses the
   checkpoint's chat template, and reports what that refuses.
+
+## Check a checkpoint
+
+```console
+pr2l vlm check HuggingFaceTB/SmolVLM-256M-Instruct
+pr2l vlm check tiny dtype=bfloat16 --batches none
+pr2l vlm submit runs/vlms/MODEL-DTYPE-DEVICE.json
+```
+
+`check` loads a name, a Hub id or a folder, with any options of `pr2l options vlm`, and prints two tables:
+
+- **States and answers** of batches: single rows, equal and different lengths, another order, one frame with two
+  prompts, 17 rows. Each row is compared with transformers' own model, in the same data type and on the same device,
+  which reads the rows one by one and generates with its own `generate`. The table has the largest relative difference
+  of a token's state for the embeddings, a middle layer and the last two layers. Allowed are 1e-4 in float32, 1e-2 in
+  float16, and 5e-2 in bfloat16 and int8. In float32 all answers must be the same; in the other data types half of them,
+  because rounding can change an answer. The limits of half precision were not tried on large models. The command exits
+  with code 1 if a limit is exceeded.
+- **What tokens see**: how much the states of image tokens change with the prompt, and those of the prompt's tokens
+  with the image.
+- **Tokens, sizes, memory**, and frames a second in batches of 1, 4 and 16. Other programs make the speed too low; the
+  result has the share of the processor that they used.
+
+Only one of the two models is in memory at a time. Both get the same inputs, made by pr2l. So the comparison does not
+show whether pr2l fits the frame and writes the chat template as the checkpoint's own processor does.
+
+The result is one JSON file in `runs/vlms`. `submit` validates it and writes it to `docs/results/vlms`, with the
+[table of checked checkpoints](results/vlms/README.md), as files for a pull request. A row has no path and no user name:
+a local folder appears as its last name and a digest of its files. `submit` refuses rows of another version of pr2l.
 
 ## All types
 

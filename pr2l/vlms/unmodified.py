@@ -64,7 +64,7 @@ class Unmodified:
             new_tokens: Largest number of tokens, the token that ends the answer included.
         """
         sequence = self._generate(inputs, max_new_tokens=new_tokens)
-        return sequence[0, self._start(inputs) :].tolist()  # type: ignore[no-any-return]
+        return sequence[0, self._start(inputs) :].tolist()
 
     @torch.no_grad()
     def answer_of_length(self, inputs: Inputs, new_tokens: int) -> tuple[list[int], Tensor]:
@@ -93,7 +93,7 @@ class Unmodified:
 
     def _start(self, inputs: Inputs) -> int:
         """Return the position of an answer's first token: after the start token, or after the input."""
-        return 1 if self.is_encoder_decoder else inputs["input_ids"].shape[1]  # type: ignore[no-any-return]
+        return 1 if self.is_encoder_decoder else inputs["input_ids"].shape[1]
 
     def _chosen(self, states: tuple[Tensor, ...]) -> Tensor:
         return chosen_layers(states, self.layers, states[-1].shape[-1])[0]
