@@ -25,7 +25,18 @@ from pr2l.vlms.options import Defaults
 FOLDER = Path(__file__).parents[2] / "docs" / "results" / "vlms"
 PAGE = "README.md"
 BUSY = 0.1  # share of the cores that other programs used, from which on the table says so
-HEAD = ("checkpoint", "states", "image tokens see", "tokens", "layers", "speed", "memory", "device", "checked with")
+HEAD = (
+    "checkpoint",
+    "states",
+    "its processor",
+    "image tokens see",
+    "tokens",
+    "layers",
+    "speed",
+    "memory",
+    "device",
+    "checked with",
+)
 
 
 def submit(paths: Sequence[Path], out: Path = FOLDER) -> list[Path]:
@@ -120,6 +131,7 @@ def cells(row: Row) -> list[str]:
     texts = [
         f"{row.family}, {row.dtype}{options}, {row.revision[:15]}",
         f"{row.verdict}{by_row}: {row.difference:.1e}{answers}",
+        row.input,
         row.image_sees,
         f"{size.image_tokens} of an image, {size.prompt_tokens} of a prompt, {size.new_tokens} generated",
         f"{size.layers} of width {size.hidden_size}, {size.parameters / 1e6:,.1f} million parameters",
@@ -164,6 +176,8 @@ models](../../vlms.md#check-a-checkpoint) explains both commands.
   batches and layers of the check. Allowed are
   {limits}.
   In float32 all answers must be the same; in other data types half of them, because rounding can change an answer.
+- **Its processor**: the input that the checkpoint's own processor makes of the same picture and question, compared
+  with that of pr2l. Other image tokens can be intended: pr2l gives most families one picture, without tiles.
 - **Speed**: median frames a second of `VLM.hidden` with all generated tokens.
 - **Memory**: the weights, and what a batch needs beside them.
 

@@ -33,6 +33,7 @@ from pr2l.core.errors import UserError
 from pr2l.profiling import exactness
 from pr2l.profiling.exactness import CASES, ROWS, TEXTS, Reference, RowStates
 from pr2l.profiling.passes import draw_frames
+from pr2l.profiling.processor_inputs import compare_with_processor
 from pr2l.profiling.sweep import free_memory
 from pr2l.profiling.timing import Effort, Variant, peak_memory, rate, time_in_turn
 from pr2l.profiling.vlm_row import DEPENDS, TOLERANCES, Row, dependence, validated, write_row
@@ -43,6 +44,7 @@ from pr2l.vlms.loading import family, layer_count, load_vlm
 
 BATCHES = (1, 4, 16)
 FOLDER = Path("runs/vlms")
+PIXELS = 0.02  # relative difference of pixels from which on there is a warning; bfloat16 rounds by 0.004
 NOT_OPTIONS = ("device", "layers", "min_new_tokens", "dtype", "token_order")  # which the row has elsewhere, or fixes
 
 Step = Callable[[str], None]
@@ -74,6 +76,9 @@ def check(
         step(f"load {model}")
         vlm = load_vlm(model, chosen)
         values, reference = measure(model, vlm, batches, Effort(seconds=seconds), step)
+        step("the checkpoint's processor")
+        processor = compare_with_processor(vlm, locate(model), exactness.draw_frames(vlm, 1)[0], TEXTS[0])
+        values["processor"] = None if isinstance(processor, str) else asdict(processor)
         ours = run_cases(vlm, step)
         del vlm
         free_memory()
@@ -84,6 +89,8 @@ def check(
     write_row(path, row)
     for table in tables(row):
         console.print(table)
+    if isinstance(processor, str):
+        console.print(f"input not compared with the checkpoint's processor: {processor}", markup=False)
     for problem in problems(row):
         console.print(f"[yellow]warning:[/] {escape(problem)}")
     console.print(f"{path}: submit it with `pr2l vlm submit {path}`", markup=False)
@@ -317,6 +324,7 @@ def lines(row: Row) -> Iterator[tuple[str, str]]:
     yield "image tokens see", row.image_sees
     yield "prompt tokens see", dependence(row.dependence.prompt_on_image, row.layers, "the image")
     answer = f", {size.new_tokens} generated" if size.new_tokens else ""
+    yield "input of its processor", row.input
     yield "tokens", f"{size.image_tokens} of an image, {size.prompt_tokens} of {size.prompt!r}{answer}"
     yield "model", f"{size.parameters / 1e6:,.1f} million parameters, {size.layers} layers of width {size.hidden_size}"
     weights, peak = in_units(row.memory.weights), in_units(row.memory.peak)
@@ -336,6 +344,11 @@ def problems(row: Row) -> Iterator[str]:
         yield "the states or answers differ from those of the unmodified model. Please report it, with the JSON file."
     if missing := [name for name in CASES if name not in row.cases]:
         yield f"not compared, because the memory does not suffice: {', '.join(missing)}."
+    if (processor := row.processor) is not None and processor.image_tokens == row.size.image_tokens:
+        if not processor.same_text:
+            yield "the checkpoint's processor gives the prompt other tokens, for example another chat template."
+        if processor.pixels is not None and processor.pixels > PIXELS:
+            yield f"the checkpoint's processor gives other pixels, by {processor.pixels:.0%} of the largest value."
     changes = row.dependence.image_on_prompt
     if changes and row.expects_dependence != any(change > DEPENDS for change in changes):
         yield f"pr2l takes image tokens to see {'the' if row.expects_dependence else 'no'} prompt, which is not so."

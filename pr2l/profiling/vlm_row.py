@@ -85,6 +85,14 @@ class Dependence(Part):
     prompt_on_image: PerLayer
 
 
+class Processor(Part):
+    """Input of the checkpoint's own processor, compared with that of pr2l; see `processor_inputs.ProcessorInput`."""
+
+    same_text: bool
+    image_tokens: NonNegativeInt
+    pixels: NonNegativeFloat | None
+
+
 class Row(Part):
     """One checked checkpoint, as its JSON file stores it."""
 
@@ -102,6 +110,7 @@ class Row(Part):
     options: dict[str, Any]  # of the VLM, as they were given
     size: Size
     cases: Annotated[dict[str, Case], Field(min_length=1)]
+    processor: Processor | None  # None = not compared
     dependence: Dependence
     expects_dependence: bool  # whether pr2l takes image tokens to depend on the prompt
     speed: tuple[Speed, ...]  # () = not measured
@@ -147,6 +156,20 @@ class Row(Part):
     def is_exact(self) -> bool:
         """Whether the verdict is one of those that are good."""
         return self.verdict != "not exact"
+
+    @property
+    def input(self) -> str:
+        """How the input of the checkpoint's own processor compares with that of pr2l."""
+        if self.processor is None:
+            return "not compared"
+        text = "the same text" if self.processor.same_text else "another text"
+        tokens = f"{self.processor.image_tokens} image tokens, where pr2l has {self.size.image_tokens}"
+        if self.processor.image_tokens == self.size.image_tokens:
+            tokens = "as many image tokens"
+        pixels = (
+            "another shape" if self.processor.pixels is None else f"up to {self.processor.pixels:.0e} of difference"
+        )
+        return f"{text}, {tokens}, pixels: {pixels}"
 
     @property
     def image_sees(self) -> str:

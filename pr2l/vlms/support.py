@@ -177,13 +177,15 @@ pr2l vlm submit runs/vlms/MODEL-DTYPE-DEVICE.json
   float16, and 5e-2 in bfloat16 and int8. In float32 all answers must be the same; in the other data types half of them,
   because rounding can change an answer. The limits of half precision were not tried on large models. The command exits
   with code 1 if a limit is exceeded.
+- **Input of its processor**: token ids and pixels that the checkpoint's own processor makes of one picture and one
+  question, with its chat template, compared with those of pr2l. Other image tokens can be intended: pr2l gives most
+  families one picture, where the processor cuts it into tiles.
 - **What tokens see**: how much the states of image tokens change with the prompt, and those of the prompt's tokens
   with the image.
 - **Tokens, sizes, memory**, and frames a second in batches of 1, 4 and 16. Other programs make the speed too low; the
   result has the share of the processor that they used.
 
-Only one of the two models is in memory at a time. Both get the same inputs, made by pr2l. So the comparison does not
-show whether pr2l fits the frame and writes the chat template as the checkpoint's own processor does.
+Only one of the two models is in memory at a time. Both get the inputs that pr2l makes.
 
 The result is one JSON file in `runs/vlms`. `submit` validates it and writes it to `docs/results/vlms`, with the
 [table of checked checkpoints](results/vlms/README.md), as files for a pull request. A row has no path and no user name:

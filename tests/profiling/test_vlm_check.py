@@ -1,6 +1,8 @@
 """`pr2l vlm check`: checkpoints of the right families are exact, and errors of a family are found."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +10,10 @@ from small_vlms import CASE, CASES, folder
 
 from pr2l.core.errors import UserError
 from pr2l.profiling import vlm_check
-from pr2l.profiling.exactness import relative_differences
+from pr2l.profiling.exactness import draw_frames, relative_differences
+from pr2l.profiling.processor_inputs import ProcessorInput, compare_with_processor
 from pr2l.profiling.vlm_row import read_row
+from pr2l.vlms.loading import load_vlm
 
 SAMPLE = ("llava", "instructblip-t5", "prismatic")
 OPTIONS = {"new_tokens": 3}
@@ -109,6 +113,58 @@ def test_row_of_a_local_folder_has_only_its_last_name_and_a_digest(check):
     assert (row.source, row.model) == ("folder", place.name) and row.revision.startswith("sha256 ")
     assert str(place.parent) not in out.read_text().replace(place.name, "")
     assert json.loads(out.read_text())["model"] == place.name
+
+
+@pytest.fixture
+def llava_with_processor(tmp_path):
+    """A LLaVA with the processor's own file, as on the Hub; return a function that changes its settings."""
+
+    def write(**settings):
+        place = tmp_path / "llava"
+        shutil.copytree(folder(CASE["llava"]), place)
+        usual = {"processor_class": "LlavaProcessor", "patch_size": 8, "num_additional_image_tokens": 1}
+        values = usual | {"vision_feature_select_strategy": "default"} | settings
+        (place / "processor_config.json").write_text(json.dumps(values))
+        return load_vlm(str(place)), str(place)
+
+    return write
+
+
+def compared(vlm, path):
+    return compare_with_processor(vlm, path, draw_frames(vlm, 1)[0], "is it near ?")
+
+
+def test_input_equals_that_of_the_checkpoints_processor(llava_with_processor):
+    assert compared(*llava_with_processor()) == ProcessorInput(same_text=True, image_tokens=16, pixels=0.0)
+
+
+def test_other_chat_template_and_other_tokens_of_the_processor_are_found(llava_with_processor):
+    vlm, path = llava_with_processor(num_additional_image_tokens=0)
+    assert compared(vlm, path).image_tokens == 15
+    vlm.template = vlm.template.replace("USER:", "HUMAN:")
+    vlm.token_ids.cache_clear()
+    assert not compared(vlm, path).same_text
+
+
+def test_other_pixels_of_the_processor_are_found(llava_with_processor):
+    vlm, path = llava_with_processor()
+    file = Path(path) / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"image_mean": [0.0, 0.0, 0.0]}))
+    assert 0.1 < compared(vlm, path).pixels < 1
+
+
+def test_checkpoint_without_a_processor_gives_the_reason(check):
+    row, text, _ = check(CASE["prismatic"])
+    assert row.processor is None and row.input == "not compared"
+    assert "input not compared with the checkpoint's processor: there is no processor: " in text
+
+
+def test_wrong_chat_template_gives_a_warning(check, broken_llava, llava_with_processor):
+    broken_llava("    def write(self, text):\n        return super().write(text).replace('USER', 'HUMAN')\n")
+    _, path = llava_with_processor()
+    row = vlm_check.check(path, OPTIONS, batches=(), out=Path(path) / "row.json")
+    assert row.is_exact and row.input == "another text, as many image tokens, pixels: up to 0e+00 of difference"
+    assert "gives the prompt other tokens" in "".join(vlm_check.problems(row))
 
 
 def test_error_in_row_2_of_a_batch_is_found(check, broken_llava):
