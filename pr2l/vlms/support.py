@@ -152,8 +152,9 @@ proof cannot show: that the checkpoint's own files fit (its chat template, the s
 
 - **Row by row**: a warning at load says so, with the difference.
 - **torch in place of torchvision**: the image processor has no PIL version. pr2l gives it the few functions of
-  torchvision that it calls, written in torch (pr2l/vlms/torchvision_free.py). They were not compared with torchvision
-  itself. Where torchvision is installed, it is used; no test here had it.
+  torchvision that it calls, written in torch (pr2l/vlms/torchvision_free.py). torchvision 0.28 gives the same bits
+  (`tests/vlms/test_torchvision_free.py`, where torchvision is installed; our locked environment has none). Where
+  torchvision is installed, transformers uses it.
 - **Prompts are text**: a special token in a prompt, such as `<|im_end|>` or `<image>`, is read as text and does not
   control the model. `vlm_options.special_tokens=control` gives such tokens their effect.
 - **A prompt takes**: with "images" a conversation may have several, with "videos" also frames that are one video

@@ -129,9 +129,12 @@ def to_dtype(image: Tensor, dtype: torch.dtype, scale: bool = False) -> Tensor:
         dtype: Type of the result.
         scale: Whether to convert between integers from 0 to 255 and floating point from 0 to 1.
     """
-    if not scale or image.is_floating_point() == dtype.is_floating_point:
+    if image.dtype == dtype or not scale or (image.is_floating_point() and dtype.is_floating_point):
         return image.to(dtype)
-    return image.to(dtype) / 255 if dtype.is_floating_point else image.mul(255 + 1.0 - 1e-3).to(dtype)
+    if torch.uint8 not in (image.dtype, dtype):
+        raise NotImplementedError(f"scaling {image.dtype} to {dtype}; only uint8 and floating point are supported")
+    # The products, not quotients, and the number below 256 are torchvision's.
+    return image.to(dtype).mul_(1 / 255) if dtype.is_floating_point else image.mul(255 + 1.0 - 1e-3).to(dtype)
 
 
 def pil_to_tensor(picture: Image.Image) -> Tensor:
@@ -161,7 +164,7 @@ def rgb_to_grayscale(image: Tensor, num_output_channels: int = 1) -> Tensor:
         num_output_channels: 1, or 3 equal ones.
     """
     red, green, blue = image.float().unbind(-3)
-    grey = (0.2989 * red + 0.587 * green + 0.114 * blue).to(image.dtype).unsqueeze(-3)
+    grey = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).to(image.dtype).unsqueeze(-3)
     return grey.expand(*grey.shape[:-3], num_output_channels, *grey.shape[-2:])
 
 

@@ -48,11 +48,45 @@ def test_pad_crop_and_normalize():
 def test_conversions():
     picture = tensor(frames(1, 4, 4))
     unit = free.to_dtype(picture, torch.float32, scale=True)
-    assert torch.equal(unit, picture / 255) and torch.equal(free.to_dtype(unit, torch.uint8, scale=True), picture)
+    assert torch.allclose(unit, picture / 255) and torch.equal(free.to_dtype(unit, torch.uint8, scale=True), picture)
     pil = Image.fromarray(frames(1, 4, 4)[0])
     assert torch.equal(free.pil_to_tensor(pil), picture[0])
     assert (free.rgb_to_grayscale(picture)[0, 0] - free.pil_to_tensor(pil.convert("L"))[0].float()).abs().max() <= 1
     assert free.grayscale_to_rgb(picture[:, :1]).shape == picture.shape
+
+
+def same_bits(ours, theirs):
+    assert ours.dtype == theirs.dtype and torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_same_bits_as_torchvision(kind, channels):
+    """Needs torchvision, which the locked environment leaves out; torchvision 0.28 gave the same bits."""
+    real = pytest.importorskip("torchvision.transforms.v2.functional")
+    picture = tensor(frames(2, 37, 53))[:, :channels]
+    picture = picture if kind == "uint8" else real.to_dtype(picture, torch.float32, scale=True)
+    for mode in (free.InterpolationMode[name] for name in ("NEAREST", "NEAREST_EXACT", "BILINEAR", "BICUBIC")):
+        for size in ((20, 30), (90, 70)):
+            theirs = real.resize(picture, list(size), interpolation=real.InterpolationMode(mode.value))
+            same_bits(free.resize(picture, size, mode), theirs)
+    for fill in (0, 7, None):
+        same_bits(free.pad(picture, [1, 2, 3, 4], fill=fill), real.pad(picture, [1, 2, 3, 4], fill=fill))
+    same_bits(free.crop(picture, 2, 3, 10, 12), real.crop(picture, 2, 3, 10, 12))
+    for dtype in (torch.uint8, torch.float16, torch.float32):
+        for scale in (True, False):
+            same_bits(free.to_dtype(picture, dtype, scale=scale), real.to_dtype(picture, dtype, scale=scale))
+    unit, colour = real.to_dtype(picture, torch.float32, scale=True), [0.5] * channels
+    same_bits(free.normalize(unit, colour, colour), real.normalize(unit, colour, colour))
+    if channels == 3:
+        same_bits(free.rgb_to_grayscale(picture, 3), real.rgb_to_grayscale(picture, 3))
+    else:
+        same_bits(free.grayscale_to_rgb(picture), real.grayscale_to_rgb(picture))
+
+
+def test_scaling_between_integers_is_refused():
+    with pytest.raises(NotImplementedError, match="int32"):
+        free.to_dtype(torch.zeros(3, 2, 2, dtype=torch.int32), torch.float32, scale=True)
 
 
 def test_nothing_called_torchvision_stays_imported():
