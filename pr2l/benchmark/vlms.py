@@ -55,6 +55,8 @@ def submit(paths: Sequence[Path], out: Path = FOLDER) -> list[Path]:
     """
     rows = [checked(path) for path in paths]
     files = [out / f"{row.name}.json" for row in rows]
+    if len({*files}) < len(files):
+        raise UserError("two of these rows are of the same checkpoint, data type and device; submit one of them")
     for file, row in zip(files, rows, strict=True):
         if file.exists() and read_row(file) != row:
             raise UserError(f"{file} exists and belongs to another check; delete it to replace it")

@@ -320,7 +320,9 @@ def lines(row: Row) -> Iterator[tuple[str, str]]:
         row: The row.
     """
     size, limit = row.size, TOLERANCES[row.dtype]
-    yield "states", f"{row.verdict}: differences up to {row.difference:.1e} (allowed: {limit:.0e})"
+    of_rms = max(max(case.of_rms) for case in row.cases.values())
+    yield "states", f"{row.verdict}: differences up to {row.difference:.1e} of a token's state (allowed: {limit:.0e})"
+    yield "", f"and of a single number up to {of_rms:.1e} of the root mean square of all states"
     yield "image tokens see", row.image_sees
     yield "prompt tokens see", dependence(row.dependence.prompt_on_image, row.layers, "the image")
     answer = f", {size.new_tokens} generated" if size.new_tokens else ""

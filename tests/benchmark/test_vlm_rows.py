@@ -59,6 +59,11 @@ def test_row_of_another_check_is_not_replaced(checked, changed, tmp_path):
         submit([changed(date="2020-01-01")], tmp_path / "rows")
 
 
+def test_two_rows_with_one_name_are_refused(checked, changed, tmp_path):
+    with pytest.raises(UserError, match="two of these rows are of the same checkpoint"):
+        submit([checked, changed(date="2020-01-01")], tmp_path / "rows")
+
+
 def test_page_without_rows_says_so():
     assert "No checkpoint has been submitted yet." in page([])
 
