@@ -102,7 +102,7 @@ def wrap(
     vlm_options: Mapping[str, Any] | None = None,
     encoder: str = "prompted",
     encoder_options: Mapping[str, Any] | None = None,
-    frame: str | None = None,
+    frame: str | Sequence[str] | None = None,
     proprio: str | None = None,
     context: Context | ContextOf | None = None,
     contexts: Sequence[Context] | None = None,
@@ -118,7 +118,8 @@ def wrap(
         vlm_options: VLM options; `pr2l options vlm` lists them. None = defaults.
         encoder: A name from `pr2l list encoders`.
         encoder_options: Options of the encoder; `pr2l options encoder NAME` lists them. None = defaults.
-        frame: The key of the image in a Dict; None = "frame", or the only image.
+        frame: The key of the image in a Dict; several keys = the frame has these cameras' images side by side, for a
+            prompt with `cameras`; None = "frame", or the only image.
         proprio: The key of a vector for the observation's `proprio`; None = "proprio" if the Dict has this key.
         context: The values of the prompt's slots: a dict for all episodes, or a function from the observation and info
             of `env` to a dict; None = `info["context"]`.

@@ -23,6 +23,9 @@ or a conversation in the chat format of transformers (pr2l/core/messages.py), wi
 With `{type: video, frames: 4, fps: 2}` the last four frames are one video instead, for a VLM that takes videos. `fps`
 is the number of steps per second, by default 2.
 
+If a frame shows several cameras side by side (pr2l/core/cameras.py), `cameras: [front, wrist]` names them from left to
+right, and each image or video says which one it takes: `{type: image, camera: wrist}`.
+
 The value of a slot is inserted unchanged: braces in the value are not slots.
 """
 
@@ -33,12 +36,13 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pr2l.core import registry
+from pr2l.core.cameras import history_of, take_cameras, take_images
 from pr2l.core.errors import UnknownName, UserError, did_you_mean, explain
-from pr2l.core.messages import Message, Part, check_messages, count_images, from_text, image_part, text_part
-from pr2l.core.types import Contexts, Segment
+from pr2l.core.messages import Message, Part, check_messages, count_images, from_text, text_part
+from pr2l.core.types import Contexts, Frames, Segment
 from pr2l.core.yaml_files import read_mapping
 
 SUFFIXES = (".yaml", ".yml")
@@ -57,6 +61,8 @@ class Prompt(BaseModel):
     name: str  # <environment>/<task>/<variant> or a path, for messages
     text: str = ""  # the VLM's prompt; {slot} is replaced by the context's value, {{ and }} are braces
     messages: tuple[Message, ...] = ()  # a conversation instead of a text, with slots in its texts
+    cameras: tuple[str, ...] = ()  # cameras that a frame shows side by side, from left to right, for messages
+    views: tuple[str, ...] = ()  # camera of each image or video of the messages; set from their key `camera`
     slots: tuple[str, ...] = ()  # names of all slots, each once, in any order
     keep_end: tuple[str, ...] = ()  # slots whose values lose their start, not their end, if the prompt is too long
     why: str  # reason for this wording
@@ -64,20 +70,47 @@ class Prompt(BaseModel):
     vlm_options: dict[str, Any] = Field(default_factory=dict)  # token order, generation and its length, as in a config
     segments: tuple[Segment, ...] = Field(default=("image", "prompt", "generated"), min_length=1)  # to keep
 
-    @field_validator("messages", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _check_messages(cls, value: Any) -> tuple[Message, ...]:
-        return tuple(check_messages(_expand_frames(value))) if value else ()
+    def _check(cls, values: Any) -> Any:
+        return _with_checked_messages(values, "messages")
 
     @property
     def template(self) -> str | list[Message]:
         """Text or messages with unfilled slots, JSON values; part of the key of stored embeddings."""
         return list(self.messages) if self.messages else self.text
 
+    def key(self) -> dict[str, Any]:
+        """Return everything that distinguishes two prompts, as JSON values."""
+        cameras = {"cameras": list(self.cameras), "views": list(self.views)} if self.cameras else {}
+        return {"prompt": self.template, **cameras}
+
     @property
     def images(self) -> int:
         """Number of frames K of one prompt, with those of its videos: the last K of the episode, the oldest first."""
+        if self.cameras:
+            return history_of(self._camera_of_images())
         return count_images(self.messages) if self.messages else 1
+
+    def images_in(self, frames: Frames) -> Frames:
+        """Return the images of the prompt: the frames themselves, or the cameras in them.
+
+        Args:
+            frames: uint8 [B, K, H, W, 3], the oldest first; [B, H, W, 3] if K is 1.
+
+        Returns:
+            uint8 [B, N, H, W', 3] for N images, or [B, H, W', 3] for one.
+
+        Raises:
+            UserError: The width of a frame is not a multiple of the number of cameras.
+        """
+        return take_images(frames, self.cameras, self._camera_of_images()) if self.cameras else frames
+
+    def _camera_of_images(self) -> list[str]:
+        """Return the camera of each image, with the frames of videos."""
+        parts = [part for message in self.messages for part in message["content"] if part["type"] != "text"]
+        counts = [part["frames"] if part["type"] == "video" else 1 for part in parts]
+        return [view for view, count in zip(self.views, counts, strict=True) for _ in range(count)]
 
     @property
     def texts(self) -> list[str]:
@@ -156,8 +189,9 @@ def load(name: str) -> Prompt:
     values = read_mapping(path)
     if ("text" in values) == ("messages" in values):
         raise UserError(f"{path}: a prompt has either the key 'text' or the key 'messages'.")
-    if "messages" in values:
-        values["messages"] = check_messages(_expand_frames(values["messages"]), f"{path}: messages")
+    if "messages" in values and not values["messages"]:
+        check_messages([], f"{path}: messages")
+    values = _with_checked_messages(values, f"{path}: messages")
     try:
         prompt = Prompt.model_validate({**values, "name": name})
     except ValidationError as error:
@@ -255,6 +289,23 @@ def _fill(part: Part, context: Mapping[str, str]) -> Part:
     return text_part(part["text"].format_map(context)) if part["type"] == "text" else part
 
 
+def _with_checked_messages(values: Any, where: str) -> Any:
+    """Return the values of a prompt with checked messages, and the cameras of their images.
+
+    Args:
+        values: Values that were not checked yet, or already by this function.
+        where: Name of the messages in errors.
+    """
+    if not isinstance(values, Mapping) or not values.get("messages"):
+        if isinstance(values, Mapping) and values.get("cameras"):
+            raise UserError("cameras: a prompt with several cameras needs `messages:` with an image for each.")
+        return values
+    messages, views = _expand_frames(values["messages"]), values.get("views", ())
+    if not views:
+        messages, views = take_cameras(messages, tuple(values.get("cameras", ())))
+    return {**values, "messages": tuple(check_messages(messages, where)), "views": views}
+
+
 def _expand_frames(value: Any) -> Any:
     """Replace {type: image, frames: k} in messages by k image parts; `check_messages` checks all other parts."""
     if not isinstance(value, Sequence) or isinstance(value, str):
@@ -269,8 +320,8 @@ def _expand_frames(value: Any) -> Any:
 
 
 def _image_parts(part: Any) -> list[Any]:
-    if not isinstance(part, Mapping) or part.get("type") != "image" or set(part) != {"type", "frames"}:
+    if not isinstance(part, Mapping) or part.get("type") != "image" or set(part) - {"camera"} != {"type", "frames"}:
         return [part]
     if isinstance(part["frames"], bool) or not isinstance(part["frames"], int) or part["frames"] < 1:
         raise UserError(f"messages: an image's frames must be a whole number of at least 1, got {part['frames']!r}.")
-    return [image_part() for _ in range(part["frames"])]
+    return [{key: value for key, value in part.items() if key != "frames"} for _ in range(part["frames"])]

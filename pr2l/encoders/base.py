@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pr2l.core.cameras import camera_width
 from pr2l.core.prompt import Prompt
 from pr2l.core.types import Contexts, Frames, Labels, Tokens
 
@@ -39,12 +40,14 @@ class EncoderSource:
     kinds: tuple[str, ...]
 
     def load_vlm(self) -> VLM:
-        """Load the VLM; with aspect=native and without frame_size, for frames of the environment's size."""
+        """Load the VLM; with aspect=native and without frame_size, for images of the environment's size."""
         from pr2l.vlms.loading import load_vlm
 
         options = self.vlm_options
         if options.aspect == "native" and options.frame_size is None:
-            options = options.model_copy(update={"frame_size": self.frame_shape[:2]})
+            height, width, _ = self.frame_shape
+            size = height, camera_width(width, self.prompt.cameras if self.prompt else ())
+            options = options.model_copy(update={"frame_size": size})
         return load_vlm(self.vlm, options)
 
 

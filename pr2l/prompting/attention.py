@@ -80,10 +80,9 @@ def frame_attention(encoder: Any, weights: torch.Tensor, text: str, answer: str)
     encoder = uncached(encoder)
     if not isinstance(encoder, PromptedEncoder) or encoder.join != "width":
         raise UserError("attention can be drawn only for encoder=prompted with encoder_options.layer_join=width")
-    if encoder.frame_history > 1:
-        raise UserError(
-            f"attention can be drawn only for prompts with one image, but this prompt has {encoder.frame_history}"
-        )
+    count = max(encoder.frame_history, len(encoder.prompts.grids))
+    if count > 1 or (encoder.source.prompt and encoder.source.prompt.cameras):
+        raise UserError(f"attention can be drawn only for prompts with one image, a whole frame; this one has {count}")
     vlm, patches, words = encoder.vlm, None, []
     lengths = {
         "image": pooled_length(vlm.image_length(), encoder.options.image_tokens),

@@ -330,7 +330,7 @@ def read(vlm: VLM, variant: Prompt, examples: Examples) -> Reading:
     clock = [time.perf_counter()]
     for start in range(0, len(examples), BATCH):
         rows = slice(start, start + BATCH)
-        hidden = vlm.hidden(by_row(frames[rows]), prompts[rows], prompt_tokens=width)
+        hidden = vlm.hidden(by_row(variant.images_in(frames[rows])), prompts[rows], prompt_tokens=width)
         answers += hidden.answers
         for segment in SEGMENTS:
             span = hidden.spans[segment]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -23,6 +23,7 @@ import numpy as np
 from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict
 
+from pr2l.core.cameras import side_by_side
 from pr2l.core.errors import UserError, code_of, did_you_mean
 from pr2l.rollout.contract import Info, Observation
 
@@ -39,35 +40,38 @@ class Arrangement:
 
     Args:
         space: The environment's observation space, a Box or a Dict.
-        frame: The key of the frame in a Dict; None = "frame", or else the only image.
+        frame: The key of the frame in a Dict; several keys = the frame has these images side by side, see
+            `pr2l.core.cameras`; None = "frame", or else the only image.
         proprio: The key of a vector of numbers; None = "proprio" if there is one.
         context: The context of every episode, or a function that returns it from the environment's own observation and
             info; None = `info["context"]` if there is one, else an empty context.
     """
 
     space: spaces.Space[Any]
-    frame: str | None = None
+    frame: str | Sequence[str] | None = None
     proprio: str | None = None
     context: Context | ContextOf | None = None
 
-    def frame_key(self) -> str:
-        """Return the key of the frame; "" if the observation itself is the frame.
+    def frame_keys(self) -> list[str]:
+        """Return the keys of the images in the frame; an empty list if the observation itself is the frame.
 
         Raises:
-            UserError: If the observations have no such key, or several images and no `frame` to choose one.
+            UserError: If the observations have no such key, or several images and no `frame` to choose them.
         """
         if not isinstance(self.space, spaces.Dict):
             if self.frame:
                 raise UserError(f"frame={self.frame!r} needs observations that are a Dict; these are {self.space}")
-            return ""
+            return []
         if self.frame is not None or "frame" in self.space.spaces:
-            return self._key(self.frame or "frame", "frame")
+            keys = [self.frame] if isinstance(self.frame, str) else list(self.frame or ["frame"])
+            return [self._key(key, "frame") for key in keys]
         images = [key for key, part in self.space.spaces.items() if len(part.shape or ()) == 3]
         if len(images) != 1:
             raise UserError(
-                f"the observations are a Dict; name its frame with frame=KEY, one of {', '.join(self.space.spaces)}"
+                f"the observations are a Dict; name its frame with frame=KEY, or several cameras with frame=[KEY, KEY];"
+                f" it has {', '.join(self.space.spaces)}"
             )
-        return images[0]
+        return images
 
     def proprio_key(self) -> str | None:
         """Return the key of the vector; None if there is none.
@@ -85,8 +89,8 @@ class Arrangement:
 
     def observation_space(self) -> spaces.Dict:
         """Return the observation space of the contract, Dict(frame, proprio float32 [P] if there is a vector)."""
-        frame, proprio = self.frame_key(), self.proprio_key()
-        parts: dict[str, spaces.Space[Any]] = {"frame": self.space[frame] if frame else self.space}  # type: ignore[index]
+        proprio = self.proprio_key()
+        parts: dict[str, spaces.Space[Any]] = {"frame": self._frame_space()}
         if proprio is not None:
             box = self.space[proprio]  # type: ignore[index]
             low, high = getattr(box, "low", 0), getattr(box, "high", 1)
@@ -102,11 +106,25 @@ class Arrangement:
             observation: The environment's own observation.
             batch: The leading axes; () = one environment, (N,) = a batch of N environments.
         """
-        frame, proprio = self.frame_key(), self.proprio_key()
-        parts = {"frame": observation[frame] if frame else observation}
+        keys, proprio = self.frame_keys(), self.proprio_key()
+        parts: Observation = {"frame": side_by_side([observation[key] for key in keys] or [observation])}
         if proprio is not None:
             parts["proprio"] = np.asarray(observation[proprio], np.float32).reshape(*batch, -1)
         return parts
+
+    def _frame_space(self) -> spaces.Space[Any]:
+        keys = self.frame_keys()
+        images: list[Any] = [self.space[key] for key in keys] or [self.space]  # type: ignore[index]
+        if len(images) == 1:
+            return images[0]
+        height, width, *others = images[0].shape or (0, 0)
+        if others != [3] or any((image.dtype, image.shape) != (np.uint8, images[0].shape) for image in images):
+            found = ", ".join(f"{key} {image.dtype} {image.shape}" for key, image in zip(keys, images, strict=True))
+            raise UserError(
+                f"frame={keys} must be images uint8 [H, W, 3] of equal size, but they are {found}; resize them in the"
+                " environment, for example with a gymnasium.ObservationWrapper and cv2.resize."
+            )
+        return spaces.Box(0, 255, (height, len(images) * width, 3), np.uint8)
 
     def info(self, observation: Any, info: Info) -> Info:
         """Return the info of the contract, with "context" and "success".
@@ -135,7 +153,7 @@ class Arranged(gym.Wrapper[Observation, Any, Any, Any]):
 
     Args:
         env: A Gymnasium environment with a frame in its observations.
-        frame: The key of the frame, see `Arrangement`.
+        frame: The key of the frame, or several, see `Arrangement`.
         proprio: The key of a vector of numbers, see `Arrangement`.
         context: The context of every episode, or a function that returns it, see `Arrangement`.
     """
@@ -143,7 +161,7 @@ class Arranged(gym.Wrapper[Observation, Any, Any, Any]):
     def __init__(
         self,
         env: gym.Env[Any, Any],
-        frame: str | None = None,
+        frame: str | Sequence[str] | None = None,
         proprio: str | None = None,
         context: Context | ContextOf | None = None,
     ) -> None:
@@ -176,7 +194,9 @@ class Defaults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    frame: str | None = None  # the key of the frame in observations; null = "frame", or the only image
+    # the key of the frame in observations, or of several cameras, whose images are then side by side in the frame;
+    # null = "frame", or the only image
+    frame: str | tuple[str, ...] | None = None
     proprio: str | None = None  # the key of a vector of numbers; null = "proprio" if there is one
 
 

@@ -41,7 +41,7 @@ def embed_env(
     env: gym.Env[Any, Any] | VecEnv,
     encoder: Encoder,
     *,
-    frame: str | None = None,
+    frame: str | Sequence[str] | None = None,
     proprio: str | None = None,
     context: Context | ContextOf | None = None,
 ) -> VecEmbed:
@@ -50,7 +50,8 @@ def embed_env(
     Args:
         env: The environment. Its observation is an image, uint8 [H, W, 3], or a Dict with an image.
         encoder: The encoder of the image, such as a prompted VLM.
-        frame: The key of the image in a Dict; None = "frame", or else the only image.
+        frame: The key of the image in a Dict; several keys = the frame has these cameras' images side by side, for a
+            prompt with `cameras`; None = "frame", or else the only image.
         proprio: The key of a vector that policies get beside the tokens; None = "proprio" if there is one.
         context: The texts for the prompt's slots: a dict that holds for every episode, or a function that returns it
             from the environment's own observation and info; None = `info["context"]` if there is one, else an empty

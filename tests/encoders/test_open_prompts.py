@@ -377,6 +377,46 @@ def test_training_with_conversations_of_two_frames(write_plugin, tmp_path, pca):
     assert len((run / "metrics.csv").read_text().splitlines()) == 2
 
 
+def two_cameras(*parts):
+    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "do {instruction}"}]}]
+    slots = ("instruction",)
+    return Prompt(name="test", messages=messages, cameras=("front", "wrist"), slots=slots, why="", source="")
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "qwen2_5_vl"])
+def test_cameras_side_by_side_become_several_images(name):
+    model = vlm(CASE[name])
+    parts = [{"type": "image", "camera": "wrist"}, {"type": "image", "camera": "front", "frames": 2}]
+    source = source_of(model, two_cameras(*parts))
+    encoder = prompted.create(
+        dataclasses.replace(source, frame_shape=(24, 48, 3)), prompted.Defaults(max_prompt_tokens=90)
+    )
+    assert encoder.frame_history == 2 and encoder.prompts.grids == [model.image_length()] * 3
+    front, wrist = np.random.default_rng(0).integers(0, 256, (2, 1, 2, 24, 24, 3), dtype=np.uint8)
+    contexts = [{"instruction": "left"}]
+    tokens = encoder.encode(np.concatenate([front, wrist], axis=3), contexts)
+    images = [wrist[0, 1], front[0, 0], front[0, 1]]
+    expected = model.hidden([images], encoder.prompts(contexts), prompt_tokens=90)
+    assert torch.equal(tokens.values, expected.states.transpose(1, 2).flatten(2))
+
+
+def test_native_aspect_uses_the_shape_of_a_camera():
+    options = Defaults(aspect="native", generation="none")
+    case, prompt = CASE["qwen2_5_vl"], two_cameras({"type": "image", "camera": "wrist"})
+    native = EncoderSource(str(folder(case)), options, prompt, None, (60, 60, 3), ())
+    assert native.load_vlm().options.frame_size == (60, 30)
+    encoder = prompted.create(native, prompted.Defaults(max_prompt_tokens=60))
+    frame = np.zeros((1, 60, 60, 3), np.uint8)
+    assert encoder.encode(frame, [{"instruction": "left"}]).values.shape[1] == encoder.tokens
+
+
+def test_frames_that_cannot_be_split_are_refused_before_the_first_step():
+    odd = dataclasses.replace(source_of(vlm(CASE["smolvlm"]), two_cameras({"type": "image", "camera": "front"})),
+                              frame_shape=(24, 25, 3))  # fmt: skip
+    with pytest.raises(UserError, match="25 pixels wide, not a multiple of 2"):
+        prompted.create(odd, prompted.Defaults(max_prompt_tokens=60))
+
+
 def test_video_prompt_of_the_documentation(tmp_path):
     """The example of docs/encoders.md has 2 x 16 video tokens, and depends on the order of the frames."""
     page = (Path(__file__).parents[2] / "docs" / "encoders.md").read_text(encoding="utf-8")

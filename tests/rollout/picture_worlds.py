@@ -46,3 +46,18 @@ class Places(Pictures):
 
     def _observation(self):
         return {"image": super()._observation(), "place": np.full((1, 2), self.time)}
+
+
+class Arm(Pictures):
+    """Observations have a front camera, with the number of the step, and a wrist camera, with ten times that."""
+
+    contexts = ({},)
+    observation_space = spaces.Dict(
+        front=spaces.Box(0, 255, (6, 8, 3), np.uint8),
+        wrist=spaces.Box(0, 255, (6, 8, 3), np.uint8),
+        small=spaces.Box(0, 255, (3, 4, 3), np.uint8),
+    )
+
+    def _observation(self):
+        values = {"front": self.time, "wrist": 10 * self.time, "small": 0}
+        return {key: np.full(self.observation_space[key].shape, value, np.uint8) for key, value in values.items()}

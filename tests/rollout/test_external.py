@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from picture_worlds import Missions, Pictures, Places
+from picture_worlds import Arm, Missions, Pictures, Places
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -69,6 +69,29 @@ def test_dict_observations_with_context_function():
     observation = venv.reset()
     assert observation["tokens"].tolist() == [[[0, 3]]] and observation["proprio"].tolist() == [[2]]
     assert venv.contexts == [{"target": "key"}]
+
+
+@pytest.mark.parametrize("make", [Arm, lambda: make_vec_env(Arm, 2)])
+def test_images_of_several_cameras_are_side_by_side_in_the_frame(make):
+    venv = embed_env(make(), Means(), frame=["front", "wrist"])
+    venv.reset()
+    for _ in range(2):
+        venv.step(np.ones(venv.num_envs, int))
+    assert venv.frames.shape[1:] == (6, 16, 3)
+    assert (venv.frames[:, :, :8] == 2).all() and (venv.frames[:, :, 8:] == 20).all()
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (["front", "small"], r"of equal size, but they are front uint8 \(6, 8, 3\), small uint8 \(3, 4, 3\)"),
+        (["front", "wirst"], "frame='wirst' is not a key of the observations. Did you mean 'wrist'"),
+        (None, r"several cameras with frame=\[KEY, KEY\]; it has front, wrist, small"),
+    ],
+)
+def test_wrong_cameras_are_refused(frame, message):
+    with pytest.raises(UserError, match=message):
+        embed_env(Arm(), Means(), frame=frame)
 
 
 @pytest.mark.parametrize("context", [None, {"target": "abc"}, lambda observation, info: {"target": "abc"}])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
+from pr2l.core.cameras import camera_width
 from pr2l.core.errors import TooLong, UserError
 from pr2l.core.messages import Message
 from pr2l.core.prompt import Prompt
@@ -59,13 +60,14 @@ class PromptRenderer:
 
     Raises:
         UserError: max_prompt_tokens is None and the task's contexts cannot be listed, the prompt's own text is too
-            long, or it has a video and the VLM takes none.
+            long, it has a video and the VLM takes none, or the width of frames is not a multiple of its cameras.
     """
 
     def __init__(self, source: EncoderSource, vlm: VLM, max_prompt_tokens: int | None) -> None:
         self._source, self._prompt, self._vlm = source, source.prompt or _EMPTY, vlm
         self._special = _pattern(vlm.special_tokens)
         self._bound, self.images = max_prompt_tokens, self._prompt.images
+        camera_width(source.frame_shape[1], self._prompt.cameras)
         templates: Any = [self._prompt.template]
         self.grids = vlm.grids(as_prompts(templates)[0])
         self.tokens = self._longest() if max_prompt_tokens is None else max_prompt_tokens
@@ -99,17 +101,17 @@ class PromptRenderer:
         if shape != expected_shape:
             raise ValueError(f"frames are {frames.shape}; prompt {self._prompt.name!r} needs {expected_shape}")
         prompts: Any = self(contexts)
-        return self._vlm.hidden(by_row(frames), prompts, prompt_tokens=self.tokens)
+        return self._vlm.hidden(by_row(self._prompt.images_in(frames)), prompts, prompt_tokens=self.tokens)
 
     def key(self) -> dict[str, Any]:
         """Return everything that prompts depend on beside the context and the option max_prompt_tokens.
 
-        It contains the prompt's template and, if prompts are truncated, the slots whose end is kept. If the prompt
+        It contains the prompt's key and, if prompts are truncated, the slots whose end is kept. If the prompt
         spells out special tokens, which earlier versions gave to the model as control tokens, it says that they are
         text.
         """
         prompt = self._source.prompt
-        key: dict[str, Any] = {"prompt": prompt.template if prompt else None}
+        key: dict[str, Any] = prompt.key() if prompt else {"prompt": None}
         if any(self._vlm.plain(text) != text for text in self._prompt.texts):
             key["special_tokens"] = "text"
         return key | ({"keep_end": sorted(self._prompt.keep_end)} if self._bound and self._prompt.keep_end else {})
