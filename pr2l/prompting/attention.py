@@ -75,14 +75,16 @@ def frame_attention(encoder: Any, weights: torch.Tensor, text: str, answer: str)
         answer: Answer of the VLM.
 
     Raises:
-        UserError: If the encoder is not `prompted` with layer_join=width, or its prompt has several images.
+        UserError: If the encoder is not `prompted` with layer_join=width, or its prompt has several images or a camera.
     """
     encoder = uncached(encoder)
     if not isinstance(encoder, PromptedEncoder) or encoder.join != "width":
         raise UserError("attention can be drawn only for encoder=prompted with encoder_options.layer_join=width")
     count = max(encoder.frame_history, len(encoder.prompts.grids))
-    if count > 1 or (encoder.source.prompt and encoder.source.prompt.cameras):
-        raise UserError(f"attention can be drawn only for prompts with one image, a whole frame; this one has {count}")
+    if count > 1:
+        raise UserError(f"attention can be drawn only for prompts with one image, but this prompt has {count}")
+    if encoder.source.prompt is not None and encoder.source.prompt.cameras:
+        raise UserError("attention can be drawn only for prompts that take the whole frame, not one camera of it")
     vlm, patches, words = encoder.vlm, None, []
     lengths = {
         "image": pooled_length(vlm.image_length(), encoder.options.image_tokens),
