@@ -81,11 +81,16 @@ def test_checkpoint_of_every_family_is_exact(check, case):
     assert row.size.image_tokens == case.image_tokens and row.size.new_tokens == 3
     assert (row.image_sees != "nothing of the prompt") == case.image_sees_prompt == row.expects_dependence
     assert read_row(out) == row and "warning" not in text
+    assert (row.processor is None) == ("input not compared with the checkpoint's processor: " in text)
+    # A local folder appears as its last name and a digest.
+    assert (row.source, row.model) == ("folder", folder(case).name) and row.revision.startswith("sha256 ")
+    assert str(folder(case).parent) not in out.read_text().replace(row.model, "")
 
 
 def test_image_tokens_after_the_prompt_see_it_in_all_layers_but_the_embeddings(check):
     row, _, _ = check(CASE["llava"], token_order="text_first")
     assert row.layers == (0, 1, -2, -1) and row.image_sees == "the prompt, in layers 1, -2, -1"
+    assert row.options["token_order"] == "text_first" and row.name != row.model_copy(update={"options": {}}).name
     assert row.dependence.image_on_prompt[0] == 0 < min(row.dependence.image_on_prompt[1:])
 
 
@@ -105,14 +110,6 @@ def test_speed_of_each_batch_size_is_measured(check):
     assert [speed.batch for speed in row.speed] == [1, 2] and row.memory.batch == 2
     assert all(speed.low <= speed.frames_per_second <= speed.high for speed in row.speed)
     assert row.memory.weights > 100_000 and "batches of 2" in text
-
-
-def test_row_of_a_local_folder_has_only_its_last_name_and_a_digest(check):
-    row, _, out = check(CASE["llava"])
-    place = folder(CASE["llava"])
-    assert (row.source, row.model) == ("folder", place.name) and row.revision.startswith("sha256 ")
-    assert str(place.parent) not in out.read_text().replace(place.name, "")
-    assert json.loads(out.read_text())["model"] == place.name
 
 
 @pytest.fixture
@@ -153,12 +150,6 @@ def test_other_pixels_of_the_processor_are_found(llava_with_processor):
     assert 0.1 < compared(vlm, path).pixels < 1
 
 
-def test_checkpoint_without_a_processor_gives_the_reason(check):
-    row, text, _ = check(CASE["prismatic"])
-    assert row.processor is None and row.input == "not compared"
-    assert "input not compared with the checkpoint's processor: there is no processor: " in text
-
-
 def test_wrong_chat_template_gives_a_warning(check, broken_llava, llava_with_processor):
     broken_llava("    def write(self, text):\n        return super().write(text).replace('USER', 'HUMAN')\n")
     _, path = llava_with_processor()
@@ -173,6 +164,13 @@ def test_error_in_row_2_of_a_batch_is_found(check, broken_llava):
     assert row.verdict == "not exact" and "not exact" in text and row.family == "zz_broken"
     assert row.cases["single rows"].relative == pytest.approx([0] * 4, abs=1e-6)
     assert row.cases["equal lengths"].relative == pytest.approx([0.01] * 4, rel=1e-3)
+
+
+def test_error_in_the_states_of_the_answer_is_found(check, broken_llava):
+    broken_llava("    def change(self, states, rows):\n        states.generated[:, :, -1] *= 1.02\n")
+    row, _, _ = check(CASE["llava"])
+    assert row.verdict == "not exact" and row.same_answers == 1
+    assert row.cases["single rows"].relative == pytest.approx([0.02] * 4, rel=1e-3)
 
 
 def test_other_tokens_of_the_answer_are_found(check, broken_llava):
