@@ -361,3 +361,18 @@ def test_example_of_the_documentation_runs(tmp_path, monkeypatch):
     agents = (values["agent"], values["again"])
     after, again = (agent.log_prob(values["messages"], ["yes"]) for agent in agents)
     assert after > values["reference"] and torch.equal(after, again)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava_onevision"])
+def test_message_with_a_video_equals_the_vlm(name):
+    """A video part holds its frames; responses and log-probabilities are those of the VLM for the frames."""
+    case = CASE[name]
+    clip = frames(4, case.size, case.size)
+    message = {"role": "user", "content": [{"type": "video", "video": clip, "fps": 5}, text("is it near ?")]}
+    place = {"role": "user", "content": [{"type": "video", "frames": 4, "fps": 5.0}, text("is it near ?")]}
+    agent = frozen(case)
+    [response] = agent.generate([[message]])
+    assert response == load_shared(case, device="cpu").answer([list(clip)], [[place]], 6)
+    back = [{**message, "content": [{"type": "video", "video": clip[::-1], "fps": 5}, text("is it near ?")]}]
+    forth, turned = agent.log_prob([[message], back], ["yes", "yes"]).tolist()
+    assert abs(forth - turned) > 1e-4

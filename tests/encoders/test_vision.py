@@ -308,7 +308,7 @@ class EchoVLM:
 def test_answer_text_is_the_normalised_mean_of_token_embeddings(weights):
     """The reference embeds each text alone, without padding."""
     prompt = Prompt(name="test", text="{text}", slots=("text",), why="", source="")
-    text_source = SimpleNamespace(vlm_options=Defaults(), prompt=prompt, load_vlm=EchoVLM)
+    text_source = SimpleNamespace(vlm_options=Defaults(), prompt=prompt, load_vlm=EchoVLM, frame_shape=(4, 4, 3))
     text_source.contexts = [{"text": "is it near ?"}, {"text": "where is the medikit , left of you ?"}, {"text": ""}]
     encoder = answer_text.create(text_source, answer_text.Defaults(weights=weights("answer_text")))
     tokens = encoder.encode(frames(3, 4, 4), text_source.contexts)

@@ -244,6 +244,14 @@ def test_options_without_vllm_support_are_refused(case, options, message):
         load_vlm(str(folder(case)), options_for(case, **({"server": NOWHERE} | options)))
 
 
+def test_videos_are_refused(serve):
+    case = CASE["qwen2_5_vl"]
+    _, served, _ = serve(case)
+    video = {"type": "video", "frames": 1}
+    with pytest.raises(UserError, match="several images or videos.*leave out vlm_options.server"):
+        served.hidden([list(pictures(case)[:1])], [[{"role": "user", "content": [video]}]])
+
+
 def test_sampling_and_several_images_are_refused(serve):
     _, served, _ = serve(LLAVA)
     with pytest.raises(UserError, match="temperature=0"):
