@@ -39,7 +39,7 @@ class OnPolicyLearner:
         model: Model of Stable-Baselines3, created with `SpacesOnly` as its environments; `learn` sets the real ones.
         table: Table of the tokens of a rollout, if the rollout buffer holds handles; None = the buffer holds tokens.
         schedule: Learning rate schedule of the model; None = constant learning rate.
-        threads: torch threads during an update; 0 = no change.
+        threads: Maximum number of torch threads during an update; 0 = no change.
     """
 
     learns_from: ClassVar[LearnsFrom] = "rollouts"
@@ -69,7 +69,7 @@ class OnPolicyLearner:
         policy: str = "MultiInputPolicy",
         policy_options: Mapping[str, Any] | None = None,
         handles: bool = True,
-        threads: int = 1,
+        threads: int = 2,
         device: str = "auto",
         learning_rate: float,
         schedule: Literal["constant", "linear"] = "constant",
@@ -88,7 +88,7 @@ class OnPolicyLearner:
             policy: Name of the policy class in the algorithm's `policy_aliases`.
             policy_options: Further `policy_kwargs`.
             handles: Store the tokens of a rollout once, in a table (see tokens.py).
-            threads: torch threads during an update; 0 = no change.
+            threads: Maximum number of torch threads during an update; 0 = no change.
             device: Device of the policy; "auto" = a GPU if there is one.
             learning_rate: Learning rate of the first update.
             schedule: "linear" = the learning rate falls to 0 at the last step and is constant during a rollout and its
@@ -334,15 +334,16 @@ class UpdateThreads(BaseCallback):
     """Callback that limits the torch threads during updates of the policy; the encoder uses all threads.
 
     Args:
-        count: torch threads during an update; 0 = no change.
+        count: Maximum number of torch threads during an update; 0 = no change.
     """
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self.count, self.rollout_threads = count, torch.get_num_threads()
+        self.rollout_threads = torch.get_num_threads()
+        self.count = min(count or self.rollout_threads, self.rollout_threads)
 
     def _on_rollout_end(self) -> None:
-        torch.set_num_threads(self.count or self.rollout_threads)
+        torch.set_num_threads(self.count)
 
     def _on_rollout_start(self) -> None:
         torch.set_num_threads(self.rollout_threads)

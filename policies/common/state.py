@@ -7,6 +7,9 @@ from torch.optim import Optimizer
 
 Tensors = dict[str, torch.Tensor]
 
+# Settings that choose between implementations of one optimizer, whose results are equal within rounding.
+IMPLEMENTATION = ("foreach", "fused")
+
 
 def optimizer_tensors(optimizer: Optimizer) -> Tensors:
     """Return moments and step counts of an optimizer, without its settings (`param_groups`).
@@ -30,13 +33,18 @@ def restore_optimizer(optimizer: Optimizer, tensors: Tensors, param_groups: list
     Args:
         optimizer: Optimizer over parameters of the same shapes.
         tensors: The result of `optimizer_tensors`; other names are ignored.
-        param_groups: Settings, from the optimizer's `state_dict()["param_groups"]`.
+        param_groups: Settings, from the optimizer's `state_dict()["param_groups"]`. The optimizer keeps its own choice
+            of implementation.
     """
     state: dict[int, Tensors] = {}
     for name, tensor in below(tensors, "optimizer").items():
         index, entry = name.split("/")
         state.setdefault(int(index), {})[entry] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": param_groups})
+    groups = [
+        saved | {name: group[name] for name in IMPLEMENTATION if name in group}
+        for saved, group in zip(param_groups, optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def below(tensors: Tensors, folder: str) -> Tensors:

@@ -99,7 +99,7 @@ class TokenTable:
         """
         steps, num_envs, *_ = self._arguments
         first = 1 + self._next * num_envs
-        self._tokens[first : first + num_envs] = torch.from_numpy(tokens)
+        self._tokens[first : first + num_envs] = without_padding(torch.from_numpy(tokens), torch.from_numpy(mask))
         self._mask[first : first + num_envs] = torch.from_numpy(mask)
         self._next = (self._next + 1) % steps
         return np.arange(first, first + num_envs)
@@ -111,7 +111,7 @@ class TokenTable:
             ids: Handles from `put`, on the table's device or the CPU; 0 = a row of zeros.
 
         Returns:
-            Copies, on the table's device.
+            Copies, on the table's device; padded slots of the tokens are zero.
         """
         return self._tokens[ids], self._mask[ids]
 
@@ -133,6 +133,19 @@ class TokenTable:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenTable, self._arguments
+
+
+def without_padding(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Set padded slots to zero; they may hold any number, even NaN.
+
+    Args:
+        tokens: [B, T, D].
+        mask: [B, T], 1 = real token, 0 = padding.
+
+    Returns:
+        A copy.
+    """
+    return tokens.masked_fill(mask[..., None] <= 0.5, 0.0)  # NaN * 0 would be NaN
 
 
 class Handles(spaces.Box):

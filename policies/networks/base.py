@@ -4,7 +4,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-from ..common.tokens import Handles, token_shape
+from ..common.tokens import Handles, token_shape, without_padding
 
 
 class TokenNetwork(BaseFeaturesExtractor):
@@ -44,10 +44,9 @@ class TokenNetwork(BaseFeaturesExtractor):
         if self.table is not None and "handle" in observation:
             tokens, mask = self.table.gather(observation["handle"][:, 0].long())
         else:
-            tokens, mask = observation["tokens"], observation["mask"]
-        mask = mask > 0.5
-        # A padded slot may hold any number, even NaN. This needs masked_fill, because NaN * 0 is NaN.
-        summary = self.summarise(tokens.float().masked_fill(~mask[..., None], 0.0), mask)
+            mask = observation["mask"]
+            tokens = without_padding(observation["tokens"], mask)
+        summary = self.summarise(tokens.float(), mask > 0.5)
         if "proprio" not in observation:
             return summary
         return torch.cat([summary, observation["proprio"].float()], dim=-1)

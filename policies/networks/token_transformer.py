@@ -5,9 +5,13 @@ query  [1, 1, W] ----------> decoder layer (cross-attends to memory) -> summary 
 
 With several queries, the network concatenates their outputs (as in Perceiver IO, Jaegle et al. 2022). With none, it has
 no decoder and takes the mean of the memory over the real tokens.
+
+The layers are torch's, and so are their weights and results. The functions `encode` and `decode` compute them with
+fewer copies and products than torch does, because these layers take most of the time of a policy update.
 """
 
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 from torch import nn
@@ -64,18 +68,92 @@ class Network(TokenNetwork):
         self.queries = defaults.queries
 
     def summarise(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        embedded = self.project(self.norm(tokens))
-        if self.positions is not None:
-            embedded = embedded + self.positions
-        padding = ~attendable(mask)
-        memory = self.encoder(embedded, src_key_padding_mask=padding)
+        real = attendable(mask)
+        memory = encode(self.encoder, self.embed(tokens), real)
         if not self.queries:
-            real = ~padding[..., None]
+            real = real[..., None]
             return self.to_summary(memory.masked_fill(~real, 0.0).sum(dim=1) / real.sum(dim=1))
-        query = self.query.expand(len(tokens), -1, -1)
-        # Without the second mask the query would read the encoder's output at padded slots.
-        outputs = self.decoder(query, memory, memory_key_padding_mask=padding)
-        return self.to_summary(outputs.flatten(1))
+        # Without the mask the query would read the encoder's output at padded slots.
+        return self.to_summary(decode(self.decoder, self.query, memory, real).flatten(1))
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Normalise and project the tokens [B, T, D], and add the position embeddings, to [B, T, W]."""
+        if isinstance(self.norm, nn.LayerNorm):
+            # project(x * scale + shift) as one product, whose backward pass needs no gradient of the tokens.
+            tokens = F.layer_norm(tokens, self.norm.normalized_shape, eps=self.norm.eps)
+            weight = self.project.weight
+            embedded = F.linear(tokens, weight * self.norm.weight, self.project.bias + weight @ self.norm.bias)
+        else:
+            embedded = self.project(tokens)
+        return embedded if self.positions is None else embedded + self.positions
+
+
+def encode(layer: nn.TransformerEncoderLayer, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Compute `layer(tokens, src_key_padding_mask=~mask)`.
+
+    Args:
+        layer: Layer without dropout, with ReLU, batch first.
+        tokens: [B, T, W].
+        mask: bool [B, T], True = real token.
+    """
+    tokens = layer.norm1(tokens + self_attention(layer.self_attn, tokens, mask))
+    return layer.norm2(tokens + layer.linear2(layer.linear1(tokens).relu()))
+
+
+def decode(
+    layer: nn.TransformerDecoderLayer, queries: torch.Tensor, memory: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Compute `layer(queries, memory, memory_key_padding_mask=~mask)` for the same queries in each row.
+
+    Args:
+        layer: Layer without dropout, with ReLU, batch first.
+        queries: [1, Q, W]; what happens before they read the memory is computed once for all rows.
+        memory: [B, T, W].
+        mask: bool [B, T], True = real token.
+
+    Returns:
+        [B, Q, W].
+    """
+    queries = layer.norm1(queries + self_attention(layer.self_attn, queries))
+    outputs = layer.norm2(queries + cross_attention(layer.multihead_attn, queries, memory, mask))
+    return layer.norm3(outputs + layer.linear2(layer.linear1(outputs).relu()))
+
+
+def self_attention(
+    attention: nn.MultiheadAttention, tokens: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Compute attention of tokens [B, T, W] to the real tokens of their row, [B, T, W]."""
+    projected = F.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
+    # The backward pass of `unbind` writes three gradients side by side; that of torch's layer adds zero-filled tensors.
+    parts = projected.unflatten(-1, (3, attention.num_heads, -1)).unbind(2)
+    queries, keys, values = (part.transpose(1, 2) for part in parts)
+    real = None if mask is None else mask[:, None, None]
+    outputs = F.scaled_dot_product_attention(queries, keys, values, attn_mask=real)
+    return attention.out_proj(outputs.transpose(1, 2).flatten(2))
+
+
+def cross_attention(
+    attention: nn.MultiheadAttention, queries: torch.Tensor, memory: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Compute attention of the same queries [1, Q, W] to the memory [B, T, W] of each row, [B, Q, W].
+
+    A memory token m has the key K m + k and the value V m + v, with matrices K, V and biases k, v.
+
+        score of a query q:   q (K m + k) = (q K) m + q k    softmax removes q k, which is the same for all m
+        output of weights a:  sum of a (V m + v) = V (sum of a m) + v    because the weights add up to 1
+
+    So the queries q K read the memory itself, and keys and values of its tokens are not needed.
+    """
+    split = (attention.num_heads, -1)
+    query_weight, key_weight, value_weight = attention.in_proj_weight.chunk(3)
+    query_bias, _, value_bias = attention.in_proj_bias.chunk(3)
+    projected = F.linear(queries[0], query_weight, query_bias).unflatten(-1, split)  # [Q, heads, S]
+    readers = torch.einsum("qhs,hsw->hqw", projected, key_weight.unflatten(0, split)).flatten(0, 1)
+    readers = readers.expand(len(memory), 1, -1, -1)  # of all heads, [B, 1, heads * Q, W]
+    tokens, real, scale = memory[:, None], mask[:, None, None], projected.shape[-1] ** -0.5
+    means = F.scaled_dot_product_attention(readers, tokens, tokens, real, scale=scale)[:, 0].unflatten(1, split)
+    outputs = torch.einsum("bhqw,hsw->bqhs", means, value_weight.unflatten(0, split)).flatten(2)
+    return attention.out_proj(outputs + value_bias)
 
 
 def attendable(mask: torch.Tensor) -> torch.Tensor:

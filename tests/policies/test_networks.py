@@ -116,6 +116,44 @@ def test_attention_masks_hide_padding(network, leaks, train):
     assert (difference[1:] == 0).all()
 
 
+def of_torch_layers(network, tokens, mask):
+    """Return the summary that torch's own forward methods of the layers compute."""
+    padding = ~token_transformer.attendable(mask)
+    embedded = network.project(network.norm(tokens)) + network.positions
+    memory = network.encoder(embedded, src_key_padding_mask=padding)
+    if not network.queries:
+        real = ~padding[..., None]
+        return network.to_summary((memory * real).sum(dim=1) / real.sum(dim=1))
+    query = network.query.expand(len(tokens), -1, -1)
+    return network.to_summary(network.decoder(query, memory, memory_key_padding_mask=padding).flatten(1))
+
+
+def relative_gradients(network, summary):
+    """Return the gradient of each parameter, as a fraction of the largest number in all of them."""
+    gradients = torch.autograd.grad(summary.square().sum(), list(network.parameters()))
+    largest = max(gradient.abs().max() for gradient in gradients)
+    return [gradient / largest for gradient in gradients]
+
+
+@pytest.mark.parametrize("queries", [0, 1, 3])
+@pytest.mark.parametrize("real", [[8, 8, 8], [8, 3, 1], [0, 5, 8]])
+def test_summaries_and_gradients_equal_those_of_the_torch_layers(queries, real):
+    options = {"width": 16, "feedforward": 12, "summary": 8, "heads": 4, "input_norm": True, "positions": True}
+    network = build("token_transformer", None, **options, queries=queries)
+    torch.manual_seed(1)
+    with torch.no_grad():  # no weight at its simple first value, such as 0 or 1
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    mask = torch.arange(TOKENS) < torch.tensor(real)[:, None]
+    tokens = (torch.randn(3, TOKENS, WIDTH) * 5).masked_fill(~mask[..., None], 0.0)
+    ours, theirs = network.summarise(tokens, mask), of_torch_layers(network, tokens, mask)
+    assert ours.abs().max() > 0.1
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    pairs = zip(relative_gradients(network, ours), relative_gradients(network, theirs), strict=True)
+    for gradient, expected in pairs:
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-5)
+
+
 def test_zero_queries_average_the_real_tokens():
     network, observation = build("token_transformer", None, width=16, queries=0), observations(proprio=None)
     memory = network.encoder(network.project(observation["tokens"][:1, :3]))  # the other tokens of row 0 are padding

@@ -14,6 +14,7 @@ from token_world import TokenWorld, spaces_and_count, token_space, token_worlds
 
 from pr2l.policies import ppo
 from pr2l.policies.base import Hooks
+from pr2l.policies.common.sb3 import UpdateThreads
 from pr2l.policies.networks import mlp, token_transformer
 
 SMALL = {"learning_rate": 3e-3, "n_steps": 32, "n_epochs": 4, "head_sizes": (16,), "lstm_size": 8, "device": "cpu"}
@@ -189,6 +190,52 @@ def test_state_dict_is_a_copy():
     last = learner.state_dict()[0]
     weights = [name for name in tensors if name.startswith("policy/mlp_extractor")]
     assert weights and all(not torch.equal(tensors[name], last[name]) for name in weights)
+
+
+def test_checkpoint_of_unfused_adam_continues_with_fused_adam():
+    """Earlier versions wrote such checkpoints; the steps are equal within rounding."""
+    venv = token_worlds()
+    learner = create(venv)
+    learner.learn(venv, 128, Hooks())
+    tensors, values = learner.state_dict()
+    assert [group.pop("fused") for group in values["param_groups"]] == [True]
+    values["param_groups"][0] |= {"fused": None, "lr": 0.5}
+    restored = create(venv)
+    restored.load_state_dict(tensors, values)
+    fused = restored.model.policy.optimizer
+    assert (fused.param_groups[0]["fused"], fused.param_groups[0]["lr"]) == (True, 0.5)
+    policy = copy.deepcopy(restored.model.policy)
+    unfused = torch.optim.Adam(policy.parameters(), eps=1e-5)
+    unfused.load_state_dict(copy.deepcopy(fused.state_dict()) | {"param_groups": values["param_groups"]})
+    for optimizer in (fused, unfused):
+        for parameter in optimizer.param_groups[0]["params"]:
+            parameter.grad = torch.full_like(parameter, 0.1)
+        optimizer.step()
+    for ours, theirs in zip(restored.model.policy.parameters(), policy.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_updates_with_two_threads_give_the_same_weights_each_time():
+    def weights():
+        venv = token_worlds(count=16, tokens=16, width=64)
+        options = ppo.Defaults(**{**SMALL, "n_steps": 16, "n_epochs": 1, "batch_size": 256, "threads": 2})
+        small = token_transformer.Defaults(width=64, feedforward=64)
+        learner = ppo.create(*spaces_and_count(venv), token_transformer.Network, small, options, seed=0)
+        learner.learn(venv, 256, Hooks())
+        return learner.state_dict()[0]
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        first, second = weights(), weights()
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(first[name], second[name]) for name in first if name.startswith("policy/"))
+
+
+def test_updates_use_at_most_the_threads_of_torch():
+    callback = UpdateThreads(1000)
+    assert callback.count == torch.get_num_threads()
 
 
 def test_threads_apply_to_the_update_only():

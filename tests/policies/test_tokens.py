@@ -74,6 +74,15 @@ def test_deepcopy_shares_the_table_and_pickle_empties_it():
     assert unpickled.nbytes == ring.nbytes and not unpickled.gather(ids)[0].any()
 
 
+def test_padded_slots_are_stored_as_zeros():
+    ring = table()
+    tokens, mask = np.full((2, 2, 3), 5, np.float16), np.array([[1, 0], [1, 1]], np.uint8)
+    tokens[0, 1] = np.nan
+    stored, _ = ring.gather(torch.from_numpy(ring.put(tokens, mask)))
+    assert stored[:, :, 0].tolist() == [[5, 0], [5, 5]]
+    assert np.isnan(tokens[0, 1]).all()  # the argument is unchanged
+
+
 def test_to_tokens_restores_the_observation():
     plain = token_worlds()
     handled = TokenHandles(token_worlds(), TokenTable.of(plain.observation_space, 5, 4, CPU))
