@@ -102,7 +102,8 @@ def test_checkpoint_without_answers_is_compared_with_the_whole_model(check):
 
 def test_rounding_of_bfloat16_is_allowed_and_in_the_row(check):
     row, _, _ = check(CASE["llava"], dtype="bfloat16")
-    assert row.verdict == "exact up to rounding" and 1e-4 < row.difference < 5e-2
+    assert (row.verdict, row.dtype) == ("exact up to rounding", "bfloat16")
+    assert row.difference < 5e-2  # 0 in some runs: a small model's products can round alike in all batches
 
 
 def test_speed_of_each_batch_size_is_measured(check):
