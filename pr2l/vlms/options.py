@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from pr2l.core.config import Seed
 
-Optimization = Literal["own_passes", "fused_layers", "early_exit", "shared_vision", "shared_prefix"]
+Optimization = Literal["own_passes", "early_exit", "shared_vision", "shared_prefix", "fused_layers"]
 OPTIMIZATIONS: tuple[Optimization, ...] = get_args(Optimization)
 
 

@@ -8,11 +8,11 @@ The model's own modules run as in `generate`, without the other work of `generat
 are not needed. Each optimization is exact, and can be switched off (`vlm_options.disable`) to measure its effect:
 
     own_passes      without `generate`: logits of the last position only, and no logits if nothing is generated
-    fused_layers    on a CPU, Florence-2's layers run with fewer and fused operations (pr2l/vlms/fused)
     early_exit      if nothing is generated, layers above the highest chosen one are not even loaded
     shared_vision   a frame that is repeated in a batch, with other texts, passes the vision tower once
     shared_prefix   in a causal model, keys and values of the text before an image are kept for further frames, and
                     those of an image before the text are used for all prompts of its frame
+    fused_layers    on a CPU, Florence-2's layers run with fewer and fused operations (pr2l/vlms/fused)
 """
 
 from __future__ import annotations
