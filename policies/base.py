@@ -218,7 +218,12 @@ class Hooks:
 
 
 class Learner(Protocol):
-    """Policy that acts and learns."""
+    """Policy that acts and learns.
+
+    A class that learns from rollouts may declare `reads_terminated: ClassVar[bool] = False`. Then `info` has no
+    "terminal_observation" at the end of terminated episodes, only at the end of truncated ones, and pr2l saves the
+    encoder's work for those frames.
+    """
 
     learns_from: ClassVar[LearnsFrom]
 

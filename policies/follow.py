@@ -32,6 +32,7 @@ class FollowLearner:
     """
 
     learns_from: ClassVar[LearnsFrom] = "rollouts"
+    reads_terminated: ClassVar[bool] = False
     parameter_count = 0
     device = torch.device("cpu")
 

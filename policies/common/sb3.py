@@ -43,6 +43,7 @@ class OnPolicyLearner:
     """
 
     learns_from: ClassVar[LearnsFrom] = "rollouts"
+    reads_terminated: ClassVar[bool] = False  # the value after the last step is bootstrapped in truncated episodes only
 
     def __init__(
         self,

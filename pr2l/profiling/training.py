@@ -30,7 +30,6 @@ from pr2l.profiling.baselines import Ask, as_the_notebook
 from pr2l.profiling.measure import Measure
 from pr2l.profiling.timing import Effort, rate, rounds, speedup, synchronize
 from pr2l.rollout import build
-from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.vlms.base import VLM
 from pr2l.vlms.options import OPTIMIZATIONS
 
@@ -79,7 +78,7 @@ class Session:
         simulators.step_wait = self._timed("simulators", simulators.step_wait)
         self.simulators: VecEnv = simulators
         self.learner = build.learner(config, encoder, build.spaces_of(simulators))
-        self.frames = VecEmbed(self.simulators, encoder)
+        self.frames = build.embedded(config, self.simulators, encoder)
 
     def run(self) -> Clock:
         """Run one rollout and update. The first run also resets the simulators."""

@@ -19,7 +19,7 @@ from pr2l.policies.base import Learner
 from pr2l.rollout.contract import check_spaces
 from pr2l.rollout.episodes import interleaved_seed, make_episodes, training_seed
 from pr2l.rollout.in_process import InProcessVecEnv
-from pr2l.rollout.vec_embed import observation_space
+from pr2l.rollout.vec_embed import VecEmbed, observation_space
 from pr2l.rollout.workers import Workers
 
 Split = Literal["train", "evaluation"]
@@ -128,6 +128,20 @@ def spaces_of(frames: VecEnv) -> Spaces:
     """
     assert isinstance(frames.observation_space, spaces.Dict)
     return Spaces(frames.observation_space, frames.action_space)
+
+
+def embedded(config: RunConfig, frames: VecEnv, encoder: Encoder) -> VecEmbed:
+    """Wrap environments for a learner of the config.
+
+    The last frames of terminated episodes are not encoded if the learner declares that it does not read them.
+
+    Args:
+        config: The config of the run; the algorithm is used.
+        frames: Environments of the config.
+        encoder: The encoder of their frames.
+    """
+    learner_class = registry.load("algorithms", config.algorithm).Learner
+    return VecEmbed(frames, encoder, embed_terminated=getattr(learner_class, "reads_terminated", True))
 
 
 def learner(config: RunConfig, encoder: Encoder, frames: Spaces) -> Learner:

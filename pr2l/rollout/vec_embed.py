@@ -4,7 +4,8 @@ In a policy's features extractor the VLM would run again for every minibatch of 
 vector step, on one batch:
 
     rows 0 .. N-1   the current frames of the N environments, under their current contexts
-    rows N ..       the last frames of the episodes that just ended, under the contexts of those episodes
+    rows N ..       the last frames of the episodes that just ended, under the contexts of those episodes; if nobody
+                    reads their tokens, not those of terminated episodes
 
 `Workers.step_groups` steps environments in worker processes in groups, and each group is one batch: the VLM encodes it
 while the next group is simulated.
@@ -13,7 +14,7 @@ while the next group is simulated.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, compress
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -146,12 +147,15 @@ class VecEmbed(VecEnvWrapper):
 
     Observations are Dict(tokens float16 [N, T, D], mask uint8 [N, T] (1 = real, 0 = padding), and proprio float32
     [N, P] if the environments have one). When an episode ends, its info has the last frame as "terminal_frame", and
-    "terminal_observation" has tokens too.
+    "terminal_observation" has tokens too. Without `embed_terminated`, the info of an episode that was not truncated has
+    no "terminal_observation": on-policy algorithms read it only to bootstrap from the value of a truncated episode.
 
     Args:
         venv: Environments with observations Dict(frame uint8 [H, W, 3], proprio). Every info, also that of a reset, has
             "context", and "labels" if the encoder needs them.
         encoder: The encoder of the frames.
+        embed_terminated: Whether to encode the last frames of terminated episodes too, which off-policy algorithms
+            store.
 
     Attributes:
         frames: The frames of the last step, uint8 [N, H, W, 3].
@@ -160,8 +164,8 @@ class VecEmbed(VecEnvWrapper):
         clipped: The number of entries of tokens that were clipped to the range of float16; a caller may set it to 0.
     """
 
-    def __init__(self, venv: VecEnv, encoder: Encoder) -> None:
-        self.encoder = encoder
+    def __init__(self, venv: VecEnv, encoder: Encoder, *, embed_terminated: bool = True) -> None:
+        self.encoder, self.embed_terminated = encoder, embed_terminated
         self.frames: np.ndarray = np.empty(0)
         self.contexts: list[dict[str, str]] = []
         self.answers: list[str] = []
@@ -186,16 +190,19 @@ class VecEmbed(VecEnvWrapper):
 
     def _embed_step(self, rows: range, observations: Any, rewards: Any, dones: Any, infos: Any) -> VecEnvStepReturn:
         """Return the step of some consecutive rows, with tokens instead of frames."""
-        ended = np.flatnonzero(dones)
         # After the automatic reset the observation is the new episode's, but the info is still the old one's.
         resets = reset_infos(self.venv)[rows.start : rows.stop]
         current = [reset if done else info for reset, done, info in zip(resets, dones, infos, strict=True)]
-        last = [infos[row]["terminal_observation"] for row in ended]
+        ended = [infos[row] for row in np.flatnonzero(dones)]
+        last = [info.pop("terminal_observation") for info in ended]
+        for info, end in zip(ended, last, strict=True):
+            info["terminal_frame"] = end["frame"]
+        read = [self.embed_terminated or info.get("TimeLimit.truncated", False) for info in ended]
+        ended, last = [*compress(ended, read)], [*compress(last, read)]
         batch = {key: np.concatenate([observations[key], *(end[key][None] for end in last)]) for key in observations}
-        embedded = self._embed(batch, [*current, *(infos[row] for row in ended)], len(rows))
-        for place, row in enumerate(ended, start=len(rows)):
-            infos[row]["terminal_frame"] = last[place - len(rows)]["frame"]
-            infos[row]["terminal_observation"] = {key: part[place] for key, part in embedded.items()}
+        embedded = self._embed(batch, [*current, *ended], len(rows))
+        for place, info in enumerate(ended, start=len(rows)):
+            info["terminal_observation"] = {key: part[place] for key, part in embedded.items()}
         return {key: part[: len(rows)] for key, part in embedded.items()}, rewards, dones, infos
 
     def states(self) -> list[dict[str, Any]]:

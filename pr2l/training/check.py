@@ -301,7 +301,8 @@ def _steps(
         yield _random_steps(config, frames)
         if data is None:
             progress.part = "first steps"
-            yield _first_steps(config, build.learner(config, encoder, frame_spaces), VecEmbed(frames, encoder))
+            learner = build.learner(config, encoder, frame_spaces)
+            yield _first_steps(config, learner, build.embedded(config, frames, encoder))
 
 
 def _random_steps(config: RunConfig, frames: VecEnv) -> Finding:

@@ -272,7 +272,7 @@ def _play_and_record(
     video = EpisodeVideo(min(VIDEO_EPISODES, frames.num_envs), question_of(run.config, encoder))
     torch.manual_seed(run.config.seed)
     act = learner_actor(learner, greedy=run.config.evaluation_greedy)
-    infos = play(VecEmbed(frames, encoder), act, episodes, video)
+    infos = play(VecEmbed(frames, encoder, embed_terminated=False), act, episodes, video)
     fps = float(frames.get_attr("metadata", 0)[0].get("render_fps", 10))
     write_video(run.path / "video", video.pictures(), fps)
     return infos

@@ -81,7 +81,7 @@ def play_episodes(
     if run is not None:
         encoder, learner, _ = trained(run)
         act = learner_actor(learner, greedy=run.config.evaluation_greedy)
-        play(VecEmbed(venv, encoder), _seeded(env, act, torch.manual_seed), len(seeds))
+        play(VecEmbed(venv, encoder, embed_terminated=False), _seeded(env, act, torch.manual_seed), len(seeds))
     elif policy == "oracle":
         decide = module.oracle(task)
         act = _single_actor(lambda: as_element(env.action_space, decide(env), "action of the oracle"))

@@ -125,7 +125,7 @@ def training_source(config: RunConfig, *, fit_encoder: bool = True) -> Iterator[
     with closing(build.environments(config, "train", labels=encoder.needs_labels)) as frames:
         if fit_encoder:
             fit(encoder, frames, config.seed)
-        yield encoder, spaces, VecEmbed(frames, encoder)
+        yield encoder, spaces, build.embedded(config, frames, encoder)
 
 
 def fit(encoder: Encoder, frames: VecEnv, seed: int) -> None:

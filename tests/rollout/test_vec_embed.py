@@ -86,6 +86,39 @@ def test_one_batch_per_step_includes_terminal_frames():
     assert venv.encoder.batches == [3, 3, 5, 4, 5, 3, 6]
 
 
+def test_without_embed_terminated_only_truncated_episodes_cost_a_row():
+    makers = [partial(DiaryWorld, 2), partial(DiaryWorld, 3, truncated=True), partial(DiaryWorld, 2)]
+    venv = VecEmbed(DummyVecEnv(makers), Echo(), embed_terminated=False)
+    venv.reset()
+    steps = [venv.step(np.zeros(3, int)) for _ in range(3)]
+    assert venv.encoder.batches == [3, 3, 3, 4]
+    observation, _, dones, infos = steps[1]
+    assert dones.tolist() == [True, False, True]
+    assert real_tokens(observation) == [[10, 1, 0], [2, 0, 2], [10, 1, 0]]
+    assert "terminal_observation" not in infos[0] and (infos[0]["terminal_frame"] == 2).all()
+    observation, _, dones, infos = steps[2]
+    assert dones.tolist() == [False, True, False]
+    assert infos[1]["terminal_observation"]["tokens"][0].tolist() == [3, 0, 3]
+
+
+def trained_weights(embed_terminated):
+    """Train PPO in two environments, one of which truncates its episodes."""
+    makers = [partial(DiaryWorld, 2), partial(DiaryWorld, 3, truncated=True)]
+    venv = VecEmbed(DummyVecEnv(makers), Echo(), embed_terminated=embed_terminated)
+    options = ppo.Defaults(n_steps=16, batch_size=8, n_epochs=2, device="cpu")
+    arguments = (venv.observation_space, venv.action_space, venv.num_envs)
+    learner = ppo.create(*arguments, mlp.Network, mlp.Defaults(hidden=(4,)), options, seed=0)
+    learner.learn(venv, 64, Hooks())
+    return learner.state_dict()[0], sum(venv.encoder.batches)
+
+
+def test_ppo_learns_the_same_weights_without_tokens_of_terminated_episodes():
+    every, rows_of_every = trained_weights(True)
+    some, rows = trained_weights(False)
+    assert every.keys() == some.keys() and all(torch.equal(every[name], some[name]) for name in every)
+    assert (rows_of_every, rows) == (2 * 33 + 16 + 10, 2 * 33 + 10)  # 32 steps: 16 terminated episodes, 10 truncated
+
+
 @pytest.mark.parametrize("n_epochs", [1, 7])
 def test_learning_encodes_once_per_step_for_any_number_of_epochs(n_epochs):
     venv = embedded(2, 3, truncated=True)
