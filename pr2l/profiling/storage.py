@@ -43,7 +43,7 @@ def stored(effort: Effort) -> Iterator[Measure]:
     Args:
         effort: Effort of the measurement.
     """
-    config = load_config("doom/fetch/prompted", ["cache_frames=0"])
+    config = load_config("doom/fetch/prompted", ["cache_frames=0", "vlm_options.dtype=auto"])
     encoder, frames = build.encoder(config), draw_frames(effort.frames)
     contexts = [{"target": "imp"}] * effort.frames
     draw = np.random.default_rng(0)

@@ -175,8 +175,8 @@ def alone(name: str, vlm: str, overrides: Sequence[str], effort: Effort) -> Iter
 
 
 def configured(vlm: str, overrides: Sequence[str], *further: str) -> RunConfig:
-    """Load the config of the training with a VLM and overrides."""
-    return load_config(CONFIG, [f"vlm={vlm}", *overrides, *further])
+    """Load the config of the training with a VLM and overrides; the data type is `auto` unless an override names one."""
+    return load_config(CONFIG, [f"vlm={vlm}", "vlm_options.dtype=auto", *overrides, *further])
 
 
 def where_the_time_goes(name: str, clocks: Sequence[Clock]) -> Iterator[Measure]:
