@@ -175,7 +175,7 @@ def alone(name: str, vlm: str, overrides: Sequence[str], effort: Effort) -> Iter
 
 
 def configured(vlm: str, overrides: Sequence[str], *further: str) -> RunConfig:
-    """Load the config of the training with a VLM and overrides; the data type is `auto` unless an override names one."""
+    """Load the config of the training with a VLM and overrides; without one of them the data type is `auto`."""
     return load_config(CONFIG, [f"vlm={vlm}", "vlm_options.dtype=auto", *overrides, *further])
 
 
