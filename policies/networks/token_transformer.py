@@ -76,6 +76,19 @@ class Network(TokenNetwork):
         # Without the mask the query would read the encoder's output at padded slots.
         return self.to_summary(decode(self.decoder, self.query, memory, real).flatten(1))
 
+    def attention_weights(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return the weights with which the queries read the tokens, float32 [B, Q, T], means over the heads.
+
+        Args:
+            tokens: As in `summarise`.
+            mask: As in `summarise`.
+        """
+        real, layer = attendable(mask), self.decoder
+        memory = encode(self.encoder, self.embed(tokens), real)
+        queries = layer.norm1(self.query + self_attention(layer.self_attn, self.query)).expand(len(memory), -1, -1)
+        weights: torch.Tensor = layer.multihead_attn(queries, memory, memory, key_padding_mask=~real)[1]
+        return weights
+
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Normalise and project the tokens [B, T, D], and add the position embeddings, to [B, T, W]."""
         if isinstance(self.norm, nn.LayerNorm):

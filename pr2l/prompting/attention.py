@@ -53,16 +53,9 @@ def query_attention(network: Any, tokens: Tokens) -> torch.Tensor:
             f"the network {type(network).__module__} has no query tokens; train with network=token_transformer and "
             "network_options.queries of at least 1"
         )
-    calls: list[tuple[Any, Any]] = []
-    attend = network.decoder.multihead_attn
-    hook = attend.register_forward_pre_hook(lambda module, *call: calls.append(call), with_kwargs=True)
-    try:
-        network.summarise(tokens.values.float().masked_fill(~tokens.mask[..., None], 0.0), tokens.mask)
-    finally:
-        hook.remove()
-    [(inputs, options)] = calls
-    _, weights = attend(*inputs, **{**options, "need_weights": True})
-    return torch.as_tensor(weights.mean(1))
+    values = tokens.values.float().masked_fill(~tokens.mask[..., None], 0.0)
+    weights: torch.Tensor = network.attention_weights(values, tokens.mask).mean(1)
+    return weights
 
 
 def frame_attention(encoder: Any, weights: torch.Tensor, text: str, answer: str) -> FrameAttention:
