@@ -23,6 +23,7 @@ from pr2l.training.runs import MAY_CHANGE
 
 FOLDER = "benchmarks"  # in configs/
 MEASURES = {"steps", "evaluation_episodes", "evaluation_greedy"}  # a resumed run may change them, a suite's run may not
+SPEED = ("device", "threads", "handles")  # options of algorithms that change the speed of a method, not the method
 PROTOCOL = ("environment", "environment_options", "task", "algorithm", "steps", "evaluation_episodes")
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]  # it becomes part of file names
 
@@ -149,7 +150,10 @@ class Suite:
         if (seed := config.get("seed")) not in self.definition.seeds:
             return [f"seed is {seed!r}, and the suite has {', '.join(map(str, self.definition.seeds))}"]
         planned = self._first.get((task, method)) or self._first[task, self.methods[0]]
-        expected, config = planned.config.model_dump(mode="json"), _with_defaults(config, planned.config)
+        expected, config = (
+            {**values, "algorithm_options": without(values.get("algorithm_options"), SPEED)}
+            for values in (planned.config.model_dump(mode="json"), _with_defaults(config, planned.config))
+        )
         keys = set(expected) - (MAY_CHANGE - MEASURES) - {"seed"} if method in self.methods else PROTOCOL
         differing = [key for key in expected if key in keys and config.get(key) != expected[key]]
         return [f"{key} is {config.get(key)!r}, and the suite has {expected[key]!r}" for key in differing]
@@ -164,6 +168,16 @@ class Suite:
         """
         task = f"{config['environment']}/{config['task']}"
         return next((method for method in self.methods if not self.differences(task, method, config)), None)
+
+
+def without(options: Any, names: Sequence[str]) -> Any:
+    """Return options without some of them; what is no mapping stays as it is.
+
+    Args:
+        options: Values by name.
+        names: Names to leave out.
+    """
+    return {name: options[name] for name in options if name not in names} if isinstance(options, dict) else options
 
 
 def row_name(task: str, method: str, seed: int) -> str:

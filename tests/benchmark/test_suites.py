@@ -124,6 +124,15 @@ def test_differences_of_a_config_from_the_suite(write_suite, method, changes, di
     assert differences == [] if difference is None else difference in differences[0]
 
 
+def test_threads_and_device_of_an_update_make_no_other_method(write_suite):
+    suite = load_suite(write_suite())
+    config = suite.plan("doom/fetch", "pixels", 3).config.model_dump(mode="json")
+    config["algorithm_options"] |= {"threads": 7, "device": "cuda"}
+    assert suite.differences("doom/fetch", "pixels", config) == []
+    config["algorithm_options"]["gamma"] = 0.5
+    assert "algorithm_options is {'learning_rate'" in suite.differences("doom/fetch", "pixels", config)[0]
+
+
 def test_missing_options_of_an_old_run_have_their_defaults(write_suite):
     suite = load_suite(write_suite())
     config = suite.plan("doom/fetch", "pixels", 3).config.model_dump(mode="json")
