@@ -19,12 +19,12 @@ from pr2l.core.disk import in_units
 from pr2l.core.errors import UserError
 from pr2l.core.io import write_text
 from pr2l.profiling.exactness import CASES
-from pr2l.profiling.vlm_row import TOLERANCES, Row, read_row, write_row
+from pr2l.profiling.vlm_row import BUSY, Row, read_row, write_row
 from pr2l.vlms.options import Defaults
+from pr2l.vlms.proof import TOLERANCES
 
 FOLDER = Path(__file__).parents[2] / "docs" / "results" / "vlms"
 PAGE = "README.md"
-BUSY = 0.1  # share of the cores that other programs used, from which on the table says so
 HEAD = (
     "checkpoint",
     "states",

@@ -107,9 +107,9 @@ def take_images(frames: Frames, cameras: Sequence[str], images: Sequence[str]) -
     """
     whole = frames if frames.ndim == 5 else frames[:, None]
     width = camera_width(whole.shape[3], cameras)
-    taken = []
+    pictures = []
     for number, name in enumerate(images):
         left = list(images[number:]).count(name)  # images of this camera from here to the end
         start = list(cameras).index(name) * width
-        taken.append(whole[:, -left, :, start : start + width])
-    return taken[0] if len(taken) == 1 else np.stack(taken, axis=1)
+        pictures.append(whole[:, -left, :, start : start + width])
+    return pictures[0] if len(pictures) == 1 else np.stack(pictures, axis=1)

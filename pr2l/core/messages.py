@@ -214,13 +214,8 @@ def _check_image(value: Mapping[str, Any], where: str) -> ImagePart:
             ' {"type": "image", "image": frame}.'
         )
     image = _check_keys(value, ("type", "image"), where)["image"]
-    is_array = isinstance(image, np.ndarray)
-    if not is_array or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        kind = f"an array {image.dtype} {list(image.shape)}" if is_array else f"a {type(image).__name__}"
-        raise UserError(
-            f"{where}.image: expected an array uint8 [H, W, 3], RGB, got {kind}; `pr2l.read_image` reads one from a"
-            " file, `numpy.asarray` converts a PIL image in mode RGB."
-        )
+    advice = "`pr2l.read_image` reads one from a file, `numpy.asarray` converts a PIL image in mode RGB."
+    _check_pixels(image, 3, "[H, W, 3]", f"{where}.image", advice)
     return image_part(image)
 
 
@@ -236,13 +231,8 @@ def _check_place(value: Mapping[str, Any], where: str) -> ImagePart:
 
 def _check_video(value: Mapping[str, Any], where: str) -> VideoPart:
     video = _check_keys(value, ("type", "video"), where, ("fps",))["video"]
-    is_array = isinstance(video, np.ndarray)
-    if not is_array or video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or not video.size:
-        kind = f"an array {video.dtype} {list(video.shape)}" if is_array else f"a {type(video).__name__}"
-        raise UserError(
-            f"{where}.video: expected an array uint8 [F, H, W, 3] of F frames, RGB, got {kind}; `numpy.stack` makes"
-            " one from a list of frames."
-        )
+    advice = "`numpy.stack` makes one from a list of frames."
+    _check_pixels(video, 4, "[F, H, W, 3] of F frames", f"{where}.video", advice)
     return {"type": "video", "video": video, "fps": _check_fps(value, where)}
 
 
@@ -257,6 +247,13 @@ def _check_video_place(value: Mapping[str, Any], where: str) -> VideoPart:
     if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
         raise UserError(f"{where}.frames: expected a whole number of at least 1, got {_shorten(frames)}.")
     return video_part(frames, _check_fps(value, where))
+
+
+def _check_pixels(value: Any, dimensions: int, shape: str, where: str, advice: str) -> None:
+    is_array = isinstance(value, np.ndarray)
+    if not is_array or value.dtype != np.uint8 or value.ndim != dimensions or value.shape[-1] != 3 or not value.size:
+        kind = f"an array {value.dtype} {list(value.shape)}" if is_array else f"a {type(value).__name__}"
+        raise UserError(f"{where}: expected an array uint8 {shape}, RGB, got {kind}; {advice}")
 
 
 def _check_fps(value: Mapping[str, Any], where: str) -> float:

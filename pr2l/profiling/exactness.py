@@ -121,7 +121,7 @@ def reference(vlm: VLM, path: str) -> Reference:
         vlm: The VLM.
         path: Folder or Hub id from which it was loaded.
     """
-    frames, options = draw_frames(vlm, FRAMES), vlm.options
+    frames, options = draw_pictures(vlm, FRAMES), vlm.options
     where = path, str(vlm.model.device), options.dtype
     return Reference(
         partial(checkpoint.read_model, *where, weights_reader(vlm), options.random_weights),
@@ -146,7 +146,7 @@ def weights_reader(vlm: VLM) -> Callable[[str, torch.dtype], Any]:
     return family.read_weights
 
 
-def draw_frames(vlm: VLM, count: int) -> Frames:
+def draw_pictures(vlm: VLM, count: int) -> Frames:
     """Draw random frames of the size of the vision tower's pictures, uint8 [count, H, W, 3].
 
     Args:
@@ -166,7 +166,7 @@ def run_case(vlm: VLM, batches: Iterable[Sequence[int]]) -> list[list[RowStates]
     Raises:
         UserError: A state is NaN or infinite.
     """
-    frames = draw_frames(vlm, FRAMES)
+    frames = draw_pictures(vlm, FRAMES)
     return [_run(vlm, frames[[ROWS[row][0] for row in batch]], [ROWS[row][1] for row in batch]) for batch in batches]
 
 
@@ -260,7 +260,7 @@ def prompt_seen_by_image(vlm: VLM) -> list[float]:
     Args:
         vlm: The VLM.
     """
-    frame = draw_frames(vlm, 1)
+    frame = draw_pictures(vlm, 1)
     first, second = (_segment(vlm.hidden(frame, [text]), "image") for text in TEXTS[:2])
     return relative_differences(first, second) if first.shape[1] else []
 
@@ -272,7 +272,7 @@ def image_seen_by_prompt(vlm: VLM) -> list[float]:
     Args:
         vlm: The VLM.
     """
-    frames = draw_frames(vlm, 2)
+    frames = draw_pictures(vlm, 2)
     first, second = (_segment(vlm.hidden(frames[row : row + 1], [TEXTS[0]]), "prompt") for row in (0, 1))
     return relative_differences(first, second)
 

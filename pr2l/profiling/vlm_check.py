@@ -36,11 +36,12 @@ from pr2l.profiling.passes import draw_frames
 from pr2l.profiling.processor_inputs import compare_with_processor
 from pr2l.profiling.sweep import free_memory
 from pr2l.profiling.timing import Effort, Variant, peak_memory, rate, time_in_turn
-from pr2l.profiling.vlm_row import DEPENDS, TOLERANCES, Row, dependence, validated, write_row
+from pr2l.profiling.vlm_row import BUSY, DEPENDS, Row, dependence, validated, write_row
 from pr2l.training.runs import code
 from pr2l.vlms.base import VLM, Defaults
 from pr2l.vlms.checkpoint import locate, model_type, shipped
 from pr2l.vlms.loading import family, layer_count, load_vlm
+from pr2l.vlms.proof import TOLERANCES
 
 BATCHES = (1, 4, 16)
 FOLDER = Path("runs/vlms")
@@ -77,7 +78,7 @@ def check(
         vlm = load_vlm(model, chosen)
         values, reference = measure(model, vlm, batches, Effort(seconds=seconds), step)
         step("the checkpoint's processor")
-        processor = compare_with_processor(vlm, locate(model), exactness.draw_frames(vlm, 1)[0], TEXTS[0])
+        processor = compare_with_processor(vlm, locate(model), exactness.draw_pictures(vlm, 1)[0], TEXTS[0])
         values["processor"] = None if isinstance(processor, str) else asdict(processor)
         ours = run_cases(vlm, step)
         del vlm
@@ -263,7 +264,7 @@ def speed_of(vlm: VLM, batches: Sequence[int], effort: Effort) -> list[dict[str,
 def embedding(vlm: VLM, count: int) -> Callable[[], object]:
     """Return a function that embeds a batch of frames, of Doom's size unless the VLM takes one size only."""
     native = vlm.options.aspect == "native"
-    frames = exactness.draw_frames(vlm, count) if native else draw_frames(count)
+    frames = exactness.draw_pictures(vlm, count) if native else draw_frames(count)
     return partial(vlm.hidden, frames, [TEXTS[0]] * count)
 
 
@@ -354,5 +355,5 @@ def problems(row: Row) -> Iterator[str]:
     changes = row.dependence.image_on_prompt
     if changes and row.expects_dependence != any(change > DEPENDS for change in changes):
         yield f"pr2l takes image tokens to see {'the' if row.expects_dependence else 'no'} prompt, which is not so."
-    if row.speed and row.busy > 0.1:
+    if row.speed and row.busy > BUSY:
         yield f"other programs used {row.busy:.0%} of the processor, so the frames per second are too low."

@@ -23,10 +23,10 @@ from pydantic import (
 from pr2l.core import digest
 from pr2l.core.errors import UserError, explain
 from pr2l.core.io import read_json, write_json
+from pr2l.vlms.proof import TOLERANCES
 
-# Largest relative difference of a token's state. Half precision and int8 round in every layer.
-TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2, "int8": 5e-2}
 SAME_ANSWERS = 0.5  # smallest share of rows with the same answer, in a data type that rounds
+BUSY = 0.1  # share of the cores that other programs used, from which on the speed counts as too low
 DEPENDS = 1e-3  # relative difference from which on a state depends on something
 
 Text = Annotated[str, Field(min_length=1)]

@@ -19,6 +19,7 @@ from pr2l.core.types import Tokens
 from pr2l.encoders.common.cache import uncached
 from pr2l.encoders.common.states import pooled_length
 from pr2l.encoders.prompted import PromptedEncoder
+from pr2l.policies.common.tokens import without_padding
 
 
 class FrameAttention(NamedTuple):
@@ -53,7 +54,7 @@ def query_attention(network: Any, tokens: Tokens) -> torch.Tensor:
             f"the network {type(network).__module__} has no query tokens; train with network=token_transformer and "
             "network_options.queries of at least 1"
         )
-    values = tokens.values.float().masked_fill(~tokens.mask[..., None], 0.0)
+    values = without_padding(tokens.values.float(), tokens.mask)
     weights: torch.Tensor = network.attention_weights(values, tokens.mask).mean(1)
     return weights
 

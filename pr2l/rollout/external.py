@@ -119,9 +119,9 @@ class Arrangement:
             return images[0]
         height, width, *others = images[0].shape or (0, 0)
         if others != [3] or any((image.dtype, image.shape) != (np.uint8, images[0].shape) for image in images):
-            found = ", ".join(f"{key} {image.dtype} {image.shape}" for key, image in zip(keys, images, strict=True))
+            kinds = ", ".join(f"{key} {image.dtype} {image.shape}" for key, image in zip(keys, images, strict=True))
             raise UserError(
-                f"frame={keys} must be images uint8 [H, W, 3] of equal size, but they are {found}; resize them in the"
+                f"frame={keys} must be images uint8 [H, W, 3] of equal size, but they are {kinds}; resize them in the"
                 " environment, for example with a gymnasium.ObservationWrapper and cv2.resize."
             )
         return spaces.Box(0, 255, (height, len(images) * width, 3), np.uint8)

@@ -8,9 +8,9 @@ import torch
 
 from pr2l.vlms.backends.local import chosen_layers
 
-# Largest difference allowed, relative to the largest state; half precision rounds more.
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-INT8_TOLERANCE = 5e-2  # a difference in the last bits can move an activation to the next of 255 levels
+# Largest relative difference allowed. Half precision rounds more; in int8, a difference in the last bits can move an
+# activation to the next of 255 levels.
+TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2, "int8": 5e-2}
 
 
 def tolerance(option: str, dtype: torch.dtype) -> float:
@@ -20,7 +20,7 @@ def tolerance(option: str, dtype: torch.dtype) -> float:
         option: The option dtype.
         dtype: Type of the model's weights.
     """
-    return INT8_TOLERANCE if option == "int8" else TOLERANCE[dtype]
+    return TOLERANCES["int8" if option == "int8" else str(dtype).removeprefix("torch.")]
 
 
 def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:

@@ -10,7 +10,7 @@ from small_vlms import CASE, CASES, folder
 
 from pr2l.core.errors import UserError
 from pr2l.profiling import vlm_check
-from pr2l.profiling.exactness import draw_frames, relative_differences
+from pr2l.profiling.exactness import draw_pictures, relative_differences
 from pr2l.profiling.processor_inputs import ProcessorInput, compare_with_processor
 from pr2l.profiling.vlm_row import read_row
 from pr2l.vlms.loading import load_vlm
@@ -129,7 +129,7 @@ def llava_with_processor(tmp_path):
 
 
 def compared(vlm, path):
-    return compare_with_processor(vlm, path, draw_frames(vlm, 1)[0], "is it near ?")
+    return compare_with_processor(vlm, path, draw_pictures(vlm, 1)[0], "is it near ?")
 
 
 def test_input_equals_that_of_the_checkpoints_processor(llava_with_processor):

@@ -149,6 +149,20 @@ def stacked(states, layers=LAYERS) -> torch.Tensor:
     return torch.stack([states[layer] for layer in layers], dim=1)
 
 
+@torch.no_grad()
+def generated_states(model, inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the states [1, L, N, D] of a causal model's first NEW_TOKENS greedy tokens, and all ids, by `generate`."""
+    out = model.generate(
+        **inputs,
+        do_sample=False,
+        min_new_tokens=NEW_TOKENS + 1,
+        max_new_tokens=NEW_TOKENS + 1,
+        output_hidden_states=True,
+        return_dict_in_generate=True,
+    )
+    return torch.cat([stacked(step)[:, :, -1:] for step in out.hidden_states[1:]], dim=2), out.sequences
+
+
 def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small_vlms import CASE, CASES, NEW_TOKENS, assert_close, folder, stacked, unmodified, vlm
+from small_vlms import CASE, CASES, assert_close, folder, generated_states, stacked, unmodified, vlm
 from tiny_parts import frames
 
 from pr2l.core.errors import UserError
@@ -51,16 +51,7 @@ def test_states_of_two_turns_with_two_images_equal_the_unmodified_model(case):
     theirs, count, inputs = reference(case, images, TWO_TURNS)
     assert count == 2 * case.image_tokens == hidden.spans["image"].stop
     assert_close(hidden.states[:, :, : hidden.spans["prompt"].stop], theirs)
-    with torch.no_grad():
-        out = unmodified(case).generate(
-            **inputs,
-            do_sample=False,
-            min_new_tokens=NEW_TOKENS + 1,
-            max_new_tokens=NEW_TOKENS + 1,
-            output_hidden_states=True,
-            return_dict_in_generate=True,
-        )
-    generated = torch.cat([stacked(step)[:, :, -1:] for step in out.hidden_states[1:]], dim=2)
+    generated, _ = generated_states(unmodified(case), inputs)
     assert_close(hidden.states[:, :, hidden.spans["generated"]], generated)
 
 

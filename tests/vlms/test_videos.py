@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from small_vlms import CASE, CASES, NEW_TOKENS, assert_close, folder, stacked, unmodified, vlm
+from small_vlms import CASE, CASES, NEW_TOKENS, assert_close, folder, generated_states, stacked, unmodified, vlm
 from tiny_parts import frames
 from transformers import AutoTokenizer, video_processing_utils
 
@@ -106,16 +106,8 @@ def reference(case, inputs):
     states = stacked(model(**inputs, output_hidden_states=True).hidden_states)
     ids = inputs["input_ids"][0]
     visual = (ids == model.config.image_token_id) | (ids == model.config.video_token_id)
-    out = model.generate(
-        **inputs,
-        do_sample=False,
-        min_new_tokens=NEW_TOKENS + 1,
-        max_new_tokens=NEW_TOKENS + 1,
-        output_hidden_states=True,
-        return_dict_in_generate=True,
-    )
-    generated = torch.cat([stacked(step)[:, :, -1:] for step in out.hidden_states[1:]], dim=2)
-    return torch.cat([states[:, :, visual], states[:, :, ~visual], generated], dim=2), int(visual.sum()), out.sequences
+    generated, sequences = generated_states(model, inputs)
+    return torch.cat([states[:, :, visual], states[:, :, ~visual], generated], dim=2), int(visual.sum()), sequences
 
 
 CONVERSATIONS = {"first": FOUR, "later": LATER, "two": TWO_VIDEOS, "odd": ODD, "mixed": MIXED}
@@ -286,8 +278,8 @@ def test_answer_to_learn_from_after_a_video(case):
         losses = []
         for row, prompt, answer in ((images, FOUR, "yes"), (images, LATER, "no ?")):
             one, target = model.training_inputs([row], [prompt], [answer])
-            kept = target != IGNORE_INDEX
+            counted = target != IGNORE_INDEX
             losses.append(
-                torch.nn.functional.cross_entropy(model.model(**one).logits[kept], target[kept], reduction="sum")
+                torch.nn.functional.cross_entropy(model.model(**one).logits[counted], target[counted], reduction="sum")
             )
     assert_close(ours, sum(losses) / real.sum())

@@ -47,7 +47,7 @@ class Florence2(VLM):
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=tokens)
 
     def encoder_decoder(self) -> EncoderDecoder:
-        if not self._fuses_layers(self.model):
+        if self._tower is None:
             return super().encoder_decoder()
         return Bart(self.model.model.language_model, self.model.lm_head)
 

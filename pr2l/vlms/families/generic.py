@@ -310,14 +310,14 @@ class Generic(ChatVLM):
     def _prove(self, path: str) -> None:
         """Raise UserError unless the states equal those of the unmodified model and depend on the frame."""
         allowed = tolerance(self.options.dtype, self.model.dtype)
-        found = self._largest_difference()
-        if not found <= allowed:
+        largest = self._largest_difference()
+        if not largest <= allowed:
             self.row_by_row = True
-            found, of_batch = self._largest_difference(), found
-        if not found <= allowed:
+            largest, of_batch = self._largest_difference(), largest
+        if not largest <= allowed:
             raise UserError(
                 f"{path!r} ({self.config.model_type}) is refused, because its states differ from those of the"
-                f" unmodified model by up to {found:.1e} of the largest state; {_NEXT_STEP}"
+                f" unmodified model by up to {largest:.1e} of the largest state; {_NEXT_STEP}"
             )
         self._check_sees_frame()
         if self.row_by_row:
