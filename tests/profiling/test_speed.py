@@ -25,6 +25,7 @@ def report(folder):
     return json.loads((folder / "speed.json").read_text())
 
 
+@pytest.mark.slow
 def test_sweep_of_a_small_shape_measures_every_implementation_batch_size_generation_and_ppo(tmp_path, traced):
     results = speed(["llava-7b-224px"], FAST, tmp_path, minutes=9, device="cpu", small=True)
     assert not results.failed

@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
 from pages import DOCS, commands, run_commands
 
 PAGE = DOCS / "prompts.md"
@@ -27,6 +28,7 @@ def extra_arguments(command: str) -> list[str]:
     return extra
 
 
+@pytest.mark.slow
 def test_commands_of_the_prompts_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
