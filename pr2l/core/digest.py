@@ -77,3 +77,12 @@ def of_file(path: Path) -> str:
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def of_bytes(content: bytes) -> str:
+    """Return the digest of bytes.
+
+    Args:
+        content: The bytes, such as the pixels of an image.
+    """
+    return sha256(content).hexdigest()[:DIGITS]

@@ -1,0 +1,1 @@
+"""What evaluators share: screens, prompts, examples, judges and the cache of answers."""
