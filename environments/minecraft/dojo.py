@@ -14,26 +14,25 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
-import tempfile
 from difflib import get_close_matches
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 from ..base import UserError
+from ..isolation import scratch
 from .labels import RAYS
 from .spaces import DEGREES
 from .tasks import PAPER_TASKS, SPAWN_RANGE, Task
 
 KILLED = {"zombie_pigman": "pig_zombie", "mooshroom": "mushroom_cow"}  # mob -> name in the kill statistics
+SIMULATOR = "minecraft"  # name of the scratch folder
 _LOCKS: list[int] = []  # open files: their locks last until this process ends
 
 
 def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
     """Make MineDojo's environment of a task without starting Minecraft.
 
-    This changes the working folder of the process to `scratch_folder()`.
+    This changes the working folder of the process to the user's scratch folder.
 
     Args:
         task: A key of PAPER_TASKS, or a task id of MineDojo.
@@ -60,40 +59,12 @@ def make(task: str, options: dict[str, Any], *, lidar: bool) -> Any:
     arguments = {name: value for name, value in {**specification, **settings}.items() if name in parameters}
     if meta == "combat":
         arguments["target_names"] = KILLED.get(arguments["target_names"], arguments["target_names"])
-    os.chdir(scratch_folder())
+    os.chdir(scratch.folder(SIMULATOR))
     env = ARNNWrapper(_meta_task_make(meta, **arguments), cam_interval=DEGREES)  # as minedojo.make does
     if task in PAPER_TASKS:
         _stay_at_spawn(env)
     _raise_at_mission_end(env.unwrapped._bridge_env)
     return env
-
-
-def scratch_folder() -> Path:
-    """Return the user's own folder for Minecraft's logs and the lock files of ports, and make it if it is missing.
-
-    Raises:
-        UserError: If the folder belongs to another user, or is a link. That user could redirect what is written.
-    """
-    folder = Path(tempfile.gettempdir()) / f"pr2l-minecraft-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise UserError(
-            f"{folder} is not a folder of this user with mode 0700; remove it, or set TMPDIR to another folder"
-        )
-    return folder
-
-
-def open_lock(port: int) -> int:
-    """Open the lock file of a Malmo server, and follow no link.
-
-    Args:
-        port: The port of the server.
-
-    Returns:
-        The file descriptor.
-    """
-    return os.open(scratch_folder() / f"{port}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
 
 def seed_mobs(env: Any, seed: int) -> None:
@@ -127,7 +98,7 @@ def claim(ports: list[int]) -> int | None:
     for port in ports:
         if not InstanceManager._is_port_taken(port):
             raise UserError(f"no server listens on port {port} of existing_ports; start Malmo there first")
-        lock = open_lock(port)
+        lock = scratch.open_lock(SIMULATOR, str(port))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
