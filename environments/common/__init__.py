@@ -1,0 +1,1 @@
+"""Parts that several environments share: the actions on a touch screen, their formats, spaces and drawings."""
