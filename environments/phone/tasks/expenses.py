@@ -1,0 +1,126 @@
+"""Tasks in the app Expenses."""
+
+from __future__ import annotations
+
+from random import Random
+
+from .. import words
+from ..generate import add, expense
+from ..state import Document, get
+from ..template import Parameters, Template
+
+
+def new_name(state: Document, rng: Random) -> str:
+    """Return a name that no expense has."""
+    known = {row["name"] for row in state["expenses"]}
+    return rng.choice([name for name in words.EXPENSE_NAMES if name not in known])
+
+
+def some_expense(state: Document, rng: Random, **values: object) -> Document:
+    """Add an expense of today with a new name, with some of its fields as given, and return it."""
+    add(state, "expenses", **{**expense(rng, new_name(state, rng), state["now"][:10]), **values})
+    added: Document = state["expenses"][-1]
+    return added
+
+
+def dollars(cents: int) -> str:
+    """Return an amount without the dollar sign, such as "12.50"."""
+    return f"{cents / 100:.2f}"
+
+
+class ExpenseAddSingle(Template):
+    """Add an expense."""
+
+    text = "Add the expense {name} of {dollars} dollars in the category {category}"
+    apps = ("Expenses",)
+    complexity = 2.0
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        row = expense(rng, new_name(state, rng), state["now"][:10])
+        return {**row, "dollars": dollars(row["amount"])}
+
+    def solve(self, state: Document) -> None:
+        add(state, "expenses", **{name: value for name, value in self.params.items() if name != "dollars"})
+
+
+class ExpenseAddMultiple(Template):
+    """Add two expenses."""
+
+    text = (
+        "Add the expenses {first} of {first_dollars} dollars and {second} of {second_dollars} dollars, both in the "
+        "category {category}"
+    )
+    apps = ("Expenses",)
+    complexity = 4.0
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        known = {row["name"] for row in state["expenses"]}
+        names = rng.sample([name for name in words.EXPENSE_NAMES if name not in known], 2)
+        category = rng.choice(words.CATEGORIES)
+        new = [{**expense(rng, name, state["now"][:10]), "category": category} for name in names]
+        amounts = {"first_dollars": dollars(new[0]["amount"]), "second_dollars": dollars(new[1]["amount"])}
+        return {"first": names[0], "second": names[1], **amounts, "category": category, "rows": new}
+
+    def solve(self, state: Document) -> None:
+        for row in self.params["rows"]:
+            add(state, "expenses", **row)
+
+
+class ExpenseDeleteSingle(Template):
+    """Delete an expense."""
+
+    text = "Delete the expense {name}"
+    apps = ("Expenses",)
+    complexity = 1.2
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        return dict(some_expense(state, rng))
+
+    def solve(self, state: Document) -> None:
+        state["expenses"].remove(get(state, f"expenses/{self.params['id']}"))
+
+
+class ExpenseDeleteMultiple(Template):
+    """Delete two expenses."""
+
+    text = "Delete the expenses {first} and {second}"
+    apps = ("Expenses",)
+    complexity = 2.0
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        first, second = some_expense(state, rng), some_expense(state, rng)
+        return {"first": first["name"], "second": second["name"], "ids": [first["id"], second["id"]]}
+
+    def solve(self, state: Document) -> None:
+        state["expenses"] = [row for row in state["expenses"] if row["id"] not in self.params["ids"]]
+
+
+class ExpenseDeleteDuplicates(Template):
+    """Delete all but one of equal expenses."""
+
+    text = "Delete all but one of any expenses that are exact duplicates"
+    apps = ("Expenses",)
+    complexity = 1.6
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        row = dict(rng.choice(state["expenses"]))
+        del row["id"]
+        add(state, "expenses", **row)
+        return {"id": state["expenses"][-1]["id"]}
+
+    def solve(self, state: Document) -> None:
+        state["expenses"].remove(get(state, f"expenses/{self.params['id']}"))
+
+
+class ExpenseAmountOf(Template):
+    """Answer with the amount of an expense."""
+
+    text = "How many dollars did I spend on the expense {name}?"
+    apps = ("Expenses",)
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        return dict(some_expense(state, rng))
+
+    @property
+    def answer(self) -> str:
+        return dollars(self.params["amount"])

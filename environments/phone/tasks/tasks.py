@@ -1,0 +1,132 @@
+"""Tasks in the app Tasks, a list of things to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from random import Random
+
+from .. import words
+from ..generate import add, task
+from ..state import Document, get
+from ..template import Parameters, Template
+
+
+def new_title(state: Document, rng: Random) -> str:
+    """Return a title that no task has."""
+    known = {row["title"] for row in state["tasks"]}
+    return rng.choice([title for title in words.TASK_TITLES if title not in known])
+
+
+def some_task(state: Document, rng: Random, **values: object) -> Document:
+    """Add a task with a new title, with some of its fields as given, and return it."""
+    add(state, "tasks", **{**task(rng, new_title(state, rng), datetime.fromisoformat(state["now"])), **values})
+    added: Document = state["tasks"][-1]
+    return added
+
+
+class TasksAddTask(Template):
+    """Add a task."""
+
+    text = "Add the task {title} with {priority} priority"
+    apps = ("Tasks",)
+    complexity = 1.6
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        return {"title": new_title(state, rng), "priority": rng.choice(("low", "high"))}
+
+    def solve(self, state: Document) -> None:
+        add(state, "tasks", title=self.params["title"], due=None, priority=self.params["priority"], done=False)
+
+
+class TasksCompleteTask(Template):
+    """Mark a task as done."""
+
+    text = "Mark the task {title} as done"
+    apps = ("Tasks",)
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        return dict(some_task(state, rng, done=False))
+
+    def solve(self, state: Document) -> None:
+        get(state, f"tasks/{self.params['id']}")["done"] = True
+
+
+class TasksDeleteTask(Template):
+    """Delete a task."""
+
+    text = "Delete the task {title}"
+    apps = ("Tasks",)
+    complexity = 1.2
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        return dict(some_task(state, rng))
+
+    def solve(self, state: Document) -> None:
+        state["tasks"].remove(get(state, f"tasks/{self.params['id']}"))
+
+
+class TitlesTask(Template):
+    """Question for the titles of some tasks."""
+
+    apps = ("Tasks",)
+    complexity = 1.2
+
+    def titles(self, state: Document, condition: Callable[[Document], bool]) -> list[str]:
+        """Return the titles of the tasks that satisfy a condition."""
+        return [row["title"] for row in state["tasks"] if condition(row)]
+
+    @property
+    def answer(self) -> str:
+        return ", ".join(self.params["titles"])
+
+
+class TasksDueOnDate(TitlesTask):
+    """Answer with the tasks due on a date."""
+
+    text = "What tasks are due on {date}? Answer with the titles, separated by commas"
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        day = some_task(state, rng)["due"]
+        return {"date": day, "titles": self.titles(state, lambda row: row["due"] == day)}
+
+
+class TasksDueTomorrow(TitlesTask):
+    """Answer with the tasks due tomorrow."""
+
+    text = "What tasks are due tomorrow? Answer with the titles, separated by commas"
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        day = (datetime.fromisoformat(state["now"]) + timedelta(days=1)).date().isoformat()
+        some_task(state, rng, due=day)
+        return {"titles": self.titles(state, lambda row: row["due"] == day)}
+
+
+class TasksHighPriorityTasks(TitlesTask):
+    """Answer with the tasks of high priority that are not done."""
+
+    text = "What open tasks have high priority? Answer with the titles, separated by commas"
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        some_task(state, rng, priority="high", done=False)
+        return {"titles": self.titles(state, lambda row: row["priority"] == "high" and not row["done"])}
+
+
+class TasksCompletedTasksForDate(TitlesTask):
+    """Answer with the finished tasks that were due on a date."""
+
+    text = "What tasks due on {date} are done? Answer with the titles, separated by commas"
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        day = some_task(state, rng, done=True)["due"]
+        return {"date": day, "titles": self.titles(state, lambda row: row["due"] == day and row["done"])}
+
+
+class TasksIncompleteTasksOnDate(TitlesTask):
+    """Answer with the open tasks that are due on a date."""
+
+    text = "What tasks due on {date} are not done yet? Answer with the titles, separated by commas"
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        day = some_task(state, rng, done=False)["due"]
+        return {"date": day, "titles": self.titles(state, lambda row: row["due"] == day and not row["done"])}
