@@ -26,7 +26,7 @@ def worlds(algorithm):
 
 def create(algorithm, seed=0):
     module = registry.load("algorithms", algorithm)
-    small = {"device": "cpu", "n_steps": 8, "batch": 20, "batch_size": 16, "lstm_size": 8}
+    small = {"device": "cpu", "n_steps": 8, "batch": 20, "trajectories": 4, "batch_size": 16, "lstm_size": 8}
     options = module.Defaults(**{key: value for key, value in small.items() if key in module.Defaults.model_fields})
     network = mlp.Network, mlp.Defaults(hidden=(8,))
     return module.create(*spaces_and_count(worlds(algorithm)), *network, options, seed=seed)

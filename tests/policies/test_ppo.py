@@ -313,3 +313,24 @@ def test_random_states_of_twelve_gpus_are_restored_in_order(monkeypatch):
     tensors |= {f"random/cuda/{index}": torch.tensor([index]) for index in range(12)}
     create(venv).load_state_dict(dict(sorted(tensors.items())), values)
     assert [int(generator) for generator in restored] == list(range(12))
+
+
+class TwoFactorWorld(TokenWorld):
+    """Actions in MultiDiscrete([3, 2]); right if the first factor is the answer and the second one its parity."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.action_space = spaces.MultiDiscrete([3, 2])
+
+    def step(self, action):
+        return super().step(action[0] if action[1] == self.answer % 2 else -1)
+
+
+def test_multi_discrete_actions_are_learned():
+    venv = DummyVecEnv([lambda: TwoFactorWorld(num_actions=3)] * 4)
+    learner = create(venv, learning_rate=1e-2)
+    learner.learn(venv, 2560, Recorder())
+    observation = {key: np.zeros((3, *space.shape), space.dtype) for key, space in venv.observation_space.items()}
+    observation["tokens"][range(3), 0, range(3)] = observation["mask"][:, 0] = 1
+    result = learner.act(observation, greedy=True)
+    assert result.actions.tolist() == [[0, 0], [1, 1], [2, 0]] and result.log_probabilities.shape == (3,)

@@ -1,0 +1,1 @@
+"""Losses and weights that several algorithms share."""
