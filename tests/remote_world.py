@@ -1,7 +1,7 @@
 """Remote environment with simple frames and rewards, which can fail in several ways.
 
-The pixels of a frame are seed + step, the reward is action + step / 10, and the episode ends at step `horizon`. The
-failure `fail` happens at step `at` of episodes with the seed `on` (None = all).
+The pixels of a frame are seed + step, the reward is action (or the length of a text) + step / 10, and the episode ends
+at step `horizon`. The failure `fail` happens at step `at` of episodes with the seed `on` (None = all).
 """
 
 import os
@@ -36,7 +36,9 @@ def checks(options):
 
 
 class Count:
-    def __init__(self, *, split, labels, size=8, horizon=5, fail=None, at=3, on=None, kinds=1, engine=True):
+    def __init__(
+        self, *, split, labels, size=8, horizon=5, fail=None, at=3, on=None, kinds=1, words=False, engine=True
+    ):
         self.labels, self.split, self.horizon = labels, split, horizon
         self.fail, self.at, self.on = fail, at, on
         self.size, self.memory, self.child = size, [], None
@@ -47,6 +49,8 @@ class Count:
         }
         several = {"type": "MultiDiscrete", "nvec": [4] * kinds}
         self.action_space = {"type": "Discrete", "n": 4} if kinds == 1 else several
+        if words:
+            self.action_space = {"type": "Text", "min_length": 0, "max_length": 80, "characters": "abc"}
 
     def reset(self, seed):
         self.seed, self.steps = seed, 0
@@ -58,7 +62,8 @@ class Count:
         self.steps += 1
         if self.steps == self.at and self.on in (None, self.seed):
             getattr(self, f"fail_{self.fail}", int)()
-        reward = float(np.sum(action)) + self.steps / 10
+        value = len(action) if isinstance(action, str) else float(np.sum(action))
+        reward = value + self.steps / 10
         return self._observation(), reward, self.steps == self.horizon, False, self._info()
 
     def call(self, name, *arguments):

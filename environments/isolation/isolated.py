@@ -136,15 +136,20 @@ class Isolated(gym.Env[Observation, Any]):
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         if not self._running:
             raise RuntimeError("no episode is running; call reset() first")
-        plain = int(action) if isinstance(self.action_space, spaces.Discrete) else np.asarray(action)
         try:
             if self._worker is not None and time.monotonic() - self._worker.memory_checked >= MEMORY_INTERVAL:
                 self._check_memory(self._worker)
-            in_memory, result = self._ask(self.timeouts.step, "step", plain)
+            in_memory, result = self._ask(self.timeouts.step, "step", self._plain(action))
         except WorkerLost as lost:
             return self._cut(lost)
         self._failures = 0
         return self._remember(in_memory, result)
+
+    def _plain(self, action: Any) -> Any:
+        """Return an action as a value for a message."""
+        if isinstance(self.action_space, spaces.Text):
+            return str(action)
+        return int(action) if isinstance(self.action_space, spaces.Discrete) else np.asarray(action)
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call a method of the environment in the worker.
@@ -476,6 +481,9 @@ def _space(description: dict[str, Any]) -> spaces.Space[Any]:
         return spaces.MultiDiscrete(description["nvec"])
     if description["type"] == "MultiBinary":
         return spaces.MultiBinary(description["n"] if len(description["n"]) > 1 else description["n"][0])
+    if description["type"] == "Text":
+        lengths = {"min_length": description["min_length"], "max_length": description["max_length"]}
+        return spaces.Text(**lengths, charset=frozenset(description["characters"]))
     dtype, shape = np.dtype(description["dtype"]), description["shape"]
     low, high = (np.broadcast_to(np.asarray(description[bound], dtype), shape) for bound in ("low", "high"))
     return spaces.Box(low, high, dtype=dtype.type)

@@ -354,11 +354,11 @@ class Worker:
         """
         return self._split(self._env.reset(seed))
 
-    def do_step(self, action: int | np.ndarray) -> Any:
+    def do_step(self, action: int | str | np.ndarray) -> Any:
         """Step the environment.
 
         Args:
-            action: Element of the action space: an integer, or an array.
+            action: Element of the action space: an integer, a text, or an array.
 
         Returns:
             Whether the frame is in the shared memory, and the result, then without the frame.
@@ -413,7 +413,7 @@ class Gymnasium:
         """
         return self._env.reset(seed=seed)
 
-    def step(self, action: int | np.ndarray) -> Any:
+    def step(self, action: int | str | np.ndarray) -> Any:
         """Take an action.
 
         Args:
@@ -465,10 +465,11 @@ def plain(space: Any) -> dict[str, Any]:
         space: The space of one environment, not a batched one.
 
     Returns:
-        "type", and what the parent needs to make the space again: bounds, shape and dtype, or numbers of elements.
+        "type", and what the parent needs to make the space again: bounds, shape and dtype, numbers of elements, or
+        lengths and characters of a text.
 
     Raises:
-        UserError: If the space is not a Box, Discrete, MultiDiscrete or MultiBinary.
+        UserError: If the space is not a Box, Discrete, MultiDiscrete, MultiBinary or Text.
     """
     kind = type(space).__name__
     if kind == "Box":
@@ -480,9 +481,12 @@ def plain(space: Any) -> dict[str, Any]:
         return {"type": kind, "nvec": space.nvec.tolist()}
     if kind == "MultiBinary":
         return {"type": kind, "n": list(space.shape)}
+    if hasattr(space, "character_set"):  # Text, or a subclass
+        lengths = {"min_length": space.min_length, "max_length": space.max_length}
+        return {"type": "Text", **lengths, "characters": "".join(sorted(space.character_set))}
     from environments.base import UserError
 
-    raise UserError(f"a {kind} space cannot be isolated; use Box, Discrete, MultiDiscrete or MultiBinary")
+    raise UserError(f"a {kind} space cannot be isolated; use Box, Discrete, MultiDiscrete, MultiBinary or Text")
 
 
 if __name__ == "__main__":

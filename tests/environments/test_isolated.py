@@ -112,6 +112,7 @@ def test_observations_and_infos_of_the_worker_arrive(shared_world):
         spaces.MultiDiscrete([3, 4]),
         spaces.MultiBinary(3),
         spaces.MultiBinary([2, 3]),
+        spaces.Text(9, min_length=0, charset="xé ("),
         spaces.Box(-1, 1, (2,), np.float32),
         spaces.Box(np.array([0, -5]), np.array([1, 5]), dtype=np.int64),
     ],
@@ -129,6 +130,14 @@ def test_multidiscrete_actions_reach_the_worker(world):
     assert env.action_space == spaces.MultiDiscrete([4, 4, 4])
     env.reset(seed=0)
     assert env.step(np.array([1, 2, 3]))[1] == 6.1
+
+
+def test_text_actions_reach_the_worker(world):
+    env = world(words=True)
+    assert env.action_space == spaces.Text(80, min_length=0, charset="abc")
+    env.reset(seed=0)
+    assert env.step('tap("ü")')[1] == 8.1
+    assert env.step(np.str_(""))[1] == 0.2
 
 
 def test_observations_are_copies(shared_world):
@@ -204,8 +213,8 @@ def test_value_errors_of_make_and_call_are_failures_of_the_simulator(world):
 
 
 def test_space_that_cannot_be_isolated_is_a_user_error():
-    with pytest.raises(ValueError, match="Text space cannot be isolated") as error:
-        worker.plain(spaces.Text(3))
+    with pytest.raises(ValueError, match="Sequence space cannot be isolated") as error:
+        worker.plain(spaces.Sequence(spaces.Discrete(2)))
     assert worker.is_user_error(error.value)  # of environments.base, as in a worker
 
 
