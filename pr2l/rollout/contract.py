@@ -5,6 +5,7 @@
     info          "success" (a bool, after every step), "context" (dict of str to str, optional where no prompt slot
                   needs it), "measures" (dict of numbers, optional; NaN = undefined), "labels" (a list of {name, box,
                   distance}, if they were requested; finite)
+    draw_action   a method, optional: a frame and an action -> the frame with the action drawn on it, for videos
 
 The checks take a few microseconds, so they run at every step. Observations and infos are copied after the checks, so
 that an environment may reuse its arrays and its info.
@@ -24,6 +25,7 @@ from gymnasium import spaces
 
 from pr2l.core.errors import UserError, code_of, owner_of_object
 from pr2l.core.frame_history import FrameHistory
+from pr2l.core.types import Frame
 from pr2l.environments.isolation.isolated import Isolated
 from pr2l.rollout.watchdog import CallRecord
 
@@ -155,6 +157,27 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
             count: The number of frames; 1 = add no history.
         """
         self._history = FrameHistory(count)
+
+    def draw_action(self, frame: Frame, action: Any) -> Frame:
+        """Draw an action on the frame on which it is taken, with the environment's `draw_action` if it has one.
+
+        Args:
+            frame: uint8 [H, W, 3].
+            action: An element of the action space.
+
+        Returns:
+            uint8 [H, W, 3]; the frame itself if the environment has no `draw_action`.
+
+        Raises:
+            ContractError: If the environment returns something else.
+        """
+        if not self.env.has_wrapper_attr("draw_action"):
+            return frame
+        with code_of(self._owner):
+            drawn = self.env.get_wrapper_attr("draw_action")(frame.copy(), action)
+        if not isinstance(drawn, np.ndarray) or drawn.dtype != np.uint8 or drawn.shape != frame.shape:
+            self._fail(f"draw_action returned {describe(drawn)}", f"uint8 {list(frame.shape)}, as the frame")
+        return np.array(drawn)
 
     def _add_history(self, observation: Observation, info: Info) -> None:
         if self._history.count > 1:

@@ -16,6 +16,7 @@ import numpy as np
 
 from pr2l.core import registry
 from pr2l.core.errors import UserError, code_of
+from pr2l.core.types import Frame
 from pr2l.environments.isolation.isolated import Isolated, Timeouts
 from pr2l.rollout import external
 from pr2l.rollout.contract import BadValue, ContractCheck, Info, Observation, check_spaces
@@ -119,6 +120,15 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
         if terminated or truncated:
             info["episode"] = self._summary(info)
         return self._observation, reward, terminated, truncated, info
+
+    def draw_action(self, frame: Frame, action: Any) -> Frame:
+        """Draw an action on a frame, see `ContractCheck.draw_action`.
+
+        Args:
+            frame: uint8 [H, W, 3].
+            action: An action as for `step`.
+        """
+        return self.env.draw_action(frame, as_element(self.action_space, action, "action"))
 
     def _summary(self, info: Info) -> Info:
         """Return the "episode" of the info for the episode that has just ended."""

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pr2l.core.errors import UserError
 from pr2l.core.io import read_json, write_json
 from pr2l.core.lock import locked
 from pr2l.core.statistics import Estimate, bootstrap, episode_mean, success_rate
-from pr2l.core.types import Context
+from pr2l.core.types import Context, Frame
 from pr2l.encoders.base import Encoder
 from pr2l.encoders.common.cache import uncached
 from pr2l.policies.base import Learner
@@ -311,9 +312,9 @@ def play(venv: VecEnv, act: Actor, episodes: int, video: EpisodeVideo | None = N
     observation = venv.reset()
     starts = np.ones(venv.num_envs, dtype=bool)
     while len(info_of) < episodes:
-        if video is not None and isinstance(venv, VecEmbed):
-            video.show(venv.frames, venv.contexts, venv.answers)
         actions = act(observation, starts)
+        if video is not None and isinstance(venv, VecEmbed):
+            video.show(venv.frames, venv.contexts, venv.answers, partial(_draw_action, venv, actions))
         observation, rewards, starts, infos = venv.step(actions)
         if video is not None:
             video.step(actions, rewards)
@@ -327,6 +328,12 @@ def play(venv: VecEnv, act: Actor, episodes: int, video: EpisodeVideo | None = N
             if number < episodes:
                 info_of[number] = {**info["episode"], "number": number}
     return [info_of[number] for number in sorted(info_of)]
+
+
+def _draw_action(venv: VecEnv, actions: np.ndarray, row: int, frame: Frame) -> Frame:
+    """Return the frame of an environment with its action, if the environment can draw it."""
+    drawn: list[Frame] = venv.env_method("draw_action", frame, actions[row], indices=row)
+    return drawn[0]
 
 
 def learner_actor(learner: Learner, *, greedy: bool = False) -> Actor:

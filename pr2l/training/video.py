@@ -10,7 +10,9 @@ import cv2
 import imageio.v2 as imageio
 import numpy as np
 
-from pr2l.core.types import Context
+from pr2l.core.types import Context, Frame
+
+Draw = Callable[[int, Frame], Frame]  # number of an environment, its frame uint8 [H, W, 3] -> frame with a drawing
 
 WIDTH = 480  # maximum width in pixels of an enlarged frame; the factor is the largest integer that fits
 LINE = 22  # pixels per line of text
@@ -75,6 +77,11 @@ def describe(context: Context) -> str:
     return ", ".join(f"{slot}: {value}" for slot, value in context.items())
 
 
+def unchanged(row: int, frame: Frame) -> Frame:
+    """Return the frame of an environment, whose number is `row`, without a drawing."""
+    return frame
+
+
 class EpisodeVideo:
     """Recorder of the first episode of each of the first environments.
 
@@ -89,18 +96,22 @@ class EpisodeVideo:
         self._ended = [False] * episodes
         self._last_step = [""] * episodes  # action and reward that led to the current frame
 
-    def show(self, frames: np.ndarray, contexts: Sequence[Context], answers: Sequence[str]) -> None:
+    def show(
+        self, frames: np.ndarray, contexts: Sequence[Context], answers: Sequence[str], draw: Draw = unchanged
+    ) -> None:
         """Add the current frames of the environments.
 
         Args:
             frames: uint8 [N, H, W, 3].
             contexts: Contexts of the prompts, N of them.
             answers: Answers of the VLM, N of them; "" or [] if it generates none.
+            draw: Function that draws the next action of an environment on its frame.
         """
         for row, pictures in enumerate(self._episodes):
             if not self._ended[row]:
                 answer = f"VLM: {answers[row]}" if answers and answers[row] else ""
-                pictures.append(picture(frames[row], [self._question(contexts[row]), answer, self._last_step[row]]))
+                frame = draw(row, frames[row])
+                pictures.append(picture(frame, [self._question(contexts[row]), answer, self._last_step[row]]))
 
     def step(self, actions: Sequence[Any] | np.ndarray, rewards: np.ndarray) -> None:
         """Record the actions and rewards that the next pictures show.

@@ -265,3 +265,27 @@ def test_environment_may_reuse_arrays_and_infos():
 def test_contract_check_is_a_gymnasium_environment():
     env = ContractCheck(Broken())
     assert isinstance(env, gym.Env) and env.observation_space == SPACE and env.unwrapped.action_space.n == 3
+
+
+class Drawing(Broken):
+    def draw_action(self, frame, action):
+        frame[:] = 9
+        return self.drawn(frame)
+
+
+def test_drawn_action_has_the_shape_of_the_frame():
+    env = Drawing()
+    checked, frame = ContractCheck(env), np.zeros((6, 8, 3), np.uint8)
+    env.drawn = lambda frame: frame
+    assert (checked.draw_action(frame, 0) == 9).all() and not frame.any()
+    for drawn in (lambda frame: frame[1:], lambda frame: frame / 255, lambda frame: None):
+        env.drawn = drawn
+        with pytest.raises(ContractError, match=r"draw_action returned .* must be uint8 \[6, 8, 3\], as the frame"):
+            checked.draw_action(frame, 0)
+
+
+def test_without_draw_action_the_frame_is_unchanged():
+    frame = np.zeros((6, 8, 3), np.uint8)
+    assert episodes().draw_action(frame, 2) is frame
+    with pytest.raises(UserError, match="the action is 7"):
+        episodes().draw_action(frame, 7)

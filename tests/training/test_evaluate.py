@@ -1,6 +1,8 @@
 """Evaluation on numbered episodes, and comparison with committed results."""
 
 import json
+from contextlib import closing
+from functools import partial
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -13,11 +15,15 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pr2l.core.config import RunConfig
 from pr2l.core.io import write_json
+from pr2l.encoders import pixels
 from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.policies.base import Actions
 from pr2l.rollout.episodes import SeededEpisodes
-from pr2l.training import evaluate
+from pr2l.rollout.vec_embed import VecEmbed
+from pr2l.rollout.workers import Workers
+from pr2l.training import evaluate, video
 from pr2l.training.evaluate import Score, by_context, committed, play, random_actor, table
+from pr2l.training.video import EpisodeVideo
 
 CONFIG = RunConfig(why="", environment="doom", task="fetch", encoder="prompted", network="mlp", steps=1)
 
@@ -168,6 +174,37 @@ def test_scores_by_context():
     with console.capture() as capture:
         console.print(table("", groups, of="context"))
     assert "context" in capture.get() and "spl" in capture.get() and "0.75 [0.50, 1.00]" in capture.get()
+
+
+class Touch(CountDown):
+    """The action is the touched pixel of a row of five, and the frame is the number of remaining steps."""
+
+    observation_space = spaces.Dict({"frame": spaces.Box(0, 255, (1, 5, 3), np.uint8)})
+
+    def _observation(self):
+        return {"frame": np.full((1, 5, 3), self.left, np.uint8)}
+
+    def draw_action(self, frame, action):
+        assert isinstance(action, np.int64) and (frame == self.left).all()
+        frame[0, action] = 255
+        return frame
+
+
+def touches(n):
+    return SeededEpisodes(Touch(), lambda number: n)
+
+
+@pytest.mark.parametrize("make", [DummyVecEnv, partial(Workers, workers=1)], ids=["in process", "worker"])
+def test_video_shows_actions_on_the_frames_on_which_they_are_taken(make, monkeypatch):
+    """Episodes of 3, 1 and 7 steps; the third environment is not recorded."""
+    monkeypatch.setattr(video, "picture", lambda frame, lines: frame[0, :, 0].tolist())
+    encoder = pixels.PixelsEncoder(pixels.Defaults(size=1))
+    actions = iter(([4, 0, 2], [1, 3, 2], *[[0, 3, 2]] * 5))
+    recorder = EpisodeVideo(2)
+    with closing(make([partial(touches, n) for n in (0, 1, 2)])) as venv:
+        play(VecEmbed(venv, encoder), lambda observation, starts: np.array(next(actions)), 3, recorder)
+    first = [[3, 3, 3, 3, 255], [2, 255, 2, 2, 2], [255, 1, 1, 1, 1], *[[0] * 5] * video.REPEATS]
+    assert recorder.pictures() == [*first, [255, 1, 1, 1, 1], *[[0] * 5] * video.REPEATS]
 
 
 @pytest.mark.parametrize("greedy", [False, True])
