@@ -15,6 +15,7 @@ from pr2l.benchmark.suites import names
 from pr2l.cli import app
 from pr2l.core import registry
 from pr2l.core.config import load_config, read_config
+from pr2l.core.registry import KINDS
 from pr2l.pretraining.pretrain import PretrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -98,7 +99,7 @@ def test_packages_of_api_pages_exist():
 
 
 def test_list_prints_every_kind():
-    for kind in ("tasks", "vlms", "encoders", "environments", "prompts", "algorithms", "networks", "configs"):
+    for kind in ("tasks", *KINDS):
         result = CliRunner().invoke(get_command(app), ["list", kind])
         assert result.exit_code == 0 and result.output.strip()
 

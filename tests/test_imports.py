@@ -29,6 +29,8 @@ OWNERS = {
     "sklearn": ("pr2l/prompting/probes.py",),
     "selenium": ("environments/miniwob/",),
     "ray": (),
+    "google": ("pr2l/agents/api/gemini.py",),
+    "httpx2": ("pr2l/agents/api/openai_server.py",),
 }
 
 

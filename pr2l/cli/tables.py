@@ -19,7 +19,7 @@ from pr2l.core.source import first_line
 from pr2l.core.yaml_files import dump, read_mapping
 
 OPTIONS_OF = {"vlm": "vlms", "encoder": "encoders", "environment": "environments"}
-OPTIONS_OF |= {"algorithm": "algorithms", "network": "networks", "evaluator": "evaluators"}
+OPTIONS_OF |= {"algorithm": "algorithms", "network": "networks", "evaluator": "evaluators", "api": "apis"}
 
 Rows = list[tuple[str, str]]  # name, description
 

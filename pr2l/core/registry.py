@@ -24,7 +24,7 @@ from typing import Literal, TypeAlias, TypeVar, overload
 from pr2l.core.errors import OURS, UnknownName, code_of
 from pr2l.core.source import module_file
 
-ModuleKind: TypeAlias = Literal["vlms", "encoders", "environments", "algorithms", "networks", "evaluators"]
+ModuleKind: TypeAlias = Literal["vlms", "encoders", "environments", "algorithms", "networks", "evaluators", "apis"]
 DataKind: TypeAlias = Literal["prompts", "configs"]
 
 MODULE_PACKAGES: dict[str, str] = {
@@ -34,6 +34,7 @@ MODULE_PACKAGES: dict[str, str] = {
     "algorithms": "pr2l.policies",
     "networks": "pr2l.policies.networks",
     "evaluators": "pr2l.agents.evaluators",
+    "apis": "pr2l.agents.api",
 }
 # Modules and packages in folders of plug-ins that are not plug-ins.
 NOT_PLUGINS = {"base", "common", "isolation", "browser", "networks", "losses"}

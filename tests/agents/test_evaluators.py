@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from api_server import gemini, openai, running
 from small_vlms import CASE, load, shared_processors  # noqa: F401
 from test_agents import text
 
@@ -19,6 +20,7 @@ from pr2l.agents.evaluators.trajectory import Defaults as TrajectoryDefaults
 from pr2l.agents.evaluators.trajectory import TrajectoryEvaluator
 from pr2l.agents.evaluators.vlm import Defaults, LastScreensEvaluator
 from pr2l.agents.prompted import PromptedAgent
+from pr2l.agents.usage import Usage
 from pr2l.core import registry
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.messages import split_images
@@ -250,6 +252,29 @@ def test_examples_of_a_file(tmp_path):
 def test_samples_need_a_temperature():
     with pytest.raises(UserError, match="samples=3 are all equal at temperature=0"):
         load_evaluator("vlm", {"samples": 3})
+
+
+@pytest.mark.parametrize("api", ["gemini", "openai_server"])
+def test_evaluator_with_an_api_is_recorded_and_replayed_without_a_key(api, tmp_path, monkeypatch):
+    response = {"gemini": gemini, "openai_server": openai}[api]
+    frames, cache = [screen(0), screen(200)], tmp_path / "answers.jsonl"
+    with running() as server:
+        server.responses = [response("Status: success"), response("It is off. Status: failure"), response("?")]
+        url = {"base_url": server.url, "key_variable": "KEY_OF_THE_TEST", "input_price": 2.0, "parallel": 1}
+        options = {"api": api, "model": "m", "model_options": url, "samples": 3, "temperature": 1.0}
+        monkeypatch.setenv("KEY_OF_THE_TEST", "secret-of-the-test")
+        evaluator = load_evaluator("vlm", options, AnswerCache(cache))
+        assert [evaluator.score(TASK, frames, ["tap"]) for _ in range(2)] == [0.5, 0.5]
+        assert evaluator.usage() == Usage(3, 813, 9, pytest.approx(813 * 2e-6), cached=1)
+    assert "secret" not in cache.read_text()
+    monkeypatch.delenv("KEY_OF_THE_TEST")
+    replayed = load_evaluator("vlm", options, AnswerCache(cache, replay=True))
+    assert replayed.score(TASK, frames, ["tap"]) == 0.5 and replayed.usage() == Usage(cached=1)
+    with pytest.raises(UserError, match="no answer to this question"):
+        replayed.score("another task", frames, ["tap"])
+    for other in ({"samples": 2}, {"temperature": 0.5}, {"model": "other"}, {"model_options": {"max_new_tokens": 5}}):
+        with pytest.raises(UserError, match="no answer to this question"):
+            load_evaluator("vlm", options | other, AnswerCache(cache, replay=True)).score(TASK, frames, ["tap"])
 
 
 SHARES = (0.0, 0.03, 0.1, 0.3, 1.0)

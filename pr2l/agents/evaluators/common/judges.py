@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
+from pr2l.agents.api import load_api
 from pr2l.agents.evaluators.common.cache import AnswerCache, question_key
 from pr2l.agents.evaluators.common.prompts import verdict
 from pr2l.agents.usage import Usage
@@ -31,9 +32,12 @@ class ModelOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # a folder with a checkpoint or a Hugging Face Hub id; its family has to take several images and a system message
+    # a folder with a checkpoint or a Hugging Face Hub id, whose family takes several images and a system message; with
+    # an `api`, the name that the API has for the model
     model: str = "HuggingFaceTB/SmolVLM-256M-Instruct"
-    model_options: dict[str, Any] = Field(default_factory=dict)  # of the VLM, see `pr2l options vlm`
+    api: str | None = None  # API that runs the model, from `pr2l list apis`; None = this machine runs it
+    # of the VLM, see `pr2l options vlm`; with an `api`, those of `pr2l options api NAME`
+    model_options: dict[str, Any] = Field(default_factory=dict)
     samples: PositiveInt = 1  # answers of an API; the share of "success" among them is the probability
     temperature: NonNegativeFloat = 0.0  # of the answers of an API; above 0 if there are several
 
@@ -113,10 +117,10 @@ class LocalJudge(Judge):
 
 
 class VotingJudge(Judge):
-    """A model that only generates text: its answers vote.
+    """A model behind an API: its answers vote.
 
     Args:
-        agent: The model.
+        agent: The model, or any other agent that generates text.
         key: As in `Judge`.
         cache: As in `Judge`.
         samples: Number of answers.
@@ -137,6 +141,9 @@ class VotingJudge(Judge):
     def _ask(self, messages: list[Message]) -> dict[str, Any]:
         [texts] = self.agent.generate([messages], self.samples, self.temperature)
         return {"probability": vote(texts), "texts": texts}
+
+    def usage(self) -> Usage:
+        return super().usage() + getattr(self.agent, "usage", Usage())
 
 
 def vote(texts: Sequence[str]) -> float | None:
@@ -159,6 +166,9 @@ def make_judge(options: ModelOptions, cache: AnswerCache) -> Judge:
     Raises:
         UserError: There is no such model, or an option is wrong.
     """
+    if options.api is not None:
+        agent = load_api(options.api, options.model, options.model_options)
+        return VotingJudge(agent, agent.key(), cache, options.samples, options.temperature)
     from pr2l.agents.prompted import PromptedAgent
     from pr2l.vlms.loading import load_vlm
     from pr2l.vlms.options import Defaults

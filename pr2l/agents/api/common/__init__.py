@@ -1,0 +1,1 @@
+"""What APIs share: keys, requests in parallel, and images as PNG files."""
