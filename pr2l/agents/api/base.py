@@ -22,7 +22,7 @@ from pr2l.core.messages import Message, check_messages
 MILLION = 1_000_000
 
 
-class Defaults(BaseModel):
+class APIOptions(BaseModel):
     """Options of every API."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -89,7 +89,7 @@ class APIAgent(ABC):
         usage: What all answers have cost so far.
     """
 
-    def __init__(self, model: str, options: Defaults) -> None:
+    def __init__(self, model: str, options: APIOptions) -> None:
         self.model, self.options, self.usage = model, options, Usage()
         self._mutex = threading.Lock()
 

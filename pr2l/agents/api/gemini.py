@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import NonNegativeInt
 
-from pr2l.agents.api import base
-from pr2l.agents.api.base import APIAgent, Reply, Unavailable, is_temporary
+from pr2l.agents.api.base import APIAgent, APIOptions, Reply, Unavailable, is_temporary
 from pr2l.agents.api.common.images import image_of, png
 from pr2l.agents.api.common.keys import read_key, without_key
 from pr2l.core.errors import UserError
@@ -114,7 +113,7 @@ def create(model: str, options: Defaults) -> GeminiAgent:
     return GeminiAgent(model, options)
 
 
-class Defaults(base.Defaults):
+class Defaults(APIOptions):
     """Options of the API `gemini`."""
 
     key_variable: str = "GEMINI_API_KEY"  # environment variable that holds the key

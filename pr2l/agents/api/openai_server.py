@@ -9,8 +9,7 @@ from typing import Any
 import httpx2
 from pydantic import Field
 
-from pr2l.agents.api import base
-from pr2l.agents.api.base import APIAgent, Reply, Unavailable, is_temporary
+from pr2l.agents.api.base import APIAgent, APIOptions, Reply, Unavailable, is_temporary
 from pr2l.agents.api.common.images import data_url, image_of
 from pr2l.agents.api.common.keys import read_key, without_key
 from pr2l.core.errors import UserError
@@ -96,7 +95,7 @@ def create(model: str, options: Defaults) -> OpenAIServer:
     return OpenAIServer(model, options)
 
 
-class Defaults(base.Defaults):
+class Defaults(APIOptions):
     """Options of the API `openai_server`."""
 
     # URL of the server: this is vLLM's; llama.cpp: http://127.0.0.1:8080/v1, OpenAI: https://api.openai.com/v1
