@@ -40,8 +40,10 @@ phone.dialogs = (() => {
     return [{ name: "Cancel", tap: close }, { name: "OK", tap: () => { draft[field] = picked; close(); } }];
   };
 
-  const choose = ({ screen: { app, draft } }, field) =>
-    options({ title: "Choose", options: phone.apps[app].choices[field], value: draft[field], choose: (option) => { draft[field] = option; } });
+  const choose = (state, field) => {
+    const { app, draft } = state.screen;
+    return options({ title: "Choose", options: phone.apps[app].choices(state)[field], value: draft[field], choose: (option) => { draft[field] = option; } });
+  };
 
   return { time, date, choose };
 })();

@@ -60,7 +60,10 @@ window.phone = { data: {}, apps: {}, state: null };
   // --- for apps ---
 
   /* Register an app.
-   * {name, icon, colour, pages: {name: (state, ...arguments) => view}, dialogs: {...}, back: (state) => handled} */
+   *
+   * {name, icon, colour, pages: {name: (state, ...arguments) => view}, dialogs: the same,
+   *  choices: (state) => options of the dialog "choose" by field, open: (state) => called when the app is opened,
+   *  back: (state) => whether it did what the back button asks} */
   phone.app = (app) => { phone.apps[app.name] = app; };
 
   const enter = (app) => {
