@@ -42,9 +42,7 @@ class FactoredPolicy(nn.Module):
 
     uses: torch.Tensor
 
-    def __init__(
-        self, network: TokenNetwork, action_space: spaces.Space[Any], options: FactoredOptions
-    ) -> None:
+    def __init__(self, network: TokenNetwork, action_space: spaces.Space[Any], options: FactoredOptions) -> None:
         super().__init__()
         self.sizes = factor_sizes(action_space)
         self.action_shape = action_space.shape or ()

@@ -26,7 +26,15 @@ def worlds(algorithm):
 
 def create(algorithm, seed=0):
     module = registry.load("algorithms", algorithm)
-    small = {"device": "cpu", "n_steps": 8, "batch": 20, "trajectories": 4, "batch_size": 16, "lstm_size": 8}
+    small = {
+        "device": "cpu",
+        "n_steps": 8,
+        "batch": 20,
+        "trajectories": 4,
+        "batch_size": 16,
+        "lstm_size": 8,
+        "critic_sizes": (8,),
+    }
     options = module.Defaults(**{key: value for key, value in small.items() if key in module.Defaults.model_fields})
     network = mlp.Network, mlp.Defaults(hidden=(8,))
     return module.create(*spaces_and_count(worlds(algorithm)), *network, options, seed=seed)
@@ -120,3 +128,16 @@ def test_no_logger_folder_is_created(algorithm, tmp_path, monkeypatch):
     learner = create(algorithm)
     learner.learn(source(learner, algorithm), 32, Hooks())
     assert list(tmp_path.glob("SB3-*")) == []
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_same_seed_gives_the_same_training(algorithm):
+    states = []
+    for _ in range(2):
+        learner = create(algorithm)
+        data = source(learner, algorithm)
+        if learner.learns_from == "rollouts":
+            data.seed(0)
+        learner.learn(data, 64, Hooks())
+        states.append(learner.state_dict()[0])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from token_world import token_space
+
+from pr2l.policies.base import Trajectory
 
 CELLS, WIDTH = 4, 8
 TAP, BACK = 0, 1
@@ -69,3 +72,34 @@ def all_pages() -> dict[str, np.ndarray]:
 def all_right(actions: np.ndarray) -> bool:
     """Return whether actions are right on `all_pages`."""
     return actions[:4].tolist() == [[TAP, cell] for cell in range(CELLS)] and actions[4, 0] == BACK
+
+
+def random_episodes(count: int, gamma: float = 0.5, **options) -> list[Trajectory]:
+    """Return episodes of random actions."""
+    world, random = TouchWorld(**options), np.random.default_rng(0)
+    return [random_episode(world, random, gamma, seed) for seed in range(count)]
+
+
+def random_episode(world: TouchWorld, random: np.random.Generator, gamma: float, seed: int) -> Trajectory:
+    observations, steps, over = [world.reset(seed=seed)[0]], [], False
+    while not over:
+        action = [random.integers(2), random.integers(CELLS)]
+        observation, reward, terminated, truncated, _ = world.step(action)
+        observations.append(observation)
+        steps.append((action, reward, terminated, truncated))
+        over = terminated or truncated
+    actions, rewards, terminated, truncated = (torch.tensor(np.array(column)) for column in zip(*steps, strict=True))
+    to_end = torch.arange(len(steps) - 1, -1, -1)
+    return Trajectory(
+        observations={
+            "tokens": torch.tensor(np.stack([entry["tokens"] for entry in observations])),
+            "mask": torch.tensor(np.stack([entry["mask"] for entry in observations])).bool(),
+        },
+        actions=actions,
+        rewards=rewards.float(),
+        terminated=terminated,
+        truncated=truncated,
+        monte_carlo_returns=(rewards[-1] * gamma**to_end).float(),
+        discounts=(gamma * ~terminated).float(),
+        expert_actions=actions,
+    )
