@@ -5,7 +5,7 @@
   const CITIES = {
     Amsterdam: 1, Athens: 2, Auckland: 12, Bangkok: 7, Beijing: 8, Berlin: 1, Cairo: 2, Chicago: -6, Delhi: 5.5, Denver: -7, Dubai: 4,
     Hanoi: 7, Honolulu: -10, Istanbul: 3, Jakarta: 7, Lagos: 1, Lima: -5, Lisbon: 0, London: 0, "Los Angeles": -8, Madrid: 1,
-    "Mexico City": -6, Moscow: 3, Nairobi: 3, "New York": -5, Oslo: 1, Paris: 1, Rome: 1, "Sao Paulo": -3, Seoul: 9, Singapore: 8,
+    "Mexico City": -6, Moscow: 3, Mumbai: 5.5, Nairobi: 3, "New York": -5, Oslo: 1, Paris: 1, Rome: 1, "Sao Paulo": -3, Seoul: 9, Singapore: 8,
     Sydney: 10, Tokyo: 9, Toronto: -5, Vienna: 1,
   };
 
@@ -96,16 +96,16 @@
     const digits = draft.digits.padStart(6, "0"), [hours, minutes, seconds] = [0, 2, 4].map((at) => digits.slice(at, at + 2));
     const type = (digit) => () => { draft.digits = (draft.digits + digit).replace(/^0+/, "").slice(0, 6); };
     const key = (digit) => h("div.digit", { name: digit, role: "key", tap: type(digit) }, digit);
-    const start = () => {
+    const add = (running) => () => {
       const total = Number(hours) * 3600 + Number(minutes) * 60 + Number(seconds);
       if (!total) return phone.toast("Enter a time");
-      phone.add(rows, "t", { seconds: total, running: true });
+      phone.add(rows, "t", { seconds: total, running });
       phone.closePage();
     };
     return page({ title: "New timer", body: [
       h("div.big-time", null, `${hours}h ${minutes}m ${seconds}s`),
       h("div.digits", null, [..."123456789"].map(key), h("div.digit", { name: "Erase", role: "key", tap: () => { draft.digits = draft.digits.slice(0, -1); } }, widgets.icon("backspace")), key("0"), h("div.digit-blank")),
-      buttons(button({ name: "Start", icon: "play_arrow", tap: start }))] });
+      buttons(button({ name: "Add", kind: "tonal", tap: add(false) }), button({ name: "Start", icon: "play_arrow", tap: add(true) }))] });
   };
 
   // --- stopwatch ---

@@ -3,7 +3,7 @@
   const { page, list, row, iconButton, field, form, searchField, chip, chips, empty, heading, confirmation, menu, options, dialog, cancel } = widgets;
 
   const FOLDERS = { Download: "download", Documents: "description", Pictures: "image", Music: "music_note" };
-  const ICONS = { pdf: "picture_as_pdf", docx: "description", txt: "article", xlsx: "table_chart", png: "image", jpg: "image", mp3: "audio_file", wav: "audio_file", zip: "folder_zip", apk: "android" };
+  const ICONS = { pdf: "picture_as_pdf", docx: "description", txt: "article", xlsx: "table_chart", png: "image", jpg: "image", mp3: "audio_file", ogg: "audio_file", zip: "folder_zip", apk: "android" };
 
   const icon = ({ name }) => ICONS[name.split(".").at(-1).toLowerCase()] ?? "insert_drive_file";
   const size = ({ size_kb }) => size_kb < 1000 ? `${size_kb} kB` : `${(size_kb / 1000).toFixed(1)} MB`;

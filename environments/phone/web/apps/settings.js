@@ -4,12 +4,12 @@
 
   const CHOICES = {
     screen_timeout: ["15 s", "30 s", "1 min", "5 min", "10 min"],
-    ringtone: ["Chimes", "Digital", "Guitar", "Marimba", "Ocean", "Piano"],
+    ringtone: ["Aurora", "Bells", "Crystal", "Marimba", "Ocean"],
     font: ["small", "normal", "large"],
-    accent: ["Purple", "Blue", "Green", "Red", "Orange", "Teal"],
+    accent: ["Purple", "Blue", "Green", "Pink", "Orange", "Teal"],
     wallpaper: ["1", "2", "3", "4", "5", "6"],
   };
-  const ACCENTS = { Purple: "#6750a4", Blue: "#0061a4", Green: "#006e2c", Red: "#9c4146", Orange: "#8b5000", Teal: "#006a6a" };
+  const ACCENTS = { Purple: "#6750a4", Blue: "#00639b", Green: "#386a20", Pink: "#8c4a60", Orange: "#984716", Teal: "#006a6a" };
 
   const SECTIONS = [
     ["network", "Network & internet", "Wi-Fi, mobile data, airplane mode", "wifi"],
@@ -58,7 +58,7 @@
       level(state, "ring_volume", "Ring volume", "notifications"),
       level(state, "media_volume", "Media volume", "music_note"),
       level(state, "alarm_volume", "Alarm volume", "alarm"),
-      choice("Ringtone", state.settings.ringtone, "ringtone", "ring_volume"),
+      choice("Ringtone", state.settings.ringtone, "ringtone", "library_music"),
       onOff(state, "do_not_disturb", "Do not disturb", "do_not_disturb_on")),
 
     battery: (state) => section("Battery", onOff(state, "battery_saver", "Battery saver", "battery_saver")),

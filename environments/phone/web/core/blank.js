@@ -9,7 +9,7 @@ phone.setState({
   settings: {
     wifi: true, bluetooth: false, airplane_mode: false, mobile_data: true, location: true, do_not_disturb: false,
     battery_saver: false, auto_rotate: true, brightness: 60, ring_volume: 70, media_volume: 50, alarm_volume: 80,
-    screen_timeout: "1 min", ringtone: "Chimes", device_name: "My phone",
+    screen_timeout: "1 min", ringtone: "Aurora", device_name: "My phone",
   },
   contacts: [], messages: [], alarms: [], timers: [], stopwatch: { running: false, elapsed_s: 0, laps: 0 },
   world_clocks: [], events: [], notes: [], shops: { cart: [], orders: [], wishlist: [] }, expenses: [], files: [],

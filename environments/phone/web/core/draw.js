@@ -48,7 +48,7 @@
       const key = area.dataset.scroll;
       if (!(key in screen)) continue;
       area.scrollTop = screen[key];
-      phone.focused()?.closest(".field")?.scrollIntoView({ block: "nearest" });
+      phone.focused()?.closest(".field-box")?.scrollIntoView({ block: "nearest" });
       screen[key] = area.scrollTop;
     }
   };

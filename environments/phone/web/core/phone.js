@@ -5,7 +5,7 @@
  * of an element changes the state; after every touch the page is drawn again.
  *
  * state.screen, what is open now:
- *   app, page       "launcher" or an app; the page's name and arguments: "main", "contact/c1"
+ *   app, page       "launcher" or an app; the page's name and arguments: "main", "contact/c1"; the launcher's is "home"
  *   history         the pages below this one: [{page, draft, scroll}]
  *   draft           what the fields of the page contain but is not saved yet, by field
  *   dialog          null or the dialog's name and arguments: "delete/c1"
@@ -16,7 +16,7 @@ window.phone = { data: {}, apps: {}, state: null };
 
 {
   const FRESH = {
-    app: "launcher", page: "main", history: [], draft: {}, scroll: 0, dialog: null, dialog_scroll: 0,
+    app: "launcher", page: "home", history: [], draft: {}, scroll: 0, dialog: null, dialog_scroll: 0,
     focus: null, keyboard: null, shade_open: false, toast: null, recent_apps: [],
   };
   const copy = (value) => JSON.parse(JSON.stringify(value));
@@ -69,7 +69,7 @@ window.phone = { data: {}, apps: {}, state: null };
   const enter = (app) => {
     const recent_apps = phone.state.screen.recent_apps.filter((other) => other !== app);
     if (app !== "launcher") recent_apps.unshift(app);
-    phone.state.screen = { ...copy(FRESH), app, recent_apps };
+    phone.state.screen = { ...copy(FRESH), app, page: app === "launcher" ? "home" : "main", recent_apps };
   };
 
   phone.openApp = (app) => {

@@ -63,10 +63,10 @@
     else phone.patch(node, view.children);
   };
 
-  /* Fields: the caret stays at the end, which is where the keyboard writes. */
+  /* Fields: the caret stays at the end, which is where the keyboard writes, and only a field in focus shows the end. */
   const updateText = (field, text) => {
     if (field.value !== text) field.value = text;
     field.setSelectionRange(text.length, text.length);
-    field.scrollLeft = field.scrollWidth;
+    field.scrollLeft = field.dataset.field === phone.state.screen.focus ? field.scrollWidth : 0;
   };
 }

@@ -79,30 +79,35 @@ window.widgets = (() => {
           h("div.slider-bar", null, h("div.slider-active", { style: `width: ${value}%` })),
           h("div.slider-knob", { style: `left: ${value}%` }))));
 
-  /* A field for text, whose content is draft[field]: {name, label, field, lines, keyboard, enter, icon} */
+  /* A field for text, whose content is draft[field], with a button that empties it:
+   * {name, label, field, lines, keyboard, enter, icon} */
   const field = ({ name, label, field: key, lines: count = 1, keyboard = "letters", enter, icon: glyph }) => {
-    const { draft, focus } = phone.state.screen;
-    const text = draft[key] ?? "", focused = focus === key;
-    const tag = count > 1 ? "textarea" : "input.one-line";
-    return h("div.field", { name: name ?? label, role: "field", value: text, tap: () => phone.focus(key, keyboard),
-                            class: focused && "focused" },
-      glyph && icon(glyph),
-      h("div.field-inside", null,
-        label && h("div.field-label", null, label),
-        h(tag, { "data-field": key, text, rows: count > 1 && count, inputmode: "none", spellcheck: "false", autocomplete: "off", enter })));
+    const { draft, focus } = phone.state.screen, text = draft[key] ?? "";
+    return h("div.field-box", { class: focus === key && "focused" },
+      h("div.field", { name: name ?? label, role: "field", value: text, tap: () => phone.focus(key, keyboard) },
+        glyph && icon(glyph),
+        h("div.field-inside", null, label && h("div.field-label", null, label), input({ key, text, lines: count, enter }))),
+      clearButton(name ?? label, key, text));
   };
 
-  const searchField = ({ name = "Search", label = "Search", field: key = "query", enter }) => {
+  const searchField = ({ name = "Search", label = "Search", field: key = "query", enter = phone.hideKeyboard, tap }) => {
     const { draft, focus } = phone.state.screen, text = draft[key] ?? "";
-    return h("div.search-field", { name, role: "field", value: text, tap: () => phone.focus(key), class: focus === key && "focused" },
-      icon("search"),
-      h("input", { "data-field": key, text, placeholder: label, inputmode: "none", spellcheck: "false", autocomplete: "off", enter: enter ?? phone.hideKeyboard }));
+    return h("div.search-box", { class: focus === key && "focused" },
+      h("div.search-field", { name, role: "field", value: text, tap: tap ?? (() => phone.focus(key)) },
+        icon("search"), input({ key, text, placeholder: label, enter })),
+      (focus === key || !tap) && clearButton(name, key, text));
   };
+
+  const input = ({ key, text, lines: count = 1, ...rest }) =>
+    h(count > 1 ? "textarea" : "input", { "data-field": key, text, rows: count > 1 && count, inputmode: "none", spellcheck: "false", autocomplete: "off", ...rest });
+
+  const clearButton = (name, key, text) =>
+    text && iconButton({ name: `Clear ${name}`, icon: "cancel", tap: () => { phone.state.screen.draft[key] = ""; } });
 
   /* A field whose value is chosen in a dialog of all apps: {name, label, field, dialog: "time", "date" or "choose", shown} */
   const picker = ({ name, label, field: key, dialog, icon: glyph, shown }) => {
     const value = phone.state.screen.draft[key];
-    return h("div.field", { name: name ?? label, role: "picker", value, tap: () => phone.openDialog(`${dialog}/${key}`) },
+    return h("div.field-box.field", { name: name ?? label, role: "picker", value, tap: () => phone.openDialog(`${dialog}/${key}`) },
       glyph && icon(glyph),
       h("div.field-inside", null, h("div.field-label", null, label), h("div.field-text", null, shown ? shown(value) : value ?? "")),
       icon("arrow_drop_down"));
