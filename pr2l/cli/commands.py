@@ -13,7 +13,7 @@ from rich.markup import escape
 from typer.core import TyperCommand
 
 from pr2l import __version__
-from pr2l.cli.tables import OPTIONS_OF, name_tables, option_table, singular
+from pr2l.cli.tables import OPTION_COMMANDS, OPTIONS_OF, name_tables, option_table, singular
 from pr2l.core import config as config_module
 from pr2l.core import options as plugin_options
 from pr2l.core import registry
@@ -36,6 +36,8 @@ vlm_app = typer.Typer(help="Check a VLM checkpoint on this machine, and submit t
 app.add_typer(vlm_app, name="vlm")
 bench = typer.Typer(help="Run benchmark suites, report on them, and build the leaderboard.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+evaluator_app = typer.Typer(help="Score success evaluators on recorded episodes.", no_args_is_help=True)
+app.add_typer(evaluator_app, name="evaluator")
 
 CONFIG = typer.Argument(help="A config from `pr2l list configs`, or the path of a YAML file.")
 Overrides = Annotated[
@@ -216,8 +218,8 @@ def options(
 ) -> None:
     """List the options of a run, VLM, encoder, environment, algorithm or network: defaults, types and meanings."""
     Console().print(option_table(kind, name))
-    key = "KEY=VALUE" if kind == "run" else f"{singular(kind)}_options.KEY=VALUE"
-    Console().print(f"Set an option with {key}, e.g. in `pr2l train CONFIG {key}`.")
+    prefix, command = OPTION_COMMANDS.get(singular(kind), (f"{singular(kind)}_options.", "pr2l train CONFIG"))
+    Console().print(f"Set an option with {prefix}KEY=VALUE, e.g. in `{command} {prefix}KEY=VALUE`.")
 
 
 class _Speed(TyperCommand):
@@ -303,6 +305,51 @@ def vlm_submit(
 
     for path in submit(rows, out):
         print(path)
+
+
+@evaluator_app.command(name="score")
+def evaluator_score(
+    dataset: Annotated[Path, typer.Argument(help="A data set folder from `pr2l collect`.")],
+    evaluator: Annotated[str, typer.Argument(help="An evaluator from `pr2l list evaluators`.")],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Evaluator options, see `pr2l options evaluator NAME`."),
+    ] = None,
+    instruction: Annotated[
+        str, typer.Option(help="The task for the evaluator; the contexts of the episodes fill its slots.")
+    ] = "{goal}",
+    actions: Annotated[
+        str | None,
+        typer.Option(help="Entry of the recorded infos with the actions as text.", show_default="the actions"),
+    ] = None,
+    episodes: Annotated[int | None, typer.Option(min=1, help="Number of episodes.", show_default="all")] = None,
+    every_step: Annotated[
+        bool, typer.Option("--every-step", help="Judge every step; an episode succeeds at its first success.")
+    ] = False,
+    cache: Annotated[
+        Path | None, typer.Option(help="File of the cached answers.", show_default="runs/evaluators/answers.jsonl")
+    ] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Use the cached answers only, without a model or a key.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of the result.", show_default="runs/evaluators/DATASET-EVALUATOR.json"),
+    ] = None,
+) -> None:
+    """Compare an evaluator with the success that the environment has recorded: errors, calibration and cost.
+
+    Run again to continue: answers of models are cached.
+    """
+    values: dict[str, Any] = {}
+    for option in options or []:
+        apply_override(values, option)
+    if unknown := plugin_options.unknown_keys("evaluators", evaluator, values, f"options of {evaluator!r}"):
+        raise UserError(unknown)
+    from pr2l.agents.scoring import CACHE, score
+
+    more: dict[str, Any] = {"instruction": instruction, "actions": actions, "episodes": episodes, "out": out}
+    score(dataset, evaluator, values, every_step=every_step, cache=cache or CACHE, replay=replay, **more)
 
 
 SIMULATOR = typer.Argument(metavar="NAME", help="A simulator from `pr2l sim list`.")

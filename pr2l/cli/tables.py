@@ -20,6 +20,12 @@ from pr2l.core.yaml_files import dump, read_mapping
 
 OPTIONS_OF = {"vlm": "vlms", "encoder": "encoders", "environment": "environments"}
 OPTIONS_OF |= {"algorithm": "algorithms", "network": "networks", "evaluator": "evaluators", "api": "apis"}
+# Prefix of the options, and a command that takes them, if they are not <kind>_options.KEY of `pr2l train`.
+OPTION_COMMANDS = {
+    "run": ("", "pr2l train CONFIG"),
+    "evaluator": ("", "pr2l evaluator score DATASET EVALUATOR"),
+    "api": ("model_options.", "pr2l evaluator score DATASET EVALUATOR api=API"),
+}
 
 Rows = list[tuple[str, str]]  # name, description
 

@@ -69,6 +69,7 @@ class Recording:
         action_space: The environment's action space.
         starts: int64 [episodes + 1], the first row of each episode, then the number of all rows.
         contexts: The context at the start of each episode; {} if none was recorded.
+        successes: The environment's verdict on each episode; None if none was recorded.
         environment, task: The names of environment and task; None if the metadata lack them.
         environment_options: The environment's options; None if the metadata lack them.
         key: JSON values that identify the data set in the key of a store.
@@ -101,6 +102,8 @@ class Recording:
         with _damage_explained(folder):
             metadata = list(self.storage.get_episode_metadata(range(count)))
             contexts = [episode.get("context") for episode in metadata]
+            successes = [episode.get("success") for episode in metadata]
+            self.successes = [None if success is None else bool(success) for success in successes]
             self.contexts: Contexts = [dict(context) if isinstance(context, dict) else {} for context in contexts]
             self.starts = np.cumsum([0, *(int(episode["total_steps"]) + 1 for episode in metadata)])
         self.environment, self.task = _played(self.storage.metadata)
@@ -215,7 +218,7 @@ class Recording:
         contexts: Contexts = []
         first = self.episode_of(start)
         for number in range(first, self.episodes):
-            episode_frames, episode_contexts = self._frames(number), self.contexts_of(number)
+            episode_frames, episode_contexts = self.frames(number), self.contexts_of(number)
             for row in range(max(start - int(self.starts[number]), 0), len(episode_frames)):
                 frames.append(last_frames(episode_frames, [row], frame_history)[0])
                 contexts.append(episode_contexts[row])
@@ -236,7 +239,7 @@ class Recording:
         contexts: Contexts = []
         for number, rows in groupby(map(int, self.spread(count)), key=self.episode_of):
             places, episode_contexts = [row - int(self.starts[number]) for row in rows], self.contexts_of(number)
-            frames.append(last_frames(self._frames(number), places, frame_history))
+            frames.append(last_frames(self.frames(number), places, frame_history))
             contexts += [episode_contexts[place] for place in places]
         return np.concatenate(frames), contexts
 
@@ -259,8 +262,18 @@ class Recording:
         """
         return int(np.searchsorted(self.starts, row, side="right")) - 1
 
-    def _frames(self, number: int) -> Frames:
-        """Read the frames of an episode, uint8 [n + 1, H, W, 3]."""
+    def frames(self, number: int) -> Frames:
+        """Read the frames of an episode.
+
+        Args:
+            number: Number of the episode, from 0.
+
+        Returns:
+            uint8 [n + 1, H, W, 3].
+
+        Raises:
+            UserError: The frames do not fit the observation space.
+        """
         with _damage_explained(self.folder):
             (episode,) = self.storage.get_episodes([number])
             observations = episode["observations"]

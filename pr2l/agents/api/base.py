@@ -91,7 +91,7 @@ class APIAgent(ABC):
 
     def __init__(self, model: str, options: APIOptions) -> None:
         self.model, self.options, self.usage = model, options, Usage()
-        self._mutex = threading.Lock()
+        self._mutex, self._slots = threading.Lock(), threading.Semaphore(options.parallel)
 
     @abstractmethod
     def send(self, messages: Sequence[Message], temperature: float, seed: int) -> Reply:
@@ -153,7 +153,8 @@ class APIAgent(ABC):
             raise UserError(f"the answers of {self.model} have cost ${self.usage.dollars:.2f}, the limit max_dollars")
         for attempt in range(options.attempts):
             try:
-                reply = self.send(messages, temperature, seed)
+                with self._slots:  # several threads may call `generate`
+                    reply = self.send(messages, temperature, seed)
             except Unavailable as error:
                 if attempt + 1 == options.attempts:
                     raise UserError(f"{error.problem} (attempt {attempt + 1} of {options.attempts})") from None

@@ -15,7 +15,12 @@ class Evaluator(ABC):
     """Judge of episodes: it returns the probability that the agent did its task.
 
     The score of an episode depends on nothing but the arguments of `score`, so episodes can be scored in any order.
+
+    Attributes:
+        parallel: Number of episodes that are best scored at the same time, in threads; 1 = one after the other.
     """
+
+    parallel: int = 1
 
     @abstractmethod
     def score(

@@ -31,7 +31,7 @@ class NoisyEvaluator(Evaluator):
     """
 
     def __init__(self, evaluator: Evaluator, share: float, seed: int) -> None:
-        self.evaluator, self.share, self.seed = evaluator, share, seed
+        self.evaluator, self.share, self.seed, self.parallel = evaluator, share, seed, evaluator.parallel
 
     def score(
         self, task: str, frames: Sequence[Frame], actions: Sequence[str], success: bool | None = None

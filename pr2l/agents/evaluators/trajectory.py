@@ -30,7 +30,7 @@ class TrajectoryEvaluator(Evaluator):
     """
 
     def __init__(self, judge: Judge, options: Defaults) -> None:
-        self.judge, self.options = judge, options
+        self.judge, self.options, self.parallel = judge, options, judge.parallel
 
     def score(
         self, task: str, frames: Sequence[Frame], actions: Sequence[str], success: bool | None = None

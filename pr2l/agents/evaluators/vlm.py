@@ -35,7 +35,7 @@ class LastScreensEvaluator(Evaluator):
     """
 
     def __init__(self, judge: Judge, options: Defaults, examples: Sequence[Example] = ()) -> None:
-        self.judge, self.options, self.examples = judge, options, examples
+        self.judge, self.options, self.examples, self.parallel = judge, options, examples, judge.parallel
 
     def score(
         self, task: str, frames: Sequence[Frame], actions: Sequence[str], success: bool | None = None

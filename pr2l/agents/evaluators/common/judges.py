@@ -57,9 +57,11 @@ class Judge(ABC):
 
     Attributes:
         instruction: How the model has to answer; the last text of a question.
+        parallel: Number of questions that are best asked at the same time, in threads.
     """
 
     instruction: str
+    parallel: int = 1
 
     def __init__(self, key: dict[str, Any], cache: AnswerCache) -> None:
         self.key, self.cache, self._cached = key, cache, 0
@@ -125,6 +127,7 @@ class VotingJudge(Judge):
         cache: As in `Judge`.
         samples: Number of answers.
         temperature: Sampling temperature; 0 = greedy.
+        parallel: Number of requests that the API takes at a time.
     """
 
     instruction = (
@@ -133,10 +136,16 @@ class VotingJudge(Judge):
     )
 
     def __init__(
-        self, agent: Agent, key: dict[str, Any], cache: AnswerCache, samples: int = 1, temperature: float = 0.0
+        self,
+        agent: Agent,
+        key: dict[str, Any],
+        cache: AnswerCache,
+        samples: int = 1,
+        temperature: float = 0.0,
+        parallel: int = 1,
     ) -> None:
         super().__init__({"judge": "vote", **key, "samples": samples, "temperature": temperature}, cache)
-        self.agent, self.samples, self.temperature = agent, samples, temperature
+        self.agent, self.samples, self.temperature, self.parallel = agent, samples, temperature, parallel
 
     def _ask(self, messages: list[Message]) -> dict[str, Any]:
         [texts] = self.agent.generate([messages], self.samples, self.temperature)
@@ -168,7 +177,8 @@ def make_judge(options: ModelOptions, cache: AnswerCache) -> Judge:
     """
     if options.api is not None:
         agent = load_api(options.api, options.model, options.model_options)
-        return VotingJudge(agent, agent.key(), cache, options.samples, options.temperature)
+        parallel = agent.options.parallel
+        return VotingJudge(agent, agent.key(), cache, options.samples, options.temperature, parallel)
     from pr2l.agents.prompted import PromptedAgent
     from pr2l.vlms.loading import load_vlm
     from pr2l.vlms.options import Defaults
