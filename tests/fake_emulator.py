@@ -1,6 +1,7 @@
 """Stand-in for the Android emulator: a process with the ports, the options and the faults of one.
 
     fake_emulator.py -avd NAME -port N -grpc N ... [--boot SECONDS] [--fault NAME] [--after SECONDS]
+    fake_emulator.py -list-avds | -accel-check
 
 It answers tests/fake_adb.py on the console port. If android_env is installed, its gRPC port gives screenshots and takes
 touches, as the emulator's does: the screen has a red target on grey; a touch of the target turns the screen green.
@@ -140,7 +141,13 @@ def main():
     parser.add_argument("-grpc", type=int)
     parser.add_argument("--boot", type=float, default=0.0)
     parser.add_argument("--after", type=float, default=0.0)
-    options, _ = parser.parse_known_args()
+    options, others = parser.parse_known_args()
+    if others[:1] == ["-list-avds"]:
+        print("INFO    | Storing crashdata in: /tmp/android, detection is enabled\npixel\ntablet")
+        return
+    if others[:1] == ["-accel-check"]:
+        print("accel:\n0\nKVM (version 12) is installed and usable.")
+        return
     print("fake emulator of", options.avd, "on", options.port, flush=True)
     if options.fault == "exit":
         sys.exit("PANIC: Cannot find AVD system path")

@@ -26,6 +26,8 @@ OWNERS = {
     "minari": ("pr2l/training/collect.py", "pr2l/training/recorder.py", "pr2l/data/"),
     "habitat": tuple(f"environments/habitat/{part}.py" for part in ("experts", "remote", "sim")),
     "minedojo": ("environments/minecraft/",),
+    "android_env": ("environments/android/",),
+    "android_world": ("environments/android/",),
     "sklearn": ("pr2l/prompting/probes.py",),
     "selenium": ("environments/miniwob/",),
     "ray": (),

@@ -104,8 +104,39 @@ def adb_command(sdk: Sdk, slot: Slot, *arguments: str) -> list[str]:
     return [sdk.adb, "-s", slot.serial, *arguments]
 
 
+def list_avds(sdk: Sdk) -> list[str]:
+    """Return the names of the virtual devices.
+
+    Args:
+        sdk: The programs.
+
+    Raises:
+        EmulatorFailed: If the emulator's program fails.
+    """
+    try:
+        done = subprocess.run([sdk.emulator, "-list-avds"], capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise EmulatorFailed(f"{sdk.emulator} -list-avds failed: {error}") from error
+    return [line for line in done.stdout.split("\n") if line and " " not in line]  # names have no spaces, messages do
+
+
+def has_booted(sdk: Sdk, slot: Slot) -> bool:
+    """Return whether Android runs on an emulator and answers adb.
+
+    Args:
+        sdk: The programs.
+        slot: The number of the emulator.
+    """
+    command = adb_command(sdk, slot, "shell", "getprop", "sys.boot_completed")
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0 and done.stdout.strip() == b"1"
+
+
 class Emulator:
-    """A running emulator, which ends at the latest with this process's guard (see isolation/worker.py).
+    """The process of an emulator, which ends at the latest with this process's guard (see isolation/worker.py).
 
     Args:
         sdk: The programs.
@@ -113,24 +144,20 @@ class Emulator:
         command: The command line, from `emulator_command`.
         log: File for the emulator's output.
         boot: Seconds until Android must have booted.
-
-    Attributes:
-        starts: Number of times that the emulator was started.
     """
 
     def __init__(self, sdk: Sdk, slot: Slot, command: Sequence[str], log: Path, boot: float) -> None:
-        self.slot, self.starts = slot, 0
+        self.slot = slot
         self._sdk, self._command, self._log, self._boot = sdk, list(command), log, boot
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the emulator and wait until Android has booted.
+        """Start the emulator, after ending it if it runs, and wait until Android has booted.
 
         Raises:
             EmulatorFailed: If it ends, or does not boot in time; it is then not running.
         """
         self.stop()
-        self.starts += 1
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -148,26 +175,17 @@ class Emulator:
     def _wait_until_booted(self, process: subprocess.Popen[bytes]) -> None:
         deadline, booted = time.monotonic() + self._boot, False
         while not booted:
-            booted = self.has_booted()
+            booted = has_booted(self._sdk, self.slot)
             if process.poll() is not None:  # also if adb has reached another emulator on its port
                 raise EmulatorFailed(f"{self._name} ended with exit code {process.returncode}{self._last_lines()}")
             if not booted and time.monotonic() > deadline:
                 raise EmulatorFailed(f"{self._name} has not booted after {self._boot:g} s{self._last_lines()}")
             time.sleep(0 if booted else POLL)
 
-    def has_booted(self) -> bool:
-        """Return whether Android has booted and answers adb."""
-        command = adb_command(self._sdk, self.slot, "shell", "getprop", "sys.boot_completed")
-        try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK)
-        except subprocess.TimeoutExpired:
-            return False
-        return done.returncode == 0 and done.stdout.strip() == b"1"
-
     @property
-    def healthy(self) -> bool:
-        """Whether the process runs and Android answers."""
-        return self._process is not None and self._process.poll() is None and self.has_booted()
+    def running(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
         """End the emulator and all processes that it has started in its group."""

@@ -1,0 +1,135 @@
+"""Tasks of AndroidWorld as a source of episodes; Python >= 3.11 with android_world, which needs its own pins.
+
+A task is a template with random parameters. AndroidWorld sets up the apps (`initialize_task`), reads success from the
+phone (`is_successful`) and cleans up (`tear_down`). Its score is 1 for success and 0 for failure, or for tasks of
+several parts the share of parts that are done. It is read only if the agent has declared the end, as in
+suite_utils._run_task of google-research/android_world at d9c569f.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+
+SPLITS = ("train", "evaluation")  # the seeds of the parameters of the two splits differ
+
+
+def step_limit(complexity: float) -> int:
+    """Return the step limit of a task, as suite_utils._allocate_step_budget does.
+
+    Args:
+        complexity: The task's complexity.
+    """
+    return int(10 * complexity)
+
+
+def parameter_seed(split: str, seed: int) -> int:
+    """Return AndroidWorld's seed of an episode, in 0..2^32 - 1.
+
+    Args:
+        split: One of SPLITS.
+        seed: The seed of the episode.
+    """
+    return int(np.random.SeedSequence([SPLITS.index(split), seed]).generate_state(1)[0])
+
+
+class AndroidWorld:
+    """Source of episodes of one AndroidWorld task.
+
+    Args:
+        env: The AndroidEnv of the phone.
+        task: The name of the task in AndroidWorld's registry.
+        split: One of SPLITS.
+        limit: Steps of an episode; None = AndroidWorld's limit for the task.
+        world: AndroidWorld's AsyncAndroidEnv of the phone; None = make it. This installs AndroidWorld's accessibility
+            service on the phone, which it downloads.
+    """
+
+    def __init__(self, env: Any, task: str, split: str, limit: int | None, world: Any = None) -> None:
+        from android_world import registry  # type: ignore[import-not-found]
+
+        self._type = registry.TaskRegistry().get_registry("android_world")[task]
+        self._split, self._limit = split, limit
+        self._world = world or connect(env)
+        self._task: Any = None
+
+    def begin(self, seed: int) -> tuple[str, int]:
+        """Set up the task with the parameters of a seed and go to the home screen.
+
+        Args:
+            seed: The seed of the episode.
+
+        Returns:
+            The instruction and the step limit.
+        """
+        self.end()
+        self._type.set_device_time(self._world)
+        number = parameter_seed(self._split, seed)
+        random.seed(number)
+        task = self._type({**self._type.generate_random_params(), "seed": number})
+        task.initialize_task(self._world)
+        self._task = task
+        self._world.reset(go_home=task.start_on_home_screen)
+        self._world.hide_automation_ui()
+        return task.goal, self._limit or step_limit(task.complexity)
+
+    def answer(self, text: str) -> None:
+        """Keep an answer for the tasks that ask a question.
+
+        Args:
+            text: The answer; a later one replaces it.
+        """
+        self._world.interaction_cache = text
+
+    def score(self, declared: bool) -> float:
+        """Return AndroidWorld's score in 0..1.
+
+        Args:
+            declared: Whether the agent has declared the end; if not, the score is 0.
+        """
+        return float(self._task.is_successful(self._world)) if declared else 0.0
+
+    def end(self) -> None:
+        """Clean up after the episode, if there is one."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.tear_down(self._world)
+
+    def labels(self) -> list[dict[str, Any]]:
+        """Return the visible elements of the screen: name, box as fractions of the screen, and distance 0.
+
+        An element without a text or a description has the name of its class, such as "Button".
+        """
+        width, height = self._world.logical_screen_size
+        return [
+            {"name": _name(element), "box": _box(element.bbox_pixels, width, height), "distance": 0.0}
+            for element in self._world.controller.get_ui_elements()
+            if element.bbox_pixels is not None
+        ]
+
+
+def connect(env: Any) -> Any:
+    """Return AndroidWorld's environment for a phone, with its fixed date and its accessibility service.
+
+    Args:
+        env: The AndroidEnv of the phone.
+    """
+    from android_world.env import (  # type: ignore[import-not-found]
+        android_world_controller,
+        env_launcher,
+        interface,
+    )
+
+    world = interface.AsyncAndroidEnv(android_world_controller.AndroidWorldController(env))
+    env_launcher.setup_env(world)
+    return world
+
+
+def _name(element: Any) -> str:
+    return element.text or element.content_description or (element.class_name or "").rpartition(".")[2]
+
+
+def _box(box: Any, width: int, height: int) -> tuple[float, float, float, float]:
+    return box.x_min / width, box.y_min / height, box.x_max / width, box.y_max / height

@@ -1,0 +1,126 @@
+"""Android phones: AndroidWorld's tasks and lists of instructions, on emulators through android_env.
+
+This module does not import android_env, whose protobuf conflicts with other packages. `pr2l sim install android` (lists
+of instructions) or `android-world` (also AndroidWorld's tasks) makes an interpreter in which `Isolated` runs remote.py.
+The phone starts at the first reset and is replaced if it hangs or ends.
+
+Observation: `frame` uint8 [H, W, 3] RGB, the whole screen scaled to `frame_size`. `info["context"]` has the instruction
+as "goal". Android goes on while the policy thinks, and apps change with their updates, so episodes do not repeat
+exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+from .. import base
+from ..base import UserError
+from ..common.screen_action_space import ActionText, ScreenActionSpace
+from ..isolation.interpreters import interpreter
+from ..isolation.isolated import Isolated
+from .heads import Heads
+from .tasks import INSTRUCTIONS, TASKS, Task
+
+__all__ = ["TASKS", "Defaults", "Task", "kinds", "make"]
+
+SPLITS = ("train", "evaluation")
+
+
+class Defaults(BaseModel):
+    """Options of the Android environment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    frame_size: tuple[PositiveInt, PositiveInt] = (560, 252)  # height and width in pixels; 20:9 as a Pixel 6
+    actions: Literal["heads", "text"] = "heads"  # heads = six numbers (ScreenActionSpace); text = what a VLM writes
+    grid: tuple[PositiveInt, PositiveInt] = (20, 9)  # rows and columns of the cells that heads can touch
+    horizon: PositiveInt | None = None  # steps of an episode; None = the task's
+    instructions: str = ""  # for the task `instructions`: text file with one instruction per line
+    # file for the split `evaluation`; None = hold out a fifth of the file `instructions`
+    evaluation_instructions: str | None = None
+    overlap: bool = False  # whether both files may share instructions, as DigiRL's do
+    avd: str = "Pixel_6_API_33"  # virtual device to start, as `emulator -list-avds` shows it
+    snapshot: str = ""  # emulator's snapshot to start from; lists of instructions restore it before each episode
+    running: tuple[PositiveInt, ...] = ()  # console ports of emulators that run already, one per environment
+    sdk: str | None = None  # folder of the Android SDK; None = $ANDROID_HOME or ~/Android/Sdk
+    window: bool = False  # whether emulators show their screens in windows
+    emulator_arguments: tuple[str, ...] = ()  # further arguments of `emulator`, such as -gpu host
+    boot: PositiveFloat = 300.0  # seconds until Android must have booted
+    settle: float = Field(default=3.0, ge=0)  # longest wait for a still screen after an action, in seconds
+    python: str | None = None  # Python interpreter with android_env; None = that of `pr2l sim install`
+
+
+def kinds(task: str) -> tuple[str, ...]:
+    """Return no names: those of `info["labels"]` are the texts on the screen.
+
+    Args:
+        task: Not used.
+    """
+    return ()
+
+
+def make(
+    task: str,
+    options: Defaults | None = None,
+    *,
+    split: Literal["train", "evaluation"] = "train",
+    labels: bool = False,
+) -> gym.Env[dict[str, Any], Any]:
+    """Make the environment of a task; its interpreter and its phone start at the first reset.
+
+    Args:
+        task: A key of TASKS.
+        options: The options; None = Defaults().
+        split: The split of the seeds of AndroidWorld's parameters, or of the instructions.
+        labels: Whether `info["labels"]` has the elements of Android's accessibility tree; for AndroidWorld's tasks.
+
+    Raises:
+        UserError: If the task or the split is unknown, an option is missing or does not apply, or the interpreter is
+            not installed.
+    """
+    base.row(TASKS, task, "android")
+    options = options or Defaults()
+    _check(task, options, split, labels)
+    env = Isolated(
+        "environments.android.remote",
+        task,
+        options.model_dump(mode="json", exclude={"python", "actions", "grid"}),
+        split=split,
+        labels=labels,
+        name="Android",
+        python=interpreter("android" if task == INSTRUCTIONS else "android-world", options.python),
+        spaces=spaces(options),
+    )
+    if options.actions == "text":
+        return env
+    rows, columns = options.grid
+    return Heads(env, ScreenActionSpace(rows=rows, columns=columns))
+
+
+def spaces(options: Defaults) -> tuple[gym.spaces.Dict, gym.spaces.Text]:
+    """Return the spaces of the isolated environment, whose actions are texts.
+
+    Args:
+        options: The size of the frame is used.
+
+    Returns:
+        Dict of frame uint8 [H, W, 3], and the texts.
+    """
+    frame = gym.spaces.Box(0, 255, (*options.frame_size, 3), np.uint8)
+    return gym.spaces.Dict(frame=frame), ActionText()
+
+
+def _check(task: str, options: Defaults, split: str, labels: bool) -> None:
+    if split not in SPLITS:
+        raise UserError(f"{split!r} is not a split: {' or '.join(SPLITS)}")
+    if (task == INSTRUCTIONS) != bool(options.instructions):
+        raise UserError(
+            f"task={task!r} with instructions={options.instructions!r}: the task `instructions` needs "
+            "environment_options.instructions, a text file with one instruction per line; all other tasks have none"
+        )
+    if labels and task == INSTRUCTIONS:
+        raise UserError("labels come from AndroidWorld's accessibility service; use a task of AndroidWorld")

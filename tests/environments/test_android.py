@@ -1,0 +1,305 @@
+"""Parts of the Android environment that need neither android_env nor an emulator."""
+
+import sys
+from dataclasses import dataclass, field
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pr2l.core import registry
+from pr2l.environments.android import environment as android
+from pr2l.environments.android import gestures
+from pr2l.environments.android.android_world import AndroidWorld, parameter_seed, step_limit
+from pr2l.environments.android.gestures import LIFT, REPEAT, TOUCH, Touch, touches, typing_commands, untypable
+from pr2l.environments.android.heads import Heads
+from pr2l.environments.android.instructions import Instructions, read, split_lists
+from pr2l.environments.android.tasks import TASKS
+from pr2l.environments.common.screen_action_space import ScreenActionSpace
+from pr2l.environments.common.screen_actions import TYPES, ScreenAction, parse
+
+# Touches
+
+
+def test_tap_touches_and_lifts_at_its_point():
+    assert touches(parse("tap(0.500, 0.250)")) == [Touch(TOUCH, 0.5, 0.25, 0.05), Touch(LIFT, 0.5, 0.25)]
+
+
+def test_long_press_holds_the_finger_for_a_second():
+    sequence = touches(parse("long_press(0.100, 0.900)"))
+    assert [touch.type for touch in sequence] == [TOUCH, REPEAT, REPEAT, REPEAT, REPEAT, LIFT]
+    assert {(touch.x, touch.y) for touch in sequence} == {(0.1, 0.9)}
+    assert sum(touch.seconds for touch in sequence) == pytest.approx(1.0)
+
+
+def test_swipe_moves_along_a_line():
+    sequence = touches(parse("swipe(0.500, 0.800, 0.900, 0.200)"))
+    assert [touch.type for touch in sequence] == [TOUCH] * 9 + [LIFT]
+    assert [touch.x for touch in sequence] == pytest.approx([*np.linspace(0.5, 0.9, 9), 0.9])
+    assert [touch.y for touch in sequence] == pytest.approx([*np.linspace(0.8, 0.2, 9), 0.2])
+    assert sum(touch.seconds for touch in sequence) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("action", ["back()", "home()", "enter()", 'type("a")', 'answer("a")', "complete()"])
+def test_other_actions_touch_nothing(action):
+    assert touches(parse(action)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "commands"),
+    [
+        ("hello", ["input text hello"]),
+        ("two words", ["input text two%swords"]),
+        ("it's $5; rm -rf /", ["""input text 'it'"'"'s%s$5;%srm%s-rf%s/'"""]),
+        ("50%sure", ["input text 50%", "input text sure"]),
+        ("a\nb", ["input text a", "input keyevent KEYCODE_ENTER", "input text b"]),
+        ("naïve ✓", ["input text nave%s"]),
+        ("", []),
+        ("é", []),
+        ("x" * 250, ["input text " + "x" * 200, "input text " + "x" * 50]),
+    ],
+)
+def test_texts_are_quoted_for_the_shell_of_the_phone(text, commands):
+    assert [" ".join(command) for command in typing_commands(text)] == commands
+
+
+def typed_by_android(line):
+    """Return what Android's `input text` types: %s is a space (com.android.commands.input.Input.sendText)."""
+    characters, escaped = [], False
+    for character in line:
+        if escaped and character == "s":
+            characters[-1] = " "
+            escaped = False
+            continue
+        characters.append(character)
+        escaped = character == "%"
+    return "".join(characters)
+
+
+@given(st.text(st.sampled_from("ab %s'\"$\\`é\n"), max_size=450))
+def test_any_text_arrives_as_it_is_except_for_untypable_characters(text):
+    import shlex
+
+    arrived = ""
+    for command in typing_commands(text):
+        words = shlex.split(" ".join(command))
+        arrived += "\n" if words[1] == "keyevent" else typed_by_android(words[2])
+    assert arrived == text.replace("é", "")
+    assert untypable(text) == text.count("é")
+
+
+# Tasks
+
+
+def test_tasks_are_those_of_android_world_and_lists_of_instructions():
+    world = {name: task for name, task in TASKS.items() if name != "instructions"}
+    assert len(world) == 116
+    assert sum(name.startswith(("SystemWifi", "SystemBluetooth")) for name in world) == 8
+    assert (world["SystemWifiTurnOff"].horizon, world["RecipeDeleteSingleRecipe"].horizon) == (10, 10)
+    assert (world["MarkorMergeNotes"].horizon, world["OsmAndTrack"].horizon) == (78, 120)
+    assert all(task.apps for task in world.values())
+
+
+@pytest.mark.parametrize(("complexity", "limit"), [(1, 10), (1.2, 12), (2.2, 22), (3.4, 34), (7.8, 78), (12, 120)])
+def test_step_limit_is_ten_times_the_complexity(complexity, limit):
+    assert step_limit(complexity) == limit
+
+
+def test_seeds_of_parameters_differ_between_the_splits():
+    numbers = {split: {parameter_seed(split, seed) for seed in range(1000)} for split in ("train", "evaluation")}
+    assert len(numbers["train"]) == len(numbers["evaluation"]) == 1000
+    assert not numbers["train"] & numbers["evaluation"]
+    assert parameter_seed("train", 3) == parameter_seed("train", 3) < 2**32
+
+
+@dataclass
+class World:
+    """Stand-in for AndroidWorld's environment, which records what is done to it."""
+
+    wifi: str = "on"
+    interaction_cache: str = ""
+    calls: list = field(default_factory=list)
+
+    def reset(self, go_home):
+        self.calls.append(f"reset {go_home}")
+
+    def hide_automation_ui(self):
+        self.calls.append("hide")
+
+
+class WifiTask:
+    """Task with the interface of AndroidWorld's TaskEval; its score is 1 if wifi is off."""
+
+    start_on_home_screen, complexity, name = True, 1.8, "Wifi"
+
+    def __init__(self, params):
+        self.params = params
+        self.goal = f"Turn wifi {params['state']}."
+
+    @classmethod
+    def set_device_time(cls, env):
+        env.calls.append("time")
+
+    @classmethod
+    def generate_random_params(cls):
+        import random
+
+        return {"state": random.choice(["off", "OFF", "Off"])}
+
+    def initialize_task(self, env):
+        env.calls.append("initialize")
+        env.wifi = "on"
+
+    def is_successful(self, env):
+        env.calls.append("is_successful")
+        return 1.0 if env.wifi == "off" else 0.5
+
+    def tear_down(self, env):
+        env.calls.append("tear_down")
+
+
+@pytest.fixture
+def android_world(monkeypatch):
+    """Install a stand-in for AndroidWorld's registry, with one task."""
+
+    class TaskRegistry:
+        def get_registry(self, family):
+            assert family == "android_world"
+            return {"Wifi": WifiTask}
+
+    package, module = type(sys)("android_world"), type(sys)("android_world.registry")
+    module.TaskRegistry = TaskRegistry
+    package.registry = module
+    monkeypatch.setitem(sys.modules, "android_world", package)
+    monkeypatch.setitem(sys.modules, "android_world.registry", module)
+
+
+def test_android_world_task_is_set_up_scored_and_torn_down(android_world):
+    world = World()
+    source = AndroidWorld(None, "Wifi", "train", None, world)
+    goal, limit = source.begin(7)
+    assert goal.lower() == "turn wifi off." and limit == 18
+    assert source.begin(7)[0] == goal
+    assert world.calls == ["time", "initialize", "reset True", "hide", "tear_down", *world.calls[:4]]
+    world.calls.clear()
+    assert source.score(declared=False) == 0.0 and world.calls == []
+    assert source.score(declared=True) == 0.5
+    world.wifi = "off"
+    assert source.score(declared=False) == 0.0 and source.score(declared=True) == 1.0
+    source.answer("42")
+    assert world.interaction_cache == "42"
+    source.end()
+    source.end()
+    assert world.calls == ["is_successful", "is_successful", "tear_down"]
+    assert len({source.begin(seed)[0] for seed in range(20)}) == 3
+    assert AndroidWorld(None, "Wifi", "train", 5, world).begin(0)[1] == 5
+
+
+# Lists of instructions
+
+
+def test_instructions_of_a_file(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_text("# general\nOpen settings\n\n  Go to ebay.com  \nOpen settings\n")
+    assert read(str(file)) == ["Open settings", "Go to ebay.com"]
+    file.write_text("# nothing\n")
+    with pytest.raises(ValueError, match="has none"):
+        read(str(file))
+    with pytest.raises(ValueError, match="cannot read"):
+        read(str(tmp_path / "missing.txt"))
+
+
+def test_held_out_instructions_do_not_move_when_others_are_added():
+    lines = [f"Search for item {number}" for number in range(500)]
+    some, more = (split_lists(lines[:count], None, overlap=False) for count in (250, 500))
+    for split in ("train", "evaluation"):
+        assert set(some[split]) == set(more[split]) & set(lines[:250])
+    assert not set(more["train"]) & set(more["evaluation"])
+    assert len(more["train"]) + len(more["evaluation"]) == 500 and 60 < len(more["evaluation"]) < 140
+    spaced = split_lists([line.upper().replace(" ", "  ") for line in lines], None, overlap=False)
+    assert [line.lower().split() for line in spaced["train"]] == [line.lower().split() for line in more["train"]]
+
+
+def test_overlap_of_two_lists_is_refused_unless_allowed():
+    training, evaluation = ["a", "b", "c"], ["c", "d", "b"]
+    with pytest.raises(ValueError, match=r"2 of 3 instructions for evaluation are also for training, such as 'c'"):
+        split_lists(training, evaluation, overlap=False)
+    assert split_lists(training, evaluation, overlap=True) == {"train": training, "evaluation": evaluation}
+    assert split_lists(["a"], ["b"], overlap=False) == {"train": ["a"], "evaluation": ["b"]}
+    with pytest.raises(ValueError, match="too short"):
+        split_lists(["a"], None, overlap=False)
+
+
+def test_list_of_instructions_has_no_reward():
+    source = Instructions(["a", "b", "c"], limit=10)
+    assert {source.begin(seed) for seed in range(30)} == {("a", 10), ("b", 10), ("c", 10)}
+    assert source.begin(4) == source.begin(4)
+    assert source.score(declared=True) == 0.0
+
+
+# The environment
+
+
+class Echo(gym.Env):
+    """Environment whose actions are texts, which it keeps."""
+
+    action_space = gym.spaces.Text(100)
+    observation_space = gym.spaces.Dict(frame=gym.spaces.Box(0, 255, (2, 2, 3), np.uint8))
+
+    def reset(self, *, seed=None, options=None):
+        self.texts = []
+        return {}, {"context": {"goal": "search for red shoes"}}
+
+    def step(self, action):
+        self.texts.append(action)
+        return {}, 0.0, False, False, {}
+
+
+def test_heads_become_texts():
+    actions = ScreenActionSpace(rows=20, columns=9)
+    env = Heads(Echo(), actions)
+    assert env.action_space == actions.space and env.unwrapped.action_space != env.action_space
+    env.reset()
+    for text in ('type("red shoes")', "tap(0.500, 0.525)", "home()", "complete()"):
+        env.step(actions.encode(parse(text), "search for red shoes"))
+    env.step(np.array([TYPES.index("type"), 0, 0, 0, 40, 0]))
+    *texts, malformed = env.unwrapped.texts
+    assert texts == ['type("red shoes")', "tap(0.500, 0.525)", "home()", "complete()"]
+    assert malformed.startswith("malformed: the text starts at word 40")
+    with pytest.raises(ValueError):
+        parse(malformed)
+
+
+def test_make_refuses_what_does_not_fit_together(tmp_path, monkeypatch):
+    monkeypatch.setenv("PR2L_SIMS", str(tmp_path))
+    with pytest.raises(ValueError, match="Did you mean 'SystemWifiTurnOff'"):
+        android.make("SystemWifiTurnOf")
+    with pytest.raises(ValueError, match="needs environment_options.instructions"):
+        android.make("instructions")
+    with pytest.raises(ValueError, match="all other tasks have none"):
+        android.make("SystemWifiTurnOff", android.Defaults(instructions="list.txt"))
+    with pytest.raises(ValueError, match="'test' is not a split"):
+        android.make("SystemWifiTurnOff", split="test")
+    with pytest.raises(ValueError, match="accessibility"):
+        android.make("instructions", android.Defaults(instructions="list.txt"), labels=True)
+    with pytest.raises(ValueError, match="pr2l sim install android-world"):
+        android.make("SystemWifiTurnOff")
+    with pytest.raises(ValueError, match="pr2l sim install android`"):
+        android.make("instructions", android.Defaults(instructions="list.txt"))
+
+
+def test_environment_is_in_the_registry():
+    assert registry.load("environments", "android").TASKS is TASKS
+    heads = android.make("SystemWifiTurnOff", android.Defaults(python=sys.executable))
+    assert heads.observation_space["frame"].shape == (560, 252, 3)
+    assert heads.action_space == gym.spaces.MultiDiscrete([10, 180, 9, 4, 48, 12])
+    text = android.make("SystemWifiTurnOff", android.Defaults(python=sys.executable, actions="text"))
+    assert isinstance(text.action_space, gym.spaces.Text) and text.action_space.contains("tap(0.1, 0.2)")
+
+
+def test_every_screen_action_is_a_touch_a_key_a_text_or_the_agents_word():
+    covered = {"tap", "long_press", "swipe", "type", *gestures.KEYS, "answer", "complete", "impossible"}
+    assert covered == set(TYPES)
+    assert ScreenAction("tap", 0, 1).x == 0.0

@@ -1,0 +1,306 @@
+"""The android-env package in its interpreter: its fake simulator, a drawn screen, and a stand-in for the emulator."""
+
+import json
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from processes import TIMEOUT
+
+from pr2l.environments.android import environment as android
+from pr2l.environments.android import slots
+from pr2l.environments.isolation.interpreters import interpreter
+from pr2l.environments.isolation.isolated import WORKER, Isolated, Timeouts
+from pr2l.rollout.contract import ContractCheck
+
+pytestmark = [pytest.mark.sims, pytest.mark.timeout(900)]
+
+TESTS = Path(__file__).parents[1]
+WIDTH, HEIGHT, SIDE = 90, 160, 20  # of tests/android_target.py
+
+
+def target(**options) -> Isolated:
+    """Return the phone of tests/android_target.py."""
+    return Isolated(
+        str(TESTS / "android_target.py"),
+        "target",
+        options,
+        split="train",
+        labels=False,
+        name="target",
+        python=interpreter("android"),
+        env={"PYTHONPATH": str(TESTS)},
+    )
+
+
+@pytest.fixture(scope="module")
+def phone():
+    with closing(target()) as env:
+        yield env
+
+
+def middle(frame):
+    """Return the action that taps the middle of the red target in a frame."""
+    rows, columns = np.nonzero((frame == (255, 0, 0)).all(axis=2))
+    x, y = (columns.mean() + 0.5) / frame.shape[1], (rows.mean() + 0.5) / frame.shape[0]
+    return f"tap({x:.3f}, {y:.3f})"
+
+
+def test_pixels_and_touches_pass_unchanged(phone):
+    frame = phone.reset(seed=3)[0]["frame"]
+    assert frame.shape == (HEIGHT, WIDTH, 3) and (frame == phone.call("screenshot")).all()
+    assert (frame == (255, 0, 0)).all(axis=2).sum() == SIDE**2
+    before = len(phone.call("state")["events"])
+    phone.step("tap(0.5, 0.25)")
+    phone.step("long_press(0, 1)")
+    phone.step("swipe(0.5, 0.75, 0.5, 0.25)")
+    events = [tuple(event) for event in phone.call("state")["events"][before:]]
+    assert events[:4] == [(45, 40, True), (45, 40, False), (0, 159, True), (0, 159, False)]
+    assert events[4:] == [(45, y, True) for y in range(120, 39, -10)] + [(45, 40, False)]
+
+
+def test_texts_and_keys_arrive(phone):
+    phone.reset(seed=3)
+    for action in ('type("it\'s 50%s off; ✓")', "enter()", "back()", "home()", 'answer(" 42")'):
+        phone.step(action)
+    state = phone.call("state")
+    assert state["typed"] == "it's 50%s off;  42"
+    assert state["keys"] == ["KEYCODE_ENTER", "KEYCODE_BACK", "KEYCODE_HOME"]
+    *_, info = phone.step("complete()")
+    assert info["measures"] == {"malformed_actions": 0, "untypable_characters": 1}
+
+
+def test_malformed_actions_are_counted_and_do_nothing(phone):
+    frame = phone.reset(seed=4)[0]["frame"]
+    before = phone.call("state")
+    for number, action in enumerate(("tap(2, 2)", "", "jump()", "tap(0.5", '{"action_type": "click"}'), start=1):
+        observation, reward, terminated, truncated, info = phone.step(action)
+        assert info["measures"]["malformed_actions"] == number
+        assert (reward, terminated, truncated) == (0, False, False)
+    assert (observation["frame"] == frame).all() and phone.call("state") == before
+
+
+def test_episodes_end_at_success_at_the_agents_word_and_at_the_limit(phone):
+    frame, info = phone.reset(seed=5)
+    assert info == {"context": {"goal": "touch the target 5"}, "success": False, "measures": info["measures"]}
+    _, reward, terminated, truncated, info = phone.step(middle(frame["frame"]))
+    assert (reward, terminated, truncated, info["success"]) == (1, True, False, True)
+    for action in ("complete()", "impossible()"):
+        phone.reset(seed=6)
+        _, reward, terminated, truncated, info = phone.step(action)
+        assert (reward, terminated, truncated, info["success"]) == (0, True, False, False)
+    phone.reset(seed=7)
+    ends = [phone.step("back()")[2:4] for _ in range(10)]
+    assert ends == [(False, False)] * 9 + [(False, True)]
+
+
+def test_frames_are_the_mean_of_the_pixels_that_they_cover():
+    with closing(target(frame_size=[80, 45])) as env:
+        frame = env.reset(seed=3)[0]["frame"]
+        screen = env.call("screenshot")
+    blocks = screen.reshape(80, 2, 45, 2, 3).mean(axis=(1, 3))
+    assert frame.shape == (80, 45, 3) and np.abs(frame - blocks).max() <= 0.51
+
+
+def test_return_of_500_episodes_equals_the_number_of_successes(phone):
+    """The reward arrives in the step that earns it: never late, in the next episode, or twice."""
+    env, random = ContractCheck(phone, "target"), np.random.default_rng(0)
+    returns, successes, hits = [], [], 0
+    for seed in range(500):
+        observation, _ = env.reset(seed=seed)
+        rewards, done = [], False
+        while not done:
+            hit = random.random() < 0.4
+            action = middle(observation["frame"]) if hit else "back()" if random.random() < 0.8 else "complete()"
+            observation, reward, terminated, truncated, info = env.step(action)
+            assert reward == float(hit) == float(info["success"])
+            rewards.append(reward)
+            done = terminated or truncated
+            hits += hit
+        assert rewards[:-1] == [0.0] * (len(rewards) - 1)
+        returns.append(sum(rewards))
+        successes.append(info["success"])
+    assert returns == list(map(float, successes)) and sum(returns) == hits
+    assert 250 < hits < 500
+
+
+FAKE = f"""
+import sys
+sys.path.append({str(WORKER.parent)!r})
+import worker
+worker.make_packages("environments.android.remote")
+worker.make_packages("environments.isolation.wire")
+from android_env.components import config_classes
+from android_env.components.simulators.fake import fake_simulator
+from environments.android.device import Device, load
+from environments.android.instructions import Instructions
+from environments.android.remote import Phone
+fake = fake_simulator.FakeSimulator(config_classes.FakeSimulatorConfig(screen_dimensions=(64, 36)))
+phone = Phone(Device(load(fake), (64, 36), settle=0.0), Instructions(["look around"], 50), (64, 36))
+for episode in range(3):
+    frame = phone.reset(episode)[0]["frame"]
+    for action in ["tap(0.5, 0.5)", "swipe(0.5, 0.9, 0.5, 0.1)", 'type("a b")', "home()"] * 20:
+        observation, reward, terminated, truncated, info = phone.step(action)
+        assert observation["frame"].shape == (64, 36, 3) and reward == 0 and not info["success"]
+        if truncated:
+            break
+    print(episode, phone._steps)
+phone.close()
+"""
+
+
+def test_fake_simulator_of_android_env_runs_episodes():
+    """Its log claims rewards and ends of episodes at random, which must not reach the environment."""
+    done = subprocess.run([str(interpreter("android")), "-c", FAKE], capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:3] == ["0 50", "1 50", "2 50"]
+
+
+# An emulator: the whole path from its command line to frames, with tests/fake_emulator.py as its program.
+
+
+@pytest.fixture
+def sdk(tmp_path, monkeypatch):
+    """Folder of an Android SDK with the stand-ins; the emulator has a gRPC server of android_env's messages."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # for the locks of the workers
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    programs = {
+        "emulator/emulator": (interpreter("android"), "fake_emulator.py"),
+        "platform-tools/adb": (sys.executable, "fake_adb.py"),
+    }
+    for path, (python, script) in programs.items():
+        program = tmp_path / path
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\nexec {python} {TESTS / script} "$@"\n')
+        program.chmod(0o755)
+    return tmp_path
+
+
+@pytest.fixture
+def instructions(tmp_path):
+    file = tmp_path / "instructions.txt"
+    file.write_text("\n".join(f"touch target number {number}" for number in range(20)))
+    return str(file)
+
+
+def emulators():
+    return [
+        one for one in psutil.process_iter(["cmdline"]) if "fake_emulator.py" in " ".join(one.info["cmdline"] or ())
+    ]
+
+
+def make(sdk, instructions, *arguments, **options):
+    settings = {"sdk": str(sdk), "instructions": instructions, "avd": "pixel", "frame_size": (160, 90), "settle": 0.0}
+    settings |= {"actions": "text", "emulator_arguments": arguments}
+    return android.make("instructions", android.Defaults(**settings | options))
+
+
+def state_of(slot):
+    """Return what the stand-in for the emulator has received."""
+    command = [sys.executable, str(TESTS / "fake_adb.py"), "-s", slot.serial, "shell", "state"]
+    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+
+
+@pytest.fixture(autouse=True)
+def no_emulator_is_left():
+    assert not emulators()
+    yield
+    deadline = time.monotonic() + TIMEOUT
+    while emulators() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not emulators()
+
+
+def test_emulator_is_started_touched_and_ended(sdk, instructions):
+    with closing(make(sdk, instructions, "--boot", "1", snapshot="clean")) as env:
+        frame, info = env.reset(seed=0)
+        assert info["context"]["goal"].startswith("touch target number") and not info["success"]
+        assert (frame["frame"][0, 0] == (128, 128, 128)).all() and (frame["frame"][50, 45] == (255, 0, 0)).all()
+        touched = env.step("tap(0.5, 0.3)")[0]["frame"]
+        assert (touched[0, 0] == (0, 255, 0)).all()
+        env.step('type("two words")')
+        env.step("back()")
+        state = state_of(slots.Slot(0))
+        assert state["touches"][-2:] == [[45, 48, 1], [45, 48, 0]]
+        assert (state["typed"], state["keys"][-1]) == ("two words", "KEYCODE_BACK")
+        [emulator] = emulators()
+        command = " ".join(emulator.cmdline())
+        assert "-avd pixel -read-only -no-snapshot-save -snapshot clean -port 5554 -grpc 8554" in command
+        restored = env.reset(seed=1)[0]["frame"]  # from the snapshot
+        assert (restored[0, 0] == (128, 128, 128)).all() and state_of(slots.Slot(0))["typed"] == ""
+
+
+def test_two_environments_have_an_emulator_each(sdk, instructions):
+    with closing(make(sdk, instructions)) as one, closing(make(sdk, instructions)) as two:
+        one.reset(seed=0), two.reset(seed=0)
+        assert len(emulators()) == 2
+        assert (one.step("tap(0.5, 0.3)")[0]["frame"][0, 0] == (0, 255, 0)).all()
+        assert (two.step("home()")[0]["frame"][0, 0] == (128, 128, 128)).all()
+
+
+def test_running_emulator_is_used_and_kept(sdk, instructions):
+    slot = slots.Slot(5)
+    command = [str(sdk / "emulator/emulator"), "-avd", "pixel", "-port", str(slot.console), "-grpc", str(slot.grpc)]
+    running = subprocess.Popen(command)
+    try:
+        while slots.is_free(slot.grpc):
+            time.sleep(0.1)
+        with closing(make(sdk, instructions, running=(slot.console,))) as env:
+            env.reset(seed=0)
+            assert (env.step("tap(0.5, 0.3)")[0]["frame"][0, 0] == (0, 255, 0)).all()
+        assert running.poll() is None
+    finally:
+        running.kill()
+        running.wait()
+
+
+@pytest.mark.filterwarnings("ignore:Android is replaced")
+@pytest.mark.parametrize("fault", ["crash", "hang"])
+def test_emulator_that_fails_in_an_episode_is_replaced(fault, sdk, instructions):
+    env = make(sdk, instructions, "--fault", fault, "--after", "15")
+    env.timeouts = Timeouts(step=10, silence=10)
+    with closing(env):
+        observation, _ = env.reset(seed=0)
+        truncated, deadline = False, time.monotonic() + TIMEOUT
+        while not truncated and time.monotonic() < deadline:
+            before = observation
+            observation, reward, terminated, truncated, info = env.step("tap(0.1, 0.9)")
+            truncated = "cut" in info
+            if terminated or info["measures"]["malformed_actions"]:
+                raise AssertionError(info)
+        assert truncated and (reward, info["success"]) == (0, False) and env.restarts == 1
+        assert (observation["frame"] == before["frame"]).all()
+        observation, _ = env.reset(seed=1)
+        assert (observation["frame"][0, 0] == (128, 128, 128)).all() and len(emulators()) == 1
+
+
+def test_unknown_virtual_device_is_a_user_error(sdk, instructions):
+    with (
+        closing(make(sdk, instructions, avd="pixl")) as env,
+        pytest.raises(ValueError, match="no virtual device 'pixl'. Did you mean 'pixel'.*pixel, tablet"),
+    ):
+        env.reset(seed=0)
+
+
+def test_task_of_android_world_names_the_next_step_without_it(sdk):
+    options = android.Defaults(sdk=str(sdk), avd="pixel", python=str(interpreter("android")))
+    with (
+        closing(android.make("SystemWifiTurnOff", options)) as env,
+        pytest.raises(ValueError, match="No module named 'android_world'"),
+    ):
+        env.reset(seed=0)
+
+
+def test_checks_report_all_parts(sdk):
+    options = json.dumps({"sdk": str(sdk), "android_world": False})
+    command = [str(interpreter("android")), "-s", str(WORKER), "--check", "environments.android.remote", options]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    found = {name: (works, text) for name, works, text, _ in map(json.loads, lines)}
+    assert list(found) == ["android_env", "Android SDK", "virtual devices", "acceleration"]
+    assert all(works for works, _ in found.values())
+    assert found["virtual devices"][1] == "pixel, tablet" and "KVM" in found["acceleration"][1]
