@@ -2,6 +2,7 @@
 
     agent = PromptedAgent(load_vlm("tiny"))                                         zero-shot
     agent = TrainableAgent(load_vlm("tiny"), trainable.Defaults(max_new_tokens=8))  with trainable LoRA weights
+    ScreenAgent(agent)                                                              operates a touch screen
 
 Names are imported on first use, because the import of transformers takes seconds.
 """
@@ -14,11 +15,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pr2l.agents.base import Agent, Response
     from pr2l.agents.prompted import PromptedAgent
+    from pr2l.agents.screen import ScreenAgent
     from pr2l.agents.trainable import TrainableAgent
 
-__all__ = ["Agent", "PromptedAgent", "Response", "TrainableAgent"]
+__all__ = ["Agent", "PromptedAgent", "Response", "ScreenAgent", "TrainableAgent"]
 
-_MODULES = {"Agent": "base", "Response": "base", "PromptedAgent": "prompted", "TrainableAgent": "trainable"}
+_MODULES = {
+    "Agent": "base",
+    "PromptedAgent": "prompted",
+    "Response": "base",
+    "ScreenAgent": "screen",
+    "TrainableAgent": "trainable",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -31,6 +31,7 @@ from pr2l.encoders.common.cache import uncached
 from pr2l.policies.base import Learner
 from pr2l.rollout import build
 from pr2l.rollout.vec_embed import VecEmbed
+from pr2l.rollout.vec_frames import VecFrames
 from pr2l.training.runs import Run
 from pr2l.training.video import EpisodeVideo, describe, write_video
 
@@ -303,7 +304,7 @@ def play(venv: VecEnv, act: Actor, episodes: int, video: EpisodeVideo | None = N
         venv: N environments with the infos of SeededEpisodes.
         act: Function that chooses the actions.
         episodes: Number of episodes.
-        video: Video to which to add the frames, if `venv` is a VecEmbed; None = no video.
+        video: Video to which to add the frames, if `venv` is a VecEmbed or a VecFrames; None = no video.
 
     Returns:
         "episode" infos in the order of their numbers, each with "number".
@@ -313,7 +314,7 @@ def play(venv: VecEnv, act: Actor, episodes: int, video: EpisodeVideo | None = N
     starts = np.ones(venv.num_envs, dtype=bool)
     while len(info_of) < episodes:
         actions = act(observation, starts)
-        if video is not None and isinstance(venv, VecEmbed):
+        if video is not None and isinstance(venv, VecEmbed | VecFrames):
             video.show(venv.frames, venv.contexts, venv.answers, partial(_draw_action, venv, actions))
         observation, rewards, starts, infos = venv.step(actions)
         if video is not None:

@@ -57,10 +57,11 @@ def dual_point(touch, lift):
 
 
 def test_autoui_points_nearer_than_the_limit_are_a_tap():
-    """The code taps if dx^2 + dy^2 < 10: on 1000 x 1000 pixels, (3, 0) is 9, (1, 3) is 10."""
+    """The code taps if dx^2 + dy^2 < 10: 3 pixels to the right are 9, and 1 pixel up is 10 with them."""
+    exact = dual_point("[0.5, 0.5]", "[0.4990234375, 0.5029296875]")  # 1 and 3 of 1024 pixels
+    assert from_autoui(exact, (1024, 1024)) == ScreenAction("swipe", 0.5, 0.5, 0.5029296875, 0.4990234375)
     size = (1000, 1000)
     assert from_autoui(dual_point("[0.5, 0.5]", "[0.5, 0.503]"), size) == ScreenAction("tap", 0.5, 0.5)
-    assert from_autoui(dual_point("[0.5, 0.5]", "[0.501, 0.5031]"), size).type == "swipe"
     assert from_autoui(dual_point("[0.5, 0.5]", "[0.5, 0.503]"), (2000, 1000)).type == "swipe"
     with pytest.raises(UnsupportedAction, match="so short"):
         to_autoui(ScreenAction("swipe", 0.5, 0.5, 0.503, 0.5), size)
