@@ -17,7 +17,7 @@
     const turn = (name, icon, count) => iconButton({ name, icon, tap: () => { draft.month = format.addMonths(month, count); } });
     const chosen = eventsOf(events, day);
     return page({
-      title: format.monthName(month),
+      title: format.shortMonth(month),
       actions: [turn("Previous month", "chevron_left", -1), turn("Next month", "chevron_right", 1),
                 iconButton({ name: "Today", icon: "today", tap: () => Object.assign(draft, { day: format.today(), month: format.today().slice(0, 7) }) })],
       body: [

@@ -28,7 +28,7 @@
       if (!text || node.parentElement.closest("[data-name]")) continue;
       const range = document.createRange();
       range.selectNodeContents(node);
-      const box = inView(node.parentElement, range.getBoundingClientRect());
+      const box = inView(node.parentElement, common(range.getBoundingClientRect(), node.parentElement.getBoundingClientRect()));
       if (box && node.parentElement === top(box)) {
         found.push({ name: text, role: "text", text, box, value: null, visible: true });
       }
@@ -38,15 +38,20 @@
 
   const top = ([x0, y0, x1, y1]) => document.elementFromPoint((x0 + x1) / 2, (y0 + y1) / 2);
 
-  /* Return the part of a rectangle that the scrolled areas around the element show, or null. */
-  const inView = (element, { left, top, right, bottom }) => {
-    let box = [Math.max(0, left), Math.max(0, top), Math.min(innerWidth, right), Math.min(innerHeight, bottom)];
+  /* Return the part of a rectangle that the screen and the scrolled areas around the element show, or null. */
+  const inView = (element, rectangle) => {
+    let seen = common(rectangle, { left: 0, top: 0, right: innerWidth, bottom: innerHeight });
     for (let area = element.closest("[data-scroll]"); area; area = area.parentElement.closest("[data-scroll]")) {
-      const clip = area.getBoundingClientRect();
-      box = [Math.max(box[0], clip.left), Math.max(box[1], clip.top), Math.min(box[2], clip.right), Math.min(box[3], clip.bottom)];
+      seen = common(seen, area.getBoundingClientRect());
     }
-    return box[2] - box[0] < LEAST || box[3] - box[1] < LEAST ? null : box.map((value) => Math.round(value * 100) / 100);
+    const { left, top, right, bottom } = seen;
+    return right - left < LEAST || bottom - top < LEAST ? null : [left, top, right, bottom].map((value) => Math.round(value * 100) / 100);
   };
+
+  const common = (one, other) => ({
+    left: Math.max(one.left, other.left), top: Math.max(one.top, other.top),
+    right: Math.min(one.right, other.right), bottom: Math.min(one.bottom, other.bottom),
+  });
 
   /* Number elements of the same name: "Contacts/Ann Lee", "Contacts/Ann Lee (2)". */
   const distinct = (elements) => {

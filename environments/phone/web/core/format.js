@@ -7,8 +7,8 @@ window.format = (() => {
   const utc = (date) => new Date(`${date}T00:00:00Z`);
 
   const weekday = (date) => DAYS[(utc(date).getUTCDay() + 6) % 7];
-  const addDays = (date, days) => new Date(utc(date).getTime() + days * 86400000).toISOString().slice(0, 10);
   const monthName = (month) => `${MONTHS[Number(month.slice(5, 7)) - 1]} ${month.slice(0, 4)}`;
+  const shortMonth = (month) => `${monthName(month).slice(0, 3)} ${month.slice(0, 4)}`;
   const addMonths = (month, count) => {
     const months = Number(month.slice(0, 4)) * 12 + Number(month.slice(5, 7)) - 1 + count;
     return `${Math.floor(months / 12)}-${two(months % 12 + 1)}`;
@@ -27,5 +27,5 @@ window.format = (() => {
   /* The time of a message or file: only the clock today, otherwise the day. */
   const moment = (time) => time.slice(0, 10) === today() ? time.slice(11, 16) : day(time.slice(0, 10));
 
-  return { MONTHS, DAYS, two, weekday, addDays, monthName, addMonths, daysOf, day, longDay, today, clock, money, duration, moment };
+  return { MONTHS, DAYS, two, weekday, monthName, shortMonth, addMonths, daysOf, day, longDay, today, clock, money, duration, moment };
 })();

@@ -15,7 +15,8 @@
 
   const begin = ({ clientX: x, clientY: y, target }) => {
     const element = target.closest("[data-name]");
-    touch = { x, y, lastY: y, element, area: target.closest("[data-scroll]"), moved: false, done: false };
+    const area = target.closest("[data-scroll]");
+    touch = { x, y, element, area, from: area?.scrollTop, moved: false, done: false };
     const own = touch;
     if (element?.hold) own.timer = setTimeout(() => press(own), HOLD_MS);
   };
@@ -48,7 +49,7 @@
   };
 
   const scroll = (y) => {
-    const { area } = touch;
+    const { area, from } = touch;
     if (area.dataset.scroll === "shade") {
       if (touch.y - y > 2 * EDGE) {
         touch.done = true;
@@ -56,8 +57,7 @@
       }
       return;
     }
-    area.scrollTop += touch.lastY - y;
-    touch.lastY = y;
+    area.scrollTop = from + (touch.y - y) / area.currentCSSZoom;
     phone.state.screen[area.dataset.scroll] = area.scrollTop;
   };
 
