@@ -223,6 +223,9 @@ class Learner(Protocol):
     A class that learns from rollouts may declare `reads_terminated: ClassVar[bool] = False`. Then `info` has no
     "terminal_observation" at the end of terminated episodes, only at the end of truncated ones, and pr2l saves the
     encoder's work for those frames.
+
+    A class that learns from rollouts may declare `takes_data: ClassVar[bool] = True`. Then a config may name a data
+    set, and pr2l calls `add_data` with a BatchSource of its trajectories once, before `load_state_dict` and `learn`.
     """
 
     learns_from: ClassVar[LearnsFrom]

@@ -25,7 +25,7 @@ from stable_baselines3.common.utils import get_device, set_random_seed
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from .base import BatchSource, LearnsFrom, Tensors, Trajectory
+from .base import BatchSource, LearnsFrom, Tensors, Trajectory, Values
 from .common.factored_policy import FactoredPolicy
 from .common.loop import Loop, Update
 from .common.options import Fraction, Number, PositiveNumber, Sizes
@@ -115,6 +115,7 @@ class DigiRLLearner(FilteredLearner):
 
     def __init__(self, policy: FactoredPolicy, critic: Critic, options: Defaults) -> None:
         self.options, self.critic, self.filter = options, critic, TrajectoryFilter(options)
+        self.updates = 0  # gradient steps so far
         parameters = [*policy.parameters(), *critic.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
         modules = {"policy": policy, "critic": critic}
@@ -130,15 +131,13 @@ class DigiRLLearner(FilteredLearner):
             The number of steps in the batch, and the metrics of `gradient_step` and epoch.
         """
         steps = flat_steps(source.next_batch(self.options.trajectories), self.device)
-        metrics = self.gradient_step(steps, train_policy=self.num_timesteps >= self.options.critic_steps)
-        return Update(len(steps), {**metrics, "train/epoch": source.epoch})
+        return Update(len(steps), {**self.gradient_step(steps), "train/epoch": source.epoch})
 
-    def gradient_step(self, steps: Steps, *, train_policy: bool) -> dict[str, float]:
-        """Make one gradient step of critic and policy.
+    def gradient_step(self, steps: Steps) -> dict[str, float]:
+        """Make one gradient step of the critic and, after the first `options.critic_updates`, of the policy.
 
         Args:
             steps: Steps of a batch of trajectories.
-            train_policy: Whether to train the policy too.
 
         Returns:
             Losses; kept, the fraction of trajectories that pass the filter; weight, the mean weight of their steps.
@@ -148,7 +147,10 @@ class DigiRLLearner(FilteredLearner):
         instruction_loss, value_loss = instruction_value_loss(instruction_logits, steps), step_value_loss(logits, steps)
         passed = self.filter.keep(self.scores(instruction_logits, steps), steps.total_rewards)
         weights = step_weights(logits, steps, self.options)
-        policy_loss = imitation_loss(self.policy, steps, passed, weights) if train_policy else torch.zeros(())
+        policy_loss = torch.zeros((), device=self.device)
+        if self.updates >= self.options.critic_updates:
+            policy_loss = imitation_loss(self.policy, steps, passed, weights)
+        self.updates += 1
         self.loop.optimizer.zero_grad()
         (instruction_loss + value_loss + policy_loss).backward()
         for module in (self.policy, self.critic):
@@ -173,6 +175,14 @@ class DigiRLLearner(FilteredLearner):
         if self.options.filter == "curriculum":
             return instruction_advantages(steps.total_rewards, instruction_logits.detach().sigmoid())
         return steps.total_rewards if self.options.filter == "reward" else torch.zeros_like(steps.total_rewards)
+
+    def state_dict(self) -> tuple[Tensors, Values]:
+        tensors, values = super().state_dict()
+        return tensors, {**values, "updates": self.updates}
+
+    def load_state_dict(self, tensors: Tensors, values: Values) -> None:
+        super().load_state_dict(tensors, values)
+        self.updates = values["updates"]
 
 
 Learner = DigiRLLearner
@@ -277,4 +287,4 @@ class Defaults(FilterOptions):
     temperature: PositiveNumber = 0.1  # temperature of weighting=exponential
     max_weight: PositiveNumber = 20.0  # largest weight of weighting=exponential; from AWR
     critic_sizes: Sizes = (256,)  # hidden units per layer of the values; two layers of 768 in the code
-    critic_steps: NonNegativeInt = 0  # steps of data that train the values before the policy learns too
+    critic_updates: NonNegativeInt = 0  # updates that train the values only, before the policy learns too

@@ -6,7 +6,6 @@ needed. Only this file uses private attributes of Stable-Baselines3's models; py
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +23,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from ..base import Actions, Hooks, LearnsFrom, Observation, Tensors, UserError, Values
 from .actions import check_start
+from .random_state import random_tensors, random_values, restore_random
 from .state import below, copies, optimizer_tensors, restore_optimizer
 from .tokens import TokenHandles, TokenTable, handle_space
 
@@ -212,11 +212,11 @@ class OnPolicyLearner:
         tensors |= {f"observation/{key}": torch.from_numpy(value) for key, value in self._observation().items()}
         if model._last_episode_starts is not None:
             tensors["episode_starts"] = torch.from_numpy(np.asarray(model._last_episode_starts))
-        tensors |= _lstm_tensors(model) | _random_tensors()
+        tensors |= _lstm_tensors(model) | random_tensors()
         values = {
             "counters": {name: getattr(model, name) for name in COUNTERS},
             "param_groups": model.policy.optimizer.state_dict()["param_groups"],
-            "random": _random_values(),
+            "random": random_values(),
         }
         return copies(tensors), values
 
@@ -239,7 +239,7 @@ class OnPolicyLearner:
         _restore_lstm(model, tensors)
         for name in COUNTERS:
             setattr(model, name, values["counters"][name])
-        _restore_random(tensors, values["random"])
+        restore_random(tensors, values["random"])
 
     def load_policy(self, tensors: Tensors) -> None:
         """Restore the weights of the policy only, for acting.
@@ -387,33 +387,6 @@ def _restore_lstm(model: OnPolicyAlgorithm, tensors: Tensors) -> None:
     if lstm:
         pi, vf = ((lstm[f"{head}/0"], lstm[f"{head}/1"]) for head in ("pi", "vf"))
         model._last_lstm_states = RNNStates(pi, vf)  # type: ignore[attr-defined]  # RecurrentPPO has it
-
-
-def _random_tensors() -> Tensors:
-    """Return the states of torch's process-wide random generators, one per device."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    devices = {f"random/cuda/{index}": generator for index, generator in enumerate(cuda)}
-    return {"random/torch": torch.get_rng_state()} | devices
-
-
-def _random_values() -> Values:
-    version, words, gauss = random.getstate()
-    numpy_state = np.random.get_state(legacy=False)
-    key = numpy_state["state"]["key"].tolist()  # 624 words
-    return {
-        "python": [version, list(words), gauss],
-        "numpy": {**numpy_state, "state": {**numpy_state["state"], "key": key}},
-    }
-
-
-def _restore_random(tensors: Tensors, values: Values) -> None:
-    torch.set_rng_state(tensors["random/torch"])
-    devices = {int(name): tensor for name, tensor in below(tensors, "random/cuda").items()}
-    if devices and len(devices) == torch.cuda.device_count():  # with other GPUs the run continues, but not bit for bit
-        torch.cuda.set_rng_state_all([devices[index] for index in sorted(devices)])
-    np.random.set_state(values["numpy"])
-    version, words, gauss = values["python"]
-    random.setstate((version, tuple(words), gauss))
 
 
 def rollout_bytes(observation_space: spaces.Dict, num_envs: int, options: Any) -> dict[str, int]:

@@ -29,13 +29,14 @@ def learns_from(config: RunConfig) -> LearnsFrom:
 
 
 def learns_from_data(config: RunConfig) -> bool:
-    """Return whether the config's algorithm learns from recorded episodes.
+    """Return whether the config's algorithm learns from recorded episodes only.
 
     Args:
         config: The algorithm and `data` are used.
 
     Raises:
-        UserError: If such an algorithm has no `data` in the config, or another algorithm has `data`.
+        UserError: If such an algorithm has no `data` in the config, or another algorithm that does not take data has
+            `data`.
     """
     from_data = learns_from(config) != "rollouts"
     if from_data and config.data is None:
@@ -43,11 +44,20 @@ def learns_from_data(config: RunConfig) -> bool:
             f"{config.algorithm} learns from recorded episodes, but the config has no `data`; record a data set with "
             "`pr2l collect`, and add data=FOLDER"
         )
-    if config.data is not None and not from_data:
+    if config.data is not None and not from_data and not takes_data(config):
         raise UserError(
             f"{config.algorithm} learns from its own rollouts and does not use data={config.data}; set data=null"
         )
     return from_data
+
+
+def takes_data(config: RunConfig) -> bool:
+    """Return whether the config's algorithm learns from rollouts and, if there are any, from recorded episodes too.
+
+    Args:
+        config: The algorithm is used; its module is imported.
+    """
+    return bool(getattr(registry.load("algorithms", config.algorithm).Learner, "takes_data", False))
 
 
 def recording(config: RunConfig) -> Recording:
@@ -128,7 +138,8 @@ def batch_source(config: RunConfig, encoder: Encoder, data: Recording) -> Transi
         UserError: If the data set does not fit the config, or the algorithm learns from other data, such as
             preferences.
     """
-    kind, options = learns_from(config), config.options("algorithm")
+    kind = "trajectories" if takes_data(config) else learns_from(config)
+    options = config.options("algorithm")
     if kind not in ("transitions", "trajectories"):
         raise UserError(
             f"{config.algorithm} learns from {kind}, but {config.data} has only transitions and trajectories"

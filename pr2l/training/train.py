@@ -27,7 +27,7 @@ from pr2l.core.console import Console
 from pr2l.core.errors import UserError, code_of, owner_of_object
 from pr2l.core.lock import locked
 from pr2l.core.signals import STOP_SIGNALS, stops_once
-from pr2l.data.recorded import batch_source, learns_from_data, recorded_spaces, recording
+from pr2l.data.recorded import batch_source, learns_from_data, recorded_spaces, recording, takes_data
 from pr2l.encoders.base import Encoder
 from pr2l.policies.base import Hooks, Learner
 from pr2l.rollout import build
@@ -79,6 +79,9 @@ def _train(config: RunConfig, resume: Path | None, root: Path) -> Path:
         if checkpoint is not None:
             encoder.load_state_dict(checkpoint.below("encoder"))
         learner = build.learner(config, encoder, spaces)
+        if config.data is not None and takes_data(config):
+            takes: Any = learner  # has `add_data`
+            takes.add_data(batch_source(config, encoder, recording(config)))
         if run is None:
             run = Run.create(config, root)
             stack.enter_context(locked(run.path))

@@ -153,6 +153,22 @@ def test_extended_run_equals_a_longer_run(toy, tmp_path):
     assert_same_run(train(load_config(run / "config.yaml", ["steps=640"]), resume=run), longer)
 
 
+ONLINE = {
+    "n_steps": 8, "updates": 2, "trajectories": 4, "critic_sizes": (8,), "device": "cpu", "offline_updates": 5,
+}  # fmt: skip
+
+
+def test_offline_to_online_run_continues_with_its_replay(toy, tmp_path):
+    """A run that learns from recorded episodes, then from its own, equals one that is extended after 192 steps."""
+    words = ["algorithm=digirl_online", f"algorithm_options={json.dumps(ONLINE)}", "evaluation_episodes=1"]
+    run = train(toy("steps=192", *words), root=tmp_path / "runs")
+    rows = metrics(run)
+    assert [int(row["step"]) for row in rows[:7]] == [0] * 5 + [32, 64] and rows[0]["train/value_loss"]
+    assert any("replay/0/observations/tokens" in name for name in weights(run)[1])
+    longer = train(toy("steps=640", *words), root=tmp_path / "longer")
+    assert_same_run(train(load_config(run / "config.yaml", ["steps=640"]), resume=run), longer)
+
+
 @pytest.mark.slow  # tests/training/test_train.py kills a run, too
 def test_resume_after_kill_equals_uninterrupted_run(toy, tmp_path):
     """SIGKILL at some time after a checkpoint, in the middle of an epoch."""

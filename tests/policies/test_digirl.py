@@ -83,8 +83,8 @@ def test_scores_of_trajectories_by_hand(scores, expected):
 
 
 def test_policy_is_not_trained_before_the_critics():
-    """The first batch of 16 trajectories begins before step 1, and the second one after it."""
-    learner, source = create(critic_steps=1, **DIGIRL), ShuffledSource(random_episodes(50), 0)
+    """The first update, of 16 trajectories, ends after step 1, and the next ones before step 100."""
+    learner, source = create(critic_updates=1, **DIGIRL), ShuffledSource(random_episodes(50), 0)
     weights = []
     for total in (1, 100):
         weights.append(learner.state_dict()[0])
