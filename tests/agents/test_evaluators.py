@@ -66,7 +66,7 @@ def score(evaluator, *greys, success=None):
 
 
 def test_every_evaluator_is_found_by_its_file_name():
-    assert set(registry.names("evaluators")) >= {"noisy", "state", "trajectory", "vlm"}
+    assert set(registry.names("evaluators")) >= {"noisy", "question", "state", "trajectory", "vlm"}
     with pytest.raises(UnknownName, match="Did you mean 'state'"):
         load_evaluator("sttae")
     with pytest.raises(UserError, match="unknown key 'shar'.*Did you mean 'share'"):
@@ -119,6 +119,18 @@ def test_local_probability_compares_the_two_answers():
     assert 0 < expected < 1 and abs(success - failure) > 1e-3
     with torch.enable_grad():
         assert isinstance(evaluator.score(TASK, [*frames, frames[0]], ["tap", "tap"]), float)
+
+
+def test_question_compares_yes_and_no_about_the_last_screen():
+    evaluator = load_evaluator("question", {"question": "is there a {task} ?"})
+    frames = [screen(grey, 120, 160) for grey in (0, 80)]
+    words = [{"type": "image", "image": frames[-1]}, text("is there a medikit ?")]
+    yes, no = evaluator.judge.agent.log_prob([[{"role": "user", "content": words}]] * 2, ["yes", "no"]).tolist()
+    expected = math.exp(yes) / (math.exp(yes) + math.exp(no))
+    assert evaluator.score("medikit", frames, ["3"]) == pytest.approx(expected, abs=1e-6)
+    assert expected < 0.5  # tiny sees no medikit in a grey frame
+    swapped = load_evaluator("question", {"question": "is there a {task} ?", "answers": ["no", "yes"]})
+    assert swapped.score("medikit", frames, ["3"]) == pytest.approx(1 - expected, abs=1e-6)
 
 
 def test_screens_differ_from_the_tolerance_of_the_released_evaluator():

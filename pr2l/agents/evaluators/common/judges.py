@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, model_validator
@@ -96,25 +96,32 @@ class Judge(ABC):
 
 
 class LocalJudge(Judge):
-    """A model on this machine: compares the log-probabilities of the two verdicts.
+    """A model on this machine: compares the log-probabilities of two answers.
 
     Args:
         agent: The model.
         key: As in `Judge`.
         cache: As in `Judge`.
+        answers: The answers for success and for failure.
     """
 
     instruction = f"Answer with `{verdict('success')}` or `{verdict('failure')}`."
 
-    def __init__(self, agent: Agent, key: dict[str, Any], cache: AnswerCache) -> None:
-        super().__init__({"judge": "log_prob", **key}, cache)
-        self.agent = agent
+    def __init__(
+        self,
+        agent: Agent,
+        key: dict[str, Any],
+        cache: AnswerCache,
+        answers: tuple[str, str] = (verdict("success"), verdict("failure")),
+    ) -> None:
+        super().__init__({"judge": "log_prob", **key, "answers": list(answers)}, cache)
+        self.agent, self.answers = agent, answers
 
     def _ask(self, messages: list[Message]) -> dict[str, Any]:
         import torch
 
         with torch.no_grad():
-            values = self.agent.log_prob([messages] * 2, [verdict("success"), verdict("failure")]).double()
+            values = self.agent.log_prob([messages] * 2, self.answers).double()
         return {"probability": float(torch.softmax(values, dim=0)[0]), "log_probs": values.tolist()}
 
 
@@ -179,9 +186,25 @@ def make_judge(options: ModelOptions, cache: AnswerCache) -> Judge:
         agent = load_api(options.api, options.model, options.model_options)
         parallel = agent.options.parallel
         return VotingJudge(agent, agent.key(), cache, options.samples, options.temperature, parallel)
+    return LocalJudge(*local_agent(options.model, options.model_options), cache)
+
+
+def local_agent(model: str, options: Mapping[str, Any]) -> tuple[Agent, dict[str, Any]]:
+    """Load a VLM as an agent.
+
+    Args:
+        model: A name, a folder or a Hub id, as in `load_vlm`.
+        options: Values for the options of the VLM.
+
+    Returns:
+        The agent, and the key of its VLM.
+
+    Raises:
+        UserError: There is no such model, or an option is wrong.
+    """
     from pr2l.agents.prompted import PromptedAgent
     from pr2l.vlms.loading import load_vlm
     from pr2l.vlms.options import Defaults
 
-    vlm = load_vlm(options.model, parse_options(Defaults, options.model_options, "model_options"))
-    return LocalJudge(PromptedAgent(vlm), vlm.key(), cache)
+    vlm = load_vlm(model, parse_options(Defaults, options, "model_options"))
+    return PromptedAgent(vlm), vlm.key()
