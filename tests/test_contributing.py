@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import tiny_parts
 import torch
+from api_server import running
 from transformers import AutoModelForImageTextToText, CLIPImageProcessorPil, VipLlavaConfig
 
+from pr2l.agents.api import load_api
+from pr2l.agents.scoring import score
+from pr2l.agents.usage import Usage
 from pr2l.core import prompt, registry
 from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
@@ -70,6 +74,28 @@ def test_example_algorithm_trains_and_resumes(examples, tmp_path) -> None:
     train(load_config(run / "config.yaml", ["steps=400"]), resume=run)
     steps = [int(line.split(",")[0]) for line in (run / "metrics.csv").read_text().splitlines()[1:]]
     assert steps == list(range(20, 401, 20))  # n_steps=5 in each of 4 environments
+
+
+def test_example_evaluator_agrees_with_the_example_environment(examples, tmp_path) -> None:
+    collect("doors", "choose", tmp_path / "episodes", policy="random", episodes=40)
+    files = {"out": tmp_path / "result.json", "cache": tmp_path / "answers.jsonl"}
+    result = score(tmp_path / "episodes", "door_colour", instruction="{target}", **files)
+    assert (result.accuracy, result.abstentions) == ((40, 40), (0, 40)) and 5 < result.recall.among < 35
+    assert score(tmp_path / "episodes", "door_colour", instruction="the {target} one", **files).abstentions == (40, 40)
+
+
+def test_example_api_answers(examples) -> None:
+    question = {"role": "user", "content": [{"type": "image", "image": np.zeros((2, 2, 3), np.uint8)}]}
+    with running() as server:
+        answer = {"message": {"role": "assistant", "content": "left"}, "prompt_eval_count": 26, "eval_count": 2}
+        server.responses = [(503, "loading"), (200, answer), (404, "no such model")]
+        agent = load_api("ollama", "m", {"base_url": server.url, "first_wait": 0.01})
+        assert agent.generate([[question]], temperature=0.5) == [["left"]]
+        assert agent.usage == Usage(1, 26, 2)
+        (path, _, body), *_ = server.requests
+        assert path == "/api/chat" and body["options"]["temperature"] == 0.5 and len(body["messages"][0]["images"]) == 1
+        with pytest.raises(UserError, match="status 404: no such model"):
+            agent.generate([[question]])
 
 
 @pytest.fixture
