@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from pr2l.agents.screen import Defaults, ScreenAgent, Step, play_screens, read
 from pr2l.agents.trainable import Defaults as TrainableDefaults
 from pr2l.agents.trainable import TrainableAgent
 from pr2l.core.errors import UserError
+from pr2l.environments.common import screen_actions
 from pr2l.environments.common.screen_actions import MalformedAction, ScreenAction, describe
 from pr2l.rollout.episodes import SeededEpisodes
 from pr2l.training import video
@@ -304,3 +306,17 @@ def test_gradient_steps_make_an_action_more_probable_than_another():
         optimizer.step()
     after = agent.log_prob(*rows).detach()
     assert after[0] - before[0] > 1 > after[1] - before[1]
+
+
+def test_examples_of_the_documentation_run():
+    page = (Path(__file__).parents[2] / "docs" / "screen_actions.md").read_text(encoding="utf-8")
+    actions, agent = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    values = {"vlm_agent": Script(tap_right_button), "venv": screens(2)}
+    exec(actions, values)  # noqa: S102
+    exec(agent, values)  # noqa: S102
+    assert values["text"] == "tap(0.500, 0.250)" and values["message"].startswith("x = 180 is outside 0..1")
+    assert values["row"].tolist() == [3, 0, 0, 0, 2, 3] and values["typed"].text == "On my way!"
+    assert values["string"].startswith('"action_type": "DUAL_POINT", "touch_point": "[0.2500, 0.5000]"')
+    assert values["values"] == {"action_type": "click", "x": 540, "y": 600}
+    assert (values["success"], values["malformed"]) == (1, 0)
+    assert all(f"`{screen_actions.example(action)[:4]}" in page for action in screen_actions.TYPES)
