@@ -10,7 +10,8 @@
 
   /* "megamart.web/search?q=desk lamp" -> {host, path: ["search"], query: {q: "desk lamp"}} */
   const parse = (url) => {
-    const [place, search = ""] = url.split("?"), [host, ...path] = place.split("/").filter(Boolean).map(decodeURIComponent);
+    const [place, search = ""] = url.split("?"),
+      [host, ...path] = place.split("/").filter(Boolean).map(decodeURIComponent);
     return { host, path, query: Object.fromEntries(new URLSearchParams(search)) };
   };
 
@@ -41,7 +42,8 @@
     phone.focus("address");
   };
 
-  const addressBar = () => searchField({ name: "Address", label: "Search or type address", field: "address", tap: startAddress, enter: goTo });
+  const addressBar = () => searchField({ name: "Address", label: "Search or type address", field: "address",
+    tap: startAddress, enter: goTo });
 
   const linkRow = (url, icon) => row({ name: url, title: url, icon, role: "link", tap: () => phone.visit(url) });
 
@@ -51,9 +53,11 @@
     body: [
       heading("Sites"),
       h("div.app-icons.site-icons", null, phone.data.sites.map(({ name, url, icon, colour }) =>
-        h("div.app-icon", { name, role: "link", tap: () => phone.visit(url) }, h("div.app-shape", { style: `background: ${colour}` }, widgets.icon(icon, "#fff")), h("span", null, name)))),
+        h("div.app-icon", { name, role: "link", tap: () => phone.visit(url) },
+          h("div.app-shape", { style: `background: ${colour}` }, widgets.icon(icon, "#fff")), h("span", null, name)))),
       heading("Bookmarks"),
-      browser.bookmarks.length > 0 ? list(browser.bookmarks.map((url) => linkRow(url, "star"))) : h("div.empty-line", null, "No bookmarks"),
+      browser.bookmarks.length > 0 ? list(browser.bookmarks.map((url) => linkRow(url, "star")))
+        : h("div.empty-line", null, "No bookmarks"),
     ] });
 
   const web = (state, url) => {
@@ -61,7 +65,8 @@
     const { body } = SITES[host?.toLowerCase()]?.(state, path, query) ?? missing(url);
     return page({
       search: addressBar(),
-      actions: [iconButton({ name: "Bookmark", icon: marked ? "star" : "star_border", value: marked, tap: () => toggle(bookmarks, url) })],
+      actions: [iconButton({ name: "Bookmark", icon: marked ? "star" : "star_border", value: marked,
+        tap: () => toggle(bookmarks, url) })],
       body: h("div.site", null, body ?? missing(url).body) });
   };
 
@@ -75,10 +80,12 @@
   const history = ({ browser }) => page({
     title: "History",
     actions: [iconButton({ name: "Clear history", icon: "delete", tap: () => phone.openDialog("clear") })],
-    body: [browser.history.length > 0 ? list([...browser.history].reverse().map((url) => linkRow(url, "history"))) : empty("No history")] });
+    body: [browser.history.length > 0 ? list([...browser.history].reverse().map((url) => linkRow(url, "history")))
+      : empty("No history")] });
 
   const dialogs = {
-    clear: ({ browser }) => confirmation({ title: "Clear history?", text: "All visited pages will be forgotten.", name: "Clear", confirm: () => { browser.history = []; } }),
+    clear: ({ browser }) => confirmation({ title: "Clear history?", text: "All visited pages will be forgotten.",
+      name: "Clear", confirm: () => { browser.history = []; } }),
   };
 
   /* Show the page that was open last. */

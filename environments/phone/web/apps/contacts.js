@@ -1,6 +1,7 @@
 "use strict";
 {
-  const { page, list, row, fact, field, searchField, form, empty, confirmation, iconButton, avatar, button, buttons, menu, heading } = widgets;
+  const { page, list, row, fact, field, searchField, form, empty, confirmation, iconButton, avatar, button, buttons,
+    menu, heading } = widgets;
 
   const COLOURS = ["#7b5ea7", "#00796b", "#c2185b", "#5d6d1e", "#1565c0", "#bf5b17"];
 
@@ -11,20 +12,21 @@
   phone.nameOf = (number) => byNumber(number) ? fullName(byNumber(number)) : number;
   phone.face = (name) => avatar((name[0] ?? "?").toUpperCase(), COLOURS[(name.charCodeAt(0) || 0) % COLOURS.length]);
 
-  const sorted = (rows) => [...rows].sort((one, other) => fullName(one).localeCompare(fullName(other), "en"));
-  const matches = (contact, query) => `${fullName(contact)} ${contact.phone} ${contact.email}`.toLowerCase().includes(query.trim().toLowerCase());
+  const sorted = (rows) => [...rows].sort(phone.by((contact) => fullName(contact).toLowerCase()));
+  const texts = (contact) => `${fullName(contact)} ${contact.phone} ${contact.email}`;
 
   const contactRow = (contact) => row({
     name: fullName(contact), title: fullName(contact), subtitle: contact.phone, media: phone.face(fullName(contact)),
     tap: () => phone.openPage(`contact/${contact.id}`), hold: () => phone.openDialog(`menu/${contact.id}`) });
 
   const main = ({ contacts, screen }) => {
-    const found = sorted(contacts).filter((contact) => matches(contact, screen.draft.query ?? ""));
+    const found = sorted(contacts).filter((contact) => phone.contains(texts(contact), screen.draft.query));
     const starred = found.filter((contact) => contact.starred), others = found.filter((contact) => !contact.starred);
     return page({
       search: searchField({ label: "Search contacts" }),
       body: [
-        starred.length > 0 && [heading("Favourites"), list(starred.map(contactRow)), others.length > 0 && heading("All contacts")],
+        starred.length > 0 && [heading("Favourites"), list(starred.map(contactRow)),
+          others.length > 0 && heading("All contacts")],
         others.length > 0 && list(others.map(contactRow)),
         found.length === 0 && empty("No contacts"),
       ],
@@ -36,7 +38,8 @@
     return page({
       title: "",
       actions: [
-        iconButton({ name: "Favourite", icon: row.starred ? "star" : "star_border", value: row.starred, tap: () => { row.starred = !row.starred; } }),
+        iconButton({ name: "Favourite", icon: row.starred ? "star" : "star_border", value: row.starred,
+          tap: () => { row.starred = !row.starred; } }),
         iconButton({ name: "Edit", icon: "edit", tap: () => phone.openPage(`edit/${id}`, { ...row }) }),
         iconButton({ name: "Delete", icon: "delete", tap: () => phone.openDialog(`delete/${id}`) }),
       ],
@@ -52,7 +55,8 @@
   const save = (id) => {
     const { contacts, screen } = phone.state;
     const { first_name = "", last_name = "", phone: number = "", email = "" } = screen.draft;
-    const values = { first_name: first_name.trim(), last_name: last_name.trim(), phone: number.trim(), email: email.trim() };
+    const values = { first_name: first_name.trim(), last_name: last_name.trim(), phone: number.trim(),
+      email: email.trim() };
     if (!values.first_name && !values.last_name) return phone.toast("Enter a name");
     if (id === "new") {
       const added = phone.add(contacts, "c", { ...values, starred: false });
@@ -80,7 +84,8 @@
 
   const dialogs = {
     delete: ({ contacts }, id) => confirmation({
-      title: "Delete contact?", text: `${fullName(phone.find(contacts, id))} will be removed from the phone.`, confirm: () => remove(id) }),
+      title: "Delete contact?", text: `${fullName(phone.find(contacts, id))} will be removed from the phone.`,
+      confirm: () => remove(id) }),
     menu: ({ contacts }, id) => menu({ title: fullName(phone.find(contacts, id)), actions: [
       { name: "Edit", icon: "edit", tap: () => phone.openPage(`edit/${id}`, { ...phone.find(contacts, id) }) },
       { name: "Delete", icon: "delete", tap: () => phone.openDialog(`delete/${id}`) }] }),

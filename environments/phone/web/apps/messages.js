@@ -4,13 +4,13 @@
 
   /* The messages of one number, oldest first. */
   const messagesOf = (number) => phone.state.messages.filter((message) => message.name_or_number === number)
-    .sort((one, other) => one.time < other.time ? -1 : one.time > other.time ? 1 : 0);
+    .sort(phone.by(({ time }) => time));
 
   /* The numbers with messages, that of the newest message first. */
   const threads = ({ messages }) => {
     const newest = {};
     for (const { name_or_number: number, time } of messages) if (!(newest[number] >= time)) newest[number] = time;
-    return Object.keys(newest).sort((one, other) => newest[one] < newest[other] ? 1 : newest[one] > newest[other] ? -1 : 0);
+    return Object.keys(newest).sort(phone.by((number) => newest[number], -1));
   };
 
   const path = (name, number) => `${name}/${encodeURIComponent(number)}`;
@@ -25,15 +25,16 @@
   const unread = (number) => messagesOf(number).some((message) => !message.read && !message.outgoing);
 
   const threadRow = (number) => {
-    const last = messagesOf(number).at(-1), name = phone.nameOf(number), text = (last.outgoing ? "You: " : "") + last.text;
-    return row({ name, title: name, subtitle: text, after: format.moment(last.time), media: phone.face(name), bold: unread(number),
-                 tap: () => phone.openThread(number), hold: () => phone.openDialog(path("menu", number)) });
+    const last = messagesOf(number).at(-1), name = phone.nameOf(number),
+      text = (last.outgoing ? "You: " : "") + last.text;
+    return row({ name, title: name, subtitle: text, after: format.moment(last.time), media: phone.face(name),
+      bold: unread(number), tap: () => phone.openThread(number), hold: () => phone.openDialog(path("menu", number)) });
   };
 
   const main = (state) => {
-    const query = (state.screen.draft.query ?? "").trim().toLowerCase();
-    const found = threads(state).filter((number) =>
-      phone.nameOf(number).toLowerCase().includes(query) || messagesOf(number).some((message) => message.text.toLowerCase().includes(query)));
+    const { query } = state.screen.draft;
+    const texts = (number) => [phone.nameOf(number), ...messagesOf(number).map(({ text }) => text)];
+    const found = threads(state).filter((number) => texts(number).some((text) => phone.contains(text, query)));
     return page({
       search: searchField({ label: "Search messages" }),
       body: [found.length > 0 ? list(found.map(threadRow)) : empty("No messages")],
@@ -43,7 +44,8 @@
   /* The bubbles of a conversation; its last message is at the bottom. */
   const thread = (_, number) => page({
     title: phone.nameOf(number),
-    actions: [iconButton({ name: "Delete conversation", icon: "delete", tap: () => phone.openDialog(path("delete", number)) })],
+    actions: [iconButton({ name: "Delete conversation", icon: "delete",
+      tap: () => phone.openDialog(path("delete", number)) })],
     reversed: true,
     body: messagesOf(number).reverse().map(bubble),
     tabs: [h("div.compose", null,
@@ -65,7 +67,8 @@
   /* Choice of the receiver: a contact, or a number as typed. */
   const create = ({ contacts, screen }) => {
     const typed = (screen.draft.to ?? "").trim();
-    const found = contacts.filter((contact) => `${contact.first_name} ${contact.last_name} ${contact.phone}`.toLowerCase().includes(typed.toLowerCase()));
+    const texts = ({ first_name, last_name, phone: number }) => `${first_name} ${last_name} ${number}`;
+    const found = contacts.filter((contact) => phone.contains(texts(contact), typed));
     const start = (number) => {
       phone.closePage();
       phone.openThread(number);
@@ -73,14 +76,18 @@
     return page({ title: "New message", body: [
       form(field({ label: "To", field: "to", icon: "person", enter: () => typed && start(numberFor(typed)) })),
       list(
-        /^[+\d][\d\s-]{2,}$/.test(typed) && row({ name: `Send to ${typed}`, title: `Send to ${typed}`, icon: "dialpad", tap: () => start(typed) }),
-        found.map((contact) => row({ name: phone.nameOf(contact.phone), title: phone.nameOf(contact.phone), subtitle: contact.phone,
-                                     media: phone.face(phone.nameOf(contact.phone)), tap: () => start(contact.phone) })))] });
+        /^[+\d][\d\s-]{2,}$/.test(typed)
+          && row({ name: `Send to ${typed}`, title: `Send to ${typed}`, icon: "dialpad", tap: () => start(typed) }),
+        found.map((contact) => row({ name: phone.nameOf(contact.phone), title: phone.nameOf(contact.phone),
+          subtitle: contact.phone,
+            media: phone.face(phone.nameOf(contact.phone)),
+              tap: () => start(contact.phone) })))] });
   };
 
+  /* The number of the contact with the typed name, or what was typed. */
   const numberFor = (typed) => {
-    const contact = phone.state.contacts.find(({ first_name, last_name }) => `${first_name} ${last_name}`.trim().toLowerCase() === typed.toLowerCase());
-    return contact?.phone ?? typed;
+    const nameOf = ({ first_name, last_name }) => `${first_name} ${last_name}`.trim().toLowerCase();
+    return phone.state.contacts.find((contact) => nameOf(contact) === typed.toLowerCase())?.phone ?? typed;
   };
 
   const deleteThread = (number) => {
@@ -91,7 +98,8 @@
 
   const dialogs = {
     delete: (_, number) => confirmation({
-      title: "Delete conversation?", text: `All messages with ${phone.nameOf(number)} will be deleted.`, confirm: () => deleteThread(number) }),
+      title: "Delete conversation?", text: `All messages with ${phone.nameOf(number)} will be deleted.`,
+      confirm: () => deleteThread(number) }),
     menu: (_, number) => menu({ title: phone.nameOf(number), actions: [
       { name: "Delete", icon: "delete", tap: () => phone.openDialog(path("delete", number)) }] }),
     message: ({ messages }, id) => confirmation({

@@ -9,7 +9,8 @@
     accent: ["Purple", "Blue", "Green", "Pink", "Orange", "Teal"],
     wallpaper: ["1", "2", "3", "4", "5", "6"],
   };
-  const ACCENTS = { Purple: "#6750a4", Blue: "#00639b", Green: "#386a20", Pink: "#8c4a60", Orange: "#984716", Teal: "#006a6a" };
+  const ACCENTS = { Purple: "#6750a4", Blue: "#00639b", Green: "#386a20", Pink: "#8c4a60", Orange: "#984716",
+    Teal: "#006a6a" };
 
   const SECTIONS = [
     ["network", "Network & internet", "Wi-Fi, mobile data, airplane mode", "wifi"],
@@ -22,10 +23,12 @@
   ];
 
   const onOff = ({ settings }, key, title, icon, subtitle) =>
-    toggle({ name: `${title} switch`, title, subtitle, icon, on: settings[key], tap: () => phone.changeSetting(key, !settings[key]) });
+    toggle({ name: `${title} switch`, title, subtitle, icon, on: settings[key],
+      tap: () => phone.changeSetting(key, !settings[key]) });
 
   const level = ({ settings }, key, title, icon) =>
-    slider({ name: `${title} slider`, title, icon, value: settings[key], change: (value) => { settings[key] = value; } });
+    slider({ name: `${title} slider`, title, icon, value: settings[key],
+      change: (value) => { settings[key] = value; } });
 
   const choice = (title, shown, key, icon) =>
     row({ name: title, title, subtitle: shown, icon, tap: () => phone.openDialog(`choice/${key}`) });
@@ -36,7 +39,8 @@
 
   const pages = {
     main: () => page({ title: "Settings", body: [
-      list(SECTIONS.map(([name, title, subtitle, icon]) => row({ name: title, title, subtitle, icon, tap: () => phone.openPage(name) })))] }),
+      list(SECTIONS.map(([name, title, subtitle, icon]) => row({ name: title, title, subtitle, icon,
+        tap: () => phone.openPage(name) })))] }),
 
     network: (state) => section("Network & internet",
       onOff(state, "wifi", "Wi-Fi", "wifi"),
@@ -47,7 +51,8 @@
 
     display: (state) => section("Display",
       level(state, "brightness", "Brightness", "brightness_6"),
-      toggle({ name: "Dark theme switch", title: "Dark theme", icon: "dark_mode", on: state.look.dark, tap: () => { state.look.dark = !state.look.dark; } }),
+      toggle({ name: "Dark theme switch", title: "Dark theme", icon: "dark_mode", on: state.look.dark,
+        tap: () => { state.look.dark = !state.look.dark; } }),
       choice("Font size", state.look.font, "font", "format_size"),
       choice("Wallpaper", String(state.look.wallpaper + 1), "wallpaper", "wallpaper"),
       choice("Accent colour", accentName(state), "accent", "palette"),
@@ -63,7 +68,8 @@
 
     battery: (state) => section("Battery", onOff(state, "battery_saver", "Battery saver", "battery_saver")),
 
-    location: (state) => section("Location", onOff(state, "location", "Location", "location_on", "Apps may use the location")),
+    location: (state) => section("Location",
+      onOff(state, "location", "Location", "location_on", "Apps may use the location")),
 
     about: ({ settings }) => section("About phone",
       row({ name: "Device name", title: "Device name", subtitle: settings.device_name, icon: "smartphone",
@@ -77,7 +83,8 @@
     else settings[key] = option;
   };
 
-  const current = (state, key) => ({ accent: accentName(state), wallpaper: String(state.look.wallpaper + 1), font: state.look.font })[key] ?? state.settings[key];
+  const current = (state, key) => ({ accent: accentName(state), wallpaper: String(state.look.wallpaper + 1),
+    font: state.look.font })[key] ?? state.settings[key];
 
   const saveName = () => {
     const { settings, screen } = phone.state;
@@ -86,9 +93,10 @@
   };
 
   const dialogs = {
-    choice: (state, key) => options({ title: "Choose", options: CHOICES[key], value: current(state, key), choose: (option) => set(state, key, option) }),
+    choice: (state, key) => options({ title: "Choose", options: CHOICES[key], value: current(state, key),
+      choose: (option) => set(state, key, option) }),
     name: () => dialog({ title: "Device name", buttons: [cancel, { name: "Save", tap: saveName }],
-                         body: [form(field({ label: "Device name", field: "device_name", enter: saveName }))] }),
+      body: [form(field({ label: "Device name", field: "device_name", enter: saveName }))] }),
   };
 
   phone.app({ name: "Settings", icon: "settings", colour: "#546e7a", pages, dialogs });

@@ -1,39 +1,47 @@
 "use strict";
 {
-  const { page, tab, list, row, split, iconButton, button, buttons, searchField, chip, chips, heading, empty, confirmation } = widgets;
+  const { page, tab, list, row, split, iconButton, button, buttons, searchField, filters, heading, empty,
+    confirmation } = widgets;
 
   const products = () => phone.data.products.filter((product) => product.store === "Shop");
   const product = (id) => phone.find(phone.data.products, id);
   const categories = () => [...new Set(products().map(({ category }) => category))];
-  const total = (items) => items.reduce((sum, { product_id, quantity }) => sum + product(product_id).price * quantity, 0);
+  const total = (items) => items.reduce((sum, { product_id, quantity }) => sum + product(product_id).price * quantity,
+    0);
 
   const COLOURS = ["#ef5350", "#5c6bc0", "#26a69a", "#ffa726", "#8d6e63", "#7e57c2", "#42a5f5", "#66bb6a"];
 
   /* The picture of a product, also for the shops on the web. */
   phone.picture = ({ id, icon }, size = "small") =>
-    h(`div.picture.picture-${size}`, { style: `background: ${COLOURS[Number(id.slice(1)) % COLOURS.length]}` }, widgets.icon(icon, "#fff"));
+    h(`div.picture.picture-${size}`, { style: `background: ${COLOURS[Number(id.slice(1)) % COLOURS.length]}` },
+      widgets.icon(icon, "#fff"));
 
   phone.ORDERS = {
     Featured: () => 0,
-    "Price: low to high": (one, other) => one.price - other.price,
-    "Price: high to low": (one, other) => other.price - one.price,
-    Rating: (one, other) => other.rating - one.rating,
+    "Price: low to high": phone.by(({ price }) => price),
+    "Price: high to low": phone.by(({ price }) => price, -1),
+    Rating: phone.by(({ rating }) => rating, -1),
   };
 
-  const TABS = [["Shop", "main", "storefront"], ["Wishlist", "wishlist", "favorite"], ["Cart", "cart", "shopping_cart"], ["Orders", "orders", "receipt"]];
-  const tabs = (current) => TABS.map(([name, target, icon]) => tab({ name, icon, on: target === current, tap: () => phone.replacePage(target) }));
+  const TABS = [["Shop", "main", "storefront"], ["Wishlist", "wishlist", "favorite"],
+    ["Cart", "cart", "shopping_cart"], ["Orders", "orders", "receipt"]];
+  const tabs = (current) => TABS.map(([name, target, icon]) => tab({ name, icon, on: target === current,
+    tap: () => phone.replacePage(target) }));
 
-  const productRow = (item) => row({ name: item.name, title: item.name, subtitle: `Rated ${item.rating.toFixed(1)}`, media: phone.picture(item),
-    after: h("span.price", null, format.money(item.price)), tap: () => phone.openPage(`product/${item.id}`) });
+  const productRow = (item) => row({ name: item.name, title: item.name, subtitle: `Rated ${item.rating.toFixed(1)}`,
+    media: phone.picture(item), after: h("span.price", null, format.money(item.price)),
+    tap: () => phone.openPage(`product/${item.id}`) });
 
   const main = ({ screen: { draft } }) => {
-    const query = (draft.query ?? "").trim().toLowerCase(), shown = draft.shown ?? "All", order = draft.order ?? "Featured";
-    const found = products().filter((item) => (shown === "All" || item.category === shown) && item.name.toLowerCase().includes(query)).sort(phone.ORDERS[order]);
+    const { shown = "All", order = "Featured" } = draft;
+    const found = products()
+      .filter((item) => (shown === "All" || item.category === shown) && phone.contains(item.name, draft.query))
+      .sort(phone.ORDERS[order]);
     return page({
       search: searchField({ label: "Search products" }),
       actions: [iconButton({ name: "Sort", icon: "sort", tap: () => phone.openDialog("order") })],
       tabs: tabs("main"),
-      body: [chips(["All", ...categories()].map((name) => chip({ name, on: name === shown, tap: () => Object.assign(draft, { shown: name }) }))),
+      body: [filters(["All", ...categories()]),
              found.length > 0 ? list(found.map(productRow)) : empty("No products")] });
   };
 
@@ -53,8 +61,9 @@
     const item = product(id), wished = shops.wishlist.includes(id);
     return page({
       title: "",
-      actions: [iconButton({ name: "Wishlist", icon: wished ? "favorite" : "favorite_border", value: wished, tap: () => toggleWish(shops, id) }),
-                iconButton({ name: "Open cart", icon: "shopping_cart", tap: () => phone.openPage("cart") })],
+      actions: [iconButton({ name: "Wishlist", icon: wished ? "favorite" : "favorite_border", value: wished,
+        tap: () => toggleWish(shops, id) }),
+          iconButton({ name: "Open cart", icon: "shopping_cart", tap: () => phone.openPage("cart") })],
       body: [
         h("div.portrait", null, phone.picture(item, "large"), h("div.portrait-name", null, item.name)),
         h("div.big-price", null, format.money(item.price)),
@@ -66,7 +75,8 @@
   const wishlist = ({ shops }) => page({
     title: "Wishlist", tabs: tabs("wishlist"),
     body: [shops.wishlist.length > 0
-      ? list(shops.wishlist.map((id) => split(productRow(product(id)), iconButton({ name: `Remove ${product(id).name}`, icon: "close", tap: () => toggleWish(shops, id) }))))
+      ? list(shops.wishlist.map((id) => split(productRow(product(id)),
+        iconButton({ name: `Remove ${product(id).name}`, icon: "close", tap: () => toggleWish(shops, id) }))))
       : empty("The wishlist is empty")] });
 
   const setQuantity = (item, quantity) => () => {
@@ -103,7 +113,8 @@
   const orders = ({ shops }) => page({
     title: "Orders", tabs: tabs("orders"),
     body: [shops.orders.length > 0
-      ? list([...shops.orders].reverse().map((order) => row({ name: orderName(order), title: orderName(order), icon: "receipt",
+      ? list([...shops.orders].reverse()
+        .map((order) => row({ name: orderName(order), title: orderName(order), icon: "receipt",
           subtitle: order.items.map((item) => `${item.quantity} x ${product(item.product_id).name}`).join(", "),
           after: h("span.price", null, format.money(order.total)), tap: () => phone.openPage(`order/${order.id}`) })))
       : empty("No orders")] });
@@ -111,14 +122,18 @@
   const order = ({ shops }, id) => {
     const { items, total: sum } = phone.find(shops.orders, id);
     return page({ title: orderName({ id }), body: [
-      list(items.map(({ product_id, quantity }) => widgets.fact({ title: product(product_id).name, subtitle: `Quantity ${quantity}`, after: format.money(product(product_id).price * quantity) }))),
+      list(items.map(({ product_id, quantity }) => widgets.fact({ title: product(product_id).name,
+        subtitle: `Quantity ${quantity}`, after: format.money(product(product_id).price * quantity) }))),
       h("div.total", null, `Total ${format.money(sum)}`)] });
   };
 
   const dialogs = {
-    order: ({ screen: { draft } }) => widgets.options({ title: "Sort by", options: Object.keys(phone.ORDERS), value: draft.order ?? "Featured", choose: (name) => { draft.order = name; } }),
-    checkout: ({ shops }) => confirmation({ title: "Place the order?", text: `You pay ${format.money(total(shops.cart))}.`, name: "Order", confirm: checkout }),
+    order: ({ screen: { draft } }) => widgets.options({ title: "Sort by", options: Object.keys(phone.ORDERS),
+      value: draft.order ?? "Featured", choose: (name) => { draft.order = name; } }),
+    checkout: ({ shops }) => confirmation({ title: "Place the order?",
+      text: `You pay ${format.money(total(shops.cart))}.`, name: "Order", confirm: checkout }),
   };
 
-  phone.app({ name: "Shop", icon: "shopping_bag", colour: "#c2185b", pages: { main, product: detail, wishlist, cart, orders, order }, dialogs });
+  phone.app({ name: "Shop", icon: "shopping_bag", colour: "#c2185b",
+    pages: { main, product: detail, wishlist, cart, orders, order }, dialogs });
 }

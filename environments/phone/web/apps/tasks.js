@@ -1,6 +1,7 @@
 "use strict";
 {
-  const { page, list, row, split, checkbox, iconButton, button, field, picker, form, chip, chips, empty, confirmation } = widgets;
+  const { page, list, row, split, checkbox, iconButton, button, field, picker, form, filters, empty,
+    confirmation } = widgets;
 
   const PRIORITIES = ["low", "medium", "high"];
   const COLOURS = { low: "#2e7d32", medium: "#ef6c00", high: "#c62828" };
@@ -17,9 +18,10 @@
     const shown = draft.shown ?? "All", found = tasks.filter(SHOWN[shown]);
     return page({
       title: "Tasks",
-      body: [chips(Object.keys(SHOWN).map((name) => chip({ name, on: name === shown, tap: () => { draft.shown = name; } }))),
+      body: [filters(Object.keys(SHOWN)),
              found.length > 0 ? list(found.map(taskRow)) : empty("No tasks")],
-      button: { name: "New task", icon: "add", label: "New task", tap: () => phone.openPage("task/new", { title: "", due: null, priority: "medium", done: false }) } });
+      button: { name: "New task", icon: "add", label: "New task",
+        tap: () => phone.openPage("task/new", { title: "", due: null, priority: "medium", done: false }) } });
   };
 
   const save = (id) => {
@@ -39,18 +41,22 @@
     body: [form(
       field({ label: "Title", field: "title" }),
       h("div.split", null,
-        picker({ label: "Due date", field: "due", dialog: "date", icon: "event", shown: (date) => date ? format.longDay(date) : "None" }),
+        picker({ label: "Due date", field: "due", dialog: "date", icon: "event",
+          shown: (date) => date ? format.longDay(date) : "None" }),
         draft.due && iconButton({ name: "Clear due date", icon: "close", tap: () => { draft.due = null; } })),
       picker({ label: "Priority", field: "priority", dialog: "choose", icon: "flag" })),
-      list(widgets.check({ name: "Done", title: "Done", on: draft.done, tap: () => { draft.done = !draft.done; } }))] });
+      list(widgets.check({ name: "Done", title: "Done", on: draft.done,
+        tap: () => { draft.done = !draft.done; } }))] });
 
   const dialogs = {
-    delete: ({ tasks }, id) => confirmation({ title: "Delete task?", text: `"${phone.find(tasks, id).title}" will be deleted.`, confirm: () => {
+    delete: ({ tasks }, id) => confirmation({ title: "Delete task?",
+      text: `"${phone.find(tasks, id).title}" will be deleted.`, confirm: () => {
       phone.remove(tasks, id);
       phone.closePage();
       phone.toast("Task deleted");
     } }),
   };
 
-  phone.app({ name: "Tasks", icon: "check_circle", colour: "#2e7d32", pages: { main, task }, dialogs, choices: () => ({ priority: PRIORITIES }) });
+  phone.app({ name: "Tasks", icon: "check_circle", colour: "#2e7d32", pages: { main, task }, dialogs,
+    choices: () => ({ priority: PRIORITIES }) });
 }

@@ -3,7 +3,8 @@
 phone.dialogs = (() => {
   const { dialog, cancel, options, iconButton } = widgets;
 
-  const cell = (name, on, tap) => h("div.cell", { name: `dialog/${name}`, role: "option", value: on, tap, class: on && "cell-on" }, name);
+  const cell = (name, on, tap) => h("div.cell",
+    { name: `dialog/${name}`, role: "option", value: on, tap, class: on && "cell-on" }, name);
 
   /* Hours 0 to 23 and minutes in steps of 5; draft.picked holds the choice until it is confirmed. */
   const time = ({ screen: { draft } }, field) => {
@@ -14,8 +15,9 @@ phone.dialogs = (() => {
       .map((name) => cell(name, name === hour, () => choose(`${name}:${minute}`, "minute")));
     const minutes = () => Array.from({ length: 12 }, (_, at) => format.two(at * 5))
       .map((name) => cell(name, name === minute, () => choose(`${hour}:${name}`, "minute")));
-    const tile = (name, text, of) => h("div.time-tile", { name: `dialog/${name}`, role: "tab", value: part === of, class: part === of && "cell-on",
-                                                         tap: () => { draft[`${field}_part`] = of; } }, text);
+    const tile = (name, text, of) => h("div.time-tile",
+      { name: `dialog/${name}`, role: "tab", value: part === of, class: part === of && "cell-on",
+        tap: () => { draft[`${field}_part`] = of; } }, text);
     return dialog({ title: "Select time", buttons: pickerButtons(draft, field, picked), body: [
       h("div.time-tiles", null, tile("hour", hour, "hour"), h("span", null, ":"), tile("minute", minute, "minute")),
       h("div.cells.cells-6", null, part === "hour" ? hours() : minutes())] });
@@ -24,10 +26,14 @@ phone.dialogs = (() => {
   const date = ({ screen: { draft } }, field) => {
     const picked = draft[`${field}_picked`] ?? draft[field] ?? format.today();
     const month = draft[`${field}_part`] ?? picked.slice(0, 7);
-    const turn = (name, icon, count) => iconButton({ name: `dialog/${name}`, icon, tap: () => { draft[`${field}_part`] = format.addMonths(month, count); } });
-    const days = monthDays(month).map((day) => day ? cell(String(Number(day.slice(8))), day === picked, () => { draft[`${field}_picked`] = day; }) : h("div.cell"));
+    const turn = (name, icon, count) => iconButton({ name: `dialog/${name}`, icon,
+      tap: () => { draft[`${field}_part`] = format.addMonths(month, count); } });
+    const days = monthDays(month)
+      .map((day) => day ? cell(String(Number(day.slice(8))), day === picked, () => { draft[`${field}_picked`] = day; })
+      : h("div.cell"));
     return dialog({ title: "Select date", buttons: pickerButtons(draft, field, picked), body: [
-      h("div.month", null, turn("Previous month", "chevron_left", -1), h("div.month-name", null, format.monthName(month)), turn("Next month", "chevron_right", 1)),
+      h("div.month", null, turn("Previous month", "chevron_left", -1),
+        h("div.month-name", null, format.monthName(month)), turn("Next month", "chevron_right", 1)),
       h("div.cells.cells-7", null, format.DAYS.map((day) => h("div.cell.cell-head", null, day[0])), days)] });
   };
 
@@ -42,7 +48,8 @@ phone.dialogs = (() => {
 
   const choose = (state, field) => {
     const { app, draft } = state.screen;
-    return options({ title: "Choose", options: phone.apps[app].choices(state)[field], value: draft[field], choose: (option) => { draft[field] = option; } });
+    return options({ title: "Choose", options: phone.apps[app].choices(state)[field], value: draft[field],
+      choose: (option) => { draft[field] = option; } });
   };
 
   return { time, date, choose };

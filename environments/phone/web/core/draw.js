@@ -9,7 +9,8 @@
     document.documentElement.className = look.dark ? "dark" : "";
     Object.assign(document.documentElement.dataset, { accent: look.accent, font: look.font });
     phone.patch(document.getElementById("phone"), [
-      h("div.status-bar", { class: state.screen.app === "launcher" && "on-wallpaper" }, phone.statusBar(state)),
+      h("div.status-bar", { class: state.screen.app === "launcher" && !state.screen.shade_open && "on-wallpaper" },
+        phone.statusBar(state)),
       h("div.main", null, page(state), dialog(state), toast(state)),
       h("div.keyboard-place", null, phone.keyboard(state)),
       h("div.shade-place", null, phone.shade(state)),

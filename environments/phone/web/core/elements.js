@@ -28,7 +28,8 @@
       if (!text || node.parentElement.closest("[data-name]")) continue;
       const range = document.createRange();
       range.selectNodeContents(node);
-      const box = inView(node.parentElement, common(range.getBoundingClientRect(), node.parentElement.getBoundingClientRect()));
+      const box = inView(node.parentElement,
+        common(range.getBoundingClientRect(), node.parentElement.getBoundingClientRect()));
       if (box && node.parentElement === top(box)) {
         found.push({ name: text, role: "text", text, box, value: null, visible: true });
       }
@@ -45,7 +46,8 @@
       seen = common(seen, area.getBoundingClientRect());
     }
     const { left, top, right, bottom } = seen;
-    return right - left < LEAST || bottom - top < LEAST ? null : [left, top, right, bottom].map((value) => Math.round(value * 100) / 100);
+    return right - left < LEAST || bottom - top < LEAST ? null
+      : [left, top, right, bottom].map((value) => Math.round(value * 100) / 100);
   };
 
   const common = (one, other) => ({

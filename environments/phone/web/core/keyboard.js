@@ -23,7 +23,8 @@
   const switchTo = (layout) => () => { phone.state.screen.keyboard = layout; };
 
   const key = (character) => h("div.key", { name: character, role: "key", tap: typeKey(character) }, character);
-  const special = (name, view, tap, size = "key-wide", hold = null) => h(`div.key.${size}`, { name, role: "key", tap, hold }, view);
+  const special = (name, view, tap, size = "key-wide", hold = null) => h(`div.key.${size}`,
+    { name, role: "key", tap, hold }, view);
 
   phone.keyboard = ({ screen: { keyboard } }) => {
     if (!keyboard) return [];
@@ -31,8 +32,10 @@
     const [first, second, third] = LAYOUTS[keyboard].map((row) => [...row].map(key));
     const shift = keyboard === "symbols" ? h("div.key.key-wide.key-blank")
       : special("shift", widgets.icon("keyboard_capslock"), switchTo(keyboard === "letters" ? "capitals" : "letters"));
-    const other = keyboard === "symbols" ? special("abc", "abc", switchTo("letters")) : special("?123", "?123", switchTo("symbols"));
-    const rows = [first, second, [shift, ...third, special("backspace", widgets.icon("backspace"), erase, "key-wide", clear)],
+    const other = keyboard === "symbols" ? special("abc", "abc", switchTo("letters"))
+      : special("?123", "?123", switchTo("symbols"));
+    const rows = [first, second,
+      [shift, ...third, special("backspace", widgets.icon("backspace"), erase, "key-wide", clear)],
       [other, key(","), special("space", "", typeKey(" "), "key-space"), key("."),
        special("enter", widgets.icon("keyboard_return"), phone.enter)]];
     return [h("div.keyboard", null, rows.map((row) => h("div.keys", null, row)))];

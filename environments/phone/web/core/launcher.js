@@ -1,7 +1,8 @@
 "use strict";
 /* The launcher: the clock, and the apps' icons in the order of state.look. */
 {
-  const shape = ({ icon, colour }) => h("div.app-shape", { style: `background: ${colour}` }, widgets.icon(icon, "#fff"));
+  const shape = ({ icon, colour }) => h("div.app-shape", { style: `background: ${colour}` },
+    widgets.icon(icon, "#fff"));
 
   const appIcon = (name) => h("div.app-icon", { name, role: "icon", tap: () => phone.openApp(name) },
     shape(phone.apps[name]), h("span", null, name));

@@ -93,7 +93,8 @@ window.phone = { data: {}, apps: {}, state: null };
   };
 
   const show = (page, draft, scroll) => {
-    Object.assign(phone.state.screen, { page, draft, scroll, dialog: null, dialog_scroll: 0, focus: null, keyboard: null });
+    Object.assign(phone.state.screen,
+      { page, draft, scroll, dialog: null, dialog_scroll: 0, focus: null, keyboard: null });
   };
 
   phone.openDialog = (dialog, draft = {}) => {
@@ -119,22 +120,5 @@ window.phone = { data: {}, apps: {}, state: null };
   phone.typeText = (text) => {
     const { screen } = phone.state;
     if (screen.focus) screen.draft[screen.focus] = (screen.draft[screen.focus] ?? "") + text;
-  };
-
-  // --- rows of the state ---
-
-  phone.find = (rows, id) => rows.find((row) => row.id === id);
-
-  phone.remove = (rows, id) => {
-    const at = rows.findIndex((row) => row.id === id);
-    if (at >= 0) rows.splice(at, 1);
-  };
-
-  /* Append a row under the next free id, such as "c4" with prefix "c". */
-  phone.add = (rows, prefix, row) => {
-    const numbers = rows.map((other) => Number(/^[a-z]+(\d+)$/.exec(other.id)?.[1] ?? 0));
-    const id = prefix + (Math.max(0, ...numbers) + 1);
-    rows.push({ id, ...row });
-    return id;
   };
 }

@@ -25,7 +25,8 @@ window.web = (() => {
   const score = (query, ...texts) => {
     const words = query.toLowerCase().split(/\s+/).filter(Boolean);
     const lower = texts.map((text) => text.toLowerCase());
-    const points = words.map((word) => Math.max(0, ...lower.map((text, at) => text.includes(word) ? texts.length - at : 0)));
+    const points = words.map((word) => Math.max(0,
+      ...lower.map((text, at) => text.includes(word) ? texts.length - at : 0)));
     return points.length > 0 && points.every(Boolean) ? points.reduce((sum, point) => sum + point, 0) : 0;
   };
 

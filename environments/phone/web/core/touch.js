@@ -85,7 +85,8 @@
     touch = null;
   };
 
-  const listen = (type, handler) => document.addEventListener(type, (event) => event.isPrimary !== false && handler(event));
+  const listen = (type, handler) => document.addEventListener(type,
+    (event) => event.isPrimary !== false && handler(event));
   listen("pointerdown", begin);
   listen("pointermove", move);
   listen("pointerup", end);

@@ -15,12 +15,14 @@
     const { name, role, value, ...rest } = properties ?? {};
     const attributes = {}, handlers = {};
     if (classes.length) attributes.class = classes.join(" ");
-    if (name !== undefined) Object.assign(attributes, { "data-name": `${phone.scope}/${name}`, "data-role": role ?? "button" });
+    if (name !== undefined) Object.assign(attributes,
+      { "data-name": `${phone.scope}/${name}`, "data-role": role ?? "button" });
     if (name !== undefined && value !== undefined) attributes["data-value"] = JSON.stringify(value);
     for (const [key, item] of Object.entries(rest)) {
       if (HANDLERS.includes(key)) handlers[key] = item;
       else if (key === "class") attributes.class = [attributes.class, item].filter(Boolean).join(" ");
-      else if (item !== false && item !== null && item !== undefined) attributes[key] = item === true ? "" : String(item);
+      else if (item !== false && item !== null && item !== undefined) attributes[key] = item === true ? ""
+        : String(item);
     }
     return { tag, attributes, handlers, children: children.flat(Infinity).filter((child) => child || child === 0) };
   };

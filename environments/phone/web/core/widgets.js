@@ -60,7 +60,8 @@ window.widgets = (() => {
   const toggle = ({ name, title, subtitle, icon: glyph, on, tap }) =>
     row({ name, title, subtitle, icon: glyph, role: "switch", value: on, tap, after: toggleShape(on) });
 
-  const bareToggle = ({ name, on, tap }) => h("div.bare-toggle", { name, role: "switch", value: on, tap }, toggleShape(on));
+  const bareToggle = ({ name, on, tap }) => h("div.bare-toggle", { name, role: "switch", value: on, tap },
+    toggleShape(on));
 
   const checkbox = ({ name, on, tap }) =>
     h("div.icon-button", { name, role: "checkbox", value: on, tap },
@@ -86,11 +87,13 @@ window.widgets = (() => {
     return h("div.field-box", { class: focus === key && "focused" },
       h("div.field", { name: name ?? label, role: "field", value: text, tap: () => phone.focus(key, keyboard) },
         glyph && icon(glyph),
-        h("div.field-inside", null, label && h("div.field-label", null, label), input({ key, text, lines: count, enter }))),
+        h("div.field-inside", null, label && h("div.field-label", null, label),
+          input({ key, text, lines: count, enter }))),
       clearButton(name ?? label, key, text));
   };
 
-  const searchField = ({ name = "Search", label = "Search", field: key = "query", enter = phone.hideKeyboard, tap }) => {
+  /* A field to search with: the same, and tap replaces what a touch does */
+  const searchField = ({ name = "Search", label = name, field: key = "query", enter = phone.hideKeyboard, tap }) => {
     const { draft, focus } = phone.state.screen, text = draft[key] ?? "";
     return h("div.search-box", { class: focus === key && "focused" },
       h("div.search-field", { name, role: "field", value: text, tap: tap ?? (() => phone.focus(key)) },
@@ -99,17 +102,22 @@ window.widgets = (() => {
   };
 
   const input = ({ key, text, lines: count = 1, ...rest }) =>
-    h(count > 1 ? "textarea" : "input", { "data-field": key, text, rows: count > 1 && count, inputmode: "none", spellcheck: "false", autocomplete: "off", ...rest });
+    h(count > 1 ? "textarea" : "input",
+      { "data-field": key, text, rows: count > 1 && count, inputmode: "none", spellcheck: "false", autocomplete: "off",
+      ...rest });
 
   const clearButton = (name, key, text) =>
     text && iconButton({ name: `Clear ${name}`, icon: "cancel", tap: () => { phone.state.screen.draft[key] = ""; } });
 
-  /* A field whose value is chosen in a dialog of all apps: {name, label, field, dialog: "time", "date" or "choose", shown} */
+  /* A field whose value is chosen in a dialog of all apps: {name, label, field, dialog: "time", "date" or "choose",
+   * shown: (value) => text} */
   const picker = ({ name, label, field: key, dialog, icon: glyph, shown }) => {
     const value = phone.state.screen.draft[key];
-    return h("div.field-box.field", { name: name ?? label, role: "picker", value, tap: () => phone.openDialog(`${dialog}/${key}`) },
+    return h("div.field-box.field",
+      { name: name ?? label, role: "picker", value, tap: () => phone.openDialog(`${dialog}/${key}`) },
       glyph && icon(glyph),
-      h("div.field-inside", null, h("div.field-label", null, label), h("div.field-text", null, shown ? shown(value) : value ?? "")),
+      h("div.field-inside", null, h("div.field-label", null, label),
+        h("div.field-text", null, shown ? shown(value) : value ?? "")),
       icon("arrow_drop_down"));
   };
 
@@ -125,6 +133,12 @@ window.widgets = (() => {
     h("div.chip", { name, role: "chip", value: on, tap, class: on && "chip-on" }, label ?? name);
 
   const chips = (...views) => h("div.chips", null, views);
+
+  /* Chips of which one is on; its name is draft[field], at first the first name. */
+  const filters = (names, key = "shown") => {
+    const { draft } = phone.state.screen, current = draft[key] ?? names[0];
+    return chips(names.map((name) => chip({ name, on: name === current, tap: () => { draft[key] = name; } })));
+  };
 
   // --- dialogs ---
 
@@ -157,7 +171,9 @@ window.widgets = (() => {
       row({ name: `dialog/${action.name}`, title: action.name, icon: action.icon,
             tap: () => { phone.closeDialog(); action.tap(); } })) });
 
-  return { icon, iconButton, page, floatingButton, tab, list, heading, paragraph, empty, row, fact, split, avatar, toggle,
-           bareToggle, checkbox, check, slider, field, searchField, picker, form, button, buttons, chip, chips, dialog,
-           cancel, confirmation, options, menu };
+  return {
+    icon, iconButton, page, floatingButton, tab, list, heading, paragraph, empty, row, fact, split, avatar, toggle,
+    bareToggle, checkbox, check, slider, field, searchField, picker, form, button, buttons, chip, chips, filters,
+    dialog, cancel, confirmation, options, menu,
+  };
 })();
