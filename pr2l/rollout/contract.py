@@ -122,6 +122,19 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         self._add_history(self._observation, info)
         return self._observation, info
 
+    def begin_step(self, action: Any) -> None:
+        """Start the step that `step` with the same action will finish, if the environment offers `begin_step`.
+
+        A wrapper between, which may change the action, has none; then the environment does all its work in `step`.
+
+        Args:
+            action: The action of the next `step`.
+        """
+        begin = getattr(self.env, "begin_step", None)
+        if begin is not None:
+            with code_of(self._owner):
+                begin(action)
+
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         self._step += 1
         timed = self.calls.during("step", self._seed or 0, self._step) if self._timed else nullcontext()

@@ -112,6 +112,10 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
         self._actions, self._return = [], 0.0
         return self._observation, info
 
+    def begin_step(self, action: Any) -> None:
+        """Start the step that `step` with the same action will finish, see `ContractCheck.begin_step`."""
+        self.env.begin_step(as_element(self.action_space, action, "action"))
+
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         action = as_element(self.action_space, action, "action")
         self._actions.append(action_to_json(self.action_space, action))

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from pr2l.environments.isolation.isolated import Timeouts
 from pr2l.rollout.episodes import SeededEpisodes
@@ -35,6 +36,17 @@ class InProcessVecEnv(DummyVecEnv):
             raise
         records = [env.env.calls for env in envs if isinstance(env, SeededEpisodes)]
         self._watchdog = Watchdog(records, timeouts or Timeouts())
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step the environments one after the other.
+
+        First all of them begin their steps, so that those that work outside of this process, such as web pages, do so
+        at the same time.
+        """
+        for env, action in zip(self.envs, self.actions, strict=True):
+            if isinstance(env, SeededEpisodes):
+                env.begin_step(action)
+        return super().step_wait()
 
     def close(self) -> None:
         self._watchdog.close()

@@ -119,6 +119,10 @@ class WorkerEnvs:
         Args:
             groups: For each group, the action of each row.
         """
+        for row, action in (item for actions in groups for item in actions.items()):
+            env = self._envs[row]
+            if isinstance(env, SeededEpisodes):
+                env.begin_step(action)
         for actions in groups:
             yield [self._step(row, action) for row, action in actions.items()]
 
