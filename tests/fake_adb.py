@@ -19,7 +19,8 @@ elif options.command == "logcat":
 elif options.command == "shell":
     try:
         with socket.create_connection(("127.0.0.1", int(options.s.partition("-")[2]))) as connection:
-            connection.sendall(" ".join(options.arguments).encode() + b"\n")
+            connection.sendall(" ".join(options.arguments).encode())
+            connection.shutdown(socket.SHUT_WR)
             sys.stdout.write(connection.makefile().read())
     except OSError:
         sys.exit(f"error: device '{options.s}' not found")

@@ -40,6 +40,8 @@ class Device:
         self.hit |= bool(down) and left <= x < right and top <= y < bottom
 
     def shell(self, line):
+        if 'echo "Does not exist"' in line:  # AndroidWorld's check for a file: there are none
+            return "Does not exist"
         command = shlex.split(line)
         if command == ["getprop", "sys.boot_completed"]:
             return "1" if time.monotonic() >= self.booted_at else ""
@@ -51,6 +53,10 @@ class Device:
             self.settings["/".join(command[2:4])] = command[4]
         if command[:2] == ["settings", "get"]:
             return self.settings.get("/".join(command[2:4]), "null")
+        if command[:1] == ["svc"]:
+            self.settings[f"global/{command[1]}_on"] = str(int(command[2] == "enable"))
+        if command == ["whoami"]:
+            return "root"
         if command == ["dumpsys", "input"]:
             return "  SurfaceOrientation: 0"
         if command == ["state"]:  # for tests only
@@ -70,14 +76,14 @@ def listen(port):
 
 
 def answer(server, device, fault):
-    """Answer one line per connection, unless the device hangs."""
+    """Answer one command per connection, unless the device hangs."""
     while True:
         connection, _ = server.accept()
         with connection, connection.makefile("rw") as stream:
-            line = stream.readline()
+            command = stream.read()
             if fault.get("hang"):
                 time.sleep(1000)
-            stream.write(device.shell(line))
+            stream.write(device.shell(command))
             stream.flush()
 
 

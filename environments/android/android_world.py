@@ -39,20 +39,17 @@ class AndroidWorld:
     """Source of episodes of one AndroidWorld task.
 
     Args:
-        env: The AndroidEnv of the phone.
         task: The name of the task in AndroidWorld's registry.
         split: One of SPLITS.
         limit: Steps of an episode; None = AndroidWorld's limit for the task.
-        world: AndroidWorld's AsyncAndroidEnv of the phone; None = make it. This installs AndroidWorld's accessibility
-            service on the phone, which it downloads.
+        world: AndroidWorld's environment of the phone, from `connect`.
     """
 
-    def __init__(self, env: Any, task: str, split: str, limit: int | None, world: Any = None) -> None:
+    def __init__(self, task: str, split: str, limit: int | None, world: Any) -> None:
         from android_world import registry  # type: ignore[import-not-found]
 
         self._type = registry.TaskRegistry().get_registry("android_world")[task]
-        self._split, self._limit = split, limit
-        self._world = world or connect(env)
+        self._split, self._limit, self._world = split, limit, world
         self._task: Any = None
 
     def begin(self, seed: int) -> tuple[str, int]:
@@ -110,11 +107,13 @@ class AndroidWorld:
         ]
 
 
-def connect(env: Any) -> Any:
-    """Return AndroidWorld's environment for a phone, with its fixed date and its accessibility service.
+def connect(env: Any, elements: str) -> Any:
+    """Return AndroidWorld's AsyncAndroidEnv for a phone, with its fixed date.
 
     Args:
         env: The AndroidEnv of the phone.
+        elements: How to read the elements of the screen, a name of AndroidWorld's A11yMethod in lower case. Its own
+            "a11y_forwarder_app" is a service that it downloads and installs on the phone.
     """
     from android_world.env import (  # type: ignore[import-not-found]
         android_world_controller,
@@ -122,7 +121,8 @@ def connect(env: Any) -> Any:
         interface,
     )
 
-    world = interface.AsyncAndroidEnv(android_world_controller.AndroidWorldController(env))
+    method = android_world_controller.A11yMethod[elements.upper()]
+    world = interface.AsyncAndroidEnv(android_world_controller.AndroidWorldController(env, method))
     env_launcher.setup_env(world)
     return world
 

@@ -51,6 +51,8 @@ class Defaults(BaseModel):
     emulator_arguments: tuple[str, ...] = ()  # further arguments of `emulator`, such as -gpu host
     boot: PositiveFloat = 300.0  # seconds until Android must have booted
     settle: float = Field(default=3.0, ge=0)  # longest wait for a still screen after an action, in seconds
+    # how AndroidWorld reads the elements of the screen, which some tasks need; the app is a service that it downloads
+    elements: Literal["a11y_forwarder_app", "uiautomator", "none"] = "a11y_forwarder_app"
     python: str | None = None  # Python interpreter with android_env; None = that of `pr2l sim install`
 
 

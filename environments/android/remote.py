@@ -85,9 +85,9 @@ def _lists(options: dict[str, Any]) -> dict[str, list[str]]:
 def _source(task: str, host: Host, options: dict[str, Any], split: str, lists: dict[str, list[str]]) -> Source:
     if task == INSTRUCTIONS:
         return Instructions(lists[split], options["horizon"] or TASKS[task].horizon)
-    from .android_world import AndroidWorld
+    from .android_world import AndroidWorld, connect
 
-    return AndroidWorld(host.env, task, split, options["horizon"])
+    return AndroidWorld(task, split, options["horizon"], connect(host.env, options["elements"]))
 
 
 class Phone:

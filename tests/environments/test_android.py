@@ -178,7 +178,7 @@ def android_world(monkeypatch):
 
 def test_android_world_task_is_set_up_scored_and_torn_down(android_world):
     world = World()
-    source = AndroidWorld(None, "Wifi", "train", None, world)
+    source = AndroidWorld("Wifi", "train", None, world)
     goal, limit = source.begin(7)
     assert goal.lower() == "turn wifi off." and limit == 18
     assert source.begin(7)[0] == goal
@@ -194,7 +194,7 @@ def test_android_world_task_is_set_up_scored_and_torn_down(android_world):
     source.end()
     assert world.calls == ["is_successful", "is_successful", "tear_down"]
     assert len({source.begin(seed)[0] for seed in range(20)}) == 3
-    assert AndroidWorld(None, "Wifi", "train", 5, world).begin(0)[1] == 5
+    assert AndroidWorld("Wifi", "train", 5, world).begin(0)[1] == 5
 
 
 # Lists of instructions

@@ -3,10 +3,10 @@
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
+from fake_sdk import write_sdk
 from processes import TIMEOUT
 
 from pr2l.environments.android import emulator as emulators
@@ -14,7 +14,6 @@ from pr2l.environments.android import slots
 from pr2l.environments.android.emulator import Emulator, EmulatorFailed, Sdk, emulator_command, find_sdk
 from pr2l.environments.android.slots import Slot
 
-TESTS = Path(__file__).parents[1]
 FREE = Slot(9)  # away from an emulator that a developer may be running
 
 
@@ -26,11 +25,7 @@ def temporary_folder(tmp_path, monkeypatch):
 @pytest.fixture
 def sdk(tmp_path):
     """Folder of an Android SDK with the stand-ins for `emulator` and `adb`."""
-    for path, script in (("emulator/emulator", "fake_emulator.py"), ("platform-tools/adb", "fake_adb.py")):
-        program = tmp_path / path
-        program.parent.mkdir()
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} {TESTS / script} "$@"\n')
-        program.chmod(0o755)
+    write_sdk(tmp_path)
     return find_sdk(str(tmp_path))
 
 

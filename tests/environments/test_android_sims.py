@@ -2,14 +2,13 @@
 
 import json
 import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
+from fake_sdk import emulators, state_of, write_sdk
 from processes import TIMEOUT
 
 from pr2l.environments.android import environment as android
@@ -169,15 +168,7 @@ def sdk(tmp_path, monkeypatch):
     """Folder of an Android SDK with the stand-ins; the emulator has a gRPC server of android_env's messages."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # for the locks of the workers
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    programs = {
-        "emulator/emulator": (interpreter("android"), "fake_emulator.py"),
-        "platform-tools/adb": (sys.executable, "fake_adb.py"),
-    }
-    for path, (python, script) in programs.items():
-        program = tmp_path / path
-        program.parent.mkdir()
-        program.write_text(f'#!/bin/sh\nexec {python} {TESTS / script} "$@"\n')
-        program.chmod(0o755)
+    write_sdk(tmp_path, interpreter("android"))
     return tmp_path
 
 
@@ -188,22 +179,10 @@ def instructions(tmp_path):
     return str(file)
 
 
-def emulators():
-    return [
-        one for one in psutil.process_iter(["cmdline"]) if "fake_emulator.py" in " ".join(one.info["cmdline"] or ())
-    ]
-
-
 def make(sdk, instructions, *arguments, **options):
     settings = {"sdk": str(sdk), "instructions": instructions, "avd": "pixel", "frame_size": (160, 90), "settle": 0.0}
     settings |= {"actions": "text", "emulator_arguments": arguments}
     return android.make("instructions", android.Defaults(**settings | options))
-
-
-def state_of(slot):
-    """Return what the stand-in for the emulator has received."""
-    command = [sys.executable, str(TESTS / "fake_adb.py"), "-s", slot.serial, "shell", "state"]
-    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
 @pytest.fixture(autouse=True)
