@@ -167,7 +167,7 @@ def main():
     if options.fault == "stubborn":  # ignores SIGTERM, and has a child that does
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)"
-        print("child", subprocess.Popen([sys.executable, "-c", code]).pid, flush=True)
+        print("child", subprocess.Popen([sys.executable, "-c", code]).pid, "ready", flush=True)
     if options.fault in ("hang", "crash"):
         time.sleep(options.after)
         if options.fault == "crash":

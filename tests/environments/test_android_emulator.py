@@ -46,11 +46,15 @@ def emulator(sdk, tmp_path, monkeypatch):
         one.stop()
 
 
-def processes_with(text):
-    """Return the process ids of all processes with a text in their command lines."""
-    return {
-        process.pid for process in psutil.process_iter(["cmdline"]) if text in " ".join(process.info["cmdline"] or ())
-    }
+def ended(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + TIMEOUT
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
 
 
 def healthy(emulator):
@@ -181,10 +185,7 @@ def test_emulator_that_hangs_or_crashes_is_replaced(fault, emulator, monkeypatch
     one = emulator("--fault", fault, "--after", "3")
     one.start()
     assert healthy(one)
-    deadline = time.monotonic() + TIMEOUT
-    while healthy(one) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not healthy(one)
+    assert wait_until(lambda: not healthy(one))
     one.start()
     assert healthy(one)
 
@@ -192,12 +193,9 @@ def test_emulator_that_hangs_or_crashes_is_replaced(fault, emulator, monkeypatch
 def test_nothing_is_left_of_an_emulator_that_ignores_signals(emulator, tmp_path):
     one = emulator("--fault", "stubborn")
     one.start()
-    deadline = time.monotonic() + TIMEOUT
     log = tmp_path / f"{FREE.serial}.log"
-    while "child" not in log.read_text() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    child = int(log.read_text().split("child")[1])
-    assert psutil.pid_exists(child)
+    assert wait_until(lambda: log.read_text().endswith("ready\n"))
+    child = int(log.read_text().split("child")[1].split()[0])
+    assert not ended(child)
     one.stop()
-    assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
-    assert not processes_with(f"-port {FREE.console}")
+    assert wait_until(lambda: ended(child)) and all(map(slots.is_free, FREE.ports))
