@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ..base import UserError
+
+MIN_SCALE = 0.5
+
 
 @dataclass(frozen=True)
 class BrowserOptions:
     """Size of a pool of pages.
 
     Args:
-        browsers: Number of browser processes. Each draws one page at a time, so several use more cores.
+        browsers: Number of browser processes for each scale that is in use. Each draws one page at a time, so several
+            use more cores.
         pages: Limit of pages in use at a time; reaching it means that pages are not closed.
         spare: Number of pages opened ahead for each PageSpec that is in use; 0 = open pages when they are taken.
         timeout: Seconds for one command of a page. A page that needs longer fails.
@@ -31,7 +36,7 @@ class PageSpec:
         url: Address, in practice `file://...`: a page has no network.
         width: Width of the viewport in CSS pixels.
         height: Height of the viewport in CSS pixels.
-        scale: Frame pixels per CSS pixel.
+        scale: Frame pixels per CSS pixel, at least 0.5; each scale that is in use has browsers of its own.
         step_ms: Milliseconds of virtual time in one step; a long gesture takes longer.
         settle_ms: Milliseconds of virtual time between loading the page and its first frame.
         frame_ms: Most milliseconds of virtual time between two frames. Animations that count frames need small values;
@@ -49,6 +54,12 @@ class PageSpec:
     frame_ms: int = 50
     init_scripts: tuple[str, ...] = ()
     state: str = ""
+
+    def __post_init__(self) -> None:
+        if self.scale < MIN_SCALE:  # Chromium would draw at this scale without a word
+            raise UserError(
+                f"scale={self.scale:g} is too small: Chromium draws {MIN_SCALE} pixels per CSS pixel or more"
+            )
 
 
 class Gesture(Protocol):

@@ -102,8 +102,12 @@ class Page:
 
 @dataclass
 class Slot:
-    """Place of a browser, which starts with its first page; `tabs` counts the pages in it."""
+    """Place of a browser, which starts with its first page; `tabs` counts the pages in it.
 
+    All its pages have the same `scale`, the frame pixels per CSS pixel: Chromium has it for a whole process.
+    """
+
+    scale: float
     start: asyncio.Task[BrowserProcess] | None = None
     tabs: int = 0
 
@@ -128,7 +132,7 @@ class Pool:
         self.options = options
         self.users = 1
         self.counts: Counter[str] = Counter()
-        self._slots = [Slot() for _ in range(options.browsers)]
+        self._slots: list[Slot] = []  # options.browsers of each scale
         self._places: dict[Tab, Slot] = {}
         self._spares: dict[PageSpec, deque[asyncio.Task[Tab]]] = {}  # the most recently used spec is the last
         self._lent: set[Tab] = set()
@@ -202,7 +206,7 @@ class Pool:
 
     async def _open(self, spec: PageSpec) -> Tab:
         for attempt in range(ATTEMPTS):
-            slot = min(self._slots, key=lambda slot: slot.tabs)
+            slot = self._slot(spec.scale)
             slot.tabs += 1
             try:
                 tab = Tab(await self._browser(slot), spec, self.options.timeout, self.counts)
@@ -218,6 +222,14 @@ class Pool:
             return tab
         raise AssertionError
 
+    def _slot(self, scale: float) -> Slot:
+        """Return the slot of a scale that has the fewest pages."""
+        slots = [slot for slot in self._slots if slot.scale == scale]
+        if not slots:
+            slots = [Slot(scale) for _ in range(self.options.browsers)]
+            self._slots += slots
+        return min(slots, key=lambda slot: slot.tabs)
+
     async def _browser(self, slot: Slot) -> BrowserProcess:
         """Return the browser of a slot; start one if there is none, or if it has died."""
         if slot.start is not None and slot.start.done():
@@ -225,11 +237,11 @@ class Pool:
             if failed or not slot.start.result().alive:
                 slot.start = None
         if slot.start is None:
-            slot.start = asyncio.create_task(self._start())
+            slot.start = asyncio.create_task(self._start(slot.scale))
         return await asyncio.shield(slot.start)  # which serves other pages too, if this one is cancelled
 
-    async def _start(self) -> BrowserProcess:
-        process = BrowserProcess(self._executable)
+    async def _start(self, scale: float) -> BrowserProcess:
+        process = BrowserProcess(self._executable, scale)
         await process.start()
         self.counts["browsers"] += 1
         self._processes.append(process)

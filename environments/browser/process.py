@@ -66,19 +66,20 @@ class BrowserProcess:
 
     Args:
         executable: Path of the headless shell.
+        scale: Frame pixels per CSS pixel of all its pages. Frames of BeginFrame control ignore the scale of a page.
 
     Attributes:
         drawing: Lock of the browser's frames: two at a time would kill its GPU process.
     """
 
-    def __init__(self, executable: Path) -> None:
+    def __init__(self, executable: Path, scale: float = 1.0) -> None:
         self._profile = tempfile.mkdtemp(prefix="pr2l-browser-")
         self._messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # Chromium's stderr, as long as it lives
         self._executable = executable
         self.drawing = asyncio.Lock()
         commands, to_browser = _pipe()
         from_browser, answers = _pipe()
-        flags = [*FLAGS, f"--user-data-dir={self._profile}"]
+        flags = [*FLAGS, f"--user-data-dir={self._profile}", f"--force-device-scale-factor={scale:g}"]
         if os.geteuid() == 0:
             flags.append("--no-sandbox")  # Chromium's sandbox does not work for root
         watcher = [sys.executable, "-I", "-S", str(WATCHER), self._profile, str(commands), str(answers)]

@@ -129,7 +129,7 @@ class Tab:
             "Page.enable": {},
             "Inspector.enable": {},
             "HeadlessExperimental.enable": {},
-            "Emulation.setDeviceMetricsOverride": {**size, "deviceScaleFactor": spec.scale, "mobile": False},
+            "Emulation.setDeviceMetricsOverride": {**size, "deviceScaleFactor": 0, "mobile": False},
             "Emulation.setTouchEmulationEnabled": {"enabled": True, "maxTouchPoints": 1},
         }
         await asyncio.gather(*(self._ask(method, params, page=True) for method, params in commands.items()))

@@ -252,6 +252,25 @@ def test_the_last_user_closes_a_shared_pool(tmp_path: Path) -> None:
     third.close()
 
 
+@needs_chromium
+@pytest.mark.parametrize("scale", [0.5, 0.7, 1.0, 2.0])
+def test_scale_changes_the_size_of_frames_and_not_the_place_of_touches(
+    pool: Pool, tmp_path: Path, scale: float
+) -> None:
+    script = "let place = []; addEventListener('click', event => place = [event.clientX, event.clientY])"
+    state = "[innerWidth, innerHeight, devicePixelRatio, ...place]"
+    page = pool.take(spec(tmp_path, f"<script>{script}</script>", scale=scale, state=state))
+    page.begin(Touch("tap", x=0.5, y=0.2))
+    assert page.finish().shape == (HEIGHT * scale, WIDTH * scale, 3)
+    assert page.state == pytest.approx([WIDTH, HEIGHT, scale, WIDTH / 2, HEIGHT / 5])
+    page.close()
+
+
+def test_scale_below_that_of_chromium_is_an_error() -> None:
+    with pytest.raises(UserError, match="scale=0.35 is too small"):
+        PageSpec("file:///page.html", 100, 100, scale=0.35)
+
+
 def test_a_missing_executable_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(executable.VARIABLE, str(tmp_path / "chromium"))
     with pytest.raises(UserError, match="is not an executable file.*apt-get install chromium-headless-shell"):
