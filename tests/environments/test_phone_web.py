@@ -69,6 +69,13 @@ def test_a_state_comes_back_as_it_was_set(phone: Phone) -> None:
     assert phone.state == shown
 
 
+def test_the_fonts_are_there_before_the_first_frame(pool: Pool) -> None:
+    page = pool.take(SPEC)
+    fonts = page.evaluate("[...document.fonts].map((face) => [face.family, face.status])")
+    page.close()
+    assert fonts == [["Roboto", "loaded"], ["Roboto", "loaded"], ["Material Icons", "loaded"]]
+
+
 def test_an_open_page_with_a_draft_comes_back(phone: Phone) -> None:
     for line in ("launcher/Contacts", "Contacts/New contact", "Contacts/First name", "type Zo"):
         phone.do(line)

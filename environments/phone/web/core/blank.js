@@ -15,3 +15,6 @@ phone.setState({
   world_clocks: [], events: [], notes: [], shops: { cart: [], orders: [], wishlist: [] }, expenses: [], files: [],
   tasks: [], browser: { history: [], bookmarks: [], url: null, forms: [], web_cart: [] }, notifications: [], screen: {},
 });
+
+// The page has loaded when its fonts have, whether the first screen uses them or not.
+for (const face of document.fonts) face.load();
