@@ -9,6 +9,7 @@ from typing import Any
 
 from . import words
 from .state import APPS, Document
+from .static_data import static_data
 
 PLAIN_LOOK: Document = {
     "dark": False,
@@ -41,13 +42,13 @@ def random_state(rng: Random, look: Document | None = None) -> Document:
         "world_clocks": rng.sample(words.CITIES, rng.randint(1, 3)),
         "events": random_events(rng, now, rng.randint(5, 9)),
         "notes": random_notes(rng, rng.randint(4, 7)),
-        "shops": {"cart": [], "orders": [], "wishlist": []},
+        "shops": {"cart": [], "orders": [], "wishlist": random_wishes(rng)},
         "expenses": random_expenses(rng, now, rng.randint(4, 7)),
         "files": random_files(rng),
         "tasks": random_tasks(rng, now, rng.randint(5, 8)),
-        "browser": {"history": [], "bookmarks": [], "url": None, "forms": [], "web_cart": []},
+        "browser": random_browser(rng),
         "notifications": random_notifications(rng),
-        "screen": {"app": "launcher", "page": "home", "dialog": None, "shade_open": False, "recent_apps": []},
+        "screen": {"app": "launcher", "page": "home"},
     }
 
 
@@ -218,6 +219,19 @@ def task(rng: Random, title: str, now: datetime) -> Document:
         "priority": rng.choice(("low", "medium", "high")),
         "done": rng.random() < 0.3,
     }
+
+
+def random_wishes(rng: Random) -> list[str]:
+    """Return up to two products of the app Shop."""
+    products = [product["id"] for product in static_data("products") if product["store"] == "Shop"]
+    return rng.sample(products, rng.randint(0, 2))
+
+
+def random_browser(rng: Random) -> Document:
+    """Return a browser with some visited and bookmarked sites, and no open page."""
+    sites = [site["url"] for site in static_data("sites")]
+    visited, marked = rng.sample(sites, rng.randint(0, 3)), rng.sample(sites, rng.randint(0, 2))
+    return {"history": visited, "bookmarks": marked, "url": None, "forms": [], "web_cart": []}
 
 
 def random_notifications(rng: Random) -> list[Document]:

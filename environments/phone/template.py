@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from .diff import Change, plain, same, unexpected
 from .state import Document
+from .user import Actions, User
 
 Parameters: TypeAlias = dict[str, Any]
 
@@ -84,6 +85,17 @@ class Template(ABC):
     def answer(self) -> str | None:
         """The right answer, None if the task is not a question; commas separate the items of a list."""
         return None
+
+    @abstractmethod
+    def script(self, user: User) -> Actions:
+        """Do the task by touch, as a user would who follows a manual; the oracle of the task.
+
+        Args:
+            user: Finds elements on the screen; its methods are generators of actions.
+
+        Yields:
+            The actions, without those that end the episode.
+        """
 
     @property
     def goal(self) -> str:
@@ -160,6 +172,10 @@ class Composite(Template):
 
     def reached(self, state: Document) -> bool:
         return self.tasks[-1].reached(state)
+
+    def script(self, user: User) -> Actions:
+        for task in self.tasks:
+            yield from task.script(user)
 
 
 def same_answer(answer: str, expected: str) -> bool:

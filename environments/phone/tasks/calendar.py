@@ -9,6 +9,7 @@ from .. import words
 from ..generate import MINUTE, add, event
 from ..state import Document, get
 from ..template import Parameters, Template
+from ..user import Actions, User
 
 
 def today(state: Document) -> date:
@@ -28,6 +29,20 @@ def some_event(state: Document, rng: Random, **values: str) -> Document:
     add(state, "events", **{**event(rng, new_title(state, rng), day), **values})
     added: Document = state["events"][-1]
     return added
+
+
+def open_day(user: User, day: str) -> Actions:
+    """Show the events of a date."""
+    yield from user.open("Calendar")
+    yield from user.show_month("Calendar/", day)
+    yield from user.tap(f"Calendar/{int(day[8:])}")
+
+
+def delete_event(user: User, title: str) -> Actions:
+    """Delete an event of the day on the screen."""
+    yield from user.tap(f"Calendar/{title}")
+    yield from user.tap("Calendar/Delete")
+    yield from user.tap("Calendar/dialog/Delete")
 
 
 class AddEventTask(Template):
@@ -50,6 +65,15 @@ class AddEventTask(Template):
     def solve(self, state: Document) -> None:
         fields = {name: self.params[name] for name in ("title", "date", "start", "end")}
         add(state, "events", **fields, location="", description="")
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Calendar")
+        yield from user.tap("Calendar/New event")
+        yield from user.type("Calendar/Title", self.params["title"])
+        yield from user.pick_date("Calendar", "Date", self.params["date"])
+        yield from user.pick_time("Calendar", "Start", self.params["start"])
+        yield from user.pick_time("Calendar", "End", self.params["end"])
+        yield from user.tap("Calendar/Save")
 
 
 class SimpleCalendarAddOneEvent(AddEventTask):
@@ -93,6 +117,10 @@ class SimpleCalendarDeleteOneEvent(Template):
     def solve(self, state: Document) -> None:
         state["events"].remove(get(state, f"events/{self.params['id']}"))
 
+    def script(self, user: User) -> Actions:
+        yield from open_day(user, self.params["date"])
+        yield from delete_event(user, self.params["title"])
+
 
 class SimpleCalendarDeleteEvents(Template):
     """Delete all events of a date."""
@@ -104,12 +132,25 @@ class SimpleCalendarDeleteEvents(Template):
     def prepare(self, state: Document, rng: Random) -> Parameters:
         day = (today(state) + timedelta(days=rng.randint(1, 6))).isoformat()
         state["events"] = [row for row in state["events"] if row["date"] != day]
-        for _ in range(2):
-            some_event(state, rng, date=day)
-        return {"date": day}
+        return {"date": day, "titles": [some_event(state, rng, date=day)["title"] for _ in range(2)]}
 
     def solve(self, state: Document) -> None:
         state["events"] = [row for row in state["events"] if row["date"] != self.params["date"]]
+
+    def script(self, user: User) -> Actions:
+        yield from open_day(user, self.params["date"])
+        for title in self.params["titles"]:
+            yield from delete_event(user, title)
+
+
+class SimpleCalendarDeleteEventsOnRelativeDay(SimpleCalendarDeleteEvents):
+    """Delete all events of a day of the next week."""
+
+    text = "Delete all calendar events this coming {weekday}"
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        params = super().prepare(state, rng)
+        return {**params, "weekday": f"{date.fromisoformat(params['date']):%A}"}
 
 
 class SimpleCalendarEventsOnDate(Template):
@@ -127,6 +168,9 @@ class SimpleCalendarEventsOnDate(Template):
     def answer(self) -> str:
         return ", ".join(self.params["titles"])
 
+    def script(self, user: User) -> Actions:
+        yield from open_day(user, self.params["date"])
+
 
 class SimpleCalendarNextEvent(Template):
     """Answer with the title of the next event."""
@@ -139,11 +183,14 @@ class SimpleCalendarNextEvent(Template):
         later = (datetime.fromisoformat(state["now"]) + timedelta(days=rng.randint(1, 3))).date().isoformat()
         some_event(state, rng, date=later, start="07:05", end="07:35")
         upcoming = [row for row in state["events"] if f"{row['date']}T{row['start']}" > state["now"]]
-        return {"title": min(upcoming, key=lambda row: (row["date"], row["start"]))["title"]}
+        return dict(min(upcoming, key=lambda row: (row["date"], row["start"])))
 
     @property
     def answer(self) -> str:
         return str(self.params["title"])
+
+    def script(self, user: User) -> Actions:
+        yield from open_day(user, self.params["date"])
 
 
 class SimpleCalendarLocationOfEvent(Template):
@@ -159,3 +206,48 @@ class SimpleCalendarLocationOfEvent(Template):
     @property
     def answer(self) -> str:
         return str(self.params["location"])
+
+    def script(self, user: User) -> Actions:
+        yield from open_day(user, self.params["date"])
+        yield from user.tap(f"Calendar/{self.params['title']}")
+
+
+class DayQuestion(Template):
+    """Question about the second of three events of a date."""
+
+    apps = ("Calendar",)
+    complexity = 1.2
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        day = (today(state) + timedelta(days=rng.randint(1, 6))).isoformat()
+        state["events"] = [row for row in state["events"] if row["date"] != day]
+        some_event(state, rng, date=day, start="09:00", end="10:00")
+        hour = rng.randint(11, 18)
+        row = some_event(state, rng, date=day, start=f"{hour}:00", end=f"{hour + 1}:00")
+        some_event(state, rng, date=day, start=f"{hour + 2}:00", end=f"{hour + 3}:00")
+        return {**row, "before": f"{hour - 1}:30", "after": f"{hour + 1}:30"}
+
+    @property
+    def answer(self) -> str:
+        return str(self.params["title"])
+
+    def script(self, user: User) -> Actions:
+        yield from open_day(user, self.params["date"])
+
+
+class SimpleCalendarEventOnDateAtTime(DayQuestion):
+    """Answer with the event at a time."""
+
+    text = "What is on my schedule for {date} at {start}? Answer with the title"
+
+
+class SimpleCalendarFirstEventAfterStartTime(DayQuestion):
+    """Answer with the first event after a time."""
+
+    text = "What is my first event after {before} on {date}? Answer with the title"
+
+
+class SimpleCalendarEventsInTimeRange(DayQuestion):
+    """Answer with the events between two times."""
+
+    text = "What events do I have between {before} and {after} on {date}? Answer with the titles, separated by commas"

@@ -8,21 +8,81 @@ from .. import words
 from ..generate import add, alarm
 from ..state import Document, get
 from ..template import Parameters, Template
+from ..user import Actions, User
 
 
-class ClockTimerEntry(Template):
-    """Enter a timer without starting it."""
+class TimerTask(Template):
+    """Task about a timer of random length."""
 
-    text = "Create a timer with {hours} hours, {minutes} minutes and {seconds} seconds. Do not start the timer"
     apps = ("Clock",)
-    complexity = 2.0
+    complexity = 1.6
 
     def prepare(self, state: Document, rng: Random) -> Parameters:
         return {"hours": rng.randint(0, 9), "minutes": rng.randint(1, 59), "seconds": rng.randint(0, 59)}
 
+    @property
+    def digits(self) -> str:
+        """The digits to enter, without zeros at the start."""
+        p = self.params
+        return f"{p['hours']:02}{p['minutes']:02}{p['seconds']:02}".lstrip("0")
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Clock")
+        yield from user.tap("Clock/Timer")
+        yield from user.tap("Clock/New timer")
+        for digit in self.digits:
+            yield from user.tap(f"Clock/{digit}")
+
+
+class ClockTimerEntry(TimerTask):
+    """Enter a timer without starting it."""
+
+    text = "Create a timer with {hours} hours, {minutes} minutes and {seconds} seconds. Do not start the timer"
+
+    def solve(self, state: Document) -> None:
+        state["screen"].update(app="Clock", page="timer", draft={"digits": self.digits})
+
+    def reached(self, state: Document) -> bool:
+        screen = state["screen"]
+        return screen["page"] == "timer" and bool(screen.get("draft", {}).get("digits") == self.digits)
+
+
+class ClockTimerStart(TimerTask):
+    """Start a timer."""
+
+    text = "Start a timer of {hours} hours, {minutes} minutes and {seconds} seconds"
+    complexity = 1.8
+
     def solve(self, state: Document) -> None:
         p = self.params
-        add(state, "timers", seconds=3600 * p["hours"] + 60 * p["minutes"] + p["seconds"], running=False)
+        add(state, "timers", seconds=3600 * p["hours"] + 60 * p["minutes"] + p["seconds"], running=True)
+
+    def script(self, user: User) -> Actions:
+        yield from super().script(user)
+        yield from user.tap("Clock/Start")
+
+
+class ClockTimerDelete(Template):
+    """Delete a timer."""
+
+    text = "Delete the timer of {minutes} minutes"
+    apps = ("Clock",)
+    complexity = 1.2
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        known = {row["seconds"] for row in state["timers"]}
+        minutes = rng.choice([number for number in range(5, 56) if 60 * number not in known])
+        add(state, "timers", seconds=60 * minutes, running=rng.random() < 0.5)
+        return {"minutes": minutes, "id": state["timers"][-1]["id"]}
+
+    def solve(self, state: Document) -> None:
+        state["timers"].remove(get(state, f"timers/{self.params['id']}"))
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Clock")
+        yield from user.tap("Clock/Timer")
+        yield from user.tap(f"Clock/Delete 00:{self.params['minutes']:02}:00")
+        yield from user.tap("Clock/dialog/Delete")
 
 
 class ClockStopWatchRunning(Template):
@@ -38,6 +98,11 @@ class ClockStopWatchRunning(Template):
     def solve(self, state: Document) -> None:
         state["stopwatch"]["running"] = True
 
+    def script(self, user: User) -> Actions:
+        yield from user.open("Clock")
+        yield from user.tap("Clock/Stopwatch")
+        yield from user.tap("Clock/Start")
+
 
 class ClockStopWatchPaused(Template):
     """Pause the stopwatch, which runs."""
@@ -52,6 +117,11 @@ class ClockStopWatchPaused(Template):
 
     def solve(self, state: Document) -> None:
         state["stopwatch"]["running"] = False
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Clock")
+        yield from user.tap("Clock/Stopwatch")
+        yield from user.tap("Clock/Stop")
 
 
 class ClockStopWatchPausedVerify(Template):
@@ -70,6 +140,10 @@ class ClockStopWatchPausedVerify(Template):
 
     def reached(self, state: Document) -> bool:
         return bool(state["screen"]["app"] == "Clock")
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Clock")
+        yield from user.tap("Clock/Stopwatch")
 
 
 def new_time(state: Document, rng: Random) -> str:
@@ -92,6 +166,13 @@ class ClockAddAlarm(Template):
     def solve(self, state: Document) -> None:
         add(state, "alarms", time=self.params["time"], label=self.params["label"], on=True, days=[])
 
+    def script(self, user: User) -> Actions:
+        yield from user.open("Clock")
+        yield from user.tap("Clock/New alarm")
+        yield from user.pick_time("Clock", "Time", self.params["time"])
+        yield from user.type("Clock/Label", self.params["label"])
+        yield from user.tap("Clock/Save")
+
 
 class AlarmTask(Template):
     """Task about an alarm at a time of its own."""
@@ -102,7 +183,8 @@ class AlarmTask(Template):
         time = new_time(state, rng)
         add(state, "alarms", **{**alarm(rng), "time": time, "on": True})
         rng.shuffle(state["alarms"])
-        return {"time": time, "id": next(row["id"] for row in state["alarms"] if row["time"] == time)}
+        row = next(row for row in state["alarms"] if row["time"] == time)
+        return {"time": time, "id": row["id"], "name": f"{time} {row['label']}"}
 
 
 class ClockTurnOffAlarm(AlarmTask):
@@ -113,6 +195,10 @@ class ClockTurnOffAlarm(AlarmTask):
     def solve(self, state: Document) -> None:
         get(state, f"alarms/{self.params['id']}")["on"] = False
 
+    def script(self, user: User) -> Actions:
+        yield from user.open("Clock")
+        yield from user.tap(f"Clock/{self.params['name']} switch")
+
 
 class ClockDeleteAlarm(AlarmTask):
     """Delete an alarm."""
@@ -122,6 +208,12 @@ class ClockDeleteAlarm(AlarmTask):
 
     def solve(self, state: Document) -> None:
         state["alarms"].remove(get(state, f"alarms/{self.params['id']}"))
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Clock")
+        yield from user.tap(f"Clock/{self.params['name']}")
+        yield from user.tap("Clock/Delete")
+        yield from user.tap("Clock/dialog/Delete")
 
 
 class ClockAddWorldClock(Template):
@@ -136,3 +228,10 @@ class ClockAddWorldClock(Template):
 
     def solve(self, state: Document) -> None:
         state["world_clocks"].append(self.params["city"])
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Clock")
+        yield from user.tap("Clock/World clock")
+        yield from user.tap("Clock/Add city")
+        yield from user.type("Clock/Search", self.params["city"])
+        yield from user.tap(f"Clock/{self.params['city']}")

@@ -8,6 +8,7 @@ from .. import words
 from ..generate import add, phone_number
 from ..state import Document, get
 from ..template import Parameters, Template
+from ..user import Actions, User
 
 
 def new_person(state: Document, rng: Random) -> Parameters:
@@ -34,6 +35,20 @@ def some_contact(state: Document, rng: Random) -> Parameters:
     return {"id": contact["id"], "name": name, "number": contact["phone"]}
 
 
+def open_contact(user: User, name: str) -> Actions:
+    """Open the page of a contact."""
+    yield from user.open("Contacts")
+    yield from user.tap(f"Contacts/{name}")
+
+
+def enter_contact(user: User, person: Parameters) -> Actions:
+    """Fill in the page of a new contact."""
+    yield from user.open("Contacts")
+    yield from user.tap("Contacts/New contact")
+    for field, key in (("First name", "first"), ("Last name", "last"), ("Phone", "number")):
+        yield from user.type(f"Contacts/{field}", person[key])
+
+
 class ContactsAddContact(Template):
     """Add a contact with a name and a number."""
 
@@ -49,6 +64,38 @@ class ContactsAddContact(Template):
         name = {"first_name": p["first"], "last_name": p["last"]}
         add(state, "contacts", **name, phone=p["number"], email="", starred=False)
 
+    def script(self, user: User) -> Actions:
+        yield from enter_contact(user, self.params)
+        yield from user.tap("Contacts/Save")
+
+
+class ContactsNewContactDraft(Template):
+    """Fill in a new contact without saving it."""
+
+    text = "Enter a new contact {first} {last} with the number {number}, but do not save it"
+    apps = ("Contacts",)
+    complexity = 1.6
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        return new_person(state, rng)
+
+    def solve(self, state: Document) -> None:
+        state["screen"].update(app="Contacts", page="edit/new", draft=self.draft)
+
+    def reached(self, state: Document) -> bool:
+        draft = state["screen"].get("draft", {})
+        shown = state["screen"]["page"] == "edit/new"
+        return shown and {key: text.strip() for key, text in draft.items() if text.strip()} == self.draft
+
+    @property
+    def draft(self) -> Parameters:
+        """What the fields contain at the goal."""
+        p = self.params
+        return {"first_name": p["first"], "last_name": p["last"], "phone": p["number"]}
+
+    def script(self, user: User) -> Actions:
+        yield from enter_contact(user, self.params)
+
 
 class ContactsEditNumber(Template):
     """Change the number of a contact."""
@@ -63,6 +110,12 @@ class ContactsEditNumber(Template):
     def solve(self, state: Document) -> None:
         get(state, f"contacts/{self.params['id']}")["phone"] = self.params["new_number"]
 
+    def script(self, user: User) -> Actions:
+        yield from open_contact(user, self.params["name"])
+        yield from user.tap("Contacts/Edit")
+        yield from user.replace("Contacts/Phone", self.params["new_number"])
+        yield from user.tap("Contacts/Save")
+
 
 class ContactsDeleteContact(Template):
     """Delete a contact."""
@@ -76,6 +129,11 @@ class ContactsDeleteContact(Template):
 
     def solve(self, state: Document) -> None:
         state["contacts"].remove(get(state, f"contacts/{self.params['id']}"))
+
+    def script(self, user: User) -> Actions:
+        yield from open_contact(user, self.params["name"])
+        yield from user.tap("Contacts/Delete")
+        yield from user.tap("Contacts/dialog/Delete")
 
 
 class ContactsStarContact(Template):
@@ -92,6 +150,10 @@ class ContactsStarContact(Template):
     def solve(self, state: Document) -> None:
         get(state, f"contacts/{self.params['id']}")["starred"] = True
 
+    def script(self, user: User) -> Actions:
+        yield from open_contact(user, self.params["name"])
+        yield from user.tap("Contacts/Favourite")
+
 
 class ContactsNumberOf(Template):
     """Answer with the number of a contact."""
@@ -105,3 +167,6 @@ class ContactsNumberOf(Template):
     @property
     def answer(self) -> str:
         return str(self.params["number"])
+
+    def script(self, user: User) -> Actions:
+        yield from open_contact(user, self.params["name"])

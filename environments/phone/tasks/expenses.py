@@ -8,6 +8,8 @@ from .. import words
 from ..generate import add, expense
 from ..state import Document, get
 from ..template import Parameters, Template
+from ..user import Actions, User
+from .notes import open_note, some_note
 
 
 def new_name(state: Document, rng: Random) -> str:
@@ -28,6 +30,22 @@ def dollars(cents: int) -> str:
     return f"{cents / 100:.2f}"
 
 
+def add_expense(user: User, row: Document) -> Actions:
+    """Add an expense in the app Expenses, which is open."""
+    yield from user.tap("Expenses/New expense")
+    yield from user.type("Expenses/Name", row["name"])
+    yield from user.type("Expenses/Amount", dollars(row["amount"]))
+    yield from user.choose("Expenses", "Category", row["category"])
+    yield from user.tap("Expenses/Save")
+
+
+def delete_expense(user: User, name: str) -> Actions:
+    """Delete an expense in the app Expenses, which is open."""
+    yield from user.tap(f"Expenses/{name}")
+    yield from user.tap("Expenses/Delete")
+    yield from user.tap("Expenses/dialog/Delete")
+
+
 class ExpenseAddSingle(Template):
     """Add an expense."""
 
@@ -41,6 +59,10 @@ class ExpenseAddSingle(Template):
 
     def solve(self, state: Document) -> None:
         add(state, "expenses", **{name: value for name, value in self.params.items() if name != "dollars"})
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Expenses")
+        yield from add_expense(user, self.params)
 
 
 class ExpenseAddMultiple(Template):
@@ -65,6 +87,11 @@ class ExpenseAddMultiple(Template):
         for row in self.params["rows"]:
             add(state, "expenses", **row)
 
+    def script(self, user: User) -> Actions:
+        yield from user.open("Expenses")
+        for row in self.params["rows"]:
+            yield from add_expense(user, row)
+
 
 class ExpenseDeleteSingle(Template):
     """Delete an expense."""
@@ -78,6 +105,10 @@ class ExpenseDeleteSingle(Template):
 
     def solve(self, state: Document) -> None:
         state["expenses"].remove(get(state, f"expenses/{self.params['id']}"))
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Expenses")
+        yield from delete_expense(user, self.params["name"])
 
 
 class ExpenseDeleteMultiple(Template):
@@ -94,6 +125,11 @@ class ExpenseDeleteMultiple(Template):
     def solve(self, state: Document) -> None:
         state["expenses"] = [row for row in state["expenses"] if row["id"] not in self.params["ids"]]
 
+    def script(self, user: User) -> Actions:
+        yield from user.open("Expenses")
+        for name in (self.params["first"], self.params["second"]):
+            yield from delete_expense(user, name)
+
 
 class ExpenseDeleteDuplicates(Template):
     """Delete all but one of equal expenses."""
@@ -106,10 +142,14 @@ class ExpenseDeleteDuplicates(Template):
         row = dict(rng.choice(state["expenses"]))
         del row["id"]
         add(state, "expenses", **row)
-        return {"id": state["expenses"][-1]["id"]}
+        return {"id": state["expenses"][-1]["id"], "name": row["name"]}
 
     def solve(self, state: Document) -> None:
         state["expenses"].remove(get(state, f"expenses/{self.params['id']}"))
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Expenses")
+        yield from delete_expense(user, self.params["name"])
 
 
 class ExpenseAmountOf(Template):
@@ -124,3 +164,28 @@ class ExpenseAmountOf(Template):
     @property
     def answer(self) -> str:
         return dollars(self.params["amount"])
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Expenses")
+        yield from user.scroll_to(f"Expenses/{self.params['name']}")
+
+
+class ExpenseAddFromNote(Template):
+    """Add the expense that a note names."""
+
+    text = "Add the expense that the note {title} names"
+    apps = ("Notes", "Expenses")
+    complexity = 2.4
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        row = expense(rng, new_name(state, rng), state["now"][:10])
+        body = f"{row['name']}, {dollars(row['amount'])} dollars, category {row['category']}"
+        return {"title": some_note(state, rng, body=body)["title"], "row": row}
+
+    def solve(self, state: Document) -> None:
+        add(state, "expenses", **self.params["row"])
+
+    def script(self, user: User) -> Actions:
+        yield from open_note(user, self.params["title"])
+        yield from user.open("Expenses")
+        yield from add_expense(user, self.params["row"])

@@ -7,11 +7,19 @@ from random import Random
 from .. import words
 from ..state import Document, get
 from ..template import Parameters, Template
+from ..user import Actions, User
 
 
 def some_file(state: Document, rng: Random) -> Parameters:
     """Return the fields of a random file."""
     return dict(rng.choice(state["files"]))
+
+
+def open_file(user: User, folder: str, name: str) -> Actions:
+    """Open the page of a file."""
+    yield from user.open("Files")
+    yield from user.tap(f"Files/{folder}")
+    yield from user.tap(f"Files/{name}")
 
 
 class FilesDeleteFile(Template):
@@ -27,6 +35,11 @@ class FilesDeleteFile(Template):
     def solve(self, state: Document) -> None:
         state["files"].remove(get(state, f"files/{self.params['id']}"))
 
+    def script(self, user: User) -> Actions:
+        yield from open_file(user, self.params["folder"], self.params["name"])
+        yield from user.tap("Files/Delete")
+        yield from user.tap("Files/dialog/Delete")
+
 
 class FilesMoveFile(Template):
     """Move a file to another folder."""
@@ -41,6 +54,10 @@ class FilesMoveFile(Template):
 
     def solve(self, state: Document) -> None:
         get(state, f"files/{self.params['id']}")["folder"] = self.params["target"]
+
+    def script(self, user: User) -> Actions:
+        yield from open_file(user, self.params["folder"], self.params["name"])
+        yield from user.choose("Files", "Move", self.params["target"])
 
 
 class FilesRenameFile(Template):
@@ -58,6 +75,12 @@ class FilesRenameFile(Template):
     def solve(self, state: Document) -> None:
         get(state, f"files/{self.params['id']}")["name"] = self.params["new_name"]
 
+    def script(self, user: User) -> Actions:
+        yield from open_file(user, self.params["folder"], self.params["name"])
+        yield from user.tap("Files/Rename")
+        yield from user.replace("Files/Name", self.params["new_name"])
+        yield from user.tap("Files/dialog/Save")
+
 
 class FilesNumberInFolder(Template):
     """Answer with the number of files in a folder."""
@@ -72,3 +95,7 @@ class FilesNumberInFolder(Template):
     @property
     def answer(self) -> str:
         return str(self.params["count"])
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Files")
+        yield from user.tap(f"Files/{self.params['folder']}")

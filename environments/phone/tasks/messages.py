@@ -8,6 +8,7 @@ from .. import words
 from ..generate import add
 from ..state import Document
 from ..template import Parameters, Template
+from ..user import Actions, User
 from .contacts import new_person, some_contact
 
 
@@ -28,6 +29,12 @@ def name_of(state: Document, number: str) -> str:
     return f"{contact['first_name']} {contact['last_name']}"
 
 
+def open_thread(user: User, name: str) -> Actions:
+    """Open the conversation with a contact."""
+    yield from user.open("Messages")
+    yield from user.tap(f"Messages/{name}")
+
+
 class SendTask(Template):
     """Task that is done when the text `message` was sent to `number`."""
 
@@ -36,6 +43,13 @@ class SendTask(Template):
 
     def solve(self, state: Document) -> None:
         send(state, self.params["number"], self.params["message"])
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Messages")
+        yield from user.tap("Messages/New message")
+        yield from user.enter("Messages/To", self.params["number"])
+        yield from user.type("Messages/Text message", self.params["message"])
+        yield from user.tap("Messages/Send")
 
 
 class SimpleSmsSend(SendTask):
@@ -56,8 +70,13 @@ class SimpleSmsReply(SendTask):
         number = rng.choice(state["messages"])["name_or_number"]
         return {"number": number, "name": name_of(state, number), "message": new_text(state, rng)}
 
+    def script(self, user: User) -> Actions:
+        yield from open_thread(user, self.params["name"])
+        yield from user.type("Messages/Text message", self.params["message"])
+        yield from user.tap("Messages/Send")
 
-class SimpleSmsReplyMostRecent(SendTask):
+
+class SimpleSmsReplyMostRecent(SimpleSmsReply):
     """Reply to the last message that came in."""
 
     text = "Reply to the most recent text message with the message: {message}"
@@ -65,7 +84,8 @@ class SimpleSmsReplyMostRecent(SendTask):
     def prepare(self, state: Document, rng: Random) -> Parameters:
         newest = max(state["messages"], key=lambda message: message["time"])
         newest["outgoing"] = False
-        return {"number": newest["name_or_number"], "message": new_text(state, rng)}
+        number = newest["name_or_number"]
+        return {"number": number, "name": name_of(state, number), "message": new_text(state, rng)}
 
 
 class SimpleSmsResend(SendTask):
@@ -111,6 +131,11 @@ class MessagesDeleteThread(Template):
         number = self.params["number"]
         state["messages"] = [message for message in state["messages"] if message["name_or_number"] != number]
 
+    def script(self, user: User) -> Actions:
+        yield from open_thread(user, self.params["name"])
+        yield from user.tap("Messages/Delete conversation")
+        yield from user.tap("Messages/dialog/Delete")
+
 
 class MessagesLastFrom(Template):
     """Answer with the text of the last message in a thread."""
@@ -133,3 +158,6 @@ class MessagesLastFrom(Template):
     @property
     def answer(self) -> str:
         return str(self.params["message"])
+
+    def script(self, user: User) -> Actions:
+        yield from open_thread(user, self.params["name"])

@@ -8,6 +8,16 @@ from typing import Any, ClassVar
 from .. import words
 from ..state import Document
 from ..template import Parameters, Template
+from ..user import Actions, User
+
+# Setting -> its page in the app Settings, and its control there.
+CONTROLS = {
+    "wifi": ("Network & internet", "Wi-Fi switch"),
+    "bluetooth": ("Connected devices", "Bluetooth switch"),
+    "brightness": ("Display", "Brightness slider"),
+    "do_not_disturb": ("Sound & vibration", "Do not disturb switch"),
+    "location": ("Location", "Location switch"),
+}
 
 
 class SettingsTask(Template):
@@ -29,6 +39,16 @@ class SettingsTask(Template):
     def solve(self, state: Document) -> None:
         state["settings"].update(self.values)
 
+    def script(self, user: User) -> Actions:
+        for name, value in self.values.items():
+            page, control = CONTROLS[name]
+            yield from user.open("Settings")
+            yield from user.tap(f"Settings/{page}")
+            if isinstance(value, bool):
+                yield from user.tap(f"Settings/{control}")
+            else:
+                yield from user.slide(f"Settings/{control}", value / 100)
+
 
 class VerifyTask(SettingsTask):
     """Task to check a setting that has the right value already; the episode must end in the app Settings."""
@@ -44,6 +64,11 @@ class VerifyTask(SettingsTask):
 
     def reached(self, state: Document) -> bool:
         return bool(state["screen"]["app"] == "Settings")
+
+    def script(self, user: User) -> Actions:
+        for name in self.values:
+            yield from user.open("Settings")
+            yield from user.tap(f"Settings/{CONTROLS[name][0]}")
 
 
 class SystemWifiTurnOn(SettingsTask):
@@ -172,6 +197,12 @@ class SystemSetScreenTimeout(Template):
     def solve(self, state: Document) -> None:
         state["settings"]["screen_timeout"] = self.params["timeout"]
 
+    def script(self, user: User) -> Actions:
+        yield from user.open("Settings")
+        yield from user.tap("Settings/Display")
+        yield from user.tap("Settings/Screen timeout")
+        yield from user.tap(f"Settings/dialog/{self.params['timeout']}")
+
 
 class SystemRenameDevice(Template):
     """Change the name of the phone."""
@@ -186,3 +217,10 @@ class SystemRenameDevice(Template):
 
     def solve(self, state: Document) -> None:
         state["settings"]["device_name"] = self.params["name"]
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Settings")
+        yield from user.tap("Settings/About phone")
+        yield from user.tap("Settings/Device name")
+        yield from user.replace("Settings/Device name", self.params["name"])
+        yield from user.tap("Settings/dialog/Save")

@@ -10,6 +10,7 @@ from .. import words
 from ..generate import add, task
 from ..state import Document, get
 from ..template import Parameters, Template
+from ..user import Actions, User
 
 
 def new_title(state: Document, rng: Random) -> str:
@@ -38,6 +39,13 @@ class TasksAddTask(Template):
     def solve(self, state: Document) -> None:
         add(state, "tasks", title=self.params["title"], due=None, priority=self.params["priority"], done=False)
 
+    def script(self, user: User) -> Actions:
+        yield from user.open("Tasks")
+        yield from user.tap("Tasks/New task")
+        yield from user.type("Tasks/Title", self.params["title"])
+        yield from user.choose("Tasks", "Priority", self.params["priority"])
+        yield from user.tap("Tasks/Save")
+
 
 class TasksCompleteTask(Template):
     """Mark a task as done."""
@@ -50,6 +58,10 @@ class TasksCompleteTask(Template):
 
     def solve(self, state: Document) -> None:
         get(state, f"tasks/{self.params['id']}")["done"] = True
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Tasks")
+        yield from user.tap(f"Tasks/{self.params['title']} done")
 
 
 class TasksDeleteTask(Template):
@@ -65,6 +77,12 @@ class TasksDeleteTask(Template):
     def solve(self, state: Document) -> None:
         state["tasks"].remove(get(state, f"tasks/{self.params['id']}"))
 
+    def script(self, user: User) -> Actions:
+        yield from user.open("Tasks")
+        yield from user.tap(f"Tasks/{self.params['title']}")
+        yield from user.tap("Tasks/Delete")
+        yield from user.tap("Tasks/dialog/Delete")
+
 
 class TitlesTask(Template):
     """Question for the titles of some tasks."""
@@ -79,6 +97,11 @@ class TitlesTask(Template):
     @property
     def answer(self) -> str:
         return ", ".join(self.params["titles"])
+
+    def script(self, user: User) -> Actions:
+        yield from user.open("Tasks")
+        for title in self.params["titles"]:
+            yield from user.scroll_to(f"Tasks/{title}")
 
 
 class TasksDueOnDate(TitlesTask):
@@ -130,3 +153,13 @@ class TasksIncompleteTasksOnDate(TitlesTask):
     def prepare(self, state: Document, rng: Random) -> Parameters:
         day = some_task(state, rng, done=False)["due"]
         return {"date": day, "titles": self.titles(state, lambda row: row["due"] == day and not row["done"])}
+
+
+class TasksHighPriorityTasksDueOnDate(TitlesTask):
+    """Answer with the tasks of high priority that are due on a date."""
+
+    text = "What tasks with high priority are due on {date}? Answer with the titles, separated by commas"
+
+    def prepare(self, state: Document, rng: Random) -> Parameters:
+        day = some_task(state, rng, priority="high")["due"]
+        return {"date": day, "titles": self.titles(state, lambda row: row["due"] == day and row["priority"] == "high")}
