@@ -123,6 +123,17 @@ def test_frame_follows_a_change_before_its_last_moment(pool: Pool, tmp_path: Pat
 
 
 @needs_chromium
+def test_frames_have_scale_pixels_per_css_pixel(pool: Pool, tmp_path: Path) -> None:
+    edge = "<body style='margin: 0'><div style='width: 50%; height: 100vh; background: red'></div>"
+    (tmp_path / "edge.html").write_text(edge)
+    page = pool.take(PageSpec((tmp_path / "edge.html").as_uri(), width=200, height=100, scale=0.7))
+    frame = page.frame
+    page.close()
+    assert frame.shape == (70, 140, 3)
+    assert (frame[:, :70] == (255, 0, 0)).all()
+    assert (frame[:, 70:] == 255).all()
+
+
 def test_tap_is_trusted_and_exact(pool: Pool, tmp_path: Path) -> None:
     script = "let taps = []; addEventListener('click', e => taps.push([e.clientX, e.clientY, e.isTrusted]))"
     page = pool.take(spec(tmp_path, f"<div style='height: 210px'></div><script>{script}</script>", state="taps"))
