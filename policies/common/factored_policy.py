@@ -126,6 +126,12 @@ class FactoredLearner(LoopLearner):
     policy: FactoredPolicy
     options: FactoredOptions
 
+    @property
+    def parameter_count(self) -> int:
+        """Number of trained parameters, of value functions too."""
+        groups = self.loop.optimizer.param_groups
+        return sum(parameter.numel() for group in groups for parameter in group["params"])
+
     def rate(self, step: int, total_steps: int) -> float:
         """Return the learning rate of an update.
 

@@ -7,8 +7,10 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from test_bc import episodes
 from test_bc import source as trajectories
 from token_world import spaces_and_count, token_worlds
+from transitions import TransitionList
 
 from pr2l.core import registry
 from pr2l.policies.base import Hooks, LearnsFrom
@@ -34,6 +36,7 @@ def create(algorithm, seed=0):
         "batch_size": 16,
         "lstm_size": 8,
         "critic_sizes": (8,),
+        "n": 3,
     }
     options = module.Defaults(**{key: value for key, value in small.items() if key in module.Defaults.model_fields})
     network = mlp.Network, mlp.Defaults(hidden=(8,))
@@ -44,6 +47,8 @@ def source(learner, algorithm):
     """Return the kind of data that the learner declares to learn from."""
     if learner.learns_from == "trajectories":
         return trajectories()
+    if learner.learns_from == "transitions":
+        return TransitionList(episodes(), 0)
     assert learner.learns_from == "rollouts", "add such data to this test"
     return worlds(algorithm)
 

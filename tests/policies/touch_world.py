@@ -103,3 +103,27 @@ def random_episode(world: TouchWorld, random: np.random.Generator, gamma: float,
         discounts=(gamma * ~terminated).float(),
         expert_actions=actions,
     )
+
+
+def every_step(gamma: float) -> list[Trajectory]:
+    """Return one-step trajectories of every action on all five pages, as frequent as random actions play them."""
+    pages = [observation(marked) for marked in (0, 1, 2, 3, None)]
+    steps = []
+    for number, page in enumerate(pages):
+        for action in [(kind, cell) for kind in (TAP, BACK) for cell in range(CELLS)]:
+            right = action == (TAP, number) or (number == CELLS and action[0] == BACK)
+            done = torch.tensor([number == CELLS and right])
+            after = pages[CELLS] if right else page
+            steps.append(
+                Trajectory(
+                    observations={key: torch.tensor(np.stack([page[key], after[key]])) for key in page},
+                    actions=torch.tensor([action]),
+                    rewards=done.float(),
+                    terminated=done,
+                    truncated=~done,
+                    monte_carlo_returns=done.float(),
+                    discounts=gamma * (~done).float(),
+                    expert_actions=torch.tensor([action]),
+                )
+            )
+    return steps

@@ -1,0 +1,397 @@
+"""Digi-Q (Bai et al. 2025): values of actions on frozen features, and a policy that imitates the best of N actions.
+
+    Q_i(s, a) <- r + gamma (1 - d) V'_i(s')    V_i(s) <- Q'_i(s, a~)    i = 1, 2; ' = target, a moving average
+
+    policy: -mean of w log pi(a*|s), by default with a* the best of N actions that a cloned behaviour policy proposes
+
+The features of the state are a network's over the tokens; those of the action are its factors and the token of the
+touched cell (common/action_encoder.py). Differences from the released code:
+
+    - it proposes actions with the policy that collected the data, here a policy that is cloned from the data does;
+    - its targets start from other random weights, here from a copy of the critic, as the paper and ArCHer have it;
+    - its advantage takes the larger one of two critics; here the smaller one, unless reduction=max.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import torch
+from gymnasium import spaces
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.utils import get_device, set_random_seed
+from torch import nn
+
+from .base import BatchSource, LearnsFrom, Tensors, Transitions, Values
+from .common.action_encoder import ActionEncoder
+from .common.factored_policy import FactoredLearner, FactoredOptions, FactoredPolicy
+from .common.loop import Loop, Update
+from .common.options import Fraction, Number, PositiveNumber, Sizes
+from .common.perceptron import perceptron
+from .common.random_state import random_tensors, random_values, restore_random
+from .common.state import copies
+from .losses.advantages import exponential_weights, hard_weights
+from .networks.base import TokenNetwork
+
+__all__ = ["Critic", "Defaults", "DigiQLearner", "Learner", "bellman_losses", "create", "extraction"]
+
+
+class BellmanLosses(NamedTuple):
+    """Losses of action values and state values, each a sum over two heads of the mean squared error."""
+
+    action_values: torch.Tensor
+    values: torch.Tensor
+
+
+def bellman_losses(
+    critic: Critic, target: Critic, batch: Transitions, actions: torch.Tensor, backup_actions: torch.Tensor
+) -> BellmanLosses:
+    """Compute Digi-Q's losses, with a target of its own for each head (code).
+
+        Q_i(s, a) <- r + discount V'_i(s')        V_i(s) <- Q'_i(s, a~)
+
+    Args:
+        critic: Critic to train.
+        target: Target of the critic.
+        batch: B transitions; `discounts` is gamma, and 0 after the task ended the episode.
+        actions: a, int64 [B, factors], actions of the batch.
+        backup_actions: a~, int64 [B, factors]; those of the batch evaluate the policy that collected the data.
+    """
+    with torch.no_grad():
+        next_values = target.values(target.features(batch.next_observations))
+        value_targets = target.action_values(target.features(batch.observations), backup_actions, batch.observations)
+    action_value_targets = batch.rewards[:, None] + batch.discounts[:, None] * next_values
+    features = critic.features(batch.observations)
+    action_values = critic.action_values(features, actions, batch.observations)
+    return BellmanLosses(
+        (action_values - action_value_targets).square().mean(dim=0).sum(),
+        (critic.values(features) - value_targets).square().mean(dim=0).sum(),
+    )
+
+
+def best_of(actions: torch.Tensor, advantages: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the action with the largest advantage of each observation, int64 [B, factors], and that advantage, [B].
+
+    Args:
+        actions: int64 [N, B, factors]; of equal advantages the first action is taken.
+        advantages: float32 [N, B].
+    """
+    best = advantages.argmax(dim=0)
+    rows = torch.arange(actions.shape[1], device=actions.device)
+    return actions[best, rows], advantages[best, rows]
+
+
+class Extraction(NamedTuple):
+    """Actions that a policy imitates, int64 [B, factors], and their weights, float32 [B]."""
+
+    actions: torch.Tensor
+    weights: torch.Tensor
+
+
+@torch.no_grad()
+def extraction(
+    critic: Critic,
+    policy: FactoredPolicy,
+    behaviour: FactoredPolicy | None,
+    observations: Tensors,
+    actions: torch.Tensor,
+    options: Defaults,
+) -> Extraction:
+    """Choose what the policy imitates; the names are those of the released code.
+
+        best-of-n   the best of the batch's action and n - 1 proposed ones, if its advantage exceeds a threshold
+        awr         the batch's action, weighted by min(exp(A / temperature), max_weight)
+        pg          an action of the policy, weighted by its advantage; the code uses five times the advantage
+        sft         the batch's action
+
+    Args:
+        critic: Critic.
+        policy: Policy, for pg.
+        behaviour: Policy that proposes actions, for best-of-n.
+        observations: Observations of B rows.
+        actions: int64 [B, factors], actions of the batch.
+        options: Options of the algorithm.
+    """
+    if options.extraction == "sft":
+        return Extraction(actions, torch.ones(len(actions), device=actions.device))
+    if options.extraction == "best-of-n" and behaviour is not None:
+        proposed = behaviour(observations).sample(options.n - 1, options.proposal_temperature)
+        candidates = torch.cat([actions[None], proposed])
+        best, advantages = best_of(candidates, critic.advantages(candidates, observations, options.reduction))
+        return Extraction(best, hard_weights(advantages, options.threshold))
+    if options.extraction == "pg":
+        actions = policy(observations).sample(1)[0]
+    advantages = critic.advantages(actions, observations, options.reduction)
+    if options.extraction == "awr":
+        return Extraction(actions, exponential_weights(advantages, options.temperature, options.max_weight))
+    return Extraction(actions, advantages)
+
+
+class DigiQLearner(FactoredLearner):
+    """Learner of Digi-Q from transitions.
+
+    Args:
+        policy: Policy to train.
+        critic: Critic to train.
+        behaviour: Policy to clone from the data, which proposes actions; None = the options need none.
+        options: Options of the algorithm.
+    """
+
+    learns_from: ClassVar[LearnsFrom] = "transitions"
+    options: Defaults
+
+    def __init__(
+        self, policy: FactoredPolicy, critic: Critic, behaviour: FactoredPolicy | None, options: Defaults
+    ) -> None:
+        self.options, self.critic, self.behaviour = options, critic, behaviour
+        self.target = deepcopy(critic).requires_grad_(False)
+        self.updates = 0  # gradient steps so far
+        trained: dict[str, nn.Module] = {"policy": policy, "critic": critic}
+        if behaviour is not None:
+            trained["behaviour"] = behaviour
+        parameters = [parameter for module in trained.values() for parameter in module.parameters()]
+        optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
+        self.trained = trained
+        modules = {**trained, "target": self.target}
+        super().__init__(policy, Loop(modules, optimizer, self.update, self.rate, options.threads))
+
+    def update(self, source: BatchSource[Transitions]) -> Update:
+        """Make one gradient step on a batch of transitions.
+
+        Args:
+            source: Transitions.
+
+        Returns:
+            The number of transitions, and the metrics: losses; weight, the mean weight of the imitated actions; epoch.
+        """
+        batch = on_device(source.next_batch(self.options.batch_size), self.device)
+        actions = self.policy.as_factors(batch.actions)
+        losses = bellman_losses(self.critic, self.target, batch, actions, self.backup_actions(batch, actions))
+        policy_loss = behaviour_loss = weight = torch.zeros((), device=self.device)
+        if self.behaviour is not None:
+            behaviour_loss = -self.behaviour(batch.observations).log_prob(actions).mean()
+        if self.updates >= self.options.critic_updates:
+            policy_loss, weight = self.policy_loss(batch.observations, actions)
+        self.step(losses.action_values + losses.values + behaviour_loss + policy_loss)
+        metrics = {
+            "train/action_value_loss": losses.action_values.item(),
+            "train/value_loss": losses.values.item(),
+            "train/behaviour_loss": behaviour_loss.item(),
+            "train/policy_loss": policy_loss.item(),
+            "train/weight": weight.item(),
+            "train/epoch": source.epoch,
+        }
+        return Update(len(batch), metrics)
+
+    def policy_loss(self, observations: Tensors, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the loss -mean(w log pi(a*|s)) of the policy, and the mean of the weights w.
+
+        Args:
+            observations: Observations of B rows.
+            actions: int64 [B, factors], actions of the batch.
+        """
+        chosen = extraction(self.critic, self.policy, self.behaviour, observations, actions, self.options)
+        log_probabilities = self.policy(observations).log_prob(chosen.actions)
+        return -(chosen.weights * log_probabilities).mean(), chosen.weights.mean()
+
+    def backup_actions(self, batch: Transitions, actions: torch.Tensor) -> torch.Tensor:
+        """Return the actions a~ that the state values take, int64 [B, factors].
+
+        Args:
+            batch: Transitions.
+            actions: Their actions.
+        """
+        if self.options.backup == "data":
+            return actions
+        policy = self.behaviour if self.options.backup == "behaviour" else self.policy
+        assert policy is not None
+        with torch.no_grad():
+            return policy(batch.observations).sample(1)[0]
+
+    def step(self, loss: torch.Tensor) -> None:
+        """Make a gradient step, and move the target towards the critic.
+
+        Args:
+            loss: Sum of the losses of all modules, which share no weights.
+        """
+        self.loop.optimizer.zero_grad()
+        loss.backward()
+        for module in self.trained.values():
+            nn.utils.clip_grad_norm_(module.parameters(), self.options.max_grad_norm)
+        self.loop.optimizer.step()
+        polyak_update(self.critic, self.target, self.options.tau)
+        self.updates += 1
+
+    def state_dict(self) -> tuple[Tensors, Values]:
+        tensors, values = super().state_dict()
+        return {**tensors, **copies(random_tensors())}, {
+            **values,
+            "updates": self.updates,
+            "random": random_values(),
+        }
+
+    def load_state_dict(self, tensors: Tensors, values: Values) -> None:
+        """Restore the training state; see `Learner.load_state_dict`.
+
+        This restores the process-wide random generators, so the caller must not draw random numbers between this call
+        and `learn`.
+
+        Args:
+            tensors: Tensors from `state_dict`.
+            values: JSON values from the same call.
+        """
+        super().load_state_dict(tensors, values)
+        self.updates = values["updates"]
+        restore_random(tensors, values["random"])
+
+
+Learner = DigiQLearner
+
+
+class Critic(nn.Module):
+    """Two action values and two state values on shared features.
+
+    Args:
+        network: Features extractor over token observations.
+        actions: Encoder of actions.
+        options: Options of the algorithm.
+    """
+
+    def __init__(self, network: TokenNetwork, actions: ActionEncoder, options: Defaults) -> None:
+        super().__init__()
+        self.network, self.actions = network, actions
+        width, sizes = network.features_dim, options.critic_sizes
+        self.action_value_heads = nn.ModuleList(perceptron(width + actions.width, sizes, 1) for _ in range(2))
+        self.value_heads = nn.ModuleList(perceptron(width, sizes, 1) for _ in range(2))
+
+    def features(self, observations: Tensors) -> torch.Tensor:
+        """Return the features [B, F] of observations.
+
+        Args:
+            observations: Tensors [B, ...].
+        """
+        features: torch.Tensor = self.network(observations)
+        return features
+
+    def values(self, features: torch.Tensor) -> torch.Tensor:
+        """Return two values of each state, [B, 2].
+
+        Args:
+            features: [B, F].
+        """
+        return torch.cat([head(features) for head in self.value_heads], dim=-1)
+
+    def action_values(self, features: torch.Tensor, actions: torch.Tensor, observations: Tensors) -> torch.Tensor:
+        """Return two values of each action, [B, 2] or [N, B, 2].
+
+        Args:
+            features: [B, F].
+            actions: int64 [B, factors], or [N, B, factors].
+            observations: Tensors [B, ...] of the same states.
+        """
+        encoded = self.actions(actions, observations["tokens"], observations["mask"])
+        inputs = torch.cat([features.expand(*encoded.shape[:-1], -1), encoded], dim=-1)
+        return torch.cat([head(inputs) for head in self.action_value_heads], dim=-1)
+
+    def advantages(
+        self, actions: torch.Tensor, observations: Tensors, reduction: Literal["min", "max"]
+    ) -> torch.Tensor:
+        """Return the advantages A = Q - V, each reduced over its two heads, [B] or [N, B].
+
+        Args:
+            actions: int64 [B, factors], or [N, B, factors].
+            observations: Tensors [B, ...].
+            reduction: min: the smaller value, as in ArCHer; max: the larger one, as in the code of Digi-Q.
+        """
+        features = self.features(observations)
+        reduce = torch.amin if reduction == "min" else torch.amax
+        action_values = reduce(self.action_values(features, actions, observations), dim=-1)
+        return action_values - reduce(self.values(features), dim=-1)
+
+
+@torch.no_grad()
+def polyak_update(critic: nn.Module, target: nn.Module, tau: float) -> None:
+    """Move the weights of a target towards those of a critic: target <- (1 - tau) target + tau critic.
+
+    Args:
+        critic: Module that is trained.
+        target: Module of the same shape.
+        tau: Fraction of the critic, 0 to 1.
+    """
+    for weights, target_weights in zip(critic.parameters(), target.parameters(), strict=True):
+        target_weights.lerp_(weights, tau)
+
+
+def on_device(batch: Transitions, device: torch.device) -> Transitions:
+    """Return a batch with the tensors that this algorithm reads on a device.
+
+    Args:
+        batch: Transitions.
+        device: Device of the networks.
+    """
+    moved = {name: getattr(batch, name).to(device) for name in ("rewards", "discounts")}
+    for name in ("observations", "next_observations"):
+        moved[name] = {key: values.to(device) for key, values in getattr(batch, name).items()}
+    return replace(batch, **moved)
+
+
+def create(
+    observation_space: spaces.Dict,
+    action_space: spaces.Space[Any],
+    num_envs: int,
+    network: type[BaseFeaturesExtractor],
+    network_options: BaseModel,
+    options: Defaults,
+    *,
+    seed: int,
+) -> DigiQLearner:
+    """Create a learner; see `Algorithm.create` for the arguments.
+
+    Args:
+        observation_space: Dict of tokens [T, D], mask [T] and perhaps proprio [P].
+        action_space: Discrete or MultiDiscrete, from 0.
+        num_envs: Not used.
+        network: Class that turns an observation into features; policies and critic have one each.
+        network_options: Its options.
+        options: Options of Digi-Q.
+        seed: Seed of all random generators, and so of the first weights.
+
+    Raises:
+        UserError: The action space is of another kind, or `options.factors_of_type` does not fit it.
+    """
+    set_random_seed(seed)
+    make: Any = network  # each Network takes the Defaults of its file
+    device, networks = get_device(options.device), [make(observation_space, network_options) for _ in range(3)]
+    policy = FactoredPolicy(networks[0], action_space, options)
+    encoder = ActionEncoder(policy.sizes, policy.uses, networks[1].token_size, options.action_size, options)
+    critic = Critic(networks[1], encoder, options)
+    behaviour = FactoredPolicy(networks[2], action_space, options) if options.needs_behaviour else None
+    return DigiQLearner(policy.to(device), critic.to(device), behaviour and behaviour.to(device), options)
+
+
+class Defaults(FactoredOptions):
+    """Options of Digi-Q."""
+
+    batch_size: PositiveInt = 128  # transitions per update; 32 x 4 accumulated in the code
+    gamma: Fraction = 0.95  # discount factor per step; from the code
+    tau: Fraction = 0.1  # fraction by which the target follows the critic after each update; code: once per epoch
+    backup: Literal["data", "behaviour", "policy"] = "data"  # action of V's target: the data's, or a sample of a policy
+    reduction: Literal["min", "max"] = "min"  # of the two heads in the advantage; max in the code
+    extraction: Literal["best-of-n", "awr", "pg", "sft"] = "best-of-n"  # what the policy imitates
+    n: Annotated[int, Field(ge=2)] = 16  # actions that best-of-n compares, with the data's action; from the code
+    proposal_temperature: PositiveNumber = 1.2  # temperature of the behaviour policy in best-of-n; from the code
+    threshold: Number = 0.05  # advantage that best-of-n must exceed; 1 / H of the time limit, as in the code
+    temperature: PositiveNumber = 0.01  # temperature of awr; from the code
+    max_weight: PositiveNumber = 100.0  # largest weight of awr; the code has no limit
+    action_size: PositiveInt = 64  # width of the embedding of each factor, and of the touched token
+    critic_sizes: Sizes = (256, 256)  # hidden units per layer of the values; three layers of 3840 in the code
+    critic_updates: NonNegativeInt = 0  # updates that train the values only, before the policy learns too
+    max_grad_norm: PositiveNumber = 1.0  # maximum norm of the gradient of each module; 0.01 in the code
+
+    @property
+    def needs_behaviour(self) -> bool:
+        """Whether a policy is cloned from the data."""
+        return self.extraction == "best-of-n" or self.backup == "behaviour"
