@@ -37,11 +37,11 @@ def checks(options):
 
 class Count:
     def __init__(
-        self, *, split, labels, size=8, horizon=5, fail=None, at=3, on=None, kinds=1, words=False, engine=True
+        self, *, split, labels, size=8, horizon=5, fail=None, at=3, on=None, kinds=1, words=False, meet=(), engine=True
     ):
         self.labels, self.split, self.horizon = labels, split, horizon
         self.fail, self.at, self.on = fail, at, on
-        self.size, self.memory, self.child = size, [], None
+        self.size, self.memory, self.child, self.meet = size, [], None, meet
         self.metadata = {"render_fps": 7}
         self.observation_space = {
             "frame": {"type": "Box", "low": 0, "high": 255, "shape": [size, size, 3], "dtype": "uint8"},
@@ -60,6 +60,8 @@ class Count:
 
     def step(self, action):
         self.steps += 1
+        if self.meet and self.steps == 1:
+            self.call("wait", *self.meet)
         if self.steps == self.at and self.on in (None, self.seed):
             getattr(self, f"fail_{self.fail}", int)()
         value = len(action) if isinstance(action, str) else float(np.sum(action))

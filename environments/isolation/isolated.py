@@ -18,8 +18,8 @@ import tempfile
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeAlias, TypeVar
 
@@ -117,6 +117,7 @@ class Isolated(gym.Env[Observation, Any]):
         self._make = [path, module, task, options, {"split": split, "labels": labels}]
         self._worker: WorkerProcess | None = None
         self._running = False  # whether an episode is under way
+        self._begun: WorkerLost | bool = False  # whether `begin_step` has sent an action, or why it could not
         if spaces is not None:
             self.observation_space, self.action_space = spaces
             return
@@ -131,19 +132,41 @@ class Isolated(gym.Env[Observation, Any]):
         """
         seed = int(self.np_random.integers(2**63)) if seed is None else seed
         super().reset(seed=seed)
+        self._begun = False
         return self._retry(lambda: self._begin(seed))
+
+    def begin_step(self, action: Any) -> None:
+        """Start the step that `step` with the same action will finish, so that several simulators work at once.
+
+        Args:
+            action: The action of the next `step`.
+        """
+        if self._running:
+            try:
+                self._send_step(action)
+                self._begun = True
+            except WorkerLost as lost:
+                self._begun = lost
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, Info]:
         if not self._running:
             raise RuntimeError("no episode is running; call reset() first")
+        begun, self._begun = self._begun, False
         try:
-            if self._worker is not None and time.monotonic() - self._worker.memory_checked >= MEMORY_INTERVAL:
-                self._check_memory(self._worker)
-            in_memory, result = self._ask(self.timeouts.step, "step", self._plain(action))
+            if isinstance(begun, WorkerLost):
+                raise begun
+            if not begun:
+                self._send_step(action)
+            in_memory, result = self._receive(self.timeouts.step, "step")
         except WorkerLost as lost:
             return self._cut(lost)
         self._failures = 0
         return self._remember(in_memory, result)
+
+    def _send_step(self, action: Any) -> None:
+        if self._worker is not None and time.monotonic() - self._worker.memory_checked >= MEMORY_INTERVAL:
+            self._check_memory(self._worker)
+        self._send(self.timeouts.step, "step", self._plain(action))
 
     def _plain(self, action: Any) -> Any:
         """Return an action as a value for a message."""
@@ -211,9 +234,18 @@ class Isolated(gym.Env[Observation, Any]):
                 self._give_up(lost)
 
     def _ask(self, seconds: float, command: str, *arguments: Any) -> Any:
+        self._send(seconds, command, *arguments)
+        return self._receive(seconds, command)
+
+    def _send(self, seconds: float, command: str, *arguments: Any) -> None:
         if self._worker is None:
             raise WorkerLost("its worker was lost before this step")
-        kind, value = self._worker.ask(seconds, self.timeouts.silence, command, arguments)
+        self._worker.send(seconds, command, arguments)
+
+    def _receive(self, seconds: float, command: str) -> Any:
+        if self._worker is None:
+            raise WorkerLost("its worker was lost during this step")
+        kind, value = self._worker.receive(seconds, self.timeouts.silence, command)
         if kind == "mistake":
             if command == "make":
                 self.close()
@@ -328,14 +360,30 @@ class WorkerProcess:
         """
         self.frame: np.ndarray = np.ndarray(shape, np.uint8, mmap.mmap(self._memory.fileno(), 0))
 
-    def ask(self, seconds: float, silence: float, command: str, arguments: Any) -> tuple[str, Any]:
-        """Send a command and return the kind and the value of the answer.
+    def send(self, seconds: float, command: str, arguments: Any) -> None:
+        """Send a command without waiting for its answer.
 
         Args:
-            seconds: The time limit of the call.
-            silence: The longest time without a heartbeat, in seconds.
+            seconds: The time limit for sending.
             command: The command, a method `do_...` of worker.Worker without that prefix.
             arguments: The arguments of the method.
+
+        Raises:
+            WorkerLost: If the worker does not take the command in time.
+        """
+        self._trim_log()
+        self._number += 1
+        with self._failures_as_lost(seconds):
+            self._socket.settimeout(seconds)
+            send(self._socket, [self._number, command, list(arguments)])
+
+    def receive(self, seconds: float, silence: float, command: str) -> tuple[str, Any]:
+        """Return the kind and the value of the answer to the last command.
+
+        Args:
+            seconds: The time limit of the call, from now on.
+            silence: The longest time without a heartbeat, in seconds.
+            command: The command, for messages.
 
         Returns:
             "answer" and the result, or "mistake" or "error" and a text; see worker.Worker.
@@ -343,12 +391,14 @@ class WorkerProcess:
         Raises:
             WorkerLost: If there is no valid answer in time.
         """
-        self._trim_log()
-        self._number += 1
-        try:
-            self._socket.settimeout(seconds)
-            send(self._socket, [self._number, command, list(arguments)])
+        with self._failures_as_lost(seconds):
             return self._answer(seconds, silence, command)
+
+    @contextmanager
+    def _failures_as_lost(self, seconds: float) -> Iterator[None]:
+        """Turn failures of the connection into WorkerLost."""
+        try:
+            yield
         except (EOFError, ConnectionError):
             raise WorkerLost(f"its process has ended: {self._death()}") from None
         except TimeoutError:

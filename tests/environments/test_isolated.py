@@ -132,6 +132,39 @@ def test_multidiscrete_actions_reach_the_worker(world):
     assert env.step(np.array([1, 2, 3]))[1] == 6.1
 
 
+def test_steps_of_two_worlds_run_at_once(world, tmp_path):
+    """Each step waits for a file that the other one's step makes."""
+    envs = [world(meet=[str(tmp_path / name) for name in order]) for order in ("ab", "ba")]
+    for env in envs:
+        env.reset(seed=3)
+    for env, action in zip(envs, (1, 2), strict=True):
+        env.begin_step(action)
+    assert [env.step(action)[1] for env, action in zip(envs, (1, 2), strict=True)] == [1.1, 2.1]
+    assert [env.step(3)[1] for env in envs] == [3.2, 3.2]  # without begin_step
+
+
+@pytest.mark.filterwarnings("ignore:far is replaced")
+def test_step_that_was_begun_ends_like_any_other(world):
+    env = world(fail="kill", at=2)
+    env.reset(seed=3)
+    env.begin_step(1)
+    env.reset(seed=4)  # abandons it
+    assert env.step(2)[1] == 2.1
+    env.begin_step(2)
+    assert "killed by SIGKILL" in env.step(2)[4]["cut"]
+    env.begin_step(1)  # no episode is running
+    with pytest.raises(RuntimeError, match="call reset"):
+        env.step(1)
+    env.reset(seed=5)
+    for pid in env.call("pids"):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: env._worker.process.poll() is not None)
+    env.begin_step(1)
+    *_, truncated, info = env.step(1)
+    assert truncated and "ended" in info["cut"] and env.restarts == 2
+    assert env.reset(seed=6)[0]["frame"][0, 0, 0] == 6
+
+
 def test_text_actions_reach_the_worker(world):
     env = world(words=True)
     assert env.action_space == spaces.Text(80, min_length=0, charset="abc")
@@ -146,7 +179,8 @@ def test_observations_are_copies(shared_world):
     second = env.step(0)[0]
     second["frame"][:] = 0
     assert (first["frame"] == 7).all() and (env.render() == 8).all()
-    env._worker.ask(TIMEOUT, TIMEOUT, "step", [0])  # as if Ctrl-C had interrupted the wait for the answer
+    env._worker.send(TIMEOUT, "step", [0])
+    env._worker.receive(TIMEOUT, TIMEOUT, "step")  # as if Ctrl-C had interrupted the wait for the answer
     assert (env.render() == 8).all()
 
 
