@@ -219,7 +219,8 @@ def test_back_in_the_browser_shows_the_page_before(phone: Phone) -> None:
     assert phone.state["screen"]["app"] == "launcher"
 
 
-# Touches elements of each app at random, seldom keys, and sometimes the buttons; returns the errors.
+# Touches elements of each app at random, seldom keys, and sometimes the buttons; returns the errors. An icon is one
+# glyph as wide as high; the font shows unknown names as letters.
 RANDOM_TOUCHES = """
 (seed, count) => {
   const errors = [];
@@ -231,12 +232,20 @@ RANDOM_TOUCHES = """
       target.dispatchEvent(new PointerEvent(type, { bubbles: true, clientX, clientY, isPrimary: true }));
     }
   };
+  const font = document.createElement("canvas").getContext("2d");
+  font.font = "24px Material Icons";
+  const checkIcons = () => {
+    for (const { dataset: { icon } } of document.querySelectorAll("[data-icon]")) {
+      if (font.measureText(icon).width !== 24) errors.push(`no icon ${icon}`);
+    }
+  };
   const step = () => {
     const choice = random(), roles = choice < 0.1 ? ["text", "outside"] : ["text", "outside", "key"];
     const found = phone.elements().filter(({ role }) => !roles.includes(role));
     if (choice > 0.97) phone.enter();
     else if (choice > 0.9 || !found.length) phone.back();
     else touch(found[Math.floor(random() * found.length)]);
+    checkIcons();
   };
   for (const app of Object.keys(phone.apps)) {
     phone.openApp(app);
