@@ -11,7 +11,7 @@ exactly.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import gymnasium as gym
 import numpy as np
@@ -22,7 +22,7 @@ from ..base import UserError
 from ..common.screen_action_space import ActionText, ScreenActionSpace
 from ..isolation.interpreters import interpreter
 from ..isolation.isolated import Isolated
-from .heads import Heads
+from .actions import ScreenActions
 from .tasks import INSTRUCTIONS, TASKS, Task
 
 __all__ = ["TASKS", "Defaults", "Task", "kinds", "make"]
@@ -71,7 +71,7 @@ def make(
     *,
     split: Literal["train", "evaluation"] = "train",
     labels: bool = False,
-) -> gym.Env[dict[str, Any], Any]:
+) -> ScreenActions:
     """Make the environment of a task; its interpreter and its phone start at the first reset.
 
     Args:
@@ -97,10 +97,8 @@ def make(
         python=interpreter("android" if task == INSTRUCTIONS else "android-world", options.python),
         spaces=spaces(options),
     )
-    if options.actions == "text":
-        return env
     rows, columns = options.grid
-    return Heads(env, ScreenActionSpace(rows=rows, columns=columns))
+    return ScreenActions(env, ScreenActionSpace(rows, columns) if options.actions == "heads" else None)
 
 
 def spaces(options: Defaults) -> tuple[gym.spaces.Dict, gym.spaces.Text]:

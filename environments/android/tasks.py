@@ -26,7 +26,7 @@ class Task:
     horizon: int
     success: str
     apps: tuple[str, ...] = ()
-    prompt: str = "screen"
+    prompt: str = "goal"
 
 
 def world(complexity: float, *apps: str) -> Task:

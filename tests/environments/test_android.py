@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pr2l.core import registry
 from pr2l.environments.android import environment as android
 from pr2l.environments.android import gestures
+from pr2l.environments.android.actions import ScreenActions
 from pr2l.environments.android.android_world import AndroidWorld, parameter_seed, step_limit
 from pr2l.environments.android.gestures import LIFT, REPEAT, TOUCH, Touch, touches, typing_commands, untypable
-from pr2l.environments.android.heads import Heads
 from pr2l.environments.android.instructions import Instructions, read, split_lists
 from pr2l.environments.android.tasks import TASKS
 from pr2l.environments.common.screen_action_space import ScreenActionSpace
@@ -252,24 +252,45 @@ class Echo(gym.Env):
         self.texts = []
         return {}, {"context": {"goal": "search for red shoes"}}
 
+    def begin_step(self, action):
+        self.texts.append("begin")
+
     def step(self, action):
         self.texts.append(action)
         return {}, 0.0, False, False, {}
 
 
 def test_heads_become_texts():
-    actions = ScreenActionSpace(rows=20, columns=9)
-    env = Heads(Echo(), actions)
-    assert env.action_space == actions.space and env.unwrapped.action_space != env.action_space
+    heads = ScreenActionSpace(rows=20, columns=9)
+    env = ScreenActions(Echo(), heads)
+    assert env.action_space == heads.space and env.unwrapped.action_space != env.action_space
     env.reset()
     for text in ('type("red shoes")', "tap(0.500, 0.525)", "home()", "complete()"):
-        env.step(actions.encode(parse(text), "search for red shoes"))
+        env.step(heads.encode(parse(text), "search for red shoes"))
+    env.begin_step(np.zeros(6, np.int64))
     env.step(np.array([TYPES.index("type"), 0, 0, 0, 40, 0]))
-    *texts, malformed = env.unwrapped.texts
-    assert texts == ['type("red shoes")', "tap(0.500, 0.525)", "home()", "complete()"]
+    *texts, begin, malformed = env.unwrapped.texts
+    assert texts == ['type("red shoes")', "tap(0.500, 0.525)", "home()", "complete()"] and begin == "begin"
     assert malformed.startswith("malformed: the text starts at word 40")
     with pytest.raises(ValueError):
         parse(malformed)
+
+
+def test_texts_stay_texts():
+    env = ScreenActions(Echo(), None)
+    assert env.action_space == Echo.action_space
+    env.reset()
+    env.step("tap(0.5, 0.5)")
+    env.step("what?")
+    assert env.unwrapped.texts == ["tap(0.5, 0.5)", "what?"]
+
+
+def test_action_is_drawn_where_the_finger_touches():
+    env, frame = ScreenActions(Echo(), ScreenActionSpace(20, 9)), np.zeros((200, 90, 3), np.uint8)
+    env.reset()
+    drawn = env.draw_action(frame, ScreenActionSpace(20, 9).encode(parse("tap(0.5, 0.25)")))
+    rows, columns = np.nonzero(drawn.any(axis=2))
+    assert abs(rows.mean() - 50) < 4 and abs(columns.mean() - 45) < 3 and not frame.any()
 
 
 def test_make_refuses_what_does_not_fit_together(tmp_path, monkeypatch):

@@ -242,7 +242,7 @@ def test_running_emulator_is_used_and_kept(sdk, instructions):
 @pytest.mark.parametrize("fault", ["crash", "hang"])
 def test_emulator_that_fails_in_an_episode_is_replaced(fault, sdk, instructions):
     env = make(sdk, instructions, "--fault", fault, "--after", "15")
-    env.timeouts = Timeouts(step=10, silence=10)
+    env.unwrapped.timeouts = Timeouts(step=10, silence=10)
     with closing(env):
         observation, _ = env.reset(seed=0)
         truncated, deadline = False, time.monotonic() + TIMEOUT
@@ -252,7 +252,7 @@ def test_emulator_that_fails_in_an_episode_is_replaced(fault, sdk, instructions)
             truncated = "cut" in info
             if terminated or info["measures"]["malformed_actions"]:
                 raise AssertionError(info)
-        assert truncated and (reward, info["success"]) == (0, False) and env.restarts == 1
+        assert truncated and (reward, info["success"]) == (0, False) and env.unwrapped.restarts == 1
         assert (observation["frame"] == before["frame"]).all()
         observation, _ = env.reset(seed=1)
         assert (observation["frame"][0, 0] == (128, 128, 128)).all() and len(emulators()) == 1
