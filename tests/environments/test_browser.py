@@ -134,6 +134,7 @@ def test_frames_have_scale_pixels_per_css_pixel(pool: Pool, tmp_path: Path) -> N
     assert (frame[:, 70:] == 255).all()
 
 
+@needs_chromium
 def test_tap_is_trusted_and_exact(pool: Pool, tmp_path: Path) -> None:
     script = "let taps = []; addEventListener('click', e => taps.push([e.clientX, e.clientY, e.isTrusted]))"
     page = pool.take(spec(tmp_path, f"<div style='height: 210px'></div><script>{script}</script>", state="taps"))
