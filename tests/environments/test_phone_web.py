@@ -206,6 +206,8 @@ def test_a_slider_follows_the_finger(phone: Phone) -> None:
     assert phone.state["settings"]["brightness"] == 100
     phone.do("Settings/Brightness slider")
     assert phone.state["settings"]["brightness"] == 50
+    phone.do(ScreenAction("swipe", x, y, x + 0.1, 0.9))  # down rather than to the right
+    assert phone.state["settings"]["brightness"] == 50
 
 
 def test_back_in_the_browser_shows_the_page_before(phone: Phone) -> None:

@@ -16,7 +16,7 @@
   const begin = ({ clientX: x, clientY: y, target }) => {
     const element = target.closest("[data-name]");
     const area = target.closest("[data-scroll]");
-    touch = { x, y, element, area, from: area?.scrollTop, moved: false, done: false };
+    touch = { x, y, element, area, from: area?.scrollTop, moved: null, done: false };
     const own = touch;
     if (element?.hold) own.timer = setTimeout(() => press(own), HOLD_MS);
   };
@@ -30,25 +30,34 @@
 
   const move = ({ clientX: x, clientY: y }) => {
     if (!touch || touch.done) return;
-    touch.moved ||= Math.hypot(x - touch.x, y - touch.y) > SLACK;
-    if (!touch.moved) return;
-    if (touch.element?.slide) slide(x);
-    else if (touch.y < EDGE) pullShade(y);
-    else if (touch.area) scroll(y);
+    const right = Math.abs(x - touch.x), down = Math.abs(y - touch.y);
+    if (!touch.moved && Math.hypot(right, down) <= SLACK) return;
+    touch.moved ||= kind(right > down);
+    touch.moved(x, y);
   };
 
-  const slide = (x) => {
-    const { left, width } = touch.element.getBoundingClientRect();
-    handled(touch.element.slide, Math.min(1, Math.max(0, (x - left) / width)));
+  /* What a moving finger does, which its first direction decides. */
+  const kind = (sideways) => {
+    if (touch.element?.slide && sideways) return slide;
+    if (touch.y < EDGE) return pullShade;
+    return touch.area ? scroll : () => {};
   };
 
-  const pullShade = (y) => {
+  const slide = (x) => handled(touch.element.slide, partOf(touch.element, x));
+
+  /* How far along an element a place is, 0 = left end. */
+  const partOf = (element, x) => {
+    const { left, width } = element.getBoundingClientRect();
+    return Math.min(1, Math.max(0, (x - left) / width));
+  };
+
+  const pullShade = (_, y) => {
     if (y - touch.y < 2 * EDGE) return;
     touch.done = true;
     handled(() => Object.assign(phone.state.screen, { shade_open: true, focus: null, keyboard: null, toast: null }));
   };
 
-  const scroll = (y) => {
+  const scroll = (_, y) => {
     const { area, from } = touch;
     if (area.dataset.scroll === "shade") {
       if (touch.y - y > 2 * EDGE) {
@@ -69,15 +78,9 @@
     if (own.done || own.moved) return;
     own.done = true;
     phone.state.screen.toast = null;
-    touchAt(own.element, x);
+    if (own.element?.slide) own.element.slide(partOf(own.element, x));
+    else own.element?.tap?.();
     phone.draw();
-  };
-
-  const touchAt = (element, x) => {
-    if (element?.slide) {
-      const { left, width } = element.getBoundingClientRect();
-      element.slide((x - left) / width);
-    } else element?.tap?.();
   };
 
   const cancel = () => {
