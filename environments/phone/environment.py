@@ -8,6 +8,7 @@ as the state says so.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -22,7 +23,7 @@ from ..browser import BrowserOptions, Page, PageFailure, PageSpec, Pool, shared_
 from ..common import screen_actions
 from ..common.drawing import draw
 from ..common.screen_action_space import ActionText, ScreenActionSpace
-from ..common.screen_actions import MalformedAction, ScreenAction
+from ..common.screen_actions import MalformedAction, ScreenAction, UnsupportedAction
 from .episode import Episode, draw_episode
 from .library import find
 from .oracle import Script
@@ -31,7 +32,7 @@ from .state import APPS
 from .static_data import WEB
 from .table import TASKS, Task
 from .template import Template
-from .user import Element, User
+from .user import Element, NotOnScreen, User
 
 WIDTH, HEIGHT = 360, 640  # CSS pixels
 ENDS = ("complete", "impossible", "answer")  # actions that end an episode
@@ -106,8 +107,9 @@ def oracle(task: str) -> Callable[[gym.Env[Any, Any]], Any]:
         task: A key of TASKS.
 
     Returns:
-        A function from an environment to its next action. A policy with heads cannot type every text; the script then
-        raises UnsupportedAction, so use the option actions="text".
+        A function from an environment to its next action. It warns and declares the task impossible if the script
+        cannot go on: after actions of others have led it astray, or because heads cannot type a text that is not in the
+        instruction (use actions="text").
     """
     _task(task)
 
@@ -115,7 +117,11 @@ def oracle(task: str) -> Callable[[gym.Env[Any, Any]], Any]:
         phone = env.unwrapped
         if not isinstance(phone, PhoneEnv):
             raise UserError(f"the oracle needs the phone in this process, not {phone}; use call('oracle_action')")
-        return phone.oracle_action()
+        try:
+            return phone.oracle_action()
+        except (NotOnScreen, UnsupportedAction, StopIteration) as error:
+            warnings.warn(f"the script of {phone.episode.name} cannot go on: {error}", stacklevel=2)
+            return phone.element(ScreenAction("impossible"))
 
     return act
 
@@ -136,6 +142,7 @@ class PhoneEnv(gym.Env[Observation, Any]):
         measures: dict of numbers: `malformed_actions` so far, and at the end of an episode `side_effects`, the number
             of changes that the task does not need, and `declared`, whether the agent has declared the end.
         side_effects: At the end of an episode: list of those changes as texts.
+        action: str, the text form of the last action; "" at reset and after a malformed one.
         template: str, the name of the template.
         seed: int that determines the episode.
         labels: Only with labels=True: list of {"name", "box": (x0, y0, x1, y1) in pixels of the frame, "distance": 0.0,
@@ -192,7 +199,7 @@ class PhoneEnv(gym.Env[Observation, Any]):
             by=self.options.split_by,
             varied=self.options.looks == "varied",
         )
-        self._steps, self._malformed, self._begun, self._failure = 0, 0, False, ""
+        self._steps, self._malformed, self._begun, self._failure, self._action = 0, 0, False, "", None
         self._script: Script | None = None
         self._open(self.episode)
         return {"frame": self._frame}, self._info()
@@ -262,10 +269,26 @@ class PhoneEnv(gym.Env[Observation, Any]):
         return [Element(**{**row, "box": tuple(row["box"])}) for row in rows]
 
     def oracle_action(self) -> Any:
-        """Return the next action of the template's script, as an element of the action space."""
+        """Return the next action of the template's script, as an element of the action space.
+
+        Raises:
+            NotOnScreen: The script does not find an element.
+            UnsupportedAction: Heads cannot type a text of the script.
+            StopIteration: The script has ended.
+        """
         if self._script is None:
             self._script = Script(self.episode.task, User(self.elements, WIDTH, HEIGHT))
-        action = self._script.next_action()
+        return self.element(self._script.next_action())
+
+    def element(self, action: ScreenAction) -> Any:
+        """Return an action as an element of the action space.
+
+        Args:
+            action: The action.
+
+        Raises:
+            UnsupportedAction: Heads cannot type its text, which is not in the instruction.
+        """
         if self.options.actions == "text":
             return screen_actions.format(action)
         return self.heads.encode(action, self._instruction())
@@ -338,6 +361,7 @@ class PhoneEnv(gym.Env[Observation, Any]):
             "context": {"goal": self.episode.task.goal},
             "success": False,
             "measures": {"malformed_actions": self._malformed},
+            "action": screen_actions.format(self._action) if self._action else "",
             "template": self.episode.name,
             "seed": self._seed,
         }

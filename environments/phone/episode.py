@@ -25,7 +25,12 @@ class Episode:
 
 
 def draw_episode(
-    templates: Mapping[str, type[Template]], seed: int, *, split: Split, by: SplitBy = "seed", varied: bool = True
+    templates: Mapping[str, type[Template]],
+    seed: int,
+    *,
+    split: Split = "train",
+    by: SplitBy = "seed",
+    varied: bool = True,
 ) -> Episode:
     """Draw an episode, which the arguments determine.
 

@@ -30,10 +30,9 @@ def phone():
 def play(env, seed):
     """Play the scripted solution; return the last step's values, and the number of steps."""
     env.reset(seed=seed)
-    act = oracle("all")
     steps, ended = 0, False
     while not ended:
-        result = env.step(act(env))
+        result = env.step(env.oracle_action())
         steps, ended = steps + 1, result[2] or result[3]
     return result, steps
 
@@ -178,7 +177,8 @@ def test_malformed_action_does_nothing_and_is_counted(phone):
         observation, reward, terminated, truncated, info = env.step(action)
         assert np.array_equal(observation["frame"], first)
         assert (reward, terminated, truncated) == (0.0, False, False)
-        assert info["measures"]["malformed_actions"] == count
+        assert info["measures"]["malformed_actions"] == count and info["action"] == ""
+    assert env.step("Next: home()")[4]["action"] == "home()"
 
 
 @needs_chromium
@@ -262,9 +262,12 @@ def test_script_names_what_is_on_the_screen_instead(phone):
     env.reset(seed=0)
     env.oracle_action()  # makes the script
     env.step(tap(env, "launcher/Notes"))
-    with pytest.raises(NotOnScreen, match="'Settings/Network & internet' is not on the screen, which has .*Notes/"):
+    message = "'Settings/Network & internet' is not on the screen, which has .*Notes/"
+    with pytest.raises(NotOnScreen, match=message):
         for _ in range(40):
             env.step(env.oracle_action())
+    with pytest.warns(UserWarning, match="the script of SystemWifiTurnOn cannot go on"):
+        assert oracle("all")(env) == "impossible()"
 
 
 @needs_chromium
