@@ -19,7 +19,6 @@ from pydantic import BaseModel, NonNegativeInt, PositiveInt
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 
-from . import digirl
 from .base import BatchSource, LearnsFrom, Tensors, Trajectory, UserError, Values
 from .common.factored_policy import FactoredPolicy
 from .common.loop import Update
@@ -29,7 +28,8 @@ from .common.sb3 import observation_bytes
 from .common.state import below, copies
 from .common.steps import flat_steps
 from .common.threads import torch_threads
-from .digirl import Critic, DigiRLLearner
+from .digirl import Critic, DigiRLLearner, modules
+from .digirl import Defaults as OfflineDefaults
 
 __all__ = ["Defaults", "Learner", "OnlineDigiRLLearner", "create", "rollout_bytes"]
 
@@ -177,7 +177,7 @@ def create(
     Raises:
         UserError: The action space is of another kind, or `options.factors_of_type` does not fit it.
     """
-    policy, critic = digirl.modules(observation_space, action_space, network, network_options, options, seed)
+    policy, critic = modules(observation_space, action_space, network, network_options, options, seed)
     return OnlineDigiRLLearner(policy, critic, options, seed)
 
 
@@ -192,7 +192,7 @@ def rollout_bytes(observation_space: spaces.Dict, num_envs: int, options: Defaul
     return {"cpu": options.replay * sum(observation_bytes(observation_space).values())}
 
 
-class Defaults(digirl.Defaults):
+class Defaults(OfflineDefaults):
     """Options of DigiRL from rollouts."""
 
     filter: Literal["reward", "curriculum", "none"] = "curriculum"  # score of trajectories; code: online curriculum
