@@ -210,6 +210,15 @@ def test_a_slider_follows_the_finger(phone: Phone) -> None:
     assert phone.state["settings"]["brightness"] == 50
 
 
+@pytest.mark.parametrize(
+    "url", ["megamart.web/50%", "megamart.web/product/x", "openpedia.web/wiki", "nothing.web", "surveycorner.web/x/y"]
+)
+def test_a_wrong_url_shows_that_nothing_was_found(phone: Phone, url: str) -> None:
+    for line in ("launcher/Browser", "Browser/Address", f"type {url}", "enter"):
+        phone.do(line)
+    assert f"The page {url} cannot be found." in phone.names()
+
+
 def test_back_in_the_browser_shows_the_page_before(phone: Phone) -> None:
     for line in ("launcher/Browser", "Browser/Openpedia", "Browser/Animals", "Browser/Beaver"):
         phone.do(line)
@@ -262,6 +271,34 @@ RANDOM_TOUCHES = """
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 8))])
 def test_random_touches_raise_no_error_and_keep_the_state_valid(phone: Phone, seed: int) -> None:
     assert phone.page.evaluate(f"({RANDOM_TOUCHES})({seed * 1000}, 50)") == []
+    validate(phone.state)
+
+
+ODD = ["", "a/b?c=d&e", '"><b>bold</b>', "%2F%", "Zoë\n\U0001f600", "x" * 300]
+TEXTS = {
+    "contacts": ("first_name", "last_name", "phone", "email"),
+    "messages": ("name_or_number", "text"),
+    "alarms": ("label",),
+    "events": ("title", "location", "description"),
+    "notes": ("title", "body", "folder"),
+    "expenses": ("name", "category", "note"),
+    "files": ("name",),
+    "tasks": ("title",),
+    "notifications": ("title", "text"),
+}
+
+
+@pytest.mark.parametrize("odd", [ODD[1], *(pytest.param(text, marks=pytest.mark.slow) for text in ODD)])
+def test_odd_texts_are_only_texts(phone: Phone, odd: str) -> None:
+    state = document()
+    for name, fields in TEXTS.items():
+        for row in state[name]:
+            row.update(dict.fromkeys(fields, odd))
+    state["browser"].update(bookmarks=[odd], history=[odd])
+    state["settings"]["device_name"] = odd
+    phone.show(state)
+    assert contents(phone.state) == contents(state)
+    assert phone.page.evaluate(f"({RANDOM_TOUCHES})(7, 40)") == []
     validate(phone.state)
 
 

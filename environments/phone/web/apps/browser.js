@@ -8,10 +8,19 @@
   /* Register a site: (state, path: [parts], query: {name: value}) => {title, body: [views]}. */
   phone.site = (host, draw) => { SITES[host] = draw; };
 
+  /* A part of a url as text; a typed "%" may begin no code. */
+  const decode = (text) => {
+    try {
+      return decodeURIComponent(text);
+    } catch {
+      return text;
+    }
+  };
+
   /* "megamart.web/search?q=desk lamp" -> {host, path: ["search"], query: {q: "desk lamp"}} */
   const parse = (url) => {
     const [place, search = ""] = url.split("?"),
-      [host, ...path] = place.split("/").filter(Boolean).map(decodeURIComponent);
+      [host, ...path] = place.split("/").filter(Boolean).map(decode);
     return { host, path, query: Object.fromEntries(new URLSearchParams(search)) };
   };
 
