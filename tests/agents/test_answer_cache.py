@@ -1,5 +1,6 @@
 """Cache of answers: equal questions are asked once, by several processes too, and damaged lines are asked again."""
 
+import fcntl
 import json
 import multiprocessing
 import threading
@@ -108,6 +109,18 @@ def test_concurrent_writers_lose_no_line(tmp_path):
     assert len(path.read_text().splitlines()) == 600
     cache = AnswerCache(path, replay=True)
     assert all(cache.answer(number, Counter())["of"] == number for number in range(600))
+
+
+def test_writer_waits_for_the_lock_of_the_file(tmp_path):
+    path = tmp_path / "a.jsonl"
+    writer = threading.Thread(target=AnswerCache(path).answer, args=("key", Counter()))
+    with path.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        writer.start()
+        writer.join(0.3)
+        assert writer.is_alive() and path.stat().st_size == 0
+    writer.join(10)
+    assert AnswerCache(path, replay=True).answer("key", Counter()) == {"number": 1}
 
 
 def test_threads_share_a_cache(tmp_path):

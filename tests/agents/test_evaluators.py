@@ -226,6 +226,8 @@ def test_long_trajectory_shows_evenly_spread_screens_and_all_actions():
     actions = [f"a{number}" for number in range(8)]
     question = evaluator.question(TASK, [screen(grey) for grey in range(9)], actions)
     assert greys_of(question) == [0, 4, 8]
+    four = TrajectoryEvaluator(judge(), TrajectoryDefaults(max_screens=4))
+    assert greys_of(four.question(TASK, [screen(grey) for grey in range(9)], actions)) == [0, 3, 5, 8]
     assert sum(str(part).startswith("Action") for part in words_of(question)) == 8
 
 
