@@ -5,10 +5,12 @@ import io
 import logging
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from pr2l.agents.base import Agent
 from pr2l.core import registry
 from pr2l.core.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 KEY = "AIza-secret-of-the-test"
 FRAME = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
 MESSAGES = [
@@ -329,6 +332,12 @@ def test_in_parallel_raises_the_error_of_a_call_and_starts_no_more():
     assert len(started) <= 8
     assert dict(in_parallel(lambda number: number + 1, range(50), 7)) == {n: n + 1 for n in range(50)}
     assert list(in_parallel(str, [], 3)) == []
+
+
+def test_running_requests_do_not_keep_the_program_alive():
+    code = "import time; from pr2l.agents.api.common.parallel import in_parallel\n"
+    code += "for _ in in_parallel(lambda n: time.sleep(60 * n), range(4), 4): raise SystemExit(7)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=40).returncode == 7
 
 
 def test_ctrl_c_does_not_wait_for_running_requests():
