@@ -172,12 +172,22 @@ def test_question_has_the_parts_of_the_released_prompt():
 
 
 def test_unchanged_screens_are_not_judged():
-    evaluator = last_screens()
+    evaluator = last_screens(tolerance=0.001)
     assert score(evaluator, 100) == score(evaluator, 100, 100, 101) == 0.0
     assert evaluator.judge.agent.questions == []
     evaluator = last_screens("Status: success")
     assert score(evaluator, 0, 50, 100) == score(evaluator, 0, 50, 100, 100) == score(evaluator, 0, 50, 50, 100) == 1.0
     assert len(evaluator.judge.agent.questions) == 1
+
+
+@pytest.mark.parametrize(("options", "probability"), [({}, 1.0), ({"tolerance": 0.001}, 0.0)])
+def test_small_switch_on_a_phone_is_a_change(options, probability):
+    """A grey switch of 22 x 12 pixels turns blue; the mean squared difference is 33, below the released 65.025."""
+    before, after = screen(255, 448, 252), screen(255, 448, 252)
+    before[100:112, 200:222], after[100:112, 200:222] = (200, 200, 200), (0, 122, 255)
+    difference = 22 * 12 * (200**2 + 78**2 + 55**2) / (448 * 252 * 3)
+    assert 30 < difference < 40
+    assert last_screens("Status: success", **options).score(TASK, [before, after], ["tap"]) == probability
 
 
 def test_repeated_screen_keeps_its_verdict():

@@ -12,11 +12,13 @@ from pr2l.agents.evaluators.common.prompts import ExampleFile
 from pr2l.core import registry
 from pr2l.core.io import read_json
 from pr2l.core.yaml_files import parse
+from tests.environments.browser_pages import needs_chromium
 
 PAGE = DOCS / "evaluators.md"
 
 
 @pytest.mark.slow
+@needs_chromium
 def test_commands_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GEMINI_API_KEY", "secret-of-the-test")
@@ -25,7 +27,7 @@ def test_commands_run(tmp_path, monkeypatch):
         for command in commands(PAGE):
             api = re.search(r"api=(\w+)", command)
             command = command.replace("HuggingFaceTB/SmolVLM-256M-Instruct", str(folder(CASE["smolvlm"])))
-            command = command.replace("--episodes 100", "--episodes 4")
+            command = re.sub("--episodes [0-9]+", "--episodes 4", command)
             if api:
                 response = {"gemini": gemini, "openai_server": openai}[api[1]]
                 server.responses = [response("Status: success")] * 4
@@ -33,16 +35,18 @@ def test_commands_run(tmp_path, monkeypatch):
             run_command(command, monkeypatch)
             ran.append(command)
         assert len(server.requests) == 8
-    assert len(ran) == 7
+    assert len(ran) == 8
     results = sorted(path.name for path in Path("runs/evaluators").glob("fetch-*.json"))
     assert results == [f"fetch-{name}.json" for name in ("noisy", "question", "state", "trajectory", "vlm")]
     assert read_json(Path("runs/evaluators/fetch-vlm.json"))["agreement"]["recall"]["value"] in (None, 1)
+    values: dict = {}
+    exec(python_blocks(PAGE)[0], values)
+    assert values["unseen"][1e-5] == 0
 
 
 def test_python_code_runs():
     values: dict = {}
-    for block in python_blocks(PAGE):
-        exec(block, values)
+    exec(python_blocks(PAGE)[1], values)
     assert sum(values["labels"] != [True, False] * 50) == 3
 
 
