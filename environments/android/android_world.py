@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ..common.screen_actions import ScreenAction
+
 SPLITS = ("train", "evaluation")  # the seeds of the parameters of the two splits differ
 
 
@@ -72,21 +74,18 @@ class AndroidWorld:
         self._world.hide_automation_ui()
         return task.goal, self._limit or step_limit(task.complexity)
 
-    def answer(self, text: str) -> None:
-        """Keep an answer for the tasks that ask a question.
-
-        Args:
-            text: The answer; a later one replaces it.
-        """
-        self._world.interaction_cache = text
-
-    def score(self, declared: bool) -> float:
+    def score(self, end: ScreenAction | None) -> float:
         """Return AndroidWorld's score in 0..1.
 
         Args:
-            declared: Whether the agent has declared the end; if not, the score is 0.
+            end: The action with which the agent has declared the end, which can be the answer to the task's question.
+                None = it has not; the score is then 0.
         """
-        return float(self._task.is_successful(self._world)) if declared else 0.0
+        if end is None:
+            return 0.0
+        if end.type == "answer":
+            self._world.interaction_cache = end.text
+        return float(self._task.is_successful(self._world))
 
     def end(self) -> None:
         """Clean up after the episode, if there is one."""

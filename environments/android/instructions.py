@@ -15,6 +15,7 @@ import random
 from pathlib import Path
 
 from ..base import UserError
+from ..common.screen_actions import ScreenAction
 
 HELD_OUT = 5  # one in so many instructions of a single file is for evaluation
 
@@ -92,14 +93,11 @@ class Instructions:
         """
         return random.Random(seed).choice(self._instructions), self._limit
 
-    def answer(self, text: str) -> None:
-        """Do nothing: the evaluator reads answers from the recorded actions."""
-
-    def score(self, declared: bool) -> float:
+    def score(self, end: ScreenAction | None) -> float:
         """Return 0, because nothing on the phone says whether the task is done.
 
         Args:
-            declared: Not used.
+            end: Not used.
         """
         return 0.0
 

@@ -22,7 +22,7 @@ from .tasks import INSTRUCTIONS, TASKS
 __all__ = ["Phone", "Source", "checks", "make"]
 
 SPLITS = ("train", "evaluation")
-ENDS = ("complete", "impossible")  # actions with which an agent declares the end of an episode
+ENDS = ("complete", "impossible", "answer")  # actions with which an agent declares the end of an episode
 LONGEST_ACTION = 1024  # characters of an action
 CHARACTERS = "".join(map(chr, [*range(32, 127), *range(160, 256)]))  # those of samples of the action space
 
@@ -33,14 +33,11 @@ class Source(Protocol):
     def begin(self, seed: int) -> tuple[str, int]:
         """Begin the episode of a seed and return its instruction and its step limit."""
 
-    def answer(self, text: str) -> None:
-        """Take the agent's answer to a question."""
-
-    def score(self, declared: bool) -> float:
+    def score(self, end: ScreenAction | None) -> float:
         """Return the score in 0..1 after a step; more than 0 ends the episode.
 
         Args:
-            declared: Whether the agent has declared the end.
+            end: The action of ENDS with which the agent has declared the end; None = it has not.
         """
 
     def end(self) -> None:
@@ -165,10 +162,10 @@ class Phone:
             RuntimeError: If the phone does not answer; it must be started again.
         """
         self._steps += 1
-        declared = self._perform(action)
+        end = self._perform(action)
         observation = self._observation()  # waits for a still screen, so that apps have stored what was entered
-        self._score = self._source.score(declared)
-        terminated = declared or self._score > 0
+        self._score = self._source.score(end)
+        terminated = end is not None or self._score > 0
         truncated = self._steps >= self._limit and not terminated
         return observation, self._score, terminated, truncated, self._info()
 
@@ -193,19 +190,17 @@ class Phone:
             if self._host is not None:
                 self._host.close()
 
-    def _perform(self, text: str) -> bool:
-        """Perform an action and return whether it declares the end of the episode."""
+    def _perform(self, text: str) -> ScreenAction | None:
+        """Perform an action, and return it if it declares the end of the episode."""
         try:
             action = parse(text)
         except MalformedAction:
             self._measures["malformed_actions"] += 1
-            return False
-        if action.type == "answer":
-            self._source.answer(action.text or "")
+            return None
         if action.type == "type":
             self._measures["untypable_characters"] += untypable(action.text or "")
         self._device.perform(action)
-        return action.type in ENDS
+        return action if action.type in ENDS else None
 
     def _observation(self) -> dict[str, np.ndarray]:
         return {"frame": self._device.frame()}

@@ -14,6 +14,7 @@ from pr2l.environments.android import environment as android
 from pr2l.environments.android import gestures
 from pr2l.environments.android.actions import ScreenActions
 from pr2l.environments.android.android_world import AndroidWorld, parameter_seed, step_limit
+from pr2l.environments.android.environment_screen import EnvironmentScreen, EnvironmentTask, gesture
 from pr2l.environments.android.gestures import LIFT, REPEAT, TOUCH, Touch, touches, typing_commands, untypable
 from pr2l.environments.android.instructions import Instructions, read, split_lists
 from pr2l.environments.android.tasks import TASKS
@@ -184,15 +185,14 @@ def test_android_world_task_is_set_up_scored_and_torn_down(android_world):
     assert source.begin(7)[0] == goal
     assert world.calls == ["time", "initialize", "reset True", "hide", "tear_down", *world.calls[:4]]
     world.calls.clear()
-    assert source.score(declared=False) == 0.0 and world.calls == []
-    assert source.score(declared=True) == 0.5
+    assert source.score(None) == 0.0 and world.calls == []
+    assert source.score(parse("complete()")) == 0.5
     world.wifi = "off"
-    assert source.score(declared=False) == 0.0 and source.score(declared=True) == 1.0
-    source.answer("42")
-    assert world.interaction_cache == "42"
+    assert source.score(None) == 0.0 and source.score(parse("impossible()")) == 1.0
+    assert source.score(parse('answer("42")')) == 1.0 and world.interaction_cache == "42"
     source.end()
     source.end()
-    assert world.calls == ["is_successful", "is_successful", "tear_down"]
+    assert world.calls == [*["is_successful"] * 3, "tear_down"]
     assert len({source.begin(seed)[0] for seed in range(20)}) == 3
     assert AndroidWorld("Wifi", "train", 5, world).begin(0)[1] == 5
 
@@ -236,7 +236,7 @@ def test_list_of_instructions_has_no_reward():
     source = Instructions(["a", "b", "c"], limit=10)
     assert {source.begin(seed) for seed in range(30)} == {("a", 10), ("b", 10), ("c", 10)}
     assert source.begin(4) == source.begin(4)
-    assert source.score(declared=True) == 0.0
+    assert source.score(parse("complete()")) == 0.0
 
 
 # The environment
@@ -324,3 +324,50 @@ def test_every_screen_action_is_a_touch_a_key_a_text_or_the_agents_word():
     covered = {"tap", "long_press", "swipe", "type", *gestures.KEYS, "answer", "complete", "impossible"}
     assert covered == set(TYPES)
     assert ScreenAction("tap", 0, 1).x == 0.0
+
+
+# Touches of another environment's screen
+
+
+@pytest.mark.parametrize("action", ["tap(0.250, 0.750)", "long_press(0.005, 0.995)", "swipe(0.5, 0.8, 0.9, 0.2)"])
+def test_touches_become_the_gesture_that_they_came_from(action):
+    """On a screen of 100 x 200 pixels, whose centres the actions touch."""
+    expected = parse(action)
+    path, held = [], 0.0
+    for touch in touches(expected):
+        path.append((min(int(touch.x * 100), 99), min(int(touch.y * 200), 199)))
+        held += touch.seconds
+    seen = gesture(path, held, 100, 200)
+    assert seen.type == expected.type
+    for name in ("x", "to_x"):
+        assert getattr(seen, name) == pytest.approx(getattr(expected, name), abs=0.0051)
+    for name in ("y", "to_y"):
+        assert getattr(seen, name) == pytest.approx(getattr(expected, name), abs=0.0026)
+
+
+def test_screen_of_an_environment_takes_touches_keys_and_texts():
+    env = Echo()
+    env.observation_space = gym.spaces.Dict(frame=gym.spaces.Box(0, 255, (200, 100, 3), np.uint8))
+    frames = iter(np.full((200, 100, 3), value, np.uint8) for value in range(1, 99))
+    env.reset = lambda seed: ({"frame": next(frames)}, {"context": {"goal": f"goal {seed}"}})
+    env.texts = []
+    env.step = lambda action: (env.texts.append(action) or {"frame": next(frames)}, 0.5, len(env.texts) == 5, False, {})
+    screen = EnvironmentScreen(env)
+    source = EnvironmentTask(screen, lambda: 7)
+    screen.press("KEYCODE_HOME")  # before the first episode
+    assert not screen.screenshot().any() and source.begin(3) == ("goal 3", 7)
+    screen.touch(0, 0, False)  # android_env lifts the finger at every reset
+    assert env.texts == [] and (screen.screenshot() == 1).all()
+    screen.touch(50, 40, True)
+    screen.touch(50, 40, False)
+    assert (screen.screenshot() == 2).all() and source.score(None) == 0.5 and source.score(None) == 0.0
+    screen.press("KEYCODE_BACK")
+    screen.press("KEYCODE_POWER")
+    screen.type('say "hi"')
+    screen.touch(10, 10, True)
+    screen.wait(1.0)
+    screen.touch(10, 10, False)
+    assert source.score(parse("complete()")) == 2.0  # the reward of four steps
+    screen.type("after the end")
+    expected = ["tap(0.505, 0.203)", "back()", 'type("say \\"hi\\"")', "long_press(0.105, 0.052)", "complete()"]
+    assert env.texts == expected and source.score(None) == 0.0

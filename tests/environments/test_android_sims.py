@@ -4,6 +4,7 @@ import json
 import subprocess
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from processes import TIMEOUT
 
 from pr2l.environments.android import environment as android
 from pr2l.environments.android import slots
+from pr2l.environments.common.screen_actions import coordinate, format, parse, pixel
 from pr2l.environments.isolation.interpreters import interpreter
 from pr2l.environments.isolation.isolated import WORKER, Isolated, Timeouts
+from pr2l.environments.phone import environment as phone_environment
 from pr2l.rollout.contract import ContractCheck
 
 pytestmark = [pytest.mark.sims, pytest.mark.timeout(900)]
@@ -65,10 +68,10 @@ def test_pixels_and_touches_pass_unchanged(phone):
 
 def test_texts_and_keys_arrive(phone):
     phone.reset(seed=3)
-    for action in ('type("it\'s 50%s off; ✓")', "enter()", "back()", "home()", 'answer(" 42")'):
+    for action in ('type("it\'s 50%s off; ✓")', "enter()", "back()", "home()"):
         phone.step(action)
     state = phone.call("state")
-    assert state["typed"] == "it's 50%s off;  42"
+    assert state["typed"] == "it's 50%s off; "
     assert state["keys"] == ["KEYCODE_ENTER", "KEYCODE_BACK", "KEYCODE_HOME"]
     *_, info = phone.step("complete()")
     assert info["measures"] == {"malformed_actions": 0, "untypable_characters": 1}
@@ -89,7 +92,7 @@ def test_episodes_end_at_success_at_the_agents_word_and_at_the_limit(phone):
     assert info == {"context": {"goal": "touch the target 5"}, "success": False, "measures": info["measures"]}
     _, reward, terminated, truncated, info = phone.step(middle(frame["frame"]))
     assert (reward, terminated, truncated, info["success"]) == (1, True, False, True)
-    for action in ("complete()", "impossible()"):
+    for action in ("complete()", "impossible()", 'answer("42")'):
         phone.reset(seed=6)
         _, reward, terminated, truncated, info = phone.step(action)
         assert (reward, terminated, truncated, info["success"]) == (0, True, False, False)
@@ -158,6 +161,63 @@ def test_fake_simulator_of_android_env_runs_episodes():
     done = subprocess.run([str(interpreter("android")), "-c", FAKE], capture_output=True, text=True, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:3] == ["0 50", "1 50", "2 50"]
+
+
+# The web phone of pr2l as android_env's simulator
+
+
+def web_phone(task, **options):
+    remote = str(TESTS / "android_web_phone.py")
+    return Isolated(remote, task, options, split="train", labels=False, name="web", python=interpreter("android"))
+
+
+@pytest.fixture(scope="module")
+def web_phones():
+    """The web phone behind android_env, and in this process."""
+    options = {"looks": "fixed", "templates": ("SystemWifiTurnOn", "ContactsStarContact", "ClockTurnOffAlarm")}
+    with (
+        closing(web_phone("mini", **options)) as far,
+        closing(phone_environment.make("mini", phone_environment.Defaults(**options, actions="text"))) as near,
+    ):
+        yield far, near
+
+
+def at_centres(action, height, width):
+    """Return an action whose points are centres of pixels, as android_env's integers are."""
+    moved = {
+        name: coordinate(pixel(getattr(action, name), size), size)
+        for name, size in (("x", width), ("y", height), ("to_x", width), ("to_y", height))
+        if getattr(action, name) is not None
+    }
+    return parse(format(replace(action, **moved)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_web_phone_shows_the_same_pixels_through_android_env(web_phones, seed):
+    far, near = web_phones
+    (seen, info), (expected, expected_info) = far.reset(seed=seed), near.reset(seed=seed)
+    assert info["context"] == expected_info["context"]
+    assert (seen["frame"] == expected["frame"]).all()
+    height, width = seen["frame"].shape[:2]
+    touches = ("swipe(0.5, 0.8, 0.5, 0.2)", "home()", "long_press(0.3, 0.4)", "back()", "tap(0.5, 0.9)", 'type("a b")')
+    for text in (*(format(at_centres(parse(touch), height, width)) for touch in touches), "what?"):
+        seen, *result, info = far.step(text)
+        expected, *expected_result, expected_info = near.step(text)
+        assert (seen["frame"] == expected["frame"]).all(), text
+        assert result == expected_result and info["success"] == expected_info["success"]
+        assert info["measures"]["malformed_actions"] == expected_info["measures"]["malformed_actions"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_oracle_of_the_web_phone_succeeds_through_android_env(web_phones, seed):
+    far, _ = web_phones
+    far.reset(seed=seed)
+    rewards, done = [], False
+    while not done:
+        _, reward, terminated, truncated, info = far.step(far.call("oracle_action"))
+        rewards.append(reward)
+        done = terminated or truncated
+    assert rewards == [0.0] * (len(rewards) - 1) + [1.0] and info["success"] and terminated
 
 
 # An emulator: the whole path from its command line to frames, with tests/fake_emulator.py as its program.
