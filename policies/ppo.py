@@ -1,6 +1,7 @@
 """Proximal policy optimisation (Schulman et al. 2017) on tokens, with Stable-Baselines3's losses and loop.
 
-With option `recurrent` it is RecurrentPPO of sb3-contrib: the same update, with an LSTM after the network.
+With option `recurrent` it is RecurrentPPO of sb3-contrib: the same update, with an LSTM after the network. With option
+`factors_of_type` or `image_tokens`, for actions with a type, the policy has the heads of common/action_head.py.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from gymnasium import spaces
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from .base import UserError
+from .common.action_head import HeadOptions
+from .common.actor_critic import FactoredActorCritic
 from .common.options import Device, Fraction, Number, PositiveNumber, Sizes
 from .common.sb3 import OnPolicyLearner, rollout_bytes
 
@@ -22,7 +25,7 @@ __all__ = ["Defaults", "Learner", "create", "rollout_bytes"]
 Learner = OnPolicyLearner
 
 # Options that `create` uses itself; the others are arguments of `OnPolicyLearner.create`.
-OURS = ("head_sizes", "recurrent", "lstm_size")
+OURS = ("head_sizes", "recurrent", "lstm_size", *HeadOptions.model_fields)
 
 
 def create(
@@ -48,7 +51,7 @@ def create(
 
     Raises:
         UserError: A minibatch would have a single row, whose advantage cannot be normalised, or the action space is
-            not supported.
+            not supported, or a recurrent policy has factored heads.
     """
     rows = num_envs * options.n_steps
     if rows == 1 or (options.recurrent and rows % options.batch_size == 1):
@@ -60,8 +63,16 @@ def create(
     # One operation for all weights instead of several for each; eps is Stable-Baselines3's.
     adam = {"eps": 1e-5, "fused": True}
     policy_options: dict[str, Any] = {"net_arch": list(options.head_sizes), "optimizer_kwargs": adam}
+    policy: Any = "MultiInputPolicy"
     if options.recurrent:
-        policy_options["lstm_hidden_size"] = options.lstm_size
+        policy, policy_options["lstm_hidden_size"] = "MultiInputLstmPolicy", options.lstm_size
+    if options.factors_of_type or options.image_tokens:
+        if options.recurrent:
+            raise UserError(
+                "algorithm_options.recurrent=true has no heads for factors_of_type and image_tokens; "
+                "use recurrent=false"
+            )
+        policy, policy_options["head"] = FactoredActorCritic, options
     return OnPolicyLearner.create(
         RecurrentPPO if options.recurrent else PPO,
         observation_space,
@@ -70,16 +81,14 @@ def create(
         network,
         network_options,
         seed=seed,
-        policy="MultiInputLstmPolicy" if options.recurrent else "MultiInputPolicy",
+        policy=policy,
         policy_options=policy_options,
         **options.model_dump(exclude=set(OURS)),
     )
 
 
-class Defaults(BaseModel):
+class Defaults(HeadOptions):
     """Options of PPO."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     RENAMED: ClassVar[dict[str, str]] = {"heads": "head_sizes"}
 

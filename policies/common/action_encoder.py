@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import layer_norm
 
-from .factored_policy import FactoredOptions, pointer_cells
-from .tokens import without_padding
+from .action_head import HeadOptions, image_tokens, pointer_cells
 
 
 class ActionEncoder(nn.Module):
@@ -32,7 +31,7 @@ class ActionEncoder(nn.Module):
     uses: torch.Tensor
 
     def __init__(
-        self, sizes: tuple[int, ...], uses: torch.Tensor, token_size: int, width: int, options: FactoredOptions
+        self, sizes: tuple[int, ...], uses: torch.Tensor, token_size: int, width: int, options: HeadOptions
     ) -> None:
         super().__init__()
         self.register_buffer("uses", uses.clone(), persistent=False)
@@ -60,6 +59,6 @@ class ActionEncoder(nn.Module):
         if self.touched is not None:
             rows = torch.arange(len(tokens), device=tokens.device)
             cells = actions[..., self.touch_factor]
-            images = without_padding(tokens[:, : self.cells], mask[:, : self.cells])[rows, cells].float()
-            parts.append(self.touched(layer_norm(images, images.shape[-1:])) * used[..., self.touch_factor, None])
+            touched = image_tokens(tokens, mask, self.cells)[rows, cells]
+            parts.append(self.touched(layer_norm(touched, touched.shape[-1:])) * used[..., self.touch_factor, None])
         return torch.cat(parts, dim=-1)

@@ -1,11 +1,7 @@
 """Policy over token observations for Discrete and MultiDiscrete actions, and the base class of its learners.
 
-    tokens -> network -> features -> Linear  -> logits of each factor
-                                  -> Pointer -> logits of the touched cell, from the image tokens
-
-With as many image tokens as cells, the factor of the touched cell is a pointer: the logit of a cell is the product of a
-query, which the features give, and the token of that cell. So the policy points at what the VLM represents there, and a
-position that was never touched needs no weights of its own. Otherwise the cell is a factor like the others.
+tokens -> network -> features -> ActionHead -> distribution
+       ------ image tokens ---->
 """
 
 from __future__ import annotations
@@ -15,17 +11,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from gymnasium import spaces
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt
 from torch import nn
-from torch.nn.functional import layer_norm
 
 from ..base import Actions, Observation, Tensors
 from ..networks.base import TokenNetwork
+from .action_head import ActionHead, HeadOptions, image_tokens
 from .actions import factor_sizes
-from .factored import FactoredActions, FactorTable, uses_table
+from .factored import FactoredActions, uses_table
 from .loop import LoopLearner
 from .options import Device, Number, PositiveNumber
-from .tokens import without_padding
 
 
 class FactoredPolicy(nn.Module):
@@ -42,22 +37,18 @@ class FactoredPolicy(nn.Module):
 
     uses: torch.Tensor
 
-    def __init__(self, network: TokenNetwork, action_space: spaces.Space[Any], options: FactoredOptions) -> None:
+    def __init__(self, network: TokenNetwork, action_space: spaces.Space[Any], options: HeadOptions) -> None:
         super().__init__()
         self.sizes = factor_sizes(action_space)
         self.action_shape = action_space.shape or ()
         self.register_buffer("uses", uses_table(self.sizes, options.factors_of_type), persistent=False)
-        self.network, width = network, network.features_dim
-        cells = pointer_cells(self.sizes, options)
-        self.pointed = options.touch_factor if cells else None
-        self.pointer = Pointer(width, network.token_size, cells) if cells else None
-        self.linear_sizes = [size for factor, size in enumerate(self.sizes) if factor != self.pointed]
-        self.linear = nn.Linear(width, sum(self.linear_sizes))
+        self.network = network
+        self.head = ActionHead(network.features_dim, network.token_size, self.sizes, options)
 
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.linear.weight.device
+        return self.uses.device
 
     def forward(self, observations: Tensors) -> FactoredActions:
         """Compute the distributions of the actions.
@@ -65,11 +56,8 @@ class FactoredPolicy(nn.Module):
         Args:
             observations: Tensors [B, ...] by the keys of the observation space.
         """
-        features = self.network(observations)
-        logits = [*self.linear(features).split(self.linear_sizes, dim=-1)]
-        if self.pointer is not None and self.pointed is not None:
-            logits.insert(self.pointed, self.pointer(features, observations["tokens"], observations["mask"]))
-        return FactoredActions(logits, self.uses)
+        images = image_tokens(observations["tokens"], observations["mask"], self.head.cells)
+        return FactoredActions(self.head(self.network(observations), images), self.uses)
 
     def as_factors(self, actions: Any) -> torch.Tensor:
         """Convert n actions of the action space to int64 [n, factors] on the policy's device.
@@ -78,46 +66,6 @@ class FactoredPolicy(nn.Module):
             actions: Tensor [n] or [n, factors] of any integer dtype.
         """
         return torch.as_tensor(actions, device=self.device).long().reshape(len(actions), len(self.sizes))
-
-
-class Pointer(nn.Module):
-    """Logits of the cells of an image, from one token per cell: query . token / sqrt(D) + a learned bias of the cell.
-
-    Args:
-        features: Width of the features that give the query.
-        token_size: D, width of a token.
-        cells: Number of cells; the first tokens of an observation are theirs, row by row.
-    """
-
-    def __init__(self, features: int, token_size: int, cells: int) -> None:
-        super().__init__()
-        self.query = nn.Linear(features, token_size)
-        self.bias = nn.Parameter(torch.zeros(cells))
-
-    def forward(self, features: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Compute the logits float32 [B, cells].
-
-        Args:
-            features: float32 [B, F].
-            tokens: Tokens [B, T, D]; T is at least `cells`.
-            mask: [B, T], 1 = real; the token of a padded slot counts as zero.
-        """
-        cells = len(self.bias)
-        images = without_padding(tokens[:, :cells], mask[:, :cells]).float()
-        images = layer_norm(images, images.shape[-1:])  # states of some VLMs are in the thousands
-        queries = self.query(features)
-        return torch.einsum("btd,bd->bt", images, queries) / images.shape[-1] ** 0.5 + self.bias
-
-
-def pointer_cells(sizes: tuple[int, ...], options: FactoredOptions) -> int:
-    """Return the number of cells of the pointer, 0 if the touched cell is not a pointer.
-
-    Args:
-        sizes: Number of values of each factor.
-        options: Options of the policy.
-    """
-    factor = options.touch_factor
-    return options.image_tokens if factor < len(sizes) and sizes[factor] == options.image_tokens else 0
 
 
 class FactoredLearner(LoopLearner):
@@ -166,14 +114,9 @@ class FactoredLearner(LoopLearner):
         return Actions(actions.reshape(-1, *self.policy.action_shape).cpu().numpy(), None, log_probabilities)
 
 
-class FactoredOptions(BaseModel):
+class FactoredOptions(HeadOptions):
     """Options of a factored policy and of its optimizer."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    factors_of_type: FactorTable = ()  # factors that each action type, factor 0, uses; () = every type uses all factors
-    touch_factor: PositiveInt = 1  # factor of the touched cell
-    image_tokens: NonNegativeInt = 0  # leading tokens that are the image's cells; pointer if touch_factor has as many
     learning_rate: PositiveNumber = 1e-4  # learning rate of the first update; from DigiRL's code
     schedule: Literal["constant", "linear"] = "constant"  # linear: the learning rate falls to 0 at the last step
     weight_decay: Number = 0.0  # weight decay of AdamW

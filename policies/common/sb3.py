@@ -17,6 +17,7 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
@@ -67,7 +68,7 @@ class OnPolicyLearner:
         network_options: BaseModel,
         *,
         seed: int,
-        policy: str = "MultiInputPolicy",
+        policy: str | type[ActorCriticPolicy] = "MultiInputPolicy",
         policy_options: Mapping[str, Any] | None = None,
         handles: bool = True,
         threads: int = 2,
@@ -86,7 +87,7 @@ class OnPolicyLearner:
             network: Class of the policy network.
             network_options: Options of the network.
             seed: Seed of all random generators.
-            policy: Name of the policy class in the algorithm's `policy_aliases`.
+            policy: Policy class, or its name in the algorithm's `policy_aliases`.
             policy_options: Further `policy_kwargs`.
             handles: Store the tokens of a rollout once, in a table (see tokens.py).
             threads: Maximum number of torch threads during an update; 0 = no change.

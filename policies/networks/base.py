@@ -41,11 +41,28 @@ class TokenNetwork(BaseFeaturesExtractor):
         raise NotImplementedError
 
     def forward(self, observation: dict[str, torch.Tensor]) -> torch.Tensor:
+        tokens, mask = self.read(observation)
+        return self.features(tokens, mask, observation)
+
+    def read(self, observation: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the tokens of an observation, [B, T, D] with zeros at padded slots, and the mask [B, T].
+
+        Args:
+            observation: Tensors [B, ...] by key, with tokens and mask, or a handle to them.
+        """
         if self.table is not None and "handle" in observation:
-            tokens, mask = self.table.gather(observation["handle"][:, 0].long())
-        else:
-            mask = observation["mask"]
-            tokens = without_padding(observation["tokens"], mask)
+            return self.table.gather(observation["handle"][:, 0].long())
+        mask = observation["mask"]
+        return without_padding(observation["tokens"], mask), mask
+
+    def features(self, tokens: torch.Tensor, mask: torch.Tensor, observation: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Compute the features float32 [B, summary_size + P].
+
+        Args:
+            tokens: [B, T, D], zero at padded slots.
+            mask: [B, T], 1 = real token.
+            observation: Observation whose proprio, if any, joins the summary.
+        """
         summary = self.summarise(tokens.float(), mask > 0.5)
         if "proprio" not in observation:
             return summary

@@ -106,7 +106,7 @@ def test_best_of_n_takes_a_proposed_action_over_the_data_s(threshold, weights):
     """The advantage of a tap is its cell / 10, that of `back` is 0.2: the data's action in row 1 is the best there."""
     learner, options = create(), digiq.Defaults(threshold=threshold, n=200)
     learner.critic.advantages = lambda actions, *_: torch.where(actions[..., 0] == BACK, 0.2, actions[..., 1] / 10)
-    learner.behaviour.pointer.bias.data[3] = -1e4  # never proposes cell 3
+    learner.behaviour.head.pointer.bias.data[3] = -1e4  # never proposes cell 3
     observations = {key: torch.cat([value] * 2) for key, value in batch().observations.items()}
     actions = torch.tensor([[TAP, 3], [BACK, 0]])
     chosen = digiq.extraction(learner.critic, learner.policy, learner.behaviour, observations, actions, options)
@@ -117,8 +117,8 @@ def test_best_of_n_takes_a_proposed_action_over_the_data_s(threshold, weights):
 def test_policy_gradient_samples_the_policy():
     learner, options = create(), digiq.Defaults(extraction="pg")
     learner.critic.advantages = lambda actions, *_: actions[:, 1] - 1.0
-    learner.policy.linear.bias.data = torch.tensor([1e4, 0.0])  # taps
-    learner.policy.pointer.bias.data[2] = 1e4
+    learner.policy.head.linear.bias.data = torch.tensor([1e4, 0.0])  # taps
+    learner.policy.head.pointer.bias.data[2] = 1e4
     chosen = digiq.extraction(
         learner.critic, learner.policy, None, batch().observations, torch.tensor([[BACK, 0]]), options
     )

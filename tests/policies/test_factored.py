@@ -9,6 +9,7 @@ from gymnasium import spaces
 from token_world import token_space
 
 from pr2l.policies.base import UserError
+from pr2l.policies.common.action_head import image_tokens
 from pr2l.policies.common.factored import FactoredActions, uses_table
 from pr2l.policies.common.factored_policy import FactoredOptions, FactoredPolicy
 from pr2l.policies.networks import mlp
@@ -111,7 +112,7 @@ def observations(rows=2, tokens=5):
 @pytest.mark.parametrize(("image_tokens", "pointer"), [(4, True), (0, False), (5, False)])
 def test_the_cell_is_a_pointer_if_there_are_as_many_image_tokens(image_tokens, pointer):
     head = policy(image_tokens)
-    assert (head.pointer is not None) == pointer
+    assert (head.head.pointer is not None) == pointer
     assert [factor.shape for factor in head(observations()).log_probabilities] == [(2, 3), (2, 4), (2, 2)]
 
 
@@ -129,10 +130,10 @@ def test_pointer_is_the_scaled_product_of_query_and_token():
     head, observation = policy(), observations(rows=1)
     observation["tokens"][:] = 0
     observation["tokens"][0, 1] = torch.tensor([505.0, -495.0] * 4)
-    torch.nn.init.zeros_(head.pointer.query.weight)
-    head.pointer.query.bias.data = torch.tensor([1.0, 0.0] * 4)
+    torch.nn.init.zeros_(head.head.pointer.query.weight)
+    head.head.pointer.query.bias.data = torch.tensor([1.0, 0.0] * 4)
     features = head.network(observation)
-    logits = head.pointer(features, observation["tokens"], observation["mask"])
+    logits = head.head.pointer(features, image_tokens(observation["tokens"], observation["mask"], 4))
     assert logits[0].tolist() == pytest.approx([0, 4 / math.sqrt(8), 0, 0], abs=1e-4)
 
 

@@ -78,8 +78,8 @@ def test_flat_steps_of_two_trajectories():
 def test_imitation_loss_by_hand():
     """Probabilities 1/2, 1/4 and 1/4; the second trajectory does not pass. Weights 1, 0 and 2 of three steps."""
     policy = create().policy
-    torch.nn.init.zeros_(policy.linear.weight)
-    policy.linear.bias.data = torch.tensor([2.0, 1.0, 1.0]).log()
+    torch.nn.init.zeros_(policy.head.linear.weight)
+    policy.head.linear.bias.data = torch.tensor([2.0, 1.0, 1.0]).log()
     steps = flat_steps([episode([0, 1, 2], True), episode([2, 0], False)], torch.device("cpu"))
     passed = torch.tensor([True, False])
     assert imitation_loss(policy, steps, passed).item() == pytest.approx((math.log(2) + 2 * math.log(4)) / 3)
@@ -155,5 +155,5 @@ def test_same_seed_gives_the_same_policy():
     for seed in (0, 0, 1):
         learner = create(seed)
         learner.learn(ShuffledSource(successes_and_failures(), seed), 60, Hooks())
-        runs.append(learner.state_dict()[0]["policy/linear.weight"])
+        runs.append(learner.state_dict()[0]["policy/head.linear.weight"])
     assert torch.equal(runs[0], runs[1]) and not torch.equal(runs[0], runs[2])

@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 from token_world import TokenWorld, spaces_and_count, token_space, token_worlds
+from touch_world import FACTORS_OF_TYPE, all_pages, all_right, touch_worlds
 
 from pr2l.policies import ppo
 from pr2l.policies.base import Hooks
@@ -334,3 +335,60 @@ def test_multi_discrete_actions_are_learned():
     observation["tokens"][range(3), 0, range(3)] = observation["mask"][:, 0] = 1
     result = learner.act(observation, greedy=True)
     assert result.actions.tolist() == [[0, 0], [1, 1], [2, 0]] and result.log_probabilities.shape == (3,)
+
+
+FACTORED = {"factors_of_type": FACTORS_OF_TYPE, "image_tokens": 4, "learning_rate": 1e-2}
+
+
+def test_factored_heads_point_at_the_marked_cell():
+    """The network sees the mean of the tokens, so only the pointer can tell where the mark is."""
+    venv = touch_worlds()
+    learner = create(venv, **FACTORED)
+    learner.learn(venv, 2560, Recorder())
+    assert all_right(learner.act(all_pages(), greedy=True).actions)
+    loaded = create(venv, seed=1, **FACTORED)
+    loaded.load_policy(learner.state_dict()[0])
+    ours, theirs = (policy.act(all_pages(), greedy=True).log_probabilities for policy in (learner, loaded))
+    assert ours.tolist() == theirs.tolist()
+
+
+def test_factored_training_with_handles_equals_training_without():
+    sums = []
+    for handles in (True, False):
+        venv = touch_worlds()
+        learner = create(venv, handles=handles, **FACTORED)
+        learner.learn(venv, 256, Recorder())
+        sums.append(weight_sums(learner))
+    assert sums[0] == sums[1]
+
+
+def test_factored_heads_count_the_used_factors_only():
+    """Types 3/4 and 1/4, and cells 0.1 to 0.4 on every page: `back` has the probability 1/4 with any cell."""
+    learner = create(touch_worlds(), **FACTORED)
+    policy, head = learner.model.policy, learner.model.policy.action_net.head
+    for layer in (head.linear, head.pointer.query):
+        torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
+    head.linear.bias.data = torch.tensor([3.0, 1.0]).log()
+    head.pointer.bias.data = torch.tensor([1.0, 2.0, 3.0, 4.0]).log()
+    tensors, _ = policy.obs_to_tensor(all_pages())
+    actions = torch.tensor([[0, 0], [0, 3], [1, 0], [1, 2], [1, 3]])
+    _, log_probabilities, entropy = policy.evaluate_actions(tensors, actions.float())
+    assert log_probabilities.exp().tolist() == pytest.approx([0.075, 0.3, 0.25, 0.25, 0.25])
+    type_entropy, cell_entropy = (-sum(p * np.log(p) for p in ps) for ps in ([0.75, 0.25], [0.1, 0.2, 0.3, 0.4]))
+    assert entropy.tolist() == pytest.approx([type_entropy + 0.75 * cell_entropy] * 5)
+
+
+def test_recurrent_policies_have_no_factored_heads():
+    with pytest.raises(ValueError, match="recurrent=true has no heads.*use recurrent=false"):
+        create(touch_worlds(), recurrent=True, **FACTORED)
+
+
+def test_factored_training_is_resumed_exactly():
+    venv, recorder = touch_worlds(horizon=5), Recorder(snapshot_at=256)
+    recorder.venv, uninterrupted = venv, create(venv, **FACTORED)
+    uninterrupted.learn(venv, 640, recorder)
+    tensors, values, venv = copy.deepcopy(recorder.snapshot)
+    learner, resumed = create(venv, seed=99, **FACTORED), Recorder()
+    learner.load_state_dict(tensors, json.loads(json.dumps(values)))
+    learner.learn(venv, 640, resumed)
+    assert resumed.weight_sums == recorder.weight_sums[2:] and weight_sums(learner) == weight_sums(uninterrupted)
