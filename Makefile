@@ -41,6 +41,7 @@ test-all: sims ## run all tests, also the slow ones and those of the simulators
 sims: $(STAMP) ## install the simulators that need an interpreter of their own, and test them
 	$(BIN)/pr2l sim install habitat-lite
 	$(BIN)/pr2l sim install minedojo
+	$(BIN)/pr2l sim install android
 	$(BIN)/python -m pytest -m sims
 
 lint: $(STAMP) ## check style and types

@@ -37,7 +37,9 @@ class Defaults(BaseModel):
 
     frame_size: tuple[PositiveInt, PositiveInt] = (560, 252)  # height and width in pixels; 20:9 as a Pixel 6
     actions: Literal["heads", "text"] = "heads"  # heads = six numbers (ScreenActionSpace); text = what a VLM writes
-    grid: tuple[PositiveInt, PositiveInt] = (20, 9)  # rows and columns of the cells that heads can touch
+    rows: PositiveInt = 20  # of the grid of cells of heads
+    columns: PositiveInt = 9  # of the grid of cells of heads
+    words: PositiveInt = 48  # words of the instruction at which a text of heads can start
     horizon: PositiveInt | None = None  # steps of an episode; None = the task's
     instructions: str = ""  # for the task `instructions`: text file with one instruction per line
     # file for the split `evaluation`; None = hold out a fifth of the file `instructions`
@@ -90,15 +92,15 @@ def make(
     env = Isolated(
         "environments.android.remote",
         task,
-        options.model_dump(mode="json", exclude={"python", "actions", "grid"}),
+        options.model_dump(mode="json", exclude={"python", "actions", "rows", "columns", "words"}),
         split=split,
         labels=labels,
         name="Android",
         python=interpreter("android" if task == INSTRUCTIONS else "android-world", options.python),
         spaces=spaces(options),
     )
-    rows, columns = options.grid
-    return ScreenActions(env, ScreenActionSpace(rows, columns) if options.actions == "heads" else None)
+    heads = ScreenActionSpace(options.rows, options.columns, options.words)
+    return ScreenActions(env, heads if options.actions == "heads" else None)
 
 
 def spaces(options: Defaults) -> tuple[gym.spaces.Dict, gym.spaces.Text]:

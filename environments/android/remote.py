@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..base import UserError
-from ..common.screen_actions import MalformedAction, ScreenAction, parse
+from ..common.screen_actions import MalformedAction, ScreenAction, find, parse
 from .checks import checks
 from .device import Device
 from .gestures import untypable
@@ -152,7 +152,7 @@ class Phone:
         """Perform an action.
 
         Args:
-            action: The text form of a ScreenAction; any other text does nothing.
+            action: A text whose last action is performed; a text without one does nothing.
 
         Returns:
             Observation, reward, terminated, truncated and info. The episode terminates when the agent declares the end
@@ -193,7 +193,7 @@ class Phone:
     def _perform(self, text: str) -> ScreenAction | None:
         """Perform an action, and return it if it declares the end of the episode."""
         try:
-            action = parse(text)
+            action = parse(find(text))
         except MalformedAction:
             self._measures["malformed_actions"] += 1
             return None
