@@ -7,6 +7,7 @@ from pathlib import Path
 
 import imageio.v2 as imageio
 import pytest
+from hypothesis import HealthCheck, settings
 from plugins import WritePlugin, plugin_writer
 
 from pr2l.core.registry import DATA_PACKAGES, MODULE_PACKAGES
@@ -14,6 +15,10 @@ from pr2l.core.registry import DATA_PACKAGES, MODULE_PACKAGES
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine takes seconds to draw examples; the time limit of a test is pytest's.
+settings.register_profile("pr2l", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pr2l")
 
 # nohup and background jobs ignore these signals, and processes that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

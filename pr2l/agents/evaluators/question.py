@@ -53,5 +53,5 @@ class Defaults(BaseModel):
 
     model: str = "tiny"  # a name from `pr2l list vlms`, a folder with a checkpoint, or a Hugging Face Hub id
     model_options: dict[str, Any] = Field(default_factory=dict)  # of the VLM, see `pr2l options vlm`
-    question: str = "{task}"  # {task} stands for the instruction
+    question: str = "{task}"  # the VLM's prompt; {task} stands for the instruction
     answers: tuple[str, str] = ("yes", "no")  # that mean success and failure
