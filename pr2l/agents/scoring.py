@@ -8,33 +8,22 @@ what is missing.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
-import numpy as np
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
 from pr2l.agents.agreement import Agreement, Share, agreement
-from pr2l.agents.api.common.parallel import in_parallel
-from pr2l.agents.evaluators.base import THRESHOLD, Evaluator
 from pr2l.agents.evaluators.common.cache import AnswerCache
 from pr2l.agents.evaluators.common.loading import load_evaluator
+from pr2l.agents.judging import CACHE, FOLDER, INSTRUCTION, instructions, probabilities
 from pr2l.agents.usage import Usage
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.io import write_json
-from pr2l.core.signals import STOP_SIGNALS, stops_once
-from pr2l.core.types import Context, Frame
 from pr2l.data.recording import Recording
-
-FOLDER = Path("runs/evaluators")
-CACHE = FOLDER / "answers.jsonl"
-INSTRUCTION = "{goal}"
 
 
 def score(
@@ -75,116 +64,19 @@ def score(
     numbers = [n for n in range(data.episodes)[:episodes] if data.successes[n] is not None]
     if not numbers:
         raise UserError(f"no episode of {dataset} has the environment's verdict; record it with `pr2l collect`")
-    tasks = {n: _instruction(instruction, data.contexts_of(n)[0], dataset) for n in numbers}
-    with stops_once(*STOP_SIGNALS):
-        probabilities = _probabilities(data, judge, tasks, actions, every_step)
-    result = agreement([probabilities[n] for n in numbers], [bool(data.successes[n]) for n in numbers])
+    tasks = instructions(data, instruction, numbers)
+    scores = probabilities(data, judge, tasks, actions, every_step)
+    result = agreement([scores[n] for n in numbers], [bool(data.successes[n]) for n in numbers])
     out = out or FOLDER / f"{dataset.resolve().name}-{evaluator}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     settings: dict[str, Any] = {"evaluator": evaluator, "options": dict(options or {}), "instruction": instruction}
     settings |= {"actions": actions, "every_step": every_step, "data": data.key}
-    rows = [
-        {"episode": n, "task": tasks[n], "success": data.successes[n], "probability": probabilities[n]} for n in numbers
-    ]
+    rows = [{"episode": n, "task": tasks[n], "success": data.successes[n], "probability": scores[n]} for n in numbers]
     usage = vars(judge.usage())
     write_json(out, {**settings, "agreement": result.to_json(), "usage": usage, "episodes": rows})
     show(result, judge.usage(), f"{evaluator} on {dataset}")
     Console().print(f"written to {out}", markup=False)
     return result
-
-
-def _instruction(template: str, context: Context, dataset: Path) -> str:
-    """Fill the slots of an instruction."""
-    try:
-        slots = [slot for _, slot, _, _ in Formatter().parse(template) if slot is not None]
-    except ValueError as error:
-        raise UserError(f"the instruction {template!r} is not a text with slots such as {{goal}}: {error}") from None
-    if missing := [slot for slot in slots if slot not in context]:
-        names = ", ".join(f"{{{name}}}" for name in context) or "no slots"
-        raise UserError(
-            f"the instruction {template!r} has the slot {{{missing[0]}}}, but the contexts of {dataset} have {names};"
-            " write the task of the episodes with their slots, e.g. --instruction 'take the {target}'"
-        )
-    return template.format_map(context)
-
-
-def _probabilities(
-    data: Recording, judge: Evaluator, tasks: Mapping[int, str], actions: str | None, every_step: bool
-) -> dict[int, float | None]:
-    """Score the episodes of `tasks`, which has their numbers and instructions."""
-    numbers, scores = list(tasks), dict[int, float | None]()
-
-    def judged(number: int) -> float | None:
-        frames, texts = list(data.frames(number)), action_texts(data, number, actions)
-        if every_step:
-            return score_steps(judge, tasks[number], frames, texts, data.successes[number])
-        return judge.score(tasks[number], frames, texts, data.successes[number])
-
-    try:
-        with Progress() as progress:
-            bar = progress.add_task("episodes", total=len(numbers))
-            for index, probability in in_parallel(judged, numbers, judge.parallel):
-                scores[numbers[index]] = probability
-                progress.advance(bar)
-    except BaseException:
-        if scores:
-            Console().print(
-                f"{len(scores):,} of {len(numbers):,} episodes are scored; run the same command to continue"
-            )
-        raise
-    return scores
-
-
-def score_steps(
-    evaluator: Evaluator, task: str, frames: Sequence[Frame], actions: Sequence[str], success: bool | None
-) -> float | None:
-    """Judge the episode after each of its steps, until the first success.
-
-    Args:
-        evaluator: The evaluator.
-        task: As in `Evaluator.score`.
-        frames: As in `Evaluator.score`.
-        actions: As in `Evaluator.score`.
-        success: The environment's verdict on the last frame; that on the others is False, because episodes end at their
-            first success.
-
-    Returns:
-        The largest probability of the steps up to the first one of 0.5 or more; None = the evaluator abstained at all.
-    """
-    largest: float | None = None
-    for step in range(1, len(frames)):
-        verdict = success if step == len(frames) - 1 else None if success is None else False
-        probability = evaluator.score(task, frames[: step + 1], actions[:step], verdict)
-        largest = max((value for value in (largest, probability) if value is not None), default=None)
-        if largest is not None and largest >= THRESHOLD:
-            break
-    return largest
-
-
-def action_texts(data: Recording, number: int, key: str | None = None) -> list[str]:
-    """Return the n actions of an episode as text.
-
-    Args:
-        data: The data set.
-        number: Number of the episode.
-        key: As `actions` of `score`.
-    """
-    if key is not None:
-        return [str(text) for text in list(data.infos(number, key))[1:]]
-    count = int(data.starts[number + 1] - data.starts[number]) - 1
-    actions = data.episode(number).actions
-    elements = [_at(actions, step) for step in range(count)]
-    return [action if isinstance(action, str) else json.dumps(action) for action in elements]
-
-
-def _at(actions: Any, step: int) -> Any:
-    """Return the action of a step, in the layout of `space_arrays`, as JSON values."""
-    if isinstance(actions, dict):
-        return {key: _at(part, step) for key, part in actions.items()}
-    if isinstance(actions, tuple):
-        return [_at(part, step) for part in actions]
-    action = actions[step]
-    return action if isinstance(action, str) else np.asarray(action).tolist()
 
 
 def show(result: Agreement, usage: Usage, title: str) -> None:

@@ -36,7 +36,9 @@ vlm_app = typer.Typer(help="Check a VLM checkpoint on this machine, and submit t
 app.add_typer(vlm_app, name="vlm")
 bench = typer.Typer(help="Run benchmark suites, report on them, and build the leaderboard.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
-evaluator_app = typer.Typer(help="Score success evaluators on recorded episodes.", no_args_is_help=True)
+evaluator_app = typer.Typer(
+    help="Score success evaluators on recorded episodes, and label with them.", no_args_is_help=True
+)
 app.add_typer(evaluator_app, name="evaluator")
 
 CONFIG = typer.Argument(help="A config from `pr2l list configs`, or the path of a YAML file.")
@@ -307,31 +309,37 @@ def vlm_submit(
         print(path)
 
 
+DATASET = typer.Argument(help="A data set folder from `pr2l collect`.")
+EVALUATOR = typer.Argument(help="An evaluator from `pr2l list evaluators`.")
+Evaluated = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Evaluator options, see `pr2l options evaluator NAME`."),
+]
+Instruction = Annotated[
+    str, typer.Option(help="The task for the evaluator; the contexts of the episodes fill its slots.")
+]
+ActionTexts = Annotated[
+    str | None, typer.Option(help="Entry of the recorded infos with the actions as text.", show_default="the actions")
+]
+Cache = Annotated[
+    Path | None, typer.Option(help="File of the cached answers.", show_default="runs/evaluators/answers.jsonl")
+]
+Replay = Annotated[bool, typer.Option("--replay", help="Use the cached answers only, without a model or a key.")]
+
+
 @evaluator_app.command(name="score")
 def evaluator_score(
-    dataset: Annotated[Path, typer.Argument(help="A data set folder from `pr2l collect`.")],
-    evaluator: Annotated[str, typer.Argument(help="An evaluator from `pr2l list evaluators`.")],
-    options: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Evaluator options, see `pr2l options evaluator NAME`."),
-    ] = None,
-    instruction: Annotated[
-        str, typer.Option(help="The task for the evaluator; the contexts of the episodes fill its slots.")
-    ] = "{goal}",
-    actions: Annotated[
-        str | None,
-        typer.Option(help="Entry of the recorded infos with the actions as text.", show_default="the actions"),
-    ] = None,
+    dataset: Annotated[Path, DATASET],
+    evaluator: Annotated[str, EVALUATOR],
+    options: Evaluated = None,
+    instruction: Instruction = "{goal}",
+    actions: ActionTexts = None,
     episodes: Annotated[int | None, typer.Option(min=1, help="Number of episodes.", show_default="all")] = None,
     every_step: Annotated[
         bool, typer.Option("--every-step", help="Judge every step; an episode succeeds at its first success.")
     ] = False,
-    cache: Annotated[
-        Path | None, typer.Option(help="File of the cached answers.", show_default="runs/evaluators/answers.jsonl")
-    ] = None,
-    replay: Annotated[
-        bool, typer.Option("--replay", help="Use the cached answers only, without a model or a key.")
-    ] = False,
+    cache: Cache = None,
+    replay: Replay = False,
     out: Annotated[
         Path | None,
         typer.Option(help="JSON file of the result.", show_default="runs/evaluators/DATASET-EVALUATOR.json"),
@@ -341,15 +349,35 @@ def evaluator_score(
 
     Run again to continue: answers of models are cached.
     """
-    values: dict[str, Any] = {}
-    for option in options or []:
-        apply_override(values, option)
-    if unknown := plugin_options.unknown_keys("evaluators", evaluator, values, f"options of {evaluator!r}"):
-        raise UserError(unknown)
-    from pr2l.agents.scoring import CACHE, score
+    values = _evaluator_options(evaluator, options or [])
+    from pr2l.agents.judging import CACHE
+    from pr2l.agents.scoring import score
 
     more: dict[str, Any] = {"instruction": instruction, "actions": actions, "episodes": episodes, "out": out}
     score(dataset, evaluator, values, every_step=every_step, cache=cache or CACHE, replay=replay, **more)
+
+
+@evaluator_app.command(name="label")
+def evaluator_label(
+    dataset: Annotated[Path, DATASET],
+    evaluator: Annotated[str, EVALUATOR],
+    output: Annotated[Path, typer.Option("--output", "--out", help="Folder of the new data set.")],
+    options: Evaluated = None,
+    instruction: Instruction = "{goal}",
+    actions: ActionTexts = None,
+    cache: Cache = None,
+    replay: Replay = False,
+) -> None:
+    """Copy a data set with the evaluator's verdicts as rewards and success, to learn from them.
+
+    Run again to continue: answers of models are cached.
+    """
+    values = _evaluator_options(evaluator, options or [])
+    from pr2l.agents.judging import CACHE
+    from pr2l.agents.labelling import label
+
+    more: dict[str, Any] = {"instruction": instruction, "actions": actions, "cache": cache or CACHE, "replay": replay}
+    label(dataset, evaluator, output, values, **more)
 
 
 SIMULATOR = typer.Argument(metavar="NAME", help="A simulator from `pr2l sim list`.")
@@ -542,6 +570,15 @@ def _vlm_options(options: list[str]) -> dict[str, Any]:
     for option in options:
         apply_override(values, option.removeprefix("vlm_options."))
     if unknown := plugin_options.unknown_keys("vlms", "", values, "options of the VLM"):
+        raise UserError(unknown)
+    return values
+
+
+def _evaluator_options(evaluator: str, options: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for option in options:
+        apply_override(values, option)
+    if unknown := plugin_options.unknown_keys("evaluators", evaluator, values, f"options of {evaluator!r}"):
         raise UserError(unknown)
     return values
 

@@ -35,7 +35,7 @@ def test_commands_run(tmp_path, monkeypatch):
             run_command(command, monkeypatch)
             ran.append(command)
         assert len(server.requests) == 8
-    assert len(ran) == 8
+    assert len(ran) == 12
     results = sorted(path.name for path in Path("runs/evaluators").glob("fetch-*.json"))
     assert results == [f"fetch-{name}.json" for name in ("noisy", "question", "state", "trajectory", "vlm")]
     assert read_json(Path("runs/evaluators/fetch-vlm.json"))["agreement"]["recall"]["value"] in (None, 1)

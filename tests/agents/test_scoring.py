@@ -18,7 +18,9 @@ from minari.dataset.minari_storage import MinariStorage
 
 from pr2l.agents.agreement import agreement
 from pr2l.agents.evaluators.base import Evaluator
-from pr2l.agents.scoring import action_texts, score, score_steps
+from pr2l.agents.judging import action_texts, score_steps
+from pr2l.agents.labelling import label
+from pr2l.agents.scoring import score
 from pr2l.core.errors import UserError
 from pr2l.core.io import read_json
 from pr2l.data.recording import Recording
@@ -30,7 +32,7 @@ FRAME = spaces.Dict(frame=spaces.Box(0, 255, (4, 3, 3), np.uint8))
 DISCRETE = spaces.Discrete(9)
 
 
-def write(folder, successes, action_space=DISCRETE, actions=(3, 4), infos=None, context="goal"):
+def write(folder, successes, action_space=DISCRETE, actions=(3, 4), infos=None, context="goal", terminated=True):
     """Write a data set whose episodes have two steps, three different screens, and these verdicts."""
     (folder / "data").mkdir(parents=True)
     storage = MinariStorage.new(folder / "data", FRAME, action_space, jpeg_encoding=False)
@@ -41,8 +43,8 @@ def write(folder, successes, action_space=DISCRETE, actions=(3, 4), infos=None, 
             observations={"frame": greys.astype(np.uint8)},
             actions=stack(action_space, actions),
             rewards=[0.0, 0.0],
-            terminations=[False, True],
-            truncations=[False, False],
+            terminations=[False, terminated],
+            truncations=[False, not terminated],
             infos=infos,
         )
         storage.update_episodes([buffer])
@@ -166,6 +168,38 @@ def test_number_of_episodes_and_instruction(tmp_path):
             score(folder, "state", instruction=wrong, **files)
     with pytest.raises(UserError, match="no episode of .* has the environment's verdict"):
         score(write(tmp_path / "e", [None]), "state", **files)
+
+
+def test_labelled_data_set_has_the_labels_of_the_evaluator(tmp_path, capsys):
+    folder = write(tmp_path / "d", [True, False, None, True])
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    scores = label(folder, "noisy", tmp_path / "new", {"share": 1.0}, cache=tmp_path / "a.jsonl")
+    assert scores == {0: 0.0, 1: 1.0, 2: None, 3: 0.0}
+    assert "4 episodes are in" in (output := capsys.readouterr().out)
+    assert "1 successes, 3 failures, of which 1 abstentions" in output
+    data, original = Recording(tmp_path / "new"), Recording(folder)
+    assert data.successes == [False, True, False, False]
+    rewards = [data.episode(number).rewards.tolist() for number in range(4)]
+    assert rewards == [[0, 0], [0, 1], [0, 0], [0, 0]]
+    assert np.array_equal(data.frames(3), original.frames(3)) and data.contexts == original.contexts
+    assert {path: path.read_bytes() for path in before} == before
+    assert data.key != original.key
+    metadata = data.storage.metadata
+    assert (metadata["dataset_id"], metadata["evaluator"]) == ("new", "noisy")
+    assert metadata["evaluator_options"] == {"share": 1.0}
+    with pytest.raises(UserError, match="new exists already"):
+        label(folder, "state", tmp_path / "new", cache=tmp_path / "a.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "new"]
+
+
+def test_success_terminates_an_episode_that_was_truncated(tmp_path):
+    folder = write(tmp_path / "d", [True, False], terminated=False)
+    label(folder, "noisy", tmp_path / "new", {"share": 1.0}, cache=tmp_path / "a.jsonl")
+    episodes = [Recording(tmp_path / "new").episode(number) for number in range(2)]
+    assert [(e.terminated.tolist(), e.truncated.tolist()) for e in episodes] == [
+        ([False, False], [False, True]),
+        ([False, True], [False, False]),
+    ]
 
 
 def command(server, folder, tmp_path):
