@@ -7,6 +7,8 @@ episode after the other, each with the frame after its last action.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from pr2l.core.errors import UserError
 from pr2l.core.io import DIGEST, DamagedFile, sync
 from pr2l.core.lock import locked
 from pr2l.core.prompt import task_contexts
+from pr2l.core.types import Labels
+from pr2l.data.manifest import LABELS
 from pr2l.data.recording import Recording
 from pr2l.data.store import Store, exists, is_complete
 from pr2l.encoders.base import Encoder
@@ -98,7 +102,8 @@ def _embed_missing(encoder: Encoder, recording: Recording, config: RunConfig, fo
     frames, seconds = 0, 0.0
     try:
         if store.done < len(store):
-            frames, seconds = _fill(store, recording, encoder, config.num_envs, console)
+            labels = _labels(recording, config, store.done) if encoder.needs_labels else None
+            frames, seconds = _fill(store, recording, encoder, config.num_envs, labels, console)
     finally:
         console.print(f"{store.done:,} of {len(store):,} frames are in {folder}", soft_wrap=True, markup=False)
         if store.clipped:
@@ -123,9 +128,10 @@ def store_key(recording: Recording, encoder: Encoder) -> dict[str, Any]:
 
 def _check(recording: Recording, encoder: Encoder, config: RunConfig) -> None:
     """Raise UserError if the encoder or the task of the config does not fit the data set."""
-    if encoder.needs_labels:
+    if encoder.needs_labels and not (recording.folder / LABELS).is_file():
         raise UserError(
-            f"the encoder {config.encoder!r} reads labels, which recorded episodes do not have; use another encoder"
+            f"the encoder {config.encoder!r} reads labels, which {recording.folder} does not have; record the episodes "
+            "again with `pr2l collect --labels`, or use another encoder"
         )
     contexts = task_contexts(registry.load("environments", config.environment).TASKS[config.task])
     if contexts is None:  # the task does not list its contexts: any context may occur
@@ -165,8 +171,24 @@ def _read_fitted(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _fill(store: Store, recording: Recording, encoder: Encoder, size: int, console: Console) -> tuple[int, float]:
-    """Embed the missing rows of the store, and return the number of these rows and the duration in seconds."""
+def _labels(recording: Recording, config: RunConfig, start: int) -> Iterator[Labels]:
+    """Yield the labels of the rows from `start` to the end, with the simulator's distances."""
+    return recording.labels(start, getattr(registry.load("environments", config.environment), "NEAR", 1.0))
+
+
+def _fill(
+    store: Store, recording: Recording, encoder: Encoder, size: int, labels: Iterator[Labels] | None, console: Console
+) -> tuple[int, float]:
+    """Embed the missing rows of the store, and return the number of these rows and the duration in seconds.
+
+    Args:
+        store: Store without these rows.
+        recording: The data set.
+        encoder: The encoder.
+        size: Number of frames of a batch.
+        labels: The labels of these rows; None if the encoder needs none.
+        console: Shows the progress.
+    """
     before, start = store.done, time.monotonic()
     last_flush = start
     with Progress(console=console) as progress:
@@ -174,7 +196,8 @@ def _fill(store: Store, recording: Recording, encoder: Encoder, size: int, conso
         try:
             for frames, contexts in recording.batches(before, size, encoder.frame_history):
                 with torch.no_grad():
-                    store.append(encoder.encode(frames, contexts))
+                    labels_of_batch = None if labels is None else [*islice(labels, len(frames))]
+                    store.append(encoder.encode(frames, contexts, labels_of_batch))
                 progress.update(bar, completed=store.done)
                 if time.monotonic() - last_flush >= FLUSH_EVERY:
                     store.flush()

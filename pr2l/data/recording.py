@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from minari.dataset.minari_storage import MinariStorage
 from pr2l.core import digest
 from pr2l.core.errors import UserError
 from pr2l.core.frame_history import last_frames
-from pr2l.core.types import Context, Contexts, Frames
-from pr2l.data.manifest import Manifest
+from pr2l.core.types import Context, Contexts, Frames, Labels
+from pr2l.data.manifest import LABELS, Manifest
 from pr2l.data.space_arrays import read
 
 FILE = "main_data.hdf5"  # of Minari, below the folder `data`
@@ -202,6 +202,25 @@ class Recording:
                 raise UserError(f"episode {number} of {self.folder} has no infos[{key!r}]; it has: {names}")
             values = stored[()]
             return [json.loads(text) for text in values] if h5py.check_string_dtype(stored.dtype) else values
+
+    def labels(self, start: int = 0, near: float = 1.0) -> Iterator[Labels]:
+        """Yield the simulator's labels of the rows from `start` to the end, as the environment gave them.
+
+        Args:
+            start: The first row.
+            near: NEAR of the environment's module, the unit of the stored distances.
+
+        Raises:
+            UserError: The episodes were recorded without labels.
+        """
+        path = self.folder / LABELS
+        if not path.is_file():
+            raise UserError(f"{self.folder} has no labels; record the episodes again with `pr2l collect --labels`")
+        first = self.episode_of(start)
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(islice(lines, first, None), first):
+                for labels in json.loads(line)[max(start - int(self.starts[number]), 0) :]:
+                    yield [{**label, "distance": label["distance"] * near} for label in labels]
 
     def batches(self, start: int, size: int, frame_history: int = 1) -> Iterator[tuple[Frames, Contexts]]:
         """Yield the rows from `start` to the end in batches: frames and contexts.

@@ -242,10 +242,29 @@ def test_contexts_are_checked_only_for_a_task_that_lists_them(toy, dataset, fram
         embed.embed(dataset, config)
 
 
+def test_recorded_labels_are_embedded_as_the_environment_gave_them(toy, tmp_path):
+    """A distance of 1 is stored in units of NEAR = 4."""
+    collect("toy", "colours", tmp_path / "labelled", episodes=3, seed=3, labels=True)
+    recording, config = Recording(tmp_path / "labelled"), toy("encoder=oracle", "encoder_options.distance_unit=1")
+    assert {label["distance"] for row in recording.labels() for label in row} == {0.25}
+    labels = [*recording.labels(near=4.0)]
+    assert len(labels) == len(recording) and labels[0][0]["distance"] == 1.0
+    middle = int(recording.starts[1]) + 2  # a resumed command starts within an episode
+    assert [*recording.labels(middle, near=4.0)] == labels[middle:]
+    encoder = build.encoder(config)
+    batches = recording.batches(0, len(recording))
+    assert_equal(embed.embed(tmp_path / "labelled", config), encoder.encode(*next(batches), labels))
+
+
+def test_labels_of_episodes_without_labels_are_refused(dataset):
+    with pytest.raises(UserError, match="has no labels.*--labels"):
+        next(Recording(dataset).labels())
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["encoder=oracle"], "'oracle' reads labels"),
+        (["encoder=oracle"], "'oracle' reads labels, which .*episodes does not have.*--labels"),
         (["environment=doors", "task=choose"], "'(left|right)'.*not a context of doors/choose"),
     ],
 )

@@ -37,6 +37,7 @@ ENCODER_OPTIONS = {
     },
     "image_only": {"image_tokens": 1, "pca": 4, "pca_frames": 7},
     "oracle": {"objects": 3, "named": False, "distance_unit": 7.0},
+    "dom": {"rows": 3, "columns": 4, "words": 7},
     "pixels": {"size": 7},
     "random_features": {"seed": 1, "size": 16, "channels": (8, 8)},
     "answer_text": {"max_prompt_tokens": 40},
