@@ -47,7 +47,7 @@ class Page:
         """The last frame, uint8 [height * scale, width * scale, 3] RGB."""
         picture = self._tab.picture
         if self._decoded is None or self._decoded[0] is not picture:
-            self._decoded = picture, decode(picture, self._tab.spec)
+            self._decoded = picture, decode(picture)
         return self._decoded[1].copy()
 
     @property
@@ -266,16 +266,9 @@ class Pool:
             process.close()
 
 
-def decode(picture: str, spec: PageSpec) -> NDArray[np.uint8]:
-    """Return a PNG in base64 as uint8 [height * scale, width * scale, 3] RGB.
-
-    With frames on demand, Chromium's pictures have one pixel per CSS pixel whatever the device scale factor, so a page
-    with a scale below 1 is resized here, as an agent on a real phone resizes its screenshots.
-    """
-    image = np.asarray(cv2.imdecode(np.frombuffer(base64.b64decode(picture), np.uint8), cv2.IMREAD_COLOR_RGB))
-    size = round(spec.width * spec.scale), round(spec.height * spec.scale)
-    if image.shape[1::-1] != size:
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+def decode(picture: str) -> NDArray[np.uint8]:
+    """Return a PNG in base64 as uint8 [H, W, 3] RGB."""
+    image = cv2.imdecode(np.frombuffer(base64.b64decode(picture), np.uint8), cv2.IMREAD_COLOR_RGB)
     return np.asarray(image, np.uint8)
 
 

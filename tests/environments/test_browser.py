@@ -123,18 +123,6 @@ def test_frame_follows_a_change_before_its_last_moment(pool: Pool, tmp_path: Pat
 
 
 @needs_chromium
-def test_frames_have_scale_pixels_per_css_pixel(pool: Pool, tmp_path: Path) -> None:
-    edge = "<body style='margin: 0'><div style='width: 50%; height: 100vh; background: red'></div>"
-    (tmp_path / "edge.html").write_text(edge)
-    page = pool.take(PageSpec((tmp_path / "edge.html").as_uri(), width=200, height=100, scale=0.7))
-    frame = page.frame
-    page.close()
-    assert frame.shape == (70, 140, 3)
-    assert (frame[:, :70] == (255, 0, 0)).all()
-    assert (frame[:, 70:] == 255).all()
-
-
-@needs_chromium
 def test_tap_is_trusted_and_exact(pool: Pool, tmp_path: Path) -> None:
     script = "let taps = []; addEventListener('click', e => taps.push([e.clientX, e.clientY, e.isTrusted]))"
     page = pool.take(spec(tmp_path, f"<div style='height: 210px'></div><script>{script}</script>", state="taps"))
@@ -158,6 +146,48 @@ def test_swipe_scrolls_as_far_as_the_finger(pool: Pool, tmp_path: Path) -> None:
         page.begin(gesture)
         page.finish()
         assert page.state == expected
+    page.close()
+
+
+@needs_chromium
+def test_tap_after_a_swipe_is_a_click(pool: Pool, tmp_path: Path) -> None:
+    script = "let clicks = 0; addEventListener('click', () => clicks++)"
+    page = pool.take(spec(tmp_path, f"<div style='height: 900px'></div><script>{script}</script>", state="clicks"))
+    for gesture, clicks in (
+        (Touch("swipe", 0.5, 0.8, 0.5, 0.3), 0),
+        (TAP, 1),
+        (Touch("long_press", 0.5, 0.5), 1),
+        (TAP, 2),
+    ):
+        page.begin(gesture)
+        page.finish()
+        assert page.state == clicks
+    page.close()
+
+
+@needs_chromium
+def test_scale_changes_the_frame_but_not_the_page(pool: Pool, tmp_path: Path) -> None:
+    body = (
+        "<div style='position: absolute; left: 80px; top: 100px; width: 80px; height: 110px; background: #00f'></div>"
+    )
+    page = pool.take(spec(tmp_path, body, scale=0.7, state="[innerWidth, innerHeight]"))
+    assert page.frame.shape == (147, 112, 3) and page.state == [WIDTH, HEIGHT]
+    assert page.frame[72:, 58:].reshape(-1, 3).tolist() == [[0, 0, 255]] * (75 * 54)
+    assert (page.frame[:68] == 255).all() and (page.frame[:, :54] == 255).all()
+    page.close()
+
+
+@needs_chromium
+def test_options_of_a_list_are_in_the_page(pool: Pool, tmp_path: Path) -> None:
+    body = "<select id=one><option>a</option><option>b</option></select><script>let changes = 0</script>"
+    page = pool.take(spec(tmp_path, body.replace("id=one", "id=one onchange='changes++'")))
+    page.begin(Touch("tap", 0.05, 0.05))
+    page.finish()
+    box = "(b => [b.left + b.width / 2, b.top + b.height / 2])(document.querySelector('[data-choice=\"1\"]')"
+    x, y = page.evaluate(f"{box}.getBoundingClientRect())")
+    page.begin(Touch("tap", x / WIDTH, y / HEIGHT))
+    page.finish()
+    assert page.evaluate("[one.value, changes, document.querySelector('[data-choice]')]") == ["b", 1, None]
     page.close()
 
 
