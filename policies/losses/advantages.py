@@ -3,7 +3,7 @@
 Each function says whether it follows a paper or the released code of the paper, because they differ:
 
     DigiRL   Bai et al. 2024, "DigiRL: Training In-The-Wild Device-Control Agents with Autonomous RL"
-    Digi-Q   Bai et al. 2025, "Digi-Q: Learning VLM Q-Value Functions for Training Device-Control Agents"
+    Digi-Q   Bai et al. 2025, "Digi-Q: Learning Q-Value Functions for Training Device-Control Agents"
     AWR      Peng et al. 2019, "Advantage-Weighted Regression"
 
 Tensors of steps are float32 [N], one entry per step; tensors of trajectories are float32 [B].
