@@ -8,6 +8,8 @@ touches, as the emulator's does: the screen has a red target on grey; a touch of
 """
 
 import argparse
+import base64
+import io
 import json
 import os
 import shlex
@@ -34,6 +36,15 @@ class Device:
     def restore(self):
         self.hit, self.touches, self.typed, self.keys = False, [], "", []
 
+    def pixels(self):
+        """Return the screen, uint8 [H, W, 3]."""
+        import numpy as np
+
+        pixels = np.full((HEIGHT, WIDTH, 3), GREEN if self.hit else GREY, np.uint8)
+        left, top, right, bottom = TARGET
+        pixels[top:bottom, left:right] = RED
+        return pixels
+
     def touch(self, x, y, down):
         self.touches.append((x, y, down))
         left, top, right, bottom = TARGET
@@ -55,6 +66,12 @@ class Device:
             return self.settings.get("/".join(command[2:4]), "null")
         if command[:1] == ["svc"]:
             self.settings[f"global/{command[1]}_on"] = str(int(command[2] == "enable"))
+        if command[:2] in (["input", "tap"], ["input", "swipe"]):
+            x, y, *to = map(int, command[2:])
+            self.touch(x, y, 1)
+            self.touch(*(to or (x, y))[:2], 0)
+        if command[:1] == ["screencap"]:
+            return base64.b64encode(png(self.pixels())).decode()
         if command == ["whoami"]:
             return "root"
         if command == ["dumpsys", "input"]:
@@ -62,6 +79,15 @@ class Device:
         if command == ["state"]:  # for tests only
             return json.dumps({"touches": self.touches, "typed": self.typed, "keys": self.keys, "hit": self.hit})
         return ""
+
+
+def png(pixels):
+    """Return uint8 [H, W, 3] as a PNG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def listen(port):
@@ -110,9 +136,7 @@ def serve_grpc(port, device, fault):
 
         def getScreenshot(self, request, context):
             wait()
-            pixels = np.full((HEIGHT, WIDTH, 4), (*(GREEN if device.hit else GREY), 255), np.uint8)
-            left, top, right, bottom = TARGET
-            pixels[top:bottom, left:right, :3] = RED
+            pixels = np.dstack([device.pixels(), np.full((HEIGHT, WIDTH), 255, np.uint8)])
             size = emulator_controller_pb2.ImageFormat(width=WIDTH, height=HEIGHT)
             return emulator_controller_pb2.Image(format=size, image=pixels.tobytes())
 

@@ -93,15 +93,15 @@ def emulator_command(
     ]
 
 
-def adb_command(sdk: Sdk, slot: Slot, *arguments: str) -> list[str]:
+def adb_command(sdk: Sdk, serial: str, *arguments: str) -> list[str]:
     """Return the command line of adb for one device.
 
     Args:
         sdk: The programs.
-        slot: The number of the emulator.
+        serial: The device's name in adb.
         arguments: The command for adb, such as "shell", "getprop".
     """
-    return [sdk.adb, "-s", slot.serial, *arguments]
+    return [sdk.adb, "-s", serial, *arguments]
 
 
 def list_avds(sdk: Sdk) -> list[str]:
@@ -120,14 +120,14 @@ def list_avds(sdk: Sdk) -> list[str]:
     return [line for line in done.stdout.split("\n") if line and " " not in line]  # names have no spaces, messages do
 
 
-def has_booted(sdk: Sdk, slot: Slot) -> bool:
-    """Return whether Android runs on an emulator and answers adb.
+def has_booted(sdk: Sdk, serial: str) -> bool:
+    """Return whether Android runs on a device and answers adb.
 
     Args:
         sdk: The programs.
-        slot: The number of the emulator.
+        serial: The device's name in adb.
     """
-    command = adb_command(sdk, slot, "shell", "getprop", "sys.boot_completed")
+    command = adb_command(sdk, serial, "shell", "getprop", "sys.boot_completed")
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK)
     except subprocess.TimeoutExpired:
@@ -175,7 +175,7 @@ class Emulator:
     def _wait_until_booted(self, process: subprocess.Popen[bytes]) -> None:
         deadline, booted = time.monotonic() + self._boot, False
         while not booted:
-            booted = has_booted(self._sdk, self.slot)
+            booted = has_booted(self._sdk, self.slot.serial)
             if process.poll() is not None:  # also if adb has reached another emulator on its port
                 raise EmulatorFailed(f"{self._name} ended with exit code {process.returncode}{self._last_lines()}")
             if not booted and time.monotonic() > deadline:

@@ -48,6 +48,7 @@ class Defaults(BaseModel):
     avd: str = "Pixel_6_API_33"  # virtual device to start, as `emulator -list-avds` shows it
     snapshot: str = ""  # emulator's snapshot to start from; lists of instructions restore it before each episode
     running: tuple[PositiveInt, ...] = ()  # console ports of emulators that run already, one per environment
+    devices: tuple[str, ...] = ()  # phones on a cable, as `adb devices` shows them, one per environment
     sdk: str | None = None  # folder of the Android SDK; None = $ANDROID_HOME or ~/Android/Sdk
     window: bool = False  # whether emulators show their screens in windows
     emulator_arguments: tuple[str, ...] = ()  # further arguments of `emulator`, such as -gpu host
@@ -123,6 +124,11 @@ def _check(task: str, options: Defaults, split: str, labels: bool) -> None:
         raise UserError(
             f"task={task!r} with instructions={options.instructions!r}: the task `instructions` needs "
             "environment_options.instructions, a text file with one instruction per line; all other tasks have none"
+        )
+    if options.devices and (task != INSTRUCTIONS or options.running or options.snapshot):
+        raise UserError(
+            "devices: a phone on a cable takes only lists of instructions, and has no snapshots and no console port; "
+            "AndroidWorld changes the data of apps as root, so it needs emulators"
         )
     if labels and task == INSTRUCTIONS:
         raise UserError("labels come from AndroidWorld's accessibility service; use a task of AndroidWorld")

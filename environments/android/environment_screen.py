@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..common.screen_actions import ScreenAction, coordinate, format
+from ..common.screen_actions import ScreenAction, format
+from .finger import Finger
 from .gestures import KEYS
 
-SLOP = 0.02  # of the width: a finger that moves less stays where it is
-LONG = 0.4  # seconds from which a touch is a long press, as in Android
 ACTIONS = {key: ScreenAction(action) for action, key in KEYS.items()}  # type: ignore[arg-type]
 
 
@@ -31,8 +30,7 @@ class EnvironmentScreen:
 
     def __init__(self, env: Any) -> None:
         self._env, self.reward = env, 0.0
-        self._path: list[tuple[int, int]] = []  # of the finger, while it touches the screen
-        self._held, self._running = 0.0, False
+        self._finger, self._running = Finger(), False
         self._frame = np.zeros(env.observation_space["frame"].shape, np.uint8)
 
     def begin(self, seed: int) -> dict[str, Any]:
@@ -42,7 +40,7 @@ class EnvironmentScreen:
             seed: The seed of the episode.
         """
         observation, info = self._env.reset(seed=seed)
-        self._frame, self._path, self.reward, self._running = observation["frame"], [], 0.0, True
+        self._frame, self._finger, self.reward, self._running = observation["frame"], Finger(), 0.0, True
         return dict(info)
 
     def act(self, action: ScreenAction) -> None:
@@ -61,19 +59,16 @@ class EnvironmentScreen:
         return self._frame
 
     def touch(self, x: int, y: int, down: bool) -> None:
-        """Move the finger; when it leaves the screen, take the action that its path means.
+        """Move the finger; when it leaves the screen, take the action of its gesture.
 
         Args:
             x: Column of the pixel.
             y: Row of the pixel.
             down: Whether the finger touches the screen.
         """
-        if down:
-            self._path.append((x, y))
-        elif self._path:
-            path, held = [*self._path, (x, y)], self._held
-            self._path, self._held = [], 0.0
-            self.act(gesture(path, held, self._frame.shape[1], self._frame.shape[0]))
+        action = self._finger.move(x, y, down, self._frame.shape[1], self._frame.shape[0])
+        if action is not None:
+            self.act(action)
 
     def wait(self, seconds: float) -> None:
         """Let time pass for a finger that touches the screen; the time of the environment passes in its steps.
@@ -81,8 +76,7 @@ class EnvironmentScreen:
         Args:
             seconds: The time.
         """
-        if self._path:
-            self._held += seconds
+        self._finger.wait(seconds)
 
     def press(self, key: str) -> None:
         """Press the back, home or enter key; other keys do nothing.
@@ -130,18 +124,3 @@ class EnvironmentTask:
 
     def end(self) -> None:
         """Do nothing: the next episode begins anew."""
-
-
-def gesture(path: list[tuple[int, int]], held: float, width: int, height: int) -> ScreenAction:
-    """Return the action that the path of a finger means.
-
-    Args:
-        path: Pixels (x, y) from the touch to the lift.
-        held: Seconds between them.
-        width: Width of the screen in pixels.
-        height: Height of the screen in pixels.
-    """
-    (x, y), (to_x, to_y) = ((coordinate(x, width), coordinate(y, height)) for x, y in (path[0], path[-1]))
-    if max(abs(to_x - x), abs(to_y - y) * height / width) > SLOP:
-        return ScreenAction("swipe", x, y, to_x, to_y)
-    return ScreenAction("long_press" if held >= LONG else "tap", x, y)

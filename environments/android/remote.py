@@ -1,7 +1,7 @@
 """An Android phone in the interpreter of its simulator, which environment.py starts; Python >= 3.10.
 
-The phone is an emulator that this process starts and ends, or one that the user has started. Tasks come from a source
-of episodes: AndroidWorld (android_world.py) or a list of instructions (instructions.py).
+The phone is an emulator that this process starts and ends, or one that the user runs (see host.py). Tasks come from a
+source of episodes: AndroidWorld (android_world.py) or a list of instructions (instructions.py).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> Pho
     lists = _lists(options) if task == INSTRUCTIONS else {}
     host = start(options)
     try:
-        device = Device(host.env, size, settle=options["settle"])
+        device = Device(host.env, size, settle=options["settle"], wait=host.wait)
         source = _source(task, host, options, split, lists)
         return Phone(device, source, size, host=host, labels=labels, snapshot=options["snapshot"] if lists else "")
     except BaseException:

@@ -74,35 +74,35 @@ def slot_of(console: int) -> Slot:
 
 
 class Claim:
-    """A slot that belongs to this process until `release`, or until the process ends.
+    """A device that belongs to this process until `release`, or until the process ends.
 
     Args:
-        slot: The slot.
+        serial: The device's name in adb.
         lock: The open lock file.
     """
 
-    def __init__(self, slot: Slot, lock: int) -> None:
-        self.slot, self._lock = slot, lock
+    def __init__(self, serial: str, lock: int) -> None:
+        self.serial, self._lock = serial, lock
 
     def release(self) -> None:
-        """Let other environments use the slot."""
+        """Let other environments use the device."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
 
-def claim_free() -> Claim:
+def claim_free() -> tuple[Slot, Claim]:
     """Claim the first slot that no environment uses and whose ports are free.
 
     Raises:
         UserError: If there is none.
     """
-    for number in range(MOST):
-        claim = try_claim(Slot(number))
+    for slot in map(Slot, range(MOST)):
+        claim = try_claim(slot.serial)
         if claim is None:
             continue
-        if all(map(is_free, claim.slot.ports)):
-            return claim
+        if all(map(is_free, slot.ports)):
+            return slot, claim
         claim.release()
     raise UserError(
         f"all {MOST} emulators that adb can find are in use; use fewer environments (num_envs), or end emulators that "
@@ -110,7 +110,7 @@ def claim_free() -> Claim:
     )
 
 
-def claim_running(consoles: tuple[int, ...]) -> Claim:
+def claim_running(consoles: tuple[int, ...]) -> tuple[Slot, Claim]:
     """Claim the first of several running emulators that no other environment uses.
 
     Args:
@@ -126,25 +126,25 @@ def claim_running(consoles: tuple[int, ...]) -> Claim:
                     f"the emulator {slot.serial} does not listen on port {port}; start it with `emulator -port "
                     f"{slot.console} -grpc {slot.grpc} -avd NAME`"
                 )
-        claim = try_claim(slot)
+        claim = try_claim(slot.serial)
         if claim is not None:
-            return claim
+            return slot, claim
     raise UserError(f"the running emulators {list(consoles)} are all in use; list one per environment (num_envs)")
 
 
-def try_claim(slot: Slot) -> Claim | None:
-    """Claim a slot, or return None if another environment has it.
+def try_claim(serial: str) -> Claim | None:
+    """Claim a device, or return None if another environment has it.
 
     Args:
-        slot: The slot.
+        serial: The device's name in adb.
     """
-    lock = scratch.open_lock(SIMULATOR, slot.serial)
+    lock = scratch.open_lock(SIMULATOR, serial.replace("/", "-"))
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
         return None
-    return Claim(slot, lock)
+    return Claim(serial, lock)
 
 
 def is_free(port: int) -> bool:

@@ -13,8 +13,10 @@ from pr2l.core import registry
 from pr2l.environments.android import environment as android
 from pr2l.environments.android import gestures
 from pr2l.environments.android.actions import ScreenActions
+from pr2l.environments.android.adb_screen import connected, input_command
 from pr2l.environments.android.android_world import AndroidWorld, parameter_seed, step_limit
-from pr2l.environments.android.environment_screen import EnvironmentScreen, EnvironmentTask, gesture
+from pr2l.environments.android.environment_screen import EnvironmentScreen, EnvironmentTask
+from pr2l.environments.android.finger import gesture
 from pr2l.environments.android.gestures import LIFT, REPEAT, TOUCH, Touch, touches, typing_commands, untypable
 from pr2l.environments.android.instructions import Instructions, read, split_lists
 from pr2l.environments.android.tasks import TASKS
@@ -303,6 +305,8 @@ def test_make_refuses_what_does_not_fit_together(tmp_path, monkeypatch):
         android.make("SystemWifiTurnOff", android.Defaults(instructions="list.txt"))
     with pytest.raises(ValueError, match="'test' is not a split"):
         android.make("SystemWifiTurnOff", split="test")
+    with pytest.raises(ValueError, match="AndroidWorld changes the data of apps as root"):
+        android.make("SystemWifiTurnOff", android.Defaults(devices=("R5CT",)))
     with pytest.raises(ValueError, match="accessibility"):
         android.make("instructions", android.Defaults(instructions="list.txt"), labels=True)
     with pytest.raises(ValueError, match="pr2l sim install android-world"):
@@ -326,7 +330,22 @@ def test_every_screen_action_is_a_touch_a_key_a_text_or_the_agents_word():
     assert ScreenAction("tap", 0, 1).x == 0.0
 
 
-# Touches of another environment's screen
+# Touches of other screens
+
+
+def test_gestures_of_a_phone_on_a_cable():
+    commands = {
+        "tap(0.500, 0.250)": "input tap 540 600",
+        "long_press(0.500, 0.250)": "input swipe 540 600 540 600 1000",
+        "swipe(0.500, 0.800, 0.500, 0.200)": "input swipe 540 1920 540 480 400",
+        "tap(1, 1)": "input tap 1079 2399",
+    }
+    assert {text: " ".join(input_command(parse(text), (1080, 2400))) for text in commands} == commands
+
+
+def test_states_in_the_output_of_adb_devices():
+    lines = ["* daemon started successfully", "List of devices attached", "R5CT\tdevice", "emulator-5554\toffline", ""]
+    assert connected(lines) == {"R5CT": "device", "emulator-5554": "offline"}
 
 
 @pytest.mark.parametrize("action", ["tap(0.250, 0.750)", "long_press(0.005, 0.995)", "swipe(0.5, 0.8, 0.9, 0.2)"])

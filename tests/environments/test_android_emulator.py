@@ -58,7 +58,7 @@ def wait_until(condition):
 
 
 def healthy(emulator):
-    return emulator.running and emulators.has_booted(emulator._sdk, emulator.slot)
+    return emulator.running and emulators.has_booted(emulator._sdk, emulator.slot.serial)
 
 
 def test_command_line_of_an_emulator():
@@ -72,7 +72,7 @@ def test_command_line_of_an_emulator():
         "/sdk/emulator/emulator -avd Pixel_6 -read-only -no-snapshot-save -snapshot clean -port 5560 -grpc 8557 "
         "-no-audio -no-boot-anim -gpu host"
     )
-    shell = emulators.adb_command(sdk, Slot(3), "shell", "ls")
+    shell = emulators.adb_command(sdk, Slot(3).serial, "shell", "ls")
     assert " ".join(shell) == "/sdk/platform-tools/adb -s emulator-5560 shell ls"
 
 
@@ -105,9 +105,9 @@ def test_claims_skip_slots_in_use_and_busy_ports(monkeypatch):
     busy = {Slot(1).grpc}
     monkeypatch.setattr(slots, "is_free", lambda port: port not in busy)
     claims = [slots.claim_free() for _ in range(3)]
-    assert [claim.slot.number for claim in claims] == [0, 2, 3]
-    claims[1].release()
-    assert slots.claim_free().slot.number == 2
+    assert [slot.number for slot, _ in claims] == [0, 2, 3]
+    claims[1][1].release()
+    assert slots.claim_free()[0] == Slot(2)
     busy.update(Slot(number).console for number in range(slots.MOST))
     with pytest.raises(ValueError, match="all 16 emulators"):
         slots.claim_free()
@@ -117,26 +117,26 @@ def test_running_emulators_are_claimed_once(emulator):
     with pytest.raises(ValueError, match=r"emulator-5572 does not listen on port 5572.*-port 5572 -grpc 8563"):
         slots.claim_running((FREE.console,))
     emulator().start()
-    claim = slots.claim_running((FREE.console,))
-    assert claim.slot == FREE
+    slot, claim = slots.claim_running((FREE.console,))
+    assert slot == FREE and claim.serial == "emulator-5572"
     with pytest.raises(ValueError, match="all in use"):
         slots.claim_running((FREE.console,))
     claim.release()
-    slots.claim_running((FREE.console,)).release()
+    slots.claim_running((FREE.console,))[1].release()
 
 
 def test_claim_ends_with_its_process(tmp_path):
     code = (
         f"import tempfile; tempfile.tempdir = {str(tmp_path)!r}\n"
         "from pr2l.environments.android import slots\n"
-        "claim = slots.try_claim(slots.Slot(9)); print(claim is not None, flush=True); input()"
+        "claim = slots.try_claim('emulator-5572'); print(claim is not None, flush=True); input()"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "True\n"
-    assert slots.try_claim(FREE) is None
+    assert slots.try_claim(FREE.serial) is None
     holder.kill()
     holder.communicate()
-    slots.try_claim(FREE).release()
+    slots.try_claim(FREE.serial).release()
 
 
 def test_emulator_boots_and_ends(emulator):

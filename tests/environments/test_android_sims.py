@@ -298,6 +298,36 @@ def test_running_emulator_is_used_and_kept(sdk, instructions):
         running.wait()
 
 
+def test_phone_on_a_cable_is_touched_through_adb_alone(sdk, instructions):
+    slot = slots.Slot(6)
+    command = [str(sdk / "emulator/emulator"), "-avd", "pixel", "-port", str(slot.console), "-grpc", str(slot.grpc)]
+    with subprocess.Popen(command) as phone:
+        try:
+            while slots.is_free(slot.console):
+                time.sleep(0.1)
+            with (
+                closing(make(sdk, instructions, devices=(slot.serial,))) as env,
+                closing(make(sdk, instructions, devices=(slot.serial,))) as second,
+                closing(make(sdk, instructions, devices=("R5CT",))) as absent,
+            ):
+                frame = env.reset(seed=0)[0]["frame"]
+                assert (frame[0, 0] == (128, 128, 128)).all() and (frame[50, 45] == (255, 0, 0)).all()
+                env.step("swipe(0.5, 0.75, 0.5, 0.5)")
+                env.step("long_press(0, 0)")
+                assert (env.step("tap(0.5, 0.3)")[0]["frame"][0, 0] == (0, 255, 0)).all()
+                env.step('type("two words")')
+                state = state_of(slot)
+                moves = [[45, 120, 1], [45, 80, 0], [0, 0, 1], [0, 0, 0], [45, 48, 1], [45, 48, 0]]
+                assert state["touches"] == moves
+                assert (state["typed"], state["keys"]) == ("two words", ["KEYCODE_HOME"])
+                with pytest.raises(ValueError, match="are all in use"):
+                    second.reset(seed=0)
+                with pytest.raises(ValueError, match=r"'R5CT' is not ready.*emulator-5566 \(device\)"):
+                    absent.reset(seed=0)
+        finally:
+            phone.kill()
+
+
 @pytest.mark.filterwarnings("ignore:Android is replaced")
 @pytest.mark.parametrize("fault", ["crash", "hang"])
 def test_emulator_that_fails_in_an_episode_is_replaced(fault, sdk, instructions):
