@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .. import base
 from ..base import UserError
@@ -53,6 +53,9 @@ class Defaults(BaseModel):
     scale: float = Field(default=0.7, ge=0.5, le=4)  # frame pixels per CSS pixel of the screen of 360 x 640
     looks: Literal["fixed", "varied"] = "varied"  # varied = theme, font, wallpaper and places of icons are random
     end_on_success: bool = False  # end as soon as the state says success, as DigiRL does; else only when declared
+    # ignore = complete() and impossible() do nothing, and end_on_success ends the episodes: most actions that end an
+    # episode are too early while a policy explores
+    declarations: Literal["end", "ignore"] = "end"
     split_by: SplitBy = "seed"  # what training and evaluation do not have in common; see splits.py
     templates: tuple[str, ...] = ()  # replace those of the task: names, or "module:Class" of one's own
     step_ms: int = Field(default=100, ge=10)  # virtual time of a step
@@ -60,6 +63,12 @@ class Defaults(BaseModel):
     pages: int = Field(default=64, ge=1)  # limit of environments of this process
     spare: int = Field(default=1, ge=0)  # pages opened ahead
     timeout: float = Field(default=10.0, gt=0)  # seconds for one command of a page; then the episode is cut
+
+    @model_validator(mode="after")
+    def success_can_end_the_episode(self) -> Defaults:
+        if self.declarations == "ignore" and not self.end_on_success:
+            raise ValueError("declarations=ignore needs end_on_success=true: otherwise no episode can succeed")
+        return self
 
 
 def kinds(task: str) -> tuple[str, ...]:
@@ -212,7 +221,7 @@ class PhoneEnv(gym.Env[Observation, Any]):
         """
         page = self._opened()
         self._action, self._begun = self._decoded(action), True
-        if self._action is not None and self._action.type in ENDS:
+        if self._declares():
             return
         try:
             if self._action is not None and self._action.type in BUTTONS:
@@ -226,7 +235,7 @@ class PhoneEnv(gym.Env[Observation, Any]):
             self.begin_step(action)
         self._begun = False
         self._steps += 1
-        declared = self._action is not None and self._action.type in ENDS
+        declared = self._declares()
         self._finish(declared)
         success = not self._failure and self._succeeded(declared)
         terminated = not self._failure and (declared or success)
@@ -332,6 +341,12 @@ class PhoneEnv(gym.Env[Observation, Any]):
         if self.options.actions == "text":
             return screen_actions.parse(screen_actions.find(action))
         return self.heads.decode(action, self._instruction())
+
+    def _declares(self) -> bool:
+        """Return whether the action of the step ends the episode."""
+        task = self.episode.task
+        ignored = self.options.declarations == "ignore" and task.answer is None and not task.verify
+        return self._action is not None and self._action.type in ENDS and not ignored
 
     def _instruction(self) -> str:
         """Return the text of which heads type a part."""

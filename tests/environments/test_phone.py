@@ -146,6 +146,23 @@ def test_success_needs_the_declaration_unless_the_option_ends_early(phone):
 
 
 @needs_chromium
+def test_declarations_do_nothing_with_the_option(phone):
+    env = phone(end_on_success=True, declarations="ignore")
+    first = env.reset(seed=0)[0]["frame"]
+    for action in ("complete()", "impossible()", 'answer("no")'):
+        observation, *rest = env.step(action)
+        assert np.array_equal(observation["frame"], first) and rest[:3] == [0.0, False, False]
+    for _ in range(3):
+        result = env.step(env.oracle_action())
+    assert result[1:4] == (1.0, True, False)
+    question = phone("ContactsNumberOf", end_on_success=True, declarations="ignore")
+    question.reset(seed=0)
+    assert question.step('answer("no")')[1:4] == (0.0, True, False)
+    with pytest.raises(ValueError, match="declarations=ignore needs end_on_success=true"):
+        Defaults(declarations="ignore")
+
+
+@needs_chromium
 def test_task_to_verify_never_ends_early(phone):
     env = phone("SystemWifiTurnOnVerify", end_on_success=True)
     env.reset(seed=0)

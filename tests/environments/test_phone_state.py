@@ -129,6 +129,7 @@ def test_without_removes_the_values_of_patterns():
     document = {"screen": 1, "rows": [{"id": "a", "x": 1, "y": 2}, {"id": "b", "x": 3}], "deep": {"one": {"z": 1}}}
     rest = without(document, ["screen", "rows/*/x", "rows/b", "deep/*/z", "not/there"])
     assert rest == {"rows": [{"id": "a", "y": 2}], "deep": {"one": {}}}
+    assert without(document, ["rows/*", "deep/*"]) == {"screen": 1, "rows": [], "deep": {}}
 
 
 def test_unexpected_changes_are_those_that_the_goal_does_not_need():
