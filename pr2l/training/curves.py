@@ -12,13 +12,16 @@ from pr2l.core.io import read_json
 from pr2l.training.metrics import Table
 
 WINDOW = 100  # number of episodes in the moving average
+# Metrics from 0 to 1 of algorithms that learn from recorded data, with their names in the figure
+SHARES = {"train/accuracy": "agreement with the expert's actions", "train/kept": "kept trajectories"}
 
 
 def draw_curves(folder: Path) -> Path:
     """Draw the learning curves of a run and write them to curves.png.
 
     For a run that learns from rollouts, the curves are return and success rate, with the level of the random policy if
-    results.json exists. For a run that learns from recorded data, they are loss and accuracy.
+    results.json exists. For a run that learns from recorded data, they are all losses, and the
+    shares of SHARES that the algorithm logs.
 
     Args:
         folder: Run folder with metrics.csv.
@@ -50,8 +53,11 @@ def curves(rows: list[dict[str, str]], chance: dict[str, float]) -> Figure:
                 panel.axhline(chance[column], color="tab:gray", linestyle="--", label="random actions (evaluation)")
             panel.legend()
     else:
-        _draw_updates(axes[0], rows, "train/loss", "weighted loss")
-        _draw_updates(axes[1], rows, "train/accuracy", "agreement with the expert's actions")
+        logged = dict.fromkeys(column for row in rows for column in row)
+        losses = {column: column.removeprefix("train/") for column in logged if column.endswith("loss")}
+        _draw_updates(axes[0], rows, losses, "loss")
+        shares = {column: name for column, name in SHARES.items() if column in logged}
+        _draw_updates(axes[1], rows, shares, "share")
     axes[1].set_ylim(-0.02, 1.02)
     return figure
 
@@ -95,9 +101,13 @@ def _draw(axes: Axes, rows: list[dict[str, str]], column: str, name: str) -> Non
     axes.grid(alpha=0.3)
 
 
-def _draw_updates(axes: Axes, rows: list[dict[str, str]], column: str, name: str) -> None:
-    steps, values = (np.array([float(row[key]) for row in rows]) for key in ("step", column))
-    axes.plot(steps, values, color="tab:blue", linewidth=2)
+def _draw_updates(axes: Axes, rows: list[dict[str, str]], columns: dict[str, str], name: str) -> None:
+    """Draw columns, which have the names in the legend, over the transitions; an algorithm may log none of them."""
+    for column, label in columns.items():
+        points = [(float(row["step"]), float(row[column])) for row in rows if row.get(column)]
+        axes.plot(*zip(*points, strict=True), linewidth=2, label=label)
     axes.set_xlabel("transitions")
     axes.set_ylabel(name)
     axes.grid(alpha=0.3)
+    if columns:
+        axes.legend()

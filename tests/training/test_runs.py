@@ -321,6 +321,23 @@ def test_curves_show_the_level_of_the_random_policy(has_chance):
         assert len(panel.get_legend().get_texts()) == 2 + has_chance
 
 
+@pytest.mark.parametrize(
+    ("metrics", "losses", "shares"),
+    [
+        (("train/loss", "train/accuracy"), ["loss"], ["agreement with the expert's actions"]),
+        (("train/loss", "train/kept"), ["loss"], ["kept trajectories"]),
+        (("train/value_loss", "train/policy_loss", "train/weight"), ["value_loss", "policy_loss"], []),
+    ],
+)
+def test_curves_of_recorded_data_show_what_the_algorithm_logs(metrics, losses, shares):
+    rows = [{"step": str(10 * n), **dict.fromkeys(metrics, str(n / 4))} for n in (1, 2, 3)]
+    rows.insert(1, {"step": "15", **dict.fromkeys(metrics, "")})  # a row of other metrics
+    left, right = curves(rows, {}).axes
+    assert [line.get_label() for line in left.lines] == losses and [line.get_label() for line in right.lines] == shares
+    for line in (*left.lines, *right.lines):
+        assert (list(line.get_xdata()), list(line.get_ydata())) == ([10, 20, 30], [0.25, 0.5, 0.75])
+
+
 def test_run_without_its_facts_is_not_resumed(tmp_path):
     run = Run.create(CONFIG, tmp_path)
     content = (run.path / "config.yaml").read_bytes()
