@@ -265,6 +265,24 @@ def speed(
         raise typer.Exit(130 if results.interrupted else 1)
 
 
+@app.command(name="speed-screens")
+def speed_screens(
+    sizes: Annotated[str, typer.Option(help="Sizes of the pages in pixels, separated by commas.")] = "160x210,320x560",
+    pages: Annotated[str, typer.Option(help="Numbers of pages that step at once, separated by commas.")] = "1,2,4",
+    browsers: Annotated[int, typer.Option(help="Number of Chromium processes.", min=1, max=16)] = 1,
+    step_ms: Annotated[int, typer.Option(help="Milliseconds of the page's time in one step.", min=1)] = 100,
+    seconds: Annotated[float, typer.Option(help="Duration of the measurement of a size.", min=0)] = 10.0,
+) -> None:
+    """Measure steps per second of web pages on this machine, by their size and number."""
+    from pr2l.profiling import screens
+    from pr2l.profiling.report import as_table
+    from pr2l.profiling.timing import Effort
+
+    chosen = screens.parse_sizes(sizes), screens.parse_counts(pages)
+    measures = screens.speed_screens(*chosen, browsers, step_ms, Effort(seconds=seconds))
+    Console().print(as_table(measures))
+
+
 @vlm_app.command(name="check")
 def vlm_check(
     model: Annotated[
