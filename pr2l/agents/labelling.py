@@ -49,7 +49,7 @@ def label(
         instruction: As in `instructions`.
         actions: As in `probabilities`.
         cache: File of the cached answers of models.
-        replay: Use answers in the cache only, without a model or a key.
+        replay: Use answers in the cache only; an API then needs no key.
 
     Returns:
         The probabilities of success by number of the episode; None = the evaluator abstained.

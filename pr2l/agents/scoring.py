@@ -52,7 +52,7 @@ def score(
         every_step: Judge every step, as DigiRL does in training: an episode is a success at its first step with a
             probability of 0.5 or more. False = judge the whole episode.
         cache: File of the cached answers of models.
-        replay: Use answers in the cache only, without a model or a key.
+        replay: Use answers in the cache only; an API then needs no key.
         out: JSON file of the result. None = runs/evaluators/DATASET-EVALUATOR.json.
 
     Raises:

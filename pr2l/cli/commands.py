@@ -342,7 +342,7 @@ ActionTexts = Annotated[
 Cache = Annotated[
     Path | None, typer.Option(help="File of the cached answers.", show_default="runs/evaluators/answers.jsonl")
 ]
-Replay = Annotated[bool, typer.Option("--replay", help="Use the cached answers only, without a model or a key.")]
+Replay = Annotated[bool, typer.Option("--replay", help="Use the cached answers only; an API then needs no key.")]
 
 
 @evaluator_app.command(name="score")

@@ -304,8 +304,9 @@ def test_bad_arguments(name, server):
         agent(name, server).generate([[{"role": "user", "content": [video]}]])
     with pytest.raises(UserError, match="Did you mean 'timeout'"):
         load_api(name, "m", {"time_out": 3})
-    with pytest.raises(UserError, match="base_url"):
-        load_api("openai_server", "m", {"base_url": "127.0.0.1:8000"})
+    for url in ("127.0.0.1:8000", "http://", "http://user:secret@host/v1", "https://host/v1?key=secret", "ftp://host"):
+        with pytest.raises(UserError, match="base_url"):
+            load_api(name, "m", {"base_url": url})
     assert server.requests == []
 
 

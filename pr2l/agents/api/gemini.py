@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from pr2l.agents.api.base import APIAgent, APIOptions, Reply, Unavailable, is_temporary
 from pr2l.agents.api.common.images import image_of, png
-from pr2l.agents.api.common.keys import read_key, without_key
+from pr2l.agents.api.common.keys import PLAIN_URL, read_key, without_key
 from pr2l.core.errors import UserError
 from pr2l.core.messages import Message
 
@@ -117,7 +117,9 @@ class Defaults(APIOptions):
     """Options of the API `gemini`."""
 
     key_variable: str = "GEMINI_API_KEY"  # environment variable that holds the key
-    base_url: str | None = None  # None = Google's; a proxy's, or that of a stand-in for tests
+    base_url: str | None = Field(
+        default=None, pattern=PLAIN_URL
+    )  # None = Google's; else that of a proxy
     # tokens that the model may think before it answers; 0 = it does not think, where the model allows that; None = the
     # model's default. They count as tokens of the answer, also for max_new_tokens
     thinking_budget: NonNegativeInt | None = None

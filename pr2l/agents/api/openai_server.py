@@ -11,7 +11,7 @@ from pydantic import Field
 
 from pr2l.agents.api.base import APIAgent, APIOptions, Reply, Unavailable, is_temporary
 from pr2l.agents.api.common.images import data_url, image_of
-from pr2l.agents.api.common.keys import read_key, without_key
+from pr2l.agents.api.common.keys import PLAIN_URL, read_key, without_key
 from pr2l.core.errors import UserError
 from pr2l.core.messages import Message, Part
 
@@ -99,7 +99,7 @@ class Defaults(APIOptions):
     """Options of the API `openai_server`."""
 
     # URL of the server: this is vLLM's; llama.cpp: http://127.0.0.1:8080/v1, OpenAI: https://api.openai.com/v1
-    base_url: str = Field(default="http://127.0.0.1:8000/v1", pattern="^https?://.")
+    base_url: str = Field(default="http://127.0.0.1:8000/v1", pattern=PLAIN_URL)
     # environment variable that holds the key, which is sent to base_url; None = the server needs no key
     key_variable: str | None = None
     # further fields of a request; null removes a field. OpenAI's models that think need

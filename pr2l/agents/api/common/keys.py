@@ -8,6 +8,7 @@ import re
 from pr2l.core.errors import UserError
 
 HIDDEN = "[key]"
+PLAIN_URL = "^https?://[^@/?#]+(/[^@?#]*)?$"  # without a user, password or query, because options are written to files
 
 
 def read_key(variable: str) -> str:

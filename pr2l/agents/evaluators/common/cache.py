@@ -6,7 +6,7 @@ A cache on disk is a file of JSON lines, each with a digest of its values:
 
 Several processes may use one file at the same time: a line is appended in one piece under a lock of the file, and lines
 of other processes are read before a question is asked. A line that a killed process left incomplete is skipped.
-The file is also a recording: with `replay`, it answers without a model and without a key of an API.
+The file is also a recording: with `replay`, no question is asked, so an API needs neither network nor key.
 """
 
 from __future__ import annotations
