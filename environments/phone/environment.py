@@ -28,7 +28,7 @@ from .episode import Episode, draw_episode
 from .library import find
 from .oracle import Script
 from .splits import SplitBy, templates_of
-from .state import APPS
+from .state import APPS, Document
 from .static_data import WEB
 from .table import TASKS, Task
 from .template import Template
@@ -276,6 +276,11 @@ class PhoneEnv(gym.Env[Observation, Any]):
         """Return what is on the screen: elements that can be touched, and texts, with boxes in CSS pixels."""
         rows = self._opened().evaluate("phone.elements()")
         return [Element(**{**row, "box": tuple(row["box"])}) for row in rows]
+
+    def state(self) -> Document:
+        """Return the phone's state, see state.py."""
+        state: Document = self._opened().evaluate("phone.getState()")
+        return state
 
     def oracle_action(self) -> Any:
         """Return the next action of the template's script, as an element of the action space.

@@ -228,10 +228,11 @@ def random_wishes(rng: Random) -> list[str]:
 
 
 def random_browser(rng: Random) -> Document:
-    """Return a browser with some visited and bookmarked sites, and no open page."""
+    """Return a browser with some visited and bookmarked sites; the last visited one may still be open."""
     sites = [site["url"] for site in static_data("sites")]
     visited, marked = rng.sample(sites, rng.randint(0, 3)), rng.sample(sites, rng.randint(0, 2))
-    return {"history": visited, "bookmarks": marked, "url": None, "forms": [], "web_cart": []}
+    url = visited[-1] if visited and rng.random() < 0.5 else None
+    return {"history": visited, "bookmarks": marked, "url": url, "forms": [], "web_cart": []}
 
 
 def random_notifications(rng: Random) -> list[Document]:

@@ -7,6 +7,7 @@ from pr2l.environments.base import UserError
 from pr2l.environments.common import screen_actions
 from pr2l.environments.common.screen_actions import ScreenAction, UnsupportedAction
 from pr2l.environments.phone import Defaults, kinds, library, make, oracle
+from pr2l.environments.phone.state import validate
 from pr2l.environments.phone.user import NotOnScreen
 from tests.environments.browser_pages import needs_chromium
 
@@ -46,10 +47,12 @@ def tap(env, name):
 @needs_chromium
 @pytest.mark.parametrize("name", ["SystemWifiTurnOn", "ContactsAddContact", "SimpleCalendarEventsOnDate"])
 def test_scripted_solution_succeeds(phone, name):
-    (_, reward, terminated, truncated, info), steps = play(phone(name), 0)
+    env = phone(name)
+    (_, reward, terminated, truncated, info), steps = play(env, 0)
     assert (reward, terminated, truncated, info["success"]) == (1.0, True, False, True)
     assert info["measures"] == {"malformed_actions": 0, "side_effects": 0, "declared": True}
     assert info["side_effects"] == [] and info["template"] == name
+    validate(env.state())
     assert steps < library.find(name).step_limit()
 
 
@@ -61,6 +64,7 @@ def test_scripted_solution_succeeds_on_20_seeds(phone, name):
     for seed in range(20):
         (*_, info), _ = play(env, seed)
         assert info["success"], (seed, info["context"]["goal"], info["side_effects"])
+        validate(env.state())
 
 
 # Templates whose script types a text that is not in the instruction, besides all questions.
