@@ -1,4 +1,4 @@
-"""Architecture of `tiny` and `tiny_rooms`: a small Florence-2 with random weights, a tokenizer and an image processor.
+"""Architecture of the VLMs that come with pr2l: a small Florence-2 with random weights, tokenizer and image processor.
 
 Florence-2 is a stock transformers architecture: a DaViT vision tower, whose strided convolutions learn small sprites
 from little data, and a BART encoder-decoder. In the encoder, image tokens attend to the prompt.
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import nn
 from transformers import (
     CLIPImageProcessorPil,
@@ -46,6 +46,49 @@ class Architecture(BaseModel):
         """Number of cells along a side of the vision tower's last stage."""
         return self.image_size // self.patch // 2 ** (len(self.tower_widths) - 1)
 
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width in pixels to which frames are resized."""
+        return self.image_size, self.image_size
+
+    @property
+    def window_size(self) -> int:
+        """Side in cells of the windows within which cells attend to each other: all cells of the last stage."""
+        return self.grid
+
+
+class ScreenArchitecture(Architecture):
+    """Sizes of a model for screens; the defaults describe `tiny_screens`.
+
+    Letters are about 5 pixels wide and i and l about 2, so the first two blocks work at a stride of 4 pixels. Each of
+    the 28 x 16 image tokens covers 16 x 16 pixels.
+    """
+
+    image_size: PositiveInt = 448  # height in pixels to which frames are resized
+    image_width: PositiveInt = 252  # width in pixels to which frames are resized
+    patch: PositiveInt = 4  # stride of the first convolution in pixels
+    window: PositiveInt = 8  # side of the attention windows in cells
+    tower_widths: tuple[int, ...] = (64, 128, 224)  # channels of each stage; each further stage halves the grid
+    tower_depths: tuple[int, ...] = (2, 2, 1)  # blocks of each stage
+    width: PositiveInt = 192  # width of the language model's hidden states
+    encoder_layers: PositiveInt = 3  # layers of the language model's encoder
+    decoder_layers: PositiveInt = 2  # layers of the language model's decoder
+    heads: PositiveInt = 6  # attention heads per layer of the language model
+    max_tokens: PositiveInt = 640  # maximum number of tokens of a prompt, including the image tokens
+
+    @property
+    def cell(self) -> int:
+        """Side in pixels of the square that an image token covers."""
+        return self.patch * 2 ** (len(self.tower_widths) - 1)
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        return self.image_size, self.image_width
+
+    @property
+    def window_size(self) -> int:
+        return self.window
+
 
 def build(architecture: Architecture, words: Sequence[str], folder: Path, seed: int) -> None:
     """Write a checkpoint with random weights in the format of any other checkpoint.
@@ -57,7 +100,18 @@ def build(architecture: Architecture, words: Sequence[str], folder: Path, seed: 
         folder: Folder for the checkpoint.
         seed: Seed of the weights.
     """
-    tokenizer = _tokenizer(words)
+    build_with(architecture, _tokenizer(words), folder, seed)
+
+
+def build_with(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, folder: Path, seed: int) -> None:
+    """Write a checkpoint with random weights and a tokenizer.
+
+    Args:
+        architecture: Sizes of the model.
+        tokenizer: The tokenizer, with the tokens of SPECIAL and IMAGE.
+        folder: Folder for the checkpoint.
+        seed: Seed of the weights.
+    """
     torch.manual_seed(seed)
     model = Florence2ForConditionalGeneration(_config(architecture, tokenizer))
     _initialize(model)
@@ -88,10 +142,24 @@ def _tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, extra_special_tokens={"image_token": IMAGE}, **SPECIAL)
 
 
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer with one token per byte, which reads and writes every text as it is."""
+    tokens = [*SPECIAL.values(), IMAGE, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    core = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, [], unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        extra_special_tokens={"image_token": IMAGE},
+        clean_up_tokenization_spaces=False,
+        **SPECIAL,
+    )
+
+
 def _image_processor(architecture: Architecture) -> CLIPImageProcessorPil:
-    side = architecture.image_size
+    height, width = architecture.picture_size
     return CLIPImageProcessorPil(
-        size={"height": side, "width": side},
+        size={"height": height, "width": width},
         do_center_crop=False,
         image_mean=[0.4] * 3,  # approximate mean and standard deviation of Doom's frames
         image_std=[0.25] * 3,
@@ -123,7 +191,7 @@ def _tower(architecture: Architecture) -> dict[str, Any]:
         "patch_stride": [architecture.patch] + [2] * later_stages,
         "patch_padding": [0] + [1] * later_stages,
         "patch_prenorm": [False] + [True] * later_stages,
-        "window_size": architecture.grid,
+        "window_size": architecture.window_size,
         "drop_path_rate": 0.0,
         "projection_dim": architecture.width,
     }

@@ -71,7 +71,7 @@ def accuracies(questions: Sequence[Question], right: Sequence[bool]) -> Accuraci
             answers[question.kind, question.answer].append(is_right)
             names[question.target, question.kind].append(is_right)
     return {
-        "questions": {kind: _score(kinds[kind]) for kind in KINDS if kind in kinds},
+        "questions": {kind: score(kinds[kind]) for kind in KINDS if kind in kinds},
         "answers": _nested(answers),
         "names": _nested(names),
     }
@@ -92,12 +92,17 @@ def _questions(frames: LabelledFrames, rng: np.random.Generator) -> Iterator[tup
             yield from ((row, question) for question in found(view, name))
 
 
-def _score(right: Sequence[bool]) -> dict[str, float | int]:
+def score(right: Sequence[bool]) -> dict[str, float | int]:
+    """Return the fraction of right answers and the number of questions.
+
+    Args:
+        right: Whether each answer is right, at least one.
+    """
     return {"accuracy": round(float(np.mean(right)), 4), "asked": len(right)}
 
 
 def _nested(groups: dict[tuple[str, str], list[bool]]) -> dict[str, dict[str, dict[str, float | int]]]:
     nested: dict[str, dict[str, dict[str, float | int]]] = defaultdict(dict)
     for (outer, inner), right in sorted(groups.items()):
-        nested[outer][inner] = _score(right)
+        nested[outer][inner] = score(right)
     return dict(nested)

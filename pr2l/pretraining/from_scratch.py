@@ -8,7 +8,7 @@ The number of a step seeds its batch, so a resumed training equals an uninterrup
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -126,23 +126,43 @@ def language_loss(
         The loss, and the metrics `cells_loss`, `language_loss` and `right`, the fraction of answers with every token
         predicted right.
     """
-    model, tower = scratch.model, _tower(scratch, batch)
+    tower = _tower(scratch, batch)
     count, mix = options.questions_per_frame, options.mix
     questions_of_frames = [draw_questions(view, scratch.names, count, batch.rng, mix) for view in batch.views()]
-    flat_questions = [question for frame_questions in questions_of_frames for question in frame_questions]
-    row = torch.tensor([index for index, frame_questions in enumerate(questions_of_frames) for _ in frame_questions])
-    prompts = [scratch.vlm.token_ids(question.text) for question in flat_questions]
-    ids, mask = _padded(prompts, model.config.pad_token_id)
-    answers, real = _padded([scratch.answer_ids(question.answer) for question in flat_questions], IGNORE_INDEX)
+    language, metrics = answers_loss(scratch.vlm, tower, questions_of_frames, scratch.answer_ids)
+    cells_value, cells_metrics = _cells_loss(scratch, batch, tower)
+    return language + options.cells_weight * cells_value, cells_metrics | metrics
+
+
+def answers_loss(
+    vlm: VLM,
+    tower: Tensor,
+    questions: Sequence[Sequence[Any]],
+    answer_ids: Callable[[str], list[int]],
+) -> tuple[Tensor, dict[str, float]]:
+    """Compute the cross-entropy of the answers to questions about B frames.
+
+    Args:
+        vlm: VLM in training.
+        tower: Output [B, C, H, W] of the vision tower.
+        questions: Questions of each frame, B lists; each question has a `text` and an `answer`.
+        answer_ids: Function from an answer to its token ids, with the end token.
+
+    Returns:
+        The loss, and the metrics `language_loss` and `right`, the fraction of answers with every token predicted right.
+    """
+    model = vlm.model
+    flat_questions = [question for frame_questions in questions for question in frame_questions]
+    row = torch.tensor([index for index, frame_questions in enumerate(questions) for _ in frame_questions])
+    ids, mask = _padded([vlm.token_ids(question.text) for question in flat_questions], model.config.pad_token_id)
+    answers, real = _padded([answer_ids(question.answer) for question in flat_questions], IGNORE_INDEX)
     embedded = model.get_input_embeddings()(ids)
     image_features = model.model.multi_modal_projector(tower)[row].to(embedded.dtype)
     embedded = embedded.masked_scatter((ids == model.config.image_token_id)[..., None], image_features)
     logits = model(inputs_embeds=embedded, attention_mask=mask, labels=answers).logits.float()
     language = nn.functional.cross_entropy(logits.flatten(0, 1), answers.flatten(), ignore_index=IGNORE_INDEX)
     right = ((logits.argmax(-1) == answers) | (real == 0)).all(1).float().mean().item()
-    cells_value, metrics = _cells_loss(scratch, batch, tower)
-    metrics |= {"language_loss": language.item(), "right": right}
-    return language + options.cells_weight * cells_value, metrics
+    return language, {"language_loss": language.item(), "right": right}
 
 
 def _tower(scratch: ScratchModel, batch: FrameBatch) -> Tensor:

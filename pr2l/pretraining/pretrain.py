@@ -2,8 +2,9 @@
 
     play -> labelled frames -> training -> evaluation in other rooms, with other seeds -> weights
 
-A config that names a `vlm` fine-tunes it (finetune.py) and evaluates it before and after; any other config trains a
-small VLM from scratch (from_scratch.py). docs/tiny.md describes the training of `tiny`.
+A config that names a `vlm` fine-tunes it (finetune.py) and evaluates it before and after; a config with options of
+`reading` trains a small VLM on screens (screens.py); any other config trains a small VLM from scratch
+(from_scratch.py). docs/tiny.md describes the training of `tiny`.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from pr2l.core.errors import UserError
 from pr2l.core.io import read_json, write_json, write_text
 from pr2l.core.lock import locked
 from pr2l.data.labelled_frames import LabelledFrames, Source, load_or_play
+from pr2l.data.screens import ScreenSet, ScreenSource, load_or_generate
 from pr2l.policies.common.threads import torch_threads
-from pr2l.pretraining import finetune, from_scratch
-from pr2l.pretraining.architecture import Architecture
+from pr2l.pretraining import finetune, from_scratch, screens
+from pr2l.pretraining.architecture import Architecture, ScreenArchitecture
 from pr2l.pretraining.evaluation import MAX_ANSWER_TOKENS, Accuracies, evaluate_answers
 from pr2l.pretraining.finetune import FinetuneConfig
+from pr2l.pretraining.screen_evaluation import evaluate_screens
+from pr2l.pretraining.screens import ReadingOptions
 from pr2l.pretraining.stages import CHECKPOINTS, OnStep, Stage
 from pr2l.vlms.base import VLM
 from pr2l.vlms.loading import load_vlm
@@ -55,6 +59,19 @@ class PretrainConfig(BaseModel):
     threads: PositiveInt = 2  # torch threads on a CPU
 
 
+class ScreensConfig(BaseModel):
+    """Config of a training on screens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    why: str  # purpose of the training, in a sentence
+    train: tuple[ScreenSource, ...] = Field(min_length=1)  # screens for training
+    test: tuple[ScreenSource, ...]  # screens for the evaluation, from other words, themes and apps
+    architecture: ScreenArchitecture = Field(default_factory=ScreenArchitecture)  # sizes of the model
+    reading: ReadingOptions  # options of the training
+    threads: PositiveInt = 2  # torch threads on a CPU
+
+
 def pretrain(config: str | Path, overrides: Sequence[str] = (), folder: Path | None = None) -> Path:
     """Play, train and evaluate, or resume this in the same folder.
 
@@ -72,7 +89,13 @@ def pretrain(config: str | Path, overrides: Sequence[str] = (), folder: Path | N
             training with other settings or a checkpoint of an earlier version.
     """
     folder = folder or Path("runs") / Path(config).stem
-    if "vlm" in read_values(config, overrides):
+    values = read_values(config, overrides)
+    if "reading" in values:
+        screens_config = read_config(ScreensConfig, config, overrides)
+        with locked(folder):
+            _check_settings(screens_config, folder)
+            return _train_on_screens(screens_config, folder)
+    if "vlm" in values:
         finetune_config = read_config(FinetuneConfig, config, overrides)
         with locked(folder):
             _check_settings(finetune_config, folder)
@@ -116,6 +139,45 @@ def _finetune(config: FinetuneConfig, folder: Path) -> Path:
     for title, accuracies in read_json(before, next_step).items():
         console.print(_table(title, {"before": accuracies, "after": after[title]}))
     return weights
+
+
+def _train_on_screens(config: ScreensConfig, folder: Path) -> Path:
+    console = Console()
+    with torch_threads(config.threads), _progress(console) as bars:
+        training = _screens("generate screens for training", config.train, folder, bars)
+        testing = _screens("generate screens for the evaluation", config.test, folder, bars)
+        weights = folder / "model"
+        screen = screens.new_model(config.architecture, weights, config.reading.seed)
+        with _log_steps(screens.stages(config.reading), folder, bars) as on_step:
+            screens.train(screen, training, config.reading, folder, on_step)
+        screen.model.eval()
+        known = screens.known_words(training)
+        reading = [screens.evaluate_reading(screen, screen_set, known) for screen_set in testing]
+        screen.model.half().save_pretrained(weights)
+        vlm = load_vlm(str(weights))
+        results = {}
+        for source, screen_set, words in zip(config.test, testing, reading, strict=True):
+            bar = bars.add_task("evaluate", total=None)
+            answers = evaluate_screens(vlm, screen_set, known, progress=partial(_advance, bars, bar))
+            results[_screens_title(source)] = answers | {"reading": words}
+    write_text(folder / EVALUATION, json.dumps(results, indent=1))
+    for title, accuracies in results.items():
+        console.print(_table(title, {"accuracy": accuracies}))
+    return weights
+
+
+def _screens(title: str, sources: Sequence[ScreenSource], folder: Path, bars: Progress) -> list[ScreenSet]:
+    sets = []
+    for source in sources:
+        bar = bars.add_task(title, total=source.frames)
+        sets.append(load_or_generate(source, folder / "frames", partial(_advance, bars, bar)))
+        bars.update(bar, completed=source.frames)
+    return sets
+
+
+def _screens_title(source: ScreenSource) -> str:
+    new = [name for name in ("words", "themes", "apps") if getattr(source, name) == "evaluation"]
+    return f"screens with {'new ' + ', '.join(new) if new else 'nothing new'} ({source.frames} screens)"
 
 
 def _check_settings(config: BaseModel, folder: Path) -> None:

@@ -372,6 +372,10 @@ class Family:
         size = self.config.vision_config.image_size
         return int(size if isinstance(size, int) else size[0])
 
+    def default_picture_size(self) -> tuple[int, int]:
+        """Return the height and the width to which frames are stretched: those of a square of `image_size`."""
+        return self.image_size, self.image_size
+
     def native_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size of the picture that the vision tower reads for a frame, with aspect=native.
 
@@ -591,7 +595,9 @@ class Family:
 
     def _picture_size(self) -> tuple[int, int]:
         """Return the height and the width of the pictures that the vision tower reads."""
-        if self.options.aspect != "native":
+        if self.options.aspect == "stretch":
+            return self.default_picture_size()
+        if self.options.aspect == "letterbox":
             return self.image_size, self.image_size
         if self.options.frame_size is None:
             raise UserError("aspect=native needs frame_size=[height, width] of the frames; see vlm_options.frame_size.")

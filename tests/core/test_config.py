@@ -17,7 +17,7 @@ from pr2l.core.config import RunConfig, apply_override, load_config, parse_optio
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.yaml_files import dump, read_mapping
 from pr2l.pretraining.finetune import FinetuneConfig
-from pr2l.pretraining.pretrain import PretrainConfig
+from pr2l.pretraining.pretrain import PretrainConfig, ScreensConfig
 from pr2l.prompting.search import Space
 from pr2l.rollout import simulators as sims
 
@@ -360,5 +360,7 @@ def test_configs_of_the_project_are_valid(name: str) -> None:
         assert load_config(name).why
     elif "vlm" in read_mapping(registry.load("configs", name)):
         assert read_config(FinetuneConfig, name).why
+    elif "reading" in read_mapping(registry.load("configs", name)):
+        assert read_config(ScreensConfig, name).why
     else:
         assert read_config(PretrainConfig, name).why

@@ -58,6 +58,12 @@ class Florence2(VLM):
         # The vision config has no size, since the tower takes any size up to 32 x max_position_embeddings.
         return int(self.image_processor.size["height"])
 
+    def default_picture_size(self) -> tuple[int, int]:
+        """Return the size of the image processor, which need not be a square, unless `image_size` asks for one."""
+        if self.options.image_size is not None:
+            return super().default_picture_size()
+        return int(self.image_processor.size["height"]), int(self.image_processor.size["width"])
+
     def _fuses_layers(self, model: Any) -> bool:
         options, text = self.options, self.config.get_text_config()
         disabled = options.compile or {"own_passes", "fused_layers"} & set(options.disable)
