@@ -1,7 +1,7 @@
 """Android phones: AndroidWorld's tasks and lists of instructions, on emulators through android_env.
 
 This module does not import android_env, whose protobuf conflicts with other packages. `pr2l sim install android` (lists
-of instructions) or `android-world` (also AndroidWorld's tasks) makes an interpreter in which `Isolated` runs remote.py.
+of instructions), `android-world` (AndroidWorld's tasks) or `mobilegym` makes an interpreter in which `Isolated` runs remote.py.
 The phone starts at the first reset and is replaced if it hangs or ends.
 
 Observation: `frame` uint8 [H, W, 3] RGB, the whole screen scaled to `frame_size`. `info["context"]` has the instruction
@@ -23,11 +23,12 @@ from ..common.screen_action_space import ActionText, ScreenActionSpace
 from ..isolation.interpreters import interpreter
 from ..isolation.isolated import Isolated
 from .actions import ScreenActions
-from .tasks import INSTRUCTIONS, TASKS, Task
+from .tasks import INSTRUCTIONS, MOBILEGYM, TASKS, Task
 
 __all__ = ["TASKS", "Defaults", "Task", "kinds", "make"]
 
 SPLITS = ("train", "evaluation")
+INTERPRETERS = {INSTRUCTIONS: "android", MOBILEGYM: "mobilegym"}  # AndroidWorld's tasks have another one
 
 
 class Defaults(BaseModel):
@@ -56,6 +57,9 @@ class Defaults(BaseModel):
     settle: float = Field(default=3.0, ge=0)  # longest wait for a still screen after an action, in seconds
     # how AndroidWorld reads the elements of the screen, which some tasks need; the app is a service that it downloads
     elements: Literal["a11y_forwarder_app", "uiautomator", "none"] = "a11y_forwarder_app"
+    mobilegym: str = ""  # for the task `mobilegym`: folder of a copy of github.com/Purewhiter/mobilegym
+    server: str = "http://localhost:3000"  # address of MobileGym's pages, which the user serves
+    task_id: str = ""  # id of MobileGym's task, such as wechat.ReadMyWxid
     python: str | None = None  # Python interpreter with android_env; None = that of `pr2l sim install`
 
 
@@ -97,7 +101,7 @@ def make(
         split=split,
         labels=labels,
         name="Android",
-        python=interpreter("android" if task == INSTRUCTIONS else "android-world", options.python),
+        python=interpreter(INTERPRETERS.get(task, "android-world"), options.python),
         spaces=spaces(options),
     )
     heads = ScreenActionSpace(options.rows, options.columns, options.words)
@@ -125,10 +129,15 @@ def _check(task: str, options: Defaults, split: str, labels: bool) -> None:
             f"task={task!r} with instructions={options.instructions!r}: the task `instructions` needs "
             "environment_options.instructions, a text file with one instruction per line; all other tasks have none"
         )
+    if (task == MOBILEGYM) != bool(options.mobilegym and options.task_id):
+        raise UserError(
+            f"task={task!r} with mobilegym={options.mobilegym!r} and task_id={options.task_id!r}: the task `mobilegym` "
+            "needs both, the folder of MobileGym and the id of one of its tasks; all other tasks have neither"
+        )
     if options.devices and (task != INSTRUCTIONS or options.running or options.snapshot):
         raise UserError(
             "devices: a phone on a cable takes only lists of instructions, and has no snapshots and no console port; "
             "AndroidWorld changes the data of apps as root, so it needs emulators"
         )
-    if labels and task == INSTRUCTIONS:
+    if labels and task in INTERPRETERS:
         raise UserError("labels come from AndroidWorld's accessibility service; use a task of AndroidWorld")

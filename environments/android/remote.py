@@ -12,12 +12,13 @@ import numpy as np
 
 from ..base import UserError
 from ..common.screen_actions import MalformedAction, ScreenAction, find, parse
+from . import mobilegym
 from .checks import checks
 from .device import Device
 from .gestures import untypable
 from .host import Host, start
 from .instructions import Instructions, read, split_lists
-from .tasks import INSTRUCTIONS, TASKS
+from .tasks import INSTRUCTIONS, MOBILEGYM, TASKS
 
 __all__ = ["Phone", "Source", "checks", "make"]
 
@@ -25,6 +26,25 @@ SPLITS = ("train", "evaluation")
 ENDS = ("complete", "impossible", "answer")  # actions with which an agent declares the end of an episode
 LONGEST_ACTION = 1024  # characters of an action
 CHARACTERS = "".join(map(chr, [*range(32, 127), *range(160, 256)]))  # those of samples of the action space
+
+
+class Control(Protocol):
+    """What performs actions on a phone and returns its screens, such as Device."""
+
+    def reset(self) -> None:
+        """Prepare the phone for an episode."""
+
+    def perform(self, action: ScreenAction) -> None:
+        """Perform an action; those that declare the end may do nothing."""
+
+    def frame(self) -> np.ndarray:
+        """Return the screen, uint8 [H, W, 3]."""
+
+    def load_snapshot(self, name: str) -> None:
+        """Restore a snapshot of the phone."""
+
+    def close(self) -> None:
+        """Release the phone."""
 
 
 class Source(Protocol):
@@ -60,6 +80,10 @@ def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> Pho
     if split not in SPLITS:
         raise UserError(f"{split!r} is not a split: {' or '.join(SPLITS)}")
     size = (int(options["frame_size"][0]), int(options["frame_size"][1]))
+    if task == MOBILEGYM:
+        mobilegym.find(options["mobilegym"])
+        gym = mobilegym.MobileGym(options["server"], options["task_id"], split, size, options["horizon"])
+        return Phone(gym, gym, size)
     if task != INSTRUCTIONS:
         import android_world  # type: ignore[import-not-found]  # noqa: F401  # fail before the phone is started
     lists = _lists(options) if task == INSTRUCTIONS else {}
@@ -108,7 +132,7 @@ class Phone:
 
     def __init__(
         self,
-        device: Device,
+        device: Control,
         source: Source,
         size: tuple[int, int],
         *,

@@ -45,11 +45,17 @@ def world(complexity: float, *apps: str) -> Task:
 
 
 INSTRUCTIONS = "instructions"  # the task of a list of instructions
+MOBILEGYM = "mobilegym"  # any task of MobileGym
 TASKS: dict[str, Task] = {
     "instructions": Task(
         reward="none: a success evaluator judges the recorded screens",
         horizon=20,  # DigiRL's limit for web shopping; 10 for general tasks
         success="unknown on the phone, so false: a success evaluator judges the recorded screens",
+    ),
+    "mobilegym": Task(
+        reward="1 if environment_options.task_id is done without side effects, once the agent has declared the end",
+        horizon=60,  # the longest; MobileGym's limit of a task is 15, 30, 45 or 60
+        success="MobileGym's check of the state, once the agent has declared the end",
     ),
     "AudioRecorderRecordAudio": world(1.2, "audio recorder"),
     "AudioRecorderRecordAudioWithFileName": world(2, "audio recorder"),

@@ -1,13 +1,16 @@
 """Parts of the Android environment that need neither android_env nor an emulator."""
 
+import io
 import sys
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from pr2l.core import registry
 from pr2l.environments.android import environment as android
@@ -19,9 +22,17 @@ from pr2l.environments.android.environment_screen import EnvironmentScreen, Envi
 from pr2l.environments.android.finger import gesture
 from pr2l.environments.android.gestures import LIFT, REPEAT, TOUCH, Touch, touches, typing_commands, untypable
 from pr2l.environments.android.instructions import Instructions, read, split_lists
+from pr2l.environments.android.mobilegym import MobileGym, find, mobilegym_action
+from pr2l.environments.android.remote import Phone
 from pr2l.environments.android.tasks import TASKS
 from pr2l.environments.common.screen_action_space import ScreenActionSpace
 from pr2l.environments.common.screen_actions import TYPES, ScreenAction, parse
+
+POINT = {"x": 0.5, "y": 0.5}
+FIELD_VALUES = {
+    **{"tap": POINT, "long_press": POINT, "swipe": {**POINT, "to_x": 0.5, "to_y": 0.1}},
+    **{"type": {"text": "a"}, "answer": {"text": "a"}},
+}
 
 # Touches
 
@@ -97,7 +108,7 @@ def test_any_text_arrives_as_it_is_except_for_untypable_characters(text):
 
 
 def test_tasks_are_those_of_android_world_and_lists_of_instructions():
-    world = {name: task for name, task in TASKS.items() if name != "instructions"}
+    world = {name: task for name, task in TASKS.items() if name not in ("instructions", "mobilegym")}
     assert len(world) == 116
     assert sum(name.startswith(("SystemWifi", "SystemBluetooth")) for name in world) == 8
     assert (world["SystemWifiTurnOff"].horizon, world["RecipeDeleteSingleRecipe"].horizon) == (10, 10)
@@ -390,3 +401,151 @@ def test_screen_of_an_environment_takes_touches_keys_and_texts():
     screen.type("after the end")
     expected = ["tap(0.505, 0.203)", "back()", 'type("say \\"hi\\"")', "long_press(0.105, 0.052)", "complete()"]
     assert env.texts == expected and source.score(None) == 0.0
+
+
+# MobileGym
+
+
+class BenchEnv:
+    """Stand-in for MobileGym's environment, whose phone has a light that a tap of the upper half turns on."""
+
+    def __init__(self, **options):
+        assert options["coord_space"] == "norm_0_1" and options["url"] == "http://localhost:3000"
+        self.actions, self.lit, self.agent_answer = [], False, None
+
+    async def start(self):
+        self.actions.append("start")
+
+    async def close(self):
+        self.actions.append("close")
+
+    async def step(self, action):
+        self.actions.append((action.action_type, action.data))
+        self.lit |= action.action_type == "CLICK" and action.data["point"][1] < 0.5
+        self.agent_answer = action.data.get("value") if action.action_type == "ANSWER" else self.agent_answer
+        return SimpleNamespace(observation=self.screen())
+
+    async def get_state(self, required_apps):
+        return {"lit": self.lit, "apps": required_apps}
+
+    def screen(self):
+        return BenchObservation(self.lit)
+
+
+@dataclass(frozen=True)
+class BenchObservation:
+    lit: bool
+    state: dict = field(default_factory=dict)
+
+    def get_screenshot_bytes(self):
+        file = io.BytesIO()
+        Image.new("RGB", (36, 80), (255, 255, 255) if self.lit else (0, 0, 0)).save(file, "PNG")
+        return file.getvalue()
+
+
+class LightTask:
+    apps, description = ["light"], "Turn on the light"
+
+    def __init__(self, _seed):
+        self.seed = _seed
+
+    def teardown(self, env):
+        env.actions.append("teardown")
+
+
+@pytest.fixture
+def bench_env(monkeypatch):
+    """Install a stand-in for MobileGym's package, and return the environments that it makes."""
+    made = []
+
+    def make_env(**options):
+        made.append(BenchEnv(**options))
+        return made[-1]
+
+    class Registry:
+        def get_by_id(self, task):
+            if task != "light.TurnOn":
+                raise ValueError("Task 'TurnOff' not found in suite 'light'. Available: ['TurnOn']")
+            return LightTask
+
+    class Controller:
+        @staticmethod
+        async def setup(env, task, eval_mode):
+            env.lit = False
+            return env.screen(), {}
+
+    class Evaluator:
+        def __init__(self, judge_mode, eval_mode):
+            assert (judge_mode, eval_mode) == ("state", "text")
+
+        async def evaluate(self, task, first, last, outcome):
+            assert not first.lit and last.state["apps"] == ["light"]
+            return SimpleNamespace(passed=last.state["lit"])
+
+    def RunnerConfig(*, agent, model_name, eval_mode):
+        return SimpleNamespace(get_max_steps=lambda task: 15)
+
+    names = ("CLICK", "LONG_PRESS", "TYPE", "SWIPE", "BACK", "HOME", "ENTER", "ANSWER", "COMPLETE", "ABORT")
+    modules = {
+        "bench_env": {},
+        "bench_env.env": {
+            "MobileGymEnv": make_env,
+            "ActionType": {name: name for name in names},
+            "Action": lambda action_type, data: SimpleNamespace(action_type=action_type, data=data),
+        },
+        "bench_env.task": {"TaskRegistry": Registry},
+        "bench_env.config": {"RunnerConfig": RunnerConfig},
+        "bench_env.runner": {},
+        "bench_env.runner.base": {"Controller": Controller, "Evaluator": Evaluator},
+    }
+    for name, attributes in modules.items():
+        module = type(sys)(name)
+        vars(module).update(attributes)
+        monkeypatch.setitem(sys.modules, name, module)
+    return made
+
+
+def test_mobilegym_episode_succeeds_if_its_judge_says_so(bench_env):
+    gym = MobileGym("http://localhost:3000", "light.TurnOn", "train", (40, 18), None)
+    phone = Phone(gym, gym, (40, 18))
+    observation, info = phone.reset(3)
+    assert info["context"] == {"goal": "Turn on the light"} and not observation["frame"].any()
+    assert phone.step("complete()")[1:4] == (0.0, True, False)
+    phone.reset(4)
+    assert phone.step("tap(0.5, 0.75)")[1:4] == (0.0, False, False)
+    observation, *result, _ = phone.step("tap(0.5, 0.25)")
+    assert (observation["frame"] == 255).all() and observation["frame"].shape == (40, 18, 3) and result[0] == 0.0
+    *result, info = phone.step("complete()")
+    assert result[1:] == [1.0, True, False] and info["success"]
+    phone.reset(5)
+    phone.step("tap(0.5, 0.25)")
+    assert phone.step("impossible()")[1:4] == (0.0, True, False)  # giving up is no success, whatever the state
+    phone.reset(6)
+    phone.step("tap(0.5, 0.25)")
+    assert phone.step('answer("7")')[1] == 1.0 and bench_env[0].agent_answer == "7"
+    phone.reset(7)
+    assert [phone.step("back()")[3] for _ in range(15)] == [False] * 14 + [True]
+    phone.close()
+    assert bench_env[0].actions[0] == "start" and bench_env[0].actions[-2:] == ["teardown", "close"]
+    assert bench_env[0].actions.count("teardown") == 5
+
+
+def test_actions_of_mobilegym(bench_env):
+    assert mobilegym_action(parse("swipe(0.5, 0.8, 0.5, 0.2)")) == (
+        "SWIPE", {"point1": [0.5, 0.8], "point2": [0.5, 0.2]}
+    )  # fmt: skip
+    assert mobilegym_action(parse('type("a")')) == ("TYPE", {"value": "a"})
+    assert {mobilegym_action(ScreenAction(name, **FIELD_VALUES.get(name, {})))[0] for name in TYPES} == {
+        "CLICK", "LONG_PRESS", "SWIPE", "TYPE", "BACK", "HOME", "ENTER", "ANSWER", "COMPLETE", "ABORT"
+    }  # fmt: skip
+
+
+def test_wrong_folder_or_task_of_mobilegym_is_a_user_error(bench_env, tmp_path):
+    with pytest.raises(ValueError, match="TurnOff' not found"):
+        MobileGym("http://localhost:3000", "light.TurnOff", "train", (40, 18), None)
+    with pytest.raises(ValueError, match="no bench_env in it; clone"):
+        find(str(tmp_path))
+    with pytest.raises(ValueError, match="needs both"):
+        android.make("mobilegym", android.Defaults(mobilegym=str(tmp_path)))
+    with pytest.raises(ValueError, match="all other tasks have neither"):
+        android.make("SystemWifiTurnOff", android.Defaults(mobilegym=str(tmp_path), task_id="light.TurnOn"))
