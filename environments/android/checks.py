@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from ..base import UserError
@@ -23,8 +24,12 @@ def checks(options: dict[str, Any]) -> Iterator[Link]:
     """Yield the parts in the order of their dependencies; the later ones are left out if a part is missing.
 
     Args:
-        options: The options of the recipe; android_world = whether AndroidWorld is needed.
+        options: The options of the recipe; android_world = whether AndroidWorld is needed; with "mobilegym", only what
+            MobileGym needs is checked.
     """
+    if "mobilegym" in options:
+        yield _playwright()
+        return
     for check in (_android_env, _android_world, _sdk, _devices, _acceleration):
         link = check(options)
         if link is not None:
@@ -50,6 +55,19 @@ def _android_env(options: dict[str, Any]) -> Link:
     except Exception as error:  # whatever the imports of grpc and protobuf may raise
         return "android_env", False, f"{type(error).__name__}: {error}", reinstall
     return "android_env", True, f"{version('android-env')}, screens {shape} from its fake simulator", ""
+
+
+def _playwright() -> Link:
+    """Check that Playwright has its browser, which MobileGym's package uses."""
+    playwright = Path(sys.executable).with_name("playwright")
+    try:
+        from playwright.sync_api import sync_playwright  # type: ignore[import-not-found]
+
+        with sync_playwright() as driver:
+            browser = Path(driver.chromium.executable_path)
+    except Exception as error:
+        return "Playwright", False, f"{type(error).__name__}: {error}", "run `pr2l sim install mobilegym` again"
+    return "Playwright with Chromium", browser.exists(), str(browser), f"run `{playwright} install chromium`"
 
 
 def _android_world(options: dict[str, Any]) -> Link | None:

@@ -1,8 +1,8 @@
 """Android phones: AndroidWorld's tasks and lists of instructions, on emulators through android_env.
 
 This module does not import android_env, whose protobuf conflicts with other packages. `pr2l sim install android` (lists
-of instructions), `android-world` (AndroidWorld's tasks) or `mobilegym` makes an interpreter in which `Isolated` runs remote.py.
-The phone starts at the first reset and is replaced if it hangs or ends.
+of instructions), `android-world` (AndroidWorld's tasks) or `mobilegym` makes an interpreter in which `Isolated` runs
+remote.py. The phone starts at the first reset and is replaced if it hangs or ends.
 
 Observation: `frame` uint8 [H, W, 3] RGB, the whole screen scaled to `frame_size`. `info["context"]` has the instruction
 as "goal". Android goes on while the policy thinks, and apps change with their updates, so episodes do not repeat
