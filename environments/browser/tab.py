@@ -27,7 +27,7 @@ EPOCH = 1_700_000_000.0  # what Date shows when a page begins to load, seconds s
 CLOSE_TIME = 5.0  # seconds for a page to close, also one in an endless loop; then the browser is killed
 ANSWER_TIME = 1.0  # seconds for a page to handle an event; then it gets one more frame
 INSTANT = 0.001  # ms, the resolution of Chromium's clock
-FIRST_FRAMES = 2  # at the same time, since a page that has just loaded can miss one; animations start in them
+FIRST_FRAMES = 2  # all at the time at which the page has loaded
 LOAD_STEP = 20  # virtual ms between two looks at whether a page has loaded
 LOAD_STEPS = 500
 
@@ -150,12 +150,18 @@ class Tab:
         for _ in range(LOAD_STEPS):
             await self._advance(LOAD_STEP, "pauseIfNetworkFetchesPending")
             if self._loaded:
-                for _ in range(FIRST_FRAMES):
-                    await self._draw()
-                    await self._evaluate("0")
+                await self._begin_drawing()
                 await self._pass(self.spec.settle_ms - self._now)
                 return await self._finish()
         raise PageFailure("load", f"{self.spec.url} was not loaded after {self._now} ms")
+
+    async def _begin_drawing(self) -> None:
+        """Draw until the page has had its first frames, in which animations start; it can miss one after loading."""
+        for _ in range(LOAD_STEPS):
+            await self._draw()
+            if await self._evaluate("framesDrawn") >= FIRST_FRAMES:
+                return
+        raise PageFailure("load", "the page draws no frames")
 
     def _listen(self) -> None:
         """React to the events of the page."""

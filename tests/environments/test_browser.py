@@ -295,7 +295,7 @@ def test_the_last_user_closes_a_shared_pool(tmp_path: Path) -> None:
 
 
 @needs_chromium
-@pytest.mark.parametrize("scale", [0.5, 0.7, 1.0, 2.0])
+@pytest.mark.parametrize("scale", [pytest.param(scale, marks=pytest.mark.slow) for scale in (0.5, 1.0, 2.0)] + [0.7])
 def test_scale_changes_the_size_of_frames_and_not_the_place_of_touches(
     pool: Pool, tmp_path: Path, scale: float
 ) -> None:
@@ -311,6 +311,22 @@ def test_scale_changes_the_size_of_frames_and_not_the_place_of_touches(
 def test_scale_below_that_of_chromium_is_an_error() -> None:
     with pytest.raises(UserError, match="scale=0.35 is too small"):
         PageSpec("file:///page.html", 100, 100, scale=0.35)
+
+
+@needs_chromium
+def test_a_page_that_hangs_does_not_delay_the_pages_of_another_browser(tmp_path: Path) -> None:
+    pool = shared_pool(BrowserOptions(browsers=2, timeout=TIMEOUT, spare=0))
+    hanging = pool.take(spec(tmp_path, "<script>onclick = () => { while (true) {} }</script>"))
+    other = pool.take(spec(tmp_path, MOVING))
+    assert pool.counts["browsers"] == 2
+    hanging.begin(TAP)
+    start = time.monotonic()
+    other.begin(TAP)
+    other.finish()
+    assert time.monotonic() - start < TIMEOUT / 2
+    with pytest.raises(PageFailure, match="timeout"):
+        hanging.finish()
+    pool.close()
 
 
 def test_a_missing_executable_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -495,5 +511,39 @@ def test_nothing_is_left(end: str, tmp_path: Path) -> None:
         assert processes_of(tmp_path)
         program.send_signal(signal.SIGKILL)
     program.wait(60)
+    program.stdout.close()
+    wait_until_nothing_is_left(tmp_path)
+
+
+FORK = """
+import os, pathlib, sys, time
+pages = pathlib.Path(sys.argv[1])
+page = shared_pool().take(spec(pages, ''))
+if os.fork() == 0:
+    own = shared_pool()
+    assert own.take(spec(pages, '')).evaluate('1 + 1') == 2
+    own.close()
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+time.sleep(60)
+"""
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_forked_child_has_its_own_browsers_and_keeps_none_of_the_parent(tmp_path: Path) -> None:
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    program = run_program(FORK, tmp_path, str(pages))
+    assert program.stdout is not None
+    child = psutil.Process(int(program.stdout.readline()))
+    program.kill()
+    program.wait(60)
+    assert child.is_running()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and list(tmp_path.glob("pr2l-browser-*")):
+        time.sleep(0.1)
+    assert list(tmp_path.glob("pr2l-browser-*")) == []
+    child.kill()
     program.stdout.close()
     wait_until_nothing_is_left(tmp_path)
