@@ -153,6 +153,15 @@ def test_extended_run_equals_a_longer_run(toy, tmp_path):
     assert_same_run(train(load_config(run / "config.yaml", ["steps=640"]), resume=run), longer)
 
 
+@pytest.mark.pictures
+@pytest.mark.parametrize("algorithm", ["filtered_bc", "digirl", "digiq"])
+def test_algorithms_that_learn_from_outcomes_write_all_files(toy, tmp_path, algorithm):
+    words = [f"algorithm={algorithm}", "algorithm_options={device: cpu}", "steps=256", "evaluation_episodes=1"]
+    run = train(toy(*words), root=tmp_path / "runs")
+    assert {"results.json", "metrics.csv", "curves.png", "video.mp4"} <= {path.name for path in run.iterdir()}
+    assert int(metrics(run)[-1]["step"]) >= 256
+
+
 ONLINE = {
     "n_steps": 8, "updates": 2, "trajectories": 4, "critic_sizes": (8,), "device": "cpu", "offline_updates": 5,
 }  # fmt: skip
