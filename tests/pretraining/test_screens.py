@@ -169,6 +169,19 @@ def test_the_warm_up_learns_to_read_eight_screens(tmp_path):
     assert evaluate_reading(screen, drawn_screens(), known) == {"words": perfect}
 
 
+@pytest.mark.slow
+def test_training_on_eight_screens_learns_all_answers(tmp_path):
+    mix = ScreenMix(
+        **dict.fromkeys(ScreenMix.model_fields, 0) | {"read": 0.4, "tap": 0.2, "switch": 0.2, "changed": 0.2}
+    )
+    steps = {"warmup_steps": 120, "language_steps": 500, "language_learning_rate": 1.5e-3}
+    screen = train_in(tmp_path, options(**steps, questions_per_frame=6, mix=mix))
+    screen.model.eval()
+    answers = evaluate_screens(screen.vlm, drawn_screens(), frozenset(), per_kind=4)["questions"]
+    learnt = {kind: answers[kind] for kind in ("read", "tap", "switch", "changed")}
+    assert learnt == dict.fromkeys(learnt, {"accuracy": 1.0, "asked": 8})
+
+
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path):
     whole = train_in(tmp_path / "whole", options())
 
