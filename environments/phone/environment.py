@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .. import base
 from ..base import UserError
-from ..browser import BrowserOptions, Page, PageFailure, PageSpec, Pool, shared_pool
+from ..browser import BrowserOptions, Page, PageFailure, PageSpec, Pool, ScriptError, shared_pool
 from ..common import screen_actions
 from ..common.drawing import draw
 from ..common.screen_action_space import ActionText, ScreenActionSpace
@@ -227,7 +227,7 @@ class PhoneEnv(gym.Env[Observation, Any]):
             if self._action is not None and self._action.type in BUTTONS:
                 page.evaluate(BUTTONS[self._action.type])
             page.begin(self._action)
-        except PageFailure as failure:
+        except (PageFailure, ScriptError) as failure:
             self._failure = str(failure)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -318,14 +318,16 @@ class PhoneEnv(gym.Env[Observation, Any]):
                 BrowserOptions(options.browsers, options.pages, options.spare, timeout=options.timeout)
             )
         for last in (False, True):
-            self._page = self._pool.take(self._spec)
             try:
+                self._page = self._pool.take(self._spec)
                 self._page.evaluate(f"phone.setState({json.dumps(episode.before)})")
                 self._frame = self._page.advance(self.options.step_ms)
                 self._before = self._page.evaluate("phone.getState()")
                 return
             except PageFailure:
-                self._page.close()
+                if self._page is not None:
+                    self._page.close()
+                    self._page = None
                 if last:
                     raise
 
@@ -366,7 +368,7 @@ class PhoneEnv(gym.Env[Observation, Any]):
             return
         try:
             self._frame = self._opened().finish()
-        except PageFailure as failure:
+        except (PageFailure, ScriptError) as failure:
             self._failure = str(failure)
 
     def _succeeded(self, declared: bool) -> bool:
