@@ -24,6 +24,8 @@ CONSONANTS = (*"bcdfghjklmnprstvwyz", "br", "ch", "cl", "dr", "fl", "gr", "pl", 
 VOWELS = (*"aeiou", "ai", "ea", "ee", "oo", "ou")
 ENDS = ("", "", "n", "r", "s", "t", "l", "ck", "ng", "st", "ll", "ss")
 PUNCTUATION = (".", ",", "!", "?", ":", ";")
+LONG_MESSAGES = 0.4  # share of messages that are long: other screens have few words, and most belong to the apps
+LONG = (8, 30)  # words of a long message
 
 # Texts of a state that are replaced, by table. Other texts, such as categories, are part of the apps.
 TEXTS = {
@@ -97,7 +99,9 @@ def _texts(value: Any) -> list[str]:
 
 
 def reword(state: Document, rng: Random, split: Split) -> None:
-    """Replace the texts of a state by words of one list; each text keeps its number of words and its capitals.
+    """Replace the texts of a state by words of one list.
+
+    Each text keeps its number of words and its capitals, except that some messages become long.
 
     Args:
         state: The state, which is changed.
@@ -111,6 +115,9 @@ def reword(state: Document, rng: Random, split: Split) -> None:
     for contact in state["contacts"]:
         if contact["email"]:
             contact["email"] = f"{contact['first_name'].lower()}@mail.web"
+    for message in state["messages"]:
+        if rng.random() < LONG_MESSAGES:
+            message["text"] = " ".join(_like("word", rng, split) for _ in range(rng.randint(*LONG)))
     state["settings"]["device_name"] = _text(state["settings"]["device_name"], rng, split)
 
 

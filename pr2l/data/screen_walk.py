@@ -114,11 +114,18 @@ def random_screen_state(rng: Random, apps: Split, themes: Split, texts: Split) -
     }
     state["notifications"] = [row for row in state["notifications"] if row["app"] in mine]
     reword(state, rng, texts)
-    if rng.random() < 0.9:
-        state["screen"] = {"app": rng.choice(mine), "page": "main"}
-    else:
-        state["screen"] = {"app": "launcher", "page": "home", "shade_open": rng.random() < 0.5}
+    state["screen"] = _first_screen(rng, mine, state)
     return state
+
+
+def _first_screen(rng: Random, apps: Sequence[str], state: Document) -> Document:
+    """Return what is open at first: an app, a conversation, which has the most words, or the launcher."""
+    if rng.random() < 0.1:
+        return {"app": "launcher", "page": "home", "shade_open": rng.random() < 0.5}
+    app = rng.choice(apps)
+    if app == "Messages" and rng.random() < 0.7:
+        return {"app": app, "page": f"thread/{rng.choice(state['messages'])['name_or_number']}"}
+    return {"app": app, "page": "main"}
 
 
 def walk(page: Page, rng: Random, apps: Split, themes: Split, texts: Split) -> Iterator[Screen]:
