@@ -1,10 +1,11 @@
 """Stand-in for the Android emulator: a process with the ports, the options and the faults of one.
 
-    fake_emulator.py -avd NAME -port N -grpc N ... [--boot SECONDS] [--fault NAME] [--after SECONDS]
+    fake_emulator.py -avd NAME -port N -grpc N ... [--boot SECONDS] [--fault NAME]
     fake_emulator.py -list-avds | -accel-check
 
-It answers tests/fake_adb.py on the console port. If android_env is installed, its gRPC port gives screenshots and takes
-touches, as the emulator's does: the screen has a red target on grey; a touch of the target turns the screen green.
+It answers tests/fake_adb.py on the console port; `adb shell hang` and `adb shell crash` make it fail. If android_env is
+installed, its gRPC port gives screenshots and takes touches, as the emulator's does: the screen has a red target on
+grey; a touch of the target turns the screen green.
 """
 
 import argparse
@@ -31,7 +32,11 @@ class Device:
     def __init__(self, boot):
         self.booted_at = time.monotonic() + boot
         self.hit, self.touches, self.typed, self.keys = False, [], "", []
-        self.settings = {}
+        self.settings, self.hangs = {}, False
+
+    def wait_if_hanging(self):
+        while self.hangs:
+            time.sleep(1)
 
     def restore(self):
         self.hit, self.touches, self.typed, self.keys = False, [], "", []
@@ -101,19 +106,21 @@ def listen(port):
     return server
 
 
-def answer(server, device, fault):
+def answer(server, device):
     """Answer one command per connection, unless the device hangs."""
     while True:
         connection, _ = server.accept()
         with connection, connection.makefile("rw") as stream:
             command = stream.read()
-            if fault.get("hang"):
-                time.sleep(1000)
+            device.wait_if_hanging()
+            if command == "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            device.hangs = command == "hang"
             stream.write(device.shell(command))
             stream.flush()
 
 
-def serve_grpc(port, device, fault):
+def serve_grpc(port, device):
     from concurrent import futures
 
     import grpc
@@ -126,22 +133,18 @@ def serve_grpc(port, device, fault):
     )
     from google.protobuf import empty_pb2
 
-    def wait():
-        if fault.get("hang"):
-            time.sleep(1000)
-
     class Controller(emulator_controller_pb2_grpc.EmulatorControllerServicer):
         def getStatus(self, request, context):
             return emulator_controller_pb2.EmulatorStatus(booted=True, uptime=1)
 
         def getScreenshot(self, request, context):
-            wait()
+            device.wait_if_hanging()
             pixels = np.dstack([device.pixels(), np.full((HEIGHT, WIDTH), 255, np.uint8)])
             size = emulator_controller_pb2.ImageFormat(width=WIDTH, height=HEIGHT)
             return emulator_controller_pb2.Image(format=size, image=pixels.tobytes())
 
         def sendTouch(self, request, context):
-            wait()
+            device.wait_if_hanging()
             for touch in request.touches:
                 device.touch(touch.x, touch.y, touch.pressure)
             return empty_pb2.Empty()
@@ -170,7 +173,6 @@ def main():
     parser.add_argument("-port", type=int)
     parser.add_argument("-grpc", type=int)
     parser.add_argument("--boot", type=float, default=0.0)
-    parser.add_argument("--after", type=float, default=0.0)
     options, others = parser.parse_known_args()
     if others[:1] == ["-list-avds"]:
         print("INFO    | Storing crashdata in: /tmp/android, detection is enabled\npixel\ntablet")
@@ -182,21 +184,16 @@ def main():
     if options.fault == "exit":
         sys.exit("PANIC: Cannot find AVD system path")
     servers = [listen(options.port), listen(options.port + 1)]
-    device, fault = Device(options.boot), {}
+    device = Device(options.boot)
     try:
-        servers.append(serve_grpc(options.grpc, device, fault))
+        servers.append(serve_grpc(options.grpc, device))
     except ImportError:
         servers.append(listen(options.grpc))
-    threading.Thread(target=answer, args=(servers[0], device, fault), daemon=True).start()
+    threading.Thread(target=answer, args=(servers[0], device), daemon=True).start()
     if options.fault == "stubborn":  # ignores SIGTERM, and has a child that does
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(1000)"
         print("child", subprocess.Popen([sys.executable, "-c", code]).pid, "ready", flush=True)
-    if options.fault in ("hang", "crash"):
-        time.sleep(options.after)
-        if options.fault == "crash":
-            os.kill(os.getpid(), signal.SIGSEGV)
-        fault["hang"] = True
     while True:
         time.sleep(1)
 
