@@ -13,7 +13,23 @@ WIDTH, HEIGHT = 160, 210  # CSS pixels of a task, fixed by MiniWoB++
 STATE = "[WOB_DONE_GLOBAL, WOB_RAW_REWARD_GLOBAL]"
 
 # A form that is sent would leave the page. The instruction of some pages is an object with the values in it.
-INIT = "addEventListener('submit', event => event.preventDefault(), true);"
+# jQuery UI listens to the mouse only; so a finger on what can be dragged moves the mouse, as in jQuery UI Touch Punch.
+INIT = """{
+  addEventListener("submit", event => event.preventDefault(), true);
+  let first = null, dragged = null;
+  const mouse = (type, touch, target) => target.dispatchEvent(new MouseEvent(type, {
+    bubbles: true, cancelable: true, view: window, clientX: touch.clientX, clientY: touch.clientY,
+    buttons: type === "mouseup" ? 0 : 1,
+  }));
+  addEventListener("touchstart", event => { first = event.touches[0]; dragged = null; }, { passive: false });
+  addEventListener("touchmove", event => {
+    if (!event.target.closest(".ui-draggable, .ui-slider")) return;
+    event.preventDefault();
+    if (!dragged) mouse("mousedown", first, dragged = event.target);
+    mouse("mousemove", event.touches[0], dragged);
+  }, { capture: true, passive: false });
+  addEventListener("touchend", event => { if (dragged) mouse("mouseup", event.changedTouches[0], dragged); });
+}"""
 START = """((seed, data) => {
   const style = document.createElement("style");
   style.textContent = "#reward-display, #click-canvas { display: none } html { overflow-x: hidden }";

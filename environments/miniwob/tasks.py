@@ -1,8 +1,8 @@
 """Tasks of MiniWoB++ as data: pages that suit a touch screen; standard library only.
 
-AndroidWorld lists 92 pages that people can do on an Android phone. These are those of the package miniwob 1.1.0,
-without enter-date, whose calendar belongs to the system and not to the page. Step limits are about three times what a
-person needs.
+AndroidWorld lists 92 pages that people can do on an Android phone. These are those of the package miniwob 1.1.0, but
+not enter-date, highlight-text and highlight-text-2, whose calendar and selection of text belong to the system and not
+to the page, nor resize-textarea, which needs a mouse. Step limits are about three times what a person needs.
 """
 
 from __future__ import annotations
@@ -88,8 +88,6 @@ TASKS: dict[str, Task] = {
     "focus-text-2": Task(6),
     "grid-coordinate": Task(6),
     "guess-number": Task(20),
-    "highlight-text": Task(10),
-    "highlight-text-2": Task(10),
     "identify-shape": Task(6),
     "login-user": Task(12),
     "login-user-popup": Task(15),
@@ -98,7 +96,6 @@ TASKS: dict[str, Task] = {
     "navigate-tree": Task(15),
     "read-table": Task(10),
     "read-table-2": Task(15),
-    "resize-textarea": Task(10),
     "right-angle": Task(6),
     "scroll-text": Task(12),
     "scroll-text-2": Task(12),
