@@ -18,13 +18,13 @@ class Task:
         horizon: Step limit of an episode.
         reward: What is rewarded.
         success: When an episode is a success.
-        prompt: Recommended variant of the prompt.
+        prompt: Recommended prompt.
     """
 
     horizon: int
     reward: str = "1 for a success, else 0; with raw_reward, the page's reward, -1 to 1"
     success: str = "the page gives its full reward of 1"
-    prompt: str = "screen"
+    prompt: str = "phone/all/goal"
 
 
 TASKS: dict[str, Task] = {
