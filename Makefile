@@ -5,17 +5,33 @@ BIN := .venv/bin
 STAMP := .venv/.matches-the-lock
 DOCS_BIN := .venv-docs/bin
 DOCS_STAMP := .venv-docs/.matches-the-lock
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+FIND_CHROMIUM := $(BIN)/python -c 'from pr2l.environments.browser.executable import find; print(f"Chromium: {find()}")'
 # Files in the order of collection: by number of tests, which is the default, long files of few tests would come last.
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help train smoke bench leaderboard docs test coverage test-all sims lint
+.PHONY: help train android browser smoke bench leaderboard docs test coverage test-all sims lint
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 train: $(STAMP) ## train the main agent (MAIN=<config>), with a curve, a video and a table at the end
 	$(BIN)/pr2l train $(MAIN)
+
+android: browser ## train an agent that operates a phone in the browser, with a film and a table at the end
+	@# A script that random actions have led astray warns; here that is wanted, because DigiRL needs failures.
+	PYTHONWARNINGS="ignore:the script of" $(BIN)/pr2l collect phone mini \
+		'templates=[SystemWifiTurnOn,SystemBluetoothTurnOff]' \
+		--policy oracle --noise 0.3 --labels --episodes 100 --output data/phone
+	$(BIN)/pr2l train phone/mini/digirl
+
+browser: $(STAMP) ## install Chromium's headless shell by apt-get, as root or with sudo, unless it is there
+	@$(FIND_CHROMIUM) 2>/dev/null || { \
+		test -z "$$PR2L_CHROMIUM" || exec $(FIND_CHROMIUM); \
+		echo "There is no headless Chromium. This installs Debian's package chromium-headless-shell:"; \
+		set -ex; $(SUDO) apt-get update; $(SUDO) apt-get install --yes chromium-headless-shell; \
+		$(FIND_CHROMIUM); }
 
 smoke: $(STAMP) ## run the whole pipeline on a toy scale, in under a minute
 	$(BIN)/pr2l train smoke
