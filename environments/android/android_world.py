@@ -48,7 +48,7 @@ class AndroidWorld:
     """
 
     def __init__(self, task: str, split: str, limit: int | None, world: Any) -> None:
-        from android_world import registry  # type: ignore[import-not-found]
+        from android_world import registry
 
         self._type = registry.TaskRegistry().get_registry("android_world")[task]
         self._split, self._limit, self._world = split, limit, world
@@ -114,7 +114,7 @@ def connect(env: Any, elements: str) -> Any:
         elements: How to read the elements of the screen, a name of AndroidWorld's A11yMethod in lower case. Its own
             "a11y_forwarder_app" is a service that it downloads and installs on the phone.
     """
-    from android_world.env import (  # type: ignore[import-not-found]
+    from android_world.env import (
         android_world_controller,
         env_launcher,
         interface,

@@ -42,8 +42,8 @@ def _android_env(options: dict[str, Any]) -> Link:
     """Check that android_env runs, with its fake simulator."""
     reinstall = f"run `pr2l sim install {'android-world' if options.get('android_world') else 'android'}` again"
     try:
-        from android_env.components import config_classes  # type: ignore[import-not-found]
-        from android_env.components.simulators.fake import fake_simulator  # type: ignore[import-not-found]
+        from android_env.components import config_classes
+        from android_env.components.simulators.fake import fake_simulator
 
         from .device import Device, load
 
@@ -61,7 +61,7 @@ def _playwright() -> Link:
     """Check that Playwright has its browser, which MobileGym's package uses."""
     playwright = Path(sys.executable).with_name("playwright")
     try:
-        from playwright.sync_api import sync_playwright  # type: ignore[import-not-found]
+        from playwright.sync_api import sync_playwright
 
         with sync_playwright() as driver:
             browser = Path(driver.chromium.executable_path)
@@ -75,7 +75,7 @@ def _android_world(options: dict[str, Any]) -> Link | None:
         return None
     step = f"with a connection to github.com, run `{sys.executable} -m pip install {ANDROID_WORLD}`"
     try:
-        from android_world import registry  # type: ignore[import-not-found]
+        from android_world import registry
 
         count = len(registry.TaskRegistry().get_registry("android_world"))
     except Exception as error:

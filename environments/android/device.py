@@ -30,14 +30,14 @@ def load(simulator: Any, task: Any = None) -> Any:
         simulator: A BaseSimulator of android_env.
         task: android_env's Task message; None = no set-up steps, no reward and no end of an episode.
     """
-    from android_env import environment  # type: ignore[import-not-found]
-    from android_env.components import (  # type: ignore[import-not-found]
+    from android_env import environment
+    from android_env.components import (
         config_classes,
         coordinator,
         device_settings,
         task_manager,
     )
-    from android_env.proto import task_pb2  # type: ignore[import-not-found]
+    from android_env.proto import task_pb2
 
     # Nothing is drawn on the screen, and the bars of Android stay.
     screen = config_classes.DeviceSettingsConfig(

@@ -137,8 +137,8 @@ def emulator_simulator(sdk: Sdk, slot: Slot) -> Any:
         sdk: The programs of the Android SDK.
         slot: The slot of the emulator.
     """
-    from android_env.components import config_classes  # type: ignore[import-not-found]
-    from android_env.components.simulators.emulator import (  # type: ignore[import-not-found]
+    from android_env.components import config_classes
+    from android_env.components.simulators.emulator import (
         emulator_simulator as simulators,
     )
 

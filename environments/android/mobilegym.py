@@ -60,8 +60,8 @@ class MobileGym:
     """
 
     def __init__(self, server: str, task: str, split: str, size: tuple[int, int], limit: int | None) -> None:
-        from bench_env.env import MobileGymEnv  # type: ignore[import-not-found]
-        from bench_env.task import TaskRegistry  # type: ignore[import-not-found]
+        from bench_env.env import MobileGymEnv
+        from bench_env.task import TaskRegistry
 
         try:
             self._type = TaskRegistry().get_by_id(task)
@@ -87,8 +87,8 @@ class MobileGym:
         Returns:
             The instruction and the step limit.
         """
-        from bench_env.config import RunnerConfig  # type: ignore[import-not-found]
-        from bench_env.runner.base import Controller  # type: ignore[import-not-found]
+        from bench_env.config import RunnerConfig
+        from bench_env.runner.base import Controller
 
         self._task = self._type(_seed=parameter_seed(self._split, seed))
         self._first, _ = self._run(Controller.setup(self._env, self._task, eval_mode=ANSWERS))

@@ -85,7 +85,7 @@ def make(task: str, options: dict[str, Any], *, split: str, labels: bool) -> Pho
         gym = mobilegym.MobileGym(options["server"], options["task_id"], split, size, options["horizon"])
         return Phone(gym, gym, size)
     if task != INSTRUCTIONS:
-        import android_world  # type: ignore[import-not-found]  # noqa: F401  # fail before the phone is started
+        import android_world  # noqa: F401  # fail before the phone is started
     lists = _lists(options) if task == INSTRUCTIONS else {}
     host = start(options)
     try:

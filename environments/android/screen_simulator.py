@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
-from android_env.components import adb_controller, config_classes, log_stream  # type: ignore[import-not-found]
-from android_env.components.simulators import base_simulator  # type: ignore[import-not-found]
+from android_env.components import adb_controller, config_classes, log_stream
+from android_env.components.simulators import base_simulator
 
 
 class Screen(Protocol):

@@ -19,14 +19,14 @@ class Task:
         horizon: Step limit of an episode.
         success: When an episode is a success.
         apps: The apps of the task, by AndroidWorld's names.
-        prompt: Recommended variant of the prompt.
+        prompt: Recommended prompt.
     """
 
     reward: str
     horizon: int
     success: str
     apps: tuple[str, ...] = ()
-    prompt: str = "goal"
+    prompt: str = "phone/all/goal"
 
 
 def world(complexity: float, *apps: str) -> Task:
