@@ -68,6 +68,7 @@ def test_make_browser_installs_nothing_in_place_of_a_wrong_path(machine):
     assert not (machine / "calls").exists()
 
 
+@pytest.mark.slow
 @needs_chromium
 @pytest.mark.filterwarnings("ignore:the script of")
 def test_commands_of_the_page_train_an_agent(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from pr2l.training.evaluate import evaluate
 from pr2l.training.train import train
 
 
+@pytest.mark.slow
 def test_missing_runs_are_trained_in_processes_of_their_own(write_suite, tmp_path, capsys):
     """Of two runs the first has a row already."""
     suite_file = write_suite("two")
@@ -48,6 +49,7 @@ def test_second_process_in_the_same_folder_raises(write_suite, tmp_path):
     assert read_rows(tmp_path / "out", load_suite(suite_file)) == []
 
 
+@pytest.mark.slow
 def test_resume_after_kill(write_suite, tmp_path, monkeypatch):
     """After kill -9 of the program its process saves and ends; the next call resumes the run in its folder."""
     suite_file = write_suite("long", steps=640, seeds=[0])

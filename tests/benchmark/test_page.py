@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import pytest
 from pages import DOCS, commands, run_commands
 
 from pr2l.benchmark import runner
@@ -26,6 +27,7 @@ def run_in_this_process(
         yield job, 0
 
 
+@pytest.mark.slow
 def test_commands_of_the_benchmark_page_run_the_smoke_suite(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runner, "side_by_side", run_in_this_process)

@@ -182,6 +182,7 @@ def test_values_of_random_play_are_exact():
     assert_values(train(extraction="sft"), expected, tolerance=0.01)
 
 
+@pytest.mark.slow
 def test_values_of_the_policy_are_exact_with_its_actions_in_the_backup():
     """Best-of-n makes the policy right, so the values of the pages are gamma and 1, more than those of random play."""
     learner = train(n=8, backup="policy", threshold=0.01)
@@ -191,6 +192,7 @@ def test_values_of_the_policy_are_exact_with_its_actions_in_the_backup():
     assert_values(learner, expected, tolerance=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"reduction": "max"}, {"backup": "behaviour"}])
 def test_best_of_n_finds_the_right_actions_in_random_play(options):
     learner = train(n=8, **options)

@@ -265,6 +265,7 @@ def test_training_from_scratch_with_other_settings_is_refused(tmp_path, monkeypa
 ORACLE = "\n\ndef oracle(task):\n    return None\n"
 
 
+@pytest.mark.slow
 def test_pretrain_finetunes_evaluates_and_refuses_other_settings(write_plugin, tmp_path, capsys):
     case = CASE["llava"]
     write_plugin("environments", "toy", (Path(__file__).parents[1] / "toy_world.py").read_text() + ORACLE)

@@ -223,6 +223,7 @@ def test_evaluation_counts_right_answers():
     assert scores["changed"] == {"accuracy": 0.5, "asked": 8}
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_one_command_generates_trains_and_evaluates(tmp_path):
     config = tmp_path / "small.yaml"

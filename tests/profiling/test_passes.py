@@ -53,6 +53,7 @@ def test_row_of_tiny_depends_on_the_batch_by_rounding_only():
     assert 0 <= rms.value.value < 1e-5 and 0 <= largest.value.value < 1e-4
 
 
+@pytest.mark.slow
 def test_generation_is_measured_with_each_method(monkeypatch):
     monkeypatch.setitem(shapes.SHAPES, "small", shapes.SMALL_SHAPES["llava-7b"])
     measures = {measure.name: measure for measure in passes.generation("small", None, 2, FAST)}

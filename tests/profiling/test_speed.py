@@ -60,6 +60,7 @@ def test_sweep_of_all_small_shapes(tmp_path, traced):
     assert list(results.unmeasured) == [f"{shape}: CUDA graphs" for shape in sweep.EVERYDAY]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # an alarm in a destructor of torch
 def test_sweep_keeps_what_fits_into_its_time(tmp_path):
     results = speed(["instructblip-7b"], Effort(2, seconds=60), tmp_path, minutes=0.02, device="cpu", small=True)

@@ -87,6 +87,7 @@ def test_checkpoint_of_every_family_is_exact(check, case):
     assert str(folder(case).parent) not in out.read_text().replace(row.model, "")
 
 
+@pytest.mark.slow
 def test_image_tokens_after_the_prompt_see_it_in_all_layers_but_the_embeddings(check):
     row, _, _ = check(CASE["llava"], token_order="text_first")
     assert row.layers == (0, 1, -2, -1) and row.image_sees == "the prompt, in layers 1, -2, -1"
@@ -94,18 +95,21 @@ def test_image_tokens_after_the_prompt_see_it_in_all_layers_but_the_embeddings(c
     assert row.dependence.image_on_prompt[0] == 0 < min(row.dependence.image_on_prompt[1:])
 
 
+@pytest.mark.slow
 def test_checkpoint_without_answers_is_compared_with_the_whole_model(check):
     row, text, _ = check(CASE["llava"], generation="none", layers=(0, 1))
     assert row.verdict == "exact" and row.layers == (0, 1) and row.size.new_tokens == 0
     assert "generated" not in text
 
 
+@pytest.mark.slow
 def test_rounding_of_bfloat16_is_allowed_and_in_the_row(check):
     row, _, _ = check(CASE["llava"], dtype="bfloat16")
     assert (row.verdict, row.dtype) == ("exact up to rounding", "bfloat16")
     assert row.difference < 5e-2  # 0 in some runs: a small model's products can round alike in all batches
 
 
+@pytest.mark.slow
 def test_speed_of_each_batch_size_is_measured(check):
     row, text, _ = check(CASE["llava"], (1, 2))
     assert [speed.batch for speed in row.speed] == [1, 2] and row.memory.batch == 2
@@ -151,6 +155,7 @@ def test_other_pixels_of_the_processor_are_found(llava_with_processor):
     assert 0.1 < compared(vlm, path).pixels < 1
 
 
+@pytest.mark.slow
 def test_wrong_chat_template_gives_a_warning(check, broken_llava, llava_with_processor):
     broken_llava("    def write(self, text):\n        return super().write(text).replace('USER', 'HUMAN')\n")
     _, path = llava_with_processor()
@@ -183,6 +188,7 @@ def test_other_tokens_of_the_answer_are_found(check, broken_llava):
     assert row.difference < 2e-6 and row.same_answers < 1 and row.verdict == "not exact"
 
 
+@pytest.mark.slow
 def test_wrong_claim_about_what_image_tokens_see_gives_a_warning(check, broken_llava):
     broken_llava("    image_sees_later_text = True\n")
     row, text, _ = check(CASE["llava"])
@@ -195,6 +201,7 @@ def test_states_that_are_not_finite_are_refused_with_the_next_step(check, broken
         check(CASE["llava"])
 
 
+@pytest.mark.slow
 def test_batch_that_does_not_fit_into_the_memory_is_left_out(check, broken_llava):
     broken_llava(
         "    def change(self, states, rows):\n        if rows > 6:\n            raise torch.OutOfMemoryError('full')\n"

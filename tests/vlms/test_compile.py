@@ -91,6 +91,7 @@ def test_batches_of_any_size_equal_the_plain_model(name, generation, compiled_ba
     assert compiled_batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llava", slow_unless(False, "blip2-t5", name="blip2-t5")])
 def test_both_modules_are_compiled_for_two_batch_sizes(name, compiled_batches):
     case = CASE[name]
