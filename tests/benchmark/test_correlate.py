@@ -97,6 +97,7 @@ def prompt_suite(write_suite, make_run, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_correlate_scores_prompts_and_writes_files(prompt_suite, tmp_path, capsys):
     out = tmp_path / "out"
     results = correlate(prompt_suite, tmp_path / "rows", out, frames=40, methods=VARIANTS)

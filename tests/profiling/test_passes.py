@@ -80,6 +80,7 @@ def test_sessions_run_in_turn_and_go_on_where_they_ended():
     assert all(min(clock.seconds.values()) > 0 for clock in clocks["session"])
 
 
+@pytest.mark.slow
 def test_ppo_is_compared_with_the_notebook():
     measures = list(training.against_the_notebook("tiny", "tiny", sweep.SMALL_TRAINING, FAST))
     ratios = [measure for measure in measures if measure.name.endswith("over the notebook's way")]
