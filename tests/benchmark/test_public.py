@@ -70,7 +70,8 @@ def test_folder_of_a_model_in_the_working_folder_is_local(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("text", PUBLIC)
-def test_names_and_relative_paths_are_public(text: str) -> None:
+def test_names_and_relative_paths_are_public(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no folder has such a name
     check_public({"config": {"vlm": text, "options": {text: [text]}}}, "row")
 
 

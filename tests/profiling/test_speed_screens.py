@@ -11,6 +11,7 @@ from pr2l.profiling.timing import Effort
 from tests.environments.browser_pages import needs_chromium
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_every_number_of_pages_of_every_size_is_measured() -> None:
     effort = Effort(rounds=6, seconds=0)
