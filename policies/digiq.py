@@ -22,7 +22,7 @@ import torch
 from gymnasium import spaces
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.utils import get_device, set_random_seed
+from stable_baselines3.common.utils import get_device, polyak_update, set_random_seed
 from torch import nn
 
 from .base import BatchSource, LearnsFrom, Tensors, Transitions, Values
@@ -222,7 +222,7 @@ class DigiQLearner(FactoredLearner):
         for module in self.trained.values():
             nn.utils.clip_grad_norm_(module.parameters(), self.options.max_grad_norm)
         self.loop.optimizer.step()
-        polyak_update(self.critic, self.target, self.options.tau)
+        polyak_update(self.critic.parameters(), self.target.parameters(), self.options.tau)
         self.updates += 1
 
     def state_dict(self) -> tuple[Tensors, Values]:
@@ -310,19 +310,6 @@ class Critic(nn.Module):
         reduce = torch.amin if reduction == "min" else torch.amax
         action_values = reduce(self.action_values(features, actions, observations), dim=-1)
         return action_values - reduce(self.values(features), dim=-1)
-
-
-@torch.no_grad()
-def polyak_update(critic: nn.Module, target: nn.Module, tau: float) -> None:
-    """Move the weights of a target towards those of a critic: target <- (1 - tau) target + tau critic.
-
-    Args:
-        critic: Module that is trained.
-        target: Module of the same shape.
-        tau: Fraction of the critic, 0 to 1.
-    """
-    for weights, target_weights in zip(critic.parameters(), target.parameters(), strict=True):
-        target_weights.lerp_(weights, tau)
 
 
 def on_device(batch: Transitions, device: torch.device) -> Transitions:

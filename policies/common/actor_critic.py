@@ -92,9 +92,9 @@ class WithImage(BaseFeaturesExtractor):
     def __init__(
         self, observation_space: spaces.Dict, network: type[TokenNetwork], cells: int, **arguments: Any
     ) -> None:
-        made = network(observation_space, **arguments)
-        super().__init__(observation_space, made.features_dim + cells * made.token_size)
-        self.network, self.cells, self.table = made, cells, made.table
+        inner = network(observation_space, **arguments)
+        super().__init__(observation_space, inner.features_dim + cells * inner.token_size)
+        self.network, self.cells, self.table = inner, cells, inner.table
 
     def forward(self, observation: dict[str, torch.Tensor]) -> torch.Tensor:
         tokens, mask = self.network.read(observation)
