@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -48,7 +48,17 @@ def row(tasks: Mapping[str, Row], name: str, environment: str) -> Row:
         UserError: If there is no such task; the message suggests the nearest name.
     """
     if name not in tasks:
-        close = get_close_matches(name, tasks, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(name, tasks)
         raise UserError(f"{name!r} is not a task of {environment}.{hint} Known tasks: {', '.join(tasks)}.")
     return tasks[name]
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" with the most similar name, for an error message; "" if none is similar.
+
+    Args:
+        name: The name that does not exist.
+        names: The names that exist.
+    """
+    close = get_close_matches(name, list(names), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any
 
-from ..base import UserError
+from ..base import UserError, did_you_mean
 from ..isolation import scratch
 from .adb_screen import AdbScreen, check_connected
 from .device import load
@@ -122,8 +121,7 @@ def _emulator(sdk: Sdk, slot: Slot, options: dict[str, Any]) -> Emulator:
 def _check_avd(sdk: Sdk, avd: str) -> None:
     avds = list_avds(sdk)
     if avd not in avds:
-        close = get_close_matches(avd, avds, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(avd, avds)
         raise UserError(
             f"there is no virtual device {avd!r}.{hint} `emulator -list-avds` shows: {', '.join(avds) or 'none'}. Make "
             "one in Android Studio (AndroidWorld: Pixel 6 with API level 33), and set environment_options.avd"

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import os
 import socket
-from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
-from ..base import UserError
+from ..base import UserError, did_you_mean
 from ..isolation import scratch
 from .labels import RAYS
 from .spaces import DEGREES
@@ -154,8 +153,7 @@ def _of_minedojo(task: str) -> tuple[str, dict[str, Any]]:
     if task in (*ALL_CREATIVE_TASK_IDS, "open-ended"):
         return task.split(":")[0], {}  # creative tasks differ only in their text
     if task not in ALL_TASKS_SPECS:
-        close = get_close_matches(task, [*PAPER_TASKS, *ALL_TASKS_SPECS, *ALL_CREATIVE_TASK_IDS], n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(task, [*PAPER_TASKS, *ALL_TASKS_SPECS, *ALL_CREATIVE_TASK_IDS])
         raise UserError(
             f"{task!r} is neither one of {', '.join(PAPER_TASKS)} nor a task of MineDojo.{hint} `python -c 'import "
             "minedojo; print(*minedojo.tasks.ALL_TASK_IDS)'` in its interpreter lists them."

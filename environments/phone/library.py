@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from inspect import isclass
 from pkgutil import iter_modules
 from typing import TypeGuard
 
-from ..base import UserError
+from ..base import UserError, did_you_mean
 from . import tasks
 from .template import Template
 
@@ -43,8 +42,7 @@ def find(name: str) -> type[Template]:
     if not colon:
         known = templates()
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, known)
             raise UserError(f"{name!r} is not a task template.{hint} Templates: {', '.join(known)}.")
         return known[name]
     cls = getattr(import_module(module), attribute, None)

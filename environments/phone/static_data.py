@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..base import UserError
+from ..base import UserError, did_you_mean
 
 WEB = Path(__file__).parent / "web"  # the page is WEB / "index.html"
 DATA = WEB / "data"
@@ -35,8 +34,7 @@ def static_data(name: str) -> list[dict[str, Any]]:
     """
     names = sorted(file.stem for file in DATA.glob("*.js"))
     if name not in names:
-        close = get_close_matches(name, names, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(name, names)
         raise UserError(f"{name!r} is not a data file of the phone.{hint} There are: {', '.join(names)}.")
     rows: list[dict[str, Any]] = json.loads((DATA / f"{name}.js").read_text(encoding="utf-8").split("\n", 1)[1])
     return rows
