@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -122,7 +122,11 @@ def _generate(source: ScreenSource, path: Path, progress: Progress) -> None:
     rows = _complete_walks(path)
     done, first = len(rows), rows[-1]["walk"] + 1 if rows else 0
     progress(done)
-    with _pool() as pool, (path / FRAMES).open("ab") as frames, (path / SCREENS).open("a", encoding="utf-8") as lines:
+    with (
+        closing(shared_pool(BrowserOptions(timeout=30.0))) as pool,
+        (path / FRAMES).open("ab") as frames,
+        (path / SCREENS).open("a", encoding="utf-8") as lines,
+    ):
         for number in count(first):
             if done == source.frames:
                 break
@@ -147,12 +151,6 @@ def _complete_walks(path: Path) -> list[dict[str, Any]]:
     with (path / FRAMES).open("r+b") as file:
         file.truncate(sum(rows[-1]["place"]) if rows else 0)
     return rows
-
-
-@contextmanager
-def _pool() -> Iterator[Pool]:
-    with closing(shared_pool(BrowserOptions(timeout=30.0))) as pool:
-        yield pool
 
 
 def _walk(pool: Pool, source: ScreenSource, number: int) -> Iterator[Screen]:
