@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import torch
 from gymnasium import spaces
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from stable_baselines3.common.utils import get_device, polyak_update, set_random_seed
 from torch import nn
 
@@ -30,7 +30,6 @@ from .common.action_encoder import ActionEncoder
 from .common.factored_policy import FactoredLearner, FactoredOptions, FactoredPolicy
 from .common.loop import Loop, Update
 from .common.options import Fraction, Number, PositiveNumber, Sizes
-from .common.perceptron import perceptron
 from .common.random_state import random_tensors, random_values, restore_random
 from .common.state import copies
 from .losses.advantages import exponential_weights, hard_weights
@@ -263,9 +262,10 @@ class Critic(nn.Module):
     def __init__(self, network: TokenNetwork, actions: ActionEncoder, options: Defaults) -> None:
         super().__init__()
         self.network, self.actions = network, actions
-        width, sizes = network.features_dim, options.critic_sizes
-        self.action_value_heads = nn.ModuleList(perceptron(width + actions.width, sizes, 1) for _ in range(2))
-        self.value_heads = nn.ModuleList(perceptron(width, sizes, 1) for _ in range(2))
+        width, sizes = network.features_dim, list(options.critic_sizes)
+        inputs = width + actions.width
+        self.action_value_heads = nn.ModuleList(nn.Sequential(*create_mlp(inputs, 1, sizes)) for _ in range(2))
+        self.value_heads = nn.ModuleList(nn.Sequential(*create_mlp(width, 1, sizes)) for _ in range(2))
 
     def features(self, observations: Tensors) -> torch.Tensor:
         """Return the features [B, F] of observations.

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from gymnasium import spaces
 from pydantic import BaseModel, NonNegativeInt
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from stable_baselines3.common.utils import get_device, set_random_seed
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -29,7 +29,6 @@ from .base import BatchSource, LearnsFrom, Tensors, Trajectory, Values
 from .common.factored_policy import FactoredPolicy
 from .common.loop import Loop, Update
 from .common.options import Fraction, Number, PositiveNumber, Sizes
-from .common.perceptron import perceptron
 from .common.steps import Steps, flat_steps
 from .common.trajectory_filter import FilteredLearner, FilterOptions, TrajectoryFilter
 from .losses.advantages import (
@@ -202,9 +201,9 @@ class Critic(nn.Module):
     def __init__(self, make_network: Callable[[], TokenNetwork], options: Defaults) -> None:
         super().__init__()
         self.instruction_network, self.step_network = make_network(), make_network()
-        width = self.step_network.features_dim
-        self.instruction_head = perceptron(width, options.critic_sizes, 1)
-        self.step_heads = nn.ModuleList(perceptron(width, options.critic_sizes, 1) for _ in range(2))
+        width, sizes = self.step_network.features_dim, list(options.critic_sizes)
+        self.instruction_head = nn.Sequential(*create_mlp(width, 1, sizes))
+        self.step_heads = nn.ModuleList(nn.Sequential(*create_mlp(width, 1, sizes)) for _ in range(2))
 
     def instruction(self, observations: Tensors) -> torch.Tensor:
         """Return the logits [B] of the success of episodes that begin with these observations.
