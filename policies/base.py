@@ -226,6 +226,10 @@ class Learner(Protocol):
 
     A class that learns from rollouts may declare `takes_data: ClassVar[bool] = True`. Then a config may name a data
     set, and pr2l calls `add_data` with a BatchSource of its trajectories once, before `load_state_dict` and `learn`.
+
+    A class may declare `takes_policy: ClassVar[bool] = True`. Then `create` of its module takes `policy`, a policy of
+    common/policy.py, such as a VLM that writes the actions. Observations then have the keys of that policy too, and
+    actions are integers [B, ...] in the policy's own form.
     """
 
     learns_from: ClassVar[LearnsFrom]

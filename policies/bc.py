@@ -75,9 +75,7 @@ class BCLearner(LoopLearner):
 
     def __init__(self, policy: RecurrentPolicy, options: Defaults) -> None:
         self.options = options
-        optimizer = torch.optim.AdamW(
-            policy.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
-        )
+        optimizer = torch.optim.AdamW(policy.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
         super().__init__(policy, Loop({"policy": policy}, optimizer, self.update, self.rate, options.threads))
 
     def rate(self, step: int, total_steps: int) -> float:

@@ -27,9 +27,10 @@ from torch import nn
 
 from .base import BatchSource, LearnsFrom, Tensors, Transitions, Values
 from .common.action_encoder import ActionEncoder
-from .common.factored_policy import FactoredLearner, FactoredOptions, FactoredPolicy
+from .common.factored_policy import FactoredOptions, FactoredPolicy
 from .common.loop import Loop, Update
 from .common.options import Fraction, Number, PositiveNumber, Sizes
+from .common.policy import PolicyLearner
 from .common.random_state import random_tensors, random_values, restore_random
 from .common.state import copies
 from .losses.advantages import exponential_weights, hard_weights
@@ -129,7 +130,7 @@ def extraction(
     return Extraction(actions, advantages)
 
 
-class DigiQLearner(FactoredLearner):
+class DigiQLearner(PolicyLearner):
     """Learner of Digi-Q from transitions.
 
     Args:
@@ -140,6 +141,8 @@ class DigiQLearner(FactoredLearner):
     """
 
     learns_from: ClassVar[LearnsFrom] = "transitions"
+    takes_policy: ClassVar[bool] = False
+    policy: FactoredPolicy
     options: Defaults
 
     def __init__(

@@ -29,6 +29,7 @@ from .base import BatchSource, LearnsFrom, Tensors, Trajectory, Values
 from .common.factored_policy import FactoredPolicy
 from .common.loop import Loop, Update
 from .common.options import Fraction, Number, PositiveNumber, Sizes
+from .common.policy import Policy
 from .common.steps import Steps, flat_steps
 from .common.trajectory_filter import FilteredLearner, FilterOptions, TrajectoryFilter
 from .losses.advantages import (
@@ -112,7 +113,7 @@ class DigiRLLearner(FilteredLearner):
     learns_from: ClassVar[LearnsFrom] = "trajectories"
     options: Defaults
 
-    def __init__(self, policy: FactoredPolicy, critic: Critic, options: Defaults) -> None:
+    def __init__(self, policy: Policy, critic: Critic, options: Defaults) -> None:
         self.options, self.critic, self.filter = options, critic, TrajectoryFilter(options)
         self.updates = 0  # gradient steps so far
         parameters = [*policy.parameters(), *critic.parameters()]
@@ -232,6 +233,7 @@ def create(
     options: Defaults,
     *,
     seed: int,
+    policy: Policy | None = None,
 ) -> DigiRLLearner:
     """Create a learner; see `Algorithm.create` for the arguments.
 
@@ -243,11 +245,13 @@ def create(
         network_options: Its options.
         options: Options of DigiRL.
         seed: Seed of all random generators, and so of the first weights.
+        policy: Policy to train; None = new heads on the network.
 
     Raises:
         UserError: The action space is of another kind, or `options.factors_of_type` does not fit it.
     """
-    return DigiRLLearner(*modules(observation_space, action_space, network, network_options, options, seed), options)
+    trained = modules(observation_space, action_space, network, network_options, options, seed, policy)
+    return DigiRLLearner(*trained, options)
 
 
 def modules(
@@ -257,8 +261,9 @@ def modules(
     network_options: BaseModel,
     options: Defaults,
     seed: int,
-) -> tuple[FactoredPolicy, Critic]:
-    """Return a policy and a critic with random weights, after seeding torch, NumPy and Python.
+    policy: Policy | None = None,
+) -> tuple[Policy, Critic]:
+    """Return the policy and a critic with random weights, after seeding torch, NumPy and Python.
 
     Args:
         observation_space: See `create`, as for the other arguments.
@@ -267,11 +272,13 @@ def modules(
         network_options: Their options.
         options: Options of DigiRL.
         seed: Seed of all random generators.
+        policy: Policy to train, whose device the critic gets too; None = new heads on the network.
     """
     set_random_seed(seed)
-    device = get_device(options.device)
-    policy = FactoredPolicy(network(observation_space, network_options), action_space, options)
-    return policy.to(device), Critic(lambda: network(observation_space, network_options), options).to(device)
+    if policy is None:
+        heads = FactoredPolicy(network(observation_space, network_options), action_space, options)
+        policy = heads.to(get_device(options.device))
+    return policy, Critic(lambda: network(observation_space, network_options), options).to(policy.device)
 
 
 class Defaults(FilterOptions):

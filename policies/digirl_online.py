@@ -20,8 +20,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 
 from .base import BatchSource, LearnsFrom, Tensors, Trajectory, UserError, Values
-from .common.factored_policy import FactoredPolicy
 from .common.loop import Update
+from .common.policy import Policy
 from .common.random_state import random_tensors, random_values, restore_random
 from .common.replay import Episode, Replay, Rollouts, numbered, row_of
 from .common.sb3 import observation_bytes
@@ -48,7 +48,7 @@ class OnlineDigiRLLearner(DigiRLLearner):
     takes_data: ClassVar[bool] = True
     options: Defaults
 
-    def __init__(self, policy: FactoredPolicy, critic: Critic, options: Defaults, seed: int) -> None:
+    def __init__(self, policy: Policy, critic: Critic, options: Defaults, seed: int) -> None:
         super().__init__(policy, critic, options)
         self.loop.threads = 0  # the encoder in the environments uses all threads; see `update`
         self.seed = seed
@@ -162,6 +162,7 @@ def create(
     options: Defaults,
     *,
     seed: int,
+    policy: Policy | None = None,
 ) -> OnlineDigiRLLearner:
     """Create a learner; see `Algorithm.create` for the arguments.
 
@@ -173,12 +174,13 @@ def create(
         network_options: Its options.
         options: Options of DigiRL and of the rollouts.
         seed: Seed of all random generators, and so of the first weights.
+        policy: Policy to train; None = new heads on the network.
 
     Raises:
         UserError: The action space is of another kind, or `options.factors_of_type` does not fit it.
     """
-    policy, critic = modules(observation_space, action_space, network, network_options, options, seed)
-    return OnlineDigiRLLearner(policy, critic, options, seed)
+    trained = modules(observation_space, action_space, network, network_options, options, seed, policy)
+    return OnlineDigiRLLearner(*trained, options, seed)
 
 
 def rollout_bytes(observation_space: spaces.Dict, num_envs: int, options: Defaults) -> dict[str, int]:

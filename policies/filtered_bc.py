@@ -18,6 +18,7 @@ from torch import nn
 from .base import BatchSource, LearnsFrom, Trajectory
 from .common.factored_policy import FactoredPolicy
 from .common.loop import Loop, Update
+from .common.policy import Policy
 from .common.steps import flat_steps
 from .common.trajectory_filter import FilteredLearner, FilterOptions, TrajectoryFilter
 from .losses.imitation import imitation_loss
@@ -35,7 +36,7 @@ class FilteredBCLearner(FilteredLearner):
 
     learns_from: ClassVar[LearnsFrom] = "trajectories"
 
-    def __init__(self, policy: FactoredPolicy, options: Defaults) -> None:
+    def __init__(self, policy: Policy, options: Defaults) -> None:
         self.options, self.filter = options, TrajectoryFilter(options)
         optimizer = torch.optim.AdamW(policy.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
         super().__init__(policy, Loop({"policy": policy}, optimizer, self.update, self.rate, options.threads))
@@ -77,6 +78,7 @@ def create(
     options: Defaults,
     *,
     seed: int,
+    policy: Policy | None = None,
 ) -> FilteredBCLearner:
     """Create a learner; see `Algorithm.create` for the arguments.
 
@@ -88,14 +90,17 @@ def create(
         network_options: Its options.
         options: Options of filtered behaviour cloning.
         seed: Seed of all random generators, and so of the first weights.
+        policy: Policy to train; None = new heads on the network.
 
     Raises:
         UserError: The action space is of another kind, or `options.factors_of_type` does not fit it.
     """
     set_random_seed(seed)
     make: Any = network  # each Network takes the Defaults of its file
-    policy = FactoredPolicy(make(observation_space, network_options), action_space, options)
-    return FilteredBCLearner(policy.to(get_device(options.device)), options)
+    if policy is None:
+        heads = FactoredPolicy(make(observation_space, network_options), action_space, options)
+        policy = heads.to(get_device(options.device))
+    return FilteredBCLearner(policy, options)
 
 
 class Defaults(FilterOptions):

@@ -1,4 +1,4 @@
-"""Policy over token observations for Discrete and MultiDiscrete actions, and the base class of its learners.
+"""Policy over token observations for Discrete and MultiDiscrete actions.
 
 tokens -> network -> features -> ActionHead -> distribution
        ------ image tokens ---->
@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from pydantic import NonNegativeInt
-from torch import nn
 
-from ..base import Actions, Observation, Tensors
+from ..base import Tensors
 from ..networks.base import TokenNetwork
 from .action_head import ActionHead, HeadOptions, image_tokens
 from .actions import factor_sizes
 from .factored import FactoredActions, uses_table
-from .loop import LoopLearner
 from .options import Device, Number, PositiveNumber
+from .policy import Choice, Policy
 
 
-class FactoredPolicy(nn.Module):
+class FactoredPolicy(Policy):
     """Policy that maps the features of a network to a distribution over factored actions.
 
     Args:
@@ -59,6 +57,19 @@ class FactoredPolicy(nn.Module):
         images = image_tokens(observations["tokens"], observations["mask"], self.head.cells)
         return FactoredActions(self.head(self.network(observations), images), self.uses)
 
+    def log_prob(self, observations: Tensors, actions: torch.Tensor) -> torch.Tensor:
+        distribution: FactoredActions = self(observations)
+        return distribution.log_prob(self.as_factors(actions))
+
+    def choose(self, observations: Tensors, *, greedy: bool) -> Choice:
+        distribution: FactoredActions = self(observations)
+        actions = distribution.mode() if greedy else distribution.sample(1)[0]
+        return Choice(actions.reshape(-1, *self.action_shape), distribution.log_prob(actions))
+
+    def sample(self, observations: Tensors, count: int, temperature: float = 1.0) -> torch.Tensor:
+        distribution: FactoredActions = self(observations)
+        return distribution.sample(count, temperature)
+
     def as_factors(self, actions: Any) -> torch.Tensor:
         """Convert n actions of the action space to int64 [n, factors] on the policy's device.
 
@@ -66,52 +77,6 @@ class FactoredPolicy(nn.Module):
             actions: Tensor [n] or [n, factors] of any integer dtype.
         """
         return torch.as_tensor(actions, device=self.device).long().reshape(len(actions), len(self.sizes))
-
-
-class FactoredLearner(LoopLearner):
-    """Base class of the learners of a `FactoredPolicy` on the loop of loop.py; a subclass declares `learns_from`."""
-
-    policy: FactoredPolicy
-    options: FactoredOptions
-
-    @property
-    def parameter_count(self) -> int:
-        """Number of trained parameters, of value functions too."""
-        groups = self.loop.optimizer.param_groups
-        return sum(parameter.numel() for group in groups for parameter in group["params"])
-
-    def rate(self, step: int, total_steps: int) -> float:
-        """Return the learning rate of an update.
-
-        Args:
-            step: Steps before the update.
-            total_steps: Steps of the whole training.
-        """
-        factor = max(1 - step / total_steps, 0.0) if self.options.schedule == "linear" else 1.0
-        return self.options.learning_rate * factor
-
-    @torch.no_grad()
-    def act(
-        self,
-        observation: Observation,
-        memory: None = None,
-        episode_starts: np.ndarray | None = None,
-        *,
-        greedy: bool = False,
-    ) -> Actions:
-        """Choose actions; see `Learner.act`. The policy has no memory.
-
-        Args:
-            observation: As in `Learner.act`.
-            memory: Not used.
-            episode_starts: Not used.
-            greedy: Choose the most probable value of each factor; otherwise sample an action.
-        """
-        tensors = {key: torch.as_tensor(value, device=self.device) for key, value in observation.items()}
-        distribution = self.policy(tensors)
-        actions = distribution.mode() if greedy else distribution.sample(1)[0]
-        log_probabilities = distribution.log_prob(actions).cpu().numpy()
-        return Actions(actions.reshape(-1, *self.policy.action_shape).cpu().numpy(), None, log_probabilities)
 
 
 class FactoredOptions(HeadOptions):

@@ -9,8 +9,9 @@ from pydantic import PositiveInt
 
 from ..base import Tensors, Values
 from ..losses.advantages import cutoff, kept
-from .factored_policy import FactoredLearner, FactoredOptions
+from .factored_policy import FactoredOptions
 from .options import Fraction, PositiveNumber
+from .policy import PolicyLearner
 
 
 class TrajectoryFilter:
@@ -40,7 +41,7 @@ class TrajectoryFilter:
         return kept(scores, rewards, least, successes_only=self.options.successes_only)
 
 
-class FilteredLearner(FactoredLearner):
+class FilteredLearner(PolicyLearner):
     """Base class of learners with a trajectory filter, whose history is a part of their state."""
 
     filter: TrajectoryFilter

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from ..common.factored_policy import FactoredPolicy
+from ..common.policy import Policy
 from ..common.steps import Steps
 
 
 def imitation_loss(
-    policy: FactoredPolicy, steps: Steps, passed: torch.Tensor, weights: torch.Tensor | None = None
+    policy: Policy, steps: Steps, passed: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Compute -mean(w log pi(a|s)) over the steps of the trajectories that passed a filter.
 
@@ -29,6 +29,5 @@ def imitation_loss(
     chosen = weights > 0
     if not chosen.any():
         return torch.zeros((), device=policy.device)
-    distribution = policy(steps.rows(steps.before[chosen]))
-    log_probabilities = distribution.log_prob(policy.as_factors(steps.actions[chosen]))
+    log_probabilities = policy.log_prob(steps.rows(steps.before[chosen]), steps.actions[chosen])
     return -(weights[chosen] * log_probabilities).sum() / inside.sum()
