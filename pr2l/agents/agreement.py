@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pr2l.agents.evaluators.base import THRESHOLD
 from pr2l.core.statistics import Estimate, wilson
+from pr2l.core.types import THRESHOLD
 
 BINS = 10
 

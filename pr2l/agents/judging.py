@@ -17,15 +17,15 @@ import numpy as np
 from rich.progress import Progress
 
 from pr2l.agents.api.common.parallel import in_parallel
-from pr2l.agents.evaluators.base import THRESHOLD, Evaluator
+from pr2l.agents.evaluators.base import Evaluator
+from pr2l.core.answer_cache import CACHE
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.signals import STOP_SIGNALS, stops_once
-from pr2l.core.types import Context, Frame
+from pr2l.core.types import THRESHOLD, Context, Frame
 from pr2l.data.recording import Recording
 
-FOLDER = Path("runs/evaluators")
-CACHE = FOLDER / "answers.jsonl"
+FOLDER = CACHE.parent
 INSTRUCTION = "{goal}"
 
 

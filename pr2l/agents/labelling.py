@@ -14,13 +14,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from pr2l.agents.evaluators.base import THRESHOLD
-from pr2l.agents.evaluators.common.cache import AnswerCache
 from pr2l.agents.evaluators.common.loading import load_evaluator
-from pr2l.agents.judging import CACHE, INSTRUCTION, instructions, probabilities
+from pr2l.agents.judging import INSTRUCTION, instructions, probabilities
+from pr2l.core.answer_cache import CACHE, AnswerCache
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.io import write_text
+from pr2l.core.types import THRESHOLD
 from pr2l.data.manifest import LABELS
 from pr2l.data.recording import FILE, Recording
 

@@ -16,10 +16,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from pr2l.agents.agreement import Agreement, Share, agreement
-from pr2l.agents.evaluators.common.cache import AnswerCache
 from pr2l.agents.evaluators.common.loading import load_evaluator
-from pr2l.agents.judging import CACHE, FOLDER, INSTRUCTION, instructions, probabilities
+from pr2l.agents.judging import FOLDER, INSTRUCTION, instructions, probabilities
 from pr2l.agents.usage import Usage
+from pr2l.core.answer_cache import CACHE, AnswerCache
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.io import write_json

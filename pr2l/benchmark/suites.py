@@ -277,8 +277,10 @@ def _resolve(suite: str, words: Sequence[str]) -> RunConfig:
 
 
 def _with_defaults(config: dict[str, Any], template: RunConfig) -> dict[str, Any]:
-    """Return a run's config with current key names, and with defaults for options that are newer than the run."""
-    filled = upgrade(config)
+    """Return a run's config with current key names, and with defaults for keys and options that are newer."""
+    fields = RunConfig.model_fields.items()
+    newer = {key: field.get_default(call_default_factory=True) for key, field in fields if not field.is_required()}
+    filled = newer | upgrade(config)
     for kind in get_args(OptionKind):
         key = f"{kind}_options"
         try:

@@ -368,8 +368,8 @@ def evaluator_score(
     Run again to continue: answers of models are cached.
     """
     values = _evaluator_options(evaluator, options or [])
-    from pr2l.agents.judging import CACHE
     from pr2l.agents.scoring import score
+    from pr2l.core.answer_cache import CACHE
 
     more: dict[str, Any] = {"instruction": instruction, "actions": actions, "episodes": episodes, "out": out}
     score(dataset, evaluator, values, every_step=every_step, cache=cache or CACHE, replay=replay, **more)
@@ -391,8 +391,8 @@ def evaluator_label(
     Run again to continue: answers of models are cached.
     """
     values = _evaluator_options(evaluator, options or [])
-    from pr2l.agents.judging import CACHE
     from pr2l.agents.labelling import label
+    from pr2l.core.answer_cache import CACHE
 
     more: dict[str, Any] = {"instruction": instruction, "actions": actions, "cache": cache or CACHE, "replay": replay}
     label(dataset, evaluator, output, values, **more)

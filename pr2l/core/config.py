@@ -21,7 +21,7 @@ from pr2l.core import registry
 from pr2l.core.errors import UnknownName, UserError, explain
 from pr2l.core.yaml_files import parse, read_mapping, write_mapping
 
-OptionKind = Literal["environment", "vlm", "encoder", "algorithm", "network"]
+OptionKind = Literal["environment", "vlm", "encoder", "algorithm", "network", "evaluator"]
 Model = TypeVar("Model", bound=BaseModel)
 MAX_SEED = 2**32 - 1  # the largest seed that NumPy and Stable-Baselines3 take
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
@@ -31,6 +31,7 @@ _PLUGINS: dict[OptionKind, registry.ModuleKind] = {
     "encoder": "encoders",
     "algorithm": "algorithms",
     "network": "networks",
+    "evaluator": "evaluators",
 }
 
 
@@ -48,6 +49,12 @@ OTHER_SCHEMAS: dict[str, OtherSchema] = {
     "search/": OtherSchema("search space of prompts", "pr2l prompts search TASK --space {name}"),
     "sims/": OtherSchema("simulator", "pr2l sim install {name}", short=True),
 }
+
+
+class NoOptions(BaseModel):
+    """Options of a plug-in that the config does not use."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class RunConfig(BaseModel):
@@ -71,6 +78,11 @@ class RunConfig(BaseModel):
     algorithm_options: dict[str, Any] = Field(default_factory=dict)  # see `pr2l options algorithm NAME`
     network: str  # a name from `pr2l list networks`
     network_options: dict[str, Any] = Field(default_factory=dict)  # see `pr2l options network NAME`
+    # the success evaluator whose verdicts replace the rewards of rollouts, from `pr2l list evaluators`; null = the
+    # environment's rewards. The evaluation keeps the environment's success (docs/evaluators.md)
+    evaluator: str | None = None
+    evaluator_options: dict[str, Any] = Field(default_factory=dict)  # see `pr2l options evaluator NAME`
+    instruction: str = "{goal}"  # the task in words for the evaluator; the context of an episode fills its slots
     data: Path | None = None  # a data set of `pr2l collect`, for an algorithm that learns from recorded episodes
     num_envs: Annotated[int, Field(gt=0, le=4096)] = 8  # parallel environments; their frames are one VLM batch
     workers: NonNegativeInt = 0  # worker processes for the environments; 0 = none, best for fast ones such as Doom
@@ -106,7 +118,7 @@ class RunConfig(BaseModel):
             kind: The kind of plug-in; the config names the plug-in.
 
         Returns:
-            The plug-in's `Defaults`, with the values of `<kind>_options`.
+            The plug-in's `Defaults`, with the values of `<kind>_options`; without an evaluator, a model of no options.
 
         Raises:
             UserError: An unknown key, or a value that is not allowed.
@@ -354,6 +366,13 @@ def _resolve(config: RunConfig, *, warn: bool) -> RunConfig:
 def _check_keys(config: RunConfig, kind: OptionKind, plugins: registry.ModuleKind) -> None:
     """Check that a plug-in exists and has the options in the config, without importing the plug-in."""
     name, values = getattr(config, kind), getattr(config, f"{kind}_options")
+    if name is None:
+        if values:
+            raise UserError(
+                f"{kind}_options has {', '.join(values)}, but the config has no {kind}; add {kind}=NAME, with a name "
+                f"from `pr2l list {plugins}`"
+            )
+        return
     if unknown := plugin_options.unknown_keys(plugins, name, values, f"{kind}_options of {name!r}"):
         raise UserError(unknown + _hint(kind, name))
 
@@ -381,8 +400,10 @@ def _check_timeouts(timeouts: dict[str, Any]) -> None:
     parse_options(Timeouts, timeouts, "timeouts")
 
 
-def _defaults(kind: OptionKind, name: str) -> type[BaseModel]:
-    """Return the model of a plug-in's options."""
+def _defaults(kind: OptionKind, name: str | None) -> type[BaseModel]:
+    """Return the model of a plug-in's options; a config without the plug-in has none."""
+    if name is None:
+        return NoOptions
     # A config names a checkpoint, not a family. The import of a family would import transformers, which takes seconds.
     module = import_module(plugin_options.VLM_OPTIONS) if kind == "vlm" else registry.load(_PLUGINS[kind], name)
     model: type[BaseModel] = module.Defaults

@@ -16,6 +16,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:  # torch takes a second to import, and `pr2l list` does not need it
     import torch
 
+THRESHOLD = 0.5  # an episode with at least this probability of success, from an evaluator, counts as a success
+
 Frames: TypeAlias = npt.NDArray[np.uint8]
 """uint8 [B, H, W, 3], RGB, 0..255."""
 

@@ -35,8 +35,8 @@ def learns_from_data(config: RunConfig) -> bool:
         config: The algorithm and `data` are used.
 
     Raises:
-        UserError: If such an algorithm has no `data` in the config, or another algorithm that does not take data has
-            `data`.
+        UserError: If such an algorithm has no `data` in the config or has an evaluator, or another algorithm that does
+            not take data has `data`.
     """
     from_data = learns_from(config) != "rollouts"
     if from_data and config.data is None:
@@ -47,6 +47,11 @@ def learns_from_data(config: RunConfig) -> bool:
     if config.data is not None and not from_data and not takes_data(config):
         raise UserError(
             f"{config.algorithm} learns from its own rollouts and does not use data={config.data}; set data=null"
+        )
+    if from_data and config.evaluator is not None:
+        raise UserError(
+            f"{config.algorithm} learns from recorded episodes, and evaluator={config.evaluator} judges rollouts only; "
+            f"label the data set with `pr2l evaluator label {config.data} {config.evaluator}`, and set evaluator=null"
         )
     return from_data
 

@@ -10,8 +10,9 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from pr2l.core import prompt, registry
+from pr2l.core.answer_cache import CACHE, AnswerCache
 from pr2l.core.config import RunConfig
-from pr2l.core.errors import OURS, code_of
+from pr2l.core.errors import OURS, UserError, code_of
 from pr2l.encoders.base import Encoder, EncoderSource
 from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.environments.isolation.isolated import Timeouts
@@ -20,6 +21,7 @@ from pr2l.rollout.contract import check_spaces
 from pr2l.rollout.episodes import interleaved_seed, make_episodes, training_seed
 from pr2l.rollout.in_process import InProcessVecEnv
 from pr2l.rollout.vec_embed import VecEmbed, observation_space
+from pr2l.rollout.vec_judged import SuccessEvaluator, VecJudged
 from pr2l.rollout.workers import Workers
 
 Split = Literal["train", "evaluation"]
@@ -42,6 +44,8 @@ def environments(config: RunConfig, split: Split, *, labels: bool = False, count
         A VecEnv with observations Dict(frame uint8 [N, H, W, 3], proprio float32 [N, P] if there is any).
     """
     count = count or config.num_envs
+    judged = split == "train" and config.evaluator is not None
+    slots = {*prompt.load(config.prompt_name).slots} if config.prompt_name else set()
     make = partial(
         make_episodes,
         config.environment,
@@ -51,8 +55,9 @@ def environments(config: RunConfig, split: Split, *, labels: bool = False, count
         labels,
         isolated=config.isolated,
         timeouts=config.timeouts,
-        slots=prompt.load(config.prompt_name).slots if config.prompt_name else (),
+        slots=slots | prompt.slots(config.instruction, "instruction") if judged else slots,
         on_bad_value=config.on_bad_value,
+        record=judged,
     )
     if split == "train":
         factories = [partial(make, partial(training_seed, config.seed, row)) for row in range(count)]
@@ -131,17 +136,48 @@ def spaces_of(frames: VecEnv) -> Spaces:
 
 
 def embedded(config: RunConfig, frames: VecEnv, encoder: Encoder) -> VecEmbed:
-    """Wrap environments for a learner of the config.
+    """Wrap environments for a learner of the config; if it has an evaluator, its verdicts replace the rewards.
 
     The last frames of terminated episodes are not encoded if the learner declares that it does not read them.
 
     Args:
-        config: The config of the run; the algorithm is used.
-        frames: Environments of the config.
+        config: The config of the run; the algorithm and the evaluator are used.
+        frames: Environments of the config, of the split "train".
         encoder: The encoder of their frames.
     """
     learner_class = registry.load("algorithms", config.algorithm).Learner
+    if config.evaluator is not None:
+        frames = VecJudged(frames, evaluator(config), config.instruction)
     return VecEmbed(frames, encoder, embed_terminated=getattr(learner_class, "reads_terminated", True))
+
+
+def evaluator(config: RunConfig) -> SuccessEvaluator:
+    """Create the evaluator of a config, which must have one; it reads and adds to the answers of `pr2l evaluator`.
+
+    Args:
+        config: The evaluator, its options, the instruction and the task are used.
+
+    Raises:
+        UserError: The instruction has a slot that the contexts of the task do not fill.
+    """
+    _check_instruction(config)
+    module = registry.load("evaluators", config.evaluator or "")
+    with code_of(registry.owner("evaluators", config.evaluator or "")):
+        judge: SuccessEvaluator = module.create(config.options("evaluator"), AnswerCache(CACHE))
+    return judge
+
+
+def _check_instruction(config: RunConfig) -> None:
+    """Check the slots of the instruction; those of tasks with free texts are checked at each reset."""
+    contexts = prompt.task_contexts(registry.load("environments", config.environment).TASKS[config.task])
+    slots = prompt.slots(config.instruction, "instruction")
+    if contexts and (missing := sorted(slots - contexts[0].keys())):
+        names = ", ".join(f"{{{slot}}}" for slot in contexts[0])
+        raise UserError(
+            f"instruction={config.instruction!r} has the slot {{{missing[0]}}}, but the contexts of "
+            f"{config.environment}/{config.task} have {names}; write the task in words with these slots, e.g. "
+            f"instruction='find the {names}'"
+        )
 
 
 def learner(config: RunConfig, encoder: Encoder, frames: Spaces) -> Learner:

@@ -256,7 +256,7 @@ class ContractCheck(gym.Wrapper[Observation, Any, Observation, Any]):
         missing = [slot for slot in self._slots if slot not in context]
         if missing:
             came = f"info['context'] has {', '.join(map(repr, context)) or 'nothing'}"
-            self._fail(came, f"a string for {', '.join(map(repr, missing))}, which the prompt needs")
+            self._fail(came, f"a string for {', '.join(map(repr, missing))}, which the prompt or `instruction` needs")
         return context
 
     def _check_measures(self, measures: Any) -> dict[str, float]:

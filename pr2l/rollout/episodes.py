@@ -6,17 +6,18 @@ resumes in the middle of its episodes: it resets each environment with the same 
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
 from pr2l.core import registry
 from pr2l.core.errors import UserError, code_of
-from pr2l.core.types import Frame
+from pr2l.core.types import Context, Frame
 from pr2l.environments.isolation.isolated import Isolated, Timeouts
 from pr2l.rollout import external
 from pr2l.rollout.contract import BadValue, ContractCheck, Info, Observation, check_spaces
@@ -69,6 +70,21 @@ def _seed(entropy: int, *key: int) -> int:
     return int(np.random.SeedSequence(entropy, spawn_key=key).generate_state(1)[0])
 
 
+class Record(NamedTuple):
+    """What an evaluator reads of an episode.
+
+    Args:
+        context: Context at the start.
+        frames: n + 1 frames, uint8 [H, W, 3].
+        actions: The n actions between them as text: `info["action"]` if the environment has it, else the action, with
+            numbers as JSON.
+    """
+
+    context: Context
+    frames: list[Frame]
+    actions: list[str]
+
+
 class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
     """Wrapper that numbers and seeds the episodes of an environment, checks its contract, and can replay an episode.
 
@@ -78,6 +94,8 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
     If a simulator fails, its episode is cut and repeated once from its seed. The "episode" of the cut attempt has
     "again": True. If the second attempt is cut too, its "episode" has the reason as "cut".
 
+    With `record`, the info of the last step has "record", the `Record` of the episode.
+
     Args:
         env: The environment. `ContractCheck` checks and copies all values that it returns.
         seed_of: Returns the seed of the n-th episode of this environment, n = 0, 1, ...; `reset` ignores its own seed.
@@ -85,9 +103,11 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
         slots: Keys that every `info["context"]` must have.
         labels: Whether `info["labels"]` must be a list.
         on_bad_value: How to handle a NaN or an infinity, see `ContractCheck`.
+        record: Whether to keep the frames of the running episode, for an evaluator.
     """
 
     env: ContractCheck
+    _record: Record
 
     def __init__(
         self,
@@ -98,9 +118,10 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
         slots: Collection[str] = (),
         labels: bool = False,
         on_bad_value: BadValue = "stop",
+        record: bool = False,
     ) -> None:
         super().__init__(ContractCheck(env, name, slots=slots, labels=labels, on_bad_value=on_bad_value))
-        self._seed_of = seed_of
+        self._seed_of, self._keeps_record = seed_of, record
         self._next = 0
         self._again = False  # whether this episode is a second attempt
         self._actions: list[Any] = []  # of this episode so far, as JSON values
@@ -110,6 +131,8 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
         self._observation, info = self.env.reset(seed=self._seed_of(self._next), options=options)
         self._next += 1
         self._actions, self._return = [], 0.0
+        if self._keeps_record:
+            self._record = Record(info["context"], [self._observation["frame"]], [])
         return self._observation, info
 
     def begin_step(self, action: Any) -> None:
@@ -121,8 +144,13 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
         self._actions.append(action_to_json(self.action_space, action))
         self._observation, reward, terminated, truncated, info = self.env.step(action)
         self._return += reward
+        if self._keeps_record:
+            self._record.frames.append(self._observation["frame"])
+            self._record.actions.append(action_text(info.get("action"), self._actions[-1]))
         if terminated or truncated:
             info["episode"] = self._summary(info)
+            if self._keeps_record:
+                info["record"] = self._record
         return self._observation, reward, terminated, truncated, info
 
     def draw_action(self, frame: Frame, action: Any) -> Frame:
@@ -211,6 +239,7 @@ def make_episodes(
     *,
     slots: Collection[str] = (),
     on_bad_value: BadValue = "stop",
+    record: bool = False,
 ) -> SeededEpisodes:
     """Make the seeded episodes of one environment.
 
@@ -226,6 +255,7 @@ def make_episodes(
             environments the VecEnv applies the time limits.
         slots: Keys that every context must have.
         on_bad_value: How to handle a NaN or an infinity, see `ContractCheck`.
+        record: Whether the info of an episode's last step has its `Record`.
 
     Raises:
         UserError: If a key of `timeouts` is for isolated environments only and this environment is not isolated.
@@ -254,10 +284,22 @@ def make_episodes(
                 raise UserError(
                     f"timeouts.{alone[0]} is only for isolated simulators; add isolated=true for {environment}"
                 )
-        return SeededEpisodes(env, seed_of, name, slots=slots, labels=labels, on_bad_value=on_bad_value)
+        return SeededEpisodes(env, seed_of, name, slots=slots, labels=labels, on_bad_value=on_bad_value, record=record)
     except BaseException:
         env.close()
         raise
+
+
+def action_text(text: Any, action: Any) -> str:
+    """Return an action as text.
+
+    Args:
+        text: `info["action"]` after the action; other values than a text are ignored.
+        action: The action as JSON values.
+    """
+    if isinstance(text, str):
+        return text
+    return action if isinstance(action, str) else json.dumps(action)
 
 
 def _digest(observation: Observation) -> str:

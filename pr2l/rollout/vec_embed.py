@@ -13,7 +13,7 @@ while the next group is simulated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, compress
 from typing import Any, NamedTuple
 
@@ -178,10 +178,8 @@ class VecEmbed(VecEnvWrapper):
         return self._embed(observations, reset_infos(self.venv), self.num_envs)
 
     def step_wait(self) -> VecEnvStepReturn:
-        venv: Any = self.venv
-        in_groups = hasattr(type(venv), "step_groups")  # of the type, because a wrapper forwards attributes
         steps, embedded = [], []
-        for rows, step in venv.step_groups() if in_groups else [(range(self.num_envs), venv.step_wait())]:
+        for rows, step in step_groups(self.venv):
             steps.append(self._embed_step(rows, *step))
             embedded.append((self.frames, self.contexts, self.answers))
         self.frames, self.contexts, self.answers = (_concatenate(parts) for parts in zip(*embedded, strict=True))
@@ -239,6 +237,18 @@ class VecEmbed(VecEnvWrapper):
         self.clipped += half.clipped
         embedded = {"tokens": half.values, "mask": half.mask}
         return embedded | ({"proprio": observations["proprio"]} if "proprio" in observations else {})
+
+
+def step_groups(venv: Any) -> Iterable[tuple[range, VecEnvStepReturn]]:
+    """Return the steps of groups of environments, each as soon as it is done, see `Workers.step_groups`.
+
+    Args:
+        venv: Environments after `step_async`; those of a VecEnv without groups are one group.
+    """
+    if hasattr(type(venv), "step_groups"):  # of the type, because a wrapper forwards attributes
+        groups: Iterable[tuple[range, VecEnvStepReturn]] = venv.step_groups()
+        return groups
+    return [(range(venv.num_envs), venv.step_wait())]
 
 
 def keep_frames(venv: VecEnv, count: int) -> None:

@@ -40,6 +40,9 @@ from pr2l.training.metrics import Metrics, check_tracking
 from pr2l.training.progress import TrainingProgress
 from pr2l.training.runs import Run
 
+# Metrics of a rollout: means over the episodes that ended in it, by column and key of info["episode"].
+EPISODE_METRICS = {"return": "r", "success": "success", "length": "l"}
+EVALUATOR_METRICS = {"evaluator/agreement": "agrees", "evaluator/abstentions": "abstained"}
 RECENT = 100  # number of episodes that the progress line averages over
 
 
@@ -347,12 +350,8 @@ class RolloutTraining(Training):
 
     def row(self, metrics: Mapping[str, float]) -> dict[str, float | None]:
         self.episodes += len(self._rollout_episodes)
-        means = {
-            name: float(np.mean([episode[key] for episode in self._rollout_episodes]))
-            if self._rollout_episodes
-            else None
-            for name, key in (("return", "r"), ("success", "success"), ("length", "l"))
-        }
+        columns = EPISODE_METRICS | (EVALUATOR_METRICS if self.run.config.evaluator else {})
+        means = {name: mean_of(self._rollout_episodes, key) for name, key in columns.items()}
         self._rollout_episodes = []
         rollout = {"step": self.learner.num_timesteps, "episodes": self.episodes, **means, "restarts": self._restarts()}
         return rollout | super().row(metrics) | self.venv.metrics()
@@ -376,3 +375,14 @@ class RolloutTraining(Training):
     def _restarts(self) -> int:
         """Return the number of simulator restarts since the run began."""
         return self.earlier_restarts + sum(self.venv.get_attr("restarts"))
+
+
+def mean_of(episodes: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """Return the mean of a number over the episodes that have it, None if no episode does.
+
+    Args:
+        episodes: The "episode" of the last info of each episode.
+        key: Key of the number.
+    """
+    values = [episode[key] for episode in episodes if key in episode]
+    return float(np.mean(values)) if values else None

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pr2l.agents.evaluators import AnswerCache
-from pr2l.agents.evaluators.common.cache import question_key
 from pr2l.agents.evaluators.common.prompts import conversation, screen_parts
+from pr2l.core.answer_cache import question_key
 from pr2l.core.errors import UserError
 
 

@@ -36,5 +36,5 @@ class DiaryWorld(gym.Env):
         return {key: observation[key] for key in self.observation_space}, info
 
 
-def seeded_diary(length):
-    return SeededEpisodes(DiaryWorld(length), seed_of=lambda number: number)
+def seeded_diary(length, record=False):
+    return SeededEpisodes(DiaryWorld(length), seed_of=lambda number: number, record=record)

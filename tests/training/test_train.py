@@ -279,6 +279,29 @@ def test_extended_run_equals_a_longer_run(toy, tmp_path, recurrent):
     assert_same_run(extended, train(toy("steps=128", *words), root=tmp_path / "longer"))
 
 
+@pytest.mark.slow
+def test_wrong_labels_of_an_evaluator_are_counted_and_resumed_exactly(toy, tmp_path):
+    """`noisy` flips three tenths of the labels of `state`, and the return of the toy world was 1 per right action."""
+    words = ["evaluator=noisy", "evaluator_options.share=0.3", "instruction=the colour {target}"]
+    words += ["algorithm_options.schedule=constant"]
+    run = train(toy("steps=128", *words), root=tmp_path / "runs")
+    resumed = train(load_config(run / "config.yaml", ["steps=256"]), resume=run)
+    assert_same_run(resumed, train(toy("steps=256", *words), root=tmp_path / "longer"))
+    rows = metrics(resumed)
+    assert {float(row["evaluator/abstentions"]) for row in rows} == {0}
+    assert 0.5 < sum(float(row["evaluator/agreement"]) for row in rows) / len(rows) < 0.9
+    assert all(0 <= float(row["return"]) <= 1 for row in rows)
+
+
+def test_evaluator_needs_its_slots_and_rollouts(toy, tmp_path):
+    with pytest.raises(UserError, match=r"the slot \{goal\}, but the contexts of toy/colours have \{target\}"):
+        train(toy("evaluator=state"), root=tmp_path)
+    with pytest.raises(UserError, match="pr2l evaluator label data/x state"):
+        train(toy("evaluator=state", "algorithm=filtered_bc", "algorithm_options={}", "data=data/x"), root=tmp_path)
+    with pytest.raises(UserError, match="evaluator_options has share, but the config has no evaluator"):
+        toy("evaluator_options.share=0.1")
+
+
 def test_interrupt_during_an_update_saves_the_state_before_it(toy, finished, tmp_path, monkeypatch):
     """An update has four epochs of two batches, so step 13 of the optimizer is in the second update."""
     step, count = torch.optim.Adam.step, itertools.count(1)

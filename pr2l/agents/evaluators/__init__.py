@@ -14,18 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pr2l.agents.evaluators.base import Evaluator
-    from pr2l.agents.evaluators.common.cache import AnswerCache
     from pr2l.agents.evaluators.common.loading import load_evaluator
+    from pr2l.core.answer_cache import AnswerCache
 
 __all__ = ["AnswerCache", "Evaluator", "load_evaluator"]
 
-_MODULES = {"AnswerCache": "common.cache", "Evaluator": "base", "load_evaluator": "common.loading"}
+_MODULES = {
+    "AnswerCache": "pr2l.core.answer_cache",
+    "Evaluator": "pr2l.agents.evaluators.base",
+    "load_evaluator": "pr2l.agents.evaluators.common.loading",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

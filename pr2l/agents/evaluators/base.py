@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pr2l.agents.usage import Usage
 from pr2l.core.types import Frame
 
-THRESHOLD = 0.5  # an episode with at least this probability of success counts as a success
-
 
 class Evaluator(ABC):
     """Judge of episodes: it returns the probability that the agent did its task.

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from pr2l.agents.evaluators.base import Evaluator
-from pr2l.agents.evaluators.common.cache import AnswerCache
 from pr2l.agents.evaluators.common.loading import load_evaluator
 from pr2l.agents.usage import Usage
+from pr2l.core.answer_cache import AnswerCache
 from pr2l.core.config import Seed
 from pr2l.core.types import Frame
 

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from pr2l.agents.evaluators.base import Evaluator, check_episode
-from pr2l.agents.evaluators.common.cache import AnswerCache
 from pr2l.agents.evaluators.common.judges import Judge, LocalJudge, local_agent
 from pr2l.agents.usage import Usage
+from pr2l.core.answer_cache import AnswerCache
 from pr2l.core.messages import Part, image_part, text_part
 from pr2l.core.types import Frame
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from pr2l.agents.evaluators.base import Evaluator
-from pr2l.agents.evaluators.common.cache import AnswerCache
+from pr2l.core.answer_cache import AnswerCache
 from pr2l.core.types import Frame
 
 

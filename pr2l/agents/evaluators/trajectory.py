@@ -12,11 +12,11 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from pr2l.agents.evaluators.base import Evaluator, check_episode
-from pr2l.agents.evaluators.common.cache import AnswerCache
 from pr2l.agents.evaluators.common.judges import Judge, ModelOptions, make_judge
 from pr2l.agents.evaluators.common.prompts import conversation
 from pr2l.agents.evaluators.common.screens import shrink
 from pr2l.agents.usage import Usage
+from pr2l.core.answer_cache import AnswerCache
 from pr2l.core.messages import Message, Part, image_part, text_part
 from pr2l.core.types import Frame
 

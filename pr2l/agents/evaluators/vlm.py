@@ -16,11 +16,11 @@ from pathlib import Path
 from pydantic import Field, PositiveInt
 
 from pr2l.agents.evaluators.base import Evaluator, check_episode
-from pr2l.agents.evaluators.common.cache import AnswerCache
 from pr2l.agents.evaluators.common.judges import Judge, ModelOptions, make_judge
 from pr2l.agents.evaluators.common.prompts import Example, conversation, read_examples, screen_parts
 from pr2l.agents.evaluators.common.screens import changed_screens, same_screen
 from pr2l.agents.usage import Usage
+from pr2l.core.answer_cache import AnswerCache
 from pr2l.core.messages import Message, text_part
 from pr2l.core.types import Frame
 

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 from typing_extensions import Self
 
 from pr2l.agents.api import load_api
-from pr2l.agents.evaluators.common.cache import AnswerCache, question_key
 from pr2l.agents.evaluators.common.prompts import verdict
 from pr2l.agents.usage import Usage
+from pr2l.core.answer_cache import AnswerCache, question_key
 from pr2l.core.config import parse_options
 from pr2l.core.messages import Message
 

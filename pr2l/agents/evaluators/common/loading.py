@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pr2l.agents.evaluators.base import Evaluator
-from pr2l.agents.evaluators.common.cache import AnswerCache
 from pr2l.core import registry
+from pr2l.core.answer_cache import AnswerCache
 from pr2l.core.config import parse_options
 
 

@@ -29,6 +29,9 @@ if sys.platform != "win32":
     import fcntl
 
 
+CACHE = Path("runs/evaluators/answers.jsonl")  # shared by all commands
+
+
 class AnswerCache:
     """Cache of JSON values by key, in memory or on disk; threads may share one.
 
