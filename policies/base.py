@@ -199,7 +199,7 @@ class Hooks:
         """Run after each step of the vector environment.
 
         Args:
-            infos: One info per environment.
+            infos: One info per environment; of an asynchronous step, one per environment that has made a step.
         """
 
     def on_update(self, metrics: Mapping[str, float]) -> None:

@@ -20,6 +20,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 
 from .base import BatchSource, LearnsFrom, Tensors, Trajectory, UserError, Values
+from .common.async_rollouts import AsyncRollouts
 from .common.loop import Update
 from .common.policy import Policy
 from .common.random_state import random_tensors, random_values, restore_random
@@ -118,7 +119,8 @@ class OnlineDigiRLLearner(DigiRLLearner):
             source.seed(self.seed)
             observations = source.reset()
             self.episodes = [Episode([row_of(observations, row)]) for row in range(source.num_envs)]
-        super().learn(Rollouts(source, self.episodes, self.replay, self.data, hooks), total_steps, hooks)
+        rollouts = AsyncRollouts if self.options.asynchronous else Rollouts
+        super().learn(rollouts(source, self.episodes, self.replay, self.data, hooks), total_steps, hooks)
 
     def state_dict(self) -> tuple[Tensors, Values]:
         """Return the whole training state, with the replay and the running episodes; see `Learner.state_dict`.
@@ -199,6 +201,9 @@ class Defaults(OfflineDefaults):
 
     filter: Literal["reward", "curriculum", "none"] = "curriculum"  # score of trajectories; code: online curriculum
     n_steps: PositiveInt = 32  # steps per environment and rollout; the code collects 16 episodes instead
+    # step environments that are ready without waiting for slower ones, such as web pages that load; a rollout then has
+    # n_steps x environments steps of all environments together, and its order depends on the speed of the machine
+    asynchronous: bool = False
     updates: PositiveInt = 20  # gradient steps after each rollout; actor_epochs of the code
     offline_updates: NonNegativeInt = 0  # gradient steps on recorded data before the first rollout
     replay: PositiveInt = 2000  # observations in the replay, which checkpoints contain; from the code

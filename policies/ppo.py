@@ -91,6 +91,10 @@ class Defaults(HeadOptions):
     """Options of PPO."""
 
     RENAMED: ClassVar[dict[str, str]] = {"heads": "head_sizes"}
+    LACKING: ClassVar[dict[str, str]] = {
+        "asynchronous": "a rollout of PPO has as many steps of each environment, so each step waits for all of them; "
+        "algorithm=digirl_online has this option"
+    }
 
     learning_rate: PositiveNumber = 1e-4  # learning rate of the first update; from the paper's notebook
     schedule: Literal["constant", "linear"] = "constant"  # linear: the learning rate falls to 0 at the last step

@@ -135,7 +135,7 @@ class Pool:
         self._slots: list[Slot] = []  # options.browsers of each scale
         self._places: dict[Tab, Slot] = {}
         self._spares: dict[PageSpec, deque[asyncio.Task[Tab]]] = {}  # the most recently used spec is the last
-        self._lent: set[Tab] = set()
+        self._lent = 0  # pages that are in use or being opened for somebody
         self._processes: list[BrowserProcess] = []
 
     def take(self, spec: PageSpec) -> Page:
@@ -163,16 +163,20 @@ class Pool:
 
     async def give_back(self, tab: Tab) -> None:
         """Close a page."""
-        self._lent.discard(tab)
+        self._lent -= 1
         if tab.failure is not None:
             self.counts[tab.failure.reason] += 1
         await self._close(tab)
 
     async def _take(self, spec: PageSpec) -> Tab:
-        if len(self._lent) >= self.options.pages:
+        if self._lent >= self.options.pages:
             raise UserError(f"all {self.options.pages} pages are in use; close pages, or raise `pages`")
-        tab = await self._spare(spec) or await self._open(spec)
-        self._lent.add(tab)
+        self._lent += 1
+        try:
+            tab = await self._spare(spec) or await self._open(spec)
+        except BaseException:
+            self._lent -= 1
+            raise
         self.counts["taken"] += 1
         await self._open_ahead(spec)
         return tab

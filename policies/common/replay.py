@@ -29,23 +29,26 @@ class Episode:
         observations: For each observation so far, its arrays by key.
         actions: Actions so far, one less than the observations.
         rewards: Rewards so far.
+        chosen: Action that was chosen and whose step is not known yet; None = none.
     """
 
     observations: list[dict[str, np.ndarray]]
     actions: list[np.ndarray] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    chosen: np.ndarray | None = None
 
-    def add(self, action: np.ndarray, reward: float, observation: dict[str, np.ndarray]) -> None:
-        """Add a step.
+    def add(self, reward: float, observation: dict[str, np.ndarray]) -> None:
+        """Add the step of the chosen action.
 
         Args:
-            action: Action.
             reward: Reward of the action.
             observation: Observation after the action.
         """
+        assert self.chosen is not None
         self.observations.append(observation)
-        self.actions.append(action)
+        self.actions.append(self.chosen)
         self.rewards.append(reward)
+        self.chosen = None
 
     def tensors(self) -> Tensors:
         """Return the tensors from which `of_tensors` makes an equal episode."""
@@ -54,6 +57,8 @@ class Episode:
         }
         if self.actions:
             parts |= {"actions": np.stack(self.actions), "rewards": np.array(self.rewards)}
+        if self.chosen is not None:
+            parts["chosen"] = np.asarray(self.chosen)
         return {name: torch.from_numpy(values) for name, values in parts.items()}
 
     @classmethod
@@ -66,9 +71,10 @@ class Episode:
         observations = {key: values.numpy() for key, values in below(tensors, "observations").items()}
         count = len(observations["mask"])
         rows = [{key: values[row] for key, values in observations.items()} for row in range(count)]
-        if "actions" not in tensors:
-            return cls(rows)
-        return cls(rows, [*tensors["actions"].numpy()], tensors["rewards"].tolist())
+        episode = cls(rows, chosen=tensors["chosen"].numpy() if "chosen" in tensors else None)
+        if "actions" in tensors:
+            episode.actions, episode.rewards = [*tensors["actions"].numpy()], tensors["rewards"].tolist()
+        return episode
 
     def trajectory(self, gamma: float, *, truncated: bool) -> Trajectory:
         """Return the episode as a trajectory.
@@ -200,19 +206,42 @@ class Rollouts:
         Returns:
             The number of steps of all environments.
         """
+        rows = range(self.venv.num_envs)
         for _ in range(n_steps):
-            last = [episode.observations[-1] for episode in self.episodes]
-            actions = act({key: np.stack([entry[key] for entry in last]) for key in last[0]}).actions
-            observations, rewards, dones, infos = self.venv.step(actions)
-            for row, (action, reward, done, info) in enumerate(zip(actions, rewards, dones, infos, strict=True)):
-                current = row_of(observations, row)
-                self.episodes[row].add(action, float(reward), info["terminal_observation"] if done else current)
-                if done:
-                    truncated = info.get("TimeLimit.truncated", False)
-                    self.replay.add(self.episodes[row].trajectory(self.replay.gamma, truncated=truncated))
-                    self.episodes[row] = Episode([current])
-            self.hooks.on_step(infos)
+            self.add(rows, *self.venv.step(self.choose(act, rows)))
         return n_steps * self.venv.num_envs
+
+    def choose(self, act: Callable[[Observation], Actions], rows: Sequence[int]) -> np.ndarray:
+        """Return actions [len(rows), ...], which `add` adds to the episodes after their steps.
+
+        Args:
+            act: Policy.
+            rows: Numbers of environments, at least one.
+        """
+        last = [self.episodes[row].observations[-1] for row in rows]
+        actions = act({key: np.stack([entry[key] for entry in last]) for key in last[0]}).actions
+        for row, action in zip(rows, actions, strict=True):
+            self.episodes[row].chosen = action
+        return actions
+
+    def add(self, rows: Sequence[int], observations: Any, rewards: Any, dones: Any, infos: Any) -> None:
+        """Add the steps of the chosen actions to the episodes, and move the episodes that end to the replay.
+
+        Args:
+            rows: Numbers of the environments.
+            observations: As all others in the format of `VecEnv.step`, for these environments.
+            rewards: Rewards.
+            dones: Whether the episodes end.
+            infos: Infos.
+        """
+        for place, (row, reward, done, info) in enumerate(zip(rows, rewards, dones, infos, strict=True)):
+            current, episode = row_of(observations, place), self.episodes[row]
+            episode.add(float(reward), info["terminal_observation"] if done else current)
+            if done:
+                truncated = info.get("TimeLimit.truncated", False)
+                self.replay.add(episode.trajectory(self.replay.gamma, truncated=truncated))
+                self.episodes[row] = Episode([current])
+        self.hooks.on_step(infos)
 
     def next_batch(self, count: int) -> list[Trajectory]:
         """Draw trajectories, each from the replay and the data in proportion to their numbers of trajectories.

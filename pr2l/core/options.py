@@ -88,7 +88,8 @@ def unknown_keys(kind: str, name: str, keys: Iterable[str], where: str) -> str:
     Args:
         kind: The kind of plug-in, one of `registry.MODULE_PACKAGES`.
         name: The plug-in's name.
-        keys: The keys to check; old names in the `RENAMED` table of the options are allowed.
+        keys: The keys to check; old names in the `RENAMED` table of the options are allowed. Their table `LACKING`
+            says why they have no option of a name that others have.
         where: Name of the table with the keys in the message.
 
     Returns:
@@ -97,9 +98,13 @@ def unknown_keys(kind: str, name: str, keys: Iterable[str], where: str) -> str:
     options = read_options(kind, name)
     if options is None:
         return ""
-    allowed = [option.name for option in options]
-    valid_keys = {*allowed, *_old_names(_source(kind, name))}
-    return "\n".join(unknown_key(where, key, allowed) for key in keys if key not in valid_keys)
+    allowed, file = [option.name for option in options], _source(kind, name)
+    valid_keys, reasons = {*allowed, *_table(file, "RENAMED")}, _table(file, "LACKING")
+    return "\n".join(
+        f"{where}: no key {key!r}: {reasons[key]}." if key in reasons else unknown_key(where, key, allowed)
+        for key in keys
+        if key not in valid_keys
+    )
 
 
 def _source(kind: str, name: str) -> Path:
@@ -115,17 +120,18 @@ def _annotated(node: ast.ClassDef) -> Iterator[ast.AnnAssign]:
             yield statement
 
 
-def _old_names(file: Path) -> list[str]:
-    """Return the old names of options, from the `RENAMED` table of `Defaults`."""
+def _table(file: Path, name: str) -> dict[str, str]:
+    """Return a table of `Defaults`, such as `RENAMED`, which maps keys to texts; {} if it has none."""
     node, _ = find_definition(file, "Defaults") or (None, file)
     for statement in node.body if isinstance(node, ast.ClassDef) else []:
         if (
             isinstance(statement, ast.AnnAssign)
-            and ast.unparse(statement.target) == "RENAMED"
+            and ast.unparse(statement.target) == name
             and statement.value is not None
         ):
-            return list(ast.literal_eval(statement.value))
-    return []
+            table: dict[str, str] = ast.literal_eval(statement.value)
+            return table
+    return {}
 
 
 def _default(value: ast.expr | None) -> str | None:

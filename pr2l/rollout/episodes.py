@@ -126,6 +126,7 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
         self._again = False  # whether this episode is a second attempt
         self._actions: list[Any] = []  # of this episode so far, as JSON values
         self._return = 0.0
+        self._held: EpisodeState | None = None
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Observation, Info]:
         self._observation, info = self.env.reset(seed=self._seed_of(self._next), options=options)
@@ -185,12 +186,18 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
 
     def state(self) -> dict[str, Any]:
         """Return the running episode as JSON values, for `restore`."""
-        return {
-            "episode": self._next - 1,
-            "actions": list(self._actions),
-            "observation": _digest(self._observation),
-            "again": self._again,
-        }
+        return (self._held or self._state()).values()
+
+    def hold_state(self) -> None:
+        """Let `state` return the present state until `release_state`, even while another thread steps."""
+        self._held = self._state()
+
+    def release_state(self) -> None:
+        """End `hold_state`."""
+        self._held = None
+
+    def _state(self) -> EpisodeState:
+        return EpisodeState(self._next - 1, self._actions, len(self._actions), self._observation, self._again)
 
     def restore(self, state: dict[str, Any]) -> tuple[Observation, Info]:
         """Replay an episode up to the saved step.
@@ -225,6 +232,33 @@ class SeededEpisodes(gym.Wrapper[Observation, Any, Observation, Any]):
             if terminated or truncated:
                 return observation, info, True
         return observation, info, False
+
+
+class EpisodeState(NamedTuple):
+    """State of a running episode, which later steps do not change.
+
+    Args:
+        episode: Number of the episode.
+        actions: Actions of the episode as JSON values; later steps append to this list, a reset makes a new one.
+        steps: Number of actions that belong to the state.
+        observation: The observation after them.
+        again: Whether the episode is a second attempt.
+    """
+
+    episode: int
+    actions: list[Any]
+    steps: int
+    observation: Observation
+    again: bool
+
+    def values(self) -> dict[str, Any]:
+        """Return the state as JSON values."""
+        return {
+            "episode": self.episode,
+            "actions": self.actions[: self.steps],
+            "observation": _digest(self.observation),
+            "again": self.again,
+        }
 
 
 def make_episodes(

@@ -33,6 +33,7 @@ from pr2l.encoders.common.cache import uncached
 from pr2l.rollout.contract import BadValueError, ContractCheck, ContractError, check_spaces, describe
 from pr2l.rollout.episodes import SeededEpisodes
 from pr2l.rollout.external import Arranged, Arrangement, Context, ContextOf
+from pr2l.rollout.in_process import InProcessVecEnv
 from pr2l.rollout.worker_process import is_wrapped
 
 HALF_MAX = float(np.finfo(np.float16).max)
@@ -186,10 +187,49 @@ class VecEmbed(VecEnvWrapper):
         observation, rewards, dones, infos = (_concatenate(parts) for parts in zip(*steps, strict=True))
         return observation, rewards, dones, infos
 
-    def _embed_step(self, rows: range, observations: Any, rewards: Any, dones: Any, infos: Any) -> VecEnvStepReturn:
-        """Return the step of some consecutive rows, with tokens instead of frames."""
+    @property
+    def running(self) -> frozenset[int]:
+        """Numbers of the environments whose steps were sent and not received."""
+        return self._in_process().running
+
+    def send(self, rows: Sequence[int], actions: Sequence[Any] | np.ndarray) -> None:
+        """Start steps of some environments, see `InProcessVecEnv.send`.
+
+        Args:
+            rows: Numbers of environments that are not running.
+            actions: Their actions.
+
+        Raises:
+            UserError: If the environments can only be stepped together.
+        """
+        self._in_process().send(rows, actions)
+
+    def receive(self, most: int | None = None) -> tuple[list[int], VecEnvStepReturn]:
+        """Wait for the steps of some environments, see `InProcessVecEnv.receive`, and encode their frames.
+
+        `frames`, `contexts` and `answers` are then those of the returned rows.
+
+        Args:
+            most: Maximum number of steps to return, at least 1; None = all environments.
+        """
+        rows, step = self._in_process().receive(most)
+        return rows, self._embed_step(rows, *step)
+
+    def _in_process(self) -> InProcessVecEnv:
+        if not isinstance(self.venv, InProcessVecEnv):
+            raise UserError(
+                f"{type(self.venv).__name__} steps all environments together, which algorithm_options.asynchronous=true"
+                " does not allow; use workers=0, and isolated=true for simulators in processes of their own"
+            )
+        return self.venv
+
+    def _embed_step(
+        self, rows: Sequence[int], observations: Any, rewards: Any, dones: Any, infos: Any
+    ) -> VecEnvStepReturn:
+        """Return the step of some rows, with tokens instead of frames."""
         # After the automatic reset the observation is the new episode's, but the info is still the old one's.
-        resets = reset_infos(self.venv)[rows.start : rows.stop]
+        all_resets = reset_infos(self.venv)
+        resets = [all_resets[row] for row in rows]
         current = [reset if done else info for reset, done, info in zip(resets, dones, infos, strict=True)]
         ended = [infos[row] for row in np.flatnonzero(dones)]
         last = [info.pop("terminal_observation") for info in ended]

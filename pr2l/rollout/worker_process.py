@@ -29,7 +29,7 @@ from pr2l.rollout.watchdog import CallRecord
 
 EnvFactory = Callable[[], gym.Env[Any, Any]]  # picklable, such as a functools.partial of a function in a module
 Rest = dict[str, np.ndarray]  # an observation without its frame
-Step = tuple[Rest, float, bool, dict[str, Any], dict[str, Any] | None]  # reward, done, info, info of the next reset
+Step = tuple[Rest, float, bool, dict[str, Any], dict[str, Any] | None]  # as `step_and_reset` returns them
 
 CLOSING_TIME = 10.0  # seconds for the simulators to close, after which their process is ended
 TERMINAL_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
@@ -137,14 +137,8 @@ class WorkerEnvs:
         yield {row: function(self._envs[row], *arguments) for row in rows}
 
     def _step(self, row: int, action: Any) -> Step:
-        env, after = self._envs[row], None
-        observation, reward, terminated, truncated, info = env.step(action)
-        done = terminated or truncated
-        info["TimeLimit.truncated"] = truncated and not terminated
-        if done:
-            info["terminal_observation"] = observation
-            observation, after = env.reset()
-        return self._share(row, observation), float(reward), bool(done), info, after
+        observation, reward, done, info, after = step_and_reset(self._envs[row], action)
+        return self._share(row, observation), reward, done, info, after
 
     def _share(self, row: int, observation: Rest) -> Rest:
         """Write the frame to the shared memory; return the rest of the observation."""
@@ -154,6 +148,27 @@ class WorkerEnvs:
     def _detach(self) -> None:
         del self._frames  # memory cannot be closed while an array uses it
         self._memory.close()
+
+
+def step_and_reset(env: gym.Env[Any, Any], action: Any) -> Step:
+    """Step an environment and, if its episode has ended, reset it.
+
+    Args:
+        env: The environment.
+        action: The action.
+
+    Returns:
+        The observation, of the next episode after a reset; reward; whether the episode has ended; info with the keys
+        "TimeLimit.truncated" and, at the end, "terminal_observation", as in a VecEnv; info of the reset, or None.
+    """
+    after = None
+    observation, reward, terminated, truncated, info = env.step(action)
+    done = terminated or truncated
+    info["TimeLimit.truncated"] = truncated and not terminated
+    if done:
+        info["terminal_observation"] = observation
+        observation, after = env.reset()
+    return observation, float(reward), bool(done), info, after
 
 
 def get(env: gym.Env[Any, Any], name: str) -> Any:

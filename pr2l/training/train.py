@@ -6,7 +6,8 @@ stored embeddings and starts no simulator before the evaluation.
 A checkpoint is the state between two updates: weights, optimizer, counters, random generators, and the position in the
 data or the seed and actions of each running episode. The run writes one every `checkpoint_every` steps and when it
 stops, unless the process is killed. A resumed run repeats the interrupted rollout or update. So with a deterministic
-simulator it equals an uninterrupted run, bit for bit.
+simulator it equals an uninterrupted run, bit for bit, except with asynchronous environments, whose order depends on
+time.
 """
 
 from __future__ import annotations

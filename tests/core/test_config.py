@@ -148,6 +148,11 @@ def test_unknown_config_gives_the_most_similar_name(examples, tmp_path) -> None:
             load_config(name)
 
 
+def test_an_option_that_an_algorithm_lacks_gives_the_reason() -> None:
+    with pytest.raises(UserError, match=r"no key 'asynchronous': .*waits for all of them; algorithm=digirl_online"):
+        load_config("smoke", ["algorithm_options.asynchronous=true"])
+
+
 CLASS = """
 import gymnasium as gym
 import numpy as np

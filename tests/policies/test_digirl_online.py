@@ -2,10 +2,12 @@
 
 import copy
 import json
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.monitor import Monitor
 from test_digirl import create as create_digirl
 from touch_world import BACK, TAP, TouchWorld, all_pages, all_right, random_episodes, touch_worlds
 
@@ -13,6 +15,7 @@ from pr2l.policies import digirl_online
 from pr2l.policies.base import Actions, Hooks, UserError
 from pr2l.policies.common.loop import ShuffledSource
 from pr2l.policies.common.replay import Episode, Replay, Rollouts, row_of, trajectory
+from pr2l.rollout.in_process import InProcessVecEnv
 
 ONLINE = {"n_steps": 8, "updates": 4, "trajectories": 8, "critic_sizes": (16,), "history": 100, "successes_only": True}
 
@@ -195,3 +198,27 @@ def test_state_contains_the_replay_without_a_copy():
 def test_rollout_bytes():
     space = TouchWorld().observation_space
     assert digirl_online.rollout_bytes(space, 4, digirl_online.Defaults(replay=10)) == {"cpu": 10 * (4 * 8 * 2 + 4)}
+
+
+def in_process(count, **options):
+    return InProcessVecEnv([lambda: Monitor(TouchWorld(**options))] * count)
+
+
+def test_one_asynchronous_environment_equals_a_synchronous_one():
+    states = []
+    for asynchronous in (False, True):
+        learner = create(asynchronous=asynchronous)
+        with closing(in_process(1, horizon=5)) as venv:
+            learner.learn(venv, 64, Hooks())
+        states.append(learner.state_dict()[0])
+    ours, theirs = states
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_asynchronous_rollouts_count_all_steps():
+    learner = create(asynchronous=True)
+    with closing(in_process(4, horizon=5)) as venv:
+        learner.learn(venv, 96, Hooks())
+        learner.learn(venv, 160, Hooks())  # goes on with the steps that run
+    steps = [*map(len, learner.replay.trajectories), *(len(episode.actions) for episode in learner.episodes)]
+    assert learner.num_timesteps == 160 == sum(steps)
