@@ -153,8 +153,9 @@ class Table:
             sync(self.path)
 
     def _signed(self, row: Mapping[str, str]) -> dict[str, str]:
-        self._checksum = _checksum(row, self._checksum)
-        return {**row, CHECKSUM: f"{self._checksum:08x}"}
+        ordered = {key: row[key] for key in self.columns if key in row}  # as a reader finds them
+        self._checksum = _checksum(ordered, self._checksum)
+        return {**ordered, CHECKSUM: f"{self._checksum:08x}"}
 
     def _read(self) -> tuple[list[str], list[dict[str, str]], str]:
         """Return the columns, the rows before the first damage, and what the damage is; "" = none."""

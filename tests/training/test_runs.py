@@ -215,6 +215,14 @@ def test_table_adds_new_columns_to_earlier_rows(tmp_path):
     ]
 
 
+def test_new_columns_may_be_in_the_middle_of_a_row(tmp_path):
+    table = Table(tmp_path / "t.csv")
+    table.append({"step": 1, "last": 0.1})
+    table.append({"step": 2, "new": 0.2, "last": 0.3})
+    table.append({"last": 0.4, "step": 3})
+    assert [row["last"] for row in table.rows()] == ["0.1", "0.3", "0.4"]
+
+
 def test_resumed_metrics_drop_rows_after_the_checkpoint(tmp_path):
     first = Metrics(tmp_path, CONFIG)
     for step in (64, 128, 192):
