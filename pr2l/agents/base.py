@@ -145,7 +145,7 @@ class VLMAgent:
         messages: Sequence[Sequence[Message]],
         n: int = 1,
         temperature: float = 0.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
     ) -> list[list[Response]]:
         """Generate responses with their token ids.
 
@@ -154,8 +154,8 @@ class VLMAgent:
                 {"type": "image", "image": uint8 [H, W, 3]}; images may differ in size.
             n: Responses per conversation, at least 1.
             temperature: Sampling temperature; 0 = greedy, with n equal responses.
-            seed: Seed of sampling. A response depends on the seed, its conversation with its images, and its index
-                among the n responses, not on the other conversations.
+            seed: Seed of sampling, or one per conversation. A response depends on its seed, its conversation with its
+                images, and its index among the n responses, not on the other conversations.
 
         Returns:
             B lists of n responses.

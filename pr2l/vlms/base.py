@@ -182,7 +182,7 @@ class VLM(Family):
         *,
         samples: int = 1,
         temperature: float = 0.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
     ) -> list[list[int]]:
         """Generate token ids.
 
@@ -192,8 +192,8 @@ class VLM(Family):
             new_tokens: Largest number of tokens of an answer, its end token included.
             samples: Answers per prompt.
             temperature: Sampling temperature; 0 = greedy, with equal samples of a prompt.
-            seed: Seed of sampling. An answer depends on the seed, its images, its prompt and its index among the
-                samples, not on the other rows of the batch.
+            seed: Seed of sampling, or one per row. An answer depends on its seed, its images, its prompt and its index
+                among the samples, not on the other rows of the batch.
 
         Returns:
             B x samples rows of token ids, with the samples of a prompt next to each other. An answer's end token is its
@@ -233,6 +233,14 @@ class VLM(Family):
             ids: Ids of one answer, of any length.
         """
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def answer_ids(self, text: str) -> list[int]:
+        """Return the token ids of an answer to learn from: those of the text by itself, and the model's end token.
+
+        Args:
+            text: The answer.
+        """
+        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], *self.eos_token_ids[:1]]
 
     def inputs(self, frames: Images, prompts: Prompts) -> dict[str, torch.Tensor]:
         """Return the inputs of the unmodified model.
@@ -274,7 +282,7 @@ class VLM(Family):
         """
         self.check_complete()
         inputs: dict[str, Any] = self.inputs(frames, prompts)
-        answer_ids = [self._answer_ids(answer) if isinstance(answer, str) else list(answer) for answer in answers]
+        answer_ids = [self.answer_ids(answer) if isinstance(answer, str) else list(answer) for answer in answers]
         longest = 0 if self.is_encoder_decoder else inputs["input_ids"].shape[1]
         self.check_length(longest + max(map(len, answer_ids)), "an answer to learn from")
         if self.is_encoder_decoder:
@@ -384,10 +392,6 @@ class VLM(Family):
         sampled = options.generation == "sample"
         numbers = uniforms(options.seed, images_by_row(frames, prompts), prompts, steps) if sampled else None
         return Decoding(self.eos_token_ids, options.min_new_tokens, numbers, options.temperature)
-
-    def _answer_ids(self, text: str) -> list[int]:
-        """Return the token ids of an answer, with the model's end token."""
-        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], *self.eos_token_ids[:1]]
 
     @cached_property
     def _source(self) -> dict[str, str]:

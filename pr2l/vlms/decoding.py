@@ -92,7 +92,7 @@ def before_end(tokens: torch.Tensor, eos: Sequence[int]) -> torch.Tensor:
 
 
 def uniforms(
-    seed: int, images: Sequence[Frames], prompts: Sequence[Prompt], steps: int, draws: int = 1
+    seed: int | Sequence[int], images: Sequence[Frames], prompts: Sequence[Prompt], steps: int, draws: int = 1
 ) -> npt.NDArray[np.float64]:
     """Return random numbers that depend only on the seed and on a row's own images and prompt.
 
@@ -100,7 +100,7 @@ def uniforms(
     frame gives the same text.
 
     Args:
-        seed: At least 0.
+        seed: At least 0; or one for each row, so that rows with equal images and prompts differ.
         images: The images of each row, uint8 [images, H, W, 3].
         prompts: One prompt per row.
         steps: Numbers per draw.
@@ -109,9 +109,10 @@ def uniforms(
     Returns:
         [B x draws, steps] in 0..1, with the draws of a row next to each other.
     """
-    rows = zip(images, prompts, strict=True)
+    seeds = [seed] * len(prompts) if isinstance(seed, int) else seed
     numbers = [
-        np.random.default_rng([seed, *_digest(*row)]).random(draws * steps).reshape(draws, steps) for row in rows
+        np.random.default_rng([row_seed, *_digest(row_images, prompt)]).random(draws * steps).reshape(draws, steps)
+        for row_seed, row_images, prompt in zip(seeds, images, prompts, strict=True)
     ]
     return np.concatenate(numbers)
 

@@ -52,6 +52,13 @@ def test_random_numbers_of_a_row_depend_on_its_content_only():
         assert not np.isclose(batched[:1], other).any()
 
 
+def test_each_row_can_have_a_seed_of_its_own():
+    frames, texts = pictures(LLAVA)[[0, 0]][:, None], [TEXTS[0]] * 2
+    numbers = uniforms([0, 1], frames, texts, 5)
+    assert np.array_equal(numbers[:1], uniforms(0, frames[:1], texts[:1], 5))
+    assert np.array_equal(numbers[1:], uniforms(1, frames[:1], texts[:1], 5))
+
+
 def sampling_vlm(seed=0, **options):
     # A high temperature, so that the samples of so small a model differ from its greedy answers.
     return vlm(LLAVA, generation="sample", temperature=3.0, seed=seed, new_tokens=12, min_new_tokens=8, **options)

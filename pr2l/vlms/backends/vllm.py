@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import shlex
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -267,7 +267,7 @@ class Served(VLM):
         *,
         samples: int = 1,
         temperature: float = 0.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
     ) -> list[list[int]]:
         if temperature:
             raise UserError("sampling is not possible with server; use temperature=0, or leave out server.")
