@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import Field
@@ -55,7 +54,11 @@ class TrainableAgent(VLMAgent):
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the LoRA weights, for an optimizer."""
-        return list(self._weights().values())
+        return list(self.weights().values())
+
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Return the LoRA weights by name, not copies."""
+        return {name: weight for name, weight in self.adapted.named_parameters() if weight.requires_grad}
 
     def train(self, mode: bool = True) -> None:
         """Switch dropout on or off, as in torch; `sample` and `generate` never use dropout.
@@ -70,7 +73,7 @@ class TrainableAgent(VLMAgent):
         messages: Sequence[Sequence[Message]],
         n: int = 1,
         temperature: float = 0.0,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
     ) -> list[list[Response]]:
         was_training = self.adapted.training
         self.train(False)
@@ -95,7 +98,7 @@ class TrainableAgent(VLMAgent):
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of the LoRA weights by name, on the CPU."""
-        return {name: weight.detach().cpu().clone() for name, weight in self._weights().items()}
+        return {name: weight.detach().cpu().clone() for name, weight in self.weights().items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -107,7 +110,7 @@ class TrainableAgent(VLMAgent):
         Raises:
             UserError: The names or shapes are those of another adapter.
         """
-        weights = self._weights()
+        weights = self.weights()
         different = sorted(set(weights) ^ set(state)) or [
             name for name, weight in weights.items() if weight.shape != state[name].shape
         ]
@@ -115,6 +118,3 @@ class TrainableAgent(VLMAgent):
             raise UserError(f"the LoRA weights belong to another adapter: {different[0]} differs in name or shape")
         for name, weight in weights.items():
             weight.copy_(state[name])
-
-    def _weights(self) -> dict[str, Any]:
-        return {name: weight for name, weight in self.adapted.named_parameters() if weight.requires_grad}

@@ -23,6 +23,7 @@ from pr2l.core.yaml_files import parse, read_mapping, write_mapping
 
 OptionKind = Literal["environment", "vlm", "encoder", "algorithm", "network", "evaluator"]
 Model = TypeVar("Model", bound=BaseModel)
+TEXT_POLICY = "pr2l.agents.text_policy"  # module of the key `text_policy`, which packages before agents import by name
 MAX_SEED = 2**32 - 1  # the largest seed that NumPy and Stable-Baselines3 take
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 _PLUGINS: dict[OptionKind, registry.ModuleKind] = {
@@ -78,6 +79,9 @@ class RunConfig(BaseModel):
     algorithm_options: dict[str, Any] = Field(default_factory=dict)  # see `pr2l options algorithm NAME`
     network: str  # a name from `pr2l list networks`
     network_options: dict[str, Any] = Field(default_factory=dict)  # see `pr2l options network NAME`
+    # options of a VLM that writes the actions as text and learns by LoRA, {} for its defaults (docs/text_agents.md);
+    # null = heads on the network choose the actions
+    text_policy: dict[str, Any] | None = None
     # the success evaluator whose verdicts replace the rewards of rollouts, from `pr2l list evaluators`; null = the
     # environment's rewards. The evaluation keeps the environment's success (docs/evaluators.md)
     evaluator: str | None = None
@@ -124,6 +128,16 @@ class RunConfig(BaseModel):
             UserError: An unknown key, or a value that is not allowed.
         """
         return _options(self, kind, warn=True)
+
+    def text_options(self) -> Any:
+        """Return the validated options of the policy that writes actions, None if heads choose them.
+
+        Raises:
+            UserError: An unknown key, or a value that is not allowed.
+        """
+        if self.text_policy is None:
+            return None
+        return parse_options(import_module(TEXT_POLICY).Defaults, self.text_policy, "text_policy")
 
     def save(self, path: Path) -> None:
         """Write the config atomically as YAML; `load_config` reads an equal config from it.
@@ -360,6 +374,8 @@ def _resolve(config: RunConfig, *, warn: bool) -> RunConfig:
             config = config.model_copy(update={"prompt": str(file.resolve())})
     _check_timeouts(config.timeouts)
     options = {f"{kind}_options": _options(config, kind, warn=warn).model_dump(mode="json") for kind in _PLUGINS}
+    if (text_options := config.text_options()) is not None:
+        options["text_policy"] = text_options.model_dump(mode="json")
     return config.model_copy(update=options)
 
 

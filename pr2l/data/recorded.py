@@ -11,9 +11,10 @@ from pr2l.core.errors import UserError
 from pr2l.data.embed import embed_with
 from pr2l.data.recording import Recording
 from pr2l.data.sources import Episodes, TrajectorySource, TransitionSource
+from pr2l.data.text_episodes import TextEpisodes
 from pr2l.encoders.base import Encoder
 from pr2l.policies.base import LearnsFrom
-from pr2l.rollout.build import Spaces, frame_spaces
+from pr2l.rollout.build import Spaces, frame_spaces, text_codec
 
 GAMMA = 0.99  # discount of an algorithm without an option `gamma`
 
@@ -149,7 +150,9 @@ def batch_source(config: RunConfig, encoder: Encoder, data: Recording) -> Transi
         raise UserError(
             f"{config.algorithm} learns from {kind}, but {config.data} has only transitions and trajectories"
         )
-    episodes = Episodes(data, embed_with(encoder, data, config, wait=True), getattr(options, "gamma", GAMMA))
+    contents = data, embed_with(encoder, data, config, wait=True), getattr(options, "gamma", GAMMA)
+    codec = text_codec(config, encoder)
+    episodes = Episodes(*contents) if codec is None else TextEpisodes(*contents, codec)
     if kind == "transitions":
         return TransitionSource(episodes, config.seed, getattr(options, "n_step", 1))
     return TrajectorySource(episodes, config.seed)

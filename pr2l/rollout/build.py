@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from functools import partial
+from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
 from gymnasium import spaces
@@ -11,17 +12,19 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pr2l.core import prompt, registry
 from pr2l.core.answer_cache import CACHE, AnswerCache
-from pr2l.core.config import RunConfig
+from pr2l.core.config import TEXT_POLICY, RunConfig
 from pr2l.core.errors import OURS, UserError, code_of
 from pr2l.encoders.base import Encoder, EncoderSource
 from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.environments.isolation.isolated import Timeouts
 from pr2l.policies.base import Learner
+from pr2l.policies.common.policy import Policy
 from pr2l.rollout.contract import check_spaces
 from pr2l.rollout.episodes import interleaved_seed, make_episodes, training_seed
 from pr2l.rollout.in_process import InProcessVecEnv
 from pr2l.rollout.vec_embed import VecEmbed, observation_space
 from pr2l.rollout.vec_judged import SuccessEvaluator, VecJudged
+from pr2l.rollout.vec_text import TextCodec, VecText
 from pr2l.rollout.workers import Workers
 
 Split = Literal["train", "evaluation"]
@@ -135,20 +138,61 @@ def spaces_of(frames: VecEnv) -> Spaces:
     return Spaces(frames.observation_space, frames.action_space)
 
 
+def text_codec(config: RunConfig, encoder: Encoder) -> TextCodec | None:
+    """Return the conversion of texts for a policy that writes its actions; None if heads choose the actions.
+
+    Args:
+        config: The config of the run; `text_policy` is used.
+        encoder: The encoder of the run.
+
+    Raises:
+        UserError: If the encoder does not suit.
+    """
+    options = config.text_options()
+    return None if options is None else import_module(TEXT_POLICY).codec(encoder, options)
+
+
 def embedded(config: RunConfig, frames: VecEnv, encoder: Encoder) -> VecEmbed:
     """Wrap environments for a learner of the config; if it has an evaluator, its verdicts replace the rewards.
 
     The last frames of terminated episodes are not encoded if the learner declares that it does not read them.
 
     Args:
-        config: The config of the run; the algorithm and the evaluator are used.
+        config: The config of the run; the algorithm, `text_policy` and the evaluator are used.
         frames: Environments of the config, of the split "train".
         encoder: The encoder of their frames.
     """
     learner_class = registry.load("algorithms", config.algorithm).Learner
     if config.evaluator is not None:
         frames = VecJudged(frames, evaluator(config), config.instruction)
-    return VecEmbed(frames, encoder, embed_terminated=getattr(learner_class, "reads_terminated", True))
+    return encoded(config, frames, encoder, embed_terminated=getattr(learner_class, "reads_terminated", True))
+
+
+def encoded(config: RunConfig, frames: VecEnv, encoder: Encoder, *, embed_terminated: bool = False) -> VecEmbed:
+    """Wrap environments for a learner of the config that acts and does not learn; the rewards stay.
+
+    Args:
+        config: The config of the run; `text_policy` is used.
+        frames: Environments of the config.
+        encoder: The encoder of their frames.
+        embed_terminated: Whether to encode the last frames of terminated episodes.
+    """
+    if (codec := text_codec(config, encoder)) is not None:
+        return VecText(frames, encoder, codec, embed_terminated=embed_terminated)
+    return VecEmbed(frames, encoder, embed_terminated=embed_terminated)
+
+
+def learner_space(config: RunConfig, frames: spaces.Dict, encoder: Encoder) -> spaces.Dict:
+    """Return the space of the learner's observations.
+
+    Args:
+        config: The config of the run; `text_policy` is used.
+        frames: The space of one environment's observations, before encoding.
+        encoder: The encoder of the run.
+    """
+    tokens = observation_space(frames, encoder)
+    codec = text_codec(config, encoder)
+    return tokens if codec is None else codec.observation_space(tokens, frames)
 
 
 def evaluator(config: RunConfig) -> SuccessEvaluator:
@@ -192,15 +236,43 @@ def learner(config: RunConfig, encoder: Encoder, frames: Spaces) -> Learner:
     """
     algorithm = registry.load("algorithms", config.algorithm)
     network = registry.load("networks", config.network).Network
+    policy = {} if config.text_policy is None else {"policy": text_policy(config, encoder, frames.action_space)}
     owners = {registry.owner("algorithms", config.algorithm), registry.owner("networks", config.network)} - {OURS}
     with code_of(" or ".join(sorted(owners)) or OURS):
         fresh_learner: Learner = algorithm.create(
-            observation_space(frames.observation_space, encoder),
+            learner_space(config, frames.observation_space, encoder),
             frames.action_space,
             config.num_envs,
             network,
             config.options("network"),
             config.options("algorithm"),
             seed=config.seed,
+            **policy,
         )
     return fresh_learner
+
+
+def text_policy(config: RunConfig, encoder: Encoder, action_space: spaces.Space[Any]) -> Policy:
+    """Create the policy that writes actions, of a config with `text_policy`.
+
+    Args:
+        config: The config of the run.
+        encoder: The encoder of the run, whose VLM the policy adapts in a copy.
+        action_space: The action space of the environment.
+
+    Raises:
+        UserError: If the environment takes no texts, the algorithm cannot train such a policy, or the encoder does not
+            suit.
+    """
+    if not isinstance(action_space, spaces.Text):
+        raise UserError(
+            f"text_policy writes actions as texts, but the actions of {config.environment} are {action_space}; add "
+            "environment_options.actions=text, or set text_policy=null"
+        )
+    if not getattr(registry.load("algorithms", config.algorithm).Learner, "takes_policy", False):
+        raise UserError(
+            f"{config.algorithm} cannot train a policy that writes its actions; use algorithm=filtered_bc, digirl or "
+            "digirl_online, or set text_policy=null"
+        )
+    policy: Policy = import_module(TEXT_POLICY).create(encoder, config.text_options(), config.seed)
+    return policy

@@ -178,6 +178,17 @@ class VecEmbed(VecEnvWrapper):
         observations = self.venv.reset()
         return self._embed(observations, reset_infos(self.venv), self.num_envs)
 
+    def environment_actions(self, actions: Any) -> Any:
+        """Return the actions that the environments get for those of the policy.
+
+        Args:
+            actions: N actions of the policy.
+        """
+        return actions
+
+    def step_async(self, actions: Any) -> None:
+        self.venv.step_async(self.environment_actions(actions))
+
     def step_wait(self) -> VecEnvStepReturn:
         steps, embedded = [], []
         for rows, step in step_groups(self.venv):
@@ -202,7 +213,7 @@ class VecEmbed(VecEnvWrapper):
         Raises:
             UserError: If the environments can only be stepped together.
         """
-        self._in_process().send(rows, actions)
+        self._in_process().send(rows, self.environment_actions(actions))
 
     def receive(self, most: int | None = None) -> tuple[list[int], VecEnvStepReturn]:
         """Wait for the steps of some environments, see `InProcessVecEnv.receive`, and encode their frames.

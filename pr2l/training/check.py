@@ -28,7 +28,7 @@ from pr2l.encoders.common.cache import CachedEncoder, uncached
 from pr2l.encoders.common.prompts import PromptRenderer
 from pr2l.policies.base import Hooks, Learner
 from pr2l.rollout import build
-from pr2l.rollout.vec_embed import VecEmbed, observation_space
+from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.rollout.workers import arrange
 from pr2l.training import trial
 from pr2l.training.checkpoints import KEEP
@@ -258,7 +258,7 @@ def rollout_memory(config: RunConfig, encoder: Encoder, frames: build.Spaces) ->
         The finding, `good` if the free memory is enough.
     """
     algorithm = registry.load("algorithms", config.algorithm)
-    space = observation_space(frames.observation_space, encoder)
+    space = build.learner_space(config, frames.observation_space, encoder)
     rollout = algorithm.rollout_bytes(space, config.num_envs, config.options("algorithm"))
     free = {device: _free_memory(device) for device in rollout}
     sizes = [f"{_size(rollout[on])} of observations on the {on}, where {_size(free[on])} are free" for on in rollout]

@@ -274,7 +274,7 @@ def _play_and_record(
     video = EpisodeVideo(min(VIDEO_EPISODES, frames.num_envs), question_of(run.config, encoder))
     torch.manual_seed(run.config.seed)
     act = learner_actor(learner, greedy=run.config.evaluation_greedy)
-    infos = play(VecEmbed(frames, encoder, embed_terminated=False), act, episodes, video)
+    infos = play(build.encoded(run.config, frames, encoder), act, episodes, video)
     fps = float(frames.get_attr("metadata", 0)[0].get("render_fps", 10))
     write_video(run.path / "video", video.pictures(), fps)
     return infos
@@ -314,11 +314,12 @@ def play(venv: VecEnv, act: Actor, episodes: int, video: EpisodeVideo | None = N
     starts = np.ones(venv.num_envs, dtype=bool)
     while len(info_of) < episodes:
         actions = act(observation, starts)
+        shown = venv.environment_actions(actions) if isinstance(venv, VecEmbed) else actions
         if video is not None and isinstance(venv, VecEmbed | VecFrames):
-            video.show(venv.frames, venv.contexts, venv.answers, partial(_draw_action, venv, actions))
+            video.show(venv.frames, venv.contexts, venv.answers, partial(_draw_action, venv, shown))
         observation, rewards, starts, infos = venv.step(actions)
         if video is not None:
-            video.step(actions, rewards)
+            video.step(shown, rewards)
         for row in map(int, np.flatnonzero(starts)):
             info = infos[row]
             if "again" in info["episode"]:

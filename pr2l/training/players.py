@@ -15,9 +15,9 @@ import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pr2l.core.errors import UnknownName, UserError
+from pr2l.rollout import build
 from pr2l.rollout.elements import as_element
 from pr2l.rollout.episodes import POLICY, SeededEpisodes
-from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.training import checkpoints
 from pr2l.training.evaluate import Actor, learner_actor, play, trained
 from pr2l.training.recorder import Recorder
@@ -81,7 +81,11 @@ def play_episodes(
     if run is not None:
         encoder, learner, _ = trained(run)
         act = learner_actor(learner, greedy=run.config.evaluation_greedy)
-        play(VecEmbed(venv, encoder, embed_terminated=False), _seeded(env, act, torch.manual_seed), len(seeds))
+        play(
+            build.encoded(run.config, venv, encoder),
+            _seeded(env, act, torch.manual_seed),
+            len(seeds),
+        )
     elif policy == "oracle":
         decide = module.oracle(task)
         act = _single_actor(lambda: as_element(env.action_space, decide(env), "action of the oracle"))

@@ -18,6 +18,7 @@ OTHERS = (
     (VLM_OPTIONS, "Defaults"),
     ("pr2l.environments.isolation.isolated", "Timeouts"),
     ("pr2l.agents.trainable", "Defaults"),
+    ("pr2l.agents.text_policy", "Defaults"),
     ("pr2l.pretraining.from_scratch", "TrainingOptions"),
     ("pr2l.pretraining.finetune", "FinetuneConfig"),
     ("pr2l.pretraining.examples", "QuestionMix"),
