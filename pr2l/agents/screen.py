@@ -33,7 +33,7 @@ from pr2l.environments.common.screen_actions import (
     shorten,
 )
 from pr2l.rollout.vec_frames import VecFrames
-from pr2l.training.evaluate import play
+from pr2l.training.evaluate import Actor, play
 from pr2l.training.video import EpisodeVideo
 
 LONGEST = 1000  # characters of a malformed response that the environment gets
@@ -60,6 +60,9 @@ class Defaults(BaseModel):
     mark_names: bool = False  # with marks, list their names too; these are ground truth that a person has to read
     ignore: tuple[str, ...] = ("keyboard/",)  # beginnings of names without a mark; type("...") replaces the keys
     types: tuple[ActionType, ...] = TYPES  # types of actions that the environment accepts
+    # text in place of the whole prompt, in which {goal} is the instruction, for a VLM that knows few words; "" = the
+    # task, the actions and the last actions
+    question: str = ""
     temperature: NonNegativeFloat = 0.0  # of sampling; 0 = greedy
     seed: int = 0  # of sampling
 
@@ -155,6 +158,9 @@ class ScreenAgent:
         actions = [describe(self.options.types), *([GRAMMAR] if self.options.marks else [])]
         if marks and self.options.mark_names:
             actions.append("\n".join(f"{number}: {mark.name}" for number, mark in enumerate(marks, start=1)))
+        if self.options.question:
+            text = self.options.question.replace("{goal}", goal)
+            return [{"role": "user", "content": [image_part(draw_marks(frame, marks)), text_part(text)]}]
         text = TEMPLATE.format(
             goal=goal,
             history=self._history_text(history),
@@ -207,6 +213,16 @@ def play_screens(
     Raises:
         UserError: A context has no "goal", or the agent needs labels that the environments do not have.
     """
+    return play(*screen_player(agent, venv), episodes, video)
+
+
+def screen_player(agent: ScreenAgent, venv: VecEnv) -> tuple[VecFrames, Actor]:
+    """Return the environments in which an agent plays, and its actor, for `pr2l.training.evaluate.play`.
+
+    Args:
+        agent: The agent.
+        venv: Environments, see `play_screens`.
+    """
     screens = VecFrames(venv)
 
     def act(observation: Any, starts: np.ndarray) -> Any:
@@ -217,4 +233,4 @@ def play_screens(
         screens.answers = [step.response for step in steps]
         return [step.action for step in steps]
 
-    return play(screens, act, episodes, video)
+    return screens, act

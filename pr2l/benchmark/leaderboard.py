@@ -22,7 +22,7 @@ import jinja2
 import numpy as np
 
 from pr2l.benchmark.public import check_public
-from pr2l.benchmark.report import HEAD, RANDOM, TASK_HEAD, Values, few_seeds, interval, of_task, overall, summarise
+from pr2l.benchmark.report import HEAD, RANDOM, Values, few_seeds, interval, of_task, overall, summarise, task_head
 from pr2l.benchmark.rows import RECENT, Row, read_rows, video_of
 from pr2l.benchmark.suites import load_suite
 from pr2l.core.console import Console
@@ -234,7 +234,7 @@ def _pages(
         for task, name in _links(summary).items():
             runs = [_run(row, clips) for row in rows[summary["suite"]] if row.task == task]
             values: dict[str, Any] = {"summary": summary, "task": task, "runs": runs, "table": of_task(summary, task)}
-            values |= {"chart": _chart_of_task(summary, task), "head": TASK_HEAD, "run_head": RUN_HEAD}
+            values |= {"chart": _chart_of_task(summary, task), "head": task_head(summary, task), "run_head": RUN_HEAD}
             pages[name] = templates.get_template("task.html").render(values, few_seeds=few_seeds(summary))
     return pages
 

@@ -20,8 +20,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from pr2l.benchmark.compare import label, random_score
+from pr2l.benchmark.order import order
 from pr2l.benchmark.rows import RECENT, Row, read_rows
-from pr2l.benchmark.suites import Suite, load_suite
+from pr2l.benchmark.suites import Definition, Suite, load_suite
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.io import write_json
@@ -47,8 +48,10 @@ THRESHOLDS = np.linspace(0, 1, 51)  # of the performance profile
 AGGREGATES = {"iqm": over_tasks(iqm), "mean": over_tasks(mean), "median": median}
 HEAD = ("method", "IQM", "mean", "median", "P(better)", "runs", "frames/s", "memory", "GFLOP/frame")
 TASK_HEAD = ("method", "success rate", "return", "each seed", "steps to threshold", "frames/s", "memory")
+OTHER = "success rate, {}"  # column of one of the config's `evaluations`
 
 Values = dict[str, Any]
+Cells = list[tuple[str, ...]]
 
 
 def report(name: str, results: Path, out: Path | None = None) -> Values:
@@ -93,7 +96,8 @@ def summarise(suite: Suite, rows: Sequence[Row]) -> Values:
     Returns:
         "methods": statistics of each method over all tasks, from the seeds that all its tasks share; None if it has no
         such seed. "tasks": statistics of each method on each task. "random": statistics of random actions on each task
-        and over all tasks. Other keys describe the suite. An estimate is [value, low, high].
+        and over all tasks. "paper": the comparison with a paper's order, see order.py; None if the suite names none.
+        Other keys describe the suite. An estimate is [value, low, high].
 
     Raises:
         UserError: If there are no rows.
@@ -121,7 +125,8 @@ def summarise(suite: Suite, rows: Sequence[Row]) -> Values:
         "steps": {task: entry.steps or definition.steps for task, entry in definition.tasks.items()},
         "dates": [min(row.started for row in rows)[:10], max(row.started for row in rows)[:10]],
         "rows": len(rows),
-        "wanted": len(suite.tasks) * len(definition.seeds) * len({*suite.methods, *methods}),
+        "wanted": len(suite.tasks) * sum(len(suite.seeds_of(method)) for method in {*suite.methods, *methods}),
+        "evaluations": {task: _evaluations(suite, task) for task in suite.tasks},
         "methods": {
             method: _over_tasks(complete[method], reference if method != baseline else None)
             | _cost([row for row in rows if row.method == method])
@@ -136,13 +141,42 @@ def summarise(suite: Suite, rows: Sequence[Row]) -> Values:
             for task in suite.tasks
         },
         "random": _random(suite, rows, reference),
+        "paper": _paper(definition, complete),
     }
+
+
+def _evaluations(suite: Suite, task: str) -> list[str]:
+    """Return the names of the further evaluations of a task."""
+    return list(suite.plan(task, suite.methods[0], suite.definition.seeds[0]).config.evaluations)
+
+
+def _paper(definition: Definition, complete: Mapping[str, list[list[Row]] | None]) -> Values | None:
+    if definition.paper is None:
+        return None
+    paper, rates = definition.paper, {method: _success(rows) for method, rows in complete.items() if rows}
+    orders = {
+        representation: order(success, rates, definition.evaluation_episodes)
+        for representation, success in paper.comparisons.items()
+    }
+    return {"source": paper.source, "caveat": paper.caveat, "orders": orders}
 
 
 def _random(suite: Suite, rows: Sequence[Row], reference: list[list[Row]] | None) -> Values:
     """Return statistics of random actions; every row has their results on the same episodes."""
-    of_task = {row.task: random_score(row.results) for row in reversed(rows)}
-    scores = {task: {"success": list(score.success), "return": list(score.returned)} for task, score in of_task.items()}
+    # Players may act in other ways than policies, such as by text, so random actions of a policy's row come first.
+    first = {row.task: row for row in sorted(reversed(rows), key=lambda row: suite.player_of(row.method) is None)}
+    of_task = {task: random_score(row.results) for task, row in first.items()}
+    scores = {
+        task: {
+            "success": list(score.success),
+            "return": list(score.returned),
+            "evaluations": {
+                name: list(random_score(values).success)
+                for name, values in first[task].results.get("evaluations", {}).items()
+            },
+        }
+        for task, score in of_task.items()
+    }
     if missing := set(suite.tasks) - set(of_task):
         return {"tasks": scores, **dict.fromkeys((*AGGREGATES, "improvement")), "missing": sorted(missing)}
     rates = np.array([[of_task[task].success.value] for task in suite.tasks])
@@ -193,6 +227,9 @@ def _of_task(rows: Sequence[Row], threshold: float) -> Values:
         "runs": len(rows),
         "success": list(success_rate([row.played("success") for row in rows])),
         "return": list(bootstrap_runs([row.played("return") for row in rows])),
+        "evaluations": {
+            name: list(success_rate([row.played("success", name) for row in rows])) for name in rows[0].evaluations
+        },
         "each_seed": [row.success for row in rows],
         "steps_to_threshold": {"median": _median(first_steps), "each_seed": first_steps},
         "curve": _curve(rows, 1),
@@ -289,9 +326,10 @@ def of_task(summary: Values, task: str) -> list[tuple[str, ...]]:
         task: "<environment>/<task>".
 
     Returns:
-        One tuple of cells per method, with the columns of TASK_HEAD, and one for random actions if the task has rows;
+        One tuple of cells per method, with the columns of `task_head`, and one for random actions if the task has rows;
         the best success rate is first.
     """
+    others = summary["evaluations"][task]
     chance = summary["random"]["tasks"].get(task)
     rows = {
         label(method, values["success"], chance["success"]): (
@@ -307,8 +345,42 @@ def of_task(summary: Values, task: str) -> list[tuple[str, ...]]:
         rows[RANDOM] = (chance, "-", "-", "-", "-")
     ranked = sorted(rows.items(), key=lambda item: -item[1][0]["success"][0])
     return [
-        (name, interval(values["success"]), interval(values["return"]), *columns) for name, (values, *columns) in ranked
+        (
+            name,
+            interval(values["success"]),
+            *(interval(values["evaluations"][other]) for other in others),
+            interval(values["return"]),
+            *columns,
+        )
+        for name, (values, *columns) in ranked
     ]
+
+
+def task_head(summary: Values, task: str) -> tuple[str, ...]:
+    """Return the columns of `of_task`: those of TASK_HEAD, and one for each further evaluation of the task.
+
+    Args:
+        summary: From summarise.
+        task: "<environment>/<task>".
+    """
+    return (*TASK_HEAD[:2], *map(OTHER.format, summary["evaluations"][task]), *TASK_HEAD[2:])
+
+
+def of_paper(comparison: Values) -> tuple[Cells, Cells]:
+    """Return two tables of a comparison with a paper: its success rates beside ours, and all pairs of methods.
+
+    Args:
+        comparison: Result of `order`.
+    """
+    methods: Cells = [
+        (method, f"{theirs:.3f}", "-" if ours is None else f"{ours:.3f}")
+        for method, (theirs, ours) in comparison["methods"].items()
+    ]
+    pairs: Cells = [
+        (better, other, interval(estimate), verdict or "no runs")
+        for better, other, estimate, verdict in comparison["pairs"]
+    ]
+    return methods, pairs
 
 
 def few_seeds(summary: Values) -> str:
@@ -381,11 +453,29 @@ def markdown(summary: Values) -> str:
     sections += ["![aggregates](aggregates.png)", "![sample efficiency and performance profile](efficiency.png)"]
     if descriptions := [(method, text) for method, text in summary["about"].items() if text]:
         sections += ["## Methods", markdown_table(("method", "what it is"), descriptions)]
+    if summary["paper"]:
+        sections += _paper_sections(summary)
     for task in summary["tasks"]:
-        sections.append(f"## {task}, {summary['steps'][task]:,} steps")
-        sections.append(markdown_table(TASK_HEAD, of_task(summary, task)))
+        steps = summary["steps"][task]
+        sections.append(f"## {task}" if steps is None else f"## {task}, {steps:,} steps")
+        sections.append(markdown_table(task_head(summary, task), of_task(summary, task)))
         sections.append(f"![training curves]({task.replace('/', '-')}.png)")
     return "\n\n".join(section.strip() for section in sections) + "\n"
+
+
+def _paper_sections(summary: Values) -> list[str]:
+    paper = summary["paper"]
+    sections = [
+        "## Does the order of the paper hold?",
+        f"Paper: {paper['source']}. {paper['caveat']} The difference is that of the success rates here. The order holds"
+        " if the interval of the difference is above 0, and is reversed if it is below 0.",
+    ]
+    for representation, comparison in paper["orders"].items():
+        methods, pairs = of_paper(comparison)
+        sections.append(f"With `{representation}`: {comparison['answer']}" if representation else comparison["answer"])
+        sections.append(markdown_table(("method", "paper", "here"), methods))
+        sections.append(markdown_table(("better in the paper", "than", "difference here", "order"), pairs))
+    return sections
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -417,6 +507,8 @@ def long_table(summary: Values) -> Iterator[tuple[str, str, str, float, float, f
                 if values.get(key) is not None:
                     value, low, high = values[key]
                     yield task, method, key, value, low, high
+            for name, (value, low, high) in values.get("evaluations", {}).items():
+                yield task, method, f"success, {name}", value, low, high
 
 
 # Figures.

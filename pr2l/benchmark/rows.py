@@ -85,7 +85,8 @@ class Row(BaseModel):
     machine: str
     python: str
     packages: dict[str, str]
-    frames_per_second: PositiveFloat  # environment steps per second of training, including updates
+    # environment steps per second of training, including updates; of a player that does not learn, of its run
+    frames_per_second: PositiveFloat
     cost: Cost
     config: dict[str, Any]  # resolved
     results: dict[str, Any]  # results.json of the run
@@ -96,17 +97,32 @@ class Row(BaseModel):
         """The name of the row's file, without suffix."""
         return row_name(self.task, self.method, self.seed)
 
-    def played(self, key: str) -> list[float]:
+    @property
+    def evaluations(self) -> tuple[str, ...]:
+        """Names of the run's further evaluations; rows of earlier versions have none."""
+        return tuple(self.config.get("evaluations", ()))
+
+    def played(self, key: str, evaluation: str | None = None) -> list[float]:
         """Return the values of all evaluation episodes.
 
         Args:
             key: "success" or "return".
+            evaluation: One of `evaluations`; None = the evaluation on held-out seeds.
 
         Returns:
             One value per episode, in the order of results.json.
         """
-        values: list[float] = self.results["played"][key]
+        values: list[float] = self.section(evaluation)["played"][key]
         return values
+
+    def section(self, evaluation: str | None) -> dict[str, Any]:
+        """Return the results of an evaluation: "evaluation", "random" and "played".
+
+        Args:
+            evaluation: One of `evaluations`; None = the evaluation on held-out seeds.
+        """
+        section: dict[str, Any] = self.results if evaluation is None else self.results["evaluations"][evaluation]
+        return section
 
     @property
     def success(self) -> float:
@@ -127,9 +143,9 @@ def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
     """
     config = run.config.model_dump(mode="json")
     task = f"{run.config.environment}/{run.config.task}"
-    method = method or _method(run, suite, config)
-    _check_config(suite, task, method, config, str(run.path))
     facts, results = run.facts(), run.results()
+    method = method or _method(run, suite, config, results.get("player"))
+    _check_config(suite, task, method, config, str(run.path))
     if not facts["commit"]:
         raise UserError(f"{run.path} was trained outside a git checkout, so it has no commit. {UNREPRODUCIBLE}")
     command = (
@@ -137,7 +153,8 @@ def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
         if method in suite.methods
         else _command_line(facts["command"])
     )
-    last = run.metrics()[-1]
+    last, scores = run.metrics()[-1], results["evaluation"]
+    steps = float(last["step"]) or scores["episodes"] * scores["length"]  # a player takes steps only in the evaluation
     values = {
         "suite": suite.name,
         "version": suite.definition.version,
@@ -147,7 +164,7 @@ def row_of(run: Run, suite: Suite, method: str | None = None) -> Row:
         "command": command,
         **{key: facts[key] for key in ("commit", "uncommitted", "started", "machine", "python")},
         "packages": {name: version for name, version in facts["packages"].items() if name.lower() in PACKAGES},
-        "frames_per_second": float(last["step"]) / max(float(last["seconds"]), 1e-9),
+        "frames_per_second": steps / max(float(last["seconds"]), 1e-9),
         "cost": read_json(run.path / COST) if (run.path / COST).exists() else {},
         "config": config,
         "results": results,
@@ -174,33 +191,38 @@ def check(row: Row, suite: Suite, where: str) -> Row:
         current = f"{suite.name} is at version {suite.definition.version}"
         raise UserError(f"{where} is of version {row.version} of {row.suite}, and {current}; run it again")
     _check_config(suite, row.task, row.method, row.config, where)
-    _check_complete(row, where)
-    episodes = suite.definition.evaluation_episodes
-    if [len(row.played(key)) for key in ("success", "return")] != [episodes] * 2:
+    for evaluation in (None, *row.evaluations):
+        _check_complete(row, where, evaluation)
+    if {len(row.curve.steps), len(row.curve.success), len(row.curve.returned)} != {POINTS}:
+        raise UserError(f"{where}: its curve must have {POINTS} points")
+    episodes, evaluations = suite.definition.evaluation_episodes, (None, *row.evaluations)
+    if any(len(row.played(key, name)) != episodes for key in ("success", "return") for name in evaluations):
         raise UserError(f"{where} does not have the {episodes} evaluation episodes of {suite.name}; evaluate it again")
     if row.seed != row.config["seed"]:
         raise UserError(f"{where} has seed {row.seed}, and its config has seed {row.config['seed']}")
-    if row.results["steps"] < row.config["steps"]:
+    if (player := suite.player_of(row.method)) != row.results.get("player"):
+        raise UserError(f"{where} was played by {row.results.get('player') or 'a trained policy'}, and not by {player}")
+    if not player and row.results["steps"] < row.config["steps"]:
         raise UserError(f"{where} was evaluated after {row.results['steps']:,} of {row.config['steps']:,} steps")
-    if not abs(row.success - row.results["evaluation"]["success"]["value"]) < 1e-9:
+    rates = {name: row.section(name)["evaluation"]["success"]["value"] for name in evaluations}
+    if not all(abs(np.mean(row.played("success", name)) - rate) < 1e-9 for name, rate in rates.items()):
         raise UserError(f"{where}: its success rate is not the mean of its episodes; was it edited by hand?")
     return row
 
 
-def _check_complete(row: Row, where: str) -> None:
-    """Check the parts of results and curve that the report and the leaderboard read."""
+def _check_complete(row: Row, where: str, evaluation: str | None) -> None:
+    """Check the parts of the results of an evaluation that the report and the leaderboard read."""
     try:
-        played = np.array([row.played(key) for key in ("success", "return")], dtype=np.float64)
-        numbers = [row.results[section]["success"]["value"] for section in ("random", "evaluation")]
-        numbers += [row.results["evaluation"]["length"], row.results["steps"]]
-        random = random_score(row.results)
+        played = np.array([row.played(key, evaluation) for key in ("success", "return")], dtype=np.float64)
+        results = row.section(evaluation)
+        numbers = [results[section]["success"]["value"] for section in ("random", "evaluation")]
+        numbers += [results["evaluation"]["length"], row.results["steps"]]
+        random = random_score(results)
         numbers += [*random.success, *random.returned]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where}: its results are incomplete: {error!r}") from error
     if not np.isfinite(played).all() or not np.isin(played[0], (0, 1)).all() or not np.isfinite(numbers).all():
         raise UserError(f"{where}: the success of an episode must be 0 or 1, and all other results finite numbers")
-    if {len(row.curve.steps), len(row.curve.success), len(row.curve.returned)} != {POINTS}:
-        raise UserError(f"{where}: its curve must have {POINTS} points")
 
 
 def _check_config(suite: Suite, task: str, method: str, config: dict[str, Any], where: str) -> None:
@@ -343,7 +365,8 @@ def _submit(
 def _suite_of(run: Run, suites: Callable[[str], Suite]) -> Suite:
     config = run.config.model_dump(mode="json")
     task = f"{run.config.environment}/{run.config.task}"
-    suite = next((suite for suite in map(suites, names_with(task)) if suite.method_of(config)), None)
+    player = run.results().get("player")
+    suite = next((suite for suite in map(suites, names_with(task)) if suite.method_of(config, player)), None)
     if suite is None:
         raise UserError(
             f"{run.path} is not a run of {', '.join(names())}: it differs in task, steps, seed, evaluation episodes or "
@@ -352,8 +375,8 @@ def _suite_of(run: Run, suites: Callable[[str], Suite]) -> Suite:
     return suite
 
 
-def _method(run: Run, suite: Suite, config: dict[str, Any]) -> str:
-    if (method := suite.method_of(config)) is None:
+def _method(run: Run, suite: Suite, config: dict[str, Any], player: Any) -> str:
+    if (method := suite.method_of(config, player)) is None:
         raise UserError(
             f"{run.path} has the config of none of the methods of {suite.name} ({', '.join(suite.methods)}); "
             "name your own method with --method NAME"

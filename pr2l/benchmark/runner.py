@@ -9,6 +9,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -28,6 +31,7 @@ from rich.table import Table
 from pr2l.benchmark.jobs import Job, side_by_side
 from pr2l.benchmark.rows import COST, Row, check, read_row, row_of, write_row
 from pr2l.benchmark.suites import MEASURES, PlannedRun, Suite, load_suite
+from pr2l.benchmark.unlearned import play, player_of
 from pr2l.core import registry
 from pr2l.core.config import RunConfig
 from pr2l.core.console import Console
@@ -40,10 +44,10 @@ from pr2l.profiling.timing import flops, highest_memory
 from pr2l.rollout import build
 from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.training import checkpoints
-from pr2l.training.evaluate import trained
+from pr2l.training.evaluate import learner_player, play_both, trained
 from pr2l.training.metrics import Table as Metrics
 from pr2l.training.runs import MAY_CHANGE, Run
-from pr2l.training.train import train, training_source
+from pr2l.training.train import learner_with_data, train, training_source
 
 DEFAULT_MEMORY = 2_000_000_000  # bytes assumed for a process until a run of its method has been measured
 
@@ -64,7 +68,7 @@ class CostEstimate:
 
 
 def run(name: str, out: Path, at_once: int | None = None) -> None:
-    """Train and evaluate every run of a suite that has no row yet.
+    """Prepare the data of a suite, then train and evaluate every run that has no row yet.
 
     Ctrl-C saves all runs and raises KeyboardInterrupt; the next call resumes them.
 
@@ -79,11 +83,35 @@ def run(name: str, out: Path, at_once: int | None = None) -> None:
     suite = load_suite(name)
     folder = out / suite.name
     with locked(folder):
+        prepare(suite, folder)
         failed_jobs = _run(name, suite, folder, *_share(at_once))
     if failed_jobs:
         raise UserError("\n".join(starmap(_failure, failed_jobs)))
     command = f"[bold]pr2l bench report {escape(name)}[/]"
     Console().print(f"all runs of {escape(suite.name)} are done; {command} writes their report")
+
+
+def prepare(suite: Suite, folder: Path) -> None:
+    """Run the commands that make the data of a suite, unless all its runs are done.
+
+    `pr2l collect` continues a data set that it has begun. Other commands are left out if their folder exists.
+
+    Args:
+        suite: The suite.
+        folder: Folder of the suite's rows.
+
+    Raises:
+        UserError: If a command failed.
+    """
+    if not missing(suite, folder):
+        return
+    for output, command in suite.definition.data.items():
+        words = [*shlex.split(command), "--output", output]
+        if Path(output).exists() and words[0] != "collect":
+            continue
+        Console().print(f"[bold]{escape(shlex.join(['pr2l', *words]))}", soft_wrap=True)
+        if code := subprocess.run([sys.executable, "-m", "pr2l", *words], check=False).returncode:
+            raise UserError(f"{shlex.join(['pr2l', *words])!r} ended with {describe_exit(code)}")
 
 
 def _run(name: str, suite: Suite, folder: Path, at_once: int, threads: int) -> list[tuple[Job, int]]:
@@ -182,15 +210,21 @@ def _make(suite: Suite, planned: PlannedRun, folder: Path, threads: int) -> None
     with locked(run_folder, wait=True):  # a process of an earlier call, whose parent was killed, may still be saving
         # Python and the imports of this module are up: they take seconds that no method causes.
         start, previous = time.monotonic(), _resumable(planned, runs)
-        if previous is None or not _evaluated(previous):
+        if planned.player:
+            run = play(planned.config, planned.player, runs)
+            _write_cost(run, threads, time.monotonic() - start, None)
+        elif previous is None or not _evaluated(previous):
             run = Run.load(train(planned.config, previous.path if previous else None, runs))
             if not (run.path / COST).exists():
-                seconds = None if previous else time.monotonic() - start
-                cost = {"threads": threads, "seconds": seconds, "peak_memory": highest_memory(), "gflop": _gflop(run)}
-                write_json(run.path / COST, cost)
+                _write_cost(run, threads, None if previous else time.monotonic() - start, _gflop(run))
         else:
             run = previous
         write_row(folder / f"{planned.name}.json", row_of(run, suite, planned.method))
+
+
+def _write_cost(run: Run, threads: int, seconds: float | None, gflop: float | None) -> None:
+    cost = {"threads": threads, "seconds": seconds, "peak_memory": highest_memory(), "gflop": gflop}
+    write_json(run.path / COST, cost)
 
 
 def _runs(suite: Suite, folder: Path, name: str) -> Path:
@@ -219,8 +253,9 @@ def _evaluated(run: Run) -> bool:
     if not path.exists():
         return False
     results = run.results()
-    episodes = run.config.evaluation_episodes
-    return bool(results["steps"] >= run.config.steps and results["evaluation"]["episodes"] == episodes)
+    episodes, others = run.config.evaluation_episodes, run.config.evaluations.keys()
+    complete = results["evaluation"]["episodes"] == episodes and results.get("evaluations", {}).keys() == others
+    return bool(results["steps"] >= run.config.steps and complete)
 
 
 def _gflop(run: Run) -> float:
@@ -237,7 +272,7 @@ def _probe_first(planned: Sequence[PlannedRun], folder: Path, at_once: int, thre
     """Probe the first planned run of each method."""
     first = {run.method: run for run in reversed(planned)}
     jobs = [
-        _job(method, partial(_probe, run.config, threads, _probe_file(method, folder)), folder / "probes")
+        _job(method, partial(_probe, run, threads, _probe_file(method, folder)), folder / "probes")
         for method, run in sorted(first.items())
     ]
     with console.status("probing"), closing(side_by_side(jobs, at_once, threads, lambda running: None)) as results:
@@ -259,7 +294,7 @@ def _probes(suite: Suite, folder: Path, threads: int) -> dict[str, dict[str, Any
         if path.exists():
             probe = read_json(path)
             configs = [_timing_config(run.config) for run in suite.planned() if run.method == method]
-            if probe.get("threads") == threads and probe.get("config") in configs:
+            if probe.get("threads") == threads and "decision" in probe and probe.get("config") in configs:
                 probes[method] = probe
     return probes
 
@@ -269,17 +304,35 @@ def _timing_config(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"why", "seed", "steps"})
 
 
-def _probe(config: RunConfig, threads: int, path: Path) -> None:
-    """Measure start-up seconds, steps per second and memory of a config; write them together with the config."""
+def _probe(planned: PlannedRun, threads: int, path: Path) -> None:
+    """Measure the cost of a run's start, training and evaluation; write it together with the config."""
     torch.set_num_threads(threads)
-    start_time, clock = time.monotonic(), _FirstUpdate()
+    config = planned.config
+    if planned.player:
+        costs = {"start": 0.0, "speed": None, "decision": _decision(config, player_of(config, planned.player))}
+    else:
+        costs = _probe_training(config)
+    write_json(path, {**costs, "memory": highest_memory(), "threads": threads, "config": _timing_config(config)})
+
+
+def _probe_training(config: RunConfig) -> dict[str, Any]:
+    """Return the seconds before the first environment step, steps per second, and seconds per evaluation decision."""
+    start, clock = time.monotonic(), _FirstUpdate()
     with training_source(config) as (encoder, spaces, source):
-        learner = build.learner(config, encoder, spaces)
-        start = time.monotonic() - start_time
+        learner = learner_with_data(config, encoder, spaces)
         with suppress(_Enough):
             learner.learn(source, config.steps, clock)
-    costs = {"start": start, "speed": clock.steps / clock.seconds, "memory": highest_memory()}
-    write_json(path, {**costs, "threads": threads, "config": _timing_config(config)})
+    player = learner_player(config, encoder, learner)
+    decision = _decision(config, player, labels=encoder.needs_labels)
+    return {"start": clock.began - start, "speed": clock.steps / clock.seconds, "decision": decision}
+
+
+def _decision(config: RunConfig, player: Any, *, labels: bool = False) -> float:
+    """Return the seconds per decision of an evaluation, which plays each episode with a player and at random."""
+    start = time.monotonic()
+    played = play_both(config, player, min(config.num_envs, config.evaluation_episodes), labels=labels)
+    seconds = time.monotonic() - start
+    return 2 * seconds / sum(episode["l"] for episode in (*played.agent, *played.random))
 
 
 class _Enough(Exception):
@@ -287,17 +340,17 @@ class _Enough(Exception):
 
 
 class _FirstUpdate(Hooks):
-    """Hooks that stop training after the first update; `seconds` and `steps` are the cost until then."""
+    """Hooks that stop training after the first update with environment steps; earlier ones count as the start."""
 
-    seconds, steps = 0.0, 0
+    began, seconds, steps = 0.0, 0.0, 0
 
     def on_update_start(self, learner: Learner) -> None:
-        if self.steps == 0:
-            self._learner, self._began = learner, time.monotonic()
+        self._learner, self.began = learner, time.monotonic()
 
     def on_update(self, metrics: Mapping[str, float]) -> None:
-        self.steps, self.seconds = self._learner.num_timesteps, time.monotonic() - self._began
-        raise _Enough
+        self.steps, self.seconds = self._learner.num_timesteps, time.monotonic() - self.began
+        if self.steps:
+            raise _Enough
 
 
 def _estimate(planned: PlannedRun, rows: Sequence[Row], probes: dict[str, dict[str, Any]]) -> CostEstimate:
@@ -311,8 +364,10 @@ def _estimate(planned: PlannedRun, rows: Sequence[Row], probes: dict[str, dict[s
         return CostEstimate(float(np.mean(seconds)), memory, "measured")
     probe = probes[planned.method]
     horizon = registry.load("environments", planned.config.environment).TASKS[planned.config.task].horizon
-    decisions = planned.config.steps + planned.config.evaluation_episodes * horizon  # at most
-    return CostEstimate(probe["start"] + decisions / probe["speed"], probe["memory"], "probed")
+    training = planned.config.steps / probe["speed"] if probe["speed"] else 0.0
+    evaluations = 1 + len(planned.config.evaluations)
+    evaluation = evaluations * planned.config.evaluation_episodes * horizon * probe["decision"]  # at most
+    return CostEstimate(probe["start"] + training + evaluation, probe["memory"], "probed")
 
 
 def _without_start(row: Row) -> float:

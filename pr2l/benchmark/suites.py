@@ -3,6 +3,9 @@
     configs/benchmarks/doom-mini.yaml -> load_suite("doom-mini").planned(): one run per task, method and seed
 
 A suite has a version. Every change that affects the results needs a new version; rows of older versions are rejected.
+
+If a suite has `representations`, each method runs with each of them: the method `digirl` with the representation `dom`
+is the method `digirl_dom`.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StringConstraints
 
@@ -22,9 +25,11 @@ from pr2l.core.errors import UnknownName, UserError
 from pr2l.training.runs import MAY_CHANGE
 
 FOLDER = "benchmarks"  # in configs/
-MEASURES = {"steps", "evaluation_episodes", "evaluation_greedy"}  # a resumed run may change them, a suite's run may not
+# a resumed run may change them, a suite's run may not
+MEASURES = {"steps", "evaluation_episodes", "evaluation_greedy", "evaluations"}
 SPEED = ("device", "threads", "handles")  # options of algorithms that change the speed of a method, not the method
-PROTOCOL = ("environment", "environment_options", "task", "algorithm", "steps", "evaluation_episodes")
+PROTOCOL = ("environment", "environment_options", "task", "algorithm", "steps", "evaluation_episodes", "evaluations")
+Player = Literal["script", "zero_shot"]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")]  # it becomes part of file names
 
 
@@ -46,6 +51,38 @@ class Method(BaseModel):
     config: str  # last part of the config's name, such as "prompted"
     overrides: tuple[str, ...] = ()
     about: str = ""  # what the method is, for the leaderboard
+    representations: tuple[Name, ...] | None = None  # of the suite's; null = all, [] = the config's own
+    # plays without training, once: the environment's scripted solution, or the config's VLM that is asked for actions
+    # (pr2l/agents/screen.py); null = a policy is trained
+    player: Player | None = None
+
+
+class Representation(BaseModel):
+    """What the policies of a suite read: overrides for all methods that run with it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    overrides: tuple[str, ...] = ()
+    about: str = ""  # what it is, for the leaderboard
+
+
+class Paper(BaseModel):
+    """Success rates that a paper reports for methods of a suite, to ask whether their order holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str  # which table of which paper
+    success: dict[Name, Annotated[float, Field(ge=0, le=1)]] = Field(min_length=2)  # by method
+    representations: tuple[Name, ...] = ()  # of the suite's, with each of which the methods are compared
+    caveat: str = ""  # how the paper's methods or tasks differ
+
+    @property
+    def comparisons(self) -> dict[str, dict[str, float]]:
+        """For each representation, or "" if there are none: the paper's success rates by name of the suite's method."""
+        return {
+            representation: {_joined(method, representation): rate for method, rate in self.success.items()}
+            for representation in self.representations or ("",)
+        }
 
 
 class Definition(BaseModel):
@@ -57,13 +94,44 @@ class Definition(BaseModel):
     version: PositiveInt  # raised with every change that affects numbers
     tasks: dict[str, Entry] = Field(min_length=1)  # by "<environment>/<task>"
     methods: dict[Name, Method] = Field(min_length=1)
+    representations: dict[Name, Representation] = Field(default_factory=dict)  # by name
     baseline: str  # the method that P(better) compares with
-    algorithm: str  # of all runs
-    steps: PositiveInt  # environment steps of each run, or transitions if it learns from recorded episodes
+    algorithm: str | None = None  # of all runs; null = that of each method's config
+    # environment steps of each run, or transitions if it learns from recorded episodes; null = those of its config
+    steps: PositiveInt | None = None
+    # folder of a data set -> `pr2l` command that makes it, without "pr2l" and without --output; in this order
+    data: dict[str, str] = Field(default_factory=dict)
+    paper: Paper | None = None
     seeds: tuple[Seed, ...] = Field(min_length=1)
     evaluation_episodes: PositiveInt  # of each run
     threshold: float = Field(gt=0, le=1)  # training success rate for "steps to threshold"
     overrides: tuple[str, ...] = ()  # config overrides for all runs
+
+    @property
+    def expanded(self) -> Definition:
+        """The definition with a method for each method and representation, and without representations."""
+        methods = {
+            _joined(name, representation): _with(method, self.representations.get(representation))
+            for name, method in self.methods.items()
+            for representation in self._representations_of(method)
+        }
+        return self.model_copy(update={"methods": methods, "representations": {}})
+
+    def _representations_of(self, method: Method) -> tuple[str, ...]:
+        chosen = method.representations
+        return ((*self.representations,) if chosen is None else chosen) or ("",)
+
+
+def _joined(method: str, representation: str) -> str:
+    return f"{method}_{representation}" if representation else method
+
+
+def _with(method: Method, representation: Representation | None) -> Method:
+    """Return a method with a representation; the method's own overrides win."""
+    if representation is None:
+        return method
+    about = "; ".join(filter(None, (method.about, representation.about)))
+    return method.model_copy(update={"overrides": (*representation.overrides, *method.overrides), "about": about})
 
 
 @dataclass(frozen=True)
@@ -76,6 +144,7 @@ class PlannedRun:
         method: Name of the method.
         words: Arguments of `pr2l train`: the config and its overrides.
         config: The resolved config.
+        player: What plays in place of a trained policy; None = a policy is trained.
     """
 
     suite: str
@@ -83,6 +152,7 @@ class PlannedRun:
     method: str
     words: tuple[str, ...]
     config: RunConfig
+    player: Player | None = None
 
     @property
     def name(self) -> str:
@@ -92,7 +162,7 @@ class PlannedRun:
     @property
     def command(self) -> str:
         """The shell command that trains and evaluates this run."""
-        return shlex.join(("pr2l", "train", *self.words))
+        return shlex.join(("pr2l", "bench", "run", self.suite) if self.player else ("pr2l", "train", *self.words))
 
 
 @dataclass(frozen=True)
@@ -115,7 +185,20 @@ class Suite:
 
     def planned(self) -> list[PlannedRun]:
         """Return every run of the suite: all tasks and methods with the first seed, then with the next seed."""
-        return [self.plan(task, method, seed) for seed in self.definition.seeds for task, method in self._first]
+        return [
+            self.plan(task, method, seed)
+            for seed in self.definition.seeds
+            for task, method in self._first
+            if seed in self.seeds_of(method)
+        ]
+
+    def seeds_of(self, method: str) -> tuple[int, ...]:
+        """Return the seeds of a method: all, or the first one of a player, which does not learn.
+
+        Args:
+            method: Any method, also one that the suite does not define.
+        """
+        return self.definition.seeds if self.player_of(method) is None else self.definition.seeds[:1]
 
     def plan(self, task: str, method: str, seed: int) -> PlannedRun:
         """Return the run of a task, method and seed.
@@ -130,7 +213,8 @@ class Suite:
         """
         first = self._first[task, method]
         words = (*first.words[:-1], f"seed={seed}")
-        return PlannedRun(self.name, task, method, words, first.config.model_copy(update={"seed": seed}))
+        config = first.config.model_copy(update={"seed": seed})
+        return PlannedRun(self.name, task, method, words, config, first.player)
 
     def differences(self, task: str, method: str, config: dict[str, Any]) -> list[str]:
         """Return the differences between a run's config and the suite, as text for an error message.
@@ -138,8 +222,8 @@ class Suite:
         Args:
             task: The run's "<environment>/<task>".
             method: The run's method. If the suite defines it, the run must have the method's config. Otherwise only
-                the protocol is compared: environment and its options, task, algorithm, steps, evaluation episodes
-                and seed.
+                the protocol is compared: environment and its options, task, evaluation episodes, evaluations and seed,
+                and algorithm and steps if they are the suite's.
             config: The run's config, from `RunConfig.model_dump(mode="json")`.
 
         Returns:
@@ -154,20 +238,36 @@ class Suite:
             {**values, "algorithm_options": without(values.get("algorithm_options"), SPEED)}
             for values in (planned.config.model_dump(mode="json"), _with_defaults(config, planned.config))
         )
-        keys = set(expected) - (MAY_CHANGE - MEASURES) - {"seed"} if method in self.methods else PROTOCOL
+        keys = set(expected) - (MAY_CHANGE - MEASURES) - {"seed"} if method in self.methods else self._protocol
         differing = [key for key in expected if key in keys and config.get(key) != expected[key]]
         return [f"{key} is {config.get(key)!r}, and the suite has {expected[key]!r}" for key in differing]
 
-    def method_of(self, config: dict[str, Any]) -> str | None:
+    @property
+    def _protocol(self) -> set[str]:
+        """The keys in which a config of any method has to agree with the suite."""
+        free = {key for key in ("algorithm", "steps") if getattr(self.definition, key) is None}
+        return {*PROTOCOL} - free
+
+    def player_of(self, method: str) -> Player | None:
+        """Return what plays in place of a trained policy; None = a policy is trained.
+
+        Args:
+            method: Any method, also one that the suite does not define.
+        """
+        defined = self.definition.methods.get(method)
+        return defined.player if defined else None
+
+    def method_of(self, config: dict[str, Any], player: Player | None = None) -> str | None:
         """Return the name of the method that has a run's config; None if the suite has no such method.
 
         Args:
             config: The run's config, from `RunConfig.model_dump(mode="json")`. Its environment, task and seed must be
-                of the
-                suite too.
+                of the suite too.
+            player: What has played in place of a trained policy.
         """
         task = f"{config['environment']}/{config['task']}"
-        return next((method for method in self.methods if not self.differences(task, method, config)), None)
+        candidates = [method for method in self.methods if self.player_of(method) == player]
+        return next((method for method in candidates if not self.differences(task, method, config)), None)
 
 
 def without(options: Any, names: Sequence[str]) -> Any:
@@ -230,12 +330,27 @@ def define(name: str, definition: Definition) -> Suite:
     Raises:
         UserError: If the baseline, a task, a config or an override is unknown, or a seed occurs twice.
     """
-    if definition.baseline not in definition.methods:
-        hint = "`baseline` names one of the suite's methods."
-        raise UnknownName(f"methods of {name}", definition.baseline, definition.methods, hint=hint)
+    _check_representations(name, definition)
+    definition = definition.expanded
+    for method in (definition.baseline, *_paper_methods(definition)):
+        if method not in definition.methods:
+            hint = "`baseline` and `paper` name methods of the suite."
+            raise UnknownName(f"methods of {name}", method, definition.methods, hint=hint)
     if len(set(definition.seeds)) < len(definition.seeds):
         raise UserError(f"{name}: seeds {list(definition.seeds)} has a seed twice")
     return Suite(name, definition, {(run.task, run.method): run for run in _first_runs(name, definition)})
+
+
+def _paper_methods(definition: Definition) -> tuple[str, ...]:
+    comparisons = definition.paper.comparisons.values() if definition.paper else ()
+    return tuple(method for rates in comparisons for method in rates)
+
+
+def _check_representations(name: str, definition: Definition) -> None:
+    for method in definition.methods.values():
+        for representation in method.representations or ():
+            if representation not in definition.representations:
+                raise UnknownName(f"representations of {name}", representation, definition.representations)
 
 
 def _first_runs(name: str, definition: Definition) -> Iterator[PlannedRun]:
@@ -254,10 +369,10 @@ def _first_runs(name: str, definition: Definition) -> Iterator[PlannedRun]:
                 *definition.overrides,
                 *entry.overrides,
                 *entry_of_method.overrides,
-                *(f"{key}={value}" for key, value in protocol.items()),
+                *(f"{key}={value}" for key, value in protocol.items() if value is not None),
             ]
             words = (f"{base}/{entry_of_method.config}", *overrides, f"seed={definition.seeds[0]}")
-            yield PlannedRun(name, task, method, words, _resolve(name, words))
+            yield PlannedRun(name, task, method, words, _resolve(name, words), entry_of_method.player)
 
 
 def _check_task(suite: str, task: str, base: str) -> None:

@@ -106,6 +106,9 @@ class RunConfig(BaseModel):
     checkpoint_every: PositiveInt = 10_000  # environment steps between two checkpoints
     evaluation_episodes: PositiveInt = 50  # episodes after training, on held-out seeds
     evaluation_greedy: bool = False  # evaluate with the most probable action; false = draw an action, as in training
+    # name -> environment options that differ in one more evaluation of as many episodes, such as templates of tasks
+    # that no run trains on
+    evaluations: dict[str, dict[str, Any]] = Field(default_factory=dict)
     wandb: Literal["off", "offline", "online"] = "off"  # also log metrics to Weights & Biases
 
     @property
@@ -138,6 +141,15 @@ class RunConfig(BaseModel):
         if self.text_policy is None:
             return None
         return parse_options(import_module(TEXT_POLICY).Defaults, self.text_policy, "text_policy")
+
+    def evaluated_in(self, name: str) -> RunConfig:
+        """Return the config with the environment options of one of `evaluations`.
+
+        Args:
+            name: A key of `evaluations`.
+        """
+        values = {**self.environment_options, **self.evaluations[name]}
+        return self.model_copy(update={"environment_options": values})
 
     def save(self, path: Path) -> None:
         """Write the config atomically as YAML; `load_config` reads an equal config from it.
@@ -373,6 +385,10 @@ def _resolve(config: RunConfig, *, warn: bool) -> RunConfig:
         if prompts.is_path(config.prompt_name):  # the run may be resumed from another folder
             config = config.model_copy(update={"prompt": str(file.resolve())})
     _check_timeouts(config.timeouts)
+    for name in config.evaluations:
+        variant = config.evaluated_in(name)
+        _check_keys(variant, "environment", "environments")
+        _options(variant, "environment", warn=warn)
     options = {f"{kind}_options": _options(config, kind, warn=warn).model_dump(mode="json") for kind in _PLUGINS}
     if (text_options := config.text_options()) is not None:
         options["text_policy"] = text_options.model_dump(mode="json")

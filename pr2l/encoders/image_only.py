@@ -17,7 +17,9 @@ class Defaults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    image_tokens: int | None = None  # average the image tokens to this square number; None = keep all
+    # average the tokens of an image to this square number; or to [rows, columns], without a token before the grid, so that
+    # a policy can point at the cells; None = keep all tokens
+    image_tokens: int | tuple[PositiveInt, PositiveInt] | None = None
     pca: int | None = None  # components per token; None = no PCA, as in the paper's baseline
     pca_frames: PositiveInt = 512  # frames of random play that the PCA is fitted on
 

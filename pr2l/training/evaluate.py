@@ -37,6 +37,8 @@ from pr2l.training.video import EpisodeVideo, describe, write_video
 
 # (observations of N environments, bool [N]: True if the environment begins an episode) -> N actions
 Actor = Callable[[Any, np.ndarray], np.ndarray]
+# environments with frames -> the environments that a policy plays in, such as a VecEmbed of them, and its actor
+Player = Callable[[VecEnv], tuple[VecEnv, Actor]]
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "results"  # absent from an installed package
 VIDEO_EPISODES = 3  # maximum number of episodes in the video
@@ -184,34 +186,119 @@ def report(run: Run, encoder: Encoder, learner: Learner, step: int, episodes: in
     Returns:
         Contents of results.json.
     """
-    config, console = run.config, Console()
     encoder.clear_cache()  # so that `pr2l evaluate` gives the same numbers as the evaluation after training
+    player, question = learner_player(run.config, encoder, learner), question_of(run.config, encoder)
+    return report_player(run, player, question, step, episodes, labels=encoder.needs_labels)
+
+
+def learner_player(config: RunConfig, encoder: Encoder, learner: Learner) -> Player:
+    """Return the player of a learner; each use seeds torch's random generator.
+
+    Args:
+        config: Config of the run.
+        encoder: Encoder of the frames.
+        learner: The learner.
+    """
+
+    def player(frames: VecEnv) -> tuple[VecEnv, Actor]:
+        torch.manual_seed(config.seed)
+        act = learner_actor(learner, greedy=config.evaluation_greedy)
+        return build.encoded(config, frames, encoder), act
+
+    return player
+
+
+def report_player(
+    run: Run,
+    player: Player,
+    question: Callable[[Context], str],
+    step: int,
+    episodes: int | None = None,
+    *,
+    labels: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a player and the random policy on the same episodes, and write and print the results.
+
+    Args:
+        run: Run whose folder receives the results.
+        player: The player. It plays the run's evaluation, and then each of the config's `evaluations`.
+        question: Function that gives the line of the video for a context.
+        step: Steps of training so far.
+        episodes: Number of episodes of each evaluation; None = `evaluation_episodes` of the run's config.
+        labels: Whether the player reads the simulator's labels.
+
+    Returns:
+        Contents of results.json.
+    """
+    config, console = run.config, Console()
     count = episodes or config.evaluation_episodes
-    at_once = min(config.num_envs, count)
-    with closing(build.environments(config, "evaluation", labels=encoder.needs_labels, count=at_once)) as frames:
-        agent_episodes = _play_and_record(run, encoder, learner, frames, count)
-        frames.env_method("rewind")  # reuses the simulators, because starting new ones may take minutes
-        random_episodes = play(frames, random_actor(frames.action_space, at_once), count)
-    chance, agent = Score.of(random_episodes), Score.of(agent_episodes)
-    contexts = by_context(agent_episodes)
+    video = EpisodeVideo(min(VIDEO_EPISODES, config.num_envs, count), question)
+    played = play_both(config, player, count, video, labels=labels)
+    write_video(run.path / "video", video.pictures(), played.fps)
+    others = {name: play_both(config.evaluated_in(name), player, count, labels=labels) for name in config.evaluations}
+    contexts = by_context(played.agent)
     keys = ("environment", "task", "algorithm", "encoder", "vlm", "prompt", "network", "seed")
     results = {
         **{key: getattr(config, key) for key in keys},
         "steps": step,
-        "evaluation": agent.as_json(),
+        **played.as_json(),
         "by_context": {name: score.as_json() for name, score in contexts.items()},
-        "random": chance.as_json(),
-        "played": columns(agent_episodes),
+        **({"evaluations": {name: other.as_json() for name, other in others.items()}} if others else {}),
     }
     write_json(run.path / "results.json", results)
-    rows = {"random": chance, **committed(config), f"this run ({config.encoder})": agent}
-    console.print(table(f"{config.environment}/{config.task} after {step:,} steps", rows), markup=False)
+    title, agent = f"{config.environment}/{config.task} after {step:,} steps", f"this run ({config.encoder})"
+    rows = {"random": Score.of(played.random), **committed(config), agent: Score.of(played.agent)}
+    console.print(table(title, rows), markup=False)
+    for name, other in others.items():
+        rows = {"random": Score.of(other.random), agent: Score.of(other.agent)}
+        console.print(table(f"{title}, evaluation {name!r}", rows), markup=False)
     if len(contexts) > 1:
-        console.print(table(f"this run ({config.encoder}) by context", contexts, of="context"), markup=False)
-    for sentence in undefined_measures(agent_episodes):
+        console.print(table(f"{agent} by context", contexts, of="context"), markup=False)
+    for sentence in undefined_measures(played.agent):
         console.print(sentence, style="yellow", markup=False)
     console.print(f"{run.path}: results.json, video, metrics.csv, curves.png", style="dim", markup=False)
     return results
+
+
+@dataclass(frozen=True)
+class Played:
+    """Episodes of an evaluation.
+
+    Args:
+        agent: "episode" infos of SeededEpisodes of the player.
+        random: Those of random actions, in the same episodes.
+        fps: Frames per second of a video.
+    """
+
+    agent: list[dict[str, Any]]
+    random: list[dict[str, Any]]
+    fps: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the scores of the player and of random actions, and the player's episodes, for results.json."""
+        scores = {"evaluation": Score.of(self.agent).as_json(), "random": Score.of(self.random).as_json()}
+        return {**scores, "played": columns(self.agent)}
+
+
+def play_both(
+    config: RunConfig, player: Player, episodes: int, video: EpisodeVideo | None = None, *, labels: bool = False
+) -> Played:
+    """Play the same evaluation episodes with a player and with random actions.
+
+    Args:
+        config: Config of the environments.
+        player: The player.
+        episodes: Number of episodes.
+        video: Video to which to add the player's frames; None = no video.
+        labels: Whether the player reads the simulator's labels.
+    """
+    at_once = min(config.num_envs, episodes)
+    with closing(build.environments(config, "evaluation", labels=labels, count=at_once)) as frames:
+        agent_episodes = play(*player(frames), episodes, video)
+        frames.env_method("rewind")  # reuses the simulators, because starting new ones may take minutes
+        random_episodes = play(frames, random_actor(frames.action_space, at_once), episodes)
+        fps = float(frames.get_attr("metadata", 0)[0].get("render_fps", 10))
+    return Played(agent_episodes, random_episodes, fps)
 
 
 def columns(episodes: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -265,19 +352,6 @@ def undefined_measures(episodes: Sequence[dict[str, Any]]) -> list[str]:
                 "and left out of the mean"
             )
     return sentences
-
-
-def _play_and_record(
-    run: Run, encoder: Encoder, learner: Learner, frames: VecEnv, episodes: int
-) -> list[dict[str, Any]]:
-    """Play the learner's evaluation episodes, write a video of the first ones, and return the "episode" infos."""
-    video = EpisodeVideo(min(VIDEO_EPISODES, frames.num_envs), question_of(run.config, encoder))
-    torch.manual_seed(run.config.seed)
-    act = learner_actor(learner, greedy=run.config.evaluation_greedy)
-    infos = play(build.encoded(run.config, frames, encoder), act, episodes, video)
-    fps = float(frames.get_attr("metadata", 0)[0].get("render_fps", 10))
-    write_video(run.path / "video", video.pictures(), fps)
-    return infos
 
 
 def question_of(config: RunConfig, encoder: Encoder) -> Callable[[Context], str]:

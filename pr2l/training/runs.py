@@ -25,7 +25,7 @@ from pr2l.training.checkpoints import Checkpoint
 from pr2l.training.metrics import Table
 
 # Keys that may change when a run is resumed.
-MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "evaluation_greedy"}
+MAY_CHANGE = {"why", "steps", "checkpoint_every", "evaluation_episodes", "evaluation_greedy", "evaluations"}
 MAY_CHANGE |= {"wandb", "workers", "step_groups", "isolated", "timeouts", "on_bad_value"}
 RESULTS = {"steps": int, "evaluation": dict, "played": dict}  # keys of results.json that comparisons read
 SOURCE_FOLDERS = (":/pr2l", ":/environments", ":/policies", ":/prompts", ":/configs")  # with all plug-ins, for git

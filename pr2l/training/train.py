@@ -82,10 +82,7 @@ def _train(config: RunConfig, resume: Path | None, root: Path) -> Path:
         encoder, spaces, source = stack.enter_context(training_source(config, fit_encoder=checkpoint is None))
         if checkpoint is not None:
             encoder.load_state_dict(checkpoint.below("encoder"))
-        learner = build.learner(config, encoder, spaces)
-        if config.data is not None and takes_data(config):
-            takes: Any = learner  # has `add_data`
-            takes.add_data(batch_source(config, encoder, recording(config)))
+        learner = learner_with_data(config, encoder, spaces)
         if run is None:
             run = Run.create(config, root)
             stack.enter_context(locked(run.path))
@@ -133,6 +130,21 @@ def training_source(config: RunConfig, *, fit_encoder: bool = True) -> Iterator[
         if fit_encoder:
             fit(encoder, frames, config.seed)
         yield encoder, spaces, build.embedded(config, frames, encoder)
+
+
+def learner_with_data(config: RunConfig, encoder: Encoder, spaces: build.Spaces) -> Learner:
+    """Create an untrained learner, with the recorded episodes of the config if it learns from rollouts and from them.
+
+    Args:
+        config: Config of the run.
+        encoder: Encoder of the frames, after its fit.
+        spaces: Spaces of the environments, before encoding.
+    """
+    learner = build.learner(config, encoder, spaces)
+    if config.data is not None and takes_data(config):
+        takes: Any = learner  # has `add_data`
+        takes.add_data(batch_source(config, encoder, recording(config)))
+    return learner
 
 
 def fit(encoder: Encoder, frames: VecEnv, seed: int) -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def test_runs_and_probes_set_the_number_of_threads(write_suite, tmp_path, monkey
     bench._make(suite, planned, tmp_path / "two", threads=3)
     assert numbers[0] == 3 and read_row(tmp_path / "two" / f"{planned.name}.json").cost.threads == 3
     numbers.clear()
-    bench._probe(planned.config, 4, tmp_path / "probe.json")
+    bench._probe(planned, 4, tmp_path / "probe.json")
     assert numbers[0] == 4
 
 
@@ -194,9 +195,13 @@ def test_estimated_costs(toys, rows, tmp_path, capsys, monkeypatch):
     assert bench._estimate(planned, measured, {}) == bench.CostEstimate(4.0, 1_500_000_000, "measured")
     unknown = [row.model_copy(update={"cost": row.cost.model_copy(update={"seconds": None})}) for row in measured]
     assert bench._estimate(planned, unknown, {}).seconds == (128 + 4 * 5) / 64
-    probes = {"small": {"start": 10.0, "speed": 50.0, "memory": 7}}
+    probes = {"small": {"start": 10.0, "speed": 50.0, "decision": 0.25, "memory": 7}}
     horizon = 7  # of the planned task; the probe may be of another task
-    assert bench._estimate(planned, [], probes) == bench.CostEstimate(10 + (128 + 4 * horizon) / 50, 7, "probed")
+    assert bench._estimate(planned, [], probes) == bench.CostEstimate(10 + 128 / 50 + 4 * horizon / 4, 7, "probed")
+    config = planned.config.model_copy(update={"evaluations": {"few": {}, "many": {}}})
+    probes["small"]["speed"] = None  # of a player that does not learn
+    twice_more = bench._estimate(replace(planned, config=config), [], probes)
+    assert twice_more.seconds == 10 + 3 * 4 * horizon / 4
     (rows / "toys" / f"{planned.name}.json").unlink()
     monkeypatch.setenv("COLUMNS", "200")
     bench.plan("toys", rows, at_once=1)
@@ -208,8 +213,11 @@ def test_estimated_costs(toys, rows, tmp_path, capsys, monkeypatch):
 def test_probe_measures_the_first_update(steps, toys, tmp_path, monkeypatch):
     """Also if the run has only one update."""
     monkeypatch.setenv("TOY_DELAY", "0.002")
-    bench._probe(toys.planned()[0].config.model_copy(update={"steps": steps}), 1, tmp_path / "probe.json")
+    planned = toys.planned()[0]
+    short = replace(planned, config=planned.config.model_copy(update={"steps": steps}))
+    bench._probe(short, 1, tmp_path / "probe.json")
     probe = read_json(tmp_path / "probe.json")
+    assert probe["decision"] > 0.002
     assert probe["start"] > 0 and 10 < probe["speed"] <= 1 / 0.002
     assert not any(tmp_path.glob("runs/*"))  # a probe leaves no run folder
 
@@ -220,7 +228,9 @@ def test_probe_is_reused_for_the_same_method_and_threads(write_suite, tmp_path):
 
     config = load_suite(write_suite("first")).planned()[0].config
     (tmp_path / "probes").mkdir()
-    write_json(tmp_path / "probes" / "small.json", {"threads": 1, "config": bench._timing_config(config)})
+    write_json(
+        tmp_path / "probes" / "small.json", {"threads": 1, "decision": 1, "config": bench._timing_config(config)}
+    )
     assert probed_methods("first", 1) == probed_methods("longer", 1, steps=256, seeds=[3]) == ["small"]
     assert probed_methods("first", 2) == probed_methods("other", 1, overrides=["num_envs=2"]) == []
     write_json(tmp_path / "probes" / "small.json", {"start": 1.0, "speed": 2.0})  # of an earlier version of pr2l
@@ -241,4 +251,3 @@ def test_failed_probe_ends_the_others(toys, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="small failed"):
         bench.plan("toys", tmp_path / "out")
     assert closed
-

@@ -155,6 +155,23 @@ def test_pooling_of_tokens_without_a_square_grid_is_refused(monkeypatch):
         encode({"image_tokens": 4})
 
 
+@pytest.mark.parametrize("before", [0, 1])
+def test_grid_that_is_not_square_is_pooled_to_rows_and_columns(monkeypatch, before):
+    """Four rows of eight tokens; each pooled one is the mean of two by two. A token before the grid is left out."""
+    monkeypatch.setattr("test_encoders.IMAGE", 32 + before)
+    encoder, tokens = encode({"image_tokens": [2, 4], "segments": ("image",)})
+    assert encoder.tokens == 8
+    values = [before + 4.5 + 2 * column + 16 * row for row in range(2) for column in range(4)]
+    assert tokens.values[0, :, 0].tolist() == values
+
+
+@pytest.mark.parametrize("shape", [[3, 4], [4, 2, 1], [0, 4], [8, 8]])
+def test_rows_and_columns_that_do_not_divide_the_grid_are_refused(monkeypatch, shape):
+    monkeypatch.setattr("test_encoders.IMAGE", 32)
+    with pytest.raises((UserError, ValueError), match="image_tokens"):
+        encode({"image_tokens": shape})
+
+
 def test_image_only_pools_vision_tokens():
     encoder = image_only.create(source(prompt=None), image_only.Defaults(image_tokens=4))
     tokens = encoder.encode(frames(value=2), CONTEXTS)

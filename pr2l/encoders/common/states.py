@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from math import isqrt
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange, reduce, repeat
 from torch.nn.functional import adaptive_avg_pool2d
 
 from pr2l.core import digest
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pr2l.vlms import VLM
 
 FIT_BATCH = 16  # frames per VLM call while the PCA is fitted
+
+
+Pooling: TypeAlias = "int | tuple[int, int] | None"
+"""Tokens of an image after pooling: a square number; (rows, columns) of a grid; None = no pooling."""
 
 
 class StatesEncoder(Encoder):
@@ -118,36 +122,59 @@ class StatesEncoder(Encoder):
         return states, mask
 
 
-def pool_grid(states: torch.Tensor, count: int | None) -> torch.Tensor:
-    """Average neighbouring tokens of a square image grid.
+def pool_grid(states: torch.Tensor, count: Pooling) -> torch.Tensor:
+    """Average neighbouring tokens of an image grid.
 
     Args:
-        states: [B, L, T, D], the grid row by row. A token before the grid (Florence-2's mean, a class token) is kept.
-        count: Number of tokens after pooling, a square number; None = no pooling.
+        states: [B, L, T, D], the grid row by row. A token before the grid (Florence-2's mean, a class token) is kept if
+            `count` is a number, and left out if it is a pair.
+        count: Tokens after pooling, see `Pooling`.
 
     Returns:
         [B, L, pooled_length(T, count), D].
     """
     if count is None:
         return states
+    if isinstance(count, tuple):
+        rows, columns = count
+        side, before = _block(states.shape[2], rows, columns)
+        grid = states[:, :, before:].float()
+        sizes = {"r": rows, "c": columns, "i": side, "j": side}
+        return reduce(grid, "b l (r i c j) d -> b l (r c) d", "mean", **sizes).to(states.dtype)
     before, grid = states.split([_before_grid(states.shape[2]), isqrt(states.shape[2]) ** 2], dim=2)
     square = rearrange(grid.float(), "b l (h w) d -> (b l) d h w", h=isqrt(grid.shape[2]))
     pooled = adaptive_avg_pool2d(square, isqrt(count)).to(states.dtype)
     return torch.cat([before, rearrange(pooled, "(b l) d h w -> b l (h w) d", b=len(states))], dim=2)
 
 
-def pooled_length(length: int, count: int | None) -> int:
+def _block(length: int, rows: int, columns: int) -> tuple[int, int]:
+    """Return the side of the square of tokens behind each pooled one, and the number of tokens before the grid."""
+    side = isqrt(length // (rows * columns))
+    before = length - side**2 * rows * columns
+    if side < 1 or before > 1:
+        raise UserError(
+            f"encoder_options: image_tokens=[{rows}, {columns}] does not divide the VLM's {length} image tokens into "
+            f"squares of equal size: {length} or {length - 1} must be {rows} x {columns} times a square number"
+        )
+    return side, before
+
+
+def pooled_length(length: int, count: Pooling) -> int:
     """Return the number of image tokens after `pool_grid`.
 
     Args:
         length: Number of image tokens before pooling, a token before the grid included.
-        count: Number of grid tokens after pooling; None = no pooling.
+        count: Tokens after pooling, see `Pooling`.
 
     Raises:
-        UserError: The tokens do not form a square grid, or count is not a square number of at most its size.
+        UserError: The tokens do not form a square grid, or count is not a square number of at most its size; or the
+            rows and columns do not divide the grid into squares.
     """
     if count is None:
         return length
+    if isinstance(count, tuple):
+        _block(length, *count)
+        return count[0] * count[1]
     side, before = isqrt(length), _before_grid(length)
     if before > 1:
         raise UserError(
@@ -160,7 +187,7 @@ def pooled_length(length: int, count: int | None) -> int:
     return before + count
 
 
-def pool_grids(states: torch.Tensor, lengths: Sequence[int], count: int | None) -> torch.Tensor:
+def pool_grids(states: torch.Tensor, lengths: Sequence[int], count: Pooling) -> torch.Tensor:
     """Average neighbouring tokens of several grids, each by itself; a single token among grids stays as it is.
 
     Args:
@@ -175,7 +202,7 @@ def pool_grids(states: torch.Tensor, lengths: Sequence[int], count: int | None) 
     return torch.cat([pool_grid(grid, own_count) for grid, own_count in grids], dim=2)
 
 
-def pooled_lengths(lengths: Sequence[int], count: int | None) -> int:
+def pooled_lengths(lengths: Sequence[int], count: Pooling) -> int:
     """Return the number of image tokens after `pool_grids`.
 
     Args:
@@ -189,11 +216,11 @@ def pooled_lengths(lengths: Sequence[int], count: int | None) -> int:
     return sum(pooled_length(length, own_count) for length, own_count in pairs)
 
 
-def _counts(lengths: Sequence[int], count: int | None) -> list[int | None]:
+def _counts(lengths: Sequence[int], count: Pooling) -> list[Pooling]:
     return [None if length == 1 < max(lengths) else count for length in lengths]
 
 
-def check_pooling(vlm: VLM, count: int | None) -> None:
+def check_pooling(vlm: VLM, count: Pooling) -> None:
     """Raise UserError if the image grid is to be pooled but may not be square (aspect=native).
 
     Args:
