@@ -17,8 +17,8 @@ class Defaults(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # average the tokens of an image to this square number; or to [rows, columns], without a token before the grid, so that
-    # a policy can point at the cells; None = keep all tokens
+    # average the tokens of an image to this square number; or to [rows, columns], without a token before the grid, so
+    # that a policy can point at the cells; None = keep all tokens
     image_tokens: int | tuple[PositiveInt, PositiveInt] | None = None
     pca: int | None = None  # components per token; None = no PCA, as in the paper's baseline
     pca_frames: PositiveInt = 512  # frames of random play that the PCA is fitted on

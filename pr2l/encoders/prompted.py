@@ -21,8 +21,8 @@ class Defaults(PromptOptions):
     """Options of the encoder `prompted`."""
 
     segments: tuple[Segment, ...] = ("image", "prompt", "generated")  # tokens to use, in this order, as in the paper
-    # average the tokens of an image to this square number; or to [rows, columns], without a token before the grid, so that
-    # a policy can point at the cells; None = keep all tokens
+    # average the tokens of an image to this square number; or to [rows, columns], without a token before the grid, so
+    # that a policy can point at the cells; None = keep all tokens
     image_tokens: int | tuple[PositiveInt, PositiveInt] | None = None
     pca: int | None = None  # components per layer and token (paper's Habitat: 1024 of 4096); None = no PCA
     pca_frames: PositiveInt = 512  # frames of random play that the PCA is fitted on
