@@ -75,6 +75,9 @@ class Transitions:
         return_discounts: float32 [B], factor of the value of the episode's last observation, which
             `monte_carlo_returns` leaves out: gamma ** (steps to the end) if the episode was truncated, 0 if it
             terminated; None if not computed.
+        proposed_actions: N candidates for the action of each step, [B, N, ...]; candidate 0 is the agent's own action.
+            None = the algorithm has not asked for features of actions.
+        action_features: Features of these candidates by the VLM, float16 [B, N, D]; None as `proposed_actions`.
     """
 
     observations: Tensors
@@ -88,6 +91,8 @@ class Transitions:
     contexts: Sequence[Mapping[str, str]] = ()
     expert_actions: ActionBatch | None = None
     return_discounts: torch.Tensor | None = None
+    proposed_actions: torch.Tensor | None = None
+    action_features: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)

@@ -2,13 +2,19 @@
 
     Q_i(s, a) <- r + gamma (1 - d) V'_i(s')    V_i(s) <- Q'_i(s, a~)    i = 1, 2; ' = target, a moving average
 
-    policy: -mean of w log pi(a*|s), by default with a* the best of N actions that a cloned behaviour policy proposes
+    policy: -mean of w log pi(a*|s), by default with a* the best of N candidates
 
-The features of the state are a network's over the tokens; those of the action are its factors and the token of the
-touched cell (common/action_encoder.py). Differences from the released code:
+The features of the state are a network's over the tokens. `action_features` chooses those of an action:
 
-    - it proposes actions with the policy that collected the data, here a policy that is cloned from the data does;
-    - its targets start from other random weights, here from a copy of the critic, as the paper and ArCHer have it;
+    heads         its factors, and the token of the touched cell (common/action_encoder.py); a policy that is cloned
+                  from the data proposes the candidates
+    text, drawn   states of the frozen VLM about the frame and the action, as in paper and code; pr2l computes them
+                  once for the recorded action and N - 1 candidates of each step, and they come with the batch
+
+Differences from the released code:
+
+    - it proposes candidates with the policy that collected the data, at temperature 1.2;
+    - its targets start from other random weights, here from a copy of the critic, as ArCHer has it;
     - its advantage takes the larger one of two critics; here the smaller one, unless reduction=max.
 """
 
@@ -20,12 +26,14 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from gymnasium import spaces
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, model_validator
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from stable_baselines3.common.utils import get_device, polyak_update, set_random_seed
 from torch import nn
+from torch.nn.functional import layer_norm
+from typing_extensions import Self
 
-from .base import BatchSource, LearnsFrom, Tensors, Transitions, Values
+from .base import BatchSource, LearnsFrom, Tensors, Transitions, UserError, Values
 from .common.action_encoder import ActionEncoder
 from .common.factored_policy import FactoredOptions, FactoredPolicy
 from .common.loop import Loop, Update
@@ -36,7 +44,28 @@ from .common.state import copies
 from .losses.advantages import exponential_weights, hard_weights
 from .networks.base import TokenNetwork
 
-__all__ = ["Critic", "Defaults", "DigiQLearner", "Learner", "bellman_losses", "create", "extraction"]
+__all__ = ["Candidates", "Critic", "Defaults", "DigiQLearner", "Learner", "bellman_losses", "create", "extraction"]
+
+
+class Candidates(NamedTuple):
+    """Actions of B states.
+
+    Args:
+        actions: int64 [B, factors], or [N, B, factors] for N actions of each state.
+        features: Their features by the VLM, [B, D] or [N, B, D]; None = the critic encodes the actions itself.
+    """
+
+    actions: torch.Tensor
+    features: torch.Tensor | None = None
+
+    def select(self, numbers: torch.Tensor) -> Candidates:
+        """Return one action of each state.
+
+        Args:
+            numbers: int64 [B], indices of N actions.
+        """
+        rows = torch.arange(len(numbers), device=numbers.device)
+        return Candidates(self.actions[numbers, rows], None if self.features is None else self.features[numbers, rows])
 
 
 class BellmanLosses(NamedTuple):
@@ -47,7 +76,7 @@ class BellmanLosses(NamedTuple):
 
 
 def bellman_losses(
-    critic: Critic, target: Critic, batch: Transitions, actions: torch.Tensor, backup_actions: torch.Tensor
+    critic: Critic, target: Critic, batch: Transitions, taken: Candidates, backup: Candidates
 ) -> BellmanLosses:
     """Compute Digi-Q's losses, with a target of its own for each head (code).
 
@@ -57,31 +86,30 @@ def bellman_losses(
         critic: Critic to train.
         target: Target of the critic.
         batch: B transitions; `discounts` is gamma, and 0 after the task ended the episode.
-        actions: a, int64 [B, factors], actions of the batch.
-        backup_actions: a~, int64 [B, factors]; those of the batch evaluate the policy that collected the data.
+        taken: a, the actions of the batch.
+        backup: a~, one action of each state; those of the batch evaluate the policy that collected the data.
     """
     with torch.no_grad():
         next_values = target.values(target.features(batch.next_observations))
-        value_targets = target.action_values(target.features(batch.observations), backup_actions, batch.observations)
+        value_targets = target.action_values(target.features(batch.observations), backup, batch.observations)
     action_value_targets = batch.rewards[:, None] + batch.discounts[:, None] * next_values
     features = critic.features(batch.observations)
-    action_values = critic.action_values(features, actions, batch.observations)
+    action_values = critic.action_values(features, taken, batch.observations)
     return BellmanLosses(
         (action_values - action_value_targets).square().mean(dim=0).sum(),
         (critic.values(features) - value_targets).square().mean(dim=0).sum(),
     )
 
 
-def best_of(actions: torch.Tensor, advantages: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the action with the largest advantage of each observation, int64 [B, factors], and that advantage, [B].
+def best_of(candidates: Candidates, advantages: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the action with the largest advantage of each state, int64 [B, factors], and that advantage, [B].
 
     Args:
-        actions: int64 [N, B, factors]; of equal advantages the first action is taken.
+        candidates: N actions of each state; of equal advantages the first action is taken.
         advantages: float32 [N, B].
     """
-    best = advantages.argmax(dim=0)
-    rows = torch.arange(actions.shape[1], device=actions.device)
-    return actions[best, rows], advantages[best, rows]
+    largest, best = advantages.max(dim=0)
+    return candidates.select(best).actions, largest
 
 
 class Extraction(NamedTuple):
@@ -95,14 +123,14 @@ class Extraction(NamedTuple):
 def extraction(
     critic: Critic,
     policy: FactoredPolicy,
-    behaviour: FactoredPolicy | None,
     observations: Tensors,
-    actions: torch.Tensor,
+    taken: Candidates,
+    candidates: Candidates | None,
     options: Defaults,
 ) -> Extraction:
     """Choose what the policy imitates; the names are those of the released code.
 
-        best-of-n   the best of the batch's action and n - 1 proposed ones, if its advantage exceeds a threshold
+        best-of-n   the best of N candidates, if its advantage exceeds a threshold
         awr         the batch's action, weighted by min(exp(A / temperature), max_weight)
         pg          an action of the policy, weighted by its advantage; the code uses five times the advantage
         sft         the batch's action
@@ -110,24 +138,23 @@ def extraction(
     Args:
         critic: Critic.
         policy: Policy, for pg.
-        behaviour: Policy that proposes actions, for best-of-n.
         observations: Observations of B rows.
-        actions: int64 [B, factors], actions of the batch.
+        taken: The actions of the batch.
+        candidates: N actions of each state, for best-of-n.
         options: Options of the algorithm.
     """
     if options.extraction == "sft":
-        return Extraction(actions, torch.ones(len(actions), device=actions.device))
-    if options.extraction == "best-of-n" and behaviour is not None:
-        proposed = behaviour(observations).sample(options.n - 1, options.proposal_temperature)
-        candidates = torch.cat([actions[None], proposed])
-        best, advantages = best_of(candidates, critic.advantages(candidates, observations, options.reduction))
-        return Extraction(best, hard_weights(advantages, options.threshold))
+        return Extraction(taken.actions, torch.ones(len(taken.actions), device=taken.actions.device))
+    if options.extraction == "best-of-n" and candidates is not None:
+        advantages = critic.advantages(candidates, observations, options.reduction)
+        best, largest = best_of(candidates, advantages)
+        return Extraction(best, hard_weights(largest, options.threshold))
     if options.extraction == "pg":
-        actions = policy(observations).sample(1)[0]
-    advantages = critic.advantages(actions, observations, options.reduction)
+        taken = Candidates(policy(observations).sample(1)[0])
+    advantages = critic.advantages(taken, observations, options.reduction)
     if options.extraction == "awr":
-        return Extraction(actions, exponential_weights(advantages, options.temperature, options.max_weight))
-    return Extraction(actions, advantages)
+        return Extraction(taken.actions, exponential_weights(advantages, options.temperature, options.max_weight))
+    return Extraction(taken.actions, advantages)
 
 
 class DigiQLearner(PolicyLearner):
@@ -170,13 +197,16 @@ class DigiQLearner(PolicyLearner):
             The number of transitions, and the metrics: losses; weight, the mean weight of the imitated actions; epoch.
         """
         batch = on_device(source.next_batch(self.options.batch_size), self.device)
-        actions = self.policy.as_factors(batch.actions)
-        losses = bellman_losses(self.critic, self.target, batch, actions, self.backup_actions(batch, actions))
+        recorded = self.recorded_candidates(batch)
+        taken = Candidates(self.policy.as_factors(batch.actions))
+        if recorded is not None:
+            taken = recorded.select(torch.zeros_like(taken.actions[:, 0]))
+        losses = bellman_losses(self.critic, self.target, batch, taken, self.backup(batch, taken, recorded))
         policy_loss = behaviour_loss = weight = torch.zeros((), device=self.device)
         if self.behaviour is not None:
-            behaviour_loss = -self.behaviour(batch.observations).log_prob(actions).mean()
+            behaviour_loss = -self.behaviour(batch.observations).log_prob(taken.actions).mean()
         if self.updates >= self.options.critic_updates:
-            policy_loss, weight = self.policy_loss(batch.observations, actions)
+            policy_loss, weight = self.policy_loss(batch.observations, taken, recorded)
         self.step(losses.action_values + losses.values + behaviour_loss + policy_loss)
         metrics = {
             "train/action_value_loss": losses.action_values.item(),
@@ -188,30 +218,54 @@ class DigiQLearner(PolicyLearner):
         }
         return Update(len(batch), metrics)
 
-    def policy_loss(self, observations: Tensors, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def recorded_candidates(self, batch: Transitions) -> Candidates | None:
+        """Return the candidates of each state that came with a batch, the taken action first; None = none did.
+
+        Args:
+            batch: Transitions.
+        """
+        if batch.proposed_actions is None or batch.action_features is None:
+            return None
+        rows, count = batch.action_features.shape[:2]
+        actions = torch.as_tensor(batch.proposed_actions, device=self.device).long().view(rows, count, -1)
+        return Candidates(actions.transpose(0, 1), batch.action_features.transpose(0, 1))
+
+    def policy_loss(
+        self, observations: Tensors, taken: Candidates, recorded: Candidates | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the loss -mean(w log pi(a*|s)) of the policy, and the mean of the weights w.
 
         Args:
             observations: Observations of B rows.
-            actions: int64 [B, factors], actions of the batch.
+            taken: The actions of the batch.
+            recorded: The candidates that came with the batch.
         """
-        chosen = extraction(self.critic, self.policy, self.behaviour, observations, actions, self.options)
+        candidates = recorded
+        if self.options.extraction == "best-of-n" and self.behaviour is not None:
+            with torch.no_grad():
+                proposed = self.behaviour(observations).sample(self.options.n - 1, self.options.proposal_temperature)
+            candidates = Candidates(torch.cat([taken.actions[None], proposed]))
+        chosen = extraction(self.critic, self.policy, observations, taken, candidates, self.options)
         log_probabilities = self.policy(observations).log_prob(chosen.actions)
         return -(chosen.weights * log_probabilities).mean(), chosen.weights.mean()
 
-    def backup_actions(self, batch: Transitions, actions: torch.Tensor) -> torch.Tensor:
-        """Return the actions a~ that the state values take, int64 [B, factors].
+    def backup(self, batch: Transitions, taken: Candidates, recorded: Candidates | None) -> Candidates:
+        """Return the actions a~ that the state values take.
 
         Args:
             batch: Transitions.
-            actions: Their actions.
+            taken: Their actions.
+            recorded: The candidates that came with them; backup=behaviour takes a random one, as the code does.
         """
         if self.options.backup == "data":
-            return actions
+            return taken
+        if recorded is not None:
+            numbers = torch.randint(len(recorded.actions), (len(batch),))
+            return recorded.select(numbers.to(self.device))
         policy = self.behaviour if self.options.backup == "behaviour" else self.policy
         assert policy is not None
         with torch.no_grad():
-            return policy(batch.observations).sample(1)[0]
+            return Candidates(policy(batch.observations).sample(1)[0])
 
     def step(self, loss: torch.Tensor) -> None:
         """Make a gradient step, and move the target towards the critic.
@@ -258,15 +312,18 @@ class Critic(nn.Module):
 
     Args:
         network: Features extractor over token observations.
-        actions: Encoder of actions.
+        actions: Encoder of actions; None = actions come with features.
+        feature_size: D, width of these features.
         options: Options of the algorithm.
     """
 
-    def __init__(self, network: TokenNetwork, actions: ActionEncoder, options: Defaults) -> None:
+    def __init__(
+        self, network: TokenNetwork, actions: ActionEncoder | None, feature_size: int, options: Defaults
+    ) -> None:
         super().__init__()
         self.network, self.actions = network, actions
         width, sizes = network.features_dim, list(options.critic_sizes)
-        inputs = width + actions.width
+        inputs = width + (feature_size if actions is None else actions.width)
         self.action_value_heads = nn.ModuleList(nn.Sequential(*create_mlp(inputs, 1, sizes)) for _ in range(2))
         self.value_heads = nn.ModuleList(nn.Sequential(*create_mlp(width, 1, sizes)) for _ in range(2))
 
@@ -287,31 +344,47 @@ class Critic(nn.Module):
         """
         return torch.cat([head(features) for head in self.value_heads], dim=-1)
 
-    def action_values(self, features: torch.Tensor, actions: torch.Tensor, observations: Tensors) -> torch.Tensor:
+    def action_values(self, features: torch.Tensor, candidates: Candidates, observations: Tensors) -> torch.Tensor:
         """Return two values of each action, [B, 2] or [N, B, 2].
 
         Args:
             features: [B, F].
-            actions: int64 [B, factors], or [N, B, factors].
+            candidates: One action of each state, or N.
             observations: Tensors [B, ...] of the same states.
         """
-        encoded = self.actions(actions, observations["tokens"], observations["mask"])
+        encoded = self.encoded(candidates, observations)
         inputs = torch.cat([features.expand(*encoded.shape[:-1], -1), encoded], dim=-1)
         return torch.cat([head(inputs) for head in self.action_value_heads], dim=-1)
 
+    def encoded(self, candidates: Candidates, observations: Tensors) -> torch.Tensor:
+        """Return actions as vectors [B, W] or [N, B, W].
+
+        Features of the VLM are normalised, because states of some VLMs are in the thousands.
+
+        Args:
+            candidates: One action of each state, or N.
+            observations: Tensors [B, ...] of the same states.
+        """
+        if self.actions is not None:
+            encoded: torch.Tensor = self.actions(candidates.actions, observations["tokens"], observations["mask"])
+            return encoded
+        assert candidates.features is not None
+        features = candidates.features.float()
+        return layer_norm(features, features.shape[-1:])
+
     def advantages(
-        self, actions: torch.Tensor, observations: Tensors, reduction: Literal["min", "max"]
+        self, candidates: Candidates, observations: Tensors, reduction: Literal["min", "max"]
     ) -> torch.Tensor:
         """Return the advantages A = Q - V, each reduced over its two heads, [B] or [N, B].
 
         Args:
-            actions: int64 [B, factors], or [N, B, factors].
+            candidates: One action of each state, or N.
             observations: Tensors [B, ...].
             reduction: min: the smaller value, as in ArCHer; max: the larger one, as in the code of Digi-Q.
         """
         features = self.features(observations)
         reduce = torch.amin if reduction == "min" else torch.amax
-        action_values = reduce(self.action_values(features, actions, observations), dim=-1)
+        action_values = reduce(self.action_values(features, candidates, observations), dim=-1)
         return action_values - reduce(self.values(features), dim=-1)
 
 
@@ -325,6 +398,8 @@ def on_device(batch: Transitions, device: torch.device) -> Transitions:
     moved = {name: getattr(batch, name).to(device) for name in ("rewards", "discounts")}
     for name in ("observations", "next_observations"):
         moved[name] = {key: values.to(device) for key, values in getattr(batch, name).items()}
+    if batch.action_features is not None:
+        moved["action_features"] = batch.action_features.to(device)
     return replace(batch, **moved)
 
 
@@ -341,7 +416,8 @@ def create(
     """Create a learner; see `Algorithm.create` for the arguments.
 
     Args:
-        observation_space: Dict of tokens [T, D], mask [T] and perhaps proprio [P].
+        observation_space: Dict of tokens [T, D], mask [T] and perhaps proprio [P]; and action_features [N, D] if
+            `options.action_features` is text or drawn.
         action_space: Discrete or MultiDiscrete, from 0.
         num_envs: Not used.
         network: Class that turns an observation into features; policies and critic have one each.
@@ -350,20 +426,52 @@ def create(
         seed: Seed of all random generators, and so of the first weights.
 
     Raises:
-        UserError: The action space is of another kind, or `options.factors_of_type` does not fit it.
+        UserError: The action space is of another kind, `options.factors_of_type` does not fit it, or there are no
+            action features.
     """
     set_random_seed(seed)
     make: Any = network  # each Network takes the Defaults of its file
     device, networks = get_device(options.device), [make(observation_space, network_options) for _ in range(3)]
     policy = FactoredPolicy(networks[0], action_space, options)
-    encoder = ActionEncoder(policy.sizes, policy.uses, networks[1].token_size, options.action_size, options)
-    critic = Critic(networks[1], encoder, options)
+    encoder = None
+    if options.action_features == "heads":
+        encoder = ActionEncoder(policy.sizes, policy.uses, networks[1].token_size, options.action_size, options)
+    critic = Critic(networks[1], encoder, feature_size(observation_space, options), options)
     behaviour = FactoredPolicy(networks[2], action_space, options) if options.needs_behaviour else None
     return DigiQLearner(policy.to(device), critic.to(device), behaviour and behaviour.to(device), options)
 
 
+def feature_size(observation_space: spaces.Dict, options: Defaults) -> int:
+    """Return D, the width of the features of actions that come with a batch; 0 = none do.
+
+    Args:
+        observation_space: As in `create`.
+        options: Options of the algorithm.
+
+    Raises:
+        UserError: The options need features, and the space has none.
+    """
+    if options.action_features == "heads":
+        return 0
+    features = observation_space.spaces.get("action_features")
+    if features is None or features.shape is None:
+        raise UserError(
+            f"algorithm_options.action_features={options.action_features} needs features of actions by a VLM; use an "
+            "encoder with a VLM, such as prompted, or action_features=heads"
+        )
+    return features.shape[-1]
+
+
 class Defaults(FactoredOptions):
     """Options of Digi-Q."""
+
+    # heads = the action's choices and the token of the touched cell; text = the VLM reads the action in a question;
+    # drawn = the VLM sees it on the frame; with {action} in action_question also, it does both, as in the code
+    action_features: Literal["heads", "text", "drawn"] = "heads"
+    # the VLM's question about an action, with {action} for its text and the slots of the context, such as {goal};
+    # None = the question that `pr2l pretrain pretrain/screen_changes` trains
+    action_question: str | None = None
+    action_tokens: Literal["generated", "prompt"] = "generated"  # tokens whose mean state is the feature; from the code
 
     batch_size: PositiveInt = 128  # transitions per update; 32 x 4 accumulated in the code
     gamma: Fraction = 0.95  # discount factor per step; from the code
@@ -372,7 +480,7 @@ class Defaults(FactoredOptions):
     reduction: Literal["min", "max"] = "min"  # of the two heads in the advantage; max in the code
     extraction: Literal["best-of-n", "awr", "pg", "sft"] = "best-of-n"  # what the policy imitates
     n: Annotated[int, Field(ge=2)] = 16  # actions that best-of-n compares, with the data's action; from the code
-    proposal_temperature: PositiveNumber = 1.2  # temperature of the behaviour policy in best-of-n; from the code
+    proposal_temperature: PositiveNumber = 1.2  # of the behaviour policy in best-of-n, with heads; from the code
     threshold: Number = 0.05  # advantage that best-of-n must exceed; 1 / H of the time limit, as in the code
     temperature: PositiveNumber = 0.01  # temperature of awr; from the code
     max_weight: PositiveNumber = 100.0  # largest weight of awr; the code has no limit
@@ -384,4 +492,13 @@ class Defaults(FactoredOptions):
     @property
     def needs_behaviour(self) -> bool:
         """Whether a policy is cloned from the data."""
-        return self.extraction == "best-of-n" or self.backup == "behaviour"
+        return self.action_features == "heads" and (self.extraction == "best-of-n" or self.backup == "behaviour")
+
+    @model_validator(mode="after")
+    def new_actions_have_no_features(self) -> Self:
+        if self.action_features != "heads" and (self.extraction == "pg" or self.backup == "policy"):
+            raise ValueError(
+                f"extraction=pg and backup=policy value new actions, but action_features={self.action_features} are "
+                "those of recorded candidates; use action_features=heads, or best-of-n with backup=data or behaviour"
+            )
+        return self

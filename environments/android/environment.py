@@ -11,7 +11,8 @@ exactly.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from .. import base
 from ..base import UserError
-from ..common.screen_action_space import ActionText, ScreenActionSpace
+from ..common.screen_action_space import ActionText, ScreenActionSpace, text_of
 from ..isolation.interpreters import interpreter
 from ..isolation.isolated import Isolated
 from .actions import ScreenActions
@@ -70,6 +71,18 @@ def kinds(task: str) -> tuple[str, ...]:
         task: Not used.
     """
     return ()
+
+
+def action_text(action: Any, context: Mapping[str, str], options: Defaults) -> str:
+    """Return the text form of a recorded action; "" = it was malformed and did nothing.
+
+    Args:
+        action: An element of the action space.
+        context: The context of the observation.
+        options: The options of the recorded environment.
+    """
+    heads = ScreenActionSpace(options.rows, options.columns, options.words)
+    return text_of(action, None if options.actions == "text" else heads, context["goal"])
 
 
 def make(

@@ -32,7 +32,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from .screen_actions import FIELDS, TYPES, MalformedAction, ScreenAction, UnsupportedAction, format
+from .screen_actions import FIELDS, TYPES, MalformedAction, ScreenAction, UnsupportedAction, find, format, parse
 
 HEADS = ("type", "cell", "offset", "direction", "start", "length")
 DIRECTIONS = {"up": (0, -1), "down": (0, 1), "left": (-1, 0), "right": (1, 0)}  # of the finger, as (x, y)
@@ -155,6 +155,20 @@ class ScreenActionSpace:
                 "words; a policy with heads can only type such texts"
             )
         return span[0], span[1] - 1
+
+
+def text_of(action: Any, heads: ScreenActionSpace | None, instruction: str) -> str:
+    """Return the text form of a recorded action; "" = the environment took it for malformed and did nothing.
+
+    Args:
+        action: A row of `heads`, or the response of a VLM.
+        heads: The space of the action; None = actions are texts.
+        instruction: The text whose words `type` and `answer` select.
+    """
+    try:
+        return format(parse(find(action)) if heads is None else heads.decode(action, instruction))
+    except MalformedAction:
+        return ""
 
 
 def words_of(instruction: str) -> list[str]:

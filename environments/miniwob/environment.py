@@ -8,7 +8,7 @@ answer; back, home, answer, complete and impossible only let time pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -20,7 +20,7 @@ from .. import base
 from ..base import UserError
 from ..browser import BrowserOptions, Page, PageFailure, PageSpec, Pool, shared_pool
 from ..common import drawing
-from ..common.screen_action_space import ActionText, ScreenActionSpace
+from ..common.screen_action_space import ActionText, ScreenActionSpace, text_of
 from ..common.screen_actions import MalformedAction, ScreenAction, format, parse
 from . import oracles, pages
 from .tasks import TASKS, Task
@@ -73,6 +73,18 @@ def make(
         UserError: If the task or the split is unknown, or the pages are not installed.
     """
     return MiniwobEnv(task, base.row(TASKS, task, "miniwob"), options or Defaults(), split=split, labels=labels)
+
+
+def action_text(action: Any, context: Mapping[str, str], options: Defaults) -> str:
+    """Return the text form of a recorded action; "" = it was malformed and did nothing.
+
+    Args:
+        action: An element of the action space.
+        context: The context of the observation.
+        options: The options of the recorded environment.
+    """
+    heads = ScreenActionSpace(rows=options.grid[0], columns=options.grid[1])
+    return text_of(action, None if options.actions == "text" else heads, context["goal"])
 
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
@@ -22,7 +22,7 @@ from ..base import UserError
 from ..browser import BrowserOptions, Page, PageFailure, PageSpec, Pool, ScriptError, shared_pool
 from ..common import screen_actions
 from ..common.drawing import draw
-from ..common.screen_action_space import ActionText, ScreenActionSpace
+from ..common.screen_action_space import ActionText, ScreenActionSpace, text_of
 from ..common.screen_actions import MalformedAction, ScreenAction, UnsupportedAction
 from .episode import Episode, draw_episode
 from .library import find
@@ -107,6 +107,23 @@ def make(
     options = options or Defaults()
     templates = {name: find(name) for name in options.templates} or _task(task).templates()
     return PhoneEnv(templates_of(templates, split, options.split_by), options, split=split, labels=labels)
+
+
+def action_text(action: Any, context: Mapping[str, str], options: Defaults) -> str:
+    """Return the text form of a recorded action; "" = it was malformed and did nothing.
+
+    Args:
+        action: An element of the action space.
+        context: The context of the observation.
+        options: The options of the recorded environment.
+
+    Raises:
+        UserError: If the text to type may be on the screen (screen_words), which is not recorded.
+    """
+    if options.screen_words and options.actions == "heads":
+        raise UserError("texts of recorded actions need environment_options.screen_words=false")
+    heads = ScreenActionSpace(rows=options.rows, columns=options.columns, words=options.words)
+    return text_of(action, None if options.actions == "text" else heads, context["goal"])
 
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], Any]:

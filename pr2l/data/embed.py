@@ -6,37 +6,38 @@ episode after the other, each with the frame after its last action.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from pr2l.core import digest, registry
 from pr2l.core.config import RunConfig
-from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.io import DIGEST, DamagedFile, sync
 from pr2l.core.lock import locked
 from pr2l.core.prompt import task_contexts
-from pr2l.core.types import Labels
+from pr2l.core.types import Labels, Tokens
+from pr2l.data.action_features import action_features
 from pr2l.data.manifest import LABELS
 from pr2l.data.recording import Recording
-from pr2l.data.store import Store, exists, is_complete
+from pr2l.data.store import Store, is_complete
+from pr2l.data.store_writer import write_store
 from pr2l.encoders.base import Encoder
 from pr2l.rollout import build
 
-FLUSH_EVERY = 10  # seconds between flushes: the most work that is lost when the process is killed
 FITTED = "fitted.safetensors"  # in the store's folder: the state of an encoder fitted on the data set, such as a PCA
 
 
 def embed(dataset: Path, config: RunConfig, folder: Path | None = None) -> Store:
     """Embed all frames of a data set, or the remaining frames if the store exists.
+
+    If the algorithm of the config uses features of actions, they are computed next, into a store of their own.
 
     Ctrl-C keeps the finished rows, then raises KeyboardInterrupt.
 
@@ -52,7 +53,10 @@ def embed(dataset: Path, config: RunConfig, folder: Path | None = None) -> Store
         UserError: If the config does not fit the data set, or the folder holds other embeddings.
     """
     recording = Recording(dataset)
-    return embed_with(build.encoder(config, recording.frame_shape), recording, config, folder)
+    encoder = build.encoder(config, recording.frame_shape)
+    store = embed_with(encoder, recording, config, folder)
+    action_features(encoder, recording, config)
+    return store
 
 
 def embed_with(
@@ -89,28 +93,11 @@ def embed_with(
 
 def _embed_missing(encoder: Encoder, recording: Recording, config: RunConfig, folder: Path) -> Store:
     """Fit the encoder, embed the missing rows, and open the store for reading."""
-    console = Console()
     if encoder.fit_frames:
         _fit(encoder, recording, folder)
-    key = store_key(recording, encoder)
-    if is_complete(folder):
-        store = Store.open(folder, key)
-    elif exists(folder):
-        store = Store.resume(folder, key)
-    else:
-        store = Store.create(folder, key, (len(recording), encoder.tokens, encoder.width))
-    frames, seconds = 0, 0.0
-    try:
-        if store.done < len(store):
-            labels = _labels(recording, config, store.done) if encoder.needs_labels else None
-            frames, seconds = _fill(store, recording, encoder, config.num_envs, labels, console)
-    finally:
-        console.print(f"{store.done:,} of {len(store):,} frames are in {folder}", soft_wrap=True, markup=False)
-        if store.clipped:
-            console.print(f"{store.clipped:,} numbers beyond the range of float16 were clipped", soft_wrap=True)
-    if frames:
-        console.print(f"{frames:,} frames in {seconds:.0f} s, {frames / seconds:.0f} frames/s")
-    return Store.open(folder, key)
+    shape = (len(recording), encoder.tokens, encoder.width)
+    rows = partial(_rows, recording, encoder, config)
+    return write_store(folder, store_key(recording, encoder), shape, rows, "frames")
 
 
 def store_key(recording: Recording, encoder: Encoder) -> dict[str, Any]:
@@ -176,32 +163,9 @@ def _labels(recording: Recording, config: RunConfig, start: int) -> Iterator[Lab
     return recording.labels(start, getattr(registry.load("environments", config.environment), "NEAR", 1.0))
 
 
-def _fill(
-    store: Store, recording: Recording, encoder: Encoder, size: int, labels: Iterator[Labels] | None, console: Console
-) -> tuple[int, float]:
-    """Embed the missing rows of the store, and return the number of these rows and the duration in seconds.
-
-    Args:
-        store: Store without these rows.
-        recording: The data set.
-        encoder: The encoder.
-        size: Number of frames of a batch.
-        labels: The labels of these rows; None if the encoder needs none.
-        console: Shows the progress.
-    """
-    before, start = store.done, time.monotonic()
-    last_flush = start
-    with Progress(console=console) as progress:
-        bar = progress.add_task("embedding", total=len(store), completed=before)
-        try:
-            for frames, contexts in recording.batches(before, size, encoder.frame_history):
-                with torch.no_grad():
-                    labels_of_batch = None if labels is None else [*islice(labels, len(frames))]
-                    store.append(encoder.encode(frames, contexts, labels_of_batch))
-                progress.update(bar, completed=store.done)
-                if time.monotonic() - last_flush >= FLUSH_EVERY:
-                    store.flush()
-                    last_flush = time.monotonic()
-        finally:
-            store.flush()
-    return store.done - before, time.monotonic() - start
+def _rows(recording: Recording, encoder: Encoder, config: RunConfig, start: int) -> Iterator[Tokens]:
+    """Yield the tokens of the frames from `start` on, batch by batch."""
+    labels = _labels(recording, config, start) if encoder.needs_labels else None
+    for frames, contexts in recording.batches(start, config.num_envs, encoder.frame_history):
+        with torch.no_grad():
+            yield encoder.encode(frames, contexts, None if labels is None else [*islice(labels, len(frames))])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pr2l.core import registry
 from pr2l.core.config import RunConfig, parse_options
 from pr2l.core.errors import UserError
+from pr2l.data.action_features import action_features
 from pr2l.data.embed import embed_with
 from pr2l.data.recording import Recording
 from pr2l.data.sources import Episodes, TrajectorySource, TransitionSource
@@ -133,7 +134,7 @@ def batch_source(config: RunConfig, encoder: Encoder, data: Recording) -> Transi
     """Return a source of batches for the config's algorithm; frames without embeddings are embedded first.
 
     The algorithm's options `gamma` (default 0.99) and `n_step` (default 1) determine returns, discounts and n-step
-    rewards.
+    rewards. With features of actions (`action_features`), they are computed next.
 
     Args:
         config: The config of the run.
@@ -152,7 +153,10 @@ def batch_source(config: RunConfig, encoder: Encoder, data: Recording) -> Transi
         )
     contents = data, embed_with(encoder, data, config, wait=True), getattr(options, "gamma", GAMMA)
     codec = text_codec(config, encoder)
-    episodes = Episodes(*contents) if codec is None else TextEpisodes(*contents, codec)
+    if codec is None:
+        episodes = Episodes(*contents, action_features(encoder, data, config, wait=True))
+    else:
+        episodes = TextEpisodes(*contents, codec)
     if kind == "transitions":
         return TransitionSource(episodes, config.seed, getattr(options, "n_step", 1))
     return TrajectorySource(episodes, config.seed)

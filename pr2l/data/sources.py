@@ -26,6 +26,7 @@ import torch
 
 from pr2l.core.errors import UserError
 from pr2l.core.types import Contexts
+from pr2l.data.action_features import ActionFeatures
 from pr2l.data.recording import Episode, Recording
 from pr2l.data.store import Store
 from pr2l.policies.base import ActionBatch, Tensors, Trajectory, Transitions, Values
@@ -41,10 +42,18 @@ class Episodes:
         recording: The data set.
         store: The embeddings of all frames of the data set, in the same order.
         gamma: Discount factor per step, 0 to 1.
+        action_features: Candidates for the action of each step, with their features; None = transitions have none.
     """
 
-    def __init__(self, recording: Recording, store: Store, gamma: float = 0.99) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        store: Store,
+        gamma: float = 0.99,
+        action_features: ActionFeatures | None = None,
+    ) -> None:
         self.recording, self.gamma, self._store = recording, gamma, store
+        self._action_features = action_features
         episodes = [recording.episode(number) for number in range(recording.episodes)]
         counts = np.array([len(episode.rewards) for episode in episodes])
         self._ends = np.cumsum(counts)  # for each episode, one past its last step
@@ -106,6 +115,7 @@ class Episodes:
             rewards[inside] += self.gamma**ahead * self._rewards[steps[inside] + ahead]
         last = steps + lengths - 1
         rows = self._rows[steps]
+        candidates, features = (None, None) if self._action_features is None else self._action_features[steps]
         return Transitions(
             observations=self._observations(rows),
             actions=_take(self._actions, steps),
@@ -118,6 +128,8 @@ class Episodes:
             contexts=[self._contexts[row] for row in rows],
             expert_actions=_take(self._expert_actions, steps) if self.has_expert_actions else None,
             return_discounts=self._return_discounts(steps),
+            proposed_actions=candidates,
+            action_features=features,
         )
 
     def _length(self, number: int) -> int:

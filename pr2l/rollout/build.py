@@ -7,6 +7,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -15,6 +16,7 @@ from pr2l.core.answer_cache import CACHE, AnswerCache
 from pr2l.core.config import TEXT_POLICY, RunConfig
 from pr2l.core.errors import OURS, UserError, code_of
 from pr2l.encoders.base import Encoder, EncoderSource
+from pr2l.encoders.common.action_states import action_states
 from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.environments.isolation.isolated import Timeouts
 from pr2l.policies.base import Learner
@@ -183,16 +185,24 @@ def encoded(config: RunConfig, frames: VecEnv, encoder: Encoder, *, embed_termin
 
 
 def learner_space(config: RunConfig, frames: spaces.Dict, encoder: Encoder) -> spaces.Dict:
-    """Return the space of the learner's observations.
+    """Return the space of the learner's observations and, if it uses them, of features of actions.
 
     Args:
-        config: The config of the run; `text_policy` is used.
+        config: The config of the run; `text_policy` and the algorithm's options are used.
         frames: The space of one environment's observations, before encoding.
         encoder: The encoder of the run.
+
+    Raises:
+        UserError: The algorithm uses features of actions, and the encoder has no VLM.
     """
-    tokens = observation_space(frames, encoder)
-    codec = text_codec(config, encoder)
-    return tokens if codec is None else codec.observation_space(tokens, frames)
+    tokens, options = observation_space(frames, encoder), config.options("algorithm")
+    codec, states = text_codec(config, encoder), action_states(encoder, options)
+    if codec is not None:
+        return codec.observation_space(tokens, frames)
+    if states is None:
+        return tokens
+    features = spaces.Box(-np.inf, np.inf, (options.n, states.width), np.float16)
+    return spaces.Dict({**tokens.spaces, "action_features": features})
 
 
 def evaluator(config: RunConfig) -> SuccessEvaluator:

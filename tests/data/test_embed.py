@@ -17,7 +17,7 @@ from pr2l.core import registry
 from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
 from pr2l.core.types import Tokens
-from pr2l.data import embed
+from pr2l.data import embed, store_writer
 from pr2l.data.embed import store_key
 from pr2l.data.recording import Recording
 from pr2l.data.store import Store
@@ -160,7 +160,7 @@ def assert_resumes(dataset, config):
 @pytest.mark.parametrize("fitted", [False, True])
 def test_embedding_resumes_after_sigkill(toy, dataset, monkeypatch, fitted):
     """The signal arrives after the second batch has been flushed."""
-    monkeypatch.setattr(embed, "FLUSH_EVERY", 0)
+    monkeypatch.setattr(store_writer, "FLUSH_EVERY", 0)
     signals = (f"encoder_options.signal={signal.SIGKILL.value}", "encoder_options.signal_at=2")
     config = toy(f"encoder_options.fitted={fitted}", *signals)
     assert run_in_fork(lambda: embed.embed(dataset, config)) == -signal.SIGKILL
@@ -169,7 +169,7 @@ def test_embedding_resumes_after_sigkill(toy, dataset, monkeypatch, fitted):
 
 @pytest.mark.parametrize("fitted", [False, True])
 def test_embedding_flushes_and_resumes_after_ctrl_c(toy, dataset, tmp_path, monkeypatch, fitted):
-    monkeypatch.setattr(embed, "FLUSH_EVERY", 1000)
+    monkeypatch.setattr(store_writer, "FLUSH_EVERY", 1000)
     monkeypatch.chdir(tmp_path)
     signals = (f"encoder_options.signal={signal.SIGINT.value}", "encoder_options.signal_at=2")
     overrides = (f"encoder_options.fitted={str(fitted).lower()}", *signals)

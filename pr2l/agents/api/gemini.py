@@ -117,9 +117,7 @@ class Defaults(APIOptions):
     """Options of the API `gemini`."""
 
     key_variable: str = "GEMINI_API_KEY"  # environment variable that holds the key
-    base_url: str | None = Field(
-        default=None, pattern=PLAIN_URL
-    )  # None = Google's; else that of a proxy
+    base_url: str | None = Field(default=None, pattern=PLAIN_URL)  # None = Google's; else that of a proxy
     # tokens that the model may think before it answers; 0 = it does not think, where the model allows that; None = the
     # model's default. They count as tokens of the answer, also for max_new_tokens
     thinking_budget: NonNegativeInt | None = None
