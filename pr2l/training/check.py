@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 import traceback
@@ -21,9 +22,12 @@ from pr2l.core import prompt, registry
 from pr2l.core.config import RunConfig
 from pr2l.core.console import Console
 from pr2l.core.errors import UserError, is_user_error
+from pr2l.data.action_features import cost
+from pr2l.data.candidates import text_form
 from pr2l.data.recorded import learns_from_data, recording
 from pr2l.data.recording import Recording
 from pr2l.encoders.base import Encoder
+from pr2l.encoders.common.action_states import action_states
 from pr2l.encoders.common.cache import CachedEncoder, uncached
 from pr2l.encoders.common.prompts import PromptRenderer
 from pr2l.policies.base import Hooks, Learner
@@ -121,6 +125,7 @@ def _parts(config: RunConfig, progress: _Progress) -> Iterator[Finding]:
     data = recording(config) if learns_from_data(config) else None
     if data is not None:
         yield _data(config, data)
+        yield from _action_features(config, encoder, data)
     good = True
     for finding in _memory(config, encoder, spaces, data, progress):
         good &= finding.good
@@ -205,6 +210,23 @@ def _data(config: RunConfig, data: Recording) -> Finding:
     transitions = len(data) - data.episodes
     epochs = f"{config.steps:,} steps see each {config.steps / transitions:.3g} times"
     return Finding("data", f"{data.episodes:,} episodes of {transitions:,} transitions in {config.data}; {epochs}")
+
+
+def _action_features(config: RunConfig, encoder: Encoder, data: Recording) -> Iterator[Finding]:
+    """Yield disk space and duration of the features of actions, if the algorithm uses them; one step is timed."""
+    options = config.options("algorithm")
+    states = action_states(encoder, options)
+    if states is None:
+        return
+    shape = len(data) - data.episodes, options.n, states.width
+    contexts, action = data.contexts_of(0)[:1], data.episode(0).actions[0]
+    start = time.perf_counter()
+    states.encode(data.frames(0)[:1], [[text_form(data)(action, contexts[0])] * options.n], contexts)
+    seconds = shape[0] * (time.perf_counter() - start)
+    needed, free = 2 * math.prod(shape), shutil.disk_usage(data.folder).free
+    description = f"{cost(shape)}, about {_duration(seconds)}; {_size(free)} are free"
+    problem = "free some space, or take a smaller algorithm_options.n" if needed > free else ""
+    yield Finding("action features", description, problem, needed <= free)
 
 
 def _memory(

@@ -29,16 +29,18 @@ def create(seed=0, **options):
     network = mlp.Network, mlp.Defaults(hidden=(16,))
     space = world.observation_space
     if options.action_features != "heads":
-        space = spaces.Dict({**space, "action_features": spaces.Box(-np.inf, np.inf, (options.n, 8), np.float16)})
+        space = spaces.Dict({**space, "action_features": spaces.Box(-np.inf, np.inf, (options.n, 40), np.float16)})
     return digiq.create(space, world.action_space, 1, *network, options, seed=seed)
 
 
 ALL_ACTIONS = torch.tensor([[kind, cell] for kind in (TAP, BACK) for cell in range(4)])
 
 
-def features_of(actions):
-    """Return features that say exactly which action it is: one-hot vectors of width 8."""
-    return torch.eye(8)[4 * actions[..., 0] + actions[..., 1]]
+def features_of(tokens, actions):
+    """Return features that say exactly what the page and the action are: one-hot vectors [B, 40] or [B, N, 40]."""
+    page = torch.where(tokens[:, :, 1].any(dim=1), 4, tokens[:, :, 0].float().argmax(dim=1))
+    page = page.view(-1, *[1] * (actions.ndim - 2))
+    return torch.eye(40)[8 * page + 4 * actions[..., 0] + actions[..., 1]]
 
 
 class WithCandidates(TransitionList):
@@ -48,13 +50,14 @@ class WithCandidates(TransitionList):
         rows = super().next_batch(count)
         others = [ALL_ACTIONS[(taken != ALL_ACTIONS).any(dim=1)] for taken in rows.actions]
         candidates = torch.stack([torch.cat([a[None], b]) for a, b in zip(rows.actions, others, strict=True)])
-        return replace(rows, proposed_actions=candidates, action_features=features_of(candidates).half())
+        features = features_of(rows.observations["tokens"], candidates)
+        return replace(rows, proposed_actions=candidates, action_features=features.half())
 
 
-def candidates_of(learner, rows):
+def candidates_of(learner, rows, observation):
     """Return actions as the critic of a learner takes them."""
-    actions = torch.tensor(rows)
-    return Candidates(actions, None if learner.options.action_features == "heads" else features_of(actions))
+    actions, features = torch.tensor(rows), learner.options.action_features != "heads"
+    return Candidates(actions, features_of(observation["tokens"], actions) if features else None)
 
 
 class Numbers:
@@ -189,7 +192,9 @@ def values_of_all_pages(learner):
     with torch.no_grad():
         features = learner.critic.features(observation)
         values = {
-            name: learner.critic.action_values(features, candidates_of(learner, rows), observation).mean(dim=-1)
+            name: learner.critic.action_values(features, candidates_of(learner, rows, observation), observation).mean(
+                dim=-1
+            )
             for name, rows in actions.items()
         }
         values["state"] = learner.critic.values(features).mean(dim=-1)
@@ -277,10 +282,8 @@ def test_candidate_keeps_its_feature():
 
 def test_critic_values_features_and_not_the_numbers_of_actions():
     learner, observation = create(**FEATURES), batch().observations
-    features = learner.critic.features(observation)
-    same = [
-        Candidates(torch.tensor([action]), torch.tensor([[3.0, 1, 0, 0, 0, 0, 0, 0]])) for action in ([0, 1], [1, 0])
-    ]
+    features, feature = learner.critic.features(observation), torch.arange(40.0)[None]
+    same = [Candidates(torch.tensor([action]), feature) for action in ([0, 1], [1, 0])]
     first, second = (learner.critic.action_values(features, candidate, observation) for candidate in same)
     scaled = learner.critic.action_values(features, Candidates(same[0].actions, 1000 * same[0].features), observation)
     other = learner.critic.action_values(features, Candidates(same[0].actions, same[0].features.flip(-1)), observation)
@@ -307,7 +310,7 @@ def test_best_recorded_candidate_is_imitated():
 def test_backup_takes_recorded_candidates(backup, expected):
     learner = create(**{**FEATURES, "n": 3}, backup=backup)
     recorded = Candidates(
-        torch.arange(3).view(3, 1, 1).expand(3, 100, 2), torch.arange(3.0).view(3, 1, 1).expand(3, 100, 8)
+        torch.arange(3).view(3, 1, 1).expand(3, 100, 2), torch.arange(3.0).view(3, 1, 1).expand(3, 100, 40)
     )
     taken = recorded.select(torch.zeros(100, dtype=torch.long))
     chosen = learner.backup(batch(((TAP, 0, 0.9),) * 100), taken, recorded)
