@@ -67,7 +67,7 @@ class CostEstimate:
     source: str
 
 
-def run(name: str, out: Path, at_once: int | None = None) -> None:
+def run(name: str, out: Path, at_once: int | None = None, methods: Sequence[str] = ()) -> None:
     """Prepare the data of a suite, then train and evaluate every run that has no row yet.
 
     Ctrl-C saves all runs and raises KeyboardInterrupt; the next call resumes them.
@@ -76,6 +76,7 @@ def run(name: str, out: Path, at_once: int | None = None) -> None:
         name: Name or file of the suite, as for load_suite.
         out: Folder of rows and run folders.
         at_once: Maximum number of parallel processes; None = one per CPU core, or one if there is a GPU.
+        methods: Patterns of the methods to run, see `Suite.matching`; () = all.
 
     Raises:
         UserError: If another process is running the suite in `out`, or if runs failed (after the others have finished).
@@ -83,30 +84,28 @@ def run(name: str, out: Path, at_once: int | None = None) -> None:
     suite = load_suite(name)
     folder = out / suite.name
     with locked(folder):
-        prepare(suite, folder)
-        failed_jobs = _run(name, suite, folder, *_share(at_once))
+        planned = missing(suite, folder, methods)
+        if planned:
+            prepare(suite)
+        failed_jobs = _run(name, suite, folder, planned, *_share(at_once))
     if failed_jobs:
         raise UserError("\n".join(starmap(_failure, failed_jobs)))
-    command = f"[bold]pr2l bench report {escape(name)}[/]"
-    Console().print(f"all runs of {escape(suite.name)} are done; {command} writes their report")
+    command, runs = f"[bold]pr2l bench report {escape(name)}[/]", "all runs" if not methods else "these runs"
+    Console().print(f"{runs} of {escape(suite.name)} are done; {command} writes their report")
 
 
-def prepare(suite: Suite, folder: Path) -> None:
-    """Run the commands that make the data of a suite, unless all its runs are done.
+def prepare(suite: Suite) -> None:
+    """Run the commands that make the data of a suite.
 
     `pr2l collect` continues a data set that it has begun. Other commands are left out if their folder exists.
 
     Args:
         suite: The suite.
-        folder: Folder of the suite's rows.
 
     Raises:
         UserError: If a command failed.
     """
-    if not missing(suite, folder):
-        return
-    for output, command in suite.definition.data.items():
-        words = [*shlex.split(command), "--output", output]
+    for output, words in _data_commands(suite).items():
         if Path(output).exists() and words[0] != "collect":
             continue
         Console().print(f"[bold]{escape(shlex.join(['pr2l', *words]))}", soft_wrap=True)
@@ -114,9 +113,25 @@ def prepare(suite: Suite, folder: Path) -> None:
             raise UserError(f"{shlex.join(['pr2l', *words])!r} ended with {describe_exit(code)}")
 
 
-def _run(name: str, suite: Suite, folder: Path, at_once: int, threads: int) -> list[tuple[Job, int]]:
+def _data_commands(suite: Suite) -> dict[str, list[str]]:
+    """Return the words behind `pr2l` of the commands of a suite's data, by folder."""
+    return {output: [*shlex.split(command), "--output", output] for output, command in suite.definition.data.items()}
+
+
+def _check_data(suite: Suite) -> None:
+    commands = {output: words for output, words in _data_commands(suite).items() if not Path(output).exists()}
+    if commands:
+        lines = "\n".join(shlex.join(["pr2l", *words]) for words in commands.values())
+        raise UserError(
+            f"an estimate needs the data of {suite.name}. `pr2l bench run {suite.name}` records them; so do\n{lines}"
+        )
+
+
+def _run(
+    name: str, suite: Suite, folder: Path, planned: Sequence[PlannedRun], at_once: int, threads: int
+) -> list[tuple[Job, int]]:
     """Train the missing runs; return the jobs that failed, with their exit codes."""
-    planned, console = missing(suite, folder), Console()
+    console = Console()
     to_do = f"{len(planned)} of {len(suite.planned())} runs to do"
     console.print(f"{suite.name}: {to_do}, {at_once} at a time; {folder}", markup=False)
     memory = {row.method: row.cost.peak_memory or DEFAULT_MEMORY for row in _rows(suite, folder)}
@@ -135,7 +150,7 @@ def _run(name: str, suite: Suite, folder: Path, at_once: int, threads: int) -> l
     return failed_jobs
 
 
-def plan(name: str, out: Path, at_once: int | None = None) -> None:
+def plan(name: str, out: Path, at_once: int | None = None, methods: Sequence[str] = ()) -> None:
     """Print the missing runs of a suite and their estimated cost.
 
     Costs come from earlier runs. A method without earlier runs is probed: its first rollout and update are measured.
@@ -144,30 +159,33 @@ def plan(name: str, out: Path, at_once: int | None = None) -> None:
         name: Name or file of the suite, as for load_suite.
         out: Folder of rows and run folders. Results of probes are stored there too.
         at_once: Maximum number of parallel processes; None = one per CPU core, or one if there is a GPU.
+        methods: Patterns of the methods, see `Suite.matching`; () = all.
 
     Raises:
-        UserError: If a probe failed.
+        UserError: If a probe failed, or data of the suite are missing.
     """
     suite, console = load_suite(name), Console()
     folder = out / suite.name
-    planned, rows = missing(suite, folder), _rows(suite, folder)
+    _check_data(suite)
+    planned, rows = missing(suite, folder, methods), _rows(suite, folder)
     at_once, threads = _share(at_once)
-    methods = {row.method for row in rows} | set(_probes(suite, folder, threads))
-    _probe_first([run for run in planned if run.method not in methods], folder, at_once, threads, console)
+    known = {row.method for row in rows} | set(_probes(suite, folder, threads))
+    _probe_first([run for run in planned if run.method not in known], folder, at_once, threads, console)
     probes = _probes(suite, folder, threads)
     estimates = [(run, _estimate(run, rows, probes)) for run in planned]
     console.print(_table(suite, estimates, at_once, threads))
 
 
-def missing(suite: Suite, folder: Path) -> list[PlannedRun]:
+def missing(suite: Suite, folder: Path, methods: Sequence[str] = ()) -> list[PlannedRun]:
     """Return the runs of a suite that have no row of the suite's current version.
 
     Args:
         suite: The suite.
         folder: Folder of the suite's rows.
+        methods: Patterns of the methods, see `Suite.matching`; () = all.
     """
-    row_names = {row.name for row in _rows(suite, folder)}
-    return [run for run in suite.planned() if run.name not in row_names]
+    row_names, chosen = {row.name for row in _rows(suite, folder)}, suite.matching(methods)
+    return [run for run in suite.planned() if run.name not in row_names and run.method in chosen]
 
 
 def _rows(suite: Suite, folder: Path) -> list[Row]:

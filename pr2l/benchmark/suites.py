@@ -10,6 +10,7 @@ is the method `digirl_dom`.
 
 from __future__ import annotations
 
+import fnmatch
 import shlex
 import warnings
 from collections.abc import Iterator, Sequence
@@ -191,6 +192,21 @@ class Suite:
             for task, method in self._first
             if seed in self.seeds_of(method)
         ]
+
+    def matching(self, patterns: Sequence[str]) -> tuple[str, ...]:
+        """Return the methods that match at least one pattern, in the order of the suite; all without patterns.
+
+        Args:
+            patterns: Names of methods, in which * stands for any characters.
+
+        Raises:
+            UnknownName: A pattern matches no method.
+        """
+        for pattern in patterns:
+            if not fnmatch.filter(self.methods, pattern):
+                raise UnknownName(f"methods of {self.name}", pattern, self.methods)
+        chosen = {method for pattern in patterns or ("*",) for method in fnmatch.filter(self.methods, pattern)}
+        return tuple(method for method in self.methods if method in chosen)
 
     def seeds_of(self, method: str) -> tuple[int, ...]:
         """Return the seeds of a method: all, or the first one of a player, which does not learn.

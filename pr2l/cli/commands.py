@@ -449,12 +449,15 @@ def bench_run(
         int | None, typer.Option(min=1, help="Parallel processes.", show_default="one per core; with a GPU, one")
     ] = None,
     out: Annotated[Path, typer.Option(help="Output folder for result rows and run folders.")] = Path("runs/bench"),
+    methods: Annotated[
+        str, typer.Option(help="Only these methods, separated by commas, such as '*_dom,script'.", show_default="all")
+    ] = "",
 ) -> None:
     """Run all unfinished runs of a suite, several in parallel; run again to resume."""
     _check_suite(suite)
     from pr2l.benchmark import runner as program
 
-    (program.plan if plan else program.run)(suite, out, jobs)
+    (program.plan if plan else program.run)(suite, out, jobs, _words(methods))
 
 
 @bench.command(name="report")

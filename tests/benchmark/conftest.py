@@ -105,9 +105,7 @@ def make_run(toys, tmp_path) -> Callable[..., Path]:
     Without a suite it is a run of `toys`, and the task has no "toy/". `changes` are values in its config.
     """
 
-    def make(
-        task: str, method: str, seed: int, successes: int, suite: Suite | None = None, **changes: object
-    ) -> Path:
+    def make(task: str, method: str, seed: int, successes: int, suite: Suite | None = None, **changes: object) -> Path:
         planned = suite.plan(task, method, seed) if suite else toys.plan(f"toy/{task}", method, seed)
         path = tmp_path / "runs" / str(len(list(tmp_path.glob("runs/*"))))
         return write_run(path, planned, successes, **changes)

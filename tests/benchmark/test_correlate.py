@@ -1,6 +1,5 @@
 """Rank correlations of made-up variants, computed by hand, and of real prompts with made-up success rates."""
 
-
 import pytest
 
 from pr2l.benchmark.rows import row_of, write_row

@@ -122,6 +122,14 @@ def test_each_method_runs_with_its_representations(write_suite):
     assert suite.definition.methods["ppo_large"].about == "PPO; large frames"
 
 
+def test_matching_selects_methods_by_patterns(write_suite):
+    suite = load_suite(write_suite())
+    assert suite.matching(()) == suite.matching(["small", "p*"]) == ("pixels", "small")
+    assert suite.matching(["*all"]) == ("small",)
+    with pytest.raises(UserError, match="'smal' is not among the methods of toy. Did you mean 'small'"):
+        suite.matching(["smal"])
+
+
 def test_player_runs_with_the_first_seed(write_suite):
     methods = {"pixels": {"config": "pixels"}, "script": {"config": "pixels", "player": "script"}}
     suite = load_suite(write_suite(methods=methods, tasks={"doom/fetch": {}}))

@@ -159,10 +159,12 @@ def test_data_commands_run_once_in_their_order(levels, tmp_path, monkeypatch):
     suite = tmp_path / "with_data.yaml"
     suite.write_text(yaml.safe_dump(SUITE | {"data": data}))
     for _ in range(2):
-        runner.prepare(load_suite(str(suite)), Path("out"))
+        runner.prepare(load_suite(str(suite)))
     collected = ["collect", "levels", "levels", "x=[1, 2]", "--output", "data/a"]
     labelled = ["evaluator", "label", "data/a", "noisy", "--output", "data/b"]
     assert commands == [collected, labelled, collected]  # `pr2l collect` continues what it has begun
     suite.write_text(yaml.safe_dump(SUITE | {"data": {"data/c": "fails"}}))
+    with pytest.raises(UserError, match="needs the data of with_data.*\npr2l fails --output data/c"):
+        runner.plan(str(suite), Path("out"))
     with pytest.raises(UserError, match="pr2l fails --output data/c' ended with exit code 1"):
-        runner.prepare(load_suite(str(suite)), Path("out"))
+        runner.prepare(load_suite(str(suite)))
