@@ -199,9 +199,7 @@ class PhoneEnv(gym.Env[Observation, Any]):
         shape = round(HEIGHT * options.scale), round(WIDTH * options.scale), 3
         self.observation_space = gym.spaces.Dict(frame=gym.spaces.Box(0, 255, shape, np.uint8))
         url = (WEB / "index.html").as_uri()
-        self._spec = PageSpec(
-            url, WIDTH, HEIGHT, scale=options.scale, step_ms=options.step_ms, state="phone.getState()"
-        )
+        self._spec = PageSpec(url, WIDTH, HEIGHT, scale=options.scale, step_ms=options.step_ms)
         self._pool: Pool | None = None
         self._page: Page | None = None
         self._action: ScreenAction | None = None
@@ -256,7 +254,7 @@ class PhoneEnv(gym.Env[Observation, Any]):
         self._finish(declared)
         success = not self._failure and self._succeeded(declared)
         terminated = not self._failure and (declared or success)
-        truncated = not terminated and (bool(self._failure) or self._steps >= self.episode.task.step_limit())
+        truncated = not terminated and (bool(self._failure) or self._at_limit())
         info = self._info()
         info["success"] = success
         if terminated or truncated:
@@ -380,20 +378,28 @@ class PhoneEnv(gym.Env[Observation, Any]):
         return "\n".join([goal, *(element.text for element in self.elements() if element.text)])
 
     def _finish(self, declared: bool) -> None:
-        """Wait for the step that runs, if one does."""
-        if declared or self._failure:
+        """Wait for the step that runs, if one does, and read the state if the episode may end."""
+        if self._failure:
             return
         try:
-            self._frame = self._opened().finish()
+            if not declared:
+                self._frame = self._opened().finish()
+            if declared or self._ends_on_success() or self._at_limit():
+                self._after = self.state()
         except (PageFailure, ScriptError) as failure:
             self._failure = str(failure)
 
+    def _at_limit(self) -> bool:
+        return self._steps >= self.episode.task.step_limit()
+
+    def _ends_on_success(self) -> bool:
+        return self.options.end_on_success and not self.episode.task.verify
+
     def _succeeded(self, declared: bool) -> bool:
         task = self.episode.task
-        early = self.options.end_on_success and not task.verify
         if declared and self._action is not None and self._action.type != "impossible":
-            return task.success(self._before, self._opened().state, self._action.text)
-        return early and task.success(self._before, self._opened().state)
+            return task.success(self._before, self._after, self._action.text)
+        return self._ends_on_success() and task.success(self._before, self._after)
 
     def _info(self) -> dict[str, Any]:
         info: dict[str, Any] = {
@@ -412,7 +418,7 @@ class PhoneEnv(gym.Env[Observation, Any]):
 
     def _add_outcome(self, info: dict[str, Any], declared: bool) -> None:
         """Add what is known at the end of an episode to its last info."""
-        changes = [] if self._failure else self.episode.task.side_effects(self._before, self._opened().state)
+        changes = [] if self._failure else self.episode.task.side_effects(self._before, self._after)
         info["side_effects"] = [str(change) for change in changes]
         info["measures"] |= {"side_effects": len(changes), "declared": declared}
 

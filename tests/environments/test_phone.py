@@ -6,7 +6,7 @@ import pytest
 from pr2l.environments.base import UserError
 from pr2l.environments.common import screen_actions
 from pr2l.environments.common.screen_actions import ScreenAction, UnsupportedAction
-from pr2l.environments.phone import Defaults, kinds, library, make, oracle
+from pr2l.environments.phone import Defaults, PhoneEnv, kinds, library, make, oracle
 from pr2l.environments.phone.state import validate
 from pr2l.environments.phone.user import NotOnScreen
 from tests.environments.browser_pages import needs_chromium
@@ -208,6 +208,23 @@ def test_limit_of_steps_truncates(phone):
     env.reset(seed=0)
     results = [env.step("home()")[2:4] for _ in range(10)]
     assert results == [(False, False)] * 9 + [(False, True)]
+
+
+@needs_chromium
+def test_the_state_is_read_only_where_it_can_matter(phone):
+    """At the limit of steps, at a declared end, and after every step that can end an episode by success."""
+    env = phone()
+    reads = []
+    env.state = lambda: reads.append(env._steps) or PhoneEnv.state(env)
+    env.reset(seed=0)
+    [env.step("home()") for _ in range(10)]
+    env.reset(seed=0)
+    [env.step(action) for action in ("home()", "tap(0.5, 0.5)", "complete()")]
+    assert reads == [10, 3]
+    env.options = env.options.model_copy(update={"end_on_success": True})
+    env.reset(seed=0)
+    [env.step("home()") for _ in range(2)]
+    assert reads == [10, 3, 1, 2]
 
 
 @needs_chromium
