@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from pr2l.environments.common.drawing import draw
-from pr2l.environments.common.screen_action_space import ActionText, ScreenActionSpace, text_of
+from pr2l.environments.common.screen_action_space import ActionText, ScreenActionSpace, TextActions, text_of
 from pr2l.environments.common.screen_actions import MalformedAction, parse, pixel
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (30, 60, 220)}
@@ -40,7 +40,7 @@ def kinds(task):
 
 
 def action_text(action, context, options):
-    return text_of(action, None if options.actions == "text" else GRID, context["goal"])
+    return text_of(action, TextActions() if options.actions == "text" else GRID, context["goal"])
 
 
 def make(task="buttons", options=None, *, split="train", labels=False):

@@ -9,29 +9,29 @@ import numpy as np
 import numpy.typing as npt
 
 from ..common.drawing import draw
-from ..common.screen_action_space import ScreenActionSpace
-from ..common.screen_actions import MalformedAction, format
+from ..common.screen_action_space import Actions, text_of
 from ..isolation.isolated import Isolated
 
 
 class ScreenActions(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any]):
     """Wrapper that turns actions into texts, and draws them.
 
+    `info` gets "action": the text form of the last action; "" at reset and after a malformed one.
+
     Args:
         env: An environment whose actions are texts and whose `info["context"]` has the instruction as "goal".
-        heads: The space of the actions, whose texts to type are parts of the instruction; None = actions are texts.
+        actions: The space of the actions; texts to type are parts of the instruction if it has heads.
     """
 
-    def __init__(self, env: Isolated, heads: ScreenActionSpace | None) -> None:
+    def __init__(self, env: Isolated, actions: Actions) -> None:
         super().__init__(env)
-        self._isolated, self._heads, self._goal = env, heads, ""
-        if heads is not None:
-            self.action_space = heads.space
+        self._isolated, self._actions, self._goal = env, actions, ""
+        self.action_space = actions.space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
         self._goal = info["context"]["goal"]
-        return observation, info
+        return observation, {**info, "action": ""}
 
     def begin_step(self, action: Any) -> None:
         """Start the step that `step` with the same action will finish.
@@ -39,10 +39,13 @@ class ScreenActions(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any]):
         Args:
             action: Element of the action space.
         """
-        self._isolated.begin_step(self.text(action))
+        self._isolated.begin_step(self.text(action) or str(action))
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        return self.env.step(self.text(action))
+        text = self.text(action)
+        # A malformed action is counted there.
+        observation, reward, terminated, truncated, info = self.env.step(text or str(action))
+        return observation, reward, terminated, truncated, {**info, "action": text}
 
     def draw_action(self, frame: npt.NDArray[np.uint8], action: Any) -> npt.NDArray[np.uint8]:
         """Return a frame with an action drawn on it.
@@ -51,17 +54,12 @@ class ScreenActions(gym.Wrapper[dict[str, Any], Any, dict[str, Any], Any]):
             frame: uint8 [H, W, 3].
             action: Element of the action space.
         """
-        return draw(frame, self.text(action))
+        return draw(frame, self.text(action) or str(action))
 
     def text(self, action: Any) -> str:
-        """Return the text form of an action; a text that is no action if it has none, which the environment counts.
+        """Return the text form of an action; "" = it is malformed.
 
         Args:
             action: Element of the action space.
         """
-        if self._heads is None:
-            return str(action)
-        try:
-            return format(self._heads.decode(action, self._goal))
-        except MalformedAction as error:
-            return f"malformed: {error}"
+        return text_of(action, self._actions, self._goal)

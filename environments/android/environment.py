@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from .. import base
 from ..base import UserError
-from ..common.screen_action_space import ActionText, ScreenActionSpace, text_of
+from ..common.screen_action_space import Actions, ActionText, ScreenActionSpace, TextActions, text_of
 from ..isolation.interpreters import interpreter
 from ..isolation.isolated import Isolated
 from .actions import ScreenActions
@@ -81,8 +81,14 @@ def action_text(action: Any, context: Mapping[str, str], options: Defaults) -> s
         context: The context of the observation.
         options: The options of the recorded environment.
     """
-    heads = ScreenActionSpace(options.rows, options.columns, options.words)
-    return text_of(action, None if options.actions == "text" else heads, context["goal"])
+    return text_of(action, actions_of(options), context["goal"])
+
+
+def actions_of(options: Defaults) -> Actions:
+    """Return the space of the actions."""
+    if options.actions == "text":
+        return TextActions()
+    return ScreenActionSpace(options.rows, options.columns, options.words)
 
 
 def make(
@@ -117,8 +123,7 @@ def make(
         python=interpreter(INTERPRETERS.get(task, "android-world"), options.python),
         spaces=spaces(options),
     )
-    heads = ScreenActionSpace(options.rows, options.columns, options.words)
-    return ScreenActions(env, heads if options.actions == "heads" else None)
+    return ScreenActions(env, actions_of(options))
 
 
 def spaces(options: Defaults) -> tuple[gym.spaces.Dict, gym.spaces.Text]:

@@ -1,5 +1,8 @@
 """Spaces of screen actions: six choices for policies with heads, or a text for VLMs.
 
+`ScreenActionSpace` and `TextActions` have the same methods, so that an environment with either reads its actions with
+`decode` and leaves the rest to them.
+
 A row of `ScreenActionSpace` has six numbers:
 
     type       index in TYPES
@@ -26,7 +29,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 import gymnasium as gym
 import numpy as np
@@ -157,20 +160,6 @@ class ScreenActionSpace:
         return span[0], span[1] - 1
 
 
-def text_of(action: Any, heads: ScreenActionSpace | None, instruction: str) -> str:
-    """Return the text form of a recorded action; "" = the environment took it for malformed and did nothing.
-
-    Args:
-        action: A row of `heads`, or the response of a VLM.
-        heads: The space of the action; None = actions are texts.
-        instruction: The text whose words `type` and `answer` select.
-    """
-    try:
-        return format(parse(find(action)) if heads is None else heads.decode(action, instruction))
-    except MalformedAction:
-        return ""
-
-
 def words_of(instruction: str) -> list[str]:
     """Return the words of an instruction, of which a text is a span; a punctuation mark is a word of its own."""
     return WORD.findall(instruction)
@@ -235,3 +224,41 @@ class ActionText(gym.spaces.Text):
         action = TYPES[int(random.integers(len(TYPES)))]
         fields = {field: "" if field == "text" else float(random.random()) for field in FIELDS[action]}
         return format(ScreenAction(action, **fields))  # type: ignore[arg-type]
+
+
+class TextActions:
+    """Screen actions as texts, of which the last action counts, since a VLM may write a thought before it."""
+
+    @property
+    def space(self) -> ActionText:
+        """The Gymnasium space."""
+        return ActionText()
+
+    def encode(self, action: ScreenAction, instruction: str = "") -> str:
+        """Return the text form of an action; the instruction has no effect."""
+        return format(action)
+
+    def decode(self, text: str, instruction: str = "") -> ScreenAction:
+        """Return the last action in a text; the instruction has no effect.
+
+        Raises:
+            MalformedAction: The text has no action, or the last one is not well-formed.
+        """
+        return parse(find(str(text)))
+
+
+Actions = Union[ScreenActionSpace, TextActions]  # noqa: UP007  # Python 3.9 has no | of classes
+
+
+def text_of(action: Any, actions: Actions, instruction: str = "") -> str:
+    """Return the text form of an action; "" = an environment takes it for malformed and does nothing.
+
+    Args:
+        action: Six numbers, or the response of a VLM.
+        actions: The space of the action.
+        instruction: The text whose words `type` and `answer` select.
+    """
+    try:
+        return format(actions.decode(action, instruction))
+    except MalformedAction:
+        return ""

@@ -20,8 +20,8 @@ from .. import base
 from ..base import UserError
 from ..browser import BrowserOptions, Page, PageFailure, PageSpec, Pool, shared_pool
 from ..common import drawing
-from ..common.screen_action_space import ActionText, ScreenActionSpace, text_of
-from ..common.screen_actions import MalformedAction, ScreenAction, format, parse
+from ..common.screen_action_space import Actions, ScreenActionSpace, TextActions, text_of
+from ..common.screen_actions import MalformedAction, ScreenAction, format
 from . import oracles, pages
 from .tasks import TASKS, Task
 
@@ -83,8 +83,14 @@ def action_text(action: Any, context: Mapping[str, str], options: Defaults) -> s
         context: The context of the observation.
         options: The options of the recorded environment.
     """
-    heads = ScreenActionSpace(rows=options.grid[0], columns=options.grid[1])
-    return text_of(action, None if options.actions == "text" else heads, context["goal"])
+    return text_of(action, actions_of(options), context["goal"])
+
+
+def actions_of(options: Defaults) -> Actions:
+    """Return the space of the actions."""
+    if options.actions == "text":
+        return TextActions()
+    return ScreenActionSpace(rows=options.grid[0], columns=options.grid[1])
 
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], Any]:
@@ -117,6 +123,7 @@ class MiniwobEnv(gym.Env[dict[str, Any], Any]):
         context: {"goal": the instruction}.
         success: bool, whether the page has given its full reward.
         measures: {"malformed_actions": their number in this episode, "raw_reward": the page's reward so far}.
+        action: str, the text form of the last action; "" at reset and after a malformed one.
         labels: Only with labels=True: list of {"name", "box": (x0, y0, x1, y1) in pixels of the frame, "distance": 0}.
         cut: Only if the page has failed: why; the episode is truncated then.
 
@@ -154,8 +161,9 @@ class MiniwobEnv(gym.Env[dict[str, Any], Any]):
         self._pool: Pool | None = None
         self._page: Page | None = None
         self._begun = False
-        self._actions = ScreenActionSpace(rows=options.grid[0], columns=options.grid[1])
-        self.action_space = ActionText() if options.actions == "text" else self._actions.space
+        self._action: ScreenAction | None = None
+        self._actions = actions_of(options)
+        self.action_space = self._actions.space
         size = round(pages.HEIGHT * options.scale), round(pages.WIDTH * options.scale)
         self.observation_space = gym.spaces.Dict(frame=gym.spaces.Box(0, 255, (*size, 3), np.uint8))
 
@@ -174,7 +182,7 @@ class MiniwobEnv(gym.Env[dict[str, Any], Any]):
         self._seed = int(self.np_random.integers(2**63)) if seed is None else seed
         super().reset(seed=self._seed)
         self._steps = self._malformed = 0
-        self._begun = False
+        self._begun, self._action = False, None
         for attempt in range(ATTEMPTS):
             try:
                 self._frame = self._start()
@@ -190,7 +198,8 @@ class MiniwobEnv(gym.Env[dict[str, Any], Any]):
         Args:
             action: A row of the action space, or a text.
         """
-        self._running().begin(self._decode(action))
+        self._action = self._decode(action)
+        self._running().begin(self._action)
         self._begun = True
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
@@ -214,7 +223,7 @@ class MiniwobEnv(gym.Env[dict[str, Any], Any]):
         Raises:
             UnsupportedAction: If the space cannot express it.
         """
-        return format(action) if self.options.actions == "text" else self._actions.encode(action, self.goal)
+        return self._actions.encode(action, self.goal)
 
     def evaluate(self, script: str) -> Any:
         """Return the JSON value of a JavaScript expression in the page, for oracles."""
@@ -227,7 +236,7 @@ class MiniwobEnv(gym.Env[dict[str, Any], Any]):
             frame: uint8 [H, W, 3].
             action: An element of the action space.
         """
-        return drawing.draw(frame, action if isinstance(action, str) else self._read(action))
+        return drawing.draw(frame, text_of(action, self._actions, self.goal) or str(action))
 
     def render(self) -> NDArray[np.uint8]:
         """Return the current frame, uint8 [H, W, 3]."""
@@ -262,15 +271,9 @@ class MiniwobEnv(gym.Env[dict[str, Any], Any]):
     def _decode(self, action: Any) -> ScreenAction | None:
         """Return an action for the page, or None, after counting it, if it is malformed."""
         try:
-            return parse(action) if self.options.actions == "text" else self._actions.decode(action, self.goal)
-        except MalformedAction:
-            self._malformed += 1
-            return None
-
-    def _read(self, action: Any) -> ScreenAction | None:
-        try:
             return self._actions.decode(action, self.goal)
         except MalformedAction:
+            self._malformed += 1
             return None
 
     def _info(self, done: bool, reward: float, labels: bool = True) -> dict[str, Any]:
@@ -278,6 +281,7 @@ class MiniwobEnv(gym.Env[dict[str, Any], Any]):
             "context": {"goal": self.goal},
             "success": bool(done and reward >= 1),
             "measures": {"malformed_actions": self._malformed, "raw_reward": float(reward)},
+            "action": format(self._action) if self._action else "",
         }
         if self._labels:
             info["labels"] = self._elements() if labels else []

@@ -20,10 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from .. import base
 from ..base import UserError
 from ..browser import BrowserOptions, Page, PageFailure, PageSpec, Pool, ScriptError, shared_pool
-from ..common import screen_actions
 from ..common.drawing import draw
-from ..common.screen_action_space import ActionText, ScreenActionSpace, text_of
-from ..common.screen_actions import MalformedAction, ScreenAction, UnsupportedAction
+from ..common.screen_action_space import Actions, ScreenActionSpace, TextActions, text_of
+from ..common.screen_actions import MalformedAction, ScreenAction, UnsupportedAction, format
 from .episode import Episode, draw_episode
 from .library import find
 from .oracle import Script
@@ -122,8 +121,14 @@ def action_text(action: Any, context: Mapping[str, str], options: Defaults) -> s
     """
     if options.screen_words and options.actions == "heads":
         raise UserError("texts of recorded actions need environment_options.screen_words=false")
-    heads = ScreenActionSpace(rows=options.rows, columns=options.columns, words=options.words)
-    return text_of(action, None if options.actions == "text" else heads, context["goal"])
+    return text_of(action, actions_of(options), context["goal"])
+
+
+def actions_of(options: Defaults) -> Actions:
+    """Return the space of the actions."""
+    if options.actions == "text":
+        return TextActions()
+    return ScreenActionSpace(rows=options.rows, columns=options.columns, words=options.words)
 
 
 def oracle(task: str) -> Callable[[gym.Env[Any, Any]], Any]:
@@ -194,8 +199,8 @@ class PhoneEnv(gym.Env[Observation, Any]):
         labels: bool,
     ) -> None:
         self.templates, self.options, self._split, self._labels = templates, options, split, labels
-        self.heads = ScreenActionSpace(rows=options.rows, columns=options.columns, words=options.words)
-        self.action_space = ActionText() if options.actions == "text" else self.heads.space
+        self._actions = actions_of(options)
+        self.action_space = self._actions.space
         shape = round(HEIGHT * options.scale), round(WIDTH * options.scale), 3
         self.observation_space = gym.spaces.Dict(frame=gym.spaces.Box(0, 255, shape, np.uint8))
         url = (WEB / "index.html").as_uri()
@@ -273,10 +278,7 @@ class PhoneEnv(gym.Env[Observation, Any]):
             frame: uint8 [H, W, 3], on which the action is taken.
             action: An element of the action space.
         """
-        try:
-            return draw(frame, self._read(action))
-        except MalformedAction:
-            return draw(frame, str(action))
+        return draw(frame, text_of(action, self._actions, self._instruction()) or str(action))
 
     def close(self) -> None:
         """Close the page; a later reset opens a new one."""
@@ -318,9 +320,7 @@ class PhoneEnv(gym.Env[Observation, Any]):
         Raises:
             UnsupportedAction: Heads cannot type its text, which is not in the instruction.
         """
-        if self.options.actions == "text":
-            return screen_actions.format(action)
-        return self.heads.encode(action, self._instruction())
+        return self._actions.encode(action, self._instruction())
 
     def _open(self, episode: Episode) -> None:
         """Show the state at the start on a fresh page; a second page, if the first one fails."""
@@ -354,15 +354,10 @@ class PhoneEnv(gym.Env[Observation, Any]):
     def _decoded(self, action: Any) -> ScreenAction | None:
         """Return the action to take, None for a malformed one, which does nothing and is counted."""
         try:
-            return self._read(action)
+            return self._actions.decode(action, self._instruction())
         except MalformedAction:
             self._malformed += 1
             return None
-
-    def _read(self, action: Any) -> ScreenAction:
-        if self.options.actions == "text":
-            return screen_actions.parse(screen_actions.find(action))
-        return self.heads.decode(action, self._instruction())
 
     def _declares(self) -> bool:
         """Return whether the action of the step ends the episode."""
@@ -373,7 +368,7 @@ class PhoneEnv(gym.Env[Observation, Any]):
     def _instruction(self) -> str:
         """Return the text of which heads type a part."""
         goal = self.episode.task.goal
-        if not self.options.screen_words:
+        if not self.options.screen_words or self.options.actions == "text":
             return goal
         return "\n".join([goal, *(element.text for element in self.elements() if element.text)])
 
@@ -406,7 +401,7 @@ class PhoneEnv(gym.Env[Observation, Any]):
             "context": {"goal": self.episode.task.goal},
             "success": False,
             "measures": {"malformed_actions": self._malformed},
-            "action": screen_actions.format(self._action) if self._action else "",
+            "action": format(self._action) if self._action else "",
             "template": self.episode.name,
             "seed": self._seed,
         }

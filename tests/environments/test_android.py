@@ -25,7 +25,7 @@ from pr2l.environments.android.instructions import Instructions, read, split_lis
 from pr2l.environments.android.mobilegym import MobileGym, find, mobilegym_action
 from pr2l.environments.android.remote import Phone
 from pr2l.environments.android.tasks import TASKS
-from pr2l.environments.common.screen_action_space import ScreenActionSpace
+from pr2l.environments.common.screen_action_space import ScreenActionSpace, TextActions
 from pr2l.environments.common.screen_actions import TYPES, ScreenAction, parse
 
 POINT = {"x": 0.5, "y": 0.5}
@@ -284,18 +284,17 @@ def test_heads_become_texts():
     env.step(np.array([TYPES.index("type"), 0, 0, 0, 40, 0]))
     *texts, begin, malformed = env.unwrapped.texts
     assert texts == ['type("red shoes")', "tap(0.500, 0.525)", "home()", "complete()"] and begin == "begin"
-    assert malformed.startswith("malformed: the text starts at word 40")
+    assert malformed == str(np.array([TYPES.index("type"), 0, 0, 0, 40, 0]))
     with pytest.raises(ValueError):
         parse(malformed)
 
 
-def test_texts_stay_texts():
-    env = ScreenActions(Echo(), None)
-    assert env.action_space == Echo.action_space
-    env.reset()
-    env.step("tap(0.5, 0.5)")
-    env.step("what?")
-    assert env.unwrapped.texts == ["tap(0.5, 0.5)", "what?"]
+def test_of_a_longer_text_the_last_action_counts():
+    env = ScreenActions(Echo(), TextActions())
+    assert env.reset()[1]["action"] == ""
+    actions = [env.step(text)[4]["action"] for text in ("tap(0.5, 0.5)", "Not home() but: back()", "what?")]
+    assert env.unwrapped.texts == ["tap(0.500, 0.500)", "back()", "what?"]
+    assert actions == ["tap(0.500, 0.500)", "back()", ""]
 
 
 def test_action_is_drawn_where_the_finger_touches():

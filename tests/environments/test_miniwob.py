@@ -170,8 +170,10 @@ def test_malformed_actions_are_counted_and_do_nothing() -> None:
     assert (reward, terminated, truncated) == (0.0, False, False)
     assert info["measures"]["malformed_actions"] == 1
     np.testing.assert_array_equal(observation["frame"], before)
-    *_, terminated, truncated, info = env.step("home()")
+    assert info["action"] == ""
+    *_, terminated, truncated, info = env.step("Not back(), but: home()")
     assert (terminated, truncated, info["measures"]["malformed_actions"]) == (False, True, 1)
+    assert info["action"] == "home()"
     env.close()
 
 

@@ -312,7 +312,7 @@ def test_script_names_what_is_on_the_screen_instead(phone):
 def test_actions_are_drawn_on_frames(phone):
     env = phone(actions="heads")
     frame = env.reset(seed=0)[0]["frame"]
-    drawn = env.draw_action(frame, env.heads.encode(ScreenAction("tap", x=0.5, y=0.5)))
+    drawn = env.draw_action(frame, env.element(ScreenAction("tap", x=0.5, y=0.5)))
     assert drawn.shape == frame.shape and not np.array_equal(drawn, frame)
     assert np.array_equal(drawn[:70], frame[:70])
 

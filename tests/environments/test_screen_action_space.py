@@ -15,7 +15,9 @@ from pr2l.environments.common.screen_action_space import (
     USED_HEADS,
     ActionText,
     ScreenActionSpace,
+    TextActions,
     find_span,
+    text_of,
     text_of_span,
     words_of,
 )
@@ -179,3 +181,17 @@ def test_samples_of_the_text_space_are_actions():
     assert space.contains("日本 click!") and not space.contains("x" * 1025) and not space.contains(5)
     copy = pickle.loads(pickle.dumps(space))
     assert isinstance(copy, gym.spaces.Text) and copy.contains("日本")
+
+
+@given(screen_actions_of())
+def test_texts_are_read_back(action):
+    actions = TextActions()
+    text = actions.encode(action)
+    assert text in actions.space and actions.decode(f"not home(), rather: {text}") == parse_text(text)
+
+
+def test_text_form_of_both_spaces():
+    assert text_of(row("type", start=2, length=2), SMALL, GOAL) == 'type("Hello, Bob")'
+    assert text_of("I go back().", TextActions()) == "back()"
+    assert text_of(row("type", start=7, length=2), SMALL, "no such word") == ""
+    assert text_of("tap(7, 3)", TextActions()) == ""
