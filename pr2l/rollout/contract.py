@@ -3,8 +3,9 @@
     observation   Dict(frame uint8 [H, W, 3], proprio float32 [P] (optional), ...), of the space's shapes, finite
     step          observation, reward (a finite real number), terminated, truncated (bools), info
     info          "success" (a bool, after every step), "context" (dict of str to str, optional where no prompt slot
-                  needs it), "measures" (dict of numbers, optional; NaN = undefined), "labels" (a list of {name, box,
-                  distance}, if they were requested; finite)
+                  needs it), "measures" (dict of numbers, optional; NaN = undefined), "action" (the last action as a
+                  text for people, optional), "labels" (a list of {name, box, distance}, if they were requested;
+                  finite)
     draw_action   a method, optional: a frame and an action -> the frame with the action drawn on it, for videos
 
 The checks take a few microseconds, so they run at every step. Observations and infos are copied after the checks, so

@@ -393,7 +393,7 @@ def play(venv: VecEnv, act: Actor, episodes: int, video: EpisodeVideo | None = N
             video.show(venv.frames, venv.contexts, venv.answers, partial(_draw_action, venv, shown))
         observation, rewards, starts, infos = venv.step(actions)
         if video is not None:
-            video.step(shown, rewards)
+            video.step(shown, rewards, infos)
         for row in map(int, np.flatnonzero(starts)):
             info = infos[row]
             if "again" in info["episode"]:

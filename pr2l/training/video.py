@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +113,23 @@ class EpisodeVideo:
                 frame = draw(row, frames[row])
                 pictures.append(picture(frame, [self._question(contexts[row]), answer, self._last_step[row]]))
 
-    def step(self, actions: Sequence[Any] | np.ndarray, rewards: np.ndarray) -> None:
+    def step(
+        self,
+        actions: Sequence[Any] | np.ndarray,
+        rewards: np.ndarray,
+        infos: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
         """Record the actions and rewards that the next pictures show.
 
         Args:
             actions: Actions of N environments.
             rewards: float32 [N], rewards.
+            infos: Infos of the steps, whose text "action" is shown instead of the action; None = no texts.
         """
         for row in range(len(self._episodes)):
-            action = np.array2string(np.asarray(actions[row]), precision=2)
+            text = infos[row].get("action") if infos else None
+            numbers = np.array2string(np.asarray(actions[row]), precision=2)
+            action = text if text and isinstance(text, str) else numbers
             self._last_step[row] = f"action {action}, reward {float(rewards[row]):.2f}"
 
     def end(self, row: int, frame: np.ndarray, context: Context, success: bool) -> None:

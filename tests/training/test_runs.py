@@ -291,6 +291,16 @@ def test_video_shows_question_answer_action_and_reward(monkeypatch):
     assert last == [["where is the imp ?", "success", "action 1, reward 1.00"]] * video.REPEATS
 
 
+def test_video_shows_the_text_of_an_action_if_the_environment_gives_one(monkeypatch):
+    """The second action is malformed, so it has no text."""
+    monkeypatch.setattr(video, "picture", lambda frame, lines: lines[-1])
+    recorder = video.EpisodeVideo(1)
+    for text in ("back()", ""):
+        recorder.step([np.array([4, 0])], np.array([0], np.float32), [{"action": text}])
+        recorder.show(np.zeros((1, 4, 4, 3), np.uint8), [{}], [])
+    assert recorder.pictures() == ["action back(), reward 0.00", "action [4 0], reward 0.00"]
+
+
 def test_long_line_of_a_video_is_drawn_smaller():
     """It ends before the right border; a line that fits has its full height."""
     frame = np.zeros((2, video.WIDTH, 3), np.uint8)
