@@ -7,9 +7,10 @@ import atexit
 import base64
 import os
 from collections import Counter, deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -21,7 +22,9 @@ from .options import BrowserOptions, Gesture, PageFailure, PageSpec
 from .process import BrowserProcess
 from .tab import Tab
 
-ATTEMPTS = 3  # to open a page, each in another browser if the browser has died
+Result = TypeVar("Result")
+
+ATTEMPTS = 3  # to open or to start a page, each in another browser if the browser has died
 SPECS = 16  # specs with spare pages; those of the others are closed, since nobody uses them any more
 
 
@@ -146,6 +149,30 @@ class Pool:
             PageFailure: If the page cannot be opened.
         """
         return Page(self, loop.run(self._take(spec)))
+
+    def start(self, spec: PageSpec, begin: Callable[[Page], Result]) -> tuple[Page, Result]:
+        """Take a page and begin something in it; do so in another page if the first one fails, up to 3 times.
+
+        Args:
+            spec: What to open.
+            begin: Function that puts a fresh page into its first state; it may be called several times.
+
+        Returns:
+            The page, and what `begin` has returned.
+
+        Raises:
+            UserError: If `options.pages` pages are in use.
+            PageFailure: If the last page fails too. After any exception the page is closed.
+        """
+        for attempt in range(ATTEMPTS):
+            page = self.take(spec)
+            try:
+                return page, begin(page)
+            except BaseException as error:
+                page.close()
+                if not isinstance(error, PageFailure) or attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError
 
     def close(self) -> None:
         """Give up the pool; its last user closes the browsers."""

@@ -26,7 +26,6 @@ from . import oracles, pages
 from .tasks import TASKS, Task
 
 SPLITS = ("train", "evaluation")
-ATTEMPTS = 3  # to start an episode in a page
 
 
 class Defaults(BaseModel):
@@ -183,13 +182,7 @@ class MiniwobEnv(gym.Env[dict[str, Any], Any]):
         super().reset(seed=self._seed)
         self._steps = self._malformed = 0
         self._begun, self._action = False, None
-        for attempt in range(ATTEMPTS):
-            try:
-                self._frame = self._start()
-                break
-            except PageFailure:
-                if attempt == ATTEMPTS - 1:
-                    raise
+        self._start()
         return {"frame": self._frame}, self._info(done=False, reward=0.0)
 
     def begin_step(self, action: Any) -> None:
@@ -249,14 +242,16 @@ class MiniwobEnv(gym.Env[dict[str, Any], Any]):
             self._pool.close()
             self._pool = None
 
-    def _start(self) -> NDArray[np.uint8]:
-        """Start the episode in a fresh page and return the first frame."""
+    def _start(self) -> None:
+        """Start the episode in a fresh page."""
         self._close_page()
         if self._pool is None:
             self._pool = shared_pool(BrowserOptions(browsers=self.options.browsers, timeout=self.options.timeout))
-        self._page = self._pool.take(self._spec)
-        self.goal = self._page.evaluate(pages.start(self._split, self._seed))
-        return self._page.advance(100)
+        self._page, (self.goal, self._frame) = self._pool.start(self._spec, self._begin)
+
+    def _begin(self, page: Page) -> tuple[str, NDArray[np.uint8]]:
+        """Begin the episode in a page and return its instruction and the first frame."""
+        return page.evaluate(pages.start(self._split, self._seed)), page.advance(100)
 
     def _close_page(self) -> None:
         if self._page is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import gymnasium as gym
@@ -323,7 +324,7 @@ class PhoneEnv(gym.Env[Observation, Any]):
         return self._actions.encode(action, self._instruction())
 
     def _open(self, episode: Episode) -> None:
-        """Show the state at the start on a fresh page; a second page, if the first one fails."""
+        """Show the state at the start on a fresh page."""
         if self._page is not None:
             self._page.close()
             self._page = None
@@ -332,19 +333,12 @@ class PhoneEnv(gym.Env[Observation, Any]):
             self._pool = shared_pool(
                 BrowserOptions(options.browsers, options.pages, options.spare, timeout=options.timeout)
             )
-        for last in (False, True):
-            try:
-                self._page = self._pool.take(self._spec)
-                self._page.evaluate(f"phone.setState({json.dumps(episode.before)})")
-                self._frame = self._page.advance(self.options.step_ms)
-                self._before = self._page.evaluate("phone.getState()")
-                return
-            except PageFailure:
-                if self._page is not None:
-                    self._page.close()
-                    self._page = None
-                if last:
-                    raise
+        self._page, (self._frame, self._before) = self._pool.start(self._spec, partial(self._show, episode.before))
+
+    def _show(self, state: Document, page: Page) -> tuple[NDArray[np.uint8], Document]:
+        """Show a state on a fresh page, and return the frame and the state as the page writes it."""
+        page.evaluate(f"phone.setState({json.dumps(state)})")
+        return page.advance(self.options.step_ms), page.evaluate("phone.getState()")
 
     def _opened(self) -> Page:
         if self._page is None:

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,10 +34,9 @@ from pr2l.core.lock import locked
 from pr2l.core.types import Frame
 from pr2l.data.screen_texts import Split
 from pr2l.data.screen_walk import Screen, page_spec, walk
-from pr2l.environments.browser import BrowserOptions, PageFailure, PageSpec, Pool, shared_pool
+from pr2l.environments.browser import BrowserOptions, Page, Pool, shared_pool
 
 FRAMES, SCREENS, CARD = "frames.bin", "screens.jsonl", "set.json"
-ATTEMPTS = 3  # at a walk whose page fails
 Progress = Callable[[int], None]  # called with the number of screens so far
 
 
@@ -91,7 +90,7 @@ def load_or_generate(source: ScreenSource, folder: Path, progress: Progress = la
 
     Raises:
         UserError: If Chromium is not installed.
-        PageFailure: If a page fails ATTEMPTS times.
+        PageFailure: If a page fails several times in the same walk.
         DamagedFile: If a file of the set differs from what was written.
     """
     key = hashlib.sha256(source.model_dump_json().encode()).hexdigest()[:8]
@@ -130,7 +129,7 @@ def _generate(source: ScreenSource, path: Path, progress: Progress) -> None:
         for number in count(first):
             if done == source.frames:
                 break
-            screens = list(islice(_walk(pool, source, number), source.frames - done))
+            screens = _walk(pool, source, number)[: source.frames - done]
             _append(screens, number, frames, lines)
             done += len(screens)
             progress(done)
@@ -153,21 +152,15 @@ def _complete_walks(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _walk(pool: Pool, source: ScreenSource, number: int) -> Iterator[Screen]:
-    """Yield the screens of a walk; a page that fails is replaced, and the walk starts again."""
-    for attempt in range(ATTEMPTS):
-        try:
-            yield from _screens(pool, page_spec(source.scale), source, number)
-            return
-        except PageFailure:
-            if attempt == ATTEMPTS - 1:
-                raise
+def _walk(pool: Pool, source: ScreenSource, number: int) -> list[Screen]:
+    """Return the screens of a walk; a page that fails is replaced, and the walk starts again."""
 
+    def screens(page: Page) -> list[Screen]:
+        return list(walk(page, Random(f"{source.seed}/{number}"), source.apps, source.themes, source.words))
 
-def _screens(pool: Pool, spec: PageSpec, source: ScreenSource, number: int) -> list[Screen]:
-    rng = Random(f"{source.seed}/{number}")
-    with closing(pool.take(spec)) as page:
-        return list(walk(page, rng, source.apps, source.themes, source.words))
+    page, walked = pool.start(page_spec(source.scale), screens)
+    page.close()
+    return walked
 
 
 def _append(screens: list[Screen], number: int, frames: Any, lines: Any) -> None:

@@ -19,6 +19,7 @@ import pytest
 from pr2l.environments.base import UserError
 from pr2l.environments.browser import (
     BrowserOptions,
+    Page,
     PageFailure,
     PageSpec,
     Pool,
@@ -424,6 +425,36 @@ def test_a_crashed_page_fails(tmp_path: Path) -> None:
     pool.take(spec(tmp_path, "")).close()
     assert pool.counts["crash"] == 1 and pool.counts["browsers"] == 1
     pool.close()
+
+
+@needs_chromium
+def test_a_start_that_fails_is_repeated_in_other_pages(tmp_path: Path) -> None:
+    pool = shared_pool(BrowserOptions(timeout=30.0, spare=0))
+    page_spec, pages = spec(tmp_path, MOVING), []
+
+    def crash(page: Page) -> None:
+        loop.run(page._tab._guarded(page._tab._ask("Page.crash", {}, page=True)))
+
+    def crash_twice(page: Page) -> int:
+        pages.append(page)
+        if len(pages) < 3:
+            crash(page)
+        return len(pages)
+
+    page, result = pool.start(page_spec, crash_twice)
+    assert result == 3 and page is pages[2] and page.advance(10).shape == (HEIGHT, WIDTH, 3)
+    with pytest.raises(PageFailure, match="crash"):
+        pool.start(page_spec, crash)
+    with pytest.raises(ScriptError):
+        pool.start(page_spec, lambda page: page.evaluate("unknown"))
+    page.close()
+    assert loop.run(lent(pool)) == 0 and pool.counts["crash"] == 5 and pool.counts["taken"] == 7
+    pool.close()
+
+
+async def lent(pool: Pool) -> int:
+    """Return the number of pages in use, after the event loop has closed those that were given back."""
+    return pool._lent
 
 
 @needs_chromium
