@@ -201,7 +201,8 @@ class VecEmbed(VecEnvWrapper):
     @property
     def running(self) -> frozenset[int]:
         """Numbers of the environments whose steps were sent and not received."""
-        return self._in_process().running
+        running: frozenset[int] = self._in_process().running
+        return running
 
     def send(self, rows: Sequence[int], actions: Sequence[Any] | np.ndarray) -> None:
         """Start steps of some environments, see `InProcessVecEnv.send`.
@@ -226,13 +227,16 @@ class VecEmbed(VecEnvWrapper):
         rows, step = self._in_process().receive(most)
         return rows, self._embed_step(rows, *step)
 
-    def _in_process(self) -> InProcessVecEnv:
-        if not isinstance(self.venv, InProcessVecEnv):
-            raise UserError(
-                f"{type(self.venv).__name__} steps all environments together, which algorithm_options.asynchronous=true"
-                " does not allow; use workers=0, and isolated=true for simulators in processes of their own"
-            )
-        return self.venv
+    def _in_process(self) -> Any:
+        """Return the environments, which have `running`, `send` and `receive`."""
+        # `receive` of the type: a wrapper without it forwards the attribute, and would not see these steps.
+        if isinstance(self.venv.unwrapped, InProcessVecEnv) and hasattr(type(self.venv), "receive"):
+            return self.venv
+        raise UserError(
+            f"{type(self.venv.unwrapped).__name__} steps all environments together, which"
+            " algorithm_options.asynchronous=true does not allow; use workers=0, and isolated=true for simulators in"
+            " processes of their own"
+        )
 
     def _embed_step(
         self, rows: Sequence[int], observations: Any, rewards: Any, dones: Any, infos: Any

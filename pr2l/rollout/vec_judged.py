@@ -57,6 +57,12 @@ class VecJudged(VecEnvWrapper):
         for rows, step in step_groups(self.venv):
             yield rows, self._judge(step)
 
+    def receive(self, most: int | None = None) -> tuple[list[int], VecEnvStepReturn]:
+        """Return the steps of some environments, as `InProcessVecEnv.receive` does."""
+        venv: Any = self.venv
+        rows, step = venv.receive(most)
+        return rows, self._judge(step)
+
     def _judge(self, step: VecEnvStepReturn) -> VecEnvStepReturn:
         observations, rewards, dones, infos = step
         rewards = np.zeros_like(rewards)

@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from test_vec_embed import Echo
 
 from pr2l.rollout.episodes import SeededEpisodes
+from pr2l.rollout.in_process import InProcessVecEnv
 from pr2l.rollout.vec_embed import VecEmbed
 from pr2l.rollout.vec_judged import VecJudged
 from pr2l.rollout.workers import Workers
@@ -110,3 +111,16 @@ def test_groups_of_worker_processes_are_judged():
     assert [question[:2] for question in sorted(evaluator.questions)] == [
         ("solve 0", [0, 1]), ("solve 0", [0, 1, 2]), ("solve 1", [10, 11]),
     ]  # fmt: skip
+
+
+def test_steps_of_some_environments_are_judged():
+    """Environment 1 ends its episode while environment 0 has made no step."""
+    frames = InProcessVecEnv([partial(seeded_diary, length, record=True) for length in (2, 2)])
+    with closing(VecEmbed(VecJudged(frames, Verdicts(0.9), "solve {target}"), Echo())) as venv:
+        venv.reset()
+        rewards = []
+        for _ in range(2):
+            venv.send([1], [0])
+            rows, (_, reward, _, infos) = venv.receive()
+            rewards.append((rows, reward.tolist()))
+        assert rewards == [([1], [0]), ([1], [1])] and infos[0]["episode"]["agrees"] == 0
