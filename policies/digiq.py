@@ -426,8 +426,8 @@ def create(
         seed: Seed of all random generators, and so of the first weights.
 
     Raises:
-        UserError: The action space is of another kind, `options.factors_of_type` does not fit it, or there are no
-            action features.
+        UserError: The action space is of another kind, `factors_of_type` or `parents` do not fit it, or there
+            are no action features.
     """
     set_random_seed(seed)
     make: Any = network  # each Network takes the Defaults of its file

@@ -179,7 +179,7 @@ def create(
         policy: Policy to train; None = new heads on the network.
 
     Raises:
-        UserError: The action space is of another kind, or `options.factors_of_type` does not fit it.
+        UserError: The action space is of another kind, or `factors_of_type` or `parents` do not fit it.
     """
     trained = modules(observation_space, action_space, network, network_options, options, seed, policy)
     return OnlineDigiRLLearner(*trained, options, seed)

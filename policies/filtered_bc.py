@@ -93,7 +93,7 @@ def create(
         policy: Policy to train; None = new heads on the network.
 
     Raises:
-        UserError: The action space is of another kind, or `options.factors_of_type` does not fit it.
+        UserError: The action space is of another kind, or `factors_of_type` or `parents` do not fit it.
     """
     set_random_seed(seed)
     make: Any = network  # each Network takes the Defaults of its file

@@ -1,7 +1,8 @@
 """Proximal policy optimisation (Schulman et al. 2017) on tokens, with Stable-Baselines3's losses and loop.
 
 With option `recurrent` it is RecurrentPPO of sb3-contrib: the same update, with an LSTM after the network. With option
-`factors_of_type` or `image_tokens`, for actions with a type, the policy has the heads of common/action_head.py.
+`factors_of_type`, `image_tokens` or `parents`, for actions with a type, the policy has the heads of
+common/action_head.py.
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ def create(
     policy: Any = "MultiInputPolicy"
     if options.recurrent:
         policy, policy_options["lstm_hidden_size"] = "MultiInputLstmPolicy", options.lstm_size
-    if options.factors_of_type or options.image_tokens:
+    if options.factors_of_type or options.image_tokens or options.parents:
         if options.recurrent:
             raise UserError(
-                "algorithm_options.recurrent=true has no heads for factors_of_type and image_tokens; "
+                "algorithm_options.recurrent=true has no heads for factors_of_type, image_tokens and parents; "
                 "use recurrent=false"
             )
         policy, policy_options["head"] = FactoredActorCritic, options

@@ -10,6 +10,7 @@ the image tokens to the features, the MLP of the policy passes them on, and the 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,9 +22,9 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from ..networks.base import TokenNetwork
-from .action_head import ActionHead, HeadOptions, image_tokens, pointer_cells
+from .action_head import ActionHead, HeadOptions, image_tokens, logit_shapes, pointer_cells
 from .actions import factor_sizes
-from .factored import FactoredActions, uses_table
+from .factored import FactoredActions, check_parents, uses_table
 
 
 class FactoredActorCritic(MultiInputActorCriticPolicy):
@@ -67,6 +68,7 @@ class FactoredActorCritic(MultiInputActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         uses = uses_table(self.sizes, self.head_options.factors_of_type).to(self.device)
+        check_parents(uses, self.head_options.parent_of)
         network: Any = self.features_extractor.network
         self.action_dist = FactoredDistribution(self.sizes, uses, network.token_size, self.head_options)
         super()._build(lr_schedule)
@@ -159,7 +161,7 @@ class FlatHead(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         images = inputs[:, self.features :].unflatten(1, (self.head.cells, self.token_size))
-        return torch.cat(self.head(inputs[:, : self.features], images), dim=-1)
+        return torch.cat([logits.flatten(1) for logits in self.head(inputs[:, : self.features], images)], dim=-1)
 
 
 class FactoredDistribution(MultiCategoricalDistribution):
@@ -192,9 +194,12 @@ class FactoredDistribution(MultiCategoricalDistribution):
         """Set the logits.
 
         Args:
-            action_logits: Logits [B, sum of the sizes].
+            action_logits: Logits of all factors in one row, as from `FlatHead`.
         """
-        self.factored = FactoredActions(action_logits.split([*self.action_dims], dim=1), self.uses)
+        shapes = logit_shapes((*self.action_dims,), self.options)
+        parts = action_logits.split([math.prod(shape) for shape in shapes], dim=1)
+        logits = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+        self.factored = FactoredActions(logits, self.uses, self.options.parent_of)
         return self
 
     def log_prob(self, actions: torch.Tensor) -> torch.Tensor:

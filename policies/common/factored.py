@@ -6,17 +6,21 @@
     type                x                                          x        x
     back                x
 
-Factor 0 is the type. A table `uses`, bool [types, factors], says which factors each type uses:
+Factor 0 is the type. A table `uses`, bool [types, factors], says which factors each type uses. A factor may depend on
+the value of another one, its parent, such as the offset inside a cell on the cell:
 
-    log p(action) = log p(type) + sum of log p(factor) over the factors that the type uses
+    log p(action) = log p(type) + sum of log p(factor | value of its parent) over the factors that the type uses
 
-The factors are independent of each other for one observation. A factor that the type does not use is 0 in a sampled
-action, gets no gradient, and has no part in the probability, because the environment ignores it.
+Otherwise the factors are independent of each other for one observation. A factor that the type does not use is 0 in a
+sampled action, gets no gradient, and has no part in the probability, because the environment ignores it.
+
+Why parents: a row on a screen may cover the lower part of one cell and the upper part of the next one. Independent
+factors that have learned both touches also touch the upper part of the first cell, outside of the row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch.nn.functional import log_softmax
@@ -24,19 +28,22 @@ from torch.nn.functional import log_softmax
 from ..base import UserError
 
 FactorTable = tuple[tuple[int, ...], ...]
+Parents = Mapping[int, int]  # factor -> the factor on whose value it depends
 
 
 class FactoredActions:
     """Distributions of the actions for B observations.
 
     Args:
-        logits: Logits [B, n] of the n values of each factor.
+        logits: Logits [B, n] of the n values of each factor; for a factor with a parent, [B, m, n], one row for each of
+            the m values of its parent.
         uses: bool [types, factors], from `uses_table`.
+        parents: Parents that `check_parents` accepts; None = {}.
     """
 
-    def __init__(self, logits: Sequence[torch.Tensor], uses: torch.Tensor) -> None:
+    def __init__(self, logits: Sequence[torch.Tensor], uses: torch.Tensor, parents: Parents | None = None) -> None:
         self.log_probabilities = [log_softmax(factor, dim=-1) for factor in logits]
-        self.uses = uses
+        self.uses, self.parents = uses, parents or {}
 
     def log_prob(self, actions: torch.Tensor) -> torch.Tensor:
         """Return the log-probabilities of actions.
@@ -47,11 +54,12 @@ class FactoredActions:
         Returns:
             float32 [B] or [N, B].
         """
-        columns = zip(self.log_probabilities, actions.unbind(-1), strict=True)
+        columns = actions.unbind(-1)
         parts = [
-            factor.expand(*values.shape, -1).gather(-1, values[..., None]).squeeze(-1) for factor, values in columns
+            self.conditional(factor, columns).expand(*values.shape, -1).gather(-1, values[..., None]).squeeze(-1)
+            for factor, values in enumerate(columns)
         ]
-        return (torch.stack(parts, dim=-1) * self.uses[actions[..., 0]]).sum(dim=-1)
+        return torch.stack(parts, dim=-1).masked_fill(~self.uses[actions[..., 0]], 0.0).sum(dim=-1)
 
     def sample(self, count: int, temperature: float = 1.0) -> torch.Tensor:
         """Draw actions with torch's random generator, int64 [count, B, factors].
@@ -60,21 +68,49 @@ class FactoredActions:
             count: Number of actions of each observation.
             temperature: Divisor of the logits; more than 1 makes the actions more different.
         """
-        columns = [
-            torch.multinomial((factor / temperature).softmax(dim=-1), count, replacement=True).T
-            for factor in self.log_probabilities
-        ]
-        return self.without_unused(torch.stack(columns, dim=-1))
+
+        def draw(log_probabilities: torch.Tensor) -> torch.Tensor:
+            rows = (log_probabilities / temperature).softmax(dim=-1).expand(count, -1, -1)
+            return torch.multinomial(rows.flatten(0, 1), 1).view(count, -1)
+
+        return self.choose(draw)
 
     def mode(self) -> torch.Tensor:
-        """Return the most probable value of each factor, int64 [B, factors]."""
-        columns = [factor.argmax(dim=-1) for factor in self.log_probabilities]
+        """Return the most probable value of each factor, after that of its parent, int64 [B, factors]."""
+        return self.choose(lambda log_probabilities: log_probabilities.argmax(dim=-1))
+
+    def choose(self, value_of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Choose the value of each factor, parents first.
+
+        Args:
+            value_of: Function from the log-probabilities [B, n] or [N, B, n] of a factor to values [B] or [N, B].
+
+        Returns:
+            int64 [B, factors] or [N, B, factors].
+        """
+        columns: list[torch.Tensor] = []
+        for factor in range(len(self.log_probabilities)):
+            columns.append(value_of(self.conditional(factor, columns)))
         return self.without_unused(torch.stack(columns, dim=-1))
 
+    def conditional(self, factor: int, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the log-probabilities of a factor: [B, n], or [N, B, n] if it has a parent with values [N, B].
+
+        Args:
+            factor: Number of the factor.
+            values: int64 [B] or [N, B] for each of the factors before it.
+        """
+        table = self.log_probabilities[factor]
+        if factor not in self.parents:
+            return table
+        return table[torch.arange(len(table), device=table.device), values[self.parents[factor]]]
+
     def entropy(self) -> torch.Tensor:
-        """Return the entropies, float32 [B]: that of the type, and of each factor times the probability of its use."""
+        """Return the entropies, float32 [B]: the sum of those of the factors, each times the probability of its use."""
         probabilities = [factor.exp() for factor in self.log_probabilities]
         parts = [-(p * log).sum(dim=-1) for p, log in zip(probabilities, self.log_probabilities, strict=True)]
+        for factor, parent in self.parents.items():
+            parts[factor] = (probabilities[parent] * parts[factor]).sum(dim=-1)
         used = probabilities[0] @ self.uses.float()
         return (torch.stack(parts, dim=-1) * used).sum(dim=-1)
 
@@ -115,3 +151,29 @@ def uses_table(sizes: Sequence[int], factors_of_type: FactorTable) -> torch.Tens
             )
         uses[action_type, list(used)] = True
     return uses
+
+
+def check_parents(uses: torch.Tensor, parents: Parents) -> None:
+    """Check the parents of factors.
+
+    Args:
+        uses: bool [types, factors], from `uses_table`.
+        parents: Parents of which each is before its child, has no parent, and is used by all types that use its child.
+
+    Raises:
+        UserError: There is another parent, or a child that is no factor.
+    """
+    factors = uses.shape[1]
+    for factor, parent in parents.items():
+        name = f"algorithm_options.parents[{factor}] is {parent}"
+        if factor >= factors:
+            raise UserError(f"{name}, but there are {factors} factors, 0 to {factors - 1}")
+        if parent >= factor:
+            raise UserError(f"{name}, but a parent comes before its child: 1 to {factor - 1}, or 0 for none")
+        if parent in parents:
+            raise UserError(f"{name}, which has the parent {parents[parent]} itself; a parent has none")
+        if unused := (uses[:, factor] & ~uses[:, parent]).nonzero().flatten().tolist():
+            raise UserError(
+                f"{name}, but type {unused[0]} uses factor {factor} without {parent}; add {parent} to "
+                f"algorithm_options.factors_of_type[{unused[0]}]"
+            )

@@ -16,7 +16,7 @@ from ..base import Tensors
 from ..networks.base import TokenNetwork
 from .action_head import ActionHead, HeadOptions, image_tokens
 from .actions import factor_sizes
-from .factored import FactoredActions, uses_table
+from .factored import FactoredActions, check_parents, uses_table
 from .options import Device, Number, PositiveNumber
 from .policy import Choice, Policy
 
@@ -30,7 +30,7 @@ class FactoredPolicy(Policy):
         options: Options of the policy.
 
     Raises:
-        UserError: The action space is of another kind, or `options.factors_of_type` does not fit it.
+        UserError: The action space is of another kind, or `factors_of_type` or `parents` do not fit it.
     """
 
     uses: torch.Tensor
@@ -40,6 +40,7 @@ class FactoredPolicy(Policy):
         self.sizes = factor_sizes(action_space)
         self.action_shape = action_space.shape or ()
         self.register_buffer("uses", uses_table(self.sizes, options.factors_of_type), persistent=False)
+        check_parents(self.uses, options.parent_of)
         self.network = network
         self.head = ActionHead(network.features_dim, network.token_size, self.sizes, options)
 
@@ -55,7 +56,7 @@ class FactoredPolicy(Policy):
             observations: Tensors [B, ...] by the keys of the observation space.
         """
         images = image_tokens(observations["tokens"], observations["mask"], self.head.cells)
-        return FactoredActions(self.head(self.network(observations), images), self.uses)
+        return FactoredActions(self.head(self.network(observations), images), self.uses, self.head.parents)
 
     def log_prob(self, observations: Tensors, actions: torch.Tensor) -> torch.Tensor:
         distribution: FactoredActions = self(observations)

@@ -22,7 +22,7 @@ def test_table_is_that_of_the_environments():
 def test_sampled_actions_are_those_that_the_environment_encodes():
     """Encoding the action of a sampled row returns the row: unused heads are 0, and the pointer's cells fit."""
     torch.manual_seed(0)
-    options = FactoredOptions(factors_of_type=FACTORS_OF_TYPE, image_tokens=16)
+    options = FactoredOptions(factors_of_type=FACTORS_OF_TYPE, image_tokens=16, parents=(0, 0, 1, 0, 0, 4))
     network = mlp.Network(token_space(20, 8, proprio=None), mlp.Defaults(hidden=(6,)))
     policy = FactoredPolicy(network, HEADS.space, options)
     observation = {"tokens": torch.randn(1, 20, 8), "mask": torch.ones(1, 20)}
