@@ -38,7 +38,7 @@ from .common.action_encoder import ActionEncoder
 from .common.factored_policy import FactoredOptions, FactoredPolicy
 from .common.loop import Loop, Update
 from .common.options import Fraction, Number, PositiveNumber, Sizes
-from .common.policy import PolicyLearner
+from .common.policy import Policy, PolicyLearner
 from .common.random_state import random_tensors, random_values, restore_random
 from .common.state import copies
 from .losses.advantages import exponential_weights, hard_weights
@@ -122,7 +122,7 @@ class Extraction(NamedTuple):
 @torch.no_grad()
 def extraction(
     critic: Critic,
-    policy: FactoredPolicy,
+    policy: Policy,
     observations: Tensors,
     taken: Candidates,
     candidates: Candidates | None,
@@ -150,7 +150,7 @@ def extraction(
         best, largest = best_of(candidates, advantages)
         return Extraction(best, hard_weights(largest, options.threshold))
     if options.extraction == "pg":
-        taken = Candidates(policy(observations).sample(1)[0])
+        taken = Candidates(policy.sample(observations, 1)[0])
     advantages = critic.advantages(taken, observations, options.reduction)
     if options.extraction == "awr":
         return Extraction(taken.actions, exponential_weights(advantages, options.temperature, options.max_weight))
@@ -168,13 +168,9 @@ class DigiQLearner(PolicyLearner):
     """
 
     learns_from: ClassVar[LearnsFrom] = "transitions"
-    takes_policy: ClassVar[bool] = False
-    policy: FactoredPolicy
     options: Defaults
 
-    def __init__(
-        self, policy: FactoredPolicy, critic: Critic, behaviour: FactoredPolicy | None, options: Defaults
-    ) -> None:
+    def __init__(self, policy: Policy, critic: Critic, behaviour: FactoredPolicy | None, options: Defaults) -> None:
         self.options, self.critic, self.behaviour = options, critic, behaviour
         self.target = deepcopy(critic).requires_grad_(False)
         self.updates = 0  # gradient steps so far
@@ -198,13 +194,11 @@ class DigiQLearner(PolicyLearner):
         """
         batch = on_device(source.next_batch(self.options.batch_size), self.device)
         recorded = self.recorded_candidates(batch)
-        taken = Candidates(self.policy.as_factors(batch.actions))
-        if recorded is not None:
-            taken = recorded.select(torch.zeros_like(taken.actions[:, 0]))
+        taken = self.taken(batch, recorded)
         losses = bellman_losses(self.critic, self.target, batch, taken, self.backup(batch, taken, recorded))
         policy_loss = behaviour_loss = weight = torch.zeros((), device=self.device)
         if self.behaviour is not None:
-            behaviour_loss = -self.behaviour(batch.observations).log_prob(taken.actions).mean()
+            behaviour_loss = -self.behaviour.log_prob(batch.observations, taken.actions).mean()
         if self.updates >= self.options.critic_updates:
             policy_loss, weight = self.policy_loss(batch.observations, taken, recorded)
         self.step(losses.action_values + losses.values + behaviour_loss + policy_loss)
@@ -230,6 +224,18 @@ class DigiQLearner(PolicyLearner):
         actions = torch.as_tensor(batch.proposed_actions, device=self.device).long().view(rows, count, -1)
         return Candidates(actions.transpose(0, 1), batch.action_features.transpose(0, 1))
 
+    def taken(self, batch: Transitions, recorded: Candidates | None) -> Candidates:
+        """Return the actions of a batch.
+
+        Args:
+            batch: Transitions.
+            recorded: The candidates that came with them.
+        """
+        if recorded is not None:
+            return recorded.select(torch.zeros(len(batch), dtype=torch.int64, device=self.device))
+        assert isinstance(self.policy, FactoredPolicy)
+        return Candidates(self.policy.as_factors(batch.actions))
+
     def policy_loss(
         self, observations: Tensors, taken: Candidates, recorded: Candidates | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -243,11 +249,16 @@ class DigiQLearner(PolicyLearner):
         candidates = recorded
         if self.options.extraction == "best-of-n" and self.behaviour is not None:
             with torch.no_grad():
-                proposed = self.behaviour(observations).sample(self.options.n - 1, self.options.proposal_temperature)
+                proposed = self.behaviour.sample(observations, self.options.n - 1, self.options.proposal_temperature)
             candidates = Candidates(torch.cat([taken.actions[None], proposed]))
         chosen = extraction(self.critic, self.policy, observations, taken, candidates, self.options)
-        log_probabilities = self.policy(observations).log_prob(chosen.actions)
-        return -(chosen.weights * log_probabilities).mean(), chosen.weights.mean()
+        rows = chosen.weights != 0  # the policy reads no others
+        if not rows.any():
+            return chosen.weights.sum(), chosen.weights.mean()
+        log_probabilities = self.policy.log_prob(
+            {key: values[rows] for key, values in observations.items()}, chosen.actions[rows]
+        )
+        return -(chosen.weights[rows] * log_probabilities).sum() / len(rows), chosen.weights.mean()
 
     def backup(self, batch: Transitions, taken: Candidates, recorded: Candidates | None) -> Candidates:
         """Return the actions a~ that the state values take.
@@ -265,7 +276,7 @@ class DigiQLearner(PolicyLearner):
         policy = self.behaviour if self.options.backup == "behaviour" else self.policy
         assert policy is not None
         with torch.no_grad():
-            return Candidates(policy(batch.observations).sample(1)[0])
+            return Candidates(policy.sample(batch.observations, 1)[0])
 
     def step(self, loss: torch.Tensor) -> None:
         """Make a gradient step, and move the target towards the critic.
@@ -412,6 +423,7 @@ def create(
     options: Defaults,
     *,
     seed: int,
+    policy: Policy | None = None,
 ) -> DigiQLearner:
     """Create a learner; see `Algorithm.create` for the arguments.
 
@@ -424,21 +436,50 @@ def create(
         network_options: Its options.
         options: Options of Digi-Q.
         seed: Seed of all random generators, and so of the first weights.
+        policy: Policy to train; None = new heads on the network.
 
     Raises:
         UserError: The action space is of another kind, `factors_of_type` or `parents` do not fit it, or there
             are no action features.
     """
     set_random_seed(seed)
+    if policy is not None:
+        return with_policy(policy, observation_space, network, network_options, options)
     make: Any = network  # each Network takes the Defaults of its file
     device, networks = get_device(options.device), [make(observation_space, network_options) for _ in range(3)]
-    policy = FactoredPolicy(networks[0], action_space, options)
+    heads = FactoredPolicy(networks[0], action_space, options)
     encoder = None
     if options.action_features == "heads":
-        encoder = ActionEncoder(policy.sizes, policy.uses, networks[1].token_size, options.action_size, options)
+        encoder = ActionEncoder(heads.sizes, heads.uses, networks[1].token_size, options.action_size, options)
     critic = Critic(networks[1], encoder, feature_size(observation_space, options), options)
     behaviour = FactoredPolicy(networks[2], action_space, options) if options.needs_behaviour else None
-    return DigiQLearner(policy.to(device), critic.to(device), behaviour and behaviour.to(device), options)
+    return DigiQLearner(heads.to(device), critic.to(device), behaviour and behaviour.to(device), options)
+
+
+def with_policy(
+    policy: Policy, observation_space: spaces.Dict, network: Any, network_options: BaseModel, options: Defaults
+) -> DigiQLearner:
+    """Return a learner of a policy without heads.
+
+    Args:
+        policy: Policy to train.
+        observation_space: As in `create`, as the other arguments.
+        network: Class of the critic's network.
+        network_options: Its options.
+        options: Options of Digi-Q.
+
+    Raises:
+        UserError: The options are for heads.
+    """
+    if options.action_features == "heads":
+        raise UserError(
+            "algorithm_options.action_features=heads describes an action by the choices of heads, but the policy has "
+            "none; use action_features=text or drawn"
+        )
+    critic = Critic(
+        network(observation_space, network_options), None, feature_size(observation_space, options), options
+    )
+    return DigiQLearner(policy, critic.to(policy.device), None, options)
 
 
 def feature_size(observation_space: spaces.Dict, options: Defaults) -> int:
@@ -480,7 +521,7 @@ class Defaults(FactoredOptions):
     reduction: Literal["min", "max"] = "min"  # of the two heads in the advantage; max in the code
     extraction: Literal["best-of-n", "awr", "pg", "sft"] = "best-of-n"  # what the policy imitates
     n: Annotated[int, Field(ge=2)] = 16  # actions that best-of-n compares, with the data's action; from the code
-    proposal_temperature: PositiveNumber = 1.2  # of the behaviour policy in best-of-n, with heads; from the code
+    proposal_temperature: PositiveNumber = 1.2  # of the policy that proposes candidates; from the code
     threshold: Number = 0.05  # advantage that best-of-n must exceed; 1 / H of the time limit, as in the code
     temperature: PositiveNumber = 0.01  # temperature of awr; from the code
     max_weight: PositiveNumber = 100.0  # largest weight of awr; the code has no limit

@@ -13,6 +13,7 @@ As DigiRL does, the policy shares no trained weight with the values.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,12 +26,15 @@ from pr2l.agents.base import Response
 from pr2l.agents.trainable import Defaults as TrainableDefaults
 from pr2l.agents.trainable import TrainableAgent
 from pr2l.core.config import Seed
+from pr2l.core.errors import UserError
 from pr2l.core.messages import Message, image_part, text_part
 from pr2l.encoders.base import Encoder, EncoderSource
 from pr2l.encoders.common.cache import uncached
 from pr2l.policies.base import Tensors
 from pr2l.policies.common.policy import Choice, Policy
+from pr2l.policies.common.state import below
 from pr2l.rollout.vec_text import NO_TOKEN, TextCodec, padded_ids, prompt_texts
+from pr2l.training.runs import Run
 from pr2l.vlms.base import VLM
 from pr2l.vlms.lora import Lora
 
@@ -45,6 +49,7 @@ class Defaults(base.Defaults):
     lora: Lora = Field(default_factory=Lora)
     temperature: PositiveFloat = 1.0  # of sampling in training; DigiRL's
     batch_size: PositiveInt = 8  # rows of a pass with gradients, which bounds the memory; results do not depend on it
+    start: Path | None = None  # run folder of a `text_policy`, whose LoRA weights the training starts from; null = none
     prompt_bytes: PositiveInt = 512  # largest number of bytes of a prompt, which observations have room for
 
     @field_validator("lora")
@@ -162,7 +167,30 @@ def create(encoder: Encoder, options: Defaults, seed: Seed) -> TextPolicy:
     vlm = source.load_vlm()
     share_weights(vlm, inner.vlm)
     trainable = TrainableDefaults(max_new_tokens=options.max_new_tokens, lora=options.lora, seed=seed)
-    return TextPolicy(TrainableAgent(vlm, trainable), options)
+    policy = TextPolicy(TrainableAgent(vlm, trainable), options)
+    if options.start is not None:
+        load_weights(policy, options.start)
+    return policy
+
+
+def load_weights(policy: TextPolicy, run: Path) -> None:
+    """Load the LoRA weights from the newest checkpoint of a run.
+
+    Args:
+        policy: Policy with an adapter of the same options.
+        run: Run folder.
+
+    Raises:
+        UserError: There is no such run, or its adapter differs in a name or a shape.
+    """
+    weights = below(Run.load(run).latest().below("model"), "policy")
+    try:
+        policy.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"the LoRA weights of text_policy.start={run} do not fit: {str(error).splitlines()[1].strip()} Use that "
+            "run's vlm and text_policy.lora"
+        ) from error
 
 
 def share_weights(vlm: VLM, other: VLM) -> None:

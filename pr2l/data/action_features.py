@@ -23,6 +23,7 @@ from pr2l.data.candidates import Candidates, candidates
 from pr2l.data.recording import Recording
 from pr2l.data.store import Store
 from pr2l.data.store_writer import write_store
+from pr2l.data.text_candidates import text_candidates
 from pr2l.encoders.base import Encoder
 from pr2l.encoders.common.action_states import ActionStates, action_states
 
@@ -32,7 +33,7 @@ class ActionFeatures:
     """Candidates of each step and their features.
 
     Args:
-        actions: int64 [steps, N, factors]; candidate 0 is the recorded action.
+        actions: int64 [steps, N, factors], or token ids [steps, N, R]; candidate 0 is the recorded action.
         store: Their features, a row [N, D] per step.
     """
 
@@ -69,7 +70,10 @@ def action_features(
     states = action_states(encoder, options)
     if states is None:
         return None
-    chosen = candidates(recording, options.n)
+    if config.text_policy is None:
+        chosen = candidates(recording, options.n)
+    else:
+        chosen = text_candidates(encoder, recording, config)
     steps, count = chosen.actions.shape[:2]
     key = {"data": recording.key, "action_features": states.key(), "candidates": digest.of_json(_digests(chosen))}
     folder = recording.folder / "embeddings" / f"actions-{states.view}-{digest.of_json(key)}"

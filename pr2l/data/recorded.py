@@ -152,11 +152,8 @@ def batch_source(config: RunConfig, encoder: Encoder, data: Recording) -> Transi
             f"{config.algorithm} learns from {kind}, but {config.data} has only transitions and trajectories"
         )
     contents = data, embed_with(encoder, data, config, wait=True), getattr(options, "gamma", GAMMA)
-    codec = text_codec(config, encoder)
-    if codec is None:
-        episodes = Episodes(*contents, action_features(encoder, data, config, wait=True))
-    else:
-        episodes = TextEpisodes(*contents, codec)
+    features, codec = action_features(encoder, data, config, wait=True), text_codec(config, encoder)
+    episodes = Episodes(*contents, features) if codec is None else TextEpisodes(*contents, codec, features)
     if kind == "transitions":
         return TransitionSource(episodes, config.seed, getattr(options, "n_step", 1))
     return TrajectorySource(episodes, config.seed)

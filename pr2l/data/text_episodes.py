@@ -9,6 +9,7 @@ import torch
 
 from pr2l.core.errors import UserError
 from pr2l.core.types import Frames
+from pr2l.data.action_features import ActionFeatures
 from pr2l.data.recording import Recording
 from pr2l.data.sources import Episodes, Rows
 from pr2l.data.store import Store
@@ -24,13 +25,21 @@ class TextEpisodes(Episodes):
         store: As in `Episodes`.
         gamma: As in `Episodes`.
         codec: Conversion of prompts and actions.
+        action_features: As in `Episodes`, with token ids as actions.
 
     Raises:
         UserError: The actions are not texts, or one has too many tokens.
     """
 
-    def __init__(self, recording: Recording, store: Store, gamma: float, codec: TextCodec) -> None:
-        super().__init__(recording, store, gamma)
+    def __init__(
+        self,
+        recording: Recording,
+        store: Store,
+        gamma: float,
+        codec: TextCodec,
+        action_features: ActionFeatures | None = None,
+    ) -> None:
+        super().__init__(recording, store, gamma, action_features)
         if not isinstance(self._actions, list):
             raise UserError(
                 f"text_policy learns from actions as texts, but those of {recording.folder} are "

@@ -198,7 +198,7 @@ def learner_space(config: RunConfig, frames: spaces.Dict, encoder: Encoder) -> s
     tokens, options = observation_space(frames, encoder), config.options("algorithm")
     codec, states = text_codec(config, encoder), action_states(encoder, options)
     if codec is not None:
-        return codec.observation_space(tokens, frames)
+        tokens = codec.observation_space(tokens, frames)
     if states is None:
         return tokens
     features = spaces.Box(-np.inf, np.inf, (options.n, states.width), np.float16)
@@ -281,8 +281,8 @@ def text_policy(config: RunConfig, encoder: Encoder, action_space: spaces.Space[
         )
     if not getattr(registry.load("algorithms", config.algorithm).Learner, "takes_policy", False):
         raise UserError(
-            f"{config.algorithm} cannot train a policy that writes its actions; use algorithm=filtered_bc, digirl or "
-            "digirl_online, or set text_policy=null"
+            f"{config.algorithm} cannot train a policy that writes its actions; use algorithm=filtered_bc, "
+            "digirl, digirl_online or digiq, or set text_policy=null"
         )
     policy: Policy = import_module(TEXT_POLICY).create(encoder, config.text_options(), config.seed)
     return policy

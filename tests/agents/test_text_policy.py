@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from safetensors.torch import load_file, save_file
 from stable_baselines3.common.vec_env import DummyVecEnv
 from text_world import COLOURS, HORIZON, RIGHT, SIDE, TwoScreens
@@ -16,8 +17,9 @@ from pr2l.encoders.base import EncoderSource
 from pr2l.encoders.common.cache import CachedEncoder
 from pr2l.encoders.prompted import Defaults as EncoderDefaults
 from pr2l.encoders.prompted import PromptedEncoder
-from pr2l.policies import digirl, filtered_bc
-from pr2l.policies.base import Hooks
+from pr2l.environments.common.screen_action_space import ActionText
+from pr2l.policies import digiq, digirl, filtered_bc
+from pr2l.policies.base import Hooks, Transitions
 from pr2l.policies.common.loop import ShuffledSource
 from pr2l.policies.common.replay import trajectory
 from pr2l.policies.networks import mlp
@@ -34,6 +36,7 @@ SMALL = ScreenArchitecture(
 PROMPT = Prompt(name="test", text="do {goal}", slots=("goal",), why="", source="")
 OPTIONS = text_policy.Defaults(max_new_tokens=12, prompt_bytes=16, lora=Lora(r=8, alpha=16))
 TRAINING = {"learning_rate": 0.01, "trajectories": 8, "device": "cpu"}
+TRAINING_Q = {"learning_rate": 0.01, "critic_updates": 40, "threshold": 0.02, "device": "cpu"}
 
 
 @pytest.fixture(scope="session")
@@ -223,12 +226,12 @@ def test_environments_get_the_texts_of_token_ids(policy, encoder):
 
 def random_episodes(encoder, count=60):
     """Return episodes of random actions, of which a third succeed, most after steps that did not help."""
-    choices, random = (*RIGHT, 'type("")'), np.random.default_rng(0)
+    random = np.random.default_rng(0)
     episodes = []
     for _ in range(count):
         texts, screen = [], 0
         while len(texts) < HORIZON and not (screen == 1 and texts[-1] == RIGHT[1]):
-            texts.append(choices[random.integers(3)])
+            texts.append(CHOICES[random.integers(3)])
             screen = max(screen, int(texts[-1] == RIGHT[0]))
         episodes.append(episode(encoder, texts))
     return episodes
@@ -288,3 +291,54 @@ def test_resumed_training_equals_uninterrupted_training_with_the_same_seed(encod
     assert any(name.startswith("policy/") and "lora_B" in name and tensors[name].any() for name in tensors)
     learner.load_policy(snapshots.state[0])
     assert all(torch.equal(snapshots.state[0][f"policy/{name}"], w) for name, w in learner.policy.state_dict().items())
+
+
+CHOICES = (*RIGHT, 'type("")')
+
+
+class Steps:
+    """Source of the steps of episodes, each with all CHOICES as candidates and their one-hot vectors as features."""
+
+    epoch = 0.0
+
+    def __init__(self, encoder, episodes):
+        self.codec, self.episodes = text_policy.codec(encoder, OPTIONS), episodes
+        self.places = [(number, step) for number, one in enumerate(episodes) for step in range(len(one))]
+
+    def next_batch(self, count):
+        chosen = [self.places[index] for index in torch.randint(len(self.places), (count,))]
+        rows = [(self.episodes[number], step) for number, step in chosen]
+        taken = [CHOICES.index(text) for text in self.codec.texts(np.stack([one.actions[s] for one, s in rows]))]
+        order = torch.tensor([[first, *(other for other in range(3) if other != first)] for first in taken])
+        before, after = ([{k: v[s + more] for k, v in one.observations.items()} for one, s in rows] for more in (0, 1))
+        stack = [{key: torch.stack([row[key] for row in part]) for key in part[0]} for part in (before, after)]
+        columns = {
+            name: torch.stack([getattr(one, name)[s] for one, s in rows])
+            for name in ("actions", "rewards", "terminated", "truncated", "monte_carlo_returns", "discounts")
+        }
+        actions = torch.from_numpy(self.codec.actions(CHOICES))[order]
+        return Transitions(
+            stack[0], next_observations=stack[1], **columns,
+            proposed_actions=actions, action_features=torch.eye(3)[order].half(),
+        )  # fmt: skip
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, values):
+        pass
+
+
+def test_digiq_writes_the_best_candidates(policy, encoder):
+    """Values of states tell the screens apart, and values of actions the one-hot features of the candidates."""
+    source = Steps(encoder, random_episodes(encoder))
+    space = worlds(encoder).observation_space
+    options = {"action_features": "text", "n": 3, "batch_size": 16, "critic_sizes": (16,), "gamma": 0.5}
+    options = digiq.Defaults(**{**TRAINING_Q, **options})
+    features = spaces.Dict({**space.spaces, "action_features": spaces.Box(-1, 1, (3, 3), np.float16)})
+    network = mlp.Network, mlp.Defaults(hidden=(16,))
+    learner = digiq.create(features, ActionText(), 1, *network, options, seed=0, policy=policy)
+    learner.learn(source, 1280, Hooks())
+    assert written(policy, encoder) == [*RIGHT] and min(probabilities(policy, encoder)) > 0.8
+    with pytest.raises(digiq.UserError, match="use action_features=text or drawn"):
+        digiq.create(features, ActionText(), 1, *network, digiq.Defaults(), seed=0, policy=policy)

@@ -12,6 +12,8 @@ from toy_runs import assert_same_run, metrics, weights
 
 from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
+from pr2l.data.recorded import batch_source, recording
+from pr2l.policies.base import UserError as PolicyError
 from pr2l.rollout import build
 from pr2l.training.check import rollout_memory
 from pr2l.training.collect import collect
@@ -96,6 +98,31 @@ def test_offline_run_writes_all_files_and_its_checkpoint_acts(config, tmp_path, 
     assert any(tensor.abs().sum() > 0 for name, tensor in saved.items() if "lora_B" in name)
 
 
+DIGIQ = {
+    "action_features": "text", "action_tokens": "prompt", "n": 3, "batch_size": 8, "critic_sizes": [8], "device": "cpu",
+}  # fmt: skip
+
+
+@pytest.mark.slow  # 5 s; tests/agents/test_text_policy.py trains a learner
+def test_digiq_run_samples_its_candidates_once_from_the_policy_of_another_run(config, tmp_path, monkeypatch):
+    first = train(config("algorithm=filtered_bc", "algorithm_options={device: cpu}"), root=tmp_path / "runs")
+    words = ("algorithm=digiq", f"algorithm_options={json.dumps(DIGIQ)}", f"text_policy.start={first}")
+    digiq = config(*words)
+    data = recording(digiq)
+    encoder = build.encoder(digiq, data.frame_shape)
+    batch = batch_source(digiq, encoder, data).next_batch(5)
+    assert batch.proposed_actions.shape == (5, 3, 40) and batch.action_features.shape == (5, 3, 32)
+    assert torch.equal(batch.proposed_actions[:, 0], batch.actions)
+    policy = build.text_policy(digiq, encoder, data.action_space)
+    saved = weights(first)[1]
+    assert all(torch.equal(saved[f"model/policy/{name}"], weight) for name, weight in policy.state_dict().items())
+    monkeypatch.setattr(type(policy), "sample", lambda *_: pytest.fail("sampled again"))
+    run = train(digiq, root=tmp_path / "runs")
+    assert metrics(run)[-1]["train/policy_loss"]
+    with pytest.raises(UserError, match="do not fit: .* Use that run's vlm and text_policy.lora"):
+        train(config(*words, "text_policy.lora.r=2"), root=tmp_path / "runs")
+
+
 def test_memory_of_the_replay_counts_frames(config):
     run_config = config()
     spaces = build.frame_spaces(run_config)
@@ -111,7 +138,8 @@ def test_memory_of_the_replay_counts_frames(config):
     ("overrides", "problem"),
     [
         (["encoder=pixels", "encoder_options={}"], "use encoder=prompted"),
-        (["algorithm=digiq", "algorithm_options={}"], "digiq cannot train a policy that writes its actions"),
+        (["algorithm=bc", "algorithm_options={}"], "bc cannot train a policy that writes its actions"),
+        (["algorithm=digiq", "algorithm_options={}"], "use action_features=text or drawn"),
         (["environment_options.actions=heads"], "add environment_options.actions=text"),
         (["text_policy.max_new_tokens=6"], "use a larger max_new_tokens"),
         (["text_policy.prompt_bytes=4"], "a prompt has 5 bytes, more than text_policy.prompt_bytes=4"),
@@ -121,5 +149,5 @@ def test_memory_of_the_replay_counts_frames(config):
 )
 def test_unsuitable_configs_name_the_next_step(config, tmp_path, overrides, problem):
     data = "data=null" if "heads" in overrides[0] else "evaluation_episodes=1"
-    with pytest.raises(UserError, match=problem):
+    with pytest.raises((UserError, PolicyError), match=problem):
         train(config(*overrides, data), root=tmp_path / "runs")
