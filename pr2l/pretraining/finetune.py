@@ -1,4 +1,4 @@
-"""Fine-tuning of any VLM on questions about labelled frames, with the input format of its own family.
+"""Fine-tuning of any VLM on questions about frames, with the input format of its own family.
 
 full    trains every weight
 lora    freezes the weights, trains small matrices beside them, and merges these into the weights at the end
@@ -7,10 +7,10 @@ lora    freezes the weights, trains small matrices beside them, and merges these
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from pr2l.core.config import Seed
 from pr2l.core.errors import UserError
 from pr2l.core.types import Frames
 from pr2l.data.labelled_frames import LabelledFrames, Source
-from pr2l.data.questions import Question
 from pr2l.pretraining.examples import draw_frames, draw_questions
 from pr2l.pretraining.stages import OnStep, Stage, run_stages
 from pr2l.vlms.base import VLM, Defaults
@@ -31,12 +30,23 @@ from pr2l.vlms.loading import load_vlm
 from pr2l.vlms.lora import Lora, add_lora, save_lora
 from pr2l.vlms.token_ids import IGNORE_INDEX
 
-Example = tuple[Frames, Question]  # a frame uint8 [H, W, 3], and a question about it with the right answer
+
+class Asked(Protocol):
+    """Question with its right answer."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+
+
+Example = tuple[Frames, Asked]  # a frame uint8 [H, W, 3], and a question about it
+Draw = Callable[[int, np.random.Generator], list[Example]]  # number of examples, random generator -> random examples
 BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja")  # config, tokenizer, processors, chat template
 
 
-class FinetuneConfig(BaseModel):
-    """Config of a fine-tuning."""
+class AdaptConfig(BaseModel):
+    """Config of a fine-tuning, without what the questions are about."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     RENAMED: ClassVar = {"batch": "batch_size", "rate": "learning_rate"}
@@ -46,8 +56,6 @@ class FinetuneConfig(BaseModel):
     vlm_options: Defaults = Field(default_factory=Defaults)  # options of the VLM, equal to those of later runs
     method: Literal["lora", "full"] = "lora"  # lora needs a fraction of the memory, and the VLM forgets less
     lora: Lora = Field(default_factory=Lora)  # options of the LoRA adapter
-    train: tuple[Source, ...] = Field(min_length=1)  # frames for training
-    test: tuple[Source, ...]  # frames for the evaluations before and after, from other rooms and seeds
     steps: PositiveInt  # gradient steps
     batch_size: PositiveInt = 16  # questions per gradient step, each about another frame
     # Highest learning rate of the schedule; None = 2e-4 for lora, 1e-5 for full, which forgets more easily.
@@ -61,6 +69,13 @@ class FinetuneConfig(BaseModel):
         """The single stage of the training, with its steps and learning rate."""
         rate = self.learning_rate or {"lora": 2e-4, "full": 1e-5}[self.method]
         return Stage(f"fine-tuning ({self.method})", self.steps, rate)
+
+
+class FinetuneConfig(AdaptConfig):
+    """Config of a fine-tuning on labelled frames."""
+
+    train: tuple[Source, ...] = Field(min_length=1)  # frames for training
+    test: tuple[Source, ...]  # frames for the evaluations before and after, from other rooms and seeds
 
 
 @dataclass
@@ -99,14 +114,12 @@ def answer_loss(vlm: VLM, examples: Sequence[Example]) -> tuple[Tensor, dict[str
     return loss, {"answer_loss": loss.item(), "right": right}
 
 
-def train(
-    trained: TrainedVLM, sets: Sequence[LabelledFrames], config: FinetuneConfig, folder: Path, on_step: OnStep
-) -> None:
+def train(trained: TrainedVLM, draw: Draw, config: AdaptConfig, folder: Path, on_step: OnStep) -> None:
     """Train a VLM, from the last checkpoint in the folder if there is one; see `run_stages`.
 
     Args:
         trained: VLM to train.
-        sets: Sets of labelled frames.
+        draw: Function that draws the examples of a batch.
         config: Config of the fine-tuning.
         folder: Folder of the training, for the checkpoints.
         on_step: Function that runs after each step.
@@ -118,7 +131,7 @@ def train(
         rng = np.random.default_rng((config.seed, step))
         torch.manual_seed(int(rng.integers(1 << 62)))  # dropout depends on the number of the step only, too
         with torch.autocast(vlm.model.device.type, torch.bfloat16, enabled=use_autocast):
-            return answer_loss(vlm, draw_examples(sets, config.batch_size, rng))
+            return answer_loss(vlm, draw(config.batch_size, rng))
 
     optimizer = torch.optim.AdamW(parameters.values(), lr=config.stage.rate, weight_decay=config.weight_decay)
     vlm.model.train()
@@ -143,7 +156,7 @@ def draw_examples(sets: Sequence[LabelledFrames], count: int, rng: np.random.Gen
     return examples
 
 
-def load_for_training(config: FinetuneConfig) -> TrainedVLM:
+def load_for_training(config: AdaptConfig) -> TrainedVLM:
     """Load the VLM for training, with an adapter for method=lora.
 
     With dtype "auto", trained weights are float32 on every device, because small steps would vanish in half precision.
@@ -167,7 +180,7 @@ def load_for_training(config: FinetuneConfig) -> TrainedVLM:
     return TrainedVLM(vlm, add_lora(vlm.model, config.lora, config.seed))
 
 
-def export(trained: TrainedVLM, config: FinetuneConfig, folder: Path) -> None:
+def export(trained: TrainedVLM, config: AdaptConfig, folder: Path) -> None:
     """Write the trained VLM to `folder`/model, and for LoRA the adapter to `folder`/adapter, in peft's format.
 
     The saved weights have the dtype of the original checkpoint; the adapter is merged into them in float32. Do not use

@@ -1,16 +1,17 @@
-"""`pr2l pretrain`: train a small VLM on labels of a simulator, or fine-tune an existing VLM on them.
+"""`pr2l pretrain`: train a small VLM on labels of a simulator, or fine-tune an existing VLM.
 
     play -> labelled frames -> training -> evaluation in other rooms, with other seeds -> weights
 
-A config that names a `vlm` fine-tunes it (finetune.py) and evaluates it before and after; a config with options of
-`reading` trains a small VLM on screens (screens.py); any other config trains a small VLM from scratch
-(from_scratch.py). docs/tiny.md describes the training of `tiny`.
+A config that names a `vlm` fine-tunes it (finetune.py) and evaluates it before and after: on labels, or with
+`action_features` on whether actions change the screen (changes.py). A config with options of `reading` trains a small
+VLM on screens (screens.py); any other config trains a small VLM from scratch (from_scratch.py). docs/tiny.md describes
+the training of `tiny`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,13 +27,15 @@ from pr2l.core.console import Console
 from pr2l.core.errors import UserError
 from pr2l.core.io import read_json, write_json, write_text
 from pr2l.core.lock import locked
+from pr2l.data.changes import Changes, EpisodeSource, generated_changes, recorded_changes
 from pr2l.data.labelled_frames import LabelledFrames, Source, load_or_play
 from pr2l.data.screens import ScreenSet, ScreenSource, load_or_generate
 from pr2l.policies.common.threads import torch_threads
 from pr2l.pretraining import finetune, from_scratch, screens
 from pr2l.pretraining.architecture import Architecture, ScreenArchitecture
+from pr2l.pretraining.changes import ChangesConfig, draw_changes, evaluate_changes
 from pr2l.pretraining.evaluation import MAX_ANSWER_TOKENS, Accuracies, evaluate_answers
-from pr2l.pretraining.finetune import FinetuneConfig
+from pr2l.pretraining.finetune import AdaptConfig, Draw, FinetuneConfig
 from pr2l.pretraining.screen_evaluation import evaluate_screens
 from pr2l.pretraining.screens import ReadingOptions
 from pr2l.pretraining.stages import CHECKPOINTS, OnStep, Stage
@@ -95,6 +98,11 @@ def pretrain(config: str | Path, overrides: Sequence[str] = (), folder: Path | N
         with locked(folder):
             _check_settings(screens_config, folder)
             return _train_on_screens(screens_config, folder)
+    if "action_features" in values:
+        changes_config = read_config(ChangesConfig, config, overrides)
+        with locked(folder):
+            _check_settings(changes_config, folder)
+            return _finetune_on_changes(changes_config, folder)
     if "vlm" in values:
         finetune_config = read_config(FinetuneConfig, config, overrides)
         with locked(folder):
@@ -125,20 +133,62 @@ def _finetune(config: FinetuneConfig, folder: Path) -> Path:
     with torch_threads(config.threads), _progress(console) as bars:
         training = _frames("play for training", config.train, folder, bars)
         testing = _frames("play for the evaluations", config.test, folder, bars)
-        weights = folder / "model"
-        if not (before := folder / BEFORE).exists():
-            results = _evaluate_by_name(config.vlm, config, testing, bars)
-            write_json(before, results)
-        trained = finetune.load_for_training(config)
-        with _log_steps([config.stage], folder, bars) as on_step:
-            finetune.train(trained, training, config, folder, on_step)
-        finetune.export(trained, config, folder)
-        after = _evaluate_by_name(str(weights), config, testing, bars)
+
+        def evaluate(vlm: VLM) -> dict[str, Accuracies]:
+            return _evaluate(vlm, config.test, testing, bars, MAX_ANSWER_SUBWORDS)
+
+        before, after = _adapt(config, folder, partial(finetune.draw_examples, training), evaluate, bars)
+    _print_both(before, after, console)
+    return folder / "model"
+
+
+def _finetune_on_changes(config: ChangesConfig, folder: Path) -> Path:
+    console = Console()
+    with torch_threads(config.threads), _progress(console) as bars:
+        training = [_changes("screens for training", source, folder, bars) for source in config.train]
+        testing = [_changes("screens for the evaluations", source, folder, bars) for source in config.test]
+
+        def evaluate(vlm: VLM) -> dict[str, Accuracies]:
+            progress = [partial(_advance, bars, bars.add_task("evaluate", total=len(rows))) for rows in testing]
+            pairs = zip(testing, progress, strict=True)
+            results = [evaluate_changes(vlm, changes, config, advance) for changes, advance in pairs]
+            return {_changes_title(source): result for source, result in zip(config.test, results, strict=True)}
+
+        before, after = _adapt(config, folder, partial(draw_changes, training, config), evaluate, bars)
+    _print_both(before, after, console)
+    return folder / "model"
+
+
+def _adapt(
+    config: AdaptConfig, folder: Path, draw: Draw, evaluate: Callable[[VLM], dict[str, Accuracies]], bars: Progress
+) -> tuple[dict[str, Accuracies], dict[str, Accuracies]]:
+    """Fine-tune a VLM and save it in `folder`/model; return the evaluations before and after by title."""
+    before = folder / BEFORE
+    if not before.exists():
+        write_json(before, evaluate(load_vlm(config.vlm, config.vlm_options)))
+    trained = finetune.load_for_training(config)
+    with _log_steps([config.stage], folder, bars) as on_step:
+        finetune.train(trained, draw, config, folder, on_step)
+    finetune.export(trained, config, folder)
+    after = evaluate(load_vlm(str(folder / "model"), config.vlm_options))
     write_text(folder / EVALUATION, json.dumps(after, indent=1))
     next_step = "Delete it; the same command evaluates the original VLM again."
-    for title, accuracies in read_json(before, next_step).items():
+    return read_json(before, next_step), after
+
+
+def _print_both(before: dict[str, Accuracies], after: dict[str, Accuracies], console: Console) -> None:
+    for title, accuracies in before.items():
         console.print(_table(title, {"before": accuracies, "after": after[title]}))
-    return weights
+
+
+def _changes(title: str, source: EpisodeSource | ScreenSource, folder: Path, bars: Progress) -> Changes:
+    if isinstance(source, EpisodeSource):
+        return recorded_changes(source)
+    return generated_changes(_screens(title, [source], folder, bars)[0])
+
+
+def _changes_title(source: EpisodeSource | ScreenSource) -> str:
+    return f"{source.data} ({source.part})" if isinstance(source, EpisodeSource) else _screens_title(source)
 
 
 def _train_on_screens(config: ScreensConfig, folder: Path) -> Path:
@@ -250,12 +300,6 @@ def _evaluate(
         progress = partial(_advance, bars, bars.add_task("evaluate", total=None))
         results[_title(source)] = evaluate_answers(vlm, frames, max_answer_tokens=max_answer_tokens, progress=progress)
     return results
-
-
-def _evaluate_by_name(
-    name: str, config: FinetuneConfig, sets: Sequence[LabelledFrames], bars: Progress
-) -> dict[str, Accuracies]:
-    return _evaluate(load_vlm(name, config.vlm_options), config.test, sets, bars, MAX_ANSWER_SUBWORDS)
 
 
 def _title(source: Source) -> str:

@@ -16,6 +16,7 @@ from pr2l.core import registry
 from pr2l.core.config import RunConfig, apply_override, load_config, parse_options, read_config, renamed_keys, upgrade
 from pr2l.core.errors import UnknownName, UserError
 from pr2l.core.yaml_files import dump, read_mapping
+from pr2l.pretraining.changes import ChangesConfig
 from pr2l.pretraining.finetune import FinetuneConfig
 from pr2l.pretraining.pretrain import PretrainConfig, ScreensConfig
 from pr2l.prompting.search import Space
@@ -363,6 +364,8 @@ def test_configs_of_the_project_are_valid(name: str) -> None:
         assert read_config(Space, name).why
     elif not name.startswith("pretrain/"):
         assert load_config(name).why
+    elif "action_features" in read_mapping(registry.load("configs", name)):
+        assert read_config(ChangesConfig, name).why
     elif "vlm" in read_mapping(registry.load("configs", name)):
         assert read_config(FinetuneConfig, name).why
     elif "reading" in read_mapping(registry.load("configs", name)):

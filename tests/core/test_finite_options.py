@@ -21,6 +21,7 @@ OTHERS = (
     ("pr2l.agents.text_policy", "Defaults"),
     ("pr2l.pretraining.from_scratch", "TrainingOptions"),
     ("pr2l.pretraining.finetune", "FinetuneConfig"),
+    ("pr2l.data.changes", "EpisodeSource"),
     ("pr2l.pretraining.examples", "QuestionMix"),
 )
 PLUGINS = [(kind, name) for kind in KINDS for name in registry.names(kind)]

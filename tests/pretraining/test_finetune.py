@@ -2,6 +2,7 @@
 
 import builtins
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +194,8 @@ def test_resume_after_interrupt_equals_uninterrupted_training(method, tmp_path):
 
     def train_in(folder, on_step):
         folder.mkdir(exist_ok=True)
-        train(trained := load_for_training(settings), [labelled_frames(case)], settings, folder, on_step)
+        draw = partial(draw_examples, [labelled_frames(case)])
+        train(trained := load_for_training(settings), draw, settings, folder, on_step)
         return trained.trained_parameters()
 
     def interrupt(course, step, metrics):
