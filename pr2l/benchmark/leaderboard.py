@@ -22,7 +22,20 @@ import jinja2
 import numpy as np
 
 from pr2l.benchmark.public import check_public
-from pr2l.benchmark.report import HEAD, RANDOM, Values, few_seeds, interval, of_task, overall, summarise, task_head
+from pr2l.benchmark.report import (
+    HEAD,
+    PAIR_HEAD,
+    PAPER_HEAD,
+    RANDOM,
+    Values,
+    few_seeds,
+    interval,
+    of_paper,
+    of_task,
+    overall,
+    summarise,
+    task_head,
+)
 from pr2l.benchmark.rows import RECENT, Row, read_rows, video_of
 from pr2l.benchmark.suites import load_suite
 from pr2l.core.console import Console
@@ -225,6 +238,7 @@ def _pages(
             "charts": _charts_over_tasks(summary),
             "links": _links(summary),
             "few_seeds": few_seeds(summary),
+            "orders": _orders(summary),
         }
         for summary in summaries
     ]
@@ -237,6 +251,19 @@ def _pages(
             values |= {"chart": _chart_of_task(summary, task), "head": task_head(summary, task), "run_head": RUN_HEAD}
             pages[name] = templates.get_template("task.html").render(values, few_seeds=few_seeds(summary))
     return pages
+
+
+def _orders(summary: Values) -> list[dict[str, Any]]:
+    """Return the tables of each comparison with the suite's paper; none if the suite names no paper."""
+    orders = summary["paper"]["orders"] if summary["paper"] else {}
+    return [
+        {
+            "representation": name,
+            "answer": comparison["answer"],
+            "tables": tuple(zip((PAPER_HEAD, PAIR_HEAD), of_paper(comparison), strict=True)),
+        }
+        for name, comparison in orders.items()
+    ]
 
 
 def _links(summary: Values) -> dict[str, str]:

@@ -48,6 +48,8 @@ THRESHOLDS = np.linspace(0, 1, 51)  # of the performance profile
 AGGREGATES = {"iqm": over_tasks(iqm), "mean": over_tasks(mean), "median": median}
 HEAD = ("method", "IQM", "mean", "median", "P(better)", "runs", "frames/s", "memory", "GFLOP/frame")
 TASK_HEAD = ("method", "success rate", "return", "each seed", "steps to threshold", "frames/s", "memory")
+PAPER_HEAD = ("method", "paper", "here")
+PAIR_HEAD = ("better in the paper", "than", "difference here", "order")
 OTHER = "success rate, {}"  # column of one of the config's `evaluations`
 
 Values = dict[str, Any]
@@ -473,8 +475,7 @@ def _paper_sections(summary: Values) -> list[str]:
     for representation, comparison in paper["orders"].items():
         methods, pairs = of_paper(comparison)
         sections.append(f"With `{representation}`: {comparison['answer']}" if representation else comparison["answer"])
-        sections.append(markdown_table(("method", "paper", "here"), methods))
-        sections.append(markdown_table(("better in the paper", "than", "difference here", "order"), pairs))
+        sections += [markdown_table(PAPER_HEAD, methods), markdown_table(PAIR_HEAD, pairs)]
     return sections
 
 
@@ -516,51 +517,59 @@ def long_table(summary: Values) -> Iterator[tuple[str, str, str, float, float, f
 
 def _draw(summary: Values, out: Path) -> None:
     methods, chance = summary["methods"], summary["random"]
-    colours = {method: f"C{number}" for number, method in enumerate(methods)} | {RANDOM: "grey"}
+    styles = {method: _style(number) for number, method in enumerate(methods)} | {RANDOM: {"color": "grey"}}
     figure = Figure(figsize=(12, 1.5 + 0.35 * len(methods)), layout="constrained")
     axes = figure.subplots(1, 4, sharey=True)
     titles = ("interquartile mean", "mean", "median", f"P(better than {summary['baseline']})")
     for axis, key, title in zip(axes, (*AGGREGATES, "improvement"), titles, strict=True):
         estimates = {method: values[key] for method, values in (methods | {RANDOM: chance}).items()}
-        _draw_intervals(axis, estimates, colours)
+        _draw_intervals(axis, estimates, styles)
         axis.set_title(title)
     axes[0].invert_yaxis()
     figure.savefig(out / "aggregates.png", dpi=120)
     figure = Figure(figsize=(12, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _draw_bands(left, {method: values["curve"] for method, values in methods.items()}, colours)
+    _draw_bands(left, {method: values["curve"] for method, values in methods.items()}, styles)
     left.set(xlabel="share of the steps", ylabel="training success rate, IQM", ylim=(-0.02, 1.02))
-    _draw_bands(right, {method: values["profile"] for method, values in methods.items()}, colours)
+    _draw_bands(right, {method: values["profile"] for method, values in methods.items()}, styles)
     right.set(xlabel="success rate s", ylabel="share of runs above s", ylim=(-0.02, 1.02))
     _legend(left)
     figure.savefig(out / "efficiency.png", dpi=120)
     for task, of_methods in summary["tasks"].items():
         figure = Figure(figsize=(7, 4), layout="constrained")
         axis = figure.subplots()
-        _draw_bands(axis, {method: values["curve"] for method, values in of_methods.items()}, colours)
+        _draw_bands(axis, {method: values["curve"] for method, values in of_methods.items()}, styles)
         if task in chance["tasks"]:
-            axis.axhline(chance["tasks"][task]["success"][0], color=colours[RANDOM], linestyle="--", label=RANDOM)
+            axis.axhline(chance["tasks"][task]["success"][0], color="grey", linestyle="--", label=RANDOM)
         axis.set(xlabel="environment steps", ylabel="training success rate, IQM", ylim=(-0.02, 1.02), title=task)
         _legend(axis)
         figure.savefig(out / f"{task.replace('/', '-')}.png", dpi=120)
 
 
-def _draw_intervals(axis: Axes, estimates: Mapping[str, list[float] | None], colours: Mapping[str, str]) -> None:
+def _style(number: int) -> dict[str, str]:
+    """Return the colour and dashes of a method's line; only those of the first 40 methods differ."""
+    return {"color": f"C{number % 10}", "linestyle": ("-", "--", ":", "-.")[number // 10 % 4]}
+
+
+def _draw_intervals(
+    axis: Axes, estimates: Mapping[str, list[float] | None], styles: Mapping[str, dict[str, str]]
+) -> None:
     for row, (method, estimate) in enumerate(estimates.items()):
         if estimate is not None:
             value, low, high = estimate
-            axis.barh(row, high - low, left=low, color=colours[method], alpha=0.4)
-            axis.plot([value, value], [row - 0.4, row + 0.4], color=colours[method], linewidth=3)
+            axis.barh(row, high - low, left=low, color=styles[method]["color"], alpha=0.4)
+            axis.plot([value, value], [row - 0.4, row + 0.4], color=styles[method]["color"], linewidth=3)
     axis.set_yticks(range(len(estimates)), list(estimates))
     axis.set_xlim(0, 1)
     axis.grid(alpha=0.3, axis="x")
 
 
-def _draw_bands(axis: Axes, bands: Mapping[str, Values | None], colours: Mapping[str, str]) -> None:
+def _draw_bands(axis: Axes, bands: Mapping[str, Values | None], styles: Mapping[str, dict[str, str]]) -> None:
     for method, band in bands.items():
         if band is not None:
-            axis.plot(band["at"], band["value"], color=colours[method], label=method)
-            axis.fill_between(band["at"], band["low"], band["high"], color=colours[method], alpha=0.2, linewidth=0)
+            colour, line = styles[method]["color"], styles[method]["linestyle"]
+            axis.plot(band["at"], band["value"], label=method, color=colour, linestyle=line)
+            axis.fill_between(band["at"], band["low"], band["high"], color=colour, alpha=0.2, linewidth=0)
     axis.grid(alpha=0.3)
 
 

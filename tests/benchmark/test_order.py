@@ -1,13 +1,17 @@
 """Whether a paper's order holds: differences and verdicts that follow from chosen success rates."""
 
+import shutil
+
 import numpy as np
 import pytest
 import yaml
 
+from pr2l.benchmark.leaderboard import site
 from pr2l.benchmark.order import difference, order
 from pr2l.benchmark.report import markdown, of_paper, summarise
 from pr2l.benchmark.rows import read_rows
 from pr2l.benchmark.suites import load_suite
+from pr2l.core.io import read_json, write_json
 
 PAPER = {"best": 0.7, "good": 0.6, "fair": 0.5, "equal": 0.5}
 
@@ -52,3 +56,17 @@ def test_report_has_the_paper_beside_the_suite(toys, rows, tmp_path):
     assert pair[:2] == ("small", "pixels") and pair[2].startswith("-0.38 [")
     text = markdown(summary)
     assert "Paper: a table. Other tasks." in text and "| small | 0.600 | 0.250 |" in text
+
+
+def test_leaderboard_has_the_paper_beside_the_suite(toy_plugins, toys, rows, tmp_path):
+    definition = toys.definition.model_dump(mode="json")
+    definition["paper"] = {"source": "a <table>", "success": {"small": 0.6, "pixels": 0.4}}
+    [suites] = toy_plugins.glob("*/configs/benchmarks")
+    (suites / "papers.yaml").write_text(yaml.safe_dump(definition, sort_keys=False))
+    (rows / "papers").mkdir()
+    for path in (rows / "toys").glob("*.json"):
+        write_json(rows / "papers" / path.name, read_json(path) | {"suite": "papers"})
+    shutil.rmtree(rows / "toys")
+    page = site(rows, tmp_path / "site").read_text()
+    assert "Does the order of the paper hold?" in page and "a &lt;table&gt;." in page
+    assert '<th scope="row">small</th><td>0.600</td><td>0.250</td>' in page
