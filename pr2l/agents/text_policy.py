@@ -50,6 +50,7 @@ class Defaults(base.Defaults):
     temperature: PositiveFloat = 1.0  # of sampling in training; DigiRL's
     batch_size: PositiveInt = 8  # rows of a pass with gradients, which bounds the memory; results do not depend on it
     start: Path | None = None  # run folder of a `text_policy`, whose LoRA weights the training starts from; null = none
+    last_action: bool = True  # read the last action after the prompt, as DigiRL's policy does; its values do not
     prompt_bytes: PositiveInt = 512  # largest number of bytes of a prompt, which observations have room for
 
     @field_validator("lora")
@@ -146,7 +147,7 @@ def codec(encoder: Encoder, options: Defaults) -> TextCodec:
     Raises:
         UserError: The encoder does not suit.
     """
-    return TextCodec(encoder, options.prompt_bytes, options.max_new_tokens)
+    return TextCodec(encoder, options.prompt_bytes, options.max_new_tokens, last_action=options.last_action)
 
 
 def create(encoder: Encoder, options: Defaults, seed: Seed) -> TextPolicy:

@@ -53,7 +53,7 @@ def _key(policy: Policy, codec: TextCodec, recording: Recording, config: RunConf
         "vlm": codec.vlm.key(),
         **codec.render.key(),
         "adapter": digest.of_tensors(policy.state_dict()),
-        "tokens": [codec.action_tokens, codec.render.tokens],
+        "tokens": [codec.action_tokens, codec.render.tokens, codec.last_action],
         "sampling": [options.n, options.proposal_temperature, config.seed],
     }
 
@@ -65,10 +65,11 @@ def _sampled(policy: Policy, codec: TextCodec, recording: Recording, config: Run
         torch.manual_seed(config.seed)
         for number in range(recording.episodes):
             frames, contexts = recording.frames(number)[:-1], recording.contexts_of(number)[:-1]
-            recorded = torch.from_numpy(codec.actions(recording.episode(number).actions))
+            texts = recording.episode(number).actions
+            recorded, last_actions = torch.from_numpy(codec.actions(texts)), ["", *texts[:-1]]
             for start in range(0, len(frames), config.num_envs):
                 rows = slice(start, start + config.num_envs)
-                read = codec.observations(frames[rows], contexts[rows])
+                read = codec.observations(frames[rows], contexts[rows], last_actions[rows])
                 observations = {key: torch.from_numpy(values) for key, values in read.items()}
                 samples = policy.sample(observations, options.n - 1, options.proposal_temperature).cpu()
                 parts.append(torch.cat([recorded[rows][None], samples]).transpose(0, 1))

@@ -47,13 +47,14 @@ class TextEpisodes(Episodes):
             )
         expert_actions = self._expert_actions
         self.codec = codec
+        self._last_actions = [text for number in range(len(self)) for text in ["", *recording.episode(number).actions]]
         self._actions = codec.actions(self._actions)
         self._expert_actions = codec.actions(expert_actions) if self.has_expert_actions else self._actions
 
     def _observations(self, rows: slice | Rows) -> Tensors:
         numbers = np.arange(len(self.recording))[rows]
-        contexts = [self._contexts[row] for row in numbers]
-        read = self.codec.observations(self._frames(numbers), contexts)
+        contexts, last_actions = ([values[row] for row in numbers] for values in (self._contexts, self._last_actions))
+        read = self.codec.observations(self._frames(numbers), contexts, last_actions)
         return super()._observations(rows) | {key: torch.from_numpy(values) for key, values in read.items()}
 
     def _frames(self, rows: Rows) -> Frames:

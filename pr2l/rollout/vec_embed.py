@@ -186,9 +186,6 @@ class VecEmbed(VecEnvWrapper):
         """
         return actions
 
-    def step_async(self, actions: Any) -> None:
-        self.venv.step_async(self.environment_actions(actions))
-
     def step_wait(self) -> VecEnvStepReturn:
         steps, embedded = [], []
         for rows, step in step_groups(self.venv):
@@ -214,7 +211,7 @@ class VecEmbed(VecEnvWrapper):
         Raises:
             UserError: If the environments can only be stepped together.
         """
-        self._in_process().send(rows, self.environment_actions(actions))
+        self._in_process().send(rows, actions)
 
     def receive(self, most: int | None = None) -> tuple[list[int], VecEnvStepReturn]:
         """Wait for the steps of some environments, see `InProcessVecEnv.receive`, and encode their frames.

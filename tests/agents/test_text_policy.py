@@ -31,10 +31,10 @@ from pr2l.vlms.lora import Lora
 
 SMALL = ScreenArchitecture(
     image_size=16, image_width=16, patch=8, window=2, tower_widths=(32,), tower_depths=(1,),
-    width=32, encoder_layers=1, decoder_layers=1, heads=2, max_tokens=64,
+    width=32, encoder_layers=1, decoder_layers=1, heads=2, max_tokens=128,
 )  # fmt: skip
 PROMPT = Prompt(name="test", text="do {goal}", slots=("goal",), why="", source="")
-OPTIONS = text_policy.Defaults(max_new_tokens=12, prompt_bytes=16, lora=Lora(r=8, alpha=16))
+OPTIONS = text_policy.Defaults(max_new_tokens=12, prompt_bytes=64, lora=Lora(r=8, alpha=16))
 TRAINING = {"learning_rate": 0.01, "trajectories": 8, "device": "cpu"}
 TRAINING_Q = {"learning_rate": 0.01, "critic_updates": 40, "threshold": 0.02, "device": "cpu"}
 
@@ -82,11 +82,13 @@ def worlds(encoder, count=1):
     return VecText(venv, encoder, text_policy.codec(encoder, OPTIONS))
 
 
-def screens(encoder, rows=(0, 1)):
-    """Return the observations of screens as tensors."""
+def screens(encoder, rows=(0, 1), last_actions=None):
+    """Return the observations of screens as tensors; None = no last actions."""
     frames = np.broadcast_to(COLOURS[[*rows]][:, None, None], (len(rows), SIDE, SIDE, 3)).copy()
     tokens = encoder.encode(frames, [{"goal": "go"}] * len(rows))
-    parts = text_policy.codec(encoder, OPTIONS).observations(frames, [{"goal": "go"}] * len(rows))
+    parts = text_policy.codec(encoder, OPTIONS).observations(
+        frames, [{"goal": "go"}] * len(rows), last_actions or [""] * len(rows)
+    )
     read = {key: torch.from_numpy(values) for key, values in parts.items()}
     return {"tokens": tokens.values.half(), "mask": tokens.mask, **read}
 
@@ -156,8 +158,10 @@ def test_texts_and_token_ids_of_actions(encoder):
     assert (actions != NO_TOKEN).sum(1).tolist() == [7, 9]
     with pytest.raises(UserError, match="has 18 tokens with its end, more than text_policy.max_new_tokens=12"):
         codec.actions(["tap(0.500, 0.250)"])
-    observations = codec.observations(np.zeros((2, SIDE, SIDE, 3), np.uint8), [{"goal": "ä"}, {"goal": "go"}])
-    assert prompt_texts(observations["prompt"]) == ["do ä", "do go"]
+    contexts = [{"goal": "ä"}, {"goal": "go"}, {"goal": "go"}]
+    observations = codec.observations(np.zeros((3, SIDE, SIDE, 3), np.uint8), contexts, ["", "back()", "ü" * 99])
+    last = "do go Last action: "
+    assert prompt_texts(observations["prompt"]) == ["do ä", f"{last}back()", last + "ü" * 20]
 
 
 def test_gradients_reach_only_the_lora_weights(policy, encoder):
@@ -219,9 +223,11 @@ def test_environments_get_the_texts_of_token_ids(policy, encoder):
     observation, *_ = venv.step(ids)
     assert venv.get_attr("log") == [["home()"], ["back()"]]
     assert observation["frame"][:, 0, 0].tolist() == COLOURS[[1, 0]].tolist()
-    *_, infos = venv.step(text_policy.codec(encoder, OPTIONS).actions(["back()"] * 2))
+    after, *_, infos = venv.step(text_policy.codec(encoder, OPTIONS).actions(["back()"] * 2))
     last = infos[0]["terminal_observation"]
-    assert last["frame"][0, 0].tolist() == COLOURS[1].tolist() and prompt_texts(last["prompt"][None]) == ["do go"]
+    assert last["frame"][0, 0].tolist() == COLOURS[1].tolist()
+    assert prompt_texts(last["prompt"][None]) == ["do go Last action: back()"]
+    assert prompt_texts(after["prompt"]) == ["do go", "do go Last action: back()"]
 
 
 def random_episodes(encoder, count=60):
@@ -329,6 +335,7 @@ class Steps:
         pass
 
 
+@pytest.mark.slow  # 4 s
 def test_digiq_writes_the_best_candidates(policy, encoder):
     """Values of states tell the screens apart, and values of actions the one-hot features of the candidates."""
     source = Steps(encoder, random_episodes(encoder))
