@@ -77,6 +77,21 @@ def draw_word(rng: Random, split: Split) -> str:
             return word
 
 
+def draw_text(rng: Random, split: Split) -> str:
+    """Draw a word of one list with random capitals and, sometimes, a punctuation mark.
+
+    Args:
+        rng: Random generator.
+        split: The list.
+    """
+    word, kind = draw_word(rng, split), rng.random()
+    if kind < 0.3:
+        word = word[0].upper() + word[1:]
+    elif kind < 0.35:
+        word = word.upper()
+    return _punctuated(word, rng)
+
+
 def pronounceable(rng: Random) -> str:
     """Return a random word of one to three syllables."""
     syllables = (rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.randint(1, 3)))
@@ -132,8 +147,11 @@ def _text(text: str, rng: Random, split: Split) -> str:
 def _like(word: str, rng: Random, split: Split) -> str:
     """Return a random word with the capital of another word; some words get a punctuation mark."""
     drawn = draw_word(rng, split)
-    mark = rng.choice(PUNCTUATION) if rng.random() < 0.06 else ""
-    return (drawn[0].upper() + drawn[1:] if word[:1].isupper() else drawn) + mark
+    return _punctuated(drawn[0].upper() + drawn[1:] if word[:1].isupper() else drawn, rng)
+
+
+def _punctuated(word: str, rng: Random) -> str:
+    return word + (rng.choice(PUNCTUATION) if rng.random() < 0.06 else "")
 
 
 def choices(options: Sequence[Any], split: Split, evaluation: Sequence[Any]) -> list[Any]:

@@ -34,8 +34,8 @@ TOUCHES = ("tap", "tap", "tap", "tap", "tap", "long_press")
 RARE_ROLES = ("key", "outside")  # touched less often: a keyboard has 30 keys
 RARE = 0.1
 
-# The words on the screen and the boxes of their letters in CSS pixels: words of which the screen shows every letter.
-# An ellipsis covers letters without moving them, so the end of a cut text is left out.
+# The words on the screen, their boxes, and the edges of their letters from left to right, in CSS pixels: words of which
+# the screen shows every letter. An ellipsis covers letters without moving them, so the end of a cut text is left out.
 WORDS = r"""(() => {
   const found = [], ELLIPSIS = 24;
   const shown = (node, box) => {
@@ -58,7 +58,11 @@ WORDS = r"""(() => {
       range.setEnd(node, match.index + match[0].length);
       const boxes = range.getClientRects(), [box] = boxes;
       if (boxes.length !== 1 || box.width < 2 || !shown(node, box)) continue;
-      found.push([match[0], [box.left, box.top, box.right, box.bottom]]);
+      const edges = [...match[0]].map((letter, index) => {
+        range.setStart(node, match.index + index);
+        return range.getBoundingClientRect().left;
+      });
+      found.push([match[0], [box.left, box.top, box.right, box.bottom], [...edges, box.right]]);
     }
   }
   return found;
@@ -75,6 +79,7 @@ class Screen:
         labels: The elements, each {"name", "box" in pixels of the frame, "distance": 0.0, "role", "text", "value"};
             see environments/phone/web/README.md.
         words: The words, each (text, box in pixels of the frame).
+        edges: For each word, the left edges of its letters and the right edge of the last one, in pixels of the frame.
         screen: What is open: {"app", "page", "dialog", "keyboard", "shade"}, the last three a name or None.
         actions: Actions in their text form and whether they changed the frame. Only the last one can have changed it;
             its result is the next screen of the walk.
@@ -83,6 +88,7 @@ class Screen:
     frame: Frame
     labels: Labels
     words: list[tuple[str, list[float]]]
+    edges: list[list[float]]
     screen: dict[str, str | None]
     actions: list[tuple[str, bool]]
 
@@ -155,8 +161,7 @@ def walk(page: Page, rng: Random, apps: Split, themes: Split, texts: Split) -> I
             frame = perform(page, action)
             actions.append((format(action), not np.array_equal(frame, before)))
         scale = before.shape[1] / WIDTH
-        placed = [(text, _scaled(box, scale)) for text, box in shown_words]
-        yield Screen(before, _labels(elements, scale), placed, _open(screen), actions)
+        yield Screen(before, _labels(elements, scale), *scaled_words(shown_words, scale), _open(screen), actions)
         if not actions[-1][1]:
             return
 
@@ -216,8 +221,19 @@ def _labels(elements: Sequence[dict[str, Any]], scale: float) -> Labels:
     ]
 
 
-def _scaled(box: Sequence[float], scale: float) -> list[float]:
-    return [round(scale * side, 2) for side in box]
+def scaled_words(words: Sequence[tuple[str, list[float], list[float]]], scale: float) -> tuple[Any, Any]:
+    """Return the words that WORDS finds, each with its box, and the edges of their letters, in pixels of a frame.
+
+    Args:
+        words: Texts with their boxes and edges in CSS pixels.
+        scale: Pixels of a frame per CSS pixel.
+    """
+    boxes = [(text, _scaled(box, scale)) for text, box, _ in words]
+    return boxes, [_scaled(edges, scale) for _, _, edges in words]
+
+
+def _scaled(sides: Sequence[float], scale: float) -> list[float]:
+    return [round(scale * side, 2) for side in sides]
 
 
 def _open(screen: dict[str, Any]) -> dict[str, str | None]:

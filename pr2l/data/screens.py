@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -32,11 +32,13 @@ from pr2l.core.config import Seed
 from pr2l.core.io import DamagedFile, read_json, write_json
 from pr2l.core.lock import locked
 from pr2l.core.types import Frame
+from pr2l.data.screen_pages import text_pages
 from pr2l.data.screen_texts import Split
 from pr2l.data.screen_walk import Screen, page_spec, walk
 from pr2l.environments.browser import BrowserOptions, Page, Pool, shared_pool
 
 FRAMES, SCREENS, CARD = "frames.bin", "screens.jsonl", "set.json"
+Content: TypeAlias = Literal["apps", "text"]
 Progress = Callable[[int], None]  # called with the number of screens so far
 
 
@@ -45,6 +47,7 @@ class ScreenSource(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    content: Content = "apps"  # text = pages of random words, for reading alone
     apps: Split = "train"  # evaluation = apps that no training screen shows
     themes: Split = "train"  # evaluation = accent colours and wallpapers that no training screen shows
     words: Split = "train"  # evaluation = words that no generated text of a training screen has
@@ -59,12 +62,14 @@ class ScreenSet:
 
     Args:
         rows: What screens.jsonl contains: "walk", "place" (offset and length in frames.bin), "labels", "words",
-            "screen", "actions"; see `Screen`. The screen after an action that changed one is the next row.
+            "edges", "screen", "actions"; see `Screen`. The screen after an action that changed one is the next row.
         data: The bytes of frames.bin.
+        content: "text" for pages of text.
     """
 
     rows: list[dict[str, Any]]
     data: NDArray[np.uint8]
+    content: Content = "apps"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -94,7 +99,7 @@ def load_or_generate(source: ScreenSource, folder: Path, progress: Progress = la
         DamagedFile: If a file of the set differs from what was written.
     """
     key = hashlib.sha256(source.model_dump_json().encode()).hexdigest()[:8]
-    path = folder / f"screens-{source.apps}-{source.themes}-{source.words}-{key}"
+    path = folder / f"screens-{source.content}-{source.apps}-{source.themes}-{source.words}-{key}"
     if not (path / CARD).exists():
         with locked(path, wait=True):
             if not (path / CARD).exists():  # another process has not generated it in the meantime
@@ -104,12 +109,14 @@ def load_or_generate(source: ScreenSource, folder: Path, progress: Progress = la
 
 def _read(path: Path) -> ScreenSet:
     again = f"Delete {path}; the same command generates its screens again."
-    for name, written in read_json(path / CARD, again)["files"].items():
+    card = read_json(path / CARD, again)
+    for name, written in card["files"].items():
         if not (path / name).is_file():
             raise DamagedFile(path / name, "it is missing", again)
         if digest.of_file(path / name) != written:
             raise DamagedFile(path / name, "its content differs from what was written", again)
-    return ScreenSet(_lines(path / SCREENS), np.memmap(path / FRAMES, np.uint8, mode="r"))
+    frames = np.memmap(path / FRAMES, np.uint8, mode="r")
+    return ScreenSet(_lines(path / SCREENS), frames, card["source"]["content"])
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
@@ -156,7 +163,10 @@ def _walk(pool: Pool, source: ScreenSource, number: int) -> list[Screen]:
     """Return the screens of a walk; a page that fails is replaced, and the walk starts again."""
 
     def screens(page: Page) -> list[Screen]:
-        return list(walk(page, Random(f"{source.seed}/{number}"), source.apps, source.themes, source.words))
+        rng = Random(f"{source.seed}/{number}")
+        if source.content == "text":
+            return list(text_pages(page, rng, source.themes, source.words))
+        return list(walk(page, rng, source.apps, source.themes, source.words))
 
     page, walked = pool.start(page_spec(source.scale), screens)
     page.close()
@@ -175,6 +185,7 @@ def _append(screens: list[Screen], number: int, frames: Any, lines: Any) -> None
                 "place": [frames.tell(), len(picture)],
                 "labels": screen.labels,
                 "words": screen.words,
+                "edges": screen.edges,
                 "screen": screen.screen,
                 "actions": screen.actions,
             }

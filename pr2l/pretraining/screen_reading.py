@@ -20,6 +20,7 @@ ALPHABET = string.digits + string.ascii_letters + string.punctuation
 LETTERS = {letter: index for index, letter in enumerate(ALPHABET, 1)}
 BLANK = 0  # CTC's symbol between letters
 LINE = 8  # pixels from one line of scores to the next
+LONGEST_PIECE = 3  # letters
 STEP = 2  # pixels from one step to the next
 
 Word = tuple[str, Sequence[float]]  # the text, and its box (x0, y0, x1, y1) in pixels
@@ -56,6 +57,23 @@ def is_readable(word: Word) -> bool:
     text, (x0, _, x1, _) = word
     repeats = sum(left == right for left, right in zip(text, text[1:], strict=False))
     return all(letter in LETTERS for letter in text) and len(text) + repeats <= math.ceil((x1 - x0) / STEP)
+
+
+def piece(word: Word, edges: Sequence[float], rng: np.random.Generator) -> Word:
+    """Return a random piece of a word, of 1 to LONGEST_PIECE letters, with its box.
+
+    CTC has to find out by itself where in a word each letter is. From whole words alone, it learns nothing for hundreds
+    of steps; pieces of a letter or two leave it no choice.
+
+    Args:
+        word: The word.
+        edges: Left edges of its letters and right edge of the last one.
+        rng: Random generator.
+    """
+    text, (_, top, _, bottom) = word
+    length = int(rng.integers(1, min(LONGEST_PIECE, len(text)) + 1))
+    start = int(rng.integers(len(text) - length + 1))
+    return text[start : start + length], (edges[start], top, edges[start + length], bottom)
 
 
 def read(reader: nn.Linear, tower: Tensor, words: Sequence[Sequence[Word]], cell: int) -> Letters:

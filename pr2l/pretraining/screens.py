@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from pr2l.pretraining.screen_reading import (
     Word,
     is_readable,
     new_reader,
+    piece,
     read,
     reading_accuracy,
     reading_loss,
@@ -43,6 +44,9 @@ from pr2l.vlms.loading import load_vlm
 
 ROLES = tuple(VERBS)
 CONTENTS = (*ROLES, "on", "off")  # what the centre of an element in a cell says about it
+
+
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 
 class ScreenMix(BaseModel):
@@ -72,7 +76,10 @@ class ReadingOptions(BaseModel):
     language_learning_rate: PositiveFloat = 1e-3  # highest learning rate of the language stage
     weight_decay: NonNegativeFloat = 0.02  # weight decay of AdamW
     batch_frames: PositiveInt = 16  # screens per gradient step
-    words_per_frame: PositiveInt = 32  # maximum number of words per screen that are read in a step
+    words_per_frame: PositiveInt = 256  # maximum number of words per screen that are read in a step
+    pieces: Fraction = 0.5  # share of words of which only a random piece of 1 to 3 letters is read
+    warmup_text: Fraction = 0.75  # share of pages of text among the screens of the warm-up, if the data have any
+    language_text: Fraction = 0.15  # the same in the language stage
     questions_per_frame: PositiveInt = 4  # questions per screen; they share a vision pass
     absent: NonNegativeInt = 8  # titles of other screens per screen, for questions about presence
     mix: ScreenMix = Field(default_factory=ScreenMix)  # weights of the kinds of questions
@@ -162,7 +169,7 @@ def _warmup_loss(
     screen: ScreenModel, batch: ScreenBatch, tower: Tensor, options: ReadingOptions
 ) -> tuple[Tensor, dict[str, float]]:
     cells = cells_loss(screen, batch, tower)
-    words = draw_words(batch, options.words_per_frame)
+    words = draw_words(batch, options.words_per_frame, options.pieces)
     if not any(words):
         return options.cells_weight * cells, {"cells_loss": cells.item()}
     letters = read(screen.reader, tower, words, screen.cell)
@@ -229,20 +236,32 @@ def language_loss(screen: ScreenModel, batch: ScreenBatch, options: ReadingOptio
 # Batches.
 
 
-def draw_screens(sets: Sequence[ScreenSet], options: ReadingOptions, rng: np.random.Generator) -> ScreenBatch:
-    """Draw random screens, all screens of all sets with equal probability.
+def draw_screens(
+    sets: Sequence[ScreenSet], options: ReadingOptions, text_share: float, rng: np.random.Generator
+) -> ScreenBatch:
+    """Draw random screens; those of apps are equally probable, and so are the pages of text.
 
     Args:
         sets: Sets of screens of the same size.
         options: Options of the training.
+        text_share: Expected share of pages of text; it counts only if there are sets of both kinds.
         rng: Random generator, which the batch keeps.
     """
-    lengths = np.array([len(screen_set) for screen_set in sets])
-    numbers = rng.choice(len(sets), size=options.batch_frames, p=lengths / lengths.sum())
-    places = [(sets[number], int(rng.integers(lengths[number]))) for number in numbers]
+    numbers = rng.choice(len(sets), size=options.batch_frames, p=_probabilities(sets, text_share))
+    places = [(sets[number], int(rng.integers(len(sets[number])))) for number in numbers]
     frames = np.stack([screen_set.frame(row) for screen_set, row in places])
     absent = [draw_titles(screen_set, options.absent, rng) for screen_set, _ in places]
     return ScreenBatch(frames, [screen_set.rows[row] for screen_set, row in places], absent, rng)
+
+
+def _probabilities(sets: Sequence[ScreenSet], text_share: float) -> np.ndarray:
+    lengths = np.array([len(screen_set) for screen_set in sets], float)
+    is_text = np.array([screen_set.content == "text" for screen_set in sets])
+    if is_text.all() or not is_text.any():
+        return lengths / lengths.sum()
+    shares = np.where(is_text, text_share, 1 - text_share)
+    totals = np.where(is_text, lengths[is_text].sum(), lengths[~is_text].sum())
+    return shares * lengths / totals
 
 
 def draw_titles(screen_set: ScreenSet, count: int, rng: np.random.Generator) -> list[str]:
@@ -252,10 +271,21 @@ def draw_titles(screen_set: ScreenSet, count: int, rng: np.random.Generator) -> 
     return [title(row[int(rng.integers(len(row)))]["name"]) for row in named if row]
 
 
-def draw_words(batch: ScreenBatch, count: int) -> list[list[Word]]:
-    """Draw up to `count` readable words of each screen."""
-    readable = map(readable_words, batch.rows)
-    return [[words[index] for index in batch.rng.permutation(len(words))[:count]] for words in readable]
+def draw_words(batch: ScreenBatch, count: int, pieces: float) -> list[list[Word]]:
+    """Draw up to `count` readable words or pieces of words of each screen.
+
+    Args:
+        batch: Screens.
+        count: Maximum number per screen.
+        pieces: Share of words of which a random piece is drawn.
+    """
+    words = []
+    for row in batch.rows:
+        drawn = [
+            (row["words"][index], row["edges"][index]) for index in batch.rng.permutation(len(row["words"]))[:count]
+        ]
+        words.append([piece(word, edges, batch.rng) if batch.rng.random() < pieces else word for word, edges in drawn])
+    return [list(filter(is_readable, row)) for row in words]
 
 
 def readable_words(row: dict[str, Any]) -> list[Word]:
@@ -294,7 +324,8 @@ def train(
 
     def loss(stage: int, step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng((options.seed, stage, step))
-        batch = draw_screens(sets, options, rng)
+        text_share = options.language_text if stage else options.warmup_text
+        batch = draw_screens(sets, options, text_share, rng)
         with torch.autocast(screen.model.device.type, torch.bfloat16, enabled=options.bfloat16):
             return warmup_loss(screen, batch, options) if stage == 0 else language_loss(screen, batch, options)
 

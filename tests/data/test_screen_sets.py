@@ -87,6 +87,9 @@ def test_labels_are_in_the_frame_and_actions_change_what_they_say(complete):
     for index, row in enumerate(screen_set.rows):
         frame = screen_set.frame(index)
         assert frame.shape == (448, 252, 3)
+        for (text, box), edges in zip(row["words"], row["edges"], strict=True):
+            assert len(edges) == len(text) + 1 and (edges[0], edges[-1]) == (box[0], box[2])
+            assert edges == sorted(edges)
         for box in [label["box"] for label in row["labels"]] + [box for _, box in row["words"]]:
             assert 0 <= box[0] < box[2] <= 252 and 0 <= box[1] < box[3] <= 448
         actions = [parse(action) for action, _ in row["actions"]]
@@ -95,6 +98,16 @@ def test_labels_are_in_the_frame_and_actions_change_what_they_say(complete):
         if following and following[0]["walk"] == row["walk"]:
             assert row["actions"][-1][1]
             assert not np.array_equal(frame, screen_set.frame(index + 1))
+
+
+@needs_chromium
+def test_pages_of_text_have_many_words_of_one_list(tmp_path):
+    pages = load_or_generate(ScreenSource(content="text", words="evaluation", frames=3), tmp_path)
+    assert pages.content == "text" and len(pages) == 3
+    words = [text for row in pages.rows for text, _ in row["words"]]
+    assert len(words) > 300 and {side_of(text) for text in words} == {"evaluation"}
+    assert not any(row["labels"] or row["actions"] for row in pages.rows)
+    assert len({pages.frame(row).tobytes() for row in range(3)}) == 3
 
 
 @needs_chromium

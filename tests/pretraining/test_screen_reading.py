@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from pr2l.data.screens import ScreenSet
-from pr2l.pretraining import screens
+from pr2l.pretraining import screen_reading, screens
 from pr2l.pretraining.architecture import ScreenArchitecture, build_with, byte_tokenizer
 from pr2l.pretraining.pretrain import pretrain
 from pr2l.pretraining.screen_evaluation import NEW_WORDS, evaluate_screens
@@ -19,12 +20,21 @@ from pr2l.pretraining.screen_reading import (
     is_readable,
     letter_grid,
     new_reader,
+    piece,
     read,
     reading_accuracy,
     reading_loss,
     texts_of,
 )
-from pr2l.pretraining.screens import CONTENTS, ReadingOptions, ScreenMix, cell_contents, evaluate_reading
+from pr2l.pretraining.screens import (
+    CONTENTS,
+    ReadingOptions,
+    ScreenMix,
+    cell_contents,
+    draw_screens,
+    draw_words,
+    evaluate_reading,
+)
 from pr2l.vlms.loading import load_vlm
 from tests.environments.browser_pages import needs_chromium
 
@@ -55,6 +65,7 @@ def drawn_screen(number: int) -> tuple[np.ndarray, dict]:
     return frame, {
         "labels": [{**switch, "box": [left, 18, left + 16, 30]}],
         "words": [[text, [1, 1, 3 + width, 15]]],
+        "edges": [np.linspace(1, 3 + width, len(text) + 1).tolist()],
         "screen": {"app": "a", "page": text, "dialog": None, "keyboard": None, "shade": None},
         "actions": [["tap(0.500, 0.900)", not is_on]],
     }
@@ -124,6 +135,32 @@ def test_texts_have_no_blanks_and_repeats(symbols, text):
 def test_words_that_ctc_cannot_read():
     assert is_readable(("ll", (0, 0, 6, 8))) and not is_readable(("ll", (0, 0, 4, 8)))  # three steps, two steps
     assert not is_readable(("café", (0, 0, 60, 8)))
+
+
+def test_pieces_are_one_to_three_letters_between_their_edges():
+    rng = np.random.default_rng(0)
+    edges = (2.0, 7.0, 9.0, 15.0, 20.0)
+    pieces = {piece(("abcd", (2, 1, 20, 9)), edges, rng) for _ in range(200)}
+    spans = [(start, start + length) for length in (1, 2, 3) for start in range(5 - length)]
+    assert pieces == {("abcd"[start:end], (edges[start], 1, edges[end], 9)) for start, end in spans}
+
+
+@pytest.mark.parametrize(("pieces", "longest"), [(0.0, 3), (1.0, 1)])
+def test_words_are_drawn_whole_or_in_pieces(pieces, longest, monkeypatch):
+    monkeypatch.setattr(screen_reading, "LONGEST_PIECE", 1)
+    batch = draw_screens([drawn_screens()], options(), 0.5, np.random.default_rng(0))
+    drawn = [text for row in draw_words(batch, 5, pieces) for text, _ in row]
+    assert len(drawn) == len(batch.rows) and max(map(len, drawn)) == longest
+
+
+def test_shares_of_pages_of_text():
+    screen_set = drawn_screens(1)
+    text = replace(screen_set, rows=[{**screen_set.rows[0], "screen": {"app": "text"}}] * 3, content="text")
+    batch = draw_screens([screen_set, text], options(batch_frames=4000), 0.75, np.random.default_rng(0))
+    share = np.mean([row["screen"]["app"] == "text" for row in batch.rows])
+    assert share == pytest.approx(0.75, abs=0.03)
+    only_text = draw_screens([text], options(), 0.0, np.random.default_rng(0))
+    assert all(row["screen"]["app"] == "text" for row in only_text.rows)
 
 
 def test_contents_of_cells():
@@ -229,7 +266,7 @@ def test_one_command_generates_trains_and_evaluates(tmp_path):
     config = tmp_path / "small.yaml"
     config.write_text(
         "why: tests the command\n"
-        "train: [{frames: 4, seed: 1}]\n"
+        "train: [{frames: 4, seed: 1}, {content: text, frames: 2, seed: 1}]\n"
         "test: [{words: evaluation, themes: evaluation, apps: evaluation, frames: 2, seed: 2}]\n"
         "architecture: {patch: 8, tower_widths: [32, 32], tower_depths: [1, 1], width: 32, encoder_layers: 1,"
         " decoder_layers: 1, heads: 2}\n"
