@@ -125,19 +125,18 @@ class Tab:
         attach = {"targetId": target, "flatten": True}
         self._session = (await self._ask("Target.attachToTarget", attach))["sessionId"]
         self._listen()
-        commands: dict[str, Params] = {
-            "Page.enable": {},
-            "Inspector.enable": {},
-            "HeadlessExperimental.enable": {},
-            "Emulation.setDeviceMetricsOverride": {**size, "deviceScaleFactor": 0, "mobile": False},
-            "Emulation.setTouchEmulationEnabled": {"enabled": True, "maxTouchPoints": 1},
-        }
-        await asyncio.gather(*(self._ask(method, params, page=True) for method, params in commands.items()))
+        commands: list[tuple[str, Params]] = [
+            ("Page.enable", {}),
+            ("Inspector.enable", {}),
+            ("HeadlessExperimental.enable", {}),
+            ("Emulation.setDeviceMetricsOverride", {**size, "deviceScaleFactor": 0, "mobile": False}),
+            ("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 1}),
+        ]
         for script in (*INIT_SCRIPTS, *spec.init_scripts):
-            await self._ask("Page.addScriptToEvaluateOnNewDocument", {"source": script}, page=True)
-        pause = {"policy": "pause", "initialVirtualTime": EPOCH}
-        answer = await self._ask("Emulation.setVirtualTimePolicy", pause, page=True)
-        self._ticks = answer["virtualTimeTicksBase"]
+            commands.append(("Page.addScriptToEvaluateOnNewDocument", {"source": script}))
+        commands.append(("Emulation.setVirtualTimePolicy", {"policy": "pause", "initialVirtualTime": EPOCH}))
+        answers = await asyncio.gather(*(self._ask(method, params, page=True) for method, params in commands))
+        self._ticks = answers[-1]["virtualTimeTicksBase"]
         await self._load()
 
     async def _load(self) -> None:

@@ -205,7 +205,8 @@ class PhoneEnv(gym.Env[Observation, Any]):
         shape = round(HEIGHT * options.scale), round(WIDTH * options.scale), 3
         self.observation_space = gym.spaces.Dict(frame=gym.spaces.Box(0, 255, shape, np.uint8))
         url = (WEB / "index.html").as_uri()
-        self._spec = PageSpec(url, WIDTH, HEIGHT, scale=options.scale, step_ms=options.step_ms)
+        # A phone without a state stands still at once, so that its frames do not depend on when it gets the state.
+        self._spec = PageSpec(url, WIDTH, HEIGHT, scale=options.scale, step_ms=options.step_ms, settle_ms=100)
         self._pool: Pool | None = None
         self._page: Page | None = None
         self._action: ScreenAction | None = None
