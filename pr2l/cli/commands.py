@@ -283,6 +283,24 @@ def speed_screens(
     Console().print(as_table(measures))
 
 
+@app.command(name="speed-rollouts")
+def speed_rollouts(
+    config: Annotated[str, CONFIG],
+    overrides: Overrides = None,
+    late: Annotated[
+        float, typer.Option(help="Seconds by which steps of the first environment are late.", min=0)
+    ] = 0,
+    seconds: Annotated[float, typer.Option(help="Duration of the measurement.", min=0)] = 10.0,
+) -> None:
+    """Measure steps per second of a config's environments, stepped together and asynchronously, without a VLM."""
+    settings = load_config(config, overrides or [])
+    from pr2l.profiling import rollouts
+    from pr2l.profiling.report import as_table
+    from pr2l.profiling.timing import Effort
+
+    Console().print(as_table(rollouts.speed_rollouts(settings, late, Effort(seconds=seconds))))
+
+
 @vlm_app.command(name="check")
 def vlm_check(
     model: Annotated[
