@@ -33,9 +33,9 @@ class EpisodeSource(BaseModel):
 
     data: Path  # folder of a data set from `pr2l collect`
     part: Literal["all", "train", "held_out"] = "all"  # held_out = every fifth episode; train = the others
-    # mean squared difference of the pixels, 0..255, at a quarter of the size above which a screen has changed; from
-    # the code of Digi-Q. 0 = any visible difference
-    threshold: NonNegativeFloat = 30.0
+    # mean squared difference of the pixels, 0..255, at a quarter of the size above which a screen has changed; 0 = any
+    # difference. The code of Digi-Q has 30, but a switch in the settings of pr2l's phone changes only 19 to 26
+    threshold: NonNegativeFloat = 1.0
 
 
 @dataclass(frozen=True)
