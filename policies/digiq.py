@@ -128,7 +128,9 @@ def extraction(
     candidates: Candidates | None,
     options: Defaults,
 ) -> Extraction:
-    """Choose what the policy imitates; the names are those of the released code.
+    """Choose what the policy imitates.
+
+    The names are those of the released code, which weights the best candidate in all four, with A clamped to 0..1.
 
         best-of-n   the best of N candidates, if its advantage exceeds a threshold
         awr         the batch's action, weighted by min(exp(A / temperature), max_weight)
