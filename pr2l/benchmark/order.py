@@ -71,8 +71,9 @@ def difference(ours: Rates, theirs: Rates, episodes: int) -> Band:
 
 
 def _answer(verdicts: list[str | None]) -> str:
-    counts = {name: verdicts.count(name) for name in ("holds", "reversed", "undecided")}
-    missing = verdicts.count(None)
-    text = ", ".join(f"{name} in {count}" for name, count in counts.items() if count)
-    without = f"{missing} have no runs yet" if missing else ""
-    return f"Of {len(verdicts)} pairs, the order {'; '.join(filter(None, (text, without)))}."
+    phrases = {"holds": "holds", "reversed": "is reversed", "undecided": "is undecided"}
+    counts = {phrase: verdicts.count(verdict) for verdict, phrase in phrases.items()}
+    parts = [f"{phrase} in {count}" for phrase, count in counts.items() if count]
+    order = f"the order {', '.join(parts)}" if parts else ""
+    missing = f"{verdicts.count(None)} have no runs yet" if None in verdicts else ""
+    return f"Of {len(verdicts)} pairs, {'; '.join(filter(None, (order, missing)))}."

@@ -124,6 +124,13 @@ def test_prompt_of_the_first_step_and_other_options():
         assert text.endswith("Write one sentence about what to do next, and then the next action on a line of its own.")
 
 
+def test_question_takes_the_place_of_the_whole_prompt():
+    agent = ScreenAgent(Script(None), Defaults(question="Where do I tap to {goal}?"))
+    [message] = agent.messages(SCREEN, "open {the} menu", [Step("back()", "")])
+    image, text = message["content"]
+    assert np.array_equal(image["image"], SCREEN) and text["text"] == "Where do I tap to open {the} menu?"
+
+
 def test_history_begins_with_the_episode():
     script = Script(lambda image, text: "home()")
     agent = ScreenAgent(script)

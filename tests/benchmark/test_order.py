@@ -29,7 +29,14 @@ def test_verdicts_follow_from_the_intervals_of_the_differences():
         ("good", "equal"): None,
     }
     assert [round(pair[2][0], 12) for pair in comparison["pairs"] if pair[2]] == [0.85, 0.45, -0.4]
-    assert comparison["answer"] == "Of 5 pairs, the order holds in 2, reversed in 1; 2 have no runs yet."
+    assert comparison["answer"] == "Of 5 pairs, the order holds in 2, is reversed in 1; 2 have no runs yet."
+
+
+def test_answer_without_runs_and_with_all_runs():
+    paper = {"best": 0.7, "good": 0.6}
+    assert order(paper, {}, episodes=4)["answer"] == "Of 1 pairs, 1 have no runs yet."
+    rates = {"best": np.array([[1.0]]), "good": np.array([[0.0]])}
+    assert order(paper, rates, episodes=100)["answer"] == "Of 1 pairs, the order holds in 1."
 
 
 def test_few_episodes_leave_a_pair_undecided():

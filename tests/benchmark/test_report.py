@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pr2l.benchmark.report import (
     AGGREGATES,
+    TASK_HEAD,
     few_seeds,
     interval,
     long_table,
@@ -18,6 +20,7 @@ from pr2l.benchmark.report import (
     overall,
     report,
     summarise,
+    task_head,
 )
 from pr2l.benchmark.rows import read_rows
 from pr2l.benchmark.suites import load_suite
@@ -73,6 +76,37 @@ def test_tables_have_random_actions_and_mark_worse_methods(toys, rows, summary):
     text = markdown(summary)
     assert "| pixels (below random) | 0.00 [0.00, 0." in text and text.count(f"| random | {eighth} |") == 2
     assert ("all", "random", "mean", 0.125) in [line[:4] for line in long_table(summary)]
+
+
+def test_further_evaluations_have_columns_of_their_own(toys, rows, tmp_path):
+    """`pixels` succeeds in 3 of 4 episodes of the evaluation `few`, `small` and random actions in none."""
+    definition = toys.definition.model_dump(mode="json")
+    definition["overrides"] = [*definition["overrides"], "evaluations.few.crash_at=0"]
+    (tmp_path / "toys.yaml").write_text(yaml.safe_dump(definition, sort_keys=False))
+    for path in (rows / "toys").glob("*.json"):
+        values = read_json(path)
+        success = [1.0, 1.0, 1.0, 0.0] if values["method"] == "pixels" else [0.0] * 4
+        few = {"played": {"success": success, "return": success}, "random": dict(values["results"]["random"])}
+        few["evaluation"] = {"success": {"value": sum(success) / 4}, "length": 5.0}
+        few["random"]["success"] = {"value": 0.0, "low": 0.0, "high": 0.0}
+        values["results"]["evaluations"] = {"few": few}
+        values["config"]["evaluations"] = {"few": {"crash_at": 0}}
+        write_json(path, values)
+    suite = load_suite(str(tmp_path / "toys.yaml"))
+    summary = summarise(suite, read_rows(rows, suite))
+    head = task_head(summary, "toy/again")
+    assert head[1:4] == ("success rate", "success rate, few", "return") and len(head) == len(TASK_HEAD) + 1
+    table = {row[0]: row[1:3] for row in of_task(summary, "toy/again")}
+    assert {name: [cell.split()[0] for cell in cells] for name, cells in table.items()} == {
+        "pixels": ["0.25", "0.75"],
+        "small": ["0.25", "0.00"],
+        "random": ["0.12", "0.00"],
+    }
+    assert table["random"][1] == "0.00 [0.00, 0.32]"  # Wilson's interval of 0 of 8
+    assert "| method | success rate | success rate, few | return |" in markdown(summary)
+    assert ("toy/again", "pixels", "success, few", 0.75) in [line[:4] for line in long_table(summary)]
+    with pytest.raises(UserError, match="evaluations is"):  # the suite without this evaluation
+        read_rows(rows, toys)
 
 
 def test_few_seeds_give_a_warning(summary):

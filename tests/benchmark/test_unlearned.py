@@ -1,12 +1,15 @@
 """Players that do not learn, further evaluations, and their rows; the world's outcome follows from its options."""
 
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
+import toy_screen
 import yaml
 from toy_runs import TOY
 
-from pr2l.benchmark import runner
+from pr2l.benchmark import runner, unlearned
 from pr2l.benchmark.report import markdown, of_task, summarise, task_head
 from pr2l.benchmark.rows import read_rows, row_of
 from pr2l.benchmark.suites import load_suite
@@ -144,6 +147,39 @@ def test_zero_shot_needs_actions_as_text(levels):
     config = levels.plan("levels/levels", "script", 0).config
     with pytest.raises(UserError, match="needs environment_options.actions=text"):
         play(config, "zero_shot", Path("runs"))
+
+
+def test_zero_shot_vlm_is_asked_the_question_of_the_prompt(write_plugin, tmp_path, monkeypatch):
+    """The VLM taps the middle of the button that the question names."""
+
+    class Asked:
+        questions: ClassVar[set[str]] = set()
+
+        def __init__(self, vlm, options):
+            assert (vlm, options.max_new_tokens) == ("a VLM", 24)
+
+        def generate(self, conversations, n, temperature, seed):
+            return [[self.answer(*messages[0]["content"])] for messages in conversations]
+
+        def answer(self, image, text):
+            self.questions.add(text["text"])
+            colour = next(name for name in toy_screen.COLOURS if name in text["text"])
+            rows, columns = np.nonzero((image["image"] == toy_screen.COLOURS[colour]).all(axis=-1))
+            return f"tap({columns.mean() / toy_screen.WIDTH:.3f}, {rows.mean() / toy_screen.HEIGHT:.3f})"
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(unlearned, "load_vlm", lambda name, options: f"a {name}")
+    monkeypatch.setattr(unlearned, "PromptedAgent", Asked)
+    write_plugin("environments", "screen", Path(toy_screen.__file__).read_text())
+    (tmp_path / "tap.yaml").write_text("text: 'Where do I {goal}?'\nslots: [goal]\nwhy: a test\nsource: a test")
+    config = METHOD | {"environment": "screen", "task": "buttons", "vlm": "VLM", "prompt": str(tmp_path / "tap.yaml")}
+    config |= {"environment_options": {"actions": "text"}, "vlm_options": {"new_tokens": 24}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    run = play(load_config(str(tmp_path / "config.yaml")), "zero_shot", tmp_path / "runs")
+    results = run.results()
+    assert Asked.questions == {f"Where do I tap the {colour} button?" for colour in toy_screen.COLOURS}
+    assert results["player"] == "zero_shot" and results["steps"] == 0
+    assert results["played"]["success"] == [1.0] * 10 and results["evaluation"]["length"] == 1
 
 
 def test_data_commands_run_once_in_their_order(levels, tmp_path, monkeypatch):
