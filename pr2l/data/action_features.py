@@ -7,6 +7,7 @@ candidates, so that a feature always belongs to its action.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from pr2l.core.lock import locked
 from pr2l.core.types import Tokens
 from pr2l.data.candidates import Candidates, candidates
 from pr2l.data.recording import Recording
-from pr2l.data.store import Store
+from pr2l.data.store import Store, is_complete
 from pr2l.data.store_writer import write_store
 from pr2l.data.text_candidates import text_candidates
 from pr2l.encoders.base import Encoder
@@ -79,7 +80,7 @@ def action_features(
     folder = recording.folder / "embeddings" / f"actions-{states.view}-{digest.of_json(key)}"
     shape = (steps, count, states.width)
     Console().print(f"features of actions: {cost(shape)}", soft_wrap=True, highlight=False)
-    with locked(folder, wait=wait):
+    with nullcontext() if is_complete(folder) else locked(folder, wait=wait):  # processes that only read need no lock
         store = write_store(folder, key, shape, lambda start: _rows(recording, chosen, states, start, config), "steps")
     return ActionFeatures(chosen.actions, store)
 
