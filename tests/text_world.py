@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from pr2l.environments.common.screen_action_space import ActionText, text_of
+from pr2l.environments.common.screen_action_space import ActionText, TextActions, text_of
 
 COLOURS = np.array([[220, 30, 30], [30, 60, 220]], np.uint8)  # of the two screens
 RIGHT = ("home()", "back()")
@@ -40,7 +40,7 @@ def make(task="two", options=None, *, split="train", labels=False):
 
 
 def action_text(action, context, options):
-    return text_of(action, None, context["goal"])
+    return text_of(action, TextActions(), context["goal"])
 
 
 def oracle(task):

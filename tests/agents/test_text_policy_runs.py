@@ -37,7 +37,7 @@ RUN = {
     },
     "network": "mlp",
     "network_options": {"hidden": [16]},
-    "text_policy": {"max_new_tokens": 40, "prompt_bytes": 8, "lora": {"r": 4, "alpha": 8}},
+    "text_policy": {"max_new_tokens": 40, "prompt_bytes": 64, "lora": {"r": 4, "alpha": 8}},
     "num_envs": 2,
     "steps": 32,
     "checkpoint_every": 8,
@@ -130,7 +130,7 @@ def test_memory_of_the_replay_counts_frames(config):
     space = build.learner_space(run_config, spaces.observation_space, encoder)
     assert {"tokens", "mask", "frame", "prompt"} == set(space.spaces)
     tokens = encoder.tokens * (2 * encoder.width + 1)
-    expected = 2000 * (tokens + 16 * 16 * 3 + 8) / 1e6
+    expected = 2000 * (tokens + 16 * 16 * 3 + 64) / 1e6
     assert f"{expected:.3g} MB" in rollout_memory(run_config, encoder, spaces).description
 
 
