@@ -10,6 +10,7 @@ from small_vlms import CASE, folder
 
 from pr2l.agents.evaluators.common.prompts import ExampleFile
 from pr2l.core import registry
+from pr2l.core.config import RunConfig
 from pr2l.core.io import read_json
 from pr2l.core.yaml_files import parse
 from tests.environments.browser_pages import needs_chromium
@@ -54,5 +55,6 @@ def test_page_lists_every_evaluator_and_api_and_shows_a_valid_file_of_examples()
     text = PAGE.read_text(encoding="utf-8")
     for kind in ("evaluators", "apis"):
         assert all(f"| `{name}` |" in text for name in registry.names(kind))
-    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
-    assert ExampleFile(**parse(block, "page")).examples[0].status == "success"
+    examples, rewards = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    assert ExampleFile(**parse(examples, "page")).examples[0].status == "success"
+    assert parse(rewards, "page").keys() <= RunConfig.model_fields.keys()

@@ -314,6 +314,7 @@ def test_scale_below_that_of_chromium_is_an_error() -> None:
         PageSpec("file:///page.html", 100, 100, scale=0.35)
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_a_page_that_hangs_does_not_delay_the_pages_of_another_browser(tmp_path: Path) -> None:
     pool = shared_pool(BrowserOptions(browsers=2, timeout=TIMEOUT, spare=0))

@@ -187,6 +187,7 @@ def test_labels_are_in_pixels_of_the_frame() -> None:
     env.close()
 
 
+@pytest.mark.slow
 def test_a_page_that_hangs_cuts_the_episode() -> None:
     env = miniwob.make("click-test", Defaults(timeout=2.0), labels=True)
     env.reset(seed=0)

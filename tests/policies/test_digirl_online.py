@@ -141,7 +141,7 @@ def test_batches_mix_replay_and_data_in_proportion():
     assert Rollouts(touch_worlds(1), [], Replay(9, 0.5), None, Hooks()).next_batch(3) == []
 
 
-@pytest.mark.parametrize("scores", ["curriculum", "reward"])
+@pytest.mark.parametrize("scores", ["curriculum", pytest.param("reward", marks=pytest.mark.slow)])
 def test_learns_the_optimal_policy(scores):
     """A random policy succeeds in a third of the episodes of five steps; the right one in two steps."""
     learner, venv = create(filter=scores, margin=0.3, learning_rate=0.02), touch_worlds(horizon=5)

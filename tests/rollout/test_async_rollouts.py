@@ -68,7 +68,8 @@ def test_a_slow_step_goes_on_in_the_next_rollout(worlds):
         assert player.batches == [2] + [1] * 11 and venv.running == {1}
         worlds[1].gate.set()
         assert player.collect(6) == 12 and sum(player.steps()) == 24 == len(player.infos)
-        assert len(worlds[0].actions) + len(worlds[1].actions) - len(venv.running) == 24
+        taken = len(worlds[0].actions) + len(worlds[1].actions)
+        assert 0 <= taken - 24 <= len(venv.running)  # a step that is running may have been taken
         for first in (0, 100):
             mine = [tokens for tokens in player.first_tokens() if (tokens[0] >= 100) == (first > 0)]
             assert mine == [[first + 10 * seed + step for step in range(4)] for seed in range(len(mine))]
