@@ -60,6 +60,7 @@ def test_example_encoder_returns_the_mean_colour_of_each_door(examples) -> None:
     assert tokens.mask.all() and tokens.values.shape == (1, encoder.tokens, encoder.width)
 
 
+@pytest.mark.slow
 def test_example_experiment_learns_the_task(examples, tmp_path) -> None:
     run = train(load_config("doors/choose/columns"), root=tmp_path)
     episodes = collect("doors", "choose", tmp_path / "episodes", policy=str(run), episodes=40, seed=1000)

@@ -104,6 +104,7 @@ class Tab:
             async with self.browser.drawing:
                 await self._dispose()
         self._end(self.failure)
+        self.browser.connection.lost.remove_done_callback(self._lose_browser)
 
     async def _dispose(self) -> None:
         params = {"browserContextId": self._context}
@@ -178,6 +179,11 @@ class Tab:
         }
         for event, handler in handlers.items():
             self.browser.connection.on(self._session, event, handler)
+        self.browser.connection.lost.add_done_callback(self._lose_browser)
+
+    def _lose_browser(self, lost: asyncio.Future[None]) -> None:
+        """End the page, which may be waiting for an event rather than for an answer."""
+        self._end(PageFailure("browser", "it has exited"))
 
     def _load_event(self, params: Params) -> None:
         self._loaded = True

@@ -465,11 +465,14 @@ def test_a_page_that_does_not_exist(pool: Pool, tmp_path: Path) -> None:
 
 
 @needs_chromium
-def test_a_killed_browser_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("delay", [0, *(pytest.param(ms / 1000, marks=pytest.mark.slow) for ms in range(10, 200, 10))])
+def test_a_killed_browser_is_replaced(delay: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at any time while a spare page opens, it delays nobody until a time-out."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     pool = shared_pool(BrowserOptions(timeout=29.0))
     page_spec = spec(tmp_path, MOVING)
-    page = pool.take(page_spec)
+    page, start = pool.take(page_spec), time.monotonic()
+    time.sleep(delay)
     watcher = next(process for process in processes_of(tmp_path) if str(WATCHER) in process.cmdline())
     watcher.children()[0].kill()
     with pytest.raises(PageFailure, match="browser"):
@@ -477,7 +480,7 @@ def test_a_killed_browser_is_replaced(tmp_path: Path, monkeypatch: pytest.Monkey
         page.finish()
     page.close()
     fresh = pool.take(page_spec)
-    assert fresh.frame.shape == (HEIGHT, WIDTH, 3)
+    assert fresh.frame.shape == (HEIGHT, WIDTH, 3) and time.monotonic() - start < 15
     assert pool.counts["browsers"] == 2 and pool.counts["browser"] >= 1
     pool.close()
     wait_until_nothing_is_left(tmp_path)

@@ -194,7 +194,13 @@ def touches(n):
     return SeededEpisodes(Touch(), lambda number: n)
 
 
-@pytest.mark.parametrize("make", [DummyVecEnv, partial(Workers, workers=1)], ids=["in process", "worker"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(DummyVecEnv, id="in process"),
+        pytest.param(partial(Workers, workers=1), id="worker", marks=pytest.mark.slow),
+    ],
+)
 def test_video_shows_actions_on_the_frames_on_which_they_are_taken(make, monkeypatch):
     """Episodes of 3, 1 and 7 steps; the third environment is not recorded."""
     monkeypatch.setattr(video, "picture", lambda frame, lines: frame[0, :, 0].tolist())

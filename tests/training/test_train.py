@@ -108,10 +108,8 @@ def test_metrics_rows_hold_the_cache_hit_rate_of_their_rollout(toy, tmp_path, mo
     assert [1 - 6 / 64 <= float(row["cache/hit_rate"]) < 1 for row in rows] == [True, True]
 
 
-@pytest.mark.parametrize(
-    ("recurrent", "workers"),
-    [(False, 2), pytest.param(False, 0, marks=pytest.mark.slow), pytest.param(True, 0, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("recurrent", "workers"), [(False, 2), (False, 0), (True, 0)])
 def test_resume_after_kill_equals_uninterrupted_run(toy, finished, tmp_path, recurrent, workers):
     """SIGKILL at some time after the third checkpoint. The uninterrupted run has no worker processes."""
     overrides = ["algorithm_options.recurrent=true", "algorithm_options.lstm_size=8"] if recurrent else []
