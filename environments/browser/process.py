@@ -111,8 +111,8 @@ class BrowserProcess:
             await asyncio.wait_for(self.connection.send("Browser.getVersion"), START_TIME)
         except (ConnectionLost, ProtocolError, asyncio.TimeoutError) as error:
             self.close()
-            self.wait()
-            raise UserError(f"{self._executable} did not start. Its last messages:\n{self._last_messages()}") from error
+            messages = self.wait()
+            raise UserError(f"{self._executable} did not start. Its last messages:\n{messages}") from error
 
     @property
     def alive(self) -> bool:
@@ -126,17 +126,16 @@ class BrowserProcess:
         assert self._process.stdin is not None
         self._process.stdin.close()
 
-    def wait(self) -> None:
-        """Wait until the browser has ended and its profile folder is removed."""
+    def wait(self) -> str:
+        """Wait until the browser has ended and its profile folder is removed, and return its last messages."""
         try:
             self._process.wait(END_TIME)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-    def _last_messages(self) -> str:
-        self._messages.seek(0)
-        lines = self._messages.read().decode(errors="replace").splitlines()
+        with self._messages as file:
+            file.seek(0)
+            lines = file.read().decode(errors="replace").splitlines()
         return "\n".join(lines[-8:]) or "(none)"
 
 

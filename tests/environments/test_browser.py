@@ -486,6 +486,18 @@ def test_a_killed_browser_is_replaced(delay: float, tmp_path: Path, monkeypatch:
     wait_until_nothing_is_left(tmp_path)
 
 
+@needs_chromium
+def test_a_closed_pool_leaves_no_file_open(pool: Pool, tmp_path: Path) -> None:
+    """Beside those of the event loop and of another pool."""
+    pool.take(spec(tmp_path, MOVING)).close()
+    before = psutil.Process().num_fds()
+    own = shared_pool(BrowserOptions(timeout=28.0))
+    own.take(spec(tmp_path, MOVING)).close()
+    assert psutil.Process().num_fds() > before
+    own.close()
+    assert psutil.Process().num_fds() == before
+
+
 # --- no network -------------------------------------------------------------------------------------------------------
 
 
