@@ -1,12 +1,16 @@
 """Whole runs in the toy world: their config, and comparisons between two runs."""
 
 import csv
+import shutil
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from processes import TIMEOUT
 from safetensors.torch import load_file
+
+from pr2l.training.runs import Run
 
 TOY = {
     "why": "a test",
@@ -31,6 +35,21 @@ def metrics(run):
     """Return the rows of metrics.csv without the columns that depend on the speed of the machine."""
     with (run / "metrics.csv").open(newline="") as file:
         return [{key: row[key] for key in row if key not in TIME_COLUMNS} for row in csv.DictReader(file)]
+
+
+@contextmanager
+def copied_before_checkpoint(monkeypatch, step, folder):
+    """Copy the run folder to `folder` before its checkpoint at a step, as a kill at that time would leave it."""
+    save = Run.save
+
+    def copy_and_save(run, checkpoint):
+        if checkpoint.step == step:
+            shutil.copytree(run.path, folder)
+        save(run, checkpoint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", copy_and_save)
+        yield
 
 
 def weights(run):

@@ -1,14 +1,13 @@
 """Whole runs of a VLM that writes its actions, on recorded episodes and its own, in the world of two screens."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from test_text_policy import write_checkpoint
-from toy_runs import assert_same_run, metrics, weights
+from toy_runs import assert_same_run, copied_before_checkpoint, metrics, weights
 
 from pr2l.core.config import load_config
 from pr2l.core.errors import UserError
@@ -68,15 +67,8 @@ def config(write_plugin, tmp_path, made):
 @pytest.mark.slow  # 7 s; tests/agents/test_text_policy.py resumes a learner
 def test_resumed_run_equals_uninterrupted_run_with_the_same_seed(config, tmp_path, monkeypatch):
     """The resumed run has the files that a kill after step 24 leaves, with the latest checkpoint at step 16."""
-    save, killed = Run.save, tmp_path / "killed"
-
-    def copy_and_save(run, checkpoint):
-        if checkpoint.step == 24:
-            shutil.copytree(run.path, killed)
-        save(run, checkpoint)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "save", copy_and_save)
+    killed = tmp_path / "killed"
+    with copied_before_checkpoint(monkeypatch, 24, killed):
         uninterrupted = train(config(), root=tmp_path / "runs")
     rows = metrics(uninterrupted)
     assert [int(row["step"]) for row in rows] == [0, 0, 8, 16, 24, 32] and rows[-1]["train/policy_loss"]

@@ -4,7 +4,6 @@ from contextlib import closing
 from itertools import count
 
 import numpy as np
-import pytest
 from gated_world import GatedWorld, seeded
 from test_vec_embed import Echo
 
@@ -48,14 +47,6 @@ class Player:
     def first_tokens(self):
         """Return the first number of each observation of each trajectory."""
         return [steps.observations["tokens"][:, 0, 0].tolist() for steps in self.replay.trajectories]
-
-
-@pytest.fixture
-def worlds():
-    both = GatedWorld(), GatedWorld()
-    yield both
-    for world in both:
-        world.gate.set()
 
 
 def test_a_slow_step_goes_on_in_the_next_rollout(worlds):

@@ -26,15 +26,6 @@ def frames(observations):
     return observations["frame"][:, 0, 0, 0].tolist()
 
 
-@pytest.fixture
-def worlds():
-    """Two worlds, whose gates are opened at the end so that no thread is left behind."""
-    both = GatedWorld(), GatedWorld()
-    yield both
-    for world in both:
-        world.gate.set()
-
-
 def test_one_environment_goes_on_while_the_other_is_slow(worlds):
     """Environment 0 makes 7 steps, two episodes and a step, before the first step of environment 1 ends."""
     with closing(gated(*worlds)) as venv:

@@ -16,7 +16,15 @@ import torch
 import toy_runs
 import yaml
 from processes import command_line
-from toy_runs import FITTED, TOY_WORLD, assert_same_run, metrics, wait_for_checkpoint, weights
+from toy_runs import (
+    FITTED,
+    TOY_WORLD,
+    assert_same_run,
+    copied_before_checkpoint,
+    metrics,
+    wait_for_checkpoint,
+    weights,
+)
 
 from pr2l import cli
 from pr2l.core import registry
@@ -25,7 +33,6 @@ from pr2l.core.errors import UserError
 from pr2l.rollout import build
 from pr2l.training import metrics as metrics_module
 from pr2l.training.evaluate import evaluate
-from pr2l.training.runs import Run
 from pr2l.training.train import train
 
 TOY = toy_runs.TOY | {
@@ -152,15 +159,8 @@ DOOM = {
 def test_resumed_doom_run_equals_uninterrupted_run(tmp_path, monkeypatch):
     """The resumed run has the files that a kill after step 128 leaves, with the latest checkpoint at step 96."""
     (tmp_path / "doom.yaml").write_text(yaml.safe_dump(DOOM))
-    save, killed = Run.save, tmp_path / "killed"
-
-    def copy_and_save(run, checkpoint):
-        if checkpoint.step == 128:
-            shutil.copytree(run.path, killed)
-        save(run, checkpoint)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "save", copy_and_save)
+    killed = tmp_path / "killed"
+    with copied_before_checkpoint(monkeypatch, 128, killed):
         uninterrupted = train(load_config(tmp_path / "doom.yaml"), root=tmp_path / "runs")
     assert weights(killed)[0] == "000000096" and metrics(killed)[-1]["step"] == "128"
     with warnings.catch_warnings():
